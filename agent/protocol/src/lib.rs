@@ -1,0 +1,2 @@
+//! agent_protocol: being built.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! drivers: being built.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! image_appliance: being built.
+#![cfg_attr(not(test), no_std)]

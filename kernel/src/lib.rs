@@ -1,0 +1,2 @@
+//! kernel: being built.
+#![cfg_attr(not(test), no_std)]

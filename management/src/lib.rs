@@ -1,0 +1,2 @@
+//! management: being built.
+#![cfg_attr(not(test), no_std)]

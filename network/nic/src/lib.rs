@@ -1,0 +1,41 @@
+//! The port between the TCP/IP stack and whatever carries its frames.
+//!
+//! A virtio device, a TAP and a simulated wire are all a [`Nic`]. The port belongs to the stack, its consumer:
+//! drivers implement it and know nothing of what runs above. Frames are Ethernet, without FCS.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub use smoltcp::phy::{
+    Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken,
+    SegmentationCapabilities, TxToken,
+};
+pub use smoltcp::time::Instant;
+
+/// A network interface: smoltcp's [`Device`] and the three things a stack needs beyond it.
+pub trait Nic: Device {
+    /// Its Ethernet address.
+    fn mac(&self) -> [u8; 6];
+
+    /// Hand to the device what was queued since the last call, in one notification. Called once per poll.
+    fn flush(&mut self);
+
+    /// Ask for a wake-up at the next received frame, before the machine goes idle. Answers `true` when
+    /// frames are waiting already: then do not go idle. May be called any number of times.
+    fn arm(&mut self) -> bool;
+
+    /// Counters since start.
+    fn counters(&self) -> Counters;
+}
+
+/// What went through a [`Nic`], and what did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames received.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Received frames thrown away by the driver: runts, bad checksums, a used ring that lied.
+    pub dropped: u64,
+    /// Times the device had to be reset because it broke its contract.
+    pub resets: u64,
+}

@@ -1,0 +1,2 @@
+//! network: being built.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,230 @@
+//! Buffers taken at start and lent to requests.
+//!
+//! A [`Pool`] holds every payload byte the appliance can have in flight. It is filled once; afterwards taking
+//! and returning a [`Buffer`] moves a pointer between two lists and allocates nothing. A [`Share`] bounds what
+//! one disk may hold of it, so that a disk that hangs cannot starve the others.
+
+use alloc::{boxed::Box, rc::Rc, vec, vec::Vec};
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+/// Padding behind each buffer, so that buffers of a power-of-two size do not lie at power-of-two distances:
+/// equal low address bits alias in caches, and in an emulator's TLB they cost a factor of ten.
+const STAGGER: usize = 4096 + 64;
+
+/// The store of all payload buffers.
+#[derive(Clone)]
+pub struct Pool(Rc<Store>);
+
+struct Store {
+    classes: Vec<Class>,
+    /// Counts up whenever a buffer comes back: a waiter compares it to know that a new try is worth while.
+    returned: Cell<u64>,
+}
+
+struct Class {
+    size: usize,
+    count: usize,
+    free: RefCell<Vec<Box<[u8]>>>,
+}
+
+impl Pool {
+    /// Fill a pool with `count` buffers of each `size`, given as `(size, count)` in ascending order of size.
+    ///
+    /// # Panics
+    /// When the sizes do not ascend.
+    pub fn new(classes: &[(usize, usize)]) -> Self {
+        assert!(classes.is_sorted_by(|a, b| a.0 < b.0), "buffer sizes must ascend");
+        let classes = classes
+            .iter()
+            .map(|&(size, count)| Class {
+                size,
+                count,
+                free: RefCell::new((0..count).map(|_| vec![0; size + STAGGER].into_boxed_slice()).collect()),
+            })
+            .collect();
+        Self(Rc::new(Store { classes, returned: Cell::new(0) }))
+    }
+
+    /// The largest buffer there is, in bytes.
+    pub fn largest(&self) -> usize {
+        self.0.classes.last().map_or(0, |class| class.size)
+    }
+
+    /// All bytes of the pool, free or lent.
+    pub fn capacity(&self) -> usize {
+        self.0.classes.iter().map(|class| class.size * class.count).sum()
+    }
+
+    /// How many buffers have come back so far; a change means that a [`Share::take`] which failed may succeed.
+    pub fn returned(&self) -> u64 {
+        self.0.returned.get()
+    }
+
+    /// A share of at most `limit` bytes for one disk.
+    pub fn share(&self, limit: usize) -> Share {
+        Share { pool: self.clone(), account: Rc::new(Account { limit, used: Cell::new(0) }) }
+    }
+
+    fn pop(&self, length: usize) -> Option<(usize, Box<[u8]>)> {
+        self.0.classes.iter().enumerate().filter(|(_, class)| class.size >= length).find_map(
+            |(index, class)| {
+                let memory = class.free.borrow_mut().pop()?;
+                Some((index, memory))
+            },
+        )
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        for class in &self.0.classes {
+            list.entry(&(class.size, class.free.borrow().len(), class.count));
+        }
+        list.finish()
+    }
+}
+
+/// One disk's share of a [`Pool`].
+#[derive(Clone, Debug)]
+pub struct Share {
+    pool: Pool,
+    account: Rc<Account>,
+}
+
+#[derive(Debug)]
+struct Account {
+    limit: usize,
+    used: Cell<usize>,
+}
+
+impl Share {
+    /// A buffer of `length` bytes with undefined content, or `None` when the share or the pool has no room now.
+    pub fn take(&self, length: usize) -> Option<Buffer> {
+        let used = self.account.used.get();
+        // One buffer is always allowed: a share smaller than a buffer must not stop its disk for ever.
+        if used != 0 && used + length > self.account.limit {
+            return None;
+        }
+        let (class, memory) = self.pool.pop(length)?;
+        let charged = self.pool.0.classes[class].size;
+        self.account.used.set(used + charged);
+        Some(Buffer { memory, length, class, share: self.clone() })
+    }
+
+    /// The pool this is a share of.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The largest buffer [`Share::take`] can ever give, in bytes.
+    pub fn largest(&self) -> usize {
+        self.pool.largest()
+    }
+
+    /// Bytes lent out of this share now.
+    pub fn used(&self) -> usize {
+        self.account.used.get()
+    }
+}
+
+/// Memory lent from a [`Pool`]; dropping it gives it back.
+pub struct Buffer {
+    memory: Box<[u8]>,
+    length: usize,
+    class: usize,
+    share: Share,
+}
+
+impl Buffer {
+    /// Shorten to the first `length` bytes.
+    ///
+    /// # Panics
+    /// When `length` is more than the buffer has.
+    pub fn truncate(&mut self, length: usize) {
+        assert!(length <= self.length, "a buffer cannot grow");
+        self.length = length;
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.length]
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.length)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let store = &self.share.pool.0;
+        let class = &store.classes[self.class];
+        let used = &self.share.account.used;
+        used.set(used.get() - class.size);
+        // The list was full at start, so this push never grows it.
+        class.free.borrow_mut().push(core::mem::take(&mut self.memory));
+        store.returned.set(store.returned.get().wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_when_it_is_dropped() {
+        let pool = Pool::new(&[(4096, 1)]);
+        let share = pool.share(8192);
+        let first = share.take(100).expect("the pool has one");
+        assert_eq!(first.len(), 100);
+        assert!(share.take(100).is_none(), "there was only one");
+        let before = pool.returned();
+        drop(first);
+        assert_ne!(pool.returned(), before);
+        assert_eq!(share.used(), 0);
+        assert!(share.take(4096).is_some());
+    }
+
+    #[test]
+    fn the_smallest_fitting_class_is_used_and_a_larger_one_when_it_is_empty() {
+        let pool = Pool::new(&[(512, 1), (4096, 1)]);
+        let share = pool.share(usize::MAX / 2);
+        let small = share.take(512).expect("small");
+        assert_eq!(share.used(), 512);
+        let spill = share.take(512).expect("spilled into the larger class");
+        assert_eq!(share.used(), 512 + 4096);
+        assert!(share.take(1).is_none());
+        assert!(share.take(4097).is_none());
+        drop((small, spill));
+    }
+
+    #[test]
+    fn a_share_stops_its_disk_and_no_other() {
+        let pool = Pool::new(&[(4096, 8)]);
+        let (greedy, other) = (pool.share(8192), pool.share(8192));
+        let held: Vec<_> = core::iter::from_fn(|| greedy.take(4096)).collect();
+        assert_eq!(held.len(), 2);
+        assert!(other.take(4096).is_some());
+    }
+
+    #[test]
+    fn a_share_smaller_than_a_buffer_still_gets_one() {
+        let share = Pool::new(&[(4096, 2)]).share(16);
+        let one = share.take(4096).expect("one is always allowed");
+        assert!(share.take(1).is_none());
+        drop(one);
+    }
+}

@@ -1,0 +1,2 @@
+//! storage_scsi: being built.
+#![cfg_attr(not(test), no_std)]
