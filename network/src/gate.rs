@@ -1,0 +1,160 @@
+//! The gate in front of a stack: which received frames it gets to see at all.
+//!
+//! Strong host model (RFC 1122 section 3.3.4.2): a stack answers for its own address on its own network and for
+//! nothing else. What is dropped here costs no state and sends no answer.
+
+use core::net::Ipv4Addr;
+use network_nic::{Device, DeviceCapabilities, Instant, PacketMeta, RxToken};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket};
+
+use crate::Cidr;
+
+/// Which of the two networks a stack is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The network between the appliance and the parent partition. It has no router: a source outside its
+    /// prefix is forged.
+    HostOnly,
+    /// The provider's network. It may have a router; the host-only prefix never comes from there.
+    Service,
+}
+
+/// What the gate goes by; kept up to date by the stack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) side: Side,
+    /// The stack's own address, once it has one.
+    pub(crate) own: Option<Cidr>,
+    /// Whether there is a router, so that any source may be genuine.
+    pub(crate) routed: bool,
+    /// The other stack's network, whose addresses are never genuine here.
+    pub(crate) foreign: Option<Cidr>,
+}
+
+const DHCP_CLIENT_PORT: u16 = 68;
+
+impl Rules {
+    /// Whether the stack may see `frame`.
+    pub(crate) fn admit(&self, frame: &[u8]) -> bool {
+        let Ok(frame) = EthernetFrame::new_checked(frame) else { return false };
+        match frame.ethertype() {
+            EthernetProtocol::Arp => self.admit_arp(frame.payload()),
+            EthernetProtocol::Ipv4 => self.admit_ipv4(frame.payload()),
+            EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => false,
+        }
+    }
+
+    /// An ARP packet (RFC 826) is for us when its sender is on our network and is not ourselves.
+    fn admit_arp(&self, packet: &[u8]) -> bool {
+        let Some(own) = self.own else { return false };
+        let Some(sender) = packet.get(14..18).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) else {
+            return false;
+        };
+        let sender = Ipv4Addr::from(sender);
+        own.contains(sender) && sender != own.address && sender != own.broadcast()
+    }
+
+    fn admit_ipv4(&self, packet: &[u8]) -> bool {
+        // A segment the device merged may be longer than its length field can say; the headers are what counts.
+        let Ok(packet) = Ipv4Packet::new_checked(packet) else { return false };
+        if packet.version() != 4
+            || packet.header_len() != 20
+            || packet.more_frags()
+            || packet.frag_offset() != 0
+        {
+            return false;
+        }
+        let Some(own) = self.own else {
+            return is_dhcp_answer(&packet);
+        };
+        let (source, destination) = (packet.src_addr(), packet.dst_addr());
+        if destination != own.address {
+            return is_dhcp_answer(&packet);
+        }
+        self.genuine(own, source) && !is_senseless_tcp(&packet)
+    }
+
+    fn genuine(&self, own: Cidr, source: Ipv4Addr) -> bool {
+        let senseless = source == own.address
+            || source.is_loopback()
+            || source.is_multicast()
+            || source.is_broadcast()
+            || source.is_unspecified()
+            || source == own.broadcast();
+        if senseless || self.foreign.is_some_and(|foreign| foreign.contains(source)) {
+            return false;
+        }
+        match self.side {
+            Side::HostOnly => own.contains(source),
+            Side::Service => self.routed || own.contains(source),
+        }
+    }
+}
+
+fn is_dhcp_answer(packet: &Ipv4Packet<&[u8]>) -> bool {
+    packet.next_header() == IpProtocol::Udp
+        && UdpPacket::new_checked(packet.payload()).is_ok_and(|udp| udp.dst_port() == DHCP_CLIENT_PORT)
+}
+
+/// Flag combinations no TCP sends (RFC 9293 knows none): only a scanner or a fuzzer does.
+fn is_senseless_tcp(packet: &Ipv4Packet<&[u8]>) -> bool {
+    packet.next_header() == IpProtocol::Tcp
+        && TcpPacket::new_checked(packet.payload())
+            .is_ok_and(|tcp| (tcp.syn() && (tcp.fin() || tcp.rst())) || (tcp.fin() && tcp.rst()))
+}
+
+/// A device behind a gate.
+pub(crate) struct Gated<'a, D> {
+    pub(crate) device: &'a mut D,
+    pub(crate) rules: Rules,
+    pub(crate) refused: &'a mut u64,
+}
+
+/// A received frame that the gate has yet to look at.
+pub(crate) struct GatedRx<'a, R> {
+    token: R,
+    rules: Rules,
+    refused: &'a mut u64,
+}
+
+impl<D: Device> Device for Gated<'_, D> {
+    type RxToken<'b>
+        = GatedRx<'b, D::RxToken<'b>>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = D::TxToken<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        let (token, reply) = self.device.receive(timestamp)?;
+        Some((GatedRx { token, rules: self.rules, refused: self.refused }, reply))
+    }
+
+    fn transmit(&mut self, timestamp: Instant) -> Option<Self::TxToken<'_>> {
+        self.device.transmit(timestamp)
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.device.capabilities()
+    }
+}
+
+impl<R: RxToken> RxToken for GatedRx<'_, R> {
+    fn consume<T, F: FnOnce(&[u8]) -> T>(self, f: F) -> T {
+        let Self { token, rules, refused } = self;
+        token.consume(|frame| {
+            if rules.admit(frame) {
+                return f(frame);
+            }
+            *refused += 1;
+            // The stack takes an empty frame for none.
+            f(&[])
+        })
+    }
+
+    fn meta(&self) -> PacketMeta {
+        self.token.meta()
+    }
+}

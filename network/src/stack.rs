@@ -1,0 +1,147 @@
+//! One TCP/IP stack: its interface, its sockets and how it got its address.
+
+use crate::gate::{Rules, Side};
+use crate::{Addressing, Cidr, Stream};
+use alloc::rc::Rc;
+use alloc::vec;
+use core::cell::RefCell;
+use core::net::Ipv4Addr;
+use kernel_runtime::Instant;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
+
+/// What a stack is told at start.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Which network it is on.
+    pub side: Side,
+    /// Where its address comes from.
+    pub addressing: Addressing,
+    /// The other stack's network, if known: its addresses are refused as sources here.
+    pub foreign: Option<Cidr>,
+    /// Randomness for sequence numbers and ports; different at each boot.
+    pub seed: u64,
+}
+
+/// One stack. Clones are the same stack.
+#[derive(Clone)]
+pub struct Stack(pub(crate) Rc<RefCell<Inner>>);
+
+pub(crate) struct Inner {
+    pub(crate) interface: Interface,
+    pub(crate) sockets: SocketSet<'static>,
+    pub(crate) rules: Rules,
+    pub(crate) refused: u64,
+    dhcp: Option<SocketHandle>,
+    ports: Ports,
+}
+
+impl Stack {
+    pub(crate) fn new<D: network_nic::Nic>(settings: &Settings, nic: &mut D, now: Instant) -> Self {
+        let mut config = Config::new(EthernetAddress(nic.mac()).into());
+        config.random_seed = settings.seed;
+        let interface = Interface::new(config, nic, timestamp(now));
+        let mut inner = Inner {
+            interface,
+            sockets: SocketSet::new(vec![]),
+            rules: Rules { side: settings.side, own: None, routed: false, foreign: settings.foreign },
+            refused: 0,
+            dhcp: None,
+            ports: Ports(settings.seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15),
+        };
+        match settings.addressing {
+            Addressing::Static { cidr, gateway } => inner.configure(cidr, gateway),
+            Addressing::Dhcp => inner.dhcp = Some(inner.sockets.add(dhcpv4::Socket::new())),
+        }
+        Self(Rc::new(RefCell::new(inner)))
+    }
+
+    /// A stream slot with its own buffers, in bytes. Slots are taken at start and reused for one connection after
+    /// another; the receive buffer is also the largest TCP window that is offered.
+    pub fn stream(&self, receive_bytes: usize, send_bytes: usize) -> Stream {
+        let mut socket = tcp::Socket::new(
+            tcp::SocketBuffer::new(vec![0; receive_bytes]),
+            tcp::SocketBuffer::new(vec![0; send_bytes]),
+        );
+        socket.set_nagle_enabled(false);
+        let handle = self.0.borrow_mut().sockets.add(socket);
+        Stream::new(self.clone(), handle)
+    }
+
+    /// The stack's own address, once it has one.
+    pub fn address(&self) -> Option<Cidr> {
+        self.0.borrow().rules.own
+    }
+
+    /// Frames the gate refused since start.
+    pub fn refused(&self) -> u64 {
+        self.0.borrow().refused
+    }
+}
+
+impl Inner {
+    /// Take what DHCP has to say, if it is asked.
+    pub(crate) fn follow_dhcp(&mut self) {
+        let Some(handle) = self.dhcp else { return };
+        let lease = match self.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
+            None => return,
+            Some(dhcpv4::Event::Deconfigured) => None,
+            Some(dhcpv4::Event::Configured(lease)) => {
+                let cidr = Cidr { address: lease.address.address(), prefix: lease.address.prefix_len() };
+                Some((cidr, lease.router))
+            }
+        };
+        match lease {
+            None => self.deconfigure(),
+            Some((cidr, router)) => self.configure(cidr, router),
+        }
+    }
+
+    fn configure(&mut self, cidr: Cidr, gateway: Option<Ipv4Addr>) {
+        // The host-only network leads nowhere, whatever a DHCP server there says.
+        let gateway = gateway.filter(|_| self.rules.side == Side::Service);
+        self.deconfigure();
+        self.interface.update_ip_addrs(|addresses| {
+            // The list was just emptied and has room for several.
+            let _ = addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(cidr.address, cidr.prefix)));
+        });
+        if let Some(gateway) = gateway {
+            // The only failure is a full table, and this table was just emptied.
+            let _ = self.interface.routes_mut().add_default_ipv4_route(gateway);
+        }
+        self.rules.own = Some(cidr);
+        self.rules.routed = gateway.is_some();
+        log::info!("network {:?}: address {cidr}, gateway {gateway:?}", self.rules.side);
+    }
+
+    fn deconfigure(&mut self) {
+        self.interface.update_ip_addrs(|addresses| addresses.clear());
+        self.interface.routes_mut().remove_default_ipv4_route();
+        self.rules.own = None;
+        self.rules.routed = false;
+    }
+
+    /// A local port for an outgoing connection.
+    pub(crate) fn ephemeral_port(&mut self) -> u16 {
+        self.ports.next()
+    }
+}
+
+/// Ephemeral ports (RFC 6056): not in sequence, so that an outsider cannot guess the next one.
+struct Ports(u64);
+
+impl Ports {
+    fn next(&mut self) -> u16 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        49152 + ((z ^ (z >> 31)) % 16384) as u16
+    }
+}
+
+pub(crate) fn timestamp(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}

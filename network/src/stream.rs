@@ -1,0 +1,241 @@
+//! One TCP connection after another, in a slot with buffers of its own.
+
+use crate::Stack;
+use core::fmt;
+use core::future::poll_fn;
+use core::net::SocketAddrV4;
+use core::task::{Context, Poll};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{ConnectError as TcpConnectError, Socket, State};
+use smoltcp::time::Duration;
+use smoltcp::wire::{IpAddress, IpEndpoint};
+
+/// A peer that neither acknowledges nor answers a keep-alive for so long is gone.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// How often an idle connection asks whether its peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// A slot for one TCP connection at a time.
+///
+/// `accept` or `connect` begins a connection, whatever was in the slot before; `finish` or `abort` ends it.
+/// Dropping a `Stream` does not free the slot: slots live as long as the stack.
+pub struct Stream {
+    stack: Stack,
+    handle: SocketHandle,
+}
+
+/// The connection is no more: reset, timed out or never there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset;
+
+impl fmt::Display for Reset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("connection reset")
+    }
+}
+
+/// Why no connection came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The stack has no address yet, or the destination is none it could reach.
+    Unroutable,
+    /// The peer refused, or did not answer for half a minute.
+    Refused,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unroutable => "no route",
+            Self::Refused => "refused or unanswered",
+        })
+    }
+}
+
+/// What [`Stream::try_read`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryRead {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing now; [`Stream::register`] wakes when that changes.
+    Empty,
+    /// The peer has finished sending.
+    Finished,
+}
+
+impl Stream {
+    pub(crate) fn new(stack: Stack, handle: SocketHandle) -> Self {
+        Self { stack, handle }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Socket<'static>) -> T) -> T {
+        f(self.stack.0.borrow_mut().sockets.get_mut(self.handle))
+    }
+
+    /// Listen on `port` and wait for a peer. Several slots may listen on the same port; each takes one peer.
+    pub async fn accept(&mut self, port: u16) {
+        loop {
+            self.with(|socket| {
+                socket.abort();
+                configure(socket);
+                // Fails only for port zero and for an open socket, and this one was just closed.
+                let _ = socket.listen(port);
+            });
+            if self.established().await {
+                return;
+            }
+        }
+    }
+
+    /// Connect to `to`.
+    pub async fn connect(&mut self, to: SocketAddrV4) -> Result<(), ConnectError> {
+        {
+            let mut inner = self.stack.0.borrow_mut();
+            let port = inner.ephemeral_port();
+            let inner = &mut *inner;
+            let socket = inner.sockets.get_mut::<Socket<'_>>(self.handle);
+            socket.abort();
+            configure(socket);
+            let remote = IpEndpoint::new(IpAddress::Ipv4(*to.ip()), to.port());
+            socket.connect(inner.interface.context(), remote, port).map_err(|error| match error {
+                TcpConnectError::InvalidState | TcpConnectError::Unaddressable => ConnectError::Unroutable,
+            })?;
+        }
+        if self.established().await { Ok(()) } else { Err(ConnectError::Refused) }
+    }
+
+    /// Wait until the handshake has succeeded, or failed.
+    async fn established(&self) -> bool {
+        poll_fn(|cx| {
+            self.with(|socket| match socket.state() {
+                State::Listen | State::SynSent | State::SynReceived => {
+                    socket.register_recv_waker(cx.waker());
+                    Poll::Pending
+                }
+                State::Closed => Poll::Ready(false),
+                State::Established
+                | State::FinWait1
+                | State::FinWait2
+                | State::CloseWait
+                | State::Closing
+                | State::LastAck
+                | State::TimeWait => Poll::Ready(true),
+            })
+        })
+        .await
+    }
+
+    /// The peer's address while there is one.
+    pub fn peer(&self) -> Option<SocketAddrV4> {
+        self.with(|socket| socket.remote_endpoint()).and_then(address)
+    }
+
+    /// Our own address and port while there is a peer.
+    pub fn local(&self) -> Option<SocketAddrV4> {
+        self.with(|socket| socket.local_endpoint()).and_then(address)
+    }
+
+    /// Read at least one byte; zero means that the peer has finished sending.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Reset> {
+        poll_fn(|cx| match self.try_read(buffer) {
+            Ok(TryRead::Bytes(count)) => Poll::Ready(Ok(count)),
+            Ok(TryRead::Finished) => Poll::Ready(Ok(0)),
+            Ok(TryRead::Empty) => {
+                self.with(|socket| socket.register_recv_waker(cx.waker()));
+                Poll::Pending
+            }
+            Err(reset) => Poll::Ready(Err(reset)),
+        })
+        .await
+    }
+
+    /// Write all of `bytes` into the send buffer, waiting for room as often as needed.
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Reset> {
+        poll_fn(|cx| {
+            while !bytes.is_empty() {
+                let count = match self.try_write(bytes) {
+                    Ok(count) => count,
+                    Err(reset) => return Poll::Ready(Err(reset)),
+                };
+                if count == 0 {
+                    self.with(|socket| socket.register_send_waker(cx.waker()));
+                    return Poll::Pending;
+                }
+                bytes = &bytes[count..];
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Read what is there now.
+    pub fn try_read(&self, buffer: &mut [u8]) -> Result<TryRead, Reset> {
+        self.with(|socket| {
+            if buffer.is_empty() {
+                return Ok(TryRead::Empty);
+            }
+            match socket.recv_slice(buffer) {
+                Ok(0) => Ok(TryRead::Empty),
+                Ok(count) => Ok(TryRead::Bytes(count)),
+                Err(smoltcp::socket::tcp::RecvError::Finished) => Ok(TryRead::Finished),
+                Err(smoltcp::socket::tcp::RecvError::InvalidState) => Err(Reset),
+            }
+        })
+    }
+
+    /// Write as much of `bytes` as there is room for now, possibly nothing.
+    pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Reset> {
+        self.with(|socket| socket.send_slice(bytes)).map_err(|_| Reset)
+    }
+
+    /// Wake the task of `cx` when there is something to read, room to write, or the connection has ended.
+    pub fn register(&self, cx: &mut Context<'_>) {
+        self.with(|socket| {
+            socket.register_recv_waker(cx.waker());
+            socket.register_send_waker(cx.waker());
+        });
+    }
+
+    /// Whether all that was written has been acknowledged by the peer.
+    pub fn is_drained(&self) -> bool {
+        self.with(|socket| socket.send_queue() == 0)
+    }
+
+    /// Finish sending: the peer sees the end of the stream after all that was written. Waits until the connection
+    /// is closed on both sides, which a peer can delay for ever: bound it with a deadline, then
+    /// [`Stream::abort`].
+    pub async fn finish(&mut self) {
+        self.with(Socket::close);
+        let mut scratch = [0; 512];
+        poll_fn(|cx| {
+            // What still arrives is of no interest, but must not hold the connection open.
+            while matches!(self.try_read(&mut scratch), Ok(TryRead::Bytes(_))) {}
+            self.with(|socket| match socket.state() {
+                State::Closed | State::TimeWait | State::Listen => Poll::Ready(()),
+                _ => {
+                    socket.register_recv_waker(cx.waker());
+                    socket.register_send_waker(cx.waker());
+                    Poll::Pending
+                }
+            })
+        })
+        .await;
+    }
+
+    /// End the connection at once; the peer sees a reset.
+    pub fn abort(&mut self) {
+        self.with(Socket::abort);
+    }
+}
+
+fn configure(socket: &mut Socket<'static>) {
+    socket.set_timeout(Some(SILENCE_LIMIT));
+    socket.set_keep_alive(Some(KEEP_ALIVE));
+}
+
+fn address(endpoint: IpEndpoint) -> Option<SocketAddrV4> {
+    match endpoint.addr {
+        IpAddress::Ipv4(ip) => Some(SocketAddrV4::new(ip, endpoint.port)),
+        IpAddress::Ipv6(_) => None,
+    }
+}

@@ -1,0 +1,310 @@
+//! Two stacks on one simulated wire.
+
+use crate::{Addressing, Attachment, Cidr, Settings, Side, Stack, TryRead};
+use kernel_runtime::{Executor, Instant};
+use network_nic::{Checksum, Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, TxToken};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
+
+/// One end of a wire that loses nothing and holds at most 64 frames.
+struct Wire {
+    mac: [u8; 6],
+    incoming: Queue,
+    outgoing: Queue,
+    counters: Counters,
+}
+
+fn wire() -> (Wire, Wire) {
+    let (a, b) = (Queue::default(), Queue::default());
+    let end = |last, incoming: &Queue, outgoing: &Queue| Wire {
+        mac: [2, 0, 0, 0, 0, last],
+        incoming: incoming.clone(),
+        outgoing: outgoing.clone(),
+        counters: Counters::default(),
+    };
+    (end(1, &a, &b), end(2, &b, &a))
+}
+
+struct Rx(Vec<u8>);
+struct Tx(Queue);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Tx {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.borrow_mut().push_back(frame);
+        result
+    }
+}
+
+impl Device for Wire {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx;
+
+    fn receive(&mut self, _: network_nic::Instant) -> Option<(Rx, Tx)> {
+        let frame = self.incoming.borrow_mut().pop_front()?;
+        self.counters.received += 1;
+        Some((Rx(frame), Tx(self.outgoing.clone())))
+    }
+
+    fn transmit(&mut self, _: network_nic::Instant) -> Option<Tx> {
+        (self.outgoing.borrow().len() < 64).then(|| Tx(self.outgoing.clone()))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities.checksum.tcp = Checksum::Both;
+        capabilities
+    }
+}
+
+impl Nic for Wire {
+    fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+    fn flush(&mut self) {}
+    fn arm(&mut self) -> bool {
+        !self.incoming.borrow().is_empty()
+    }
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+struct World {
+    ends: [Attachment<Wire>; 2],
+    executor: Executor,
+    now: Instant,
+}
+
+fn settings(address: &str, seed: u64) -> Settings {
+    let cidr: Cidr = address.parse().expect("an address");
+    Settings {
+        side: Side::HostOnly,
+        addressing: Addressing::Static { cidr, gateway: None },
+        foreign: Some("10.77.1.2/24".parse().expect("an address")),
+        seed,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let (a, b) = wire();
+        let ends = [
+            Attachment::new(&settings("10.77.0.1/24", 1), a, Instant::ZERO),
+            Attachment::new(&settings("10.77.0.2/24", 2), b, Instant::ZERO),
+        ];
+        Self { ends, executor: Executor::new(8), now: Instant::ZERO }
+    }
+
+    fn stacks(&self) -> [Stack; 2] {
+        [self.ends[0].stack(), self.ends[1].stack()]
+    }
+
+    /// Run until every task has finished; time jumps to the next deadline when nothing else moves.
+    fn run(&mut self, limit: Duration) {
+        while self.executor.living().next().is_some() {
+            assert!(
+                self.now < Instant::ZERO + limit,
+                "still living: {:?}",
+                self.executor.living().collect::<Vec<_>>()
+            );
+            let mut moved = false;
+            for end in &mut self.ends {
+                moved |= end.receive(self.now);
+            }
+            moved |= self.executor.run_ready(self.now) > 0;
+            for end in &mut self.ends {
+                moved |= end.transmit(self.now);
+                moved |= end.nic().outgoing.borrow().len() > 0;
+            }
+            if !moved {
+                let deadlines = self.ends.iter_mut().filter_map(|end| end.next_deadline(self.now));
+                let next = deadlines.chain(self.executor.next_deadline()).min();
+                let step = Instant::from_micros(self.now.as_micros() + 1);
+                self.now = next.expect("somebody waits for something").max(step);
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_arrive_in_order_and_the_end_is_seen() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let data: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+    let sent = data.clone();
+    let received = Rc::new(RefCell::new(Vec::new()));
+    let log = received.clone();
+    let mut listener = server.stream(16384, 16384);
+    world.executor.add("server", async move {
+        listener.accept(3260).await;
+        assert_eq!(listener.peer().map(|peer| *peer.ip()), Some([10, 77, 0, 1].into()));
+        let mut buffer = [0; 1000];
+        loop {
+            match listener.read(&mut buffer).await.expect("no reset") {
+                0 => break,
+                count => log.borrow_mut().extend_from_slice(&buffer[..count]),
+            }
+        }
+        listener.finish().await;
+    });
+    let mut stream = client.stream(4096, 8192);
+    world.executor.add("client", async move {
+        stream.connect("10.77.0.2:3260".parse().expect("address")).await.expect("connected");
+        stream.write_all(&sent).await.expect("written");
+        stream.finish().await;
+    });
+    world.run(Duration::from_secs(60));
+    assert!(*received.borrow() == data);
+}
+
+#[test]
+fn a_slot_is_used_again_after_its_connection_has_ended() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let mut listener = server.stream(4096, 4096);
+    world.executor.add("server", async move {
+        for round in 0..5_u8 {
+            listener.accept(80).await;
+            listener.write_all(&[round]).await.expect("written");
+            if round % 2 == 0 { listener.finish().await } else { listener.abort() }
+        }
+    });
+    let mut stream = client.stream(4096, 4096);
+    world.executor.add("client", async move {
+        for round in 0..5_u8 {
+            stream.connect("10.77.0.2:80".parse().expect("address")).await.expect("connected");
+            let mut byte = [0xff];
+            match stream.read(&mut byte).await {
+                Ok(count) => assert_eq!((count, byte[0]), (1, round)),
+                Err(_) => assert_eq!(round % 2, 1, "only odd rounds are reset"),
+            }
+            stream.finish().await;
+        }
+    });
+    world.run(Duration::from_secs(60));
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    let mut world = World::new();
+    let [client, _] = world.stacks();
+    let mut stream = client.stream(1024, 1024);
+    world.executor.add("client", async move {
+        assert!(stream.connect("10.77.0.2:9".parse().expect("address")).await.is_err());
+        assert!(stream.try_read(&mut [0]).is_err());
+        assert_ne!(stream.try_read(&mut []), Ok(TryRead::Bytes(0)));
+    });
+    world.run(Duration::from_secs(60));
+}
+
+mod gate {
+    use crate::gate::Rules;
+    use crate::{Cidr, Side};
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::wire::*;
+    use std::net::Ipv4Addr;
+
+    fn rules(side: Side) -> Rules {
+        let own: Cidr = "10.77.0.2/24".parse().expect("an address");
+        let foreign = "10.77.1.2/24".parse().ok();
+        Rules { side, own: Some(own), routed: side == Side::Service, foreign }
+    }
+
+    fn syn_from(source: &str) -> Vec<u8> {
+        let source: Ipv4Addr = source.parse().expect("an address");
+        let destination = Ipv4Addr::new(10, 77, 0, 2);
+        let tcp = TcpRepr {
+            src_port: 1000,
+            dst_port: 3260,
+            control: TcpControl::Syn,
+            seq_number: TcpSeqNumber(1),
+            ack_number: None,
+            window_len: 100,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[],
+        };
+        let ip = Ipv4Repr {
+            src_addr: source,
+            dst_addr: destination,
+            next_header: IpProtocol::Tcp,
+            payload_len: tcp.buffer_len(),
+            hop_limit: 64,
+        };
+        let mut bytes = vec![0; 14 + 20 + tcp.buffer_len()];
+        let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+        frame.set_ethertype(EthernetProtocol::Ipv4);
+        let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
+        ip.emit(&mut packet, &ChecksumCapabilities::default());
+        let (from, to) = (IpAddress::Ipv4(source), IpAddress::Ipv4(destination));
+        let checksums = ChecksumCapabilities::default();
+        tcp.emit(&mut TcpPacket::new_unchecked(packet.payload_mut()), &from, &to, &checksums);
+        bytes
+    }
+
+    #[test]
+    fn only_the_host_network_itself_is_heard_on_the_host_side() {
+        let rules = rules(Side::HostOnly);
+        assert!(rules.admit(&syn_from("10.77.0.1")));
+        for forged in
+            ["10.77.1.1", "8.8.8.8", "10.77.0.2", "127.0.0.1", "255.255.255.255", "224.0.0.1", "0.0.0.0"]
+        {
+            assert!(!rules.admit(&syn_from(forged)), "{forged}");
+        }
+    }
+
+    #[test]
+    fn a_routed_service_side_hears_everybody_but_the_host_network() {
+        let rules = rules(Side::Service);
+        assert!(rules.admit(&syn_from("8.8.8.8")));
+        assert!(!rules.admit(&syn_from("10.77.1.9")), "that is the other network's");
+    }
+
+    #[test]
+    fn fragments_options_and_other_protocols_are_not_heard() {
+        let rules = rules(Side::HostOnly);
+        let good = syn_from("10.77.0.1");
+        for (position, value) in
+            [(12, 0x86), (14, 0x46), (14, 0x44), (20, 0x20), (21, 1), (47, 0x03), (47, 0x06)]
+        {
+            let mut bad = good.clone();
+            bad[position] = value;
+            assert!(!rules.admit(&bad), "byte {position} = {value:#x}");
+        }
+        for length in 0..good.len() {
+            assert!(!rules.admit(&good[..length]), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn arp_is_heard_from_neighbours_only() {
+        let rules = rules(Side::HostOnly);
+        let arp = |sender: [u8; 4]| {
+            let mut frame = vec![0; 14 + 28];
+            frame[12..14].copy_from_slice(&[8, 6]);
+            frame[14 + 14..14 + 18].copy_from_slice(&sender);
+            frame
+        };
+        assert!(rules.admit(&arp([10, 77, 0, 1])));
+        for forged in [[10, 77, 0, 2], [10, 77, 1, 1], [0, 0, 0, 0], [10, 77, 0, 255]] {
+            assert!(!rules.admit(&arp(forged)), "{forged:?}");
+        }
+    }
+}
