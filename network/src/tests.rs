@@ -128,7 +128,7 @@ impl World {
             moved |= self.executor.run_ready(self.now) > 0;
             for end in &mut self.ends {
                 moved |= end.transmit(self.now);
-                moved |= end.nic().outgoing.borrow().len() > 0;
+                moved |= !end.nic().outgoing.borrow().is_empty();
             }
             if !moved {
                 let deadlines = self.ends.iter_mut().filter_map(|end| end.next_deadline(self.now));
