@@ -1,0 +1,279 @@
+//! The boot configuration: text from outside becomes types here, once, or the boot stops.
+//!
+//! One format whatever the channel: `key=value` items separated by white space; in a file a `#` starts a comment
+//! that ends with its line. `docs/configuration.md` beside this package lists the keys. An unknown key, a key given twice and a
+//! value that cannot be meant each end the boot with a line that names channel and key: an appliance that guesses
+//! would serve the wrong disk to the wrong host.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::str::FromStr;
+use network::{Addressing, Cidr};
+use storage::Exposure;
+
+/// The longest text any channel may hold, in bytes.
+pub const LONGEST: usize = 64 * 1024;
+
+/// All that the appliance is told at boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The network between the appliance and the parent partition.
+    pub host: Interface,
+    /// The provider's network.
+    pub service: Interface,
+    /// Where the agent of the parent partition listens, on the host-only network.
+    pub agent: Option<SocketAddrV4>,
+    /// The port of the management API on the service address; without it there is no API.
+    pub api: Option<u16>,
+    /// What discovery answers as the target's portal, where it differs from the address an initiator came to.
+    pub portal: Option<SocketAddrV4>,
+    /// What is exposed from the start.
+    pub targets: Vec<Exposure>,
+    /// How much is logged.
+    pub log: log::LevelFilter,
+}
+
+/// One of the two networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Where the address comes from.
+    pub addressing: Addressing,
+    /// Which NIC it is on. Without it the NICs are taken in bus order, host first.
+    pub mac: Option<[u8; 6]>,
+}
+
+impl Interface {
+    /// The network's prefix, when it is known before the first packet.
+    pub fn cidr(&self) -> Option<Cidr> {
+        match self.addressing {
+            Addressing::Static { cidr, .. } => Some(cidr),
+            Addressing::Dhcp => None,
+        }
+    }
+}
+
+/// Where a piece of configuration came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// The kernel command line.
+    CommandLine,
+    /// QEMU's fw_cfg file `opt/corbel/config`.
+    FwCfg,
+    /// The arguments of the hosted process.
+    Arguments,
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CommandLine => "command line",
+            Self::FwCfg => "fw_cfg opt/corbel/config",
+            Self::Arguments => "arguments",
+        })
+    }
+}
+
+/// Why the configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// Where the key was given; `None` for a key that is missing.
+    pub channel: Option<Channel>,
+    /// The key.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration: ")?;
+        if let Some(channel) = self.channel {
+            write!(f, "{channel}: ")?;
+        }
+        write!(f, "{}: {}", self.key, self.reason)
+    }
+}
+
+/// A key's value and where it came from.
+struct Given<'a> {
+    channel: Channel,
+    value: &'a str,
+}
+
+/// All keys, each taken out by the one reader that knows it; what is left at the end is unknown.
+struct Keys<'a>(BTreeMap<&'a str, Given<'a>>);
+
+impl Config {
+    /// Make the configuration of what the channels say.
+    pub fn parse(channels: &[(Channel, &str)]) -> Result<Self, Error> {
+        let mut keys = Keys::gather(channels)?;
+        let log = keys.take("log", "one of off, error, warn, info, debug, trace")?.unwrap_or(log::LevelFilter::Info);
+        let config = Self {
+            host: interface(&mut keys, "host", false)?,
+            service: interface(&mut keys, "service", true)?,
+            agent: keys.take("agent", "an IPv4 address and port such as 10.77.0.1:4010")?,
+            api: keys.take("api", "a port number")?,
+            portal: keys.take("iscsi.portal", "an IPv4 address and port such as 10.77.0.2:3260")?,
+            targets: targets(&mut keys)?,
+            log,
+        };
+        keys.finish()?;
+        config.check()
+    }
+
+    /// What no single key can show.
+    fn check(self) -> Result<Self, Error> {
+        if let (Some(host), Some(service)) = (self.host.cidr(), self.service.cidr())
+            && host.overlaps(service)
+        {
+            return Err(conflict("service.address", format!("{service} overlaps host.address={host}")));
+        }
+        if self.host.mac.is_some() && self.host.mac == self.service.mac {
+            return Err(conflict("service.mac", "is the host network's as well".to_string()));
+        }
+        if let Some(agent) = self.agent
+            && self.host.cidr().is_some_and(|host| !host.contains(*agent.ip()))
+        {
+            return Err(conflict("agent", format!("{} is not on the host-only network", agent.ip())));
+        }
+        Ok(self)
+    }
+}
+
+fn conflict(key: &str, reason: String) -> Error {
+    Error { channel: None, key: key.to_string(), reason }
+}
+
+impl<'a> Keys<'a> {
+    fn gather(channels: &[(Channel, &'a str)]) -> Result<Self, Error> {
+        let mut keys = BTreeMap::new();
+        for &(channel, text) in channels {
+            let fail = |key: &str, reason: String| Error { channel: Some(channel), key: printable(key), reason };
+            if text.len() > LONGEST {
+                return Err(fail("", format!("longer than {LONGEST} bytes")));
+            }
+            let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+            for item in lines.flat_map(str::split_ascii_whitespace) {
+                let Some((key, value)) = item.split_once('=') else {
+                    return Err(fail(item, "expected key=value".to_string()));
+                };
+                // QEMU's microvm names its devices here; the drivers read them.
+                if key == "virtio_mmio.device" && channel == Channel::CommandLine {
+                    continue;
+                }
+                if let Some(Given { channel: first, .. }) = keys.insert(key, Given { channel, value }) {
+                    return Err(fail(key, format!("given twice, first by {first}")));
+                }
+            }
+        }
+        Ok(Self(keys))
+    }
+
+    /// Take a key whose value is parsed as `T`; `expected` tells people what it should have been.
+    fn take<T: FromStr>(&mut self, key: &str, expected: &str) -> Result<Option<T>, Error> {
+        self.take_with(key, |value| value.parse().map_err(|_| format!("expected {expected}")))
+    }
+
+    fn take_with<T>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(&'a str) -> Result<T, String>,
+    ) -> Result<Option<T>, Error> {
+        let Some(Given { channel, value }) = self.0.remove(key) else { return Ok(None) };
+        parse(value).map(Some).map_err(|reason| Error {
+            channel: Some(channel),
+            key: key.to_string(),
+            reason: format!("{reason}, not {:?}", printable(value)),
+        })
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        match self.0.into_iter().next() {
+            None => Ok(()),
+            Some((key, Given { channel, .. })) => {
+                Err(Error { channel: Some(channel), key: printable(key), reason: "unknown key".to_string() })
+            }
+        }
+    }
+}
+
+/// Text from outside on its way into a message: bounded, and without control characters.
+fn printable(text: &str) -> String {
+    text.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn interface(keys: &mut Keys<'_>, name: &str, routed: bool) -> Result<Interface, Error> {
+    let key = format!("{name}.address");
+    let gateway: Option<Ipv4Addr> =
+        if routed { keys.take(&format!("{name}.gateway"), "an IPv4 address")? } else { None };
+    let addressing = keys.take_with(&key, |value| match value {
+        "dhcp" if gateway.is_some() => Err("expected an address beside a gateway".to_string()),
+        "dhcp" => Ok(Addressing::Dhcp),
+        _ => value
+            .parse()
+            .map(|cidr| Addressing::Static { cidr, gateway })
+            .map_err(|error: network::ParseError| format!("{error} or dhcp")),
+    })?;
+    let Some(addressing) = addressing else {
+        return Err(Error { channel: None, key, reason: "missing".to_string() });
+    };
+    if let Addressing::Static { cidr, gateway: Some(gateway) } = addressing
+        && (!cidr.contains(gateway) || gateway == cidr.address)
+    {
+        return Err(conflict(&format!("{name}.gateway"), format!("{gateway} is not a neighbour in {cidr}")));
+    }
+    let mac = keys.take_with(&format!("{name}.mac"), mac)?;
+    Ok(Interface { addressing, mac })
+}
+
+fn mac(text: &str) -> Result<[u8; 6], String> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2);
+        let value = part.and_then(|part| u8::from_str_radix(part, 16).ok());
+        *byte = value.ok_or_else(|| "expected six hexadecimal bytes such as 52:54:00:77:00:02".to_string())?;
+    }
+    match parts.next() {
+        None if mac[0] & 1 == 0 => Ok(mac),
+        _ => Err("expected the address of one NIC".to_string()),
+    }
+}
+
+/// `target.N.iqn`, `.lun`, `.volume`, `.initiators`, `.read-only` for N from 0 without a gap.
+fn targets(keys: &mut Keys<'_>) -> Result<Vec<Exposure>, Error> {
+    let mut targets = Vec::new();
+    loop {
+        let prefix = format!("target.{}", targets.len());
+        let text = |value: &str| Ok(value.to_string());
+        let Some(iqn) = keys.take_with(&format!("{prefix}.iqn"), text)? else {
+            return Ok(targets);
+        };
+        let volume_key = format!("{prefix}.volume");
+        let Some(volume) = keys.take_with(&volume_key, text)? else {
+            return Err(Error { channel: None, key: volume_key, reason: "missing".to_string() });
+        };
+        let lun = keys.take(&format!("{prefix}.lun"), "a number from 0 to 255")?.unwrap_or(0);
+        let initiators_key = format!("{prefix}.initiators");
+        let initiators = keys.take_with(&initiators_key, |value| {
+            Ok(value.split(',').map(str::to_string).collect::<Vec<_>>())
+        })?;
+        let Some(initiators) = initiators else {
+            return Err(Error { channel: None, key: initiators_key, reason: "missing (* for any)".to_string() });
+        };
+        let read_only = keys.take_with(&format!("{prefix}.read-only"), |value| match value {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => Err("expected yes or no".to_string()),
+        })?;
+        let id = format!("target-{}", targets.len());
+        targets.push(Exposure { id, iqn, lun, volume, initiators, read_only: read_only.unwrap_or(false) });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! Good configurations, and the line each bad one ends with.
+
+use super::*;
+
+const GOOD: &str = "host.address=10.77.0.2/24 service.address=10.77.1.2/24 service.gateway=10.77.1.1 \
+    agent=10.77.0.1:4010 api=8080 target.0.iqn=iqn.2026-11.example.corbel:disk0 \
+    target.0.volume=nbd://10.77.1.1/ target.0.initiators=* target.1.iqn=iqn.2026-11.example.corbel:disk0 \
+    target.1.lun=1 target.1.volume=nbd://10.77.1.1/b target.1.initiators=* target.1.read-only=yes";
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(&[(Channel::CommandLine, text)]).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_whole_configuration_is_understood() {
+    let config = parse(GOOD).expect("good");
+    assert_eq!(config.host.cidr().map(|cidr| cidr.to_string()).as_deref(), Some("10.77.0.2/24"));
+    assert_eq!(config.api, Some(8080));
+    assert_eq!(config.targets.len(), 2);
+    assert_eq!((config.targets[1].lun, config.targets[1].read_only), (1, true));
+    assert_eq!(config.log, log::LevelFilter::Info);
+}
+
+#[test]
+fn channels_add_up_and_a_file_may_have_comments() {
+    let file = "# the host's side\nhost.address=dhcp # asked for\nhost.mac=52:54:00:77:00:02\n";
+    let line = "service.address=10.77.1.2/24 virtio_mmio.device=512@0xfeb00e00:12";
+    let config = Config::parse(&[(Channel::CommandLine, line), (Channel::FwCfg, file)]).expect("good");
+    assert_eq!(config.host.addressing, Addressing::Dhcp);
+    assert_eq!(config.host.mac, Some([0x52, 0x54, 0, 0x77, 0, 2]));
+}
+
+#[test]
+fn each_fault_is_named_with_its_channel_and_key() {
+    for (more, line) in [
+        ("colour=red", "command line: colour: unknown key"),
+        ("target.2.lun=1", "command line: target.2.lun: unknown key"),
+        ("nonsense", "command line: nonsense: expected key=value"),
+        ("api=8080", "command line: api: given twice, first by command line"),
+        ("log=loud", "command line: log: expected one of off, error, warn, info, debug, trace, not \"loud\""),
+        ("host.gateway=10.77.0.1", "command line: host.gateway: unknown key"),
+        ("target.2.iqn=iqn.x", "target.2.volume: missing"),
+        ("target.2.iqn=a target.2.volume=b", "target.2.initiators: missing (* for any)"),
+        ("host.mac=01:00:00:00:00:01", "command line: host.mac: expected the address of one NIC, not \"01:00:00:00:00:01\""),
+    ] {
+        assert_eq!(parse(&format!("{GOOD} {more}")), Err(format!("configuration: {line}")), "{more}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_stop_the_boot() {
+    let replace = |from: &str, to: &str| parse(&GOOD.replace(from, to)).map(|_| ());
+    let overlap = replace("service.address=10.77.1.2/24", "service.address=10.77.0.9/16");
+    assert_eq!(
+        overlap,
+        Err("configuration: service.address: 10.77.0.9/16 overlaps host.address=10.77.0.2/24".to_string())
+    );
+    assert!(replace("service.gateway=10.77.1.1", "service.gateway=10.78.1.1").is_err());
+    assert!(replace("agent=10.77.0.1:4010", "agent=10.77.1.1:4010").is_err());
+    assert!(replace("host.address=10.77.0.2/24", "").is_err());
+    assert!(replace("host.address=10.77.0.2/24", "host.address=127.0.0.1/8").is_err());
+}
+
+#[test]
+fn two_channels_may_not_give_the_same_key() {
+    let error = Config::parse(&[(Channel::CommandLine, GOOD), (Channel::FwCfg, "api=80")]).expect_err("twice");
+    assert_eq!(
+        error.to_string(),
+        "configuration: fw_cfg opt/corbel/config: api: given twice, first by command line"
+    );
+}
+
+#[test]
+fn no_text_makes_it_panic() {
+    let mut seed = 1_u64;
+    for _ in 0..20_000 {
+        let mut text = String::new();
+        for _ in 0..seed % 40 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let pieces = ["host.", "address", "=", "10.77.0.2", "/", "24", "target.0.", "iqn", " ", "#", "\n", "é", "\0", ":"];
+            text.push_str(pieces[(seed >> 33) as usize % pieces.len()]);
+        }
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);
+        drop(parse(&text));
+    }
+}
