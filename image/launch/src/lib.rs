@@ -1,1 +1,16 @@
-//! being built.
+//! What `cargo run`, the tests and the benchmark share: a host's two networks, a storage service, an agent, a
+//! hypervisor with the image in it, and the initiators that use it. Every part ends with the run that made it.
+#![forbid(unsafe_code)]
+
+pub mod disk;
+mod error;
+pub mod initiator;
+pub mod machine;
+pub mod net;
+pub mod process;
+pub mod qmp;
+pub mod scratch;
+pub mod setup;
+pub mod wait;
+
+pub use error::{Context, Error, Result};

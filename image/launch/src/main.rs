@@ -1,0 +1,2 @@
+//! corbel: being built.
+fn main() {}
