@@ -1,2 +1,31 @@
-//! agent_protocol: being built.
+//! What the appliance and the agent say to each other, as types.
+//!
+//! [`Command`] and [`Answer`] are the heart; [`Hello`] and [`Welcome`] open each connection; [`Inventory`] tells
+//! what there is. [`lifecycle`] is the table of what each verb does in each state, so that both ends agree on it.
+//! The README has the rules of the wire.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod answer;
+mod command;
+mod hello;
+pub mod lifecycle;
+mod text;
+mod token;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use answer::{Answer, Failure, Instance, Inventory, Outcome, Refusal};
+pub use command::{Action, Command, Precondition, Then, Verb};
+pub use hello::{Backend, Capability, Hello, Support, Welcome};
+pub use lifecycle::State;
+pub use text::Text;
+pub use token::{ImageName, InstanceId, OpId, TokenError, Uuid};
+pub use wire::{Malformed, decode, encode, path};
+
+/// The version of the protocol these types describe.
+pub const VERSION: u16 = 1;

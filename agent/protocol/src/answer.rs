@@ -1,0 +1,197 @@
+//! Answers: what became of a command, and what there is.
+
+use crate::{ImageName, InstanceId, OpId, State, Text, Uuid};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The agent's answer to one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Version of the protocol, [`crate::VERSION`].
+    pub proto: u16,
+    /// The command it answers. A sender that reads another one here has lost count and must close the connection.
+    pub op_id: OpId,
+    /// The agent's run; with another one its memory of commands has begun anew.
+    pub agent_boot: Uuid,
+    /// The agent's clock: milliseconds since it started.
+    pub clock_ms: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is done; `evidence` is what the agent saw that proves it.
+    Done {
+        /// Whether it changed anything.
+        changed: bool,
+        /// The instance after it.
+        instance: Instance,
+        /// What proves it, in words.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        evidence: Vec<Text>,
+    },
+    /// It has begun and will end by itself; ask again by `op_id`.
+    Accepted {
+        /// The instance meanwhile.
+        instance: Instance,
+    },
+    /// Nothing was done.
+    Refused {
+        /// Why, for programs.
+        code: Refusal,
+        /// Why, for people.
+        detail: Text,
+        /// The instance as it stands, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<Instance>,
+    },
+    /// It was tried and has not come about.
+    Failed {
+        /// Why, for programs.
+        code: Failure,
+        /// Why, for people.
+        detail: Text,
+        /// The instance after it, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<Instance>,
+    },
+    /// Whether it was done cannot be known.
+    Indeterminate {
+        /// What is known, for people.
+        detail: Text,
+    },
+}
+
+/// An instance as the agent last saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its name.
+    pub id: InstanceId,
+    /// Which incarnation of that name it is.
+    pub uuid: Uuid,
+    /// The image it was made of.
+    pub image: ImageName,
+    /// The kind of hypervisor that runs it.
+    pub hypervisor: Text,
+    /// What it is doing.
+    pub state: State,
+    /// Why it is in that state, when that is not because it was told to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Text>,
+    /// Grows with each change of state.
+    pub generation: u64,
+    /// Since when it has been in that state, on the agent's clock in milliseconds.
+    pub since_ms: u64,
+    /// When it was last looked at, on the agent's clock in milliseconds.
+    pub observed_ms: u64,
+}
+
+/// All that an agent has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Version of the protocol, [`crate::VERSION`].
+    pub proto: u16,
+    /// The agent's run.
+    pub agent_boot: Uuid,
+    /// The agent's clock: milliseconds since it started.
+    pub clock_ms: u64,
+    /// Every instance it knows, sorted by name, those included that were terminated lately.
+    pub instances: Vec<Instance>,
+    /// The images it could make instances of, sorted by name.
+    pub images: Vec<ImageName>,
+}
+
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$item_doc])* $item,)*
+            /// One that this version does not know; a newer agent sent it.
+            Unrecognised,
+        }
+
+        impl $name {
+            /// Every code of this version.
+            pub const ALL: &'static [Self] = &[$(Self::$item),*];
+
+            /// The name on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$item => $text,)*
+                    Self::Unrecognised => "unrecognised",
+                }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                let known = Self::ALL.iter().find(|code| code.as_str() == text);
+                Ok(known.copied().unwrap_or(Self::Unrecognised))
+            }
+        }
+    };
+}
+
+codes!(
+    /// Why the agent did nothing.
+    Refusal {
+        /// There is no instance of that name.
+        UnknownInstance = "unknown-instance",
+        /// There is no image of that name.
+        UnknownImage = "unknown-image",
+        /// The instance was terminated; the name stands for nothing any more.
+        Terminated = "terminated",
+        /// There is already an instance of that name.
+        AlreadyExists = "already-exists",
+        /// The verb makes no sense in the state the instance is in.
+        WrongState = "wrong-state",
+        /// The state is not known, and the verb needs it.
+        StateUnknown = "state-unknown",
+        /// The precondition does not hold.
+        PreconditionFailed = "precondition-failed",
+        /// The command came after its deadline.
+        Expired = "expired",
+        /// Another appliance has taken over since.
+        StaleEpoch = "stale-epoch",
+        /// The command was meant for an earlier run of the agent.
+        StaleBoot = "stale-boot",
+        /// That `op_id` names another command.
+        OpIdReused = "op-id-reused",
+        /// A critical field is not understood.
+        UnknownCritical = "unknown-critical",
+        /// The hypervisor cannot do it.
+        Impossible = "impossible",
+        /// There is no room for another instance or operation.
+        Full = "full",
+    }
+);
+
+codes!(
+    /// Why a command that was tried has not come about.
+    Failure {
+        /// The hypervisor could not be started.
+        Spawn = "spawn",
+        /// The hypervisor did not answer in time.
+        Timeout = "timeout",
+        /// The hypervisor refused.
+        Hypervisor = "hypervisor",
+        /// The hypervisor ended while the command was carried out.
+        Ended = "ended",
+        /// The guest did not shut down when asked.
+        GuestIgnored = "guest-ignored",
+        /// The agent could not write its own records.
+        Storage = "storage",
+    }
+);

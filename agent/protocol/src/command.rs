@@ -1,0 +1,209 @@
+//! Commands: what the appliance asks the agent to do to one instance.
+
+use crate::{ImageName, InstanceId, OpId, State, Uuid};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// One command and the conditions under which it may be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Version of the protocol, [`crate::VERSION`].
+    pub proto: u16,
+    /// Names this command; sent again, it names the same command and is not carried out twice.
+    pub op_id: OpId,
+    /// The epoch that [`crate::Welcome`] granted to the sender; a smaller one than the agent has granted since is
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The agent's run for which the deadline was computed; another one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_boot: Option<Uuid>,
+    /// Milliseconds on the agent's clock after which the command must not be begun any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// What must hold for the instance, or nothing is done.
+    #[serde(default, skip_serializing_if = "Precondition::is_empty")]
+    pub precondition: Precondition,
+    /// Names of fields of this object that the agent must understand; one it does not know is refused
+    /// (the rule of RFC 7515 section 4.1.11).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub critical: Vec<String>,
+    /// The instance concerned.
+    pub instance: InstanceId,
+    /// What to do to it.
+    pub action: Action,
+}
+
+impl Command {
+    /// The fields this version understands.
+    pub const FIELDS: [&'static str; 9] = [
+        "proto",
+        "op_id",
+        "epoch",
+        "agent_boot",
+        "deadline_ms",
+        "precondition",
+        "critical",
+        "instance",
+        "action",
+    ];
+
+    /// A command without conditions.
+    pub fn new(op_id: OpId, instance: InstanceId, action: Action) -> Self {
+        Self {
+            proto: crate::VERSION,
+            op_id,
+            epoch: None,
+            agent_boot: None,
+            deadline_ms: None,
+            precondition: Precondition::default(),
+            critical: Vec::new(),
+            instance,
+            action,
+        }
+    }
+
+    /// The first critical field that this version does not understand.
+    pub fn unknown_critical(&self) -> Option<&str> {
+        let unknown = self.critical.iter().find(|name| !Self::FIELDS.contains(&name.as_str()));
+        unknown.map(String::as_str)
+    }
+
+    /// Whether `other` asks for the same: all that decides the effect is equal. The conditions of delivery may
+    /// differ, since a command that is sent again has a new deadline.
+    pub fn same_request(&self, other: &Self) -> bool {
+        self.instance == other.instance
+            && self.action == other.action
+            && self.precondition == other.precondition
+    }
+}
+
+/// What must hold for an instance before a command touches it. An absent field demands nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Precondition {
+    /// It is this incarnation of its name, so that a late command cannot hit a successor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
+    /// Its generation is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Its state is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+}
+
+impl Precondition {
+    /// Whether it demands nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A verb with its arguments. All of them are critical: an unknown one is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Action {
+    /// Make an instance of an image.
+    Create {
+        /// The image, by its name in the agent's table.
+        image: ImageName,
+        /// Start it at once.
+        #[serde(default)]
+        start: bool,
+    },
+    /// Begin to run it.
+    Start {},
+    /// Stop it; it can be started again.
+    Stop {
+        /// Ask the guest to shut down rather than cutting its power.
+        graceful: bool,
+        /// How long the guest has for it, in milliseconds. Without meaning when not graceful.
+        #[serde(default)]
+        timeout_ms: u32,
+        /// What happens when the guest has not shut down by then. Without meaning when not graceful.
+        #[serde(default)]
+        then: Then,
+    },
+    /// Hold its processors.
+    Pause {},
+    /// Let its processors go on.
+    Resume {},
+    /// End it for good, without asking the guest.
+    Terminate {},
+    /// Look at it, and change nothing.
+    Describe {},
+}
+
+/// What happens when a guest ignores a request to shut down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Then {
+    /// It is left running and the command has failed.
+    #[default]
+    Leave,
+    /// Its power is cut.
+    Force,
+}
+
+impl Action {
+    /// The verb, with the two ways of stopping told apart.
+    pub const fn verb(&self) -> Verb {
+        match self {
+            Self::Create { .. } => Verb::Create,
+            Self::Start {} => Verb::Start,
+            Self::Stop { graceful: true, .. } => Verb::Stop,
+            Self::Stop { graceful: false, .. } => Verb::ForceStop,
+            Self::Pause {} => Verb::Pause,
+            Self::Resume {} => Verb::Resume,
+            Self::Terminate {} => Verb::Terminate,
+            Self::Describe {} => Verb::Describe,
+        }
+    }
+}
+
+/// A verb without its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Make an instance.
+    Create,
+    /// Run it.
+    Start,
+    /// Ask the guest to shut down.
+    Stop,
+    /// Cut its power.
+    ForceStop,
+    /// Hold its processors.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// End it for good.
+    Terminate,
+    /// Look at it.
+    Describe,
+}
+
+impl Verb {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::ForceStop => "force-stop",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Terminate => "terminate",
+            Self::Describe => "describe",
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,67 @@
+//! The first exchange of a connection: who is there, and what can be asked of whom.
+
+use crate::{Text, Uuid, Verb};
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// The appliance presents itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The smallest version of the protocol it speaks.
+    pub proto_min: u16,
+    /// The largest version of the protocol it speaks.
+    pub proto_max: u16,
+    /// Random, made anew each time the appliance starts.
+    pub appliance_boot: Uuid,
+}
+
+/// The agent presents itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version both speak from here on.
+    pub proto: u16,
+    /// The agent's software, for people.
+    pub version: Text,
+    /// Random, made anew each time the agent starts.
+    pub agent_boot: Uuid,
+    /// The agent's clock: milliseconds since it started.
+    pub clock_ms: u64,
+    /// To be sent with each command. It grows with each new appliance that says hello.
+    pub epoch: u64,
+    /// The hypervisors it drives.
+    pub backends: Vec<Backend>,
+}
+
+/// One hypervisor that an agent drives, and what it can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// What kind of hypervisor it is.
+    pub name: Text,
+    /// Its own version, as it tells it.
+    pub version: Text,
+    /// How it carries out each verb.
+    pub capabilities: Vec<Capability>,
+}
+
+/// How a hypervisor carries out one verb.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capability {
+    /// The verb.
+    pub verb: Verb,
+    /// How well it can.
+    pub support: Support,
+    /// The native command, the steps of the emulation, or the reason why it is impossible.
+    pub by: Text,
+}
+
+/// How well a hypervisor carries out a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Support {
+    /// It has a command for it.
+    Native,
+    /// The agent makes it out of other steps.
+    Emulated,
+    /// It cannot be done.
+    Impossible,
+}

@@ -1,0 +1,301 @@
+//! Golden bytes for version 1, and what must not be accepted.
+
+use super::*;
+use lifecycle::{Effect, effect};
+
+const UUID: Uuid = Uuid(0x0123_4567_89ab_4def_8123_4567_89ab_cdef);
+
+fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+fn golden<T>(value: &T, bytes: &str)
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    assert_eq!(String::from_utf8(encode(value)).unwrap(), bytes);
+    assert_eq!(&decode::<T>(bytes.as_bytes()).unwrap(), value);
+}
+
+fn instance(state: State) -> Instance {
+    Instance {
+        id: id("web-1"),
+        uuid: UUID,
+        image: "tiny".parse().unwrap(),
+        hypervisor: Text::new("qemu"),
+        state,
+        reason: None,
+        generation: 3,
+        since_ms: 10,
+        observed_ms: 12,
+    }
+}
+
+#[test]
+fn the_bytes_of_version_one_are_frozen() {
+    golden(
+        &Hello { proto_min: 1, proto_max: 1, appliance_boot: UUID },
+        r#"{"proto_min":1,"proto_max":1,"appliance_boot":"01234567-89ab-4def-8123-456789abcdef"}"#,
+    );
+    golden(
+        &Welcome {
+            proto: 1,
+            version: Text::new("0.1.0"),
+            agent_boot: UUID,
+            clock_ms: 5,
+            epoch: 7,
+            backends: vec![Backend {
+                name: Text::new("qemu"),
+                version: Text::new("7.2"),
+                capabilities: vec![Capability {
+                    verb: Verb::ForceStop,
+                    support: Support::Emulated,
+                    by: Text::new("quit, then SIGKILL"),
+                }],
+            }],
+        },
+        r#"{"proto":1,"version":"0.1.0","agent_boot":"01234567-89ab-4def-8123-456789abcdef","clock_ms":5,"epoch":7,"backends":[{"name":"qemu","version":"7.2","capabilities":[{"verb":"force-stop","support":"emulated","by":"quit, then SIGKILL"}]}]}"#,
+    );
+    golden(
+        &Command::new("op-1".parse().unwrap(), id("web-1"), Action::Terminate {}),
+        r#"{"proto":1,"op_id":"op-1","instance":"web-1","action":{"verb":"terminate"}}"#,
+    );
+    let full = Command {
+        epoch: Some(7),
+        agent_boot: Some(UUID),
+        deadline_ms: Some(900),
+        precondition: Precondition {
+            uuid: Some(UUID),
+            generation: Some(3),
+            state: Some(State::ShuttingDown),
+        },
+        critical: vec!["epoch".into()],
+        ..Command::new(
+            "op-2".parse().unwrap(),
+            id("web-1"),
+            Action::Stop { graceful: true, timeout_ms: 30_000, then: Then::Force },
+        )
+    };
+    golden(
+        &full,
+        r#"{"proto":1,"op_id":"op-2","epoch":7,"agent_boot":"01234567-89ab-4def-8123-456789abcdef","deadline_ms":900,"precondition":{"uuid":"01234567-89ab-4def-8123-456789abcdef","generation":3,"state":"shutting-down"},"critical":["epoch"],"instance":"web-1","action":{"verb":"stop","graceful":true,"timeout_ms":30000,"then":"force"}}"#,
+    );
+}
+
+#[test]
+fn the_bytes_of_every_action_are_frozen() {
+    golden(
+        &Action::Create { image: "tiny".parse().unwrap(), start: true },
+        r#"{"verb":"create","image":"tiny","start":true}"#,
+    );
+    golden(&Action::Start {}, r#"{"verb":"start"}"#);
+    golden(
+        &Action::Stop { graceful: false, timeout_ms: 0, then: Then::Leave },
+        r#"{"verb":"stop","graceful":false,"timeout_ms":0,"then":"leave"}"#,
+    );
+    golden(&Action::Pause {}, r#"{"verb":"pause"}"#);
+    golden(&Action::Resume {}, r#"{"verb":"resume"}"#);
+    golden(&Action::Terminate {}, r#"{"verb":"terminate"}"#);
+    golden(&Action::Describe {}, r#"{"verb":"describe"}"#);
+}
+
+#[test]
+fn the_bytes_of_answers_are_frozen() {
+    let seen = r#"{"id":"web-1","uuid":"01234567-89ab-4def-8123-456789abcdef","image":"tiny","hypervisor":"qemu","state":"running","generation":3,"since_ms":10,"observed_ms":12}"#;
+    let answer = |outcome| Answer {
+        proto: 1,
+        op_id: "op-1".parse().unwrap(),
+        agent_boot: UUID,
+        clock_ms: 12,
+        outcome,
+    };
+    let around = |outcome: &str| {
+        format!(
+            r#"{{"proto":1,"op_id":"op-1","agent_boot":"01234567-89ab-4def-8123-456789abcdef","clock_ms":12,"outcome":{outcome}}}"#
+        )
+    };
+    golden(
+        &answer(Outcome::Done {
+            changed: true,
+            instance: instance(State::Running),
+            evidence: vec![Text::new("process 7 reaped")],
+        }),
+        &around(&format!(
+            r#"{{"result":"done","changed":true,"instance":{seen},"evidence":["process 7 reaped"]}}"#
+        )),
+    );
+    golden(
+        &answer(Outcome::Accepted { instance: instance(State::Running) }),
+        &around(&format!(r#"{{"result":"accepted","instance":{seen}}}"#)),
+    );
+    golden(
+        &answer(Outcome::Refused { code: Refusal::Terminated, detail: Text::new("gone"), instance: None }),
+        &around(r#"{"result":"refused","code":"terminated","detail":"gone"}"#),
+    );
+    golden(
+        &answer(Outcome::Failed { code: Failure::GuestIgnored, detail: Text::new("no"), instance: None }),
+        &around(r#"{"result":"failed","code":"guest-ignored","detail":"no"}"#),
+    );
+    golden(
+        &answer(Outcome::Indeterminate { detail: Text::new("lost") }),
+        &around(r#"{"result":"indeterminate","detail":"lost"}"#),
+    );
+    golden(
+        &Inventory {
+            proto: 1,
+            agent_boot: UUID,
+            clock_ms: 12,
+            instances: vec![instance(State::Running)],
+            images: vec!["tiny".parse().unwrap()],
+        },
+        &format!(
+            r#"{{"proto":1,"agent_boot":"01234567-89ab-4def-8123-456789abcdef","clock_ms":12,"instances":[{seen}],"images":["tiny"]}}"#
+        ),
+    );
+}
+
+#[test]
+fn nothing_that_could_be_a_path_an_option_or_a_script_is_a_name() {
+    let hostile = [
+        "",
+        "-",
+        "-S",
+        "a-",
+        "/",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "..\\x",
+        "A",
+        "é",
+        "a b",
+        "a\r\nb",
+        "a\0",
+        "'; rm -rf",
+        "`id`",
+        "$(id)",
+        "a,b",
+        "a=b",
+        "\u{202e}a",
+        "a_b",
+        "a.b",
+        "ａ",
+    ];
+    for text in hostile {
+        assert!(text.parse::<InstanceId>().is_err(), "{text:?}");
+        let bytes = serde_json::to_vec(text).unwrap();
+        assert!(decode::<ImageName>(&bytes).is_err(), "{text:?}");
+        assert!(decode::<Uuid>(&bytes).is_err(), "{text:?}");
+    }
+    assert!("a".repeat(63).parse::<OpId>().is_ok());
+    assert!("a".repeat(64).parse::<OpId>().is_err());
+    assert!("0-a".parse::<InstanceId>().is_ok());
+}
+
+#[test]
+fn unknown_arguments_are_refused_and_unknown_surroundings_only_when_critical() {
+    for text in [
+        r#"{"verb":"terminate","force":true}"#,
+        r#"{"verb":"start","x":1}"#,
+        r#"{"verb":"stop","graceful":true,"then":"explode"}"#,
+        r#"{"verb":"stop","graceful":true,"graceful":false}"#,
+        r#"{"verb":"stop"}"#,
+        r#"{"verb":"explode"}"#,
+        r#"{"verb":"start","verb":"terminate"}"#,
+        r#"{"verb":"stop","graceful":true,"timeout_ms":4294967296}"#,
+        r#"{"verb":"stop","graceful":true,"timeout_ms":-0}"#,
+        r#"{"verb":"stop","graceful":true,"timeout_ms":1e400}"#,
+        r#"{}"#,
+        r#"[]"#,
+        r#""start""#,
+    ] {
+        assert!(decode::<Action>(text.as_bytes()).is_err(), "{text}");
+    }
+    let newer = r#"{"proto":1,"op_id":"a","hint":{"x":[1]},"instance":"b","action":{"verb":"start"}}"#;
+    assert_eq!(decode::<Command>(newer.as_bytes()).unwrap().unknown_critical(), None);
+    let critical =
+        r#"{"proto":1,"op_id":"a","hint":1,"critical":["hint"],"instance":"b","action":{"verb":"start"}}"#;
+    assert_eq!(decode::<Command>(critical.as_bytes()).unwrap().unknown_critical(), Some("hint"));
+    let twice = r#"{"proto":1,"op_id":"a","op_id":"b","instance":"b","action":{"verb":"start"}}"#;
+    assert!(decode::<Command>(twice.as_bytes()).is_err());
+}
+
+#[test]
+fn the_list_of_fields_is_that_of_the_type() {
+    let command = Command {
+        epoch: Some(1),
+        agent_boot: Some(UUID),
+        deadline_ms: Some(1),
+        precondition: Precondition { generation: Some(1), ..Precondition::default() },
+        critical: vec!["epoch".into()],
+        ..Command::new("a".parse().unwrap(), id("b"), Action::Start {})
+    };
+    let value: serde_json::Value = serde_json::from_slice(&encode(&command)).unwrap();
+    let mut names: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut known = Command::FIELDS;
+    names.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(names, known);
+}
+
+#[test]
+fn a_code_from_the_future_is_kept_as_unrecognised() {
+    assert_eq!(decode::<Refusal>(br#""on-fire""#).unwrap(), Refusal::Unrecognised);
+    assert!(decode::<State>(br#""on-fire""#).is_err());
+}
+
+#[test]
+fn text_is_bounded_and_cannot_act_on_a_terminal() {
+    assert_eq!(Text::new("a\x1b[2Jb\r\nc\u{202e}d").as_str(), "a [2Jb  c d");
+    assert_eq!(Text::new(&"é".repeat(600)).as_str().len(), Text::LIMIT);
+    assert!(decode::<Text>(&serde_json::to_vec(&"x".repeat(513)).unwrap()).is_err());
+}
+
+#[test]
+fn a_random_uuid_has_the_version_and_variant_bits() {
+    assert_eq!(Uuid::from_random(0).to_string(), "00000000-0000-4000-8000-000000000000");
+    assert_eq!(Uuid::from_random(u128::MAX).to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    assert!("0123456789ab-4def-8123-4567-89abcdef-".parse::<Uuid>().is_err());
+    assert!("01234567-89AB-4def-8123-456789abcdef".parse::<Uuid>().is_err());
+}
+
+/// The table, one row a state; `>x` changes to x, `=` is already so, `!` is refused.
+#[test]
+fn the_life_cycle_is_this_table() {
+    let verbs =
+        [Verb::Create, Verb::Start, Verb::Stop, Verb::ForceStop, Verb::Pause, Verb::Resume, Verb::Terminate];
+    let rows: Vec<String> = State::ALL
+        .into_iter()
+        .map(|state| {
+            let cells = verbs.map(|verb| match effect(state, verb) {
+                Effect::Change(to) => format!(">{to}"),
+                Effect::Already => "=".to_string(),
+                Effect::Refuse(code) => format!("!{}", code.as_str()),
+            });
+            format!("{state}: {}", cells.join(" "))
+        })
+        .collect();
+    let expected = [
+        "pending: !already-exists >running !wrong-state >stopped !wrong-state !wrong-state >terminated",
+        "running: !already-exists = >stopping >stopped >paused = >terminated",
+        "paused: !already-exists !wrong-state !wrong-state >stopped = >running >terminated",
+        "stopping: !already-exists !wrong-state = >stopped !wrong-state !wrong-state >terminated",
+        "stopped: !already-exists >running = = !wrong-state !wrong-state >terminated",
+        "saving: !already-exists !wrong-state !wrong-state >stopped !wrong-state !wrong-state >terminated",
+        "saved: !already-exists !wrong-state !wrong-state = !wrong-state !wrong-state >terminated",
+        "shutting-down: !already-exists !wrong-state !wrong-state !wrong-state !wrong-state !wrong-state >terminated",
+        "terminated: >stopped !terminated !terminated !terminated !terminated !terminated !terminated",
+        "failed: !already-exists >running = = !wrong-state !wrong-state >terminated",
+        "unknown: !already-exists !state-unknown !state-unknown >stopped !state-unknown !state-unknown >terminated",
+    ];
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn every_living_state_can_be_left_by_force() {
+    for state in State::ALL {
+        let way_out = lifecycle::allowed(state).any(|verb| verb == Verb::Terminate);
+        assert_eq!(way_out, state != State::Terminated, "{state}");
+    }
+}
