@@ -2,6 +2,7 @@
 //! hypervisor with the image in it, and the initiators that use it. Every part ends with the run that made it.
 #![forbid(unsafe_code)]
 
+pub mod appliance;
 pub mod disk;
 mod error;
 pub mod initiator;
@@ -11,6 +12,7 @@ pub mod process;
 pub mod qmp;
 pub mod scratch;
 pub mod setup;
+pub mod stage;
 pub mod wait;
 
 pub use error::{Context, Error, Result};

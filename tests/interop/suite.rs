@@ -1,0 +1,74 @@
+//! libiscsi's conformance suite (`iscsi-test-cu`), counted honestly, and compared with the score we have.
+//!
+//! One process a suite: a test of version 1.19 leaves a hook behind that falsifies all later ones of its process. A
+//! skipped test is printed as passed by the tool, and counted as skipped here.
+
+mod score;
+
+use crate::fixture::{script, stage, target};
+use image_launch::disk::Server;
+use image_launch::process;
+use image_launch::stage::Stage;
+use score::{Outcome, Score};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const SIZE: u64 = 100 << 20;
+/// For one suite; the longest needs 12 s on a busy machine with a target that answers.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_libiscsi_suite_scores_no_less_than_it_did() {
+    let (stage, _turn) = stage(&script(target(), SIZE, Server::QemuNbd));
+    let start = Instant::now();
+    let mut score = Score::default();
+    for suite in suites(&stage) {
+        score.add(&suite, run(&stage, &suite));
+    }
+    println!("{}\n{:.0} s", score.table(), start.elapsed().as_secs_f32());
+    if std::env::var("TARGET").is_ok() {
+        println!("TARGET is set: not compared with the score of the image");
+        return;
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/iscsi-test-cu.score");
+    if std::env::var("SCORE").is_ok_and(|word| word == "update") {
+        std::fs::write(&file, score.text()).unwrap();
+        println!("wrote {}", file.display());
+        return;
+    }
+    let before = Score::parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let verdict = score.against(&before);
+    println!("{}", verdict.join("\n"));
+    assert!(score.is_no_worse_than(&before), "the score fell:\n{}", verdict.join("\n"));
+    assert!(!console_panicked(&stage), "{}", stage.appliance.console());
+}
+
+fn console_panicked(stage: &Stage) -> bool {
+    stage.appliance.console().contains("panicked")
+}
+
+/// The suites of the family that holds every test, in the tool's order.
+fn suites(stage: &Stage) -> Vec<String> {
+    let mut list = stage.net.command("iscsi-test-cu");
+    list.arg("--list");
+    let text = process::run(list, LIMIT).unwrap().text();
+    let names = text.lines().filter_map(|line| line.strip_prefix("ALL."));
+    names.filter(|name| !name.contains('.')).map(str::to_string).collect()
+}
+
+fn run(stage: &Stage, suite: &str) -> Vec<(String, Outcome)> {
+    let mut command = stage.net.command("timeout");
+    command.args(["-s", "KILL", &LIMIT.as_secs().to_string(), "stdbuf", "-oL"]);
+    command.args(["iscsi-test-cu", "--dataloss", "--allow-sanitize", "--test", &format!("ALL.{suite}")]);
+    command.arg(stage.unit(0).url());
+    let output = process::run(command, LIMIT + Duration::from_secs(5)).unwrap();
+    let tests = score::parse_run(&output.stdout);
+    if tests.is_empty() {
+        println!("{suite}: no test began; code {}: {}", output.code, output.text());
+        return vec![("(login)".into(), Outcome::Unfinished)];
+    }
+    for line in output.stdout.lines().filter(|line| line.contains("[FAILED]") || line.contains("  - CU_")) {
+        println!("{suite}: {}", line.trim());
+    }
+    tests
+}
