@@ -6,4 +6,5 @@
 
 mod fixture;
 mod libiscsi;
+mod linux;
 mod suite;

@@ -159,6 +159,52 @@ fn apt(words: &[&str]) -> Command {
     command
 }
 
+/// The package that `name`, which holds nothing itself, stands for at the moment.
+///
+/// # Errors
+/// When apt does not know it.
+pub fn provider(name: &str) -> Result<String> {
+    let mut show = process::command("apt-cache");
+    show.args(["depends", "--important", name]);
+    let text = process::check(show, LIMIT).context("looking for a kernel; `apt-get update` may help")?;
+    let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    package.map(str::to_string).ok_or_else(|| Error::new(format!("apt-cache knows no package behind {name}")))
+}
+
+/// Fetches a package into `folder` without installing it, and returns the file.
+///
+/// # Errors
+/// When apt cannot get it.
+pub fn download(package: &str, folder: &Path) -> Result<std::path::PathBuf> {
+    let prefix = format!("{package}_");
+    let there = || {
+        let mut entries = fs::read_dir(folder).ok()?.flatten();
+        let found = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        found.map(|entry| entry.path())
+    };
+    if let Some(file) = there() {
+        return Ok(file);
+    }
+    let fetch = || {
+        // apt's own user may not be allowed into the folder.
+        let mut command = apt(&["-o", "APT::Sandbox::User=root", "download", package]);
+        command.current_dir(folder);
+        process::run(command, LIMIT)
+    };
+    let mut output = fetch()?;
+    if output.code != 0 && is_stale_list(&output) && rustix::process::geteuid().is_root() {
+        process::check(apt(&["update"]), LIMIT)?;
+        output = fetch()?;
+    }
+    if output.code != 0 {
+        return Error::because(format!(
+            "apt-get download {package}:\n{}",
+            process::last_lines(&output.text(), 10)
+        ));
+    }
+    there().ok_or_else(|| Error::new(format!("apt-get download {package} brought nothing")))
+}
+
 /// Whether apt has package lists, and young ones.
 fn lists_are_fresh() -> bool {
     let Ok(entries) = fs::read_dir("/var/lib/apt/lists") else { return false };

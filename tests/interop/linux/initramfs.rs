@@ -1,0 +1,269 @@
+//! A Linux guest made of Debian's own packages: its cloud kernel, open-iscsi, e2fsprogs and busybox in an initramfs.
+
+use image_launch::process;
+use image_launch::setup;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Kernel and initial file system.
+pub(crate) struct Guest {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+}
+
+/// What the guest's programs come in, and the libraries they need.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "open-iscsi",
+    "libopeniscsiusr",
+    "libisns0",
+    "e2fsprogs",
+    "libext2fs2",
+    "libcom-err2",
+    "libss2",
+    "libblkid1",
+    "libc6",
+    "libcap2",
+    "libgcrypt20",
+    "libgpg-error0",
+    "libkmod2",
+    "liblz4-1",
+    "liblzma5",
+    "libmount1",
+    "libpcre2-8-0",
+    "libselinux1",
+    "libssl3",
+    "libsystemd0",
+    "libuuid1",
+    "libzstd1",
+];
+const PROGRAMS: &[&str] =
+    &["sbin/iscsid", "usr/bin/iscsiadm", "sbin/mke2fs", "sbin/e2fsck", "sbin/mkfs.ext4", "sbin/fsck.ext4"];
+const APPLETS: &[&str] = &[
+    "cat",
+    "cut",
+    "dd",
+    "dmesg",
+    "du",
+    "find",
+    "grep",
+    "insmod",
+    "ip",
+    "ln",
+    "mkdir",
+    "mount",
+    "poweroff",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "tail",
+    "umount",
+    "uname",
+    "wc",
+    "xargs",
+];
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_net", "iscsi_tcp", "sd_mod", "crc32c_intel", "crct10dif_pclmul"];
+/// The cloud kernel, by the name that always means the newest one.
+const KERNEL: &str = "linux-image-cloud-amd64";
+
+impl Guest {
+    /// The guest, from `cache` where an earlier run left it.
+    pub(crate) fn build(cache: &Path) -> Self {
+        let packages = cache.join("packages");
+        fs::create_dir_all(&packages).unwrap();
+        fs::create_dir_all(cache.join("tree")).unwrap();
+        let kernel_package = setup::provider(KERNEL).unwrap();
+        let mut names = vec![kernel_package.as_str()];
+        names.extend(PACKAGES);
+        let tree = cache.join("tree");
+        for name in names {
+            if !tree.join(name).is_dir() {
+                unpack(name, &packages, &tree.join(name));
+            }
+        }
+        let (boot, kernel_tree) = (tree.join(&kernel_package).join("boot"), tree.join(&kernel_package));
+        let kernel = entry(&boot, |name| name.starts_with("vmlinuz-"));
+        // Always made anew: it is quick, and then it cannot be that of an older script.
+        let initrd = cache.join("initrd");
+        let mut archive = Archive::default();
+        fill(&mut archive, &tree, &kernel_tree);
+        archive.write(&initrd);
+        Self { kernel, initrd }
+    }
+}
+
+/// Fetches a package and unpacks it to `to`; nothing is installed.
+fn unpack(name: &str, packages: &Path, to: &Path) {
+    let file = setup::download(name, packages).unwrap();
+    let half = packages.join("half");
+    let _ = fs::remove_dir_all(&half);
+    let mut dpkg = process::command("dpkg-deb");
+    dpkg.arg("-x").arg(file).arg(&half);
+    process::check(dpkg, Duration::from_secs(60)).unwrap();
+    fs::rename(half, to).unwrap();
+}
+
+fn entry(folder: &Path, wanted: impl Fn(&str) -> bool) -> PathBuf {
+    let mut entries = fs::read_dir(folder).unwrap().flatten();
+    entries.find(|entry| entry.file_name().to_str().is_some_and(&wanted)).unwrap().path()
+}
+
+fn fill(archive: &mut Archive, tree: &Path, kernel: &Path) {
+    for folder in ["proc", "sys", "dev", "run/lock/iscsi", "mnt", "tmp", "etc/iscsi", "var/lib/iscsi", "m"] {
+        archive.folder(folder);
+    }
+    archive.program("init", include_bytes!("init.sh"));
+    archive.file("bin/busybox", &tree.join("busybox-static/bin/busybox"));
+    for applet in APPLETS {
+        archive.link(&format!("bin/{applet}"), "busybox");
+    }
+    for program in PROGRAMS {
+        let name = Path::new(program).file_name().unwrap().to_str().unwrap();
+        archive.file(&format!("sbin/{name}"), &find(tree, program));
+    }
+    archive.program("etc/mke2fs.conf", &fs::read(find(tree, "etc/mke2fs.conf")).unwrap());
+    archive.program("etc/iscsi/iscsid.conf", &fs::read(find(tree, "etc/iscsi/iscsid.conf")).unwrap());
+    archive.program("etc/iscsi/initiatorname.iscsi", b"InitiatorName=iqn.2026-11.example.guest:linux\n");
+    archive.program("etc/passwd", b"root::0:0::/:/bin/sh\n");
+    for package in PACKAGES {
+        for folder in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
+            let Ok(entries) = fs::read_dir(tree.join(package).join(folder)) else { continue };
+            for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(".so"))
+            {
+                archive.file(&format!("lib/{}", entry.file_name().to_str().unwrap()), &entry.path());
+            }
+        }
+    }
+    archive.link("lib64", "lib");
+    modules(archive, kernel);
+}
+
+fn find(tree: &Path, file: &str) -> PathBuf {
+    let mut candidates = PACKAGES.iter().map(|package| tree.join(package).join(file));
+    candidates.find(|path| path.exists()).unwrap_or_else(|| panic!("{file} is in none of the packages"))
+}
+
+/// Puts the modules in, and their names in the order in which they must be loaded.
+fn modules(archive: &mut Archive, kernel: &Path) {
+    let mut all = BTreeMap::new();
+    let mut folders = vec![kernel.join("lib/modules")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".ko")) {
+                all.insert(name.replace('-', "_"), path);
+            }
+        }
+    }
+    let mut order = Vec::new();
+    for module in MODULES {
+        load(module, &all, &mut order);
+    }
+    let mut list = String::new();
+    for name in order {
+        archive.file(&format!("m/{name}.ko"), &all[&name]);
+        let _ = writeln!(list, "{name}");
+    }
+    archive.program("modules", list.as_bytes());
+}
+
+/// Puts what `name` depends on, then itself, into `order`. What is not a module is part of the kernel.
+fn load(name: &str, all: &BTreeMap<String, PathBuf>, order: &mut Vec<String>) {
+    let Some(file) = all.get(name).filter(|_| !order.iter().any(|known| known == name)) else { return };
+    let bytes = fs::read(file).unwrap();
+    let key = b"\0depends=";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len();
+    let value = bytes[at..].split(|byte| *byte == 0).next().unwrap();
+    for needed in std::str::from_utf8(value).unwrap().split(',').filter(|needed| !needed.is_empty()) {
+        load(&needed.replace('-', "_"), all, order);
+    }
+    order.push(name.to_string());
+}
+
+/// A cpio archive in the "newc" form, which the kernel unpacks at boot. Folders come before what they hold.
+#[derive(Default)]
+struct Archive {
+    entries: BTreeMap<String, (u32, Vec<u8>)>,
+}
+
+const FOLDER: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
+
+impl Archive {
+    fn put(&mut self, name: &str, mode: u32, data: Vec<u8>) {
+        if let Some((parent, _)) = name.rsplit_once('/') {
+            self.folder(parent);
+        }
+        self.entries.insert(name.to_string(), (mode, data));
+    }
+
+    fn folder(&mut self, name: &str) {
+        if !self.entries.contains_key(name) {
+            self.put(name, FOLDER, Vec::new());
+        }
+    }
+
+    fn program(&mut self, name: &str, data: &[u8]) {
+        self.put(name, PROGRAM, data.to_vec());
+    }
+
+    fn link(&mut self, name: &str, to: &str) {
+        self.put(name, LINK, to.as_bytes().to_vec());
+    }
+
+    /// A copy of a file, or of a link as a link.
+    fn file(&mut self, name: &str, from: &Path) {
+        match fs::read_link(from) {
+            Ok(to) if !to.has_root() && to.components().count() == 1 => self.link(name, to.to_str().unwrap()),
+            _ => self.put(
+                name,
+                PROGRAM,
+                fs::read(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())),
+            ),
+        }
+    }
+
+    fn write(&self, to: &Path) {
+        let mut bytes = Vec::new();
+        for (number, (name, (mode, data))) in self.entries.iter().enumerate() {
+            record(&mut bytes, number + 1, name, *mode, data);
+        }
+        record(&mut bytes, 0, "TRAILER!!!", 0, &[]);
+        File::create(to).and_then(|mut file| file.write_all(&bytes)).unwrap();
+    }
+}
+
+fn record(bytes: &mut Vec<u8>, inode: usize, name: &str, mode: u32, data: &[u8]) {
+    let mode = usize::try_from(mode).unwrap();
+    let fields = [inode, mode, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
+    bytes.extend(b"070701");
+    for field in fields {
+        bytes.extend(format!("{field:08X}").as_bytes());
+    }
+    bytes.extend(name.as_bytes());
+    bytes.push(0);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(data);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+#[test]
+fn an_archive_has_every_folder_before_its_files() {
+    let mut archive = Archive::default();
+    archive.program("a/b/c", b"x");
+    archive.link("a/d", "b");
+    let names: Vec<&String> = archive.entries.keys().collect();
+    assert_eq!(names, ["a", "a/b", "a/b/c", "a/d"]);
+    let mut bytes = Vec::new();
+    record(&mut bytes, 1, "a", FOLDER, &[1]);
+    assert_eq!(bytes.len(), 110 + 2 + 4);
+    assert_eq!(archive.entries["a/d"], (LINK, b"b".to_vec()));
+}
