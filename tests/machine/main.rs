@@ -1,1 +1,11 @@
-//! x
+//! The image as a machine: boards, configuration, its two networks, its management of other machines.
+//!
+//! Each test makes a host of its own ([`image_launch::stage`]). `TARGET=hosted` runs those that do not name a board
+//! against the hosted appliance instead.
+#![allow(clippy::unwrap_used, reason = "in a test an error is the end, and its sentence is printed")]
+
+#[path = "../interop/fixture.rs"]
+mod fixture;
+
+mod configuration;
+mod isolation;
