@@ -39,7 +39,8 @@ pub(crate) struct Turn {
 impl Turn {
     /// Waits for a turn.
     pub(crate) fn take() -> Self {
-        let path = std::env::temp_dir().join("corbel-turn");
+        let user = std::env::var("USER").unwrap_or_default();
+        let path = std::env::temp_dir().join(format!("corbel-turn-{user}"));
         let lock = File::create(path).unwrap();
         lock.lock().unwrap();
         setup::ensure(setup::RUN).unwrap();

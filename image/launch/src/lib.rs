@@ -15,4 +15,18 @@ pub mod setup;
 pub mod stage;
 pub mod wait;
 
+use std::path::PathBuf;
+
+/// The image to boot: the one the environment's `IMAGE` names, or the one built with this program.
+///
+/// # Errors
+/// When it is not there.
+pub fn image() -> Result<PathBuf> {
+    let image = std::env::var_os("IMAGE").map_or_else(PathBuf::new, PathBuf::from);
+    if image.is_file() {
+        return Ok(image);
+    }
+    Error::because(format!("no image at `{}`", image.display()))
+}
+
 pub use error::{Context, Error, Result};

@@ -38,7 +38,8 @@ impl Board {
     }
 
     /// QEMU's `-machine`. Without ACPI a microvm names its devices on the kernel command line.
-    fn machine(self) -> &'static str {
+    #[must_use]
+    pub fn machine(self) -> &'static str {
         match self {
             Self::Q35 => "q35",
             Self::Pc => "pc",

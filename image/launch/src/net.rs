@@ -361,6 +361,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn networks_come_up_are_entered_and_go() {
+        let scratch = Scratch::new().unwrap();
+        let net = Net::new(Options { guest: true, ..Options::default() }, &scratch);
+        let net = match net {
+            // Where a user may not have namespaces there is nothing to look at.
+            Err(error) if error.to_string().contains("root") => return,
+            net => net.unwrap(),
+        };
+        let look = || {
+            let mut ip = net.command("ip");
+            ip.args(["-brief", "address"]);
+            process::check(ip, LIMIT).unwrap()
+        };
+        let seen = look();
+        assert!(seen.contains("10.77.1.1/24") && seen.contains("bridge"), "{seen}");
+        let mut server = net.command("sh");
+        server.args(["-c", "echo up; exec sleep 100"]);
+        let mut server = Process::start("sleep", server, &scratch.file("sleep")).unwrap();
+        server.must_run().unwrap();
+        let name = match &net.access {
+            Access::Taps { name, .. } => name.clone(),
+            Access::User { .. } => None,
+        };
+        drop(server);
+        drop(net);
+        assert!(name.is_none_or(|name| !std::path::Path::new("/run/netns").join(name).exists()));
+    }
+
+    #[test]
     fn the_two_networks_share_no_address_and_no_mac() {
         assert_eq!(Wire::Host.here().to_string(), "10.77.0.1");
         assert_eq!(Wire::Service.appliance().to_string(), "10.77.1.2");

@@ -28,8 +28,8 @@ pub struct Script {
     pub config: Vec<(String, String)>,
     /// More arguments for its QEMU.
     pub arguments: Vec<String>,
-    /// The image.
-    pub image: PathBuf,
+    /// Another image than the one built with this program.
+    pub image: Option<PathBuf>,
     /// The program `corbel`.
     pub corbel: PathBuf,
 }
@@ -46,7 +46,7 @@ impl Script {
             disks: vec![(bytes, server)],
             config: Vec::new(),
             arguments: Vec::new(),
-            image: PathBuf::new(),
+            image: None,
             corbel: corbel.into(),
         }
     }
@@ -110,7 +110,11 @@ impl Stage {
             kind: script.kind,
             memory: script.memory,
             channel: script.channel,
-            image: script.image.clone(),
+            image: match (&script.image, script.kind) {
+                (Some(image), _) => image.clone(),
+                (None, Kind::Image(_)) => crate::image()?,
+                (None, _) => PathBuf::new(),
+            },
             corbel: script.corbel.clone(),
             arguments: script.arguments.clone(),
         };
