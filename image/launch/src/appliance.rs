@@ -261,7 +261,7 @@ fn hosted(net: &Net, scratch: &Scratch, plan: &Plan, config: &Config) -> Result<
         return Error::because("the hosted appliance needs TAP devices: run this as root");
     }
     let mut command = net.command(&plan.corbel);
-    command.args(["hosted", Wire::Host.name(), Wire::Service.name()]);
+    command.args(["hosted", "--host", Wire::Host.name(), "--service", Wire::Service.name()]);
     command.args(config.text("\n").lines());
     Process::start("appliance", command, &scratch.file("appliance.log"))
 }

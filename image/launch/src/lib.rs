@@ -2,7 +2,10 @@
 //! hypervisor with the image in it, and the initiators that use it. Every part ends with the run that made it.
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod api;
 pub mod appliance;
+pub mod child;
 pub mod disk;
 mod error;
 pub mod initiator;

@@ -1,5 +1,6 @@
 //! A whole host for one run: networks, disks behind NBD servers, and the appliance between them.
 
+use crate::agent::Agent;
 use crate::appliance::{Appliance, Channel, Config, Disk, Kind, Plan};
 use crate::disk::{self, NBD, NbdServer, Server};
 use crate::initiator::Unit;
@@ -26,6 +27,8 @@ pub struct Script {
     pub disks: Vec<(u64, Server)>,
     /// Keys for its configuration, beyond addresses and disks, or in their place.
     pub config: Vec<(String, String)>,
+    /// Whether the host has an agent.
+    pub agent: bool,
     /// More arguments for its QEMU.
     pub arguments: Vec<String>,
     /// Another image than the one built with this program.
@@ -45,6 +48,7 @@ impl Script {
             net: net::Options::default(),
             disks: vec![(bytes, server)],
             config: Vec::new(),
+            agent: false,
             arguments: Vec::new(),
             image: None,
             corbel: corbel.into(),
@@ -56,6 +60,8 @@ impl Script {
 pub struct Stage {
     /// The appliance.
     pub appliance: Appliance,
+    /// The agent, if the host has one.
+    pub agent: Option<Agent>,
     /// The storage services, one a disk.
     pub servers: Vec<NbdServer>,
     /// What they serve.
@@ -103,6 +109,10 @@ impl Stage {
             servers.push(served);
             disks.push(Disk { file, iqn, lun: 0 });
         }
+        let agent = script.agent.then(|| Agent::start(&net, &scratch, &script.corbel)).transpose()?;
+        if let Some(agent) = &agent {
+            config.set("agent", agent.seen().to_string());
+        }
         for (key, value) in &script.config {
             config.set(key, value);
         }
@@ -119,7 +129,7 @@ impl Stage {
             arguments: script.arguments.clone(),
         };
         let appliance = Appliance::start(&net, &scratch, &plan, &config, &disks)?;
-        Ok(Self { appliance, servers, disks, config, plan, net, scratch })
+        Ok(Self { appliance, agent, servers, disks, config, plan, net, scratch })
     }
 
     /// Logical unit `n` as an initiator names it.

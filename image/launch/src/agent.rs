@@ -1,0 +1,116 @@
+//! The agent of the parent partition, as this program's own `agent` role, with one image in its table.
+
+use crate::net::{Net, Wire};
+use crate::process::Process;
+use crate::scratch::Scratch;
+use crate::{Context, Result, child, machine, wait};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use std::fs;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Its port on the host-only network.
+pub const PORT: u16 = 4010;
+/// The name of the one image it knows: the smallest virtual machine ([`child`]).
+pub const IMAGE: &str = "tiny";
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running agent. When it is dropped, it and all its guests end.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    run: PathBuf,
+    seen: SocketAddrV4,
+}
+
+impl Agent {
+    /// Starts it on the host-only network and waits until it listens. `corbel` is this program.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(net: &Net, scratch: &Scratch, corbel: &Path) -> Result<Self> {
+        let (listen, seen) = net.server(Wire::Host, PORT)?;
+        let run = scratch.file("agent");
+        fs::create_dir_all(&run).context(run.display())?;
+        let kernel = scratch.file("child.elf");
+        child::write(&kernel)?;
+        let table = scratch.file("images.json");
+        fs::write(&table, self::table(&kernel).to_string()).context(table.display())?;
+        let mut command = net.command(corbel);
+        command.args(["agent", "--listen", &listen.to_string(), "--end-guests", "--config"]).arg(&table);
+        command.arg("--run-dir").arg(&run);
+        let mut process = Process::start("agent", command, &scratch.file("agent.log"))?;
+        net.listening(&mut process, listen, LIMIT)?;
+        Ok(Self { process, run, seen })
+    }
+
+    /// Where the appliance finds it.
+    #[must_use]
+    pub fn seen(&self) -> SocketAddrV4 {
+        self.seen
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The processes of its guests that are there at the moment: those whose command line names its folder.
+    #[must_use]
+    pub fn guests(&self) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| *pid != self.process.pid() && is_guest(*pid, &self.run)).collect()
+    }
+
+    /// Waits until it has exactly this many guests.
+    ///
+    /// # Errors
+    /// When it has another number after `limit`.
+    pub fn wait_for_guests(&self, count: usize, limit: Duration) -> Result<Vec<u32>> {
+        wait::until(format!("the agent having {count} guests"), limit, || {
+            let guests = self.guests();
+            Ok((guests.len() == count).then_some(guests))
+        })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.process.stop();
+        // It has ended its guests, unless a test killed it.
+        for pid in self.guests().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+fn is_guest(pid: u32, run: &Path) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    let run = run.as_os_str().as_encoded_bytes();
+    program.windows(4).any(|part| part == b"qemu") && line.windows(run.len()).any(|part| part == run)
+}
+
+fn table(kernel: &Path) -> serde_json::Value {
+    let accel = machine::accelerator();
+    let arguments = [
+        "-machine",
+        "microvm,acpi=off,isa-serial=on",
+        "-accel",
+        &accel,
+        "-m",
+        "16",
+        "-kernel",
+        &kernel.display().to_string(),
+        "-serial",
+        "file:{directory}/console",
+    ];
+    json!({ "qemu": {
+        "executable": "/usr/bin/qemu-system-x86_64",
+        "images": { IMAGE: { "arguments": arguments } }
+    } })
+}
