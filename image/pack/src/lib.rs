@@ -1,1 +1,33 @@
-//! being built.
+//! The image: the appliance as a file that a hypervisor boots.
+//!
+//! This package's build script builds it; depending on this package is having it.
+#![forbid(unsafe_code)]
+
+mod elf;
+mod inner;
+
+use std::path::{Path, PathBuf};
+
+/// The appliance as an ELF with a PVH note, as small as it gets: for `qemu-system-x86_64 -kernel` and its kin.
+#[must_use]
+pub fn elf() -> &'static Path {
+    Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance"))
+}
+
+/// The same with symbols and line numbers, for `addr2line` and debuggers.
+#[must_use]
+pub fn elf_with_symbols() -> &'static Path {
+    Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance.debug"))
+}
+
+/// Build the kernel's self-test, a program for the bare machine that breaks the rules on purpose; tests want it, the
+/// product does not, so it is built when asked for.
+///
+/// # Errors
+/// A sentence, when it cannot be built.
+pub fn selftest() -> Result<PathBuf, String> {
+    let root = Path::new(env!("IMAGE_PACK_ROOT"));
+    let target = Path::new(env!("IMAGE_PACK_TARGET"));
+    let build = inner::Build { root, target, package: "kernel_selftest", bin: "selftest" };
+    inner::install(&build.run()?, Path::new(env!("IMAGE_PACK_OUT")), "selftest")
+}

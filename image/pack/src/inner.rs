@@ -1,0 +1,71 @@
+//! The inner cargo: how a program for the bare machine is built while host programs are.
+//!
+//! `build-std` in the workspace's own configuration would break host tests, and cargo cannot build an artifact
+//! dependency for a JSON target; so a second cargo gets the flags, and a target directory of its own.
+
+use crate::elf;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What to build, and where.
+#[derive(Debug)]
+pub(crate) struct Build<'a> {
+    /// The root of the repository.
+    pub(crate) root: &'a Path,
+    /// The inner target directory.
+    pub(crate) target: &'a Path,
+    /// The package.
+    pub(crate) package: &'a str,
+    /// Its program.
+    pub(crate) bin: &'a str,
+}
+
+impl Build<'_> {
+    /// Build it; answers where the program lies, with its symbols.
+    ///
+    /// # Errors
+    /// A sentence, when cargo fails; what cargo said went to standard error.
+    pub(crate) fn run(&self) -> Result<PathBuf, String> {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        let mut command = Command::new(cargo);
+        command.current_dir(self.root);
+        for (name, _) in env::vars_os() {
+            if belongs_to_outer_build(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
+        command.args(["build", "--package", self.package, "--bin", self.bin, "--profile", "release"]);
+        command.arg("--target").arg(self.root.join("x86_64-target.json")).arg("-Zjson-target-spec");
+        command.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
+        command.arg("--target-dir").arg(self.target);
+        let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
+        if !status.success() {
+            return Err(format!("{command:?}: {status}"));
+        }
+        Ok(self.target.join("x86_64-target/release").join(self.bin))
+    }
+}
+
+/// Whether a variable tells the outer build's programs about the outer build.
+fn belongs_to_outer_build(name: &str) -> bool {
+    // CARGO_HOME says where packages are kept: the same for both.
+    let cargo = name.starts_with("CARGO") && name != "CARGO_HOME";
+    cargo || name.starts_with("RUSTC") || name.starts_with("RUSTDOC") || name == "RUSTFLAGS" || name == "CLIPPY_ARGS"
+}
+
+/// Put a built program into `folder`: as `name` without, and as `name.debug` with symbols.
+///
+/// # Errors
+/// A sentence that names the file.
+pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let whole = fs::read(built).map_err(|error| format!("{}: {error}", built.display()))?;
+    let bare = elf::without_sections(&whole).map_err(|error| format!("{}: {error}", built.display()))?;
+    let stripped = folder.join(name);
+    for (path, contents) in [(folder.join(format!("{name}.debug")), whole), (stripped.clone(), bare)] {
+        fs::write(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(stripped)
+}

@@ -1,0 +1,106 @@
+//! The console: the first serial port, if there is one.
+//!
+//! It is written to without a lock and without interrupts, so that it works in a panic as well. Every wait is bounded:
+//! a port that takes no more bytes is given up, the machine goes on.
+
+use crate::cpu::{port, relax};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// COM1.
+const BASE: u16 = 0x3f8;
+const DATA: u16 = BASE;
+const INTERRUPT_ENABLE: u16 = BASE + 1;
+const FIFO_CONTROL: u16 = BASE + 2;
+const LINE_CONTROL: u16 = BASE + 3;
+const MODEM_CONTROL: u16 = BASE + 4;
+const LINE_STATUS: u16 = BASE + 5;
+const SCRATCH: u16 = BASE + 7;
+
+const TRANSMITTER_EMPTY: u8 = 1 << 5;
+/// Bytes that fit when the transmitter is empty.
+const FIFO: usize = 16;
+/// How often the line status is read before the port is given up: a few milliseconds on any hypervisor, and longer
+/// than sixteen bytes take at 115200 baud.
+const PATIENCE: u32 = 20_000;
+
+static PRESENT: AtomicBool = AtomicBool::new(false);
+
+/// Find out whether there is a port, and set it to 115200 baud, eight bits, no parity.
+pub(crate) fn init() {
+    // SAFETY: these ports belong to the first serial port on every PC, by convention as old as the PC; where there is
+    // none, nothing listens. Nobody else uses it.
+    let present = unsafe {
+        port::write8(SCRATCH, 0x5a);
+        let first = port::read8(SCRATCH);
+        port::write8(SCRATCH, 0xa5);
+        first == 0x5a && port::read8(SCRATCH) == 0xa5
+    };
+    if present {
+        // SAFETY: as above; with the divisor latch open the first two registers are the divisor.
+        unsafe {
+            port::write8(INTERRUPT_ENABLE, 0);
+            port::write8(LINE_CONTROL, 0x80);
+            port::write8(DATA, 1);
+            port::write8(INTERRUPT_ENABLE, 0);
+            port::write8(LINE_CONTROL, 0x03);
+            port::write8(FIFO_CONTROL, 0x07);
+            port::write8(MODEM_CONTROL, 0x03);
+        }
+    }
+    PRESENT.store(present, Ordering::Relaxed);
+}
+
+/// Write text; line ends become CR LF.
+pub(crate) fn write(text: &str) {
+    let mut room = 0;
+    for byte in text.bytes() {
+        if byte == b'\n' {
+            put(b'\r', &mut room);
+        }
+        put(byte, &mut room);
+    }
+}
+
+fn put(byte: u8, room: &mut usize) {
+    if !PRESENT.load(Ordering::Relaxed) {
+        return;
+    }
+    if *room == 0 {
+        // SAFETY: the port is there (it was probed) and ours.
+        let empty = || unsafe { port::read8(LINE_STATUS) } & TRANSMITTER_EMPTY != 0;
+        let mut left = PATIENCE;
+        while !empty() {
+            left -= 1;
+            if left == 0 {
+                PRESENT.store(false, Ordering::Relaxed);
+                return;
+            }
+            relax();
+        }
+        *room = FIFO;
+    }
+    *room -= 1;
+    // SAFETY: as above.
+    unsafe { port::write8(DATA, byte) };
+}
+
+/// The console as something to format into.
+pub(crate) struct Console;
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write(text);
+        Ok(())
+    }
+}
+
+/// Write a formatted line.
+macro_rules! print_line {
+    ($($argument:tt)*) => {{
+        use core::fmt::Write as _;
+        // The console takes everything, so there is no error to handle.
+        let _ = writeln!($crate::console::Console, $($argument)*);
+    }};
+}
+pub(crate) use print_line;

@@ -1,0 +1,126 @@
+// The PVH entry (Xen's x86 HVM direct boot ABI): from 32-bit protected mode without paging to Rust in long mode.
+//
+// The loader gives: flat segments, paging off, interrupts off, EBX = physical address of hvm_start_info. It gives no
+// stack, no GDT we may rely on, and it does not clear BSS. AT&T syntax, because only there is `symbol - BASE` an
+// immediate the assembler hands to the linker. Everything here runs at its load address until the last jump.
+
+.set BASE, 0xffffffff80000000
+
+.set CR0_PE, 1 << 0
+.set CR0_MP, 1 << 1
+.set CR0_EM, 1 << 2
+.set CR0_TS, 1 << 3
+.set CR0_NE, 1 << 5
+.set CR0_WP, 1 << 16
+.set CR0_PG, 1 << 31
+.set CR4_PAE, 1 << 5
+.set CR4_OSFXSR, 1 << 9
+.set CR4_OSXMMEXCPT, 1 << 10
+.set EFER, 0xc0000080
+.set EFER_LME, 1 << 8
+.set EFER_NXE, 1 << 11
+
+.section .note.pvh, "a", @note
+.balign 4
+.long 4                         // length of the name
+.long 8                         // length of the descriptor: QEMU reads eight bytes from an ELF64
+.long 18                        // XEN_ELFNOTE_PHYS32_ENTRY
+.asciz "Xen"
+.quad pvh_entry - BASE
+
+.section .text.pvh_entry, "ax", @progbits
+.code32
+.global pvh_entry
+pvh_entry:
+    cli
+    cld
+    movl %ebx, %esi
+
+    // Clear BSS; the page tables below and the stack are in it.
+    movl $(__bss_start - BASE), %edi
+    movl $(__bss_end - BASE), %ecx
+    subl %edi, %ecx
+    shrl $2, %ecx
+    xorl %eax, %eax
+    rep stosl
+
+    // Temporary tables: the first 4 GiB at themselves, and the first GiB of them at BASE as well.
+    movl $(boot_tables - BASE), %edi
+    leal 0x1003(%edi), %eax                 // level 4, entry 0 -> low level 3
+    movl %eax, (%edi)
+    leal 0x2003(%edi), %eax                 // level 4, entry 511 -> high level 3
+    movl %eax, 0xff8(%edi)
+    leal 0x3003(%edi), %eax                 // low level 3, entries 0..4 -> level 2
+    movl %eax, 0x1000(%edi)
+    movl %eax, 0x2ff0(%edi)                 // high level 3, entry 510 -> the same first level 2
+    addl $0x1000, %eax
+    movl %eax, 0x1008(%edi)
+    addl $0x1000, %eax
+    movl %eax, 0x1010(%edi)
+    addl $0x1000, %eax
+    movl %eax, 0x1018(%edi)
+    movl $0x83, %eax                        // present, writable, 2 MiB
+    xorl %ecx, %ecx
+1:  movl %eax, 0x3000(%edi,%ecx,8)
+    addl $0x200000, %eax
+    incl %ecx
+    cmpl $2048, %ecx
+    jne 1b
+    movl %edi, %cr3
+
+    // SSE before any Rust: the target's code uses it. NXE only where there is NX; Rust refuses to go on without.
+    movl %cr4, %eax
+    orl $(CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT), %eax
+    movl %eax, %cr4
+    movl $0x80000001, %eax
+    cpuid
+    andl $(1 << 20), %edx
+    shrl $9, %edx                           // CPUID's NX bit is EFER's NXE bit, nine places up
+    movl $EFER, %ecx
+    movl %edx, %edi
+    rdmsr
+    orl $EFER_LME, %eax
+    orl %edi, %eax
+    wrmsr
+    movl %cr0, %eax
+    andl $~(CR0_EM | CR0_TS), %eax
+    orl $(CR0_PE | CR0_MP | CR0_NE | CR0_WP | CR0_PG), %eax
+    movl %eax, %cr0
+
+    lgdtl boot_gdt_pointer - BASE
+    ljmpl $8, $(long_mode - BASE)
+
+.code64
+long_mode:
+    movl $16, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    xorl %eax, %eax
+    movl %eax, %fs
+    movl %eax, %gs
+    movabsq $high, %rax
+    jmpq *%rax
+high:
+    leaq {stacks}+{stack_top}(%rip), %rsp
+    xorl %ebp, %ebp                         // the end of every backtrace
+    movl %esi, %edi
+    call {start}
+    ud2
+
+.section .rodata.boot_gdt, "a", @progbits
+.balign 8
+boot_gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff                // 64-bit code; accessed already, for the table is read-only
+    .quad 0x00cf93000000ffff                // data
+boot_gdt_pointer:
+    .word . - boot_gdt - 1
+    .quad boot_gdt - BASE
+
+.section .bss.boot_tables, "aw", @nobits
+.balign 4096
+.global boot_tables
+boot_tables:
+    .skip 7 * 4096
+.text

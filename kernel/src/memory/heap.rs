@@ -1,0 +1,74 @@
+//! The heap: one linked-list allocator for each piece of RAM that the memory map calls free.
+//!
+//! Interrupt handlers do not allocate, and nothing runs while the lock is held, so it is never contended; it is there
+//! because the language asks for one.
+
+use super::ranges::Range;
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::NonNull;
+use linked_list_allocator::Heap;
+use spin::Mutex;
+
+/// Pieces of RAM that are used; more than these are the firmware's crumbs.
+const ZONES: usize = 8;
+/// A piece smaller than this is not worth a zone.
+const SMALLEST: u64 = 64 * 1024;
+
+/// The allocator of the program and of the kernel.
+pub(crate) struct Zones(Mutex<[Heap; ZONES]>);
+
+/// The heap.
+#[cfg_attr(target_os = "none", global_allocator)]
+pub(crate) static HEAP: Zones = Zones(Mutex::new([const { Heap::empty() }; ZONES]));
+
+impl Zones {
+    /// Give the heap a piece of RAM; `false` when it is too small or has come too late to be used.
+    ///
+    /// # Safety
+    /// The range must be mapped readable and writable at its own address, stay so for ever, and be nobody else's.
+    pub(crate) unsafe fn add(&self, range: Range) -> bool {
+        let mut zones = self.0.lock();
+        let Some(zone) = zones.iter_mut().find(|zone| zone.size() == 0) else { return false };
+        if range.length() < SMALLEST {
+            return false;
+        }
+        let Ok(size) = usize::try_from(range.length()) else { return false };
+        // SAFETY: the caller gives the memory away; the zone is empty, so this is its only initialisation.
+        unsafe { zone.init(range.start as *mut u8, size) };
+        true
+    }
+
+    /// Bytes given to the heap, and bytes of these that are free.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        let zones = self.0.lock();
+        (zones.iter().map(Heap::size).sum(), zones.iter().map(Heap::free).sum())
+    }
+
+    /// The whole pieces of RAM that contain `address`; `None` when it is not heap.
+    pub(crate) fn zone_of(&self, address: u64) -> Option<Range> {
+        let zones = self.0.lock();
+        let mut ranges =
+            zones.iter().map(|zone| Range { start: zone.bottom() as u64, end: zone.top() as u64 });
+        ranges.find(|range| (range.start..range.end).contains(&address))
+    }
+}
+
+// SAFETY: memory comes from `Heap`s that own disjoint ranges and keep the rules; a block returns to the one heap whose
+// range contains it. The lock makes the calls exclusive, and nothing in here panics or allocates.
+unsafe impl GlobalAlloc for Zones {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let mut zones = self.0.lock();
+        let block = zones.iter_mut().filter(|zone| zone.size() != 0).find_map(|zone| zone.allocate_first_fit(layout).ok());
+        block.map_or(core::ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let mut zones = self.0.lock();
+        let zone = zones.iter_mut().find(|zone| (zone.bottom()..zone.top()).contains(&block));
+        if let (Some(zone), Some(block)) = (zone, NonNull::new(block)) {
+            // SAFETY: the caller vouches that `block` was allocated here with this layout, and by its address it was
+            // allocated from this zone.
+            unsafe { zone.deallocate(block, layout) };
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The end of a program that went wrong: say what is known, and end the machine.
+
+use crate::console::print_line;
+use crate::memory::stack::Stack;
+use crate::power::{self, Exit};
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Return addresses that are printed.
+const DEPTH: usize = 24;
+
+static PANICKING: AtomicBool = AtomicBool::new(false);
+
+/// End the machine, unless reporting an end is what has failed: then end it without a word.
+pub(crate) fn end(exit: Exit, report: impl FnOnce()) -> ! {
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        power::exit(Exit::PanicInPanic);
+    }
+    report();
+    power::exit(exit)
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    end(Exit::Panic, || {
+        match info.location() {
+            Some(place) => print_line!("PANIC at {}:{}: {}", place.file(), place.line(), info.message()),
+            None => print_line!("PANIC: {}", info.message()),
+        }
+        backtrace(frame_pointer());
+    })
+}
+
+fn frame_pointer() -> u64 {
+    let value: u64;
+    // SAFETY: reading a register has no effect.
+    unsafe { asm!("mov {}, rbp", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Print the return addresses of the chain of frames that begins at `frame`. The image keeps frame pointers; the
+/// chain is followed as long as it goes upwards inside one stack.
+pub(crate) fn backtrace(mut frame: u64) {
+    let Some(stack) = Stack::of(frame) else {
+        print_line!("  (no frame to start a backtrace from: {frame:#x})");
+        return;
+    };
+    for _ in 0..DEPTH {
+        if frame % 8 != 0 || frame < stack.bottom() || frame > stack.top() - 16 {
+            return;
+        }
+        // SAFETY: both words lie in a stack, which is mapped, and are aligned. What they hold is only printed or checked.
+        let (next, address) = unsafe { ((frame as *const u64).read_volatile(), ((frame + 8) as *const u64).read_volatile()) };
+        if address == 0 {
+            return;
+        }
+        print_line!("  at {address:#x}");
+        if next <= frame {
+            return;
+        }
+        frame = next;
+    }
+}
