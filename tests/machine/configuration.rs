@@ -5,8 +5,10 @@ use image_launch::appliance::{Channel, Kind, REFUSED};
 use image_launch::disk::Server;
 use image_launch::initiator;
 use image_launch::net::Wire;
+use image_launch::setup;
 use image_launch::stage::{Script, Stage};
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -65,7 +67,9 @@ fn an_address_can_come_from_a_dhcp_server() {
         leases.display()
     );
     fs::write(&conf, text).unwrap();
-    let mut busybox = stage.net.command("busybox");
+    let packages = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
+    let mut busybox =
+        stage.net.command(setup::unpacked("busybox-static", &packages).unwrap().join("bin/busybox"));
     busybox.args(["udhcpd", "-f"]).arg(&conf);
     let log = stage.scratch.file("udhcpd.log");
     let _server = image_launch::process::Process::start("udhcpd", busybox, &log).unwrap();

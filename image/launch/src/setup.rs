@@ -1,9 +1,10 @@
 //! What must be installed, and installing it.
 
 use crate::process::{self, Output};
+use crate::scratch::Scratch;
 use crate::{Context, Error, Result};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -171,24 +172,20 @@ pub fn provider(name: &str) -> Result<String> {
     package.map(str::to_string).ok_or_else(|| Error::new(format!("apt-cache knows no package behind {name}")))
 }
 
-/// Fetches a package into `folder` without installing it, and returns the file.
+/// The files of a package, which is fetched and unpacked under `cache` but not installed; from there the next time.
 ///
 /// # Errors
-/// When apt cannot get it.
-pub fn download(package: &str, folder: &Path) -> Result<std::path::PathBuf> {
-    let prefix = format!("{package}_");
-    let there = || {
-        let mut entries = fs::read_dir(folder).ok()?.flatten();
-        let found = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        found.map(|entry| entry.path())
-    };
-    if let Some(file) = there() {
-        return Ok(file);
+/// When apt cannot get it or it cannot be unpacked.
+pub fn unpacked(package: &str, cache: &Path) -> Result<PathBuf> {
+    let to = cache.join(package);
+    if to.is_dir() {
+        return Ok(to);
     }
+    let scratch = Scratch::new()?;
     let fetch = || {
         // apt's own user may not be allowed into the folder.
         let mut command = apt(&["-o", "APT::Sandbox::User=root", "download", package]);
-        command.current_dir(folder);
+        command.current_dir(scratch.path());
         process::run(command, LIMIT)
     };
     let mut output = fetch()?;
@@ -202,7 +199,17 @@ pub fn download(package: &str, folder: &Path) -> Result<std::path::PathBuf> {
             process::last_lines(&output.text(), 10)
         ));
     }
-    there().ok_or_else(|| Error::new(format!("apt-get download {package} brought nothing")))
+    let mut files = fs::read_dir(scratch.path()).context("a package")?.flatten();
+    let file =
+        files.next().ok_or_else(|| Error::new(format!("apt-get download {package} brought nothing")))?;
+    // Only a whole package gets the name under which it is looked for.
+    fs::create_dir_all(cache).context(cache.display())?;
+    let half = cache.join(format!("{package}.{}", std::process::id()));
+    let mut dpkg = process::command("dpkg-deb");
+    dpkg.arg("-x").arg(file.path()).arg(&half);
+    process::check(dpkg, LIMIT)?;
+    fs::rename(&half, &to).context(to.display())?;
+    Ok(to)
 }
 
 /// Whether apt has package lists, and young ones.

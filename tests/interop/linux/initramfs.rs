@@ -1,13 +1,11 @@
 //! A Linux guest made of Debian's own packages: its cloud kernel, open-iscsi, e2fsprogs and busybox in an initramfs.
 
-use image_launch::process;
 use image_launch::setup;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Kernel and initial file system.
 pub(crate) struct Guest {
@@ -75,17 +73,12 @@ const KERNEL: &str = "linux-image-cloud-amd64";
 impl Guest {
     /// The guest, from `cache` where an earlier run left it.
     pub(crate) fn build(cache: &Path) -> Self {
-        let packages = cache.join("packages");
-        fs::create_dir_all(&packages).unwrap();
-        fs::create_dir_all(cache.join("tree")).unwrap();
         let kernel_package = setup::provider(KERNEL).unwrap();
         let mut names = vec![kernel_package.as_str()];
         names.extend(PACKAGES);
-        let tree = cache.join("tree");
+        let tree = cache.join("packages");
         for name in names {
-            if !tree.join(name).is_dir() {
-                unpack(name, &packages, &tree.join(name));
-            }
+            setup::unpacked(name, &tree).unwrap();
         }
         let (boot, kernel_tree) = (tree.join(&kernel_package).join("boot"), tree.join(&kernel_package));
         let kernel = entry(&boot, |name| name.starts_with("vmlinuz-"));
@@ -96,17 +89,6 @@ impl Guest {
         archive.write(&initrd);
         Self { kernel, initrd }
     }
-}
-
-/// Fetches a package and unpacks it to `to`; nothing is installed.
-fn unpack(name: &str, packages: &Path, to: &Path) {
-    let file = setup::download(name, packages).unwrap();
-    let half = packages.join("half");
-    let _ = fs::remove_dir_all(&half);
-    let mut dpkg = process::command("dpkg-deb");
-    dpkg.arg("-x").arg(file).arg(&half);
-    process::check(dpkg, Duration::from_secs(60)).unwrap();
-    fs::rename(half, to).unwrap();
 }
 
 fn entry(folder: &Path, wanted: impl Fn(&str) -> bool) -> PathBuf {
