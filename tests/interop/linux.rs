@@ -19,7 +19,7 @@ fn a_linux_guest_finds_its_files_whole_after_the_appliance_was_rebooted() {
     let mut script = script(target(), 128 << 20, Server::QemuNbd);
     script.net = net::Options { guest: true, ..net::Options::default() };
     let (mut stage, _turn) = stage(&script);
-    let guest = Guest::build(&Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let guest = Guest::build(Path::new(env!("CARGO_TARGET_TMPDIR")));
     let written = boot(&stage, &guest, "write");
     stage.reboot().unwrap();
     let verified = boot(&stage, &guest, "verify");

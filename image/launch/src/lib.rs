@@ -16,6 +16,7 @@ pub mod qmp;
 pub mod scratch;
 pub mod setup;
 pub mod stage;
+pub mod tour;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -20,6 +20,8 @@ pub const RUN: &[Need] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/qemu-nbd", "qemu-utils"),
     ("/usr/bin/qemu-io", "qemu-utils"),
+    // QEMU's own iSCSI driver is a module of its own.
+    ("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra"),
     ("/usr/bin/iscsi-ls", "libiscsi-bin"),
     ("/usr/bin/curl", "curl"),
     ("ip", "iproute2"),
@@ -30,8 +32,6 @@ pub const RUN: &[Need] = &[
 pub const TESTS: &[Need] = &[
     ("/usr/bin/nbdkit", "nbdkit"),
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
-    // QEMU's own iSCSI driver is a module of its own.
-    ("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra"),
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/socat", "socat"),
     ("/usr/bin/dpkg-deb", "dpkg"),
