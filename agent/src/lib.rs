@@ -1,1 +1,162 @@
-//! being built.
+//! The agent: on the host, at the other end of the command path.
+//!
+//! It listens on one address of the host-only network, takes commands from the appliance and has a hypervisor carry them
+//! out. It dials nobody and holds no credential for anything. [`run`] is all of it; [`main`] is the program around it.
+#![forbid(unsafe_code)]
+
+mod arguments;
+pub mod hypervisor;
+mod operations;
+mod record;
+mod server;
+mod service;
+mod table;
+
+pub use arguments::{Config, USAGE, parse};
+pub use server::Shutdown;
+
+use hypervisor::Hypervisor;
+use hypervisor::qemu::{Images, Qemu};
+use record::RunDirectory;
+use serde::Deserialize;
+use service::Service;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use table::Table;
+
+/// How long the watcher waits at a time.
+const WATCH_TIME: Duration = Duration::from_millis(100);
+
+/// Why the agent cannot start, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(String);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The operator's file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Operator {
+    qemu: Images,
+}
+
+/// An agent that listens and does not serve yet.
+pub struct Agent {
+    listener: TcpListener,
+    table: Arc<Table>,
+    service: Service,
+    end_guests: bool,
+}
+
+impl Agent {
+    /// Read the operator's file, take the run directory, take over what runs, and listen.
+    pub fn bind(config: &Config) -> Result<Self, Error> {
+        let operator = operator(&config.images)?;
+        let at = |path: &Path, error: &dyn fmt::Display| Error(format!("{}: {error}", path.display()));
+        let run = &config.run_directory;
+        let directory = RunDirectory::open(run).map_err(|error| at(run, &error))?;
+        let qemu = Qemu::new(operator.qemu, directory.below("qemu")).map_err(Error)?;
+        let backends: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(qemu)];
+        let table = Arc::new(Table::open(directory, backends).map_err(|error| at(run, &error))?);
+        let boot = table::random_uuid().map_err(|error| Error(format!("no random numbers: {error}")))?;
+        let listener = TcpListener::bind(config.listen);
+        let listener = listener.map_err(|error| Error(format!("{}: {error}", config.listen)))?;
+        let service = Service::new(table.clone(), boot);
+        Ok(Self { listener, table, service, end_guests: config.end_guests })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Serve until told to end.
+    pub fn serve(&self, shutdown: &Shutdown) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !shutdown.is_requested() {
+                    self.table.watch(WATCH_TIME);
+                }
+            });
+            server::serve(&self.listener, &self.service, shutdown);
+        });
+        if self.end_guests {
+            self.table.end_all();
+        }
+    }
+}
+
+/// Be an agent until told to end.
+pub fn run(config: &Config, shutdown: &Shutdown) -> Result<(), Error> {
+    let agent = Agent::bind(config)?;
+    if let Some(address) = agent.address() {
+        log::info!("listening on {address}");
+    }
+    agent.serve(shutdown);
+    Ok(())
+}
+
+/// The whole program: the command line (the program's name excluded), signals, a log on standard error, and [`run`].
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let config = match parse(arguments) {
+        Ok(config) => config,
+        Err(what) => {
+            eprint!("agent: {what}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    // Somebody else's logger is as good.
+    if log::set_logger(&StandardError).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+    let shutdown = Shutdown::default();
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        if let Err(error) = signal_hook::flag::register(signal, shutdown.flag()) {
+            eprintln!("agent: signals cannot be caught: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    match run(&config, &shutdown) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn operator(path: &Path) -> Result<Operator, Error> {
+    let text = std::fs::read(path).map_err(|error| Error(format!("{}: {error}", path.display())))?;
+    serde_json::from_slice(&text).map_err(|error| Error(format!("{}: {error}", path.display())))
+}
+
+/// A log on standard error, one line an event.
+struct StandardError;
+
+impl log::Log for StandardError {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("agent: {}: {}", record.level().as_str().to_ascii_lowercase(), record.args());
+    }
+
+    fn flush(&self) {}
+}

@@ -173,6 +173,8 @@ codes!(
         UnknownCritical = "unknown-critical",
         /// The hypervisor cannot do it.
         Impossible = "impossible",
+        /// The protocol version is not spoken here.
+        Version = "version",
         /// There is no room for another instance or operation.
         Full = "full",
     }

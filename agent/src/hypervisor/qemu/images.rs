@@ -1,0 +1,155 @@
+//! The operator's table of images: the only place where paths and arguments stand.
+
+use super::super::Machine;
+use agent_protocol::ImageName;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The part of the operator's file that concerns QEMU.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Images {
+    /// The program, by its absolute path.
+    pub(super) executable: PathBuf,
+    #[serde(deserialize_with = "without_repetition")]
+    pub(super) images: BTreeMap<ImageName, Image>,
+}
+
+/// What an image name stands for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Image {
+    /// Handed to the program as they are, but for the placeholders.
+    arguments: Vec<String>,
+    /// Run it in QEMU's own seccomp sandbox.
+    #[serde(default = "yes")]
+    pub(super) sandbox: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// What the agent sets itself; set twice, the wrong one might win.
+const RESERVED: [&str; 16] = [
+    "S",
+    "chroot",
+    "daemonize",
+    "display",
+    "incoming",
+    "name",
+    "no-shutdown",
+    "no-user-config",
+    "nodefaults",
+    "nographic",
+    "pidfile",
+    "qmp",
+    "qmp-pretty",
+    "runas",
+    "sandbox",
+    "uuid",
+];
+
+impl Images {
+    /// Whether the table can be used; otherwise what is wrong with it.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !self.executable.is_absolute() || !self.executable.is_file() {
+            return Err(format!(
+                "qemu.executable: {} is not the absolute path of a file",
+                self.executable.display()
+            ));
+        }
+        for (name, image) in &self.images {
+            let options = image.arguments.iter().filter_map(|argument| argument.strip_prefix('-'));
+            let mut options = options.map(|option| option.strip_prefix('-').unwrap_or(option));
+            if let Some(option) = options.find(|option| RESERVED.contains(option)) {
+                return Err(format!("qemu.images.{name}: -{option} is set by the agent"));
+            }
+            if image.arguments.iter().any(|argument| argument.contains('\0')) {
+                return Err(format!("qemu.images.{name}: an argument holds a NUL"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    /// Its arguments for one machine, whose files are in `directory`.
+    pub(super) fn arguments(&self, machine: &Machine, directory: &Path) -> Vec<String> {
+        let directory = directory.to_string_lossy();
+        let fill = |argument: &String| {
+            argument
+                .replace("{id}", machine.id.as_str())
+                .replace("{uuid}", &machine.uuid.to_string())
+                .replace("{directory}", &directory)
+        };
+        self.arguments.iter().map(fill).collect()
+    }
+}
+
+/// A map in which a name that stands twice is an error and not the last one's victory.
+fn without_repetition<'de, D: Deserializer<'de>>(source: D) -> Result<BTreeMap<ImageName, Image>, D::Error> {
+    struct Table;
+    impl<'de> Visitor<'de> for Table {
+        type Value = BTreeMap<ImageName, Image>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table of images")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut table = BTreeMap::new();
+            while let Some((name, image)) = map.next_entry::<ImageName, Image>()? {
+                if table.contains_key(&name) {
+                    return Err(A::Error::custom(format_args!("the image {name} stands twice")));
+                }
+                table.insert(name, image);
+            }
+            Ok(table)
+        }
+    }
+    source.deserialize_map(Table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_protocol::Uuid;
+
+    fn parse(images: &str) -> Result<Images, String> {
+        let text = format!(r#"{{"executable":"/bin/sh","images":{images}}}"#);
+        let images: Images = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        images.check().map(|()| images)
+    }
+
+    #[test]
+    fn placeholders_are_filled_and_other_braces_are_left_alone() {
+        let images =
+            parse(r#"{"a":{"arguments":["-device","{\"id\":1}","file={directory}/{id}-{uuid}"]}}"#).unwrap();
+        let machine = Machine { id: "web".parse().unwrap(), uuid: Uuid(1), image: "a".parse().unwrap() };
+        let arguments = images.images[&machine.image].arguments(&machine, Path::new("/run/x"));
+        assert_eq!(
+            arguments,
+            ["-device", "{\"id\":1}", "file=/run/x/web-00000000-0000-0000-0000-000000000001"]
+        );
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_meant_is_refused() {
+        for images in [
+            r#"{"a":{"arguments":["-qmp","stdio"]}}"#,
+            r#"{"a":{"arguments":["--daemonize"]}}"#,
+            r#"{"a":{"arguments":["-S"]}}"#,
+            r#"{"a":{"arguments":[]},"a":{"arguments":[]}}"#,
+            r#"{"../a":{"arguments":[]}}"#,
+            r#"{"a":{"arguments":[],"shell":"x"}}"#,
+            r#"{"a":{"arguments":["a\u0000b"]}}"#,
+            r#"{"a":{}}"#,
+        ] {
+            assert!(parse(images).is_err(), "{images}");
+        }
+        let relative = r#"{"executable":"qemu","images":{}}"#;
+        assert!(serde_json::from_str::<Images>(relative).unwrap().check().is_err());
+    }
+}

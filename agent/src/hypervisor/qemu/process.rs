@@ -1,0 +1,230 @@
+//! A process that is never mistaken for another, watched and signalled through a pidfd.
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How much of what a process last wrote to its standard error is kept.
+const TAIL: usize = 1024;
+
+/// What tells one process from all others on this host, past and present: an id alone is reused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Identity {
+    pub(crate) pid: i32,
+    /// When it started, in clock ticks since the host booted (field 22 of `/proc/[pid]/stat`).
+    start_ticks: u64,
+    /// Which boot of the host that was.
+    host_boot: String,
+}
+
+impl Identity {
+    /// The process that has this id now.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let (_, start_ticks) = stat(pid)?;
+        Some(Self { pid, start_ticks, host_boot: host_boot()? })
+    }
+}
+
+/// State letter and start time of a process.
+fn stat(pid: i32) -> Option<(char, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may itself hold both spaces and parentheses.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+fn host_boot() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
+/// A running process, or one that ran.
+pub(crate) struct Process {
+    pub(crate) identity: Identity,
+    pidfd: OwnedFd,
+    /// `None` when an earlier agent started it: then it is not ours to reap.
+    child: Mutex<Option<Child>>,
+    status: Mutex<Option<ExitStatus>>,
+    tail: Arc<Mutex<VecDeque<u8>>>,
+}
+
+impl Process {
+    /// A child that was just spawned.
+    pub(crate) fn spawned(mut child: Child) -> std::io::Result<Self> {
+        let tail = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stderr) = child.stderr.take() {
+            keep_tail(stderr, tail.clone());
+        }
+        // Until it is waited for, nobody else can have its id: this cannot be another process.
+        let pid = i32::try_from(child.id()).unwrap_or(-1);
+        let open = || Some((Identity::of(pid)?, pidfd(pid)?));
+        let Some((identity, pidfd)) = open() else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(std::io::Error::other("the new process cannot be watched"));
+        };
+        Ok(Self { identity, pidfd, child: Mutex::new(Some(child)), status: Mutex::new(None), tail })
+    }
+
+    /// The process of this identity, if it still runs.
+    pub(crate) fn adopt(identity: &Identity) -> Option<Self> {
+        // First the handle, then the question: what the handle refers to cannot change any more, and if the id still
+        // belongs to the process of that start time, it did so when the handle was made.
+        let pidfd = pidfd(identity.pid)?;
+        let (state, start_ticks) = stat(identity.pid)?;
+        if start_ticks != identity.start_ticks || state == 'Z' || host_boot()? != identity.host_boot {
+            return None;
+        }
+        Some(Self {
+            identity: identity.clone(),
+            pidfd,
+            child: Mutex::new(None),
+            status: Mutex::new(None),
+            tail: Arc::default(),
+        })
+    }
+
+    /// Wait until it has exited; whether it has.
+    pub(crate) fn wait(&self, within: Duration) -> bool {
+        !poll(&[self.pidfd.as_fd()], within).is_empty()
+    }
+
+    /// Something to wait on until it exits.
+    pub(crate) fn handle(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// End it at once.
+    pub(crate) fn kill(&self) {
+        // The only error is that it is gone already.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// After it has exited: release its id, and say how it ended. `None` when it was not our child.
+    pub(crate) fn reap(&self) -> Option<ExitStatus> {
+        let mut status = locked(&self.status);
+        if status.is_none()
+            && let Some(mut child) = locked(&self.child).take()
+        {
+            *status = child.wait().ok();
+        }
+        *status
+    }
+
+    /// The last words it wrote to its standard error.
+    pub(crate) fn last_words(&self) -> String {
+        let tail: Vec<u8> = locked(&self.tail).iter().copied().collect();
+        String::from_utf8_lossy(&tail).trim().to_owned()
+    }
+}
+
+/// Those of `handles` whose process has exited, as indices; waits for the first.
+pub(crate) fn poll(handles: &[BorrowedFd<'_>], within: Duration) -> Vec<usize> {
+    let mut entries: Vec<_> = handles.iter().map(|handle| PollFd::new(handle, PollFlags::IN)).collect();
+    let timeout = Timespec {
+        tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: within.subsec_nanos().into(),
+    };
+    // An interrupted wait is one that was short.
+    let _ = rustix::event::poll(&mut entries, Some(&timeout));
+    let exited = entries.iter().enumerate().filter(|(_, entry)| !entry.revents().is_empty());
+    exited.map(|(index, _)| index).collect()
+}
+
+/// How an exit status reads.
+pub(crate) fn describe(status: Option<ExitStatus>) -> String {
+    match status {
+        None => "ended, and its exit status went to another process".to_owned(),
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exited with status {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        },
+    }
+}
+
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+}
+
+/// Read what the process writes until it ends, and keep the end of it: a guest can make its hypervisor write without
+/// end, so it is neither kept whole nor left to fill the pipe.
+fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<VecDeque<u8>>>) {
+    std::thread::spawn(move || {
+        let mut piece = [0; 512];
+        while let Ok(count @ 1..) = stderr.read(&mut piece) {
+            let mut tail = locked(&tail);
+            tail.extend(&piece[..count]);
+            let excess = tail.len().saturating_sub(TAIL);
+            tail.drain(..excess);
+        }
+    });
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("60").stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_recycled_id_is_not_the_same_process() {
+        let process = Process::spawned(sleeper()).unwrap();
+        let identity = process.identity.clone();
+        assert!(Process::adopt(&identity).is_some());
+        let later = Identity { start_ticks: identity.start_ticks + 1, ..identity.clone() };
+        assert!(Process::adopt(&later).is_none());
+        let other_boot = Identity { host_boot: "another".into(), ..identity.clone() };
+        assert!(Process::adopt(&other_boot).is_none());
+        process.kill();
+        assert!(process.wait(Duration::from_secs(5)));
+        assert!(Process::adopt(&identity).is_none(), "a zombie does not run");
+        assert_eq!(describe(process.reap()), "was killed by signal 9");
+        assert_eq!(describe(process.reap()), "was killed by signal 9", "asking twice does no harm");
+        assert!(Process::adopt(&identity).is_none());
+    }
+
+    #[test]
+    fn an_adopted_process_is_seen_to_end() {
+        let mut child = sleeper();
+        let adopted = Process::adopt(&Identity::of(child.id().try_into().unwrap()).unwrap()).unwrap();
+        assert!(!adopted.wait(Duration::from_millis(20)));
+        adopted.kill();
+        assert!(adopted.wait(Duration::from_secs(5)));
+        assert_eq!(adopted.reap(), None);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn only_the_last_words_are_kept() {
+        let script = "yes aaaaaaaaa | head -c 100000 >&2; printf end >&2; exit 3";
+        let child = Command::new("sh").args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap();
+        let process = Process::spawned(child).unwrap();
+        assert!(process.wait(Duration::from_secs(10)));
+        assert_eq!(describe(process.reap()), "exited with status 3");
+        for _ in 0..100 {
+            if process.last_words().ends_with("end") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let words = process.last_words();
+        assert!(words.ends_with("end") && words.len() <= TAIL, "{}", words.len());
+    }
+}

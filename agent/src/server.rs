@@ -1,0 +1,140 @@
+//! Connections: one bounded thread each, around the HTTP engine.
+
+use crate::service::{Service, problem};
+use management_http::{Limits, Server};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// The most connections at once.
+const CONNECTIONS_MAX: usize = 16;
+/// How often a waiting thread looks whether the agent is to end.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Told to an agent that is to end. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown(Arc<AtomicBool>);
+
+impl Shutdown {
+    /// Ask for it.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked for.
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// The flag itself, for a signal handler.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        self.0.clone()
+    }
+}
+
+/// Accept connections until told to end.
+pub(crate) fn serve(listener: &TcpListener, service: &Service, shutdown: &Shutdown) {
+    let open = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        while !shutdown.is_requested() {
+            if !readable(listener) {
+                continue;
+            }
+            let Ok((stream, _)) = listener.accept() else { continue };
+            if open.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+                turn_away(stream);
+                open.fetch_sub(1, Ordering::AcqRel);
+                continue;
+            }
+            let open = &open;
+            scope.spawn(move || {
+                connection(stream, service, shutdown);
+                open.fetch_sub(1, Ordering::AcqRel);
+            });
+        }
+    });
+}
+
+fn readable(listener: &TcpListener) -> bool {
+    let mut entry = [PollFd::new(listener, PollFlags::IN)];
+    let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
+    rustix::event::poll(&mut entry, Some(&tick)).is_ok_and(|count| count > 0)
+}
+
+/// More connections than there is room for: say so, without reading.
+fn turn_away(mut stream: TcpStream) {
+    let mut engine = Server::new(Limits::SERVER, Duration::ZERO);
+    // The engine answers requests; this one stands for the one that will not be read.
+    let request = b"GET / HTTP/1.1\r\nHost: agent\r\n\r\n";
+    engine.space()[..request.len()].copy_from_slice(request);
+    engine.received(Duration::ZERO, request.len());
+    let mut response = problem(503, "busy", "All connections of the agent are taken.");
+    response.retry_after = Some(1);
+    response.close = true;
+    engine.respond(Duration::ZERO, &response);
+    let _ = stream.set_write_timeout(Some(TICK));
+    let _ = stream.write_all(engine.transmit());
+}
+
+fn connection(mut stream: TcpStream, service: &Service, shutdown: &Shutdown) {
+    let began = Instant::now();
+    let mut engine = Server::new(Limits::SERVER, Duration::ZERO);
+    let _ = stream.set_nodelay(true);
+    if stream.set_write_timeout(Some(Limits::SERVER.write_time)).is_err() {
+        return;
+    }
+    while !engine.is_finished() {
+        let bytes = engine.transmit();
+        if !bytes.is_empty() {
+            let count = bytes.len();
+            if stream.write_all(bytes).is_err() {
+                return;
+            }
+            engine.transmitted(began.elapsed(), count);
+            continue;
+        }
+        if let Some(request) = engine.request() {
+            let response = service.answer(&request);
+            engine.respond(began.elapsed(), &response);
+            continue;
+        }
+        if shutdown.is_requested() || !read(&mut stream, &mut engine, began) {
+            return;
+        }
+    }
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    drain(&mut stream);
+}
+
+/// Read what there is, or let the time go by; whether the connection is still of use.
+fn read(stream: &mut TcpStream, engine: &mut Server, began: Instant) -> bool {
+    let left = engine.deadline().map_or(TICK, |deadline| deadline.saturating_sub(began.elapsed()));
+    let patience = left.clamp(Duration::from_millis(1), TICK);
+    if stream.set_read_timeout(Some(patience)).is_err() {
+        return false;
+    }
+    match stream.read(engine.space()) {
+        Ok(0) => engine.end_of_input(),
+        Ok(count) => engine.received(began.elapsed(), count),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            return engine.expired(began.elapsed()).is_ok();
+        }
+        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+        Err(_) => return false,
+    }
+    true
+}
+
+/// Let the peer read the last answer: closing while it still sends would reset the connection and lose it.
+fn drain(stream: &mut TcpStream) {
+    let mut scratch = [0; 4096];
+    let _ = stream.set_read_timeout(Some(TICK));
+    for _ in 0..32 {
+        if !matches!(stream.read(&mut scratch), Ok(1..)) {
+            return;
+        }
+    }
+}
