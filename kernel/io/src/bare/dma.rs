@@ -1,0 +1,208 @@
+//! Memory that a device reaches, on the bare machine.
+
+use crate::platform::platform;
+use crate::{Direction, Error, PAGE, per_piece, stride};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use core::sync::atomic::{Ordering, fence};
+
+/// One allocation. Memory goes back when the last part of it does.
+#[derive(Debug)]
+struct Region {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+impl Region {
+    fn allocate(length: usize) -> Result<Self, Error> {
+        let length = length.max(1).checked_next_multiple_of(PAGE).ok_or(Error::OutOfMemory)?;
+        let start = platform().allocate(length).ok_or(Error::OutOfMemory)?;
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: it is the allocation's own start and length. No part is left: parts hold the region, and those that a
+        // device may still use are never dropped.
+        unsafe { platform().free(self.start, self.length) };
+    }
+}
+
+/// Memory that driver and device use at the same time, zeroed at first.
+///
+/// Dropping it does not free it, because the device may go on using it; see [`Shared::free`].
+#[derive(Debug)]
+pub struct Shared {
+    region: ManuallyDrop<Region>,
+}
+
+macro_rules! access {
+    ($read:ident, $write:ident, $type:ty) => {
+        /// Read at `offset`, once.
+        ///
+        /// # Panics
+        /// When it is not inside, or not aligned.
+        #[inline]
+        pub fn $read(&self, offset: usize) -> $type {
+            let place = self.place(offset, size_of::<$type>()).cast::<$type>();
+            // SAFETY: inside the region and aligned. The device may write it meanwhile; a volatile access of a machine
+            // word sees the old or the new value.
+            unsafe { place.read_volatile() }
+        }
+
+        /// Write at `offset`, once.
+        ///
+        /// # Panics
+        /// When it is not inside, or not aligned.
+        #[inline]
+        pub fn $write(&self, offset: usize, value: $type) {
+            let place = self.place(offset, size_of::<$type>()).cast::<$type>();
+            // SAFETY: inside the region and aligned; nobody holds a reference into it.
+            unsafe { place.write_volatile(value) };
+        }
+    };
+}
+
+impl Shared {
+    /// Take `length` bytes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn allocate(length: usize) -> Result<Self, Error> {
+        Ok(Self { region: ManuallyDrop::new(Region::allocate(length)?) })
+    }
+
+    /// Its address as the device has to be told; a multiple of [`PAGE`].
+    pub fn address(&self) -> u64 {
+        self.region.start.addr().get() as u64
+    }
+
+    /// Give it back.
+    ///
+    /// # Safety
+    /// The device must have been reset, or never have been told the address.
+    pub unsafe fn free(mut self) {
+        // SAFETY: `self` is consumed, so the region is not used again.
+        unsafe { ManuallyDrop::drop(&mut self.region) };
+    }
+
+    access!(read16, write16, u16);
+    access!(read32, write32, u32);
+    access!(read64, write64, u64);
+
+    /// Read an index that the device moves: what it wrote before is seen by reads after this.
+    #[inline]
+    pub fn read_index(&self, offset: usize) -> u16 {
+        let index = self.read16(offset);
+        fence(Ordering::Acquire);
+        index
+    }
+
+    /// Write an index that the device follows: what was written before is seen by a device that sees the index.
+    #[inline]
+    pub fn write_index(&self, offset: usize, index: u16) {
+        fence(Ordering::Release);
+        self.write16(offset, index);
+    }
+
+    #[inline]
+    fn place(&self, offset: usize, width: usize) -> NonNull<u8> {
+        let inside = offset <= self.region.length && width <= self.region.length - offset;
+        assert!(
+            inside && offset.is_multiple_of(width),
+            "offset {offset:#x} is outside of {:#x} bytes",
+            self.region.length
+        );
+        // SAFETY: the offset is inside the region.
+        unsafe { self.region.start.add(offset) }
+    }
+}
+
+/// Bytes that are the driver's, and that a device can reach once they are lent to it.
+#[derive(Debug)]
+pub struct Buffer {
+    start: NonNull<u8>,
+    length: usize,
+    /// Keeps the memory.
+    region: Rc<Region>,
+}
+
+/// A [`Buffer`] that is the device's. Dropping it loses the memory, because the device may go on using it.
+#[derive(Debug)]
+pub struct Lent(ManuallyDrop<Buffer>);
+
+impl Buffer {
+    /// Take `count` buffers of `length` bytes each, zeroed.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; then none is taken.
+    pub fn allocate(count: usize, length: usize) -> Result<Vec<Self>, Error> {
+        let (stride, mut buffers) = (stride(length), Vec::new());
+        buffers.try_reserve_exact(count).map_err(|_| Error::OutOfMemory)?;
+        while buffers.len() < count {
+            let here = (count - buffers.len()).min(per_piece(stride));
+            let region = Rc::new(Region::allocate(here.checked_mul(stride).ok_or(Error::OutOfMemory)?)?);
+            for index in 0..here {
+                // SAFETY: the region has `here` strides, and a stride is at least `length`.
+                let start = unsafe { region.start.add(index * stride) };
+                buffers.push(Self { start, length, region: region.clone() });
+            }
+        }
+        Ok(buffers)
+    }
+
+    /// Hand it to a device.
+    pub fn lend(self, _: Direction) -> Lent {
+        Lent(ManuallyDrop::new(self))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        debug_assert!(self.start >= self.region.start);
+        // SAFETY: the part of the region is this buffer's alone, and initialised since the allocation. A device that
+        // was told the address has given it back: that is what who called `reclaim` vouched for.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`, and the buffer is borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Lent {
+    /// Its address as the device has to be told.
+    pub fn address(&self) -> u64 {
+        self.0.start.addr().get() as u64
+    }
+
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        self.0.length
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.0.length == 0
+    }
+
+    /// Take it back.
+    ///
+    /// # Safety
+    /// The device must be done with it: it has said so, or it has been reset, or it was never told the address.
+    pub unsafe fn reclaim(self) -> Buffer {
+        fence(Ordering::Acquire);
+        ManuallyDrop::into_inner(self.0)
+    }
+}

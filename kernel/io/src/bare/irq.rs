@@ -1,0 +1,40 @@
+//! Interrupts on the bare machine.
+
+use crate::platform::platform;
+use crate::{Error, Interrupt, Message, Trigger};
+use core::sync::atomic::Ordering;
+
+/// A vector of one's own: a bit that is set when the interrupt happens.
+#[derive(Debug)]
+pub struct Irq(Interrupt);
+
+impl Irq {
+    /// Take a vector.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`].
+    pub fn allocate() -> Result<Self, Error> {
+        platform().allocate_interrupt().map(Self)
+    }
+
+    /// What a device has to write where to raise it.
+    pub fn message(&self) -> Message {
+        self.0.message
+    }
+
+    /// Let the interrupt line `gsi` raise it.
+    ///
+    /// # Errors
+    /// [`Error::NoLine`].
+    pub fn connect(&self, gsi: u32, trigger: Trigger) -> Result<(), Error> {
+        platform().connect(&self.0, gsi, trigger)
+    }
+
+    /// Whether it has happened since the last call.
+    pub fn take(&self) -> bool {
+        let mask = 1 << self.0.bit;
+        // A load is cheaper than a locked write, and mostly nothing happened.
+        self.0.word.load(Ordering::Relaxed) & mask != 0
+            && self.0.word.fetch_and(!mask, Ordering::AcqRel) & mask != 0
+    }
+}

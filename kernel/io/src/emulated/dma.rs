@@ -1,0 +1,192 @@
+//! Memory that a device reaches, inside a host test.
+
+use super::{Memory, with};
+use crate::{Direction, Error, PAGE, per_piece, stride};
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::ops::{Deref, DerefMut};
+
+/// What a buffer holds that was lent for receiving, until the device writes it.
+const POISON: u8 = 0xa5;
+
+/// Memory that driver and device use at the same time, zeroed at first.
+///
+/// Dropping it does not free it, because the device may go on using it; see [`Shared::free`].
+#[derive(Debug)]
+pub struct Shared {
+    bytes: Rc<RefCell<Box<[u8]>>>,
+    address: u64,
+}
+
+macro_rules! access {
+    ($read:ident, $write:ident, $type:ty) => {
+        /// Read at `offset`, once.
+        ///
+        /// # Panics
+        /// When it is not inside, or not aligned.
+        pub fn $read(&self, offset: usize) -> $type {
+            let mut value = [0; size_of::<$type>()];
+            assert!(offset.is_multiple_of(value.len()), "offset {offset:#x} is not aligned");
+            value.copy_from_slice(&self.bytes.borrow()[offset..offset + size_of::<$type>()]);
+            <$type>::from_le_bytes(value)
+        }
+
+        /// Write at `offset`, once.
+        ///
+        /// # Panics
+        /// When it is not inside, or not aligned.
+        pub fn $write(&self, offset: usize, value: $type) {
+            let value = value.to_le_bytes();
+            assert!(offset.is_multiple_of(value.len()), "offset {offset:#x} is not aligned");
+            self.bytes.borrow_mut()[offset..offset + value.len()].copy_from_slice(&value);
+        }
+    };
+}
+
+impl Shared {
+    /// Take `length` bytes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn allocate(length: usize) -> Result<Self, Error> {
+        let length = length.max(1).checked_next_multiple_of(PAGE).ok_or(Error::OutOfMemory)?;
+        let address = take(length)?;
+        let bytes = Rc::new(RefCell::new(vec![0; length].into_boxed_slice()));
+        with(|machine| machine.memory.insert(address, Memory::Shared(bytes.clone())));
+        Ok(Self { bytes, address })
+    }
+
+    /// Its address as the device has to be told; a multiple of [`PAGE`].
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Give it back.
+    ///
+    /// # Safety
+    /// The device must have been reset, or never have been told the address.
+    pub unsafe fn free(self) {
+        with(|machine| {
+            machine.left = machine.left.saturating_add(self.bytes.borrow().len());
+            machine.memory.remove(&self.address);
+        });
+    }
+
+    access!(read16, write16, u16);
+    access!(read32, write32, u32);
+    access!(read64, write64, u64);
+
+    /// Read an index that the device moves: what it wrote before is seen by reads after this.
+    pub fn read_index(&self, offset: usize) -> u16 {
+        self.read16(offset)
+    }
+
+    /// Write an index that the device follows: what was written before is seen by a device that sees the index.
+    pub fn write_index(&self, offset: usize, index: u16) {
+        self.write16(offset, index);
+    }
+}
+
+/// Bytes that are the driver's, and that a device can reach once they are lent to it.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    address: u64,
+}
+
+/// A [`Buffer`] that is the device's. Dropping it loses the memory, because the device may go on using it.
+#[derive(Debug)]
+pub struct Lent {
+    address: u64,
+    length: usize,
+}
+
+impl Buffer {
+    /// Take `count` buffers of `length` bytes each, zeroed.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; then none is taken.
+    pub fn allocate(count: usize, length: usize) -> Result<Vec<Self>, Error> {
+        let (stride, mut buffers) = (stride(length), Vec::new());
+        while buffers.len() < count {
+            let here = (count - buffers.len()).min(per_piece(stride));
+            let start = take(here.checked_mul(stride).ok_or(Error::OutOfMemory)?)?;
+            for index in 0..here {
+                let address = start + (index * stride) as u64;
+                buffers.push(Self { bytes: vec![0; length].into(), address });
+            }
+        }
+        Ok(buffers)
+    }
+
+    /// Hand it to a device. The device gets a copy, so nobody can go on using the driver's bytes; what is lent for
+    /// receiving is poisoned, so nobody can take old contents for received ones.
+    pub fn lend(self, direction: Direction) -> Lent {
+        let (address, length) = (self.address, self.bytes.len());
+        let bytes = match direction {
+            Direction::ToDevice => self.bytes.clone(),
+            Direction::FromDevice => vec![POISON; length].into(),
+        };
+        with(|machine| {
+            if machine.memory.insert(address, Memory::Lent { bytes, direction }).is_some() {
+                machine.faults.push(std::format!("the buffer at {address:#x} was lent twice"));
+            }
+        });
+        Lent { address, length }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Lent {
+    /// Its address as the device has to be told.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Take it back.
+    ///
+    /// # Safety
+    /// The device must be done with it: it has said so, or it has been reset, or it was never told the address.
+    pub unsafe fn reclaim(self) -> Buffer {
+        with(|machine| match machine.memory.remove(&self.address) {
+            Some(Memory::Lent { bytes, .. }) => Buffer { bytes, address: self.address },
+            _ => panic!("{:#x} is lent as long as there is a `Lent`", self.address),
+        })
+    }
+}
+
+/// Addresses for so many bytes, with a page that nobody owns behind them.
+fn take(length: usize) -> Result<u64, Error> {
+    with(|machine| {
+        machine.left = machine.left.checked_sub(length).ok_or(Error::OutOfMemory)?;
+        let address = machine.next_address;
+        machine.next_address += (length.next_multiple_of(PAGE) + PAGE) as u64;
+        Ok(address)
+    })
+}

@@ -1,0 +1,67 @@
+//! Interrupts inside a host test.
+
+use super::with;
+use crate::{Error, Message, Trigger};
+use alloc::rc::Rc;
+use core::cell::Cell;
+
+/// Messages look like those of a local APIC, so that what a driver writes into a device can be recognised.
+const ADDRESS: u64 = 0xfee0_0000;
+const FIRST_DATA: u32 = 0x40;
+/// As many vectors as a platform's word has bits.
+const VECTORS: usize = 64;
+
+/// A vector of one's own: a bit that is set when the interrupt happens.
+#[derive(Debug)]
+pub struct Irq {
+    flag: Rc<Cell<bool>>,
+    message: Message,
+}
+
+impl Irq {
+    /// Take a vector.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`].
+    pub fn allocate() -> Result<Self, Error> {
+        with(|machine| {
+            let vector = machine.vectors.len();
+            if vector >= VECTORS {
+                return Err(Error::NoVector);
+            }
+            let flag = Rc::new(Cell::new(false));
+            machine.vectors.push(flag.clone());
+            Ok(Self { flag, message: Message { address: ADDRESS, data: FIRST_DATA + vector as u32 } })
+        })
+    }
+
+    /// What a device has to write where to raise it.
+    pub fn message(&self) -> Message {
+        self.message
+    }
+
+    /// Let the interrupt line `gsi` raise it.
+    ///
+    /// # Errors
+    /// [`Error::NoLine`].
+    pub fn connect(&self, gsi: u32, trigger: Trigger) -> Result<(), Error> {
+        let Trigger::Edge = trigger;
+        with(|machine| {
+            if gsi >= machine.line_count {
+                return Err(Error::NoLine);
+            }
+            machine.lines.insert(gsi, self.flag.clone());
+            Ok(())
+        })
+    }
+
+    /// Whether it has happened since the last call.
+    pub fn take(&self) -> bool {
+        self.flag.replace(false)
+    }
+}
+
+/// Which vector a message raises.
+pub(super) fn vector(message: Message) -> Option<usize> {
+    (message.address == ADDRESS).then_some(message.data.checked_sub(FIRST_DATA)? as usize)
+}

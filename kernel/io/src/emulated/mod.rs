@@ -1,0 +1,190 @@
+//! The handles inside a host test, and the machine they stand on.
+//!
+//! Each thread has a machine of its own, so tests run side by side. A test builds devices ([`attach_registers`],
+//! [`attach_ports`]), runs the driver against them and asks for [`faults`] at the end. Devices reach memory through
+//! [`read_memory`] and [`write_memory`] only, by the addresses that the driver told them, and only while it is lent.
+
+pub(crate) mod dma;
+pub(crate) mod irq;
+pub(crate) mod registers;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{Direction, Ecam, Message};
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+/// The registers of an emulated device: what reading and writing them does.
+pub trait Registers {
+    /// Read `width` bytes (1, 2, 4 or 8) at `offset`.
+    fn read(&self, offset: u64, width: usize) -> u64;
+    /// Write `width` bytes at `offset`.
+    fn write(&self, offset: u64, width: usize, value: u64);
+}
+
+/// A range of addresses or ports and the device that answers there.
+struct Attached {
+    first: u64,
+    length: u64,
+    device: Rc<dyn Registers>,
+}
+
+/// Memory by the address that devices know it by.
+enum Memory {
+    Shared(Rc<RefCell<Box<[u8]>>>),
+    Lent { bytes: Box<[u8]>, direction: Direction },
+}
+
+/// Where memory begins for devices: far from anything that a pointer or a small number could be.
+const FIRST_ADDRESS: u64 = 0x10_0000_0000;
+
+struct Machine {
+    registers: Vec<Attached>,
+    ports: Vec<Attached>,
+    claimed: Vec<(u16, u16)>,
+    ecam: Option<Ecam>,
+    memory: BTreeMap<u64, Memory>,
+    next_address: u64,
+    /// Bytes that may still be allocated.
+    left: usize,
+    /// One flag per vector, by its message.
+    vectors: Vec<Rc<Cell<bool>>>,
+    lines: BTreeMap<u32, Rc<Cell<bool>>>,
+    /// How many inputs the interrupt controllers have.
+    line_count: u32,
+    microseconds: u64,
+    faults: Vec<String>,
+}
+
+std::thread_local! {
+    static MACHINE: RefCell<Machine> = const {
+        RefCell::new(Machine {
+            registers: Vec::new(),
+            ports: Vec::new(),
+            claimed: Vec::new(),
+            ecam: None,
+            memory: BTreeMap::new(),
+            next_address: FIRST_ADDRESS,
+            left: usize::MAX,
+            vectors: Vec::new(),
+            lines: BTreeMap::new(),
+            line_count: 24,
+            microseconds: 0,
+            faults: Vec::new(),
+        })
+    };
+}
+
+fn with<R>(f: impl FnOnce(&mut Machine) -> R) -> R {
+    MACHINE.with_borrow_mut(f)
+}
+
+/// Let a device answer at `length` bytes from the physical address `first`.
+pub fn attach_registers(first: u64, length: u64, device: Rc<dyn Registers>) {
+    with(|machine| machine.registers.push(Attached { first, length, device }));
+}
+
+/// Let a device answer at `count` ports from `first`.
+pub fn attach_ports(first: u16, count: u16, device: Rc<dyn Registers>) {
+    with(|machine| machine.ports.push(Attached { first: first.into(), length: count.into(), device }));
+}
+
+/// Say where PCI configuration space is mapped.
+pub fn set_ecam(ecam: Option<Ecam>) {
+    with(|machine| machine.ecam = ecam);
+}
+
+/// Say how many inputs the interrupt controllers have together.
+pub fn set_line_count(count: u32) {
+    with(|machine| machine.line_count = count);
+}
+
+/// Leave so many bytes for allocations.
+pub fn limit_memory(bytes: usize) {
+    with(|machine| machine.left = bytes);
+}
+
+/// Where PCI configuration space is mapped into memory, if it is.
+pub fn ecam() -> Option<Ecam> {
+    with(|machine| machine.ecam)
+}
+
+/// Let so much time pass.
+pub fn delay(microseconds: u32) {
+    with(|machine| machine.microseconds += u64::from(microseconds));
+}
+
+/// How much time drivers have waited.
+pub fn microseconds() -> u64 {
+    with(|machine| machine.microseconds)
+}
+
+/// What has been done against the rules since the last call. A test ends by asserting that it is nothing.
+pub fn faults() -> Vec<String> {
+    with(|machine| core::mem::take(&mut machine.faults))
+}
+
+/// A device raises a message-signalled interrupt.
+pub fn raise(message: Message) {
+    with(|machine| match irq::vector(message).and_then(|vector| machine.vectors.get(vector)) {
+        Some(flag) => flag.set(true),
+        None => machine.faults.push(std::format!("nobody has allocated {message:x?}")),
+    });
+}
+
+/// A device raises an interrupt line. Nothing happens when the line is not connected, as in a real machine.
+pub fn raise_line(gsi: u32) {
+    with(|machine| {
+        if let Some(flag) = machine.lines.get(&gsi) {
+            flag.set(true);
+        }
+    });
+}
+
+/// A device accesses memory that it must not; written down as a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forbidden;
+
+/// A device reads memory.
+///
+/// # Errors
+/// [`Forbidden`] when not all of it is shared or lent for reading at this moment.
+pub fn read_memory(address: u64, bytes: &mut [u8]) -> Result<(), Forbidden> {
+    access(address, bytes.len(), Direction::ToDevice, |memory| bytes.copy_from_slice(memory))
+}
+
+/// A device writes memory.
+///
+/// # Errors
+/// [`Forbidden`] when not all of it is shared or lent for writing at this moment.
+pub fn write_memory(address: u64, bytes: &[u8]) -> Result<(), Forbidden> {
+    access(address, bytes.len(), Direction::FromDevice, |memory| memory.copy_from_slice(bytes))
+}
+
+fn access(
+    address: u64,
+    length: usize,
+    wanted: Direction,
+    f: impl FnOnce(&mut [u8]),
+) -> Result<(), Forbidden> {
+    with(|machine| {
+        let found = machine.memory.range_mut(..=address).next_back().and_then(|(start, memory)| {
+            let offset = usize::try_from(address - start).ok()?;
+            let range = offset..offset.checked_add(length)?;
+            match memory {
+                Memory::Shared(bytes) => bytes.borrow_mut().get_mut(range).map(f),
+                Memory::Lent { bytes, direction } if *direction == wanted => bytes.get_mut(range).map(f),
+                Memory::Lent { .. } => None,
+            }
+        });
+        found.ok_or_else(|| {
+            machine.faults.push(std::format!("a device touched {length} bytes at {address:#x} ({wanted:?})"));
+            Forbidden
+        })
+    })
+}

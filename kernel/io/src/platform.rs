@@ -1,0 +1,134 @@
+//! What the kernel has to offer so that the handles work.
+
+use crate::Error;
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+
+/// The machine as drivers need it. The kernel implements it; it is used through the handles only.
+///
+/// # Safety
+/// Drivers and handles rely on what each method promises: memory that is given is given to nobody else, registers that
+/// are mapped are never RAM, and an interrupt does nothing but set its bit.
+pub unsafe trait Platform: Sync {
+    /// `length` bytes, zeroed, physically contiguous, beginning at a multiple of [`crate::PAGE`], and mapped so that
+    /// the pointer's address is the physical address. `None` when memory is short.
+    fn allocate(&self, length: usize) -> Option<NonNull<u8>>;
+
+    /// Take memory back.
+    ///
+    /// # Safety
+    /// `memory` and `length` must be those of an [`Platform::allocate`], and nobody, no device either, may use the
+    /// memory any more.
+    unsafe fn free(&self, memory: NonNull<u8>, length: usize);
+
+    /// Map `length` bytes of registers at `physical`, uncached, for ever. `physical` need not be aligned. The same range
+    /// may be asked for again.
+    ///
+    /// # Errors
+    /// [`Error::Unmappable`] when the range is or touches RAM, is empty or absurd; [`Error::OutOfMemory`].
+    fn map(&self, physical: u64, length: usize) -> Result<NonNull<u8>, Error>;
+
+    /// A vector, and the bit its handler sets.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`].
+    fn allocate_interrupt(&self) -> Result<Interrupt, Error>;
+
+    /// Let the interrupt controllers' input `gsi` (ACPI's global system interrupt) raise `interrupt` from now on.
+    ///
+    /// # Errors
+    /// [`Error::NoLine`] when no controller has that input.
+    fn connect(&self, interrupt: &Interrupt, gsi: u32, trigger: Trigger) -> Result<(), Error>;
+
+    /// Whether a driver may have these ports.
+    ///
+    /// # Errors
+    /// [`Error::PortsTaken`] when some of them are the kernel's own: interrupt controllers, timers, its console.
+    fn claim_ports(&self, first: u16, count: u16) -> Result<(), Error>;
+
+    /// Read a port; narrower values are zero-extended.
+    ///
+    /// # Safety
+    /// The port must have been claimed.
+    unsafe fn read_port(&self, port: u16, width: Width) -> u32;
+
+    /// Write a port.
+    ///
+    /// # Safety
+    /// The port must have been claimed.
+    unsafe fn write_port(&self, port: u16, width: Width, value: u32);
+
+    /// Where PCI configuration space is mapped into memory (ACPI's MCFG, segment 0), if it is.
+    fn ecam(&self) -> Option<Ecam>;
+
+    /// Let so much time pass, busily. For initialisation only.
+    fn delay(&self, microseconds: u32);
+}
+
+/// An interrupt as the platform gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupt {
+    /// The word of which the handler sets `bit`. The idle loop looks at the whole word.
+    pub word: &'static AtomicU64,
+    /// Which bit, 0 to 63.
+    pub bit: u8,
+    /// What a device writes where to raise it (MSI and MSI-X).
+    pub message: Message,
+}
+
+/// A message-signalled interrupt: a device raises it by writing `data` to `address` (PCI 3.0 section 6.8.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Where to.
+    pub address: u64,
+    /// What.
+    pub data: u32,
+}
+
+/// How an input of an interrupt controller says that something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// By rising. A device that keeps its line up raises no second interrupt until it has been acknowledged.
+    Edge,
+}
+
+/// Bits of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 8 bits.
+    Byte,
+    /// 16 bits.
+    Half,
+    /// 32 bits.
+    Word,
+}
+
+/// PCI configuration space in memory: 4 KiB a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ecam {
+    /// Physical address of bus 0's first function, even when bus 0 is not decoded.
+    pub address: u64,
+    /// The first bus that is decoded.
+    pub first_bus: u8,
+    /// The last one.
+    pub last_bus: u8,
+}
+
+static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
+
+/// Say what machine this is, before the first driver. Only the first call counts.
+pub fn install(platform: &'static dyn Platform) {
+    PLATFORM.call_once(|| platform);
+}
+
+/// The machine.
+///
+/// # Panics
+/// When nobody has installed one.
+#[cfg(target_os = "none")]
+pub(crate) fn platform() -> &'static dyn Platform {
+    match PLATFORM.get() {
+        Some(platform) => *platform,
+        None => panic!("kernel_io::install comes before the first driver"),
+    }
+}
