@@ -1,0 +1,84 @@
+//! Task management (11.5, 11.6): which task is meant, and what the engine answers by itself.
+
+use super::Connection;
+use super::request::Order;
+use crate::event::{Event, Fatal, Function, Referenced, TaskManagement, TaskManagementResponse};
+use crate::task::{Phase, Purpose, Task};
+use crate::wire::{Header, RESERVED_TAG, SerialNumber, TaskManagementRequest, reject};
+
+const TASK_REASSIGN: u8 = 8;
+
+impl Connection {
+    pub(super) fn task_management_request(&mut self, header: &Header) -> Result<(), Fatal> {
+        let request = TaskManagementRequest::read(header);
+        if self.order(header)? == Order::Ignore {
+            return Ok(());
+        }
+        if header.data_segment() > 0 || request.initiator_task_tag == RESERVED_TAG {
+            self.reject(header, reject::INVALID_PDU_FIELD);
+            return Ok(());
+        }
+        if self.tasks.find_tag(request.initiator_task_tag).is_some() {
+            self.reject(header, reject::TASK_IN_PROGRESS);
+            return Ok(());
+        }
+        let begun = self.tasks.begin(Purpose::TaskManagement, request.immediate, request.initiator_task_tag);
+        let Some(index) = begun else {
+            self.reject(header, reject::IMMEDIATE_COMMAND);
+            return Ok(());
+        };
+        self.arrived(header, true);
+        let task = self.tasks.task(index);
+        let Some(function) = Function::from_code(request.function) else {
+            self.task_management_response(
+                task,
+                match request.function {
+                    TASK_REASSIGN => TaskManagementResponse::REASSIGNMENT_NOT_SUPPORTED,
+                    _ => TaskManagementResponse::NOT_SUPPORTED,
+                },
+            );
+            return Ok(());
+        };
+        let referenced =
+            if function.means_one_task() { self.referenced(function, &request) } else { Referenced::Nothing };
+        self.events.push_back(Event::TaskManagement(TaskManagement {
+            task,
+            function,
+            lun: request.lun,
+            referenced,
+        }));
+        Ok(())
+    }
+
+    fn referenced(&mut self, function: Function, request: &TaskManagementRequest) -> Referenced {
+        let named = self.tasks.find_tag(request.referenced_task_tag);
+        let named = named.filter(|&index| {
+            let slot = &self.tasks[index];
+            slot.purpose == Purpose::Command && slot.cmd_sn == request.ref_cmd_sn
+        });
+        if let Some(index) = named {
+            return match self.tasks[index].phase {
+                Phase::Running => Referenced::Task(self.tasks.task(index)),
+                Phase::Ending | Phase::Free => Referenced::Answered,
+            };
+        }
+        let before = SerialNumber(request.ref_cmd_sn).is_before(SerialNumber(request.cmd_sn));
+        if before && self.sequence.is_awaited(request.ref_cmd_sn) {
+            let plugged = function == Function::QueryTask || self.sequence.plug(request.ref_cmd_sn);
+            return if plugged { Referenced::NotArrived } else { Referenced::Unknown };
+        }
+        if self.sequence.is_past(request.ref_cmd_sn) { Referenced::Past } else { Referenced::Unknown }
+    }
+
+    /// Answer a task management function. Whatever was answered before leaves before; what the function ended has
+    /// to be [`Self::abort`]ed before, and must not be able to change anything any more.
+    pub fn task_management_response(&mut self, task: Task, response: TaskManagementResponse) {
+        let Some(index) = self.tasks.find_running(task) else { return };
+        let slot = &mut self.tasks[index];
+        if slot.purpose == Purpose::TaskManagement {
+            slot.phase = Phase::Ending;
+            slot.answer.status = response.0;
+            self.queue(index);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Scripts in the manner of send and expect: what an initiator says, and what it hears.
+
+mod bench;
+mod data_in;
+mod data_out;
+mod hostile;
+mod liveness;
+mod login;
+mod logout;
+mod sequence;
+mod task_management;
+mod text;

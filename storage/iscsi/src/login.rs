@@ -1,0 +1,288 @@
+//! The login phase (6.3): its stages as a table, its outcomes, and who is logging in.
+
+use crate::name::Name;
+use crate::negotiation::{Negotiation, Refusal};
+use crate::wire::LoginRequest;
+use crate::wire::text::pairs;
+use kernel_runtime::Instant;
+
+/// Stages of a login, with the numbers of the CSG and NSG fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// 0: SecurityNegotiation.
+    Security,
+    /// 1: LoginOperationalNegotiation.
+    Operational,
+    /// 3: FullFeaturePhase.
+    FullFeature,
+}
+
+impl Stage {
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Security),
+            1 => Some(Self::Operational),
+            3 => Some(Self::FullFeature),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Security => 0,
+            Self::Operational => 1,
+            Self::FullFeature => 3,
+        }
+    }
+
+    /// The arrows between stages: forward only, and over the operational stage if the initiator likes (6.3).
+    pub(crate) const fn may_go_to(self, next: Self) -> bool {
+        matches!(
+            (self, next),
+            (Self::Security, Self::Operational)
+                | (Self::Security, Self::FullFeature)
+                | (Self::Operational, Self::FullFeature)
+        )
+    }
+}
+
+/// Authentication methods of the security stage (13.1, and section 12 of the RFC for their keys), the ones
+/// we take in the order of the initiator's list. A method with steps of its own becomes a row here and a
+/// state beside [`Login::authenticated`].
+const AUTHENTICATION_METHODS: &[&str] = &["None"];
+
+/// The first method of the initiator's list that we take.
+pub(crate) fn authentication_method(offered: &str) -> Option<&'static str> {
+    offered
+        .split(',')
+        .find_map(|offer| AUTHENTICATION_METHODS.iter().copied().find(|method| *method == offer))
+}
+
+/// Status class and detail of a Login Response (11.13.5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// 0 success, 1 redirection, 2 the initiator's fault, 3 the target's.
+    pub class: u8,
+    /// What exactly.
+    pub detail: u8,
+}
+
+impl Status {
+    /// All is well.
+    pub const SUCCESS: Self = Self::new(0, 0);
+    /// The target is at another address for now.
+    pub const MOVED_TEMPORARILY: Self = Self::new(1, 1);
+    /// The target is at another address for ever.
+    pub const MOVED_PERMANENTLY: Self = Self::new(1, 2);
+    /// The initiator made some mistake.
+    pub const INITIATOR_ERROR: Self = Self::new(2, 0);
+    /// The initiator could not prove who it is, or would not.
+    pub const AUTHENTICATION_FAILURE: Self = Self::new(2, 1);
+    /// The initiator may not use the target.
+    pub const AUTHORIZATION_FAILURE: Self = Self::new(2, 2);
+    /// There is no such target.
+    pub const NOT_FOUND: Self = Self::new(2, 3);
+    /// The target was taken away for ever.
+    pub const TARGET_REMOVED: Self = Self::new(2, 4);
+    /// No version in common.
+    pub const UNSUPPORTED_VERSION: Self = Self::new(2, 5);
+    /// The session has as many connections as it may have.
+    pub const TOO_MANY_CONNECTIONS: Self = Self::new(2, 6);
+    /// A key that must be there is not.
+    pub const MISSING_PARAMETER: Self = Self::new(2, 7);
+    /// The session cannot include this connection.
+    pub const CANNOT_INCLUDE: Self = Self::new(2, 8);
+    /// The target does not have this type of session.
+    pub const SESSION_TYPE: Self = Self::new(2, 9);
+    /// There is no session with this TSIH.
+    pub const SESSION_DOES_NOT_EXIST: Self = Self::new(2, 10);
+    /// The request is not one for a login.
+    pub const INVALID_DURING_LOGIN: Self = Self::new(2, 11);
+    /// The target made some mistake.
+    pub const TARGET_ERROR: Self = Self::new(3, 0);
+    /// The target cannot serve now.
+    pub const SERVICE_UNAVAILABLE: Self = Self::new(3, 1);
+    /// The target has no room for another session.
+    pub const OUT_OF_RESOURCES: Self = Self::new(3, 2);
+
+    const fn new(class: u8, detail: u8) -> Self {
+        Self { class, detail }
+    }
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SessionType {
+    /// SCSI commands to the logical units of one target.
+    #[default]
+    Normal,
+    /// Nothing but finding targets.
+    Discovery,
+}
+
+/// Who is at the other end, by its own account until authentication says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Peer {
+    /// The initiator's name.
+    pub initiator: Name,
+    /// The target it wants; empty in a discovery session that names none.
+    pub target: Name,
+    /// What the session is for.
+    pub session_type: SessionType,
+    /// The initiator's part of the session identifier.
+    pub isid: [u8; 6],
+    /// The target's part: as asked for until the login is accepted, then as assigned. Zero asks for a new
+    /// session, which replaces an old one of the same names and ISID.
+    pub tsih: u16,
+    /// Connection identifier.
+    pub cid: u16,
+}
+
+/// A login in progress.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Login {
+    pub(crate) stage: Stage,
+    /// The first request, with which all others must agree.
+    pub(crate) first: Option<LoginRequest>,
+    /// The request being answered.
+    pub(crate) request: LoginRequest,
+    /// Requests, pairs and bytes so far.
+    pub(crate) requests: u16,
+    pub(crate) keys: u16,
+    pub(crate) bytes: u32,
+    /// The end of the initiator's patience, and ours.
+    pub(crate) deadline: Instant,
+    /// The layer above was asked and has not answered yet.
+    pub(crate) waiting: bool,
+    /// It said yes.
+    pub(crate) admitted: Option<(u16, u16)>,
+    /// The security stage is done, or is not needed.
+    pub(crate) authenticated: bool,
+    /// What was admitted has been told to the initiator.
+    pub(crate) told: bool,
+}
+
+impl Login {
+    pub(crate) fn new(deadline: Instant) -> Self {
+        Self {
+            stage: Stage::Security,
+            first: None,
+            request: LoginRequest::default(),
+            requests: 0,
+            keys: 0,
+            bytes: 0,
+            deadline,
+            waiting: false,
+            admitted: None,
+            // With AuthMethod=None nothing has to be proven.
+            authenticated: true,
+            told: false,
+        }
+    }
+
+    /// Check the fixed part of a request against the stage we are in and the requests before.
+    pub(crate) fn check(&mut self, request: &LoginRequest) -> Result<(), Status> {
+        let stage = Stage::from_code(request.current_stage).ok_or(Status::INITIATOR_ERROR)?;
+        match &self.first {
+            None => {
+                if request.version_min > 0 {
+                    return Err(Status::UNSUPPORTED_VERSION);
+                }
+                if stage == Stage::Operational && !self.authenticated {
+                    return Err(Status::AUTHENTICATION_FAILURE);
+                }
+                self.first = Some(*request);
+                self.stage = stage;
+            }
+            Some(first) => {
+                let same = first.initiator_task_tag == request.initiator_task_tag
+                    && first.isid == request.isid
+                    && first.cid == request.cid
+                    && first.tsih == request.tsih;
+                if !same || stage != self.stage {
+                    return Err(Status::INITIATOR_ERROR);
+                }
+            }
+        }
+        let next = Stage::from_code(request.next_stage);
+        let may_transit = next.is_some_and(|next| stage.may_go_to(next)) && !request.to_be_continued;
+        if stage == Stage::FullFeature || (request.transit && !may_transit) {
+            return Err(Status::INITIATOR_ERROR);
+        }
+        Ok(())
+    }
+}
+
+/// Take the names out of the first request of a login (6.3.1, 13.4 to 13.21).
+pub(crate) fn declared(text: &[u8], request: &LoginRequest) -> Result<Peer, Refusal> {
+    let mut peer = Peer { isid: request.isid, tsih: request.tsih, cid: request.cid, ..Default::default() };
+    let wrong = Refusal::Status(Status::INITIATOR_ERROR);
+    for pair in pairs(text) {
+        let (key, value) = pair.map_err(|_| wrong)?;
+        match key {
+            "InitiatorName" => peer.initiator = Name::new(value).map_err(|_| wrong)?,
+            // A name that cannot be a name is that of a target we do not have.
+            "TargetName" => peer.target = Name::new(value).map_err(|_| Refusal::Status(Status::NOT_FOUND))?,
+            "SessionType" => {
+                peer.session_type = match value {
+                    "Normal" => SessionType::Normal,
+                    "Discovery" => SessionType::Discovery,
+                    _ => return Err(Refusal::Status(Status::SESSION_TYPE)),
+                }
+            }
+            _ => {}
+        }
+    }
+    let target_missing = peer.session_type == SessionType::Normal && peer.target.is_empty();
+    if peer.initiator.is_empty() || target_missing {
+        return Err(Refusal::Status(Status::MISSING_PARAMETER));
+    }
+    Ok(peer)
+}
+
+/// Negotiate all pairs of one complete request. Counts them into `keys`, at most to `most`.
+pub(crate) fn negotiate(
+    negotiation: &mut Negotiation,
+    stage: Stage,
+    text: &[u8],
+    (keys, most): (&mut u16, u16),
+    out: &mut crate::wire::text::Writer<'_>,
+) -> Result<(), Refusal> {
+    negotiation.foresee(text);
+    for pair in pairs(text) {
+        let (key, value) = pair.map_err(|_| Refusal::Status(Status::INITIATOR_ERROR))?;
+        *keys += 1;
+        if *keys > most {
+            return Err(Refusal::Status(Status::INITIATOR_ERROR));
+        }
+        negotiation.offer(stage, key, value, out)?;
+    }
+    negotiation.declare(stage, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_go_forward_only_and_never_to_the_reserved_one() {
+        let mut allowed = Vec::new();
+        for current in 0..4 {
+            for next in 0..4 {
+                if let (Some(from), Some(to)) = (Stage::from_code(current), Stage::from_code(next))
+                    && from.may_go_to(to)
+                {
+                    allowed.push((from.code(), to.code()));
+                }
+            }
+        }
+        assert_eq!(allowed, [(0, 1), (0, 3), (1, 3)]);
+    }
+
+    #[test]
+    fn the_first_known_method_of_the_list_is_taken() {
+        assert_eq!(authentication_method("CHAP,None"), Some("None"));
+        assert_eq!(authentication_method("CHAP"), None);
+        assert_eq!(authentication_method(""), None);
+    }
+}

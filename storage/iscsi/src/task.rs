@@ -1,0 +1,460 @@
+//! Tasks and the buffers that are with them: slots and list nodes taken at construction.
+
+use crate::limits::{Limits, MAX_OUTSTANDING_R2T, MAX_SENSE};
+use alloc::vec::Vec;
+use core::ops::{Index, IndexMut};
+use storage_block::Buffer;
+
+/// A command or a task management request that the layer above is to answer. It goes stale with its answer; a
+/// stale one names nothing and does no harm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Task {
+    slot: u16,
+    generation: u32,
+}
+
+impl Task {
+    /// The task's slot, below [`Limits::commands`] + [`Limits::immediate`]: an index for tables of the layer above.
+    pub const fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
+/// Where a slot's answer stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Free,
+    /// With the layer above.
+    Running,
+    /// Answered; the response waits for data still to come or to be sent.
+    Ending,
+}
+
+/// What a slot is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    Command,
+    TaskManagement,
+}
+
+/// A Ready To Transfer that was sent and is not wholly answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Solicited {
+    pub(crate) target_transfer_tag: u32,
+    /// The next byte expected, and the byte after the last.
+    pub(crate) next: u32,
+    pub(crate) end: u32,
+    pub(crate) data_sn: u32,
+    /// Something was wrong with a PDU of this sequence; the rest is swallowed.
+    pub(crate) spoilt: bool,
+}
+
+/// A list of [`Piece`]s, ascending by offset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct List {
+    pub(crate) first: u32,
+}
+
+/// The end of a list.
+pub(crate) const NONE: u32 = u32::MAX;
+
+impl List {
+    pub(crate) const EMPTY: Self = Self { first: NONE };
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.first == NONE
+    }
+}
+
+/// All that is known of one task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    generation: u32,
+    pub(crate) phase: Phase,
+    pub(crate) purpose: Purpose,
+    /// It holds one of the immediate slots, not one of the window.
+    pub(crate) immediate: bool,
+    /// It stands in the queue of the transmitter.
+    pub(crate) queued: bool,
+    pub(crate) initiator_task_tag: u32,
+    pub(crate) cmd_sn: u32,
+    pub(crate) lun: [u8; 8],
+    /// Bytes expected from and by the initiator.
+    pub(crate) expected_out: u32,
+    pub(crate) expected_in: u32,
+    pub(crate) bidirectional: bool,
+    /// Bytes of Data-Out the layer above is interested in.
+    pub(crate) wanted: u32,
+    /// Unsolicited Data-Out is still to come.
+    pub(crate) unsolicited: bool,
+    /// The next unsolicited byte, and with the end of unsolicited data the first byte to be solicited.
+    pub(crate) next_out: u32,
+    pub(crate) unsolicited_data_sn: u32,
+    pub(crate) solicited: [Solicited; MAX_OUTSTANDING_R2T],
+    pub(crate) solicited_count: u8,
+    pub(crate) r2t_sn: u32,
+    /// Places for Data-Out, and Data-In to be sent.
+    pub(crate) places: List,
+    pub(crate) data: List,
+    pub(crate) data_in_sn: u32,
+    /// The next byte of Data-In to be sent.
+    pub(crate) next_in: u32,
+    /// Bytes of the current Data-In sequence.
+    pub(crate) burst: u32,
+    pub(crate) answer: Answer,
+}
+
+/// What the layer above said in the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    /// SCSI status, or the response of a task management function.
+    pub(crate) status: u8,
+    pub(crate) transferred: u64,
+    pub(crate) bidirectional_read: u64,
+    pub(crate) sense: [u8; MAX_SENSE],
+    pub(crate) sense_length: u8,
+}
+
+impl Answer {
+    const NONE: Self =
+        Self { status: 0, transferred: 0, bidirectional_read: 0, sense: [0; MAX_SENSE], sense_length: 0 };
+}
+
+impl Slot {
+    const FREE: Self = Self {
+        generation: 0,
+        phase: Phase::Free,
+        purpose: Purpose::Command,
+        immediate: false,
+        queued: false,
+        initiator_task_tag: 0,
+        cmd_sn: 0,
+        lun: [0; 8],
+        expected_out: 0,
+        expected_in: 0,
+        bidirectional: false,
+        wanted: 0,
+        unsolicited: false,
+        next_out: 0,
+        unsolicited_data_sn: 0,
+        solicited: [Solicited { target_transfer_tag: 0, next: 0, end: 0, data_sn: 0, spoilt: false };
+            MAX_OUTSTANDING_R2T],
+        solicited_count: 0,
+        r2t_sn: 0,
+        places: List::EMPTY,
+        data: List::EMPTY,
+        data_in_sn: 0,
+        next_in: 0,
+        burst: 0,
+        answer: Answer::NONE,
+    };
+
+    /// The R2Ts outstanding.
+    pub(crate) fn solicited(&self) -> &[Solicited] {
+        &self.solicited[..usize::from(self.solicited_count)]
+    }
+
+    /// Remember an R2T. The caller has looked that there is room.
+    pub(crate) fn solicit(&mut self, solicited: Solicited) {
+        if let Some(place) = self.solicited.get_mut(usize::from(self.solicited_count)) {
+            *place = solicited;
+            self.solicited_count += 1;
+        }
+    }
+
+    /// Forget the R2T at `index`.
+    pub(crate) fn answered(&mut self, index: usize) {
+        let count = usize::from(self.solicited_count);
+        self.solicited.copy_within(index + 1..count, index);
+        self.solicited_count -= 1;
+    }
+
+    /// Whether Data-Out is on its way that the initiator will send whatever we say.
+    pub(crate) const fn awaits_data(&self) -> bool {
+        self.unsolicited || self.solicited_count > 0
+    }
+}
+
+/// A buffer and its place in a task's data.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) buffer: Option<Buffer>,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+    /// Bytes received into it, or sent from it.
+    pub(crate) done: u32,
+    next: u32,
+}
+
+/// The slots and the pieces of a connection.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    slots: Vec<Slot>,
+    free_slots: Vec<u16>,
+    /// Initiator task tags by slot, close together for the search that each command needs.
+    tags: Vec<u32>,
+    commands: u16,
+    immediate: u16,
+    immediate_used: u16,
+    pieces: Vec<Piece>,
+    free_pieces: u32,
+}
+
+impl Tasks {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let slots = limits.slots();
+        let mut tasks = Self {
+            slots: alloc::vec![Slot::FREE; slots],
+            free_slots: Vec::with_capacity(slots),
+            tags: alloc::vec![crate::wire::RESERVED_TAG; slots],
+            commands: limits.commands,
+            immediate: limits.immediate,
+            immediate_used: 0,
+            pieces: Vec::with_capacity(usize::from(limits.buffers)),
+            free_pieces: NONE,
+        };
+        tasks.clear();
+        tasks
+    }
+
+    /// Forget all tasks and give back all buffers.
+    pub(crate) fn clear(&mut self) {
+        for (slot, tag) in self.slots.iter_mut().zip(&mut self.tags) {
+            *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::FREE };
+            *tag = crate::wire::RESERVED_TAG;
+        }
+        self.free_slots.clear();
+        self.free_slots.extend((0..self.commands + self.immediate).rev());
+        self.immediate_used = 0;
+        self.pieces.clear();
+        self.free_pieces = NONE;
+    }
+
+    /// A slot for a request, or `None` when those of its kind are in use.
+    pub(crate) fn begin(&mut self, purpose: Purpose, immediate: bool, tag: u32) -> Option<u16> {
+        if immediate && self.immediate_used == self.immediate {
+            return None;
+        }
+        let index = self.free_slots.pop()?;
+        self.immediate_used += u16::from(immediate);
+        let slot = &mut self.slots[usize::from(index)];
+        *slot = Slot {
+            generation: slot.generation,
+            phase: Phase::Running,
+            purpose,
+            immediate,
+            initiator_task_tag: tag,
+            ..Slot::FREE
+        };
+        self.tags[usize::from(index)] = tag;
+        Some(index)
+    }
+
+    /// Give a slot back. Says whether it was one of the immediate ones. Its Data-In is gone already.
+    pub(crate) fn end(&mut self, index: u16) -> bool {
+        self.drop_places(index);
+        let slot = &mut self.slots[usize::from(index)];
+        slot.phase = Phase::Free;
+        slot.generation = slot.generation.wrapping_add(1);
+        let immediate = slot.immediate;
+        self.immediate_used -= u16::from(immediate);
+        self.tags[usize::from(index)] = crate::wire::RESERVED_TAG;
+        self.free_slots.push(index);
+        immediate
+    }
+
+    /// The slot that `task` names, unless it is stale.
+    pub(crate) fn find(&self, task: Task) -> Option<u16> {
+        let slot = self.slots.get(usize::from(task.slot))?;
+        (slot.generation == task.generation && slot.phase != Phase::Free).then_some(task.slot)
+    }
+
+    /// The same, if the layer above has not answered yet.
+    pub(crate) fn find_running(&self, task: Task) -> Option<u16> {
+        self.find(task).filter(|&index| self[index].phase == Phase::Running)
+    }
+
+    /// The slot with this initiator task tag.
+    pub(crate) fn find_tag(&self, tag: u32) -> Option<u16> {
+        if tag == crate::wire::RESERVED_TAG {
+            return None;
+        }
+        self.tags.iter().position(|&other| other == tag).map(|index| index as u16)
+    }
+
+    /// The name for a slot.
+    pub(crate) fn task(&self, index: u16) -> Task {
+        Task { slot: index, generation: self[index].generation }
+    }
+
+    /// The commands that are not answered yet, with their logical units.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (Task, [u8; 8])> + '_ {
+        let commands = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.phase == Phase::Running && slot.purpose == Purpose::Command);
+        commands.map(|(index, slot)| (Task { slot: index as u16, generation: slot.generation }, slot.lun))
+    }
+
+    /// How many slots are in use.
+    pub(crate) fn in_use(&self) -> usize {
+        self.slots.len() - self.free_slots.len()
+    }
+}
+
+/// Pieces and their lists.
+impl Tasks {
+    pub(crate) fn piece(&self, index: u32) -> Option<&Piece> {
+        self.pieces.get(index as usize)
+    }
+
+    pub(crate) fn piece_mut(&mut self, index: u32) -> Option<&mut Piece> {
+        self.pieces.get_mut(index as usize)
+    }
+
+    /// A node for `buffer`. The vector grows only if more buffers come than [`Limits::buffers`] said.
+    fn store(&mut self, buffer: Buffer, offset: u32) -> u32 {
+        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let piece = Piece { buffer: Some(buffer), offset, length, done: 0, next: NONE };
+        if let Some(free) = self.pieces.get_mut(self.free_pieces as usize) {
+            let index = core::mem::replace(&mut self.free_pieces, free.next);
+            *free = piece;
+            return index;
+        }
+        self.pieces.push(piece);
+        self.pieces.len() as u32 - 1
+    }
+
+    /// Forget a node that is in no list and hand out its buffer.
+    pub(crate) fn take(&mut self, index: u32) -> Option<Buffer> {
+        let next = core::mem::replace(&mut self.free_pieces, index);
+        let piece = &mut self.pieces[index as usize];
+        piece.next = next;
+        piece.buffer.take()
+    }
+
+    /// Put a buffer into a list, behind those of the same or a lower offset.
+    fn insert(&mut self, mut list: List, buffer: Buffer, offset: u32) -> List {
+        let index = self.store(buffer, offset);
+        let (mut before, mut after) = (NONE, list.first);
+        while let Some(piece) = self.pieces.get(after as usize).filter(|piece| piece.offset <= offset) {
+            (before, after) = (after, piece.next);
+        }
+        self.pieces[index as usize].next = after;
+        match self.pieces.get_mut(before as usize) {
+            Some(piece) => piece.next = index,
+            None => list.first = index,
+        }
+        list
+    }
+
+    /// Take the node `index` out of a list; it stays stored.
+    fn unlink(&mut self, mut list: List, index: u32) -> List {
+        let next = self.pieces[index as usize].next;
+        if list.first == index {
+            list.first = next;
+            return list;
+        }
+        let mut at = list.first;
+        while let Some(piece) = self.pieces.get_mut(at as usize) {
+            if piece.next == index {
+                piece.next = next;
+                break;
+            }
+            at = piece.next;
+        }
+        list
+    }
+
+    /// Give a task a place for Data-Out.
+    pub(crate) fn add_place(&mut self, index: u16, buffer: Buffer, offset: u32) {
+        let list = self[index].places;
+        self[index].places = self.insert(list, buffer, offset);
+    }
+
+    /// Give a task Data-In.
+    pub(crate) fn add_data(&mut self, index: u16, buffer: Buffer, offset: u32) {
+        let list = self[index].data;
+        self[index].data = self.insert(list, buffer, offset);
+    }
+
+    /// The place that holds the byte at `offset`.
+    pub(crate) fn place_at(&self, index: u16, offset: u32) -> Option<u32> {
+        self.iterate(self[index].places)
+            .find(|(_, piece)| piece.offset <= offset && offset - piece.offset < piece.length)
+            .map(|(at, _)| at)
+    }
+
+    /// The byte after the last that places from `offset` on hold without a gap.
+    pub(crate) fn covered_until(&self, index: u16, offset: u32) -> u32 {
+        self.iterate(self[index].places).fold(offset, |until, (_, piece)| {
+            if piece.offset <= until { until.max(piece.offset.saturating_add(piece.length)) } else { until }
+        })
+    }
+
+    /// Take the first place that is full out of the task.
+    pub(crate) fn take_full_place(&mut self, index: u16) -> Option<(u32, Buffer)> {
+        let list = self[index].places;
+        let (at, offset) = self
+            .iterate(list)
+            .find(|(_, piece)| piece.done >= piece.length)
+            .map(|(at, piece)| (at, piece.offset))?;
+        self[index].places = self.unlink(list, at);
+        self.take(at).map(|buffer| (offset, buffer))
+    }
+
+    /// Take the first piece of Data-In out of the task's list; it stays stored until it is sent.
+    pub(crate) fn unlink_data(&mut self, index: u16, at: u32) {
+        let list = self[index].data;
+        self[index].data = self.unlink(list, at);
+    }
+
+    /// Give back the buffers of all places of a task.
+    pub(crate) fn drop_places(&mut self, index: u16) {
+        let list = core::mem::replace(&mut self[index].places, List::EMPTY);
+        self.drop_list(list, None);
+    }
+
+    /// Give back the buffers of all Data-In of a task, except the one `kept`, which is being sent. Says whether
+    /// that was among them: it is in no list now.
+    pub(crate) fn drop_data(&mut self, index: u16, kept: Option<u32>) -> bool {
+        let list = core::mem::replace(&mut self[index].data, List::EMPTY);
+        self.drop_list(list, kept)
+    }
+
+    fn drop_list(&mut self, list: List, kept: Option<u32>) -> bool {
+        let mut at = list.first;
+        let mut found = false;
+        while let Some(next) = self.pieces.get(at as usize).map(|piece| piece.next) {
+            if kept == Some(at) {
+                found = true;
+            } else {
+                drop(self.take(at));
+            }
+            at = next;
+        }
+        found
+    }
+
+    fn iterate(&self, list: List) -> impl Iterator<Item = (u32, &Piece)> + '_ {
+        let mut at = list.first;
+        core::iter::from_fn(move || {
+            let piece = self.pieces.get(at as usize)?;
+            Some((core::mem::replace(&mut at, piece.next), piece))
+        })
+    }
+}
+
+impl Index<u16> for Tasks {
+    type Output = Slot;
+    fn index(&self, index: u16) -> &Slot {
+        &self.slots[usize::from(index)]
+    }
+}
+
+impl IndexMut<u16> for Tasks {
+    fn index_mut(&mut self, index: u16) -> &mut Slot {
+        &mut self.slots[usize::from(index)]
+    }
+}
