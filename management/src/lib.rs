@@ -1,2 +1,38 @@
-//! management: being built.
+//! The command path: an HTTP API on the service network, and the link to the agent on the host-only network.
+//!
+//! A request becomes a typed command at the door, policy says yes or no, and it is answered from storage or forwarded
+//! to the agent. [`Management`] is all that as functions that never wait; [`serve`] and [`link`] are the tasks around
+//! it, one for each connection slot. The README follows one command through the files.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod about;
+mod ask;
+mod documents;
+mod forward;
+mod link;
+mod metrics;
+mod operations;
+mod plane;
+pub mod policy;
+pub mod problem;
+mod route;
+mod session;
+mod targets;
+mod views;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use ask::{AgentError, Ask, LinkState, Question, Reply};
+pub use documents::ClientToken;
+pub use link::link;
+pub use plane::{Configuration, Continuation, Management, Step};
+pub use policy::{Policy, Principal};
+pub use problem::{Kind, Problem};
+pub use session::serve;
+pub use targets::Targets;
+pub use views::InstanceView;

@@ -1,0 +1,96 @@
+//! What the plane asks of the agent, and what can come back.
+
+use agent_protocol::{Answer, Command, Inventory, OpId, Uuid};
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::fmt;
+use kernel_runtime::Instant;
+
+/// A question to the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Carry this out; epoch, deadline and the agent's run are filled in by the link, which knows them.
+    Command(Box<Command>),
+    /// What is there.
+    Inventory,
+    /// What became of this.
+    Recall(OpId),
+}
+
+/// A question and until when an answer is of use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The question.
+    pub question: Question,
+    /// After this nobody waits for the answer any more.
+    pub deadline: Instant,
+}
+
+/// The agent's reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To a command, or to the recall of one.
+    Answer(Box<Answer>),
+    /// To a recall: this run of the agent never received it.
+    NeverReceived(Uuid),
+    /// What is there.
+    Inventory(Inventory),
+}
+
+/// Why there is no reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentError {
+    /// No agent is configured.
+    NotConfigured,
+    /// So many questions wait already; this one was not sent.
+    Busy,
+    /// The agent cannot be reached; the question was not sent. The reason is for people.
+    Unavailable(String),
+    /// Its time was up before it was sent.
+    TooLate,
+    /// It was sent, to the run of the agent that is named, and no reply came.
+    Lost(Option<Uuid>, &'static str),
+    /// What came back is not the protocol. Whether a command was carried out is not known.
+    Nonsense(Option<Uuid>, String),
+    /// The agent refused the request as such: nothing was carried out.
+    Refused(String),
+}
+
+impl fmt::Display for AgentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotConfigured => f.write_str("No agent is configured."),
+            Self::Busy => f.write_str("Too many requests wait for the agent."),
+            Self::Unavailable(why) => write!(f, "The agent cannot be reached: {why}."),
+            Self::TooLate => f.write_str("The time was up before the agent could be asked."),
+            Self::Lost(_, why) => write!(f, "The agent was asked and did not answer: {why}."),
+            Self::Nonsense(_, what) => write!(f, "The agent answered what is not the protocol: {what}."),
+            Self::Refused(what) => write!(f, "The agent did not take the request: {what}"),
+        }
+    }
+}
+
+/// How the link to the agent fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// No agent is configured.
+    NotConfigured,
+    /// No connection has come about yet.
+    Connecting,
+    /// Connected and greeted.
+    Up,
+    /// Not connected, for this reason.
+    Down(String),
+}
+
+impl LinkState {
+    /// Its name in views and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotConfigured => "not-configured",
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Down(_) => "down",
+        }
+    }
+}

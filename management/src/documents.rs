@@ -1,0 +1,222 @@
+//! What clients send, from JSON to types that cannot say nonsense. Unknown and repeated fields are errors.
+
+use crate::problem::{Kind, Problem};
+use agent_protocol::{Action, ImageName, InstanceId, Precondition, Then};
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+use management_http::Request;
+use management_http::json::{self, Bounds};
+use serde::de::{DeserializeOwned, Error, Visitor};
+use serde::{Deserialize, Deserializer};
+use storage::Exposure;
+
+/// How long a command may take to be begun when it does not say.
+const DEADLINE_DEFAULT: Duration = Duration::from_secs(25);
+/// The longest it may ask for.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// How long a guest has to shut down when the command does not say, in milliseconds.
+const STOP_TIMEOUT_DEFAULT: u32 = 60_000;
+/// The longest it may be given: an hour.
+const STOP_TIMEOUT_MAX: u32 = 3_600_000;
+/// Longest text of a target's fields, in bytes: an iSCSI name has 223 (RFC 7143 section 4.2.7.1).
+const NAME_MAX: usize = 223;
+const VOLUME_MAX: usize = 1024;
+const INITIATORS_MAX: usize = 32;
+
+/// The body of a request as a `T`.
+pub(crate) fn parse<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Problem> {
+    if request.media_type().as_deref() != Some("application/json") {
+        return Err(Problem::new(Kind::UnsupportedMediaType, "Send Content-Type: application/json."));
+    }
+    let malformed = |detail: String| Problem::new(Kind::MalformedBody, detail);
+    json::check(request.body, &Bounds::REQUEST).map_err(|excess| malformed(excess.to_string()))?;
+    agent_protocol::decode(request.body).map_err(|error| malformed(error.to_string()))
+}
+
+/// Chosen by a client to name one request: the same again is the same request, not another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientToken(Box<str>);
+
+impl ClientToken {
+    /// The longest token, in bytes.
+    pub const LIMIT: usize = 64;
+}
+
+impl<'de> Deserialize<'de> for ClientToken {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Token;
+        impl Visitor<'_> for Token {
+            type Value = ClientToken;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a client token: 1 to 64 of A-Z a-z 0-9 . _ -")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<ClientToken, E> {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+                if text.is_empty() || text.len() > ClientToken::LIMIT || !text.bytes().all(plain) {
+                    return Err(E::custom(format_args!("not {}", "1 to 64 of A-Z a-z 0-9 . _ -")));
+                }
+                Ok(ClientToken(text.into()))
+            }
+        }
+        deserializer.deserialize_str(Token)
+    }
+}
+
+/// A command of a client, ready to be decided on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// The instance concerned.
+    pub(crate) instance: InstanceId,
+    /// What to do to it.
+    pub(crate) action: Action,
+    /// What must hold for it.
+    pub(crate) precondition: Precondition,
+    /// The client's name for the request.
+    pub(crate) token: Option<ClientToken>,
+    /// From its arrival to the latest moment at which it may be begun.
+    pub(crate) budget: Duration,
+}
+
+/// The body of `POST /v1/instances`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateDocument {
+    id: InstanceId,
+    image: ImageName,
+    start: Option<bool>,
+    client_token: Option<ClientToken>,
+    deadline_ms: Option<u32>,
+}
+
+impl CreateDocument {
+    pub(crate) fn order(self) -> Result<Order, Problem> {
+        Ok(Order {
+            instance: self.id,
+            action: Action::Create { image: self.image, start: self.start.unwrap_or(true) },
+            precondition: Precondition::default(),
+            token: self.client_token,
+            budget: budget(self.deadline_ms)?,
+        })
+    }
+}
+
+/// The body of `POST /v1/instances/{id}/commands`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CommandDocument {
+    verb: VerbName,
+    args: Option<StopArguments>,
+    precondition: Option<Precondition>,
+    client_token: Option<ClientToken>,
+    deadline_ms: Option<u32>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum VerbName {
+    Start,
+    Stop,
+    Pause,
+    Resume,
+    Terminate,
+}
+
+/// The arguments of `stop`, the only verb that has some.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StopArguments {
+    graceful: Option<bool>,
+    timeout_ms: Option<u32>,
+    then: Option<Then>,
+}
+
+impl CommandDocument {
+    pub(crate) fn order(self, instance: InstanceId) -> Result<Order, Problem> {
+        let action = match self.verb {
+            VerbName::Stop => self.args.unwrap_or_default().action()?,
+            _ if self.args.is_some() => {
+                return Err(Problem::new(Kind::InvalidField, "args: only stop takes arguments"));
+            }
+            VerbName::Start => Action::Start {},
+            VerbName::Pause => Action::Pause {},
+            VerbName::Resume => Action::Resume {},
+            VerbName::Terminate => Action::Terminate {},
+        };
+        Ok(Order {
+            instance,
+            action,
+            precondition: self.precondition.unwrap_or_default(),
+            token: self.client_token,
+            budget: budget(self.deadline_ms)?,
+        })
+    }
+}
+
+impl StopArguments {
+    fn action(self) -> Result<Action, Problem> {
+        let graceful = self.graceful.unwrap_or(true);
+        if !graceful && (self.timeout_ms.is_some() || self.then.is_some()) {
+            let detail = "args: timeout_ms and then belong to a graceful stop";
+            return Err(Problem::new(Kind::InvalidField, detail));
+        }
+        let timeout_ms = self.timeout_ms.unwrap_or(if graceful { STOP_TIMEOUT_DEFAULT } else { 0 });
+        if timeout_ms > STOP_TIMEOUT_MAX {
+            return Err(Problem::new(Kind::InvalidField, "args.timeout_ms: at most 3600000"));
+        }
+        Ok(Action::Stop { graceful, timeout_ms, then: self.then.unwrap_or_default() })
+    }
+}
+
+fn budget(deadline_ms: Option<u32>) -> Result<Duration, Problem> {
+    let Some(milliseconds) = deadline_ms else { return Ok(DEADLINE_DEFAULT) };
+    let budget = Duration::from_millis(milliseconds.into());
+    if budget.is_zero() || budget > DEADLINE_MAX {
+        return Err(Problem::new(Kind::InvalidField, "deadline_ms: from 1 to 60000"));
+    }
+    Ok(budget)
+}
+
+/// The body of `PUT /v1/targets/{id}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TargetDocument {
+    iqn: String,
+    #[serde(default)]
+    lun: u16,
+    volume: String,
+    initiators: Vec<String>,
+    #[serde(default)]
+    read_only: bool,
+}
+
+impl TargetDocument {
+    /// What is asked of storage, which knows what names and volumes may be; here they are only bounded.
+    pub(crate) fn exposure(self, id: &InstanceId) -> Result<Exposure, Problem> {
+        let long = |text: &String| text.is_empty() || text.len() > NAME_MAX;
+        let wrong = if long(&self.iqn) {
+            Some("iqn: 1 to 223 bytes")
+        } else if self.volume.is_empty() || self.volume.len() > VOLUME_MAX {
+            Some("volume: 1 to 1024 bytes")
+        } else if self.initiators.is_empty() || self.initiators.len() > INITIATORS_MAX {
+            Some("initiators: 1 to 32 names, or \"*\" for any")
+        } else if self.initiators.iter().any(long) {
+            Some("initiators: each has 1 to 223 bytes")
+        } else {
+            None
+        };
+        if let Some(detail) = wrong {
+            return Err(Problem::new(Kind::InvalidField, detail));
+        }
+        Ok(Exposure {
+            id: id.as_str().into(),
+            iqn: self.iqn,
+            lun: self.lun,
+            volume: self.volume,
+            initiators: self.initiators,
+            read_only: self.read_only,
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! Counters, and their text for Prometheus (exposition format 0.0.4).
+
+use crate::ask::LinkState;
+use crate::operations::Stage;
+use alloc::string::String;
+use core::cell::Cell;
+use core::fmt::Write;
+use core::time::Duration;
+use storage::{Exposed, VolumeState};
+
+/// What is counted.
+#[derive(Default)]
+pub(crate) struct Metrics {
+    /// Responses by the first digit of their status, 2 to 5.
+    responses: [Cell<u64>; 4],
+    /// Operations that ended, by how.
+    succeeded: Cell<u64>,
+    refused: Cell<u64>,
+    failed: Cell<u64>,
+    indeterminate: Cell<u64>,
+    pub(crate) connections: Cell<u64>,
+}
+
+fn count(cell: &Cell<u64>) {
+    cell.set(cell.get().saturating_add(1));
+}
+
+impl Metrics {
+    pub(crate) fn response(&self, status: u16) {
+        if let Some(cell) =
+            (status / 100).checked_sub(2).and_then(|class| self.responses.get(usize::from(class)))
+        {
+            count(cell);
+        }
+    }
+
+    pub(crate) fn ended(&self, stage: Stage) {
+        match stage {
+            Stage::Succeeded => count(&self.succeeded),
+            Stage::Refused => count(&self.refused),
+            Stage::Failed => count(&self.failed),
+            Stage::Indeterminate => count(&self.indeterminate),
+            Stage::Accepted | Stage::Running => {}
+        }
+    }
+
+    pub(crate) fn connection(&self) {
+        count(&self.connections);
+    }
+
+    pub(crate) fn text(&self, uptime: Duration, link: &LinkState, targets: &[Exposed]) -> String {
+        let mut text = String::new();
+        let _ = self.write(&mut text, uptime, link, targets);
+        text
+    }
+
+    fn write(
+        &self,
+        text: &mut String,
+        uptime: Duration,
+        link: &LinkState,
+        targets: &[Exposed],
+    ) -> core::fmt::Result {
+        writeln!(text, "# TYPE corbel_uptime_seconds gauge\ncorbel_uptime_seconds {}", uptime.as_secs())?;
+        let up = u8::from(*link == LinkState::Up);
+        writeln!(text, "# TYPE corbel_agent_up gauge\ncorbel_agent_up {up}")?;
+        let connections = self.connections.get();
+        writeln!(
+            text,
+            "# TYPE corbel_http_connections_total counter\ncorbel_http_connections_total {connections}"
+        )?;
+        writeln!(text, "# TYPE corbel_http_responses_total counter")?;
+        for (class, cell) in self.responses.iter().enumerate() {
+            writeln!(text, "corbel_http_responses_total{{class=\"{}xx\"}} {}", class + 2, cell.get())?;
+        }
+        writeln!(text, "# TYPE corbel_operations_total counter")?;
+        let ends = [
+            ("succeeded", &self.succeeded),
+            ("refused", &self.refused),
+            ("failed", &self.failed),
+            ("indeterminate", &self.indeterminate),
+        ];
+        for (end, cell) in ends {
+            writeln!(text, "corbel_operations_total{{outcome=\"{end}\"}} {}", cell.get())?;
+        }
+        writeln!(text, "# TYPE corbel_target_ready gauge")?;
+        for target in targets {
+            let ready = u8::from(target.state == VolumeState::Ready);
+            // A target's id is a name: it needs no escapes.
+            writeln!(text, "corbel_target_ready{{target=\"{}\"}} {ready}", target.exposure.id)?;
+        }
+        writeln!(text, "# TYPE corbel_target_sessions gauge")?;
+        for target in targets {
+            writeln!(
+                text,
+                "corbel_target_sessions{{target=\"{}\"}} {}",
+                target.exposure.id, target.sessions
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! The closed catalogue of errors, as problem documents (RFC 9457).
+//!
+//! Whatever can go wrong has one name here, and a client can tell from it what to do: whether the same request may be
+//! sent again, and whether anything was done. `GET /v1/problems` publishes the list.
+
+use crate::views::InstanceView;
+use agent_protocol::{Failure, Refusal, Text};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use management_http::{PROBLEM_NAMESPACE, Response};
+use serde::{Serialize, Serializer};
+
+macro_rules! catalogue {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal, $status:literal, $title:literal, $retryable:literal;)*) => {
+        /// What can go wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$kind),*];
+
+            /// The last part of the type.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+
+            /// The status code.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$kind => $status,)* }
+            }
+
+            /// What it is, in a few words that never change.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$kind => $title,)* }
+            }
+
+            /// Whether the same request may succeed later, unchanged, and is safe to send again.
+            pub const fn is_retryable(self) -> bool {
+                match self { $(Self::$kind => $retryable,)* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    /// The path leads nowhere.
+    NotFound = "not-found", 404, "There is nothing here", false;
+    /// The resource does not have this method.
+    MethodNotAllowed = "method-not-allowed", 405, "The resource does not have this method", false;
+    /// A body came with a method that has none.
+    UnexpectedBody = "unexpected-body", 400, "This method takes no body", false;
+    /// The body is not JSON by its media type.
+    UnsupportedMediaType = "unsupported-media-type", 415, "The body is to be application/json", false;
+    /// The body is not the JSON that is expected here.
+    MalformedBody = "malformed-body", 400, "The body is not what is expected here", false;
+    /// The query is not understood.
+    MalformedQuery = "malformed-query", 400, "The query is not understood", false;
+    /// A field of the body holds what it must not.
+    InvalidField = "invalid-field", 422, "A field holds what it must not", false;
+    /// The caller may not do this.
+    Forbidden = "forbidden", 403, "The caller may not do this", false;
+
+    /// No instance has this name.
+    UnknownInstance = "unknown-instance", 404, "There is no such instance", false;
+    /// The instance was terminated.
+    InstanceTerminated = "instance-terminated", 409, "The instance is already terminated", false;
+    /// An instance of this name is there.
+    InstanceExists = "instance-exists", 409, "There is already an instance of this name", false;
+    /// No image has this name.
+    UnknownImage = "unknown-image", 422, "There is no such image", false;
+    /// The verb makes no sense in the instance's state.
+    WrongState = "wrong-state", 409, "The instance is in another state", false;
+    /// The instance's state is not known.
+    StateUnknown = "state-unknown", 409, "The state of the instance is not known", true;
+    /// The precondition does not hold.
+    PreconditionFailed = "precondition-failed", 412, "The precondition does not hold", false;
+    /// The hypervisor cannot do it.
+    Unsupported = "unsupported", 422, "The hypervisor cannot do this", false;
+    /// No room for another instance.
+    NoCapacity = "no-capacity", 507, "There is no room for another one", true;
+    /// The guest did not shut down.
+    GuestIgnored = "guest-ignored", 409, "The guest did not shut down", false;
+    /// The hypervisor failed at it.
+    HypervisorFailed = "hypervisor-failed", 502, "The hypervisor could not do this", false;
+    /// The hypervisor did not answer the agent in time.
+    HypervisorTimeout = "hypervisor-timeout", 504, "The hypervisor did not answer in time", false;
+
+    /// No operation has this name, or it has been forgotten.
+    UnknownOperation = "unknown-operation", 404, "There is no such operation", false;
+    /// The client token stands for another command.
+    TokenReused = "client-token-reused", 409, "The client token belongs to another command", false;
+    /// The deadline passed before anything was done.
+    DeadlinePassed = "deadline-passed", 504, "The deadline passed before anything was done", true;
+    /// Whether the command was carried out is not known.
+    OutcomeUnknown = "outcome-unknown", 504, "It is not known whether this was done", false;
+    /// So many commands are under way.
+    TooBusy = "too-busy", 503, "Too many commands are under way", true;
+
+    /// No agent is configured.
+    AgentNotConfigured = "agent-not-configured", 503, "This appliance has no agent", false;
+    /// The agent cannot be reached; nothing was done.
+    AgentUnavailable = "agent-unavailable", 503, "The agent cannot be reached", true;
+    /// The agent answered something that is not the protocol.
+    AgentNonsense = "agent-nonsense", 502, "The agent's answer makes no sense", false;
+    /// The agent did not take the request; nothing was done.
+    AgentRefused = "agent-refused", 502, "The agent did not take the request", false;
+    /// The agent cannot write its records.
+    AgentStorage = "agent-storage", 502, "The agent cannot write its records", true;
+    /// Another appliance commands the agent.
+    Superseded = "superseded", 503, "Another appliance has taken over", false;
+
+    /// No target has this name.
+    UnknownTarget = "unknown-target", 404, "There is no such target", false;
+    /// The target contradicts another.
+    TargetConflict = "target-conflict", 409, "The target contradicts another", false;
+    /// A session is logged in.
+    TargetInUse = "target-in-use", 409, "A session is logged in to the target", true;
+}
+
+impl Kind {
+    /// The kind that a refusal of the agent is to a client of this API.
+    pub const fn of_refusal(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownInstance => Self::UnknownInstance,
+            Refusal::UnknownImage => Self::UnknownImage,
+            Refusal::Terminated => Self::InstanceTerminated,
+            Refusal::AlreadyExists => Self::InstanceExists,
+            Refusal::WrongState => Self::WrongState,
+            Refusal::StateUnknown => Self::StateUnknown,
+            Refusal::PreconditionFailed => Self::PreconditionFailed,
+            Refusal::Expired => Self::DeadlinePassed,
+            Refusal::StaleEpoch => Self::Superseded,
+            Refusal::StaleBoot => Self::AgentUnavailable,
+            Refusal::Impossible => Self::Unsupported,
+            Refusal::Full => Self::NoCapacity,
+            Refusal::OpIdReused | Refusal::UnknownCritical | Refusal::Version | Refusal::Unrecognised => {
+                Self::AgentRefused
+            }
+        }
+    }
+
+    /// The kind that a failure at the agent is to a client of this API.
+    pub const fn of_failure(failure: Failure) -> Self {
+        match failure {
+            Failure::Timeout => Self::HypervisorTimeout,
+            Failure::GuestIgnored => Self::GuestIgnored,
+            Failure::Storage => Self::AgentStorage,
+            Failure::Spawn | Failure::Hypervisor | Failure::Ended | Failure::Unrecognised => {
+                Self::HypervisorFailed
+            }
+        }
+    }
+}
+
+/// A problem: its kind, and what is particular to this occurrence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which of the catalogue it is.
+    pub kind: Kind,
+    /// What happened this time, for people.
+    pub detail: Text,
+    /// The occurrence: the operation that failed, or else the path of the request.
+    pub instance: String,
+    /// The instance as it stands, when that is why.
+    pub current: Option<Box<InstanceView>>,
+    /// `Allow`, with [`Kind::MethodNotAllowed`].
+    pub allow: Option<&'static str>,
+}
+
+impl Problem {
+    /// A problem of this kind; `detail` says what happened this time.
+    pub fn new(kind: Kind, detail: impl AsRef<str>) -> Self {
+        Self { kind, detail: Text::new(detail.as_ref()), instance: String::new(), current: None, allow: None }
+    }
+
+    /// The same, at `instance` unless it already says where.
+    #[must_use]
+    pub fn at(mut self, instance: &str) -> Self {
+        if self.instance.is_empty() {
+            self.instance = instance.into();
+        }
+        self
+    }
+
+    /// As an HTTP response.
+    pub fn response(&self) -> Response {
+        let body = agent_protocol::encode(self);
+        // A second is long for the agent's link, which tries again by itself, and short for a person.
+        let retry_after = (self.kind.is_retryable() && self.kind.status() == 503).then_some(1);
+        Response { retry_after, allow: self.allow, ..Response::problem(self.kind.status(), body) }
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            r#type: String,
+            title: &'static str,
+            status: u16,
+            detail: &'a Text,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            instance: &'a str,
+            retryable: bool,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            current: Option<&'a InstanceView>,
+        }
+        let document = Document {
+            r#type: type_of(self.kind.name()),
+            title: self.kind.title(),
+            status: self.kind.status(),
+            detail: &self.detail,
+            instance: &self.instance,
+            retryable: self.kind.is_retryable(),
+            current: self.current.as_deref(),
+        };
+        document.serialize(serializer)
+    }
+}
+
+fn type_of(name: &str) -> String {
+    alloc::format!("{PROBLEM_NAMESPACE}{name}")
+}
+
+/// The published catalogue: those of this plane, and those that the HTTP engine answers with.
+pub(crate) fn published() -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Entry {
+        r#type: String,
+        status: u16,
+        title: &'static str,
+        retryable: bool,
+    }
+    #[derive(Serialize)]
+    struct Catalogue {
+        problems: Vec<Entry>,
+    }
+    let own = Kind::ALL.iter().map(|kind| Entry {
+        r#type: type_of(kind.name()),
+        status: kind.status(),
+        title: kind.title(),
+        retryable: kind.is_retryable(),
+    });
+    let engine = management_http::Refusal::ALL.iter().map(|refusal| {
+        let (name, status, title, _) = refusal.describe();
+        Entry { r#type: type_of(name), status, title, retryable: status == 408 }
+    });
+    agent_protocol::encode(&Catalogue { problems: own.chain(engine).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_has_a_name_of_its_own_and_an_error_status() {
+        let mut names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        names.extend(management_http::Refusal::ALL.iter().map(|refusal| refusal.describe().0));
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for kind in Kind::ALL {
+            assert!((400..600).contains(&kind.status()), "{kind:?}");
+            assert_ne!(management_http::reason(kind.status()), "Status", "{kind:?} needs a reason phrase");
+        }
+    }
+
+    #[test]
+    fn hostile_words_in_a_detail_stay_words() {
+        let problem = Problem::new(Kind::NotFound, "a\"b\\c\r\n\u{202e}</script>");
+        let document = String::from_utf8(problem.at("/x").response().body).unwrap();
+        assert_eq!(
+            document,
+            r#"{"type":"urn:corbel:problem:not-found","title":"There is nothing here","status":404,"detail":"a\"b\\c   </script>","instance":"/x","retryable":false}"#
+        );
+    }
+}

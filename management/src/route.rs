@@ -1,0 +1,172 @@
+//! Which resource a request is about.
+
+use crate::problem::{Kind, Problem};
+use agent_protocol::{InstanceId, OpId};
+use alloc::format;
+use core::str::FromStr;
+use management_http::{Method, Request};
+
+/// A request, understood as far as its method and path go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `GET /healthz`
+    Health,
+    /// `GET /readyz`
+    Ready,
+    /// `GET /v1`
+    About,
+    /// `GET /v1/problems`
+    Problems,
+    /// `GET /v1/metrics`
+    Metrics,
+    /// `GET /v1/images`
+    Images,
+    /// `GET /v1/instances`
+    Instances(Page),
+    /// `POST /v1/instances`
+    CreateInstance,
+    /// `GET /v1/instances/{id}`
+    Instance(InstanceId),
+    /// `POST /v1/instances/{id}/commands`
+    Command(InstanceId),
+    /// `GET /v1/operations`
+    Operations(Page),
+    /// `GET /v1/operations/{id}`
+    Operation(OpId),
+    /// `GET /v1/targets`
+    Targets,
+    /// `GET /v1/targets/{id}`
+    Target(TargetId),
+    /// `PUT /v1/targets/{id}`
+    PutTarget(TargetId),
+    /// `DELETE /v1/targets/{id}`
+    DeleteTarget(TargetId),
+}
+
+/// Targets are named under the same rule as instances.
+pub(crate) type TargetId = InstanceId;
+
+/// Which part of a list is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// At most so many.
+    pub(crate) limit: usize,
+    /// Those that come after this name.
+    pub(crate) after: Option<InstanceId>,
+}
+
+impl Page {
+    const DEFAULT: usize = 100;
+    const MAX: usize = 500;
+}
+
+/// The kinds of resources, and the methods each has.
+enum Resource<'a> {
+    Fixed(Route),
+    Instances,
+    Instance(&'a str),
+    Commands(&'a str),
+    Operations,
+    Operation(&'a str),
+    Target(&'a str),
+}
+
+/// Understand the method, the path and the query.
+pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
+    let resource = resource(request.path)
+        .ok_or_else(|| Problem::new(Kind::NotFound, format!("There is nothing at {}.", request.path)))?;
+    let paged = matches!(resource, Resource::Instances | Resource::Operations) && is_read(request.method);
+    let page = match request.query {
+        Some(query) if paged => page(query)?,
+        Some(_) => return Err(Problem::new(Kind::MalformedQuery, "This resource takes no query.")),
+        None => Page { limit: Page::DEFAULT, after: None },
+    };
+    let route = match (resource, request.method) {
+        (Resource::Fixed(route), method) if is_read(method) => route,
+        (Resource::Fixed(_), _) => return Err(not_allowed("GET, HEAD")),
+        (Resource::Instances, Method::Post) => Route::CreateInstance,
+        (Resource::Instances, method) if is_read(method) => Route::Instances(page),
+        (Resource::Instances, _) => return Err(not_allowed("GET, HEAD, POST")),
+        (Resource::Instance(id), method) if is_read(method) => {
+            Route::Instance(named(id, Kind::UnknownInstance)?)
+        }
+        (Resource::Instance(_), _) => return Err(not_allowed("GET, HEAD")),
+        (Resource::Commands(id), Method::Post) => Route::Command(named(id, Kind::UnknownInstance)?),
+        (Resource::Commands(_), _) => return Err(not_allowed("POST")),
+        (Resource::Operations, method) if is_read(method) => Route::Operations(page),
+        (Resource::Operations, _) => return Err(not_allowed("GET, HEAD")),
+        (Resource::Operation(id), method) if is_read(method) => {
+            Route::Operation(named(id, Kind::UnknownOperation)?)
+        }
+        (Resource::Operation(_), _) => return Err(not_allowed("GET, HEAD")),
+        (Resource::Target(id), Method::Put) => Route::PutTarget(named(id, Kind::InvalidField)?),
+        (Resource::Target(id), Method::Delete) => Route::DeleteTarget(named(id, Kind::UnknownTarget)?),
+        (Resource::Target(id), method) if is_read(method) => Route::Target(named(id, Kind::UnknownTarget)?),
+        (Resource::Target(_), _) => return Err(not_allowed("GET, HEAD, PUT, DELETE")),
+    };
+    let has_body = matches!(request.method, Method::Post | Method::Put | Method::Patch);
+    if !has_body && !request.body.is_empty() {
+        return Err(Problem::new(Kind::UnexpectedBody, format!("{} takes no body.", request.method)));
+    }
+    Ok(route)
+}
+
+fn resource(path: &str) -> Option<Resource<'_>> {
+    let mut segments = path.strip_prefix('/')?.split('/');
+    let parts = [segments.next(), segments.next(), segments.next(), segments.next(), segments.next()];
+    Some(match parts {
+        [Some("healthz"), None, ..] => Resource::Fixed(Route::Health),
+        [Some("readyz"), None, ..] => Resource::Fixed(Route::Ready),
+        [Some("v1"), None, ..] => Resource::Fixed(Route::About),
+        [Some("v1"), Some("problems"), None, ..] => Resource::Fixed(Route::Problems),
+        [Some("v1"), Some("metrics"), None, ..] => Resource::Fixed(Route::Metrics),
+        [Some("v1"), Some("images"), None, ..] => Resource::Fixed(Route::Images),
+        [Some("v1"), Some("targets"), None, ..] => Resource::Fixed(Route::Targets),
+        [Some("v1"), Some("instances"), None, ..] => Resource::Instances,
+        [Some("v1"), Some("instances"), Some(id), None, _] => Resource::Instance(id),
+        [Some("v1"), Some("instances"), Some(id), Some("commands"), None] => Resource::Commands(id),
+        [Some("v1"), Some("operations"), None, ..] => Resource::Operations,
+        [Some("v1"), Some("operations"), Some(id), None, _] => Resource::Operation(id),
+        [Some("v1"), Some("targets"), Some(id), None, _] => Resource::Target(id),
+        _ => return None,
+    })
+}
+
+fn is_read(method: Method) -> bool {
+    matches!(method, Method::Get | Method::Head)
+}
+
+/// A name in a path. One that nothing can have stands for nothing: that is `otherwise`.
+fn named<T: FromStr>(text: &str, otherwise: Kind) -> Result<T, Problem> {
+    text.parse().map_err(|_| {
+        let rule = "A name has 1 to 63 of a-z, 0-9 and hyphens, and no hyphen at its ends.";
+        Problem::new(otherwise, format!("{text} names nothing. {rule}"))
+    })
+}
+
+fn page(query: &str) -> Result<Page, Problem> {
+    let malformed = |detail: &str| Problem::new(Kind::MalformedQuery, detail);
+    let (mut limit, mut after) = (None, None);
+    for pair in query.split('&') {
+        let twice = match pair.split_once('=') {
+            Some(("limit", value)) => {
+                let number = value.parse().ok().filter(|number| (1..=Page::MAX).contains(number));
+                limit.replace(number.ok_or_else(|| malformed("limit: from 1 to 500"))?).is_some()
+            }
+            Some(("after", value)) => {
+                let name = value.parse().map_err(|_| malformed("after: the name that a page ended with"))?;
+                after.replace(name).is_some()
+            }
+            _ => return Err(malformed("This list takes limit and after.")),
+        };
+        if twice {
+            return Err(malformed("A parameter stands twice."));
+        }
+    }
+    Ok(Page { limit: limit.unwrap_or(Page::DEFAULT), after })
+}
+
+fn not_allowed(allow: &'static str) -> Problem {
+    let problem = Problem::new(Kind::MethodNotAllowed, format!("The methods are {allow}."));
+    Problem { allow: Some(allow), ..problem }
+}

@@ -1,0 +1,94 @@
+//! One connection slot of the API: peers come one after another, and each is served until it leaves.
+
+use crate::ask::Ask;
+use crate::wire::Wire;
+use crate::{Management, Principal, Step};
+use alloc::rc::Rc;
+use core::time::Duration;
+use kernel_runtime::{Clock, Instant, with_deadline};
+use management_http::{Limits, Server};
+use network::Stream;
+
+/// How long a peer has to close its side after the last response.
+const FINISH_TIME: Duration = Duration::from_secs(5);
+
+/// Serve the API on `port` in this slot, for ever.
+pub async fn serve(mut stream: Stream, port: u16, management: Rc<Management>) {
+    serve_on(&mut stream, port, &management).await;
+}
+
+pub(crate) async fn serve_on<W: Wire>(stream: &mut W, port: u16, management: &Management) {
+    loop {
+        stream.accept(port).await;
+        management.metrics.connection();
+        let clock = &management.clock;
+        match converse(stream, management).await {
+            Ok(()) => {
+                let finished = with_deadline(clock, clock.now() + FINISH_TIME, stream.finish()).await;
+                if finished.is_err() {
+                    stream.abort();
+                }
+            }
+            Err(Gone) => stream.abort(),
+        }
+    }
+}
+
+/// The peer is gone, or might as well be.
+struct Gone;
+
+/// Serve one peer until all is said.
+async fn converse<W: Wire>(stream: &mut W, management: &Management) -> Result<(), Gone> {
+    let clock = &management.clock;
+    let mut engine = Server::new(Limits::SERVER, elapsed(clock));
+    loop {
+        write_out(stream, &mut engine, clock).await?;
+        if engine.is_finished() {
+            return Ok(());
+        }
+        // Until callers authenticate, everyone is nobody.
+        let step = engine.request().map(|request| management.begin(&request, Principal::Anonymous));
+        match step {
+            Some(Step::Answer(response)) => engine.respond(elapsed(clock), &response),
+            Some(Step::Ask(Ask { question, deadline }, continuation)) => {
+                let reply = management.forward.ask(question, deadline).await;
+                let response = management.complete(continuation, reply);
+                engine.respond(elapsed(clock), &response);
+            }
+            None => read_in(stream, &mut engine, clock).await?,
+        }
+    }
+}
+
+async fn write_out<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) -> Result<(), Gone> {
+    while !engine.transmit().is_empty() {
+        let bytes = engine.transmit();
+        let count = bytes.len();
+        let until = deadline(engine).unwrap_or(clock.now() + Limits::SERVER.write_time);
+        match with_deadline(clock, until, stream.write_all(bytes)).await {
+            Ok(Ok(())) => engine.transmitted(elapsed(clock), count),
+            Ok(Err(_)) | Err(_) => return Err(Gone),
+        }
+    }
+    Ok(())
+}
+
+async fn read_in<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) -> Result<(), Gone> {
+    let until = deadline(engine).unwrap_or(clock.now() + Limits::SERVER.idle_time);
+    match with_deadline(clock, until, stream.read(engine.space())).await {
+        Ok(Ok(0)) => engine.end_of_input(),
+        Ok(Ok(count)) => engine.received(elapsed(clock), count),
+        Ok(Err(_)) => return Err(Gone),
+        Err(_) => engine.expired(elapsed(clock)).map_err(|_| Gone)?,
+    }
+    Ok(())
+}
+
+/// The engine counts time from the start of the machine.
+fn elapsed(clock: &Clock) -> Duration {
+    clock.now().since(Instant::ZERO)
+}
+
+fn deadline(engine: &Server) -> Option<Instant> {
+    engine.deadline().map(|deadline| Instant::ZERO + deadline)
+}

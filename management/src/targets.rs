@@ -1,0 +1,66 @@
+//! Targets: the part of the API that storage answers.
+
+use crate::problem::{Kind, Problem};
+use crate::views::{TargetList, TargetView};
+use agent_protocol::encode;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use management_http::Response;
+use storage::{ControlError, Exposed, Exposure};
+
+/// What management asks of storage. `storage::Control` does it; tests put something else in its place.
+pub trait Targets {
+    /// Make a target as described; the same again changes nothing.
+    fn expose(&self, exposure: Exposure) -> Result<Exposed, ControlError>;
+    /// Take it away; refused while a session is logged in.
+    fn withdraw(&self, id: &str) -> Result<(), ControlError>;
+    /// All of them.
+    fn list(&self) -> Vec<Exposed>;
+    /// One of them.
+    fn get(&self, id: &str) -> Option<Exposed>;
+}
+
+pub(crate) fn list(targets: &dyn Targets) -> Response {
+    let exposed = targets.list();
+    let views = exposed.iter().map(TargetView::new).collect();
+    Response::json(200, encode(&TargetList { targets: views }))
+}
+
+pub(crate) fn get(targets: &dyn Targets, id: &str) -> Result<Response, Problem> {
+    let exposed = targets.get(id).ok_or_else(|| unknown(id))?;
+    Ok(Response::json(200, encode(&TargetView::new(&exposed))))
+}
+
+/// Made for the first time it is 201, and 200 when it was there.
+pub(crate) fn put(targets: &dyn Targets, exposure: Exposure) -> Result<Response, Problem> {
+    let id = exposure.id.clone();
+    let before = targets.get(&id);
+    let exposed = targets.expose(exposure).map_err(|error| problem(&id, error))?;
+    let body = encode(&TargetView::new(&exposed));
+    if before.is_some() {
+        return Ok(Response::json(200, body));
+    }
+    Ok(Response { location: Some(format!("/v1/targets/{id}")), ..Response::json(201, body) })
+}
+
+pub(crate) fn delete(targets: &dyn Targets, id: &str) -> Result<Response, Problem> {
+    targets.withdraw(id).map_err(|error| problem(id, error))?;
+    Ok(Response::no_content())
+}
+
+fn unknown(id: &str) -> Problem {
+    Problem::new(Kind::UnknownTarget, format!("There is no target {id}."))
+}
+
+fn problem(id: &str, error: ControlError) -> Problem {
+    match error {
+        ControlError::NotFound => unknown(id),
+        ControlError::Invalid { .. } => Problem::new(Kind::InvalidField, error.to_string()),
+        ControlError::Conflict(what) => Problem::new(Kind::TargetConflict, what),
+        ControlError::Full => Problem::new(Kind::NoCapacity, "All target slots are taken."),
+        ControlError::InUse => {
+            Problem::new(Kind::TargetInUse, format!("A session is logged in to {id}; log it out first."))
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The byte streams that the tasks run on. A TCP stream of either network is one; what encrypts it will be another.
+
+use core::net::SocketAddrV4;
+use network::{ConnectError, Reset, Stream};
+
+/// One connection at a time, in a slot. Every future may be dropped while it waits without a byte being lost.
+pub(crate) trait Wire {
+    /// Wait for a peer on `port`.
+    async fn accept(&mut self, port: u16);
+    /// Connect to `to`.
+    async fn connect(&mut self, to: SocketAddrV4) -> Result<(), ConnectError>;
+    /// Read at least one byte; zero when the peer has finished.
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Reset>;
+    /// Write all of it.
+    async fn write_all(&mut self, bytes: &[u8]) -> Result<(), Reset>;
+    /// Close in order.
+    async fn finish(&mut self);
+    /// Close at once.
+    fn abort(&mut self);
+}
+
+impl Wire for Stream {
+    async fn accept(&mut self, port: u16) {
+        Self::accept(self, port).await;
+    }
+
+    async fn connect(&mut self, to: SocketAddrV4) -> Result<(), ConnectError> {
+        Self::connect(self, to).await
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Reset> {
+        Self::read(self, buffer).await
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> Result<(), Reset> {
+        Self::write_all(self, bytes).await
+    }
+
+    async fn finish(&mut self) {
+        Self::finish(self).await;
+    }
+
+    fn abort(&mut self) {
+        Self::abort(self);
+    }
+}
