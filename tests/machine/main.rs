@@ -9,3 +9,4 @@ mod fixture;
 
 mod configuration;
 mod isolation;
+mod management;
