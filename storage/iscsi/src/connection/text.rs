@@ -11,11 +11,13 @@ use crate::wire::text::{Writer, pairs};
 use crate::wire::{Header, RESERVED_TAG, TextRequest, reject};
 use alloc::{boxed::Box, vec};
 
-/// Which targets are asked for.
+/// A question for targets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Scope {
-    All,
-    One(Name),
+struct Asked {
+    /// The one that is meant; empty for all.
+    name: Name,
+    /// So many of them have been said.
+    said: usize,
 }
 
 /// The text being received and the text being sent. There is one of each: an initiator asks, and waits.
@@ -30,8 +32,8 @@ pub(super) struct Exchange {
     output_length: usize,
     /// A response with output waits to be transmitted.
     in_flight: bool,
-    /// The layer above was asked for targets; of those so many have been said.
-    asked: Option<(Scope, usize)>,
+    /// Targets are asked for, and not all have been said.
+    asked: Option<Asked>,
     waiting: bool,
     /// The exchange goes on under these tags.
     initiator_task_tag: u32,
@@ -192,8 +194,8 @@ impl Connection {
 
     fn answer_text(&mut self, header: &Header) {
         match self.write_text_answers() {
-            Ok(Some(scope)) => {
-                self.text.asked = Some((scope, 0));
+            Ok(Some(name)) => {
+                self.text.asked = Some(Asked { name, said: 0 });
                 self.text.waiting = true;
                 self.events.push_back(Event::SendTargets);
             }
@@ -205,30 +207,30 @@ impl Connection {
         }
     }
 
-    /// Answer all pairs of a complete text. Says which targets are asked for, if any.
+    /// Answer all pairs of a complete text. Says which target is asked for, if any; the empty name is for all.
     ///
     /// A text that asks for nothing we know is rejected as a whole, and so is a SendTargets with a value that it
     /// cannot have: initiators take the pairs of an answer for targets.
-    fn write_text_answers(&mut self) -> Result<Option<Scope>, u8> {
+    fn write_text_answers(&mut self) -> Result<Option<Name>, u8> {
         let normal = self.peer.session_type == SessionType::Normal;
         let (input, output) = self.text.begin_output();
         let mut writer = Writer::new(output);
-        let (mut scope, mut known, mut keys) = (None, 0, 0);
+        let (mut name, mut known, mut keys) = (None, 0, 0);
         for pair in pairs(input) {
             let (key, value) = pair.map_err(|_| reject::PROTOCOL_ERROR)?;
             keys += 1;
             if key == "SendTargets" {
-                scope = Some(match value {
+                name = Some(match value {
                     // Of a normal session's target only, whatever is asked for (appendix C).
-                    "All" | "" if normal => Scope::One(self.peer.target),
-                    "All" => Scope::All,
-                    name => Scope::One(Name::new(name).map_err(|_| reject::INVALID_PDU_FIELD)?),
+                    "All" | "" if normal => self.peer.target,
+                    "All" => Name::default(),
+                    other => Name::new(other).map_err(|_| reject::INVALID_PDU_FIELD)?,
                 });
             }
             let before = writer.length();
             let offered = self.negotiation.offer(Stage::FullFeature, key, value, &mut writer);
             offered.map_err(|_| reject::PROTOCOL_ERROR)?;
-            let understood = writer.length() == before || scope.is_some();
+            let understood = writer.length() == before || name.is_some();
             known += usize::from(understood);
         }
         if keys > 0 && known == 0 {
@@ -236,13 +238,10 @@ impl Connection {
         }
         let length = writer.length();
         self.text.end_output(length);
-        if let Some(Scope::One(name)) = scope
-            && normal
-            && name != self.peer.target
-        {
+        if normal && name.is_some_and(|name| name != self.peer.target) {
             return Err(reject::PROTOCOL_ERROR);
         }
-        Ok(scope)
+        Ok(name)
     }
 
     /// Answer [`Event::SendTargets`] with all targets that this initiator may see. What was not asked for is left
@@ -252,25 +251,20 @@ impl Connection {
         if !core::mem::take(&mut self.text.waiting) {
             return;
         }
-        let Some((scope, said)) = self.text.asked.take() else { return };
+        let Some(Asked { name, said }) = self.text.asked.take() else { return };
         let begin = self.text.output_length;
         let mut writer = Writer::new(&mut self.text.output[begin..]);
-        let wanted = targets.into_iter().filter(|target| match &scope {
-            Scope::All => true,
-            Scope::One(name) => *name == *target.name,
-        });
-        let mut fitted = 0;
-        for target in wanted.skip(said) {
+        let wanted = targets.into_iter().filter(|target| name.is_empty() || name == *target.name);
+        for (index, target) in wanted.enumerate().skip(said) {
             let before = writer.length();
             if write_target(&mut writer, &target).is_err() {
                 writer.truncate(before);
                 // One that is too long for an empty buffer is too long for ever, and is passed over.
                 if begin + before > 0 {
-                    self.text.asked = Some((scope, said + fitted));
+                    self.text.asked = Some(Asked { name, said: index });
                     break;
                 }
             }
-            fitted += 1;
         }
         self.text.output_length = begin + writer.length();
         self.say_text();
