@@ -68,7 +68,8 @@ pub unsafe trait Platform: Sync {
 /// An interrupt as the platform gives it.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupt {
-    /// The word of which the handler sets `bit`. The idle loop looks at the whole word.
+    /// The word of which the handler sets `bit`. Only [`crate::Irq::take`] clears it: who idles looks at the word, does
+    /// not sleep while a bit is set, and leaves the bits to their drivers, which need them to know whom to ask.
     pub word: &'static AtomicU64,
     /// Which bit, 0 to 63.
     pub bit: u8,
