@@ -3,6 +3,9 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
+/// The first CPUID leaf of hypervisors.
+const HYPERVISOR: u32 = 0x4000_0000;
+
 /// Output of CPUID for `leaf`, zeros above the highest leaf of its range.
 pub(crate) fn cpuid(leaf: u32) -> CpuidResult {
     let range = leaf & 0xffff_0000;
@@ -15,8 +18,28 @@ pub(crate) fn cpuid(leaf: u32) -> CpuidResult {
 }
 
 /// Whether a hypervisor says so; only then do leaves from 0x4000_0000 on mean anything.
-pub(crate) fn hypervisor() -> bool {
+fn hypervisor() -> bool {
     cpuid(1).ecx & 1 << 31 != 0
+}
+
+/// The hypervisor's name for itself: twelve bytes.
+pub(crate) fn hypervisor_signature() -> Option<[u8; 12]> {
+    let leaf = hypervisor_leaf(0)?;
+    let mut signature = [0; 12];
+    let words = [leaf.ebx, leaf.ecx, leaf.edx];
+    signature.as_chunks_mut::<4>().0.iter_mut().zip(words).for_each(|(part, word)| *part = word.to_le_bytes());
+    Some(signature)
+}
+
+/// Leaf 0x4000_0000 + `offset`, if there is a hypervisor that has it.
+pub(crate) fn hypervisor_leaf(offset: u32) -> Option<CpuidResult> {
+    if !hypervisor() {
+        return None;
+    }
+    let highest = __cpuid(HYPERVISOR).eax;
+    // Old versions of KVM leave it at zero and mean one.
+    let highest = if highest == 0 { HYPERVISOR + 1 } else { highest };
+    (HYPERVISOR + offset <= highest && highest < HYPERVISOR + 0x1000).then(|| __cpuid_count(HYPERVISOR + offset, 0))
 }
 
 /// The time stamp counter. The fence keeps earlier loads from happening after it.

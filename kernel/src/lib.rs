@@ -1,7 +1,7 @@
 //! The machine: from the first instruction to a program that has memory, time, interrupts, randomness and a console.
 //!
 //! It runs one program on one CPU, without processes and without user mode, and it knows no driver and no protocol.
-//! [`start`](mod@start) is the boot on one page; [`Machine`] is what the program gets. A program is
+//! `start.rs` is the boot on one page; [`Machine`] is what the program gets. A program is
 //!
 //! ```ignore
 //! #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -24,16 +24,24 @@
 
 extern crate alloc;
 
+mod acpi;
+mod clock;
 mod console;
 mod cpu;
+pub mod entropy;
 mod entry;
+mod features;
+pub mod fw_cfg;
+mod interrupt;
+mod logger;
+mod machine;
 pub mod memory;
 mod panic;
 pub mod power;
 mod pvh;
 mod start;
 
-pub use start::Machine;
+pub use machine::Machine;
 
 /// Names the function that the kernel calls when the machine is ready: `fn(kernel::Machine) -> !`.
 #[macro_export]

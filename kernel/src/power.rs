@@ -1,6 +1,19 @@
-//! Ending the machine.
+//! Ending the machine: off, by reset, or with a code for those who test it.
+//!
+//! | way | off | reset |
+//! |---|---|---|
+//! | full ACPI (q35, pc) | sleep type of `_S5_` to the PM1 control registers | the FADT's reset register |
+//! | reduced ACPI (microvm, Cloud Hypervisor) | the same to the sleep control register | the same |
+//! | none (microvm with `acpi=off`, Firecracker) | a reset | port 0xcf9, the keyboard controller, a triple fault |
+//!
+//! The ways are tried in the order of the table; each gets a moment to work. Registers are looked up and mapped at boot,
+//! so that ending the machine needs neither memory nor locks and works in a panic.
 
+use crate::acpi::{Acpi, Register, Space};
 use crate::cpu::{self, port};
+use crate::interrupt;
+use crate::memory::{self, ranges::Range};
+use spin::Once;
 
 /// How the program ended. QEMU's `isa-debug-exit` at port 0xf4 turns code `c` into the process's exit status
 /// `2c + 1`; elsewhere the code is lost and the machine resets.
@@ -29,6 +42,157 @@ pub enum Exit {
     PanicInPanic = 0x27,
 }
 
+impl Exit {
+    /// The exit status of QEMU with `-device isa-debug-exit,iobase=0xf4,iosize=4`.
+    pub const fn status(self) -> i32 {
+        (self as i32) * 2 + 1
+    }
+}
+
+/// SLP_EN in the PM1 control register; the type lies three bits below.
+const SLEEP_ENABLE: u16 = 1 << 13;
+const SLEEP_TYPE: u32 = 10;
+/// The same in the sleep control register.
+const REDUCED_SLEEP_ENABLE: u8 = 1 << 5;
+const REDUCED_SLEEP_TYPE: u32 = 2;
+/// SCI_EN in the PM1 control register: ACPI mode is on.
+const ACPI_MODE: u16 = 1;
+/// Ticks of the time stamp counter that a way gets: some 20 ms, on whatever CPU.
+const MOMENT: u64 = 60_000_000;
+
+/// A register that can be written without further preparation.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Port(u16),
+    Mapped(u64),
+}
+
+impl Place {
+    fn of(register: Register) -> Option<Self> {
+        match register.space {
+            Space::Port => u16::try_from(register.address).ok().map(Self::Port),
+            Space::Memory => {
+                memory::map_device(Range::with_length(register.address, 2)).ok().map(Self::Mapped)
+            }
+        }
+    }
+
+    fn write8(self, value: u8) {
+        // SAFETY: firmware says that this is the register, and writing it ends the machine, which is what is wanted.
+        unsafe {
+            match self {
+                Self::Port(port) => port::write8(port, value),
+                Self::Mapped(address) => (address as *mut u8).write_volatile(value),
+            }
+        }
+    }
+}
+
+/// A PM1 control register: always a port, 16 bits wide.
+#[derive(Clone, Copy, Debug)]
+struct Control(u16);
+
+impl Control {
+    fn read(self) -> u16 {
+        // SAFETY: reading a control register has no effect.
+        unsafe { port::read16(self.0) }
+    }
+
+    fn write(self, value: u16) {
+        // SAFETY: firmware says that this is the register; the sleep type written is the one it gives for off.
+        unsafe { port::write16(self.0, value) };
+    }
+}
+
+/// What was found at boot.
+#[derive(Debug, Default)]
+struct Ways {
+    controls: [Option<Control>; 2],
+    enable: Option<(u16, u8)>,
+    sleep: Option<Place>,
+    types: Option<(u8, u8)>,
+    reset: Option<(Place, u8)>,
+}
+
+static WAYS: Once<Ways> = Once::new();
+
+/// Note how this machine is ended.
+pub(crate) fn init(acpi: &Acpi) {
+    let mut ways = Ways { types: acpi.soft_off, ..Ways::default() };
+    if let Some(fadt) = &acpi.fadt {
+        let control = |register: Option<Register>| match register?.space {
+            Space::Port => u16::try_from(register?.address).ok().map(Control),
+            Space::Memory => None,
+        };
+        ways.controls = [control(fadt.control.0), control(fadt.control.1)];
+        ways.enable = fadt.enable;
+        ways.sleep = fadt.sleep.and_then(Place::of);
+        ways.reset = fadt.reset.and_then(|(register, value)| Some((Place::of(register)?, value)));
+    }
+    WAYS.call_once(|| ways);
+}
+
+/// Switch the machine off. Where it cannot be, it is reset: whoever runs it decides what a reset means.
+pub fn off() -> ! {
+    if let Some(ways) = WAYS.get()
+        && let Some((first, second)) = ways.types
+    {
+        if let Some(sleep) = ways.sleep {
+            sleep.write8(first << REDUCED_SLEEP_TYPE | REDUCED_SLEEP_ENABLE);
+            wait(MOMENT);
+        }
+        switch_acpi_on(ways);
+        for (control, kind) in ways.controls.iter().zip([first, second]) {
+            if let Some(control) = control {
+                let kept = control.read() & !(SLEEP_ENABLE | 7 << SLEEP_TYPE);
+                control.write(kept | u16::from(kind) << SLEEP_TYPE | SLEEP_ENABLE);
+            }
+        }
+        wait(MOMENT);
+    }
+    reset()
+}
+
+/// Firmware may still have the power hardware to itself; ask it for that, and give it time.
+fn switch_acpi_on(ways: &Ways) {
+    let (Some(control), Some((port, value))) = (ways.controls[0], ways.enable) else { return };
+    if control.read() & ACPI_MODE != 0 {
+        return;
+    }
+    // SAFETY: firmware says that this port takes this request.
+    unsafe { port::write8(port, value) };
+    for _ in 0..100 {
+        if control.read() & ACPI_MODE != 0 {
+            return;
+        }
+        wait(MOMENT / 100);
+    }
+}
+
+/// Reset the machine.
+pub fn reset() -> ! {
+    if let Some((place, value)) = WAYS.get().and_then(|ways| ways.reset) {
+        place.write8(value);
+        wait(MOMENT);
+    }
+    // SAFETY: the reset control register of PC chipsets; first the kind of reset, then the request.
+    unsafe { port::write8(0xcf9, 0x02) };
+    // SAFETY: as above.
+    unsafe { port::write8(0xcf9, 0x06) };
+    wait(MOMENT);
+    for _ in 0..1000 {
+        // SAFETY: reading the keyboard controller's status has no effect.
+        if unsafe { port::read8(0x64) } & 2 == 0 {
+            break;
+        }
+        cpu::relax();
+    }
+    // SAFETY: the keyboard controller's "pulse the reset line"; nothing where there is none.
+    unsafe { port::write8(0x64, 0xfe) };
+    wait(MOMENT);
+    interrupt::triple_fault()
+}
+
 /// End the machine with a code where something takes it, else by a reset.
 pub fn exit(exit: Exit) -> ! {
     // SAFETY: QEMU's test device, if there, ends the process on this; no PC has anything else at this port.
@@ -36,7 +200,34 @@ pub fn exit(exit: Exit) -> ! {
     reset()
 }
 
-/// Reset the machine.
-pub fn reset() -> ! {
-    cpu::halt()
+/// Let the counter run so far. It needs no clock: this works before there is one.
+fn wait(ticks: u64) {
+    let start = cpu::tsc();
+    while cpu::tsc().wrapping_sub(start) < ticks {
+        cpu::relax();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_a_status_of_its_own() {
+        let all = [
+            (Exit::Success, 33),
+            (Exit::Failure, 35),
+            (Exit::Panic, 65),
+            (Exit::PageFault, 67),
+            (Exit::StackOverflow, 69),
+            (Exit::DoubleFault, 71),
+            (Exit::MachineCheck, 73),
+            (Exit::Nmi, 75),
+            (Exit::Exception, 77),
+            (Exit::PanicInPanic, 79),
+        ];
+        for (exit, status) in all {
+            assert_eq!(exit.status(), status, "{exit:?}");
+        }
+    }
 }

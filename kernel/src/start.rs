@@ -1,35 +1,42 @@
 //! The boot, on one page.
 
-use crate::console::{self, print_line};
+use crate::acpi::Acpi;
+use crate::interrupt::{self, Apic};
 use crate::memory::{self, BootMapping};
 use crate::pvh::StartInfo;
-use crate::{entry, power};
+use crate::{clock, console, cpu, entropy, entry, features, logger, machine::Machine, power};
 use alloc::string::String;
 
-/// What a program gets: the machine, ready. There is one, and the program is the only one to use it.
-pub struct Machine {
-    command_line: String,
-}
-
-impl Machine {
-    /// The kernel command line; bytes that are not UTF-8 are replaced.
-    pub fn command_line(&self) -> &str {
-        &self.command_line
-    }
-}
-
-/// From the entry code to the program.
+/// From the entry code to the program. Each step stands on those before it.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
+    let first = cpu::tsc();
+    // From here on there is a place to say what is wrong, and faults say where they are.
     console::init();
+    interrupt::init();
+    features::require();
+
+    // Copied before any memory is given away: it may lie anywhere in it.
     let info = match StartInfo::read(&BootMapping, start_info) {
         Ok(info) => info,
         Err(reason) => panic!("{reason}"),
     };
     memory::init(&info);
+    features::protect();
     let command_line = memory::copy_physical(info.command_line).unwrap_or_default();
+
+    // Now there is a heap, and what lies anywhere can be mapped.
+    let acpi = Acpi::read(info.rsdp);
+    power::init(&acpi);
+    let apic = Apic::init();
+    interrupt::find_io_apics(acpi.madt.as_ref());
+    let clock = clock::init(first, &acpi, apic);
+    logger::init();
+    let sources = entropy::init();
+
+    let rights = memory::check_rights();
+    log::info!("{} KiB of memory, {} KiB of it free", memory::total() >> 10, memory::free() >> 10);
+    log::info!("clock: {} kHz by {}, timer {} kHz", clock.rate / 1000, clock.source, clock.timer_rate / 1000);
+    log::debug!("page rights: {rights:?}; randomness: {sources:?}; {acpi:?}");
     let command_line = String::from_utf8_lossy(&command_line).into_owned();
-    let machine = Machine { command_line };
-    print_line!("{:?} total {} free {}", memory::check_rights(), memory::total(), memory::free());
-    let _ = power::Exit::Success;
-    entry::program(machine)
+    entry::program(Machine::new(command_line, acpi.ecam))
 }

@@ -2,6 +2,9 @@
 //! it ends.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+#[cfg(target_os = "none")]
+mod cases;
+
 #[cfg(not(target_os = "none"))]
 fn main() {
     eprintln!("selftest runs on a bare machine: `cargo test -p image_pack` builds and boots it");
@@ -9,9 +12,4 @@ fn main() {
 }
 
 #[cfg(target_os = "none")]
-kernel::entry!(run);
-
-#[cfg(target_os = "none")]
-fn run(machine: kernel::Machine) -> ! {
-    panic!("{}", machine.command_line());
-}
+kernel::entry!(cases::run);

@@ -208,7 +208,8 @@ mod tests {
         assert!(!ranges.overflowed());
         ranges.push(Range::with_length(1 << 40, PAGE));
         assert!(ranges.overflowed());
-        let halves = Ranges::usable(&ranges, &Ranges::new()).without(Range { start: 1, end: 2 });
-        assert!(!halves.overflowed());
+        let full = Ranges::usable(&ranges, &Ranges::new());
+        assert!(!full.overflowed());
+        assert!(full.without(Range { start: 1, end: 2 }).overflowed());
     }
 }

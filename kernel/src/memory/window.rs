@@ -23,7 +23,7 @@ const PHYSICAL_END: u64 = 1 << 52;
 
 /// Why something cannot be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
+pub(crate) enum Error {
     /// It is empty, too long, or beyond what the CPU can address.
     BadRange,
     /// It is RAM of ours; a device's registers are never there.

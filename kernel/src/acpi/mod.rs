@@ -1,0 +1,137 @@
+//! ACPI: the few tables that say how this machine is put together and how it is ended.
+//!
+//! Firmware wrote them, so every offset is checked before it is used, sums are checked, and what does not hold is as if
+//! it were not there. There is no interpreter: of the byte code only the object `_S5_` is read, by looking for it.
+
+mod fadt;
+mod madt;
+mod sleep;
+mod table;
+
+use crate::memory::{self, ranges::Range};
+use alloc::vec::Vec;
+use table::Table;
+
+pub(crate) use fadt::{Fadt, Register, Space};
+pub(crate) use madt::{IoApic, Madt};
+
+/// Tables that are looked at.
+const MOST: usize = 64;
+
+/// One window of PCI Express configuration space (MCFG).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ecam {
+    /// Physical address of bus zero's registers.
+    pub(crate) base: u64,
+    /// The first and the last bus that it covers.
+    pub(crate) buses: (u8, u8),
+}
+
+/// What the tables say. Empty on a machine without them.
+#[derive(Debug, Default)]
+pub(crate) struct Acpi {
+    /// Fixed hardware: timer, power, reset.
+    pub(crate) fadt: Option<Fadt>,
+    /// Interrupt controllers.
+    pub(crate) madt: Option<Madt>,
+    /// Configuration space of PCI segment 0.
+    pub(crate) ecam: Option<Ecam>,
+    /// What to write for soft off, for the first and the second control register.
+    pub(crate) soft_off: Option<(u8, u8)>,
+}
+
+impl Acpi {
+    /// Read the tables that `rsdp` leads to or, when it is zero, that a search finds.
+    pub(crate) fn read(rsdp: u64) -> Self {
+        let mut acpi = Self::default();
+        let root = if rsdp == 0 { search() } else { Root::read(rsdp) };
+        let Some(root) = root else { return acpi };
+        let mut definitions = Vec::new();
+        for address in root.tables().into_iter().take(MOST) {
+            let Some(signature) = table::signature(address) else { continue };
+            match &signature {
+                b"FACP" => acpi.fadt = Table::read(address).and_then(|table| Fadt::parse(&table)),
+                b"APIC" => acpi.madt = Table::read(address).map(|table| Madt::parse(&table)),
+                b"MCFG" => acpi.ecam = Table::read(address).and_then(|table| ecam(&table)),
+                b"SSDT" => definitions.push(address),
+                _ => {}
+            }
+        }
+        definitions.extend(acpi.fadt.as_ref().map(|fadt| fadt.dsdt).filter(|&address| address != 0));
+        // The DSDT came last and is the likeliest.
+        let tables = definitions.into_iter().rev().filter_map(Table::read);
+        acpi.soft_off = tables.into_iter().find_map(|table| sleep::soft_off(table.body()));
+        acpi
+    }
+}
+
+/// The root: where the list of tables is, and how wide its entries are.
+struct Root {
+    list: u64,
+    wide: bool,
+}
+
+impl Root {
+    fn read(address: u64) -> Option<Self> {
+        let old = memory::copy_physical(Range::with_length(address, 20))?;
+        let new = || memory::copy_physical(Range::with_length(address, 36)).unwrap_or_default();
+        Self::parse(&old, new)
+    }
+
+    /// From the first 20 bytes and, when these say that there are more, 36.
+    fn parse(old: &[u8], new: impl FnOnce() -> Vec<u8>) -> Option<Self> {
+        if !old.starts_with(b"RSD PTR ") || table::sum(old) != 0 {
+            return None;
+        }
+        if old[15] >= 2 {
+            let new = new();
+            if new.len() == 36 && table::sum(&new) == 0 {
+                let list = table::number::<8>(&new, 24)?;
+                if list != 0 {
+                    return Some(Self { list, wide: true });
+                }
+            }
+        }
+        Some(Self { list: table::number::<4>(old, 16)?, wide: false })
+    }
+
+    fn tables(&self) -> Vec<u64> {
+        let Some(list) = Table::read(self.list) else { return Vec::new() };
+        let body = list.body();
+        match (self.wide, list.is(b"XSDT"), list.is(b"RSDT")) {
+            (true, true, _) => body.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry)).collect(),
+            (false, _, true) => body.as_chunks::<4>().0.iter().map(|entry| u32::from_le_bytes(*entry).into()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Look where a PC's firmware puts the root: the first KiB of the extended BIOS data, and 0xe0000 to 0xfffff.
+fn search() -> Option<Root> {
+    let segment = memory::copy_physical(Range::with_length(0x40e, 2))?;
+    let data = table::number::<2>(&segment, 0)? << 4;
+    let places = [Range::with_length(data, 1024), Range { start: 0xe_0000, end: 0x10_0000 }];
+    places.into_iter().filter(|place| place.start >= 0x400).find_map(search_in)
+}
+
+fn search_in(place: Range) -> Option<Root> {
+    let start = memory::map_tables(place).ok()?;
+    (0..place.length()).step_by(16).find_map(|offset| {
+        // SAFETY: `map_tables` maps the whole place for reading; places and steps are multiples of eight.
+        let word = unsafe { ((start + offset) as *const u64).read_volatile() };
+        if word.to_le_bytes() == *b"RSD PTR " { Root::read(place.start + offset) } else { None }
+    })
+}
+
+/// The entry of segment 0 that begins at bus 0.
+fn ecam(table: &Table) -> Option<Ecam> {
+    let (entries, _) = table.bytes.get(44..)?.as_chunks::<16>();
+    entries.iter().find_map(|entry| {
+        let base = table::number::<8>(entry, 0)?;
+        let (segment, first, last) = (table::number::<2>(entry, 8)?, entry[10], entry[11]);
+        (segment == 0 && first <= last && base != 0).then_some(Ecam { base, buses: (first, last) })
+    })
+}
+
+#[cfg(test)]
+mod tests;

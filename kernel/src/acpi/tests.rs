@@ -1,0 +1,142 @@
+//! Tables as hypervisors write them, and as they must not be.
+
+use super::sleep::soft_off;
+use super::*;
+
+/// A table with the signature and the fields, and a right sum.
+fn bytes(signature: &[u8; 4], length: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    bytes[..4].copy_from_slice(signature);
+    bytes[4..8].copy_from_slice(&(length as u32).to_le_bytes());
+    for (offset, field) in fields {
+        bytes[*offset..offset + field.len()].copy_from_slice(field);
+    }
+    bytes[9] = 0u8.wrapping_sub(table::sum(&bytes));
+    bytes
+}
+
+fn parsed(signature: &[u8; 4], length: usize, fields: &[(usize, &[u8])]) -> Table {
+    Table::parse(bytes(signature, length, fields)).unwrap()
+}
+
+#[test]
+fn a_table_with_a_wrong_sum_or_length_is_none() {
+    let good = bytes(b"FACP", 116, &[]);
+    assert!(Table::parse(good.clone()).is_some());
+    let mut changed = good.clone();
+    changed[50] ^= 1;
+    assert!(Table::parse(changed).is_none());
+    for length in 0..good.len() {
+        assert!(Table::parse(good[..length].to_vec()).is_none(), "{length}");
+    }
+}
+
+#[test]
+fn the_fadt_of_the_old_board_has_ports_only() {
+    let table = parsed(b"FACP", 116, &[
+        (40, &0x7fe_0000u32.to_le_bytes()),
+        (48, &0xb2u32.to_le_bytes()),
+        (52, &[0xf1]),
+        (64, &0x604u32.to_le_bytes()),
+        (76, &0x608u32.to_le_bytes()),
+    ]);
+    let fadt = Fadt::parse(&table).unwrap();
+    let port = |address| Some(Register { space: Space::Port, address });
+    assert_eq!(fadt.dsdt, 0x7fe_0000);
+    assert_eq!(fadt.control, (port(0x604), None));
+    assert_eq!(fadt.timer, port(0x608).map(|register| (register, 24)));
+    assert_eq!(fadt.enable, Some((0xb2, 0xf1)));
+    assert_eq!((fadt.reset, fadt.sleep), (None, None));
+}
+
+#[test]
+fn the_fadt_of_reduced_hardware_has_no_ports_of_the_old_kind() {
+    let flags = 1u32 << 20 | 1 << 10;
+    let register = |address: u64| [&[0u8, 8, 0, 1][..], &address.to_le_bytes()].concat();
+    let table = parsed(b"FACP", 268, &[
+        (64, &0x604u32.to_le_bytes()),
+        (112, &flags.to_le_bytes()),
+        (116, &register(0xfea0_0202)),
+        (128, &[0x42]),
+        (140, &0x1234u64.to_le_bytes()),
+        (244, &register(0xfea0_0200)),
+    ]);
+    let fadt = Fadt::parse(&table).unwrap();
+    let memory = |address| Register { space: Space::Memory, address };
+    assert_eq!(fadt.control, (None, None));
+    assert_eq!(fadt.sleep, Some(memory(0xfea0_0200)));
+    assert_eq!(fadt.reset, Some((memory(0xfea0_0202), 0x42)));
+    assert_eq!(fadt.dsdt, 0x1234);
+}
+
+#[test]
+fn a_register_in_a_space_we_do_not_know_is_none() {
+    let table = parsed(b"FACP", 268, &[(112, &(1u32 << 10).to_le_bytes()), (116, &[2, 8, 0, 1, 1]), (128, &[6])]);
+    assert_eq!(Fadt::parse(&table).unwrap().reset, None);
+}
+
+#[test]
+fn the_madt_is_read_as_far_as_its_entries_make_sense() {
+    let io_apic = |address: u32, first: u32| {
+        [&[1u8, 12, 0, 0][..], &address.to_le_bytes(), &first.to_le_bytes()].concat()
+    };
+    let entries = [vec![0u8, 8, 0, 0, 1, 0, 0, 0], io_apic(0xfec0_0000, 0), io_apic(0xfec1_0000, 24), vec![1, 0]].concat();
+    let table = parsed(b"APIC", 44 + entries.len(), &[(40, &[1]), (44, &entries)]);
+    let madt = Madt::parse(&table);
+    assert!(madt.is_pc);
+    assert_eq!(madt.io_apics, [
+        IoApic { address: 0xfec0_0000, first: 0 },
+        IoApic { address: 0xfec1_0000, first: 24 }
+    ]);
+}
+
+#[test]
+fn the_mcfg_entry_of_segment_zero_is_taken() {
+    let entry = |base: u64, segment: u8| [&base.to_le_bytes()[..], &[segment, 0, 0, 255, 0, 0, 0, 0]].concat();
+    let entries = [entry(0x1_0000_0000, 1), entry(0xb000_0000, 0)].concat();
+    let table = parsed(b"MCFG", 44 + entries.len(), &[(44, &entries)]);
+    assert_eq!(ecam(&table), Some(Ecam { base: 0xb000_0000, buses: (0, 255) }));
+    assert_eq!(ecam(&parsed(b"MCFG", 50, &[])), None);
+}
+
+#[test]
+fn soft_off_is_found_in_byte_code() {
+    // As on QEMU's boards with and without PCI, and written by hand with a word and a root prefix.
+    assert_eq!(soft_off(b"\x10\x08_S5_\x12\x06\x04\x00\x00\x00\x00"), Some((0, 0)));
+    assert_eq!(soft_off(b"\x08_S5_\x12\x08\x04\x0a\x05\x00\x00\x00"), Some((5, 0)));
+    assert_eq!(soft_off(b"\x08\\_S5_\x12\x40\x09\x02\x0b\x07\x00\x01"), Some((7, 1)));
+    assert_eq!(soft_off(b"\x08_S5_\x12\x02\x01\x01"), Some((1, 1)));
+}
+
+#[test]
+fn what_only_looks_like_soft_off_is_passed_by() {
+    assert_eq!(soft_off(b"_S5_"), None);
+    assert_eq!(soft_off(b"\x08_S5_\x12\x06\x04\x0a\x09\x00"), None);
+    assert_eq!(soft_off(b"call _S5_ here"), None);
+    let code = b"\x08_S5_\x12\x08\x04\x0a\x05\x00\x00\x00";
+    for length in 0..code.len() - 4 {
+        assert_eq!(soft_off(&code[..length]), None, "{length}");
+    }
+    assert_eq!(soft_off(b"_S5_\x08_S5_\x12\x08\x04\x0a\x05\x0a\x03\x00\x00"), Some((5, 3)));
+}
+
+#[test]
+fn the_root_prefers_the_wide_list() {
+    let mut old = b"RSD PTR \0BOCHS \0\x11\x22\x33\x04".to_vec();
+    old[8] = 0u8.wrapping_sub(table::sum(&old));
+    let root = Root::parse(&old, Vec::new).unwrap();
+    assert_eq!((root.list, root.wide), (0x0433_2211, false));
+    old[15] = 2;
+    old[8] = old[8].wrapping_sub(2);
+    let mut new = old.clone();
+    new.extend([36, 0, 0, 0]);
+    new.extend(0x1_0000_0000u64.to_le_bytes());
+    new.extend([0; 4]);
+    new[32] = 0u8.wrapping_sub(table::sum(&new));
+    let root = Root::parse(&old, || new.clone()).unwrap();
+    assert_eq!((root.list, root.wide), (0x1_0000_0000, true));
+    new[33] ^= 1;
+    assert!(!Root::parse(&old, || new.clone()).unwrap().wide);
+    old[9] ^= 1;
+    assert!(Root::parse(&old, Vec::new).is_none());
+}

@@ -1,0 +1,162 @@
+//! Time: microseconds since the start, that never go back, and the timer that ends idling.
+//!
+//! The time stamp counter is the clock; what differs between machines is how its rate is known. In this order:
+//!
+//! | source | where it is found |
+//! |---|---|
+//! | KVM's clock page | KVM, and whoever speaks its interface (Firecracker, Cloud Hypervisor) |
+//! | CPUID leaf 0x15 | CPUs and hypervisors that state the crystal's rate |
+//! | CPUID leaf 0x4000_0010 | VMware, and hypervisors that took it over |
+//! | the ACPI timer, 3.579545 MHz | q35 and pc under translation; everything with fixed ACPI hardware |
+//! | the PC's timer chip, 1.193182 MHz | microvm under translation; machines without ACPI, or that say they are a PC |
+//! | the local APIC's timer, 1 GHz | QEMU and KVM without any of these: there the rate is part of the interface |
+//!
+//! Without any of them the boot ends: an appliance whose timeouts are guesses loses data.
+
+mod calibrate;
+mod kvm;
+mod reference;
+
+use crate::acpi::Acpi;
+use crate::cpu;
+use crate::interrupt::Apic;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Once;
+
+/// Binary places of the factor from counter ticks to microseconds.
+const PLACES: u32 = 48;
+
+static CLOCK: Once<Clock> = Once::new();
+/// The latest time given out, lest a counter that jumps be seen.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+
+/// The clock of the machine.
+struct Clock {
+    /// The counter at time zero.
+    start: u64,
+    /// Its rate, in hertz.
+    rate: u64,
+    /// Microseconds for one tick, shifted.
+    factor: u64,
+    /// KVM's page, which knows better when the machine moves to another host, and the time on it at zero.
+    page: Option<(kvm::Page, u64)>,
+    /// Ticks of the local APIC in a second; zero when its timer waits for the counter itself.
+    timer_rate: u64,
+}
+
+/// How the rate of the counter became known: for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// What told it.
+    pub(crate) source: &'static str,
+    /// Ticks in a second.
+    pub(crate) rate: u64,
+    /// Ticks of the local APIC in a second; zero when it does not matter.
+    pub(crate) timer_rate: u64,
+}
+
+/// Start the clock; `start` is the counter at the first instruction.
+///
+/// # Panics
+/// When nothing tells the counter's rate.
+pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
+    let page = kvm::Page::enable();
+    let told = page.as_ref().map(|page| ("KVM's clock page", page.rate())).or_else(told_by_cpuid);
+    let (source, rate, mut timer_rate) = match told {
+        Some((source, rate)) => (source, rate, 0),
+        None => calibrate::against_reference(acpi, apic),
+    };
+    if apic.has_tsc_deadline() {
+        timer_rate = 0;
+    } else if timer_rate == 0 {
+        timer_rate = calibrate::timer(apic, rate);
+    }
+    // What the counter says passed between start and now, taken off the page's time, is the page's time at zero.
+    let factor = factor(rate);
+    let zero = |page: &kvm::Page| page.micros().saturating_sub(scale(cpu::tsc().saturating_sub(start), factor));
+    let page = page.map(|page| {
+        let zero = zero(&page);
+        (page, zero)
+    });
+    CLOCK.call_once(|| Clock { start, rate, factor, page, timer_rate });
+    Origin { source, rate, timer_rate }
+}
+
+fn told_by_cpuid() -> Option<(&'static str, u64)> {
+    let ratio = cpu::cpuid(0x15);
+    let sane = |rate: &u64| (1_000_000..1 << 40).contains(rate);
+    let crystal = (ratio.eax != 0 && ratio.ebx != 0 && ratio.ecx != 0)
+        .then(|| u64::from(ratio.ecx) * u64::from(ratio.ebx) / u64::from(ratio.eax))
+        .filter(sane);
+    let stated = || Some(u64::from(cpu::hypervisor_leaf(0x10)?.eax) * 1000).filter(sane);
+    crystal.map(|rate| ("CPUID 0x15", rate)).or_else(|| stated().map(|rate| ("CPUID 0x40000010", rate)))
+}
+
+fn factor(rate: u64) -> u64 {
+    ((1_000_000u128 << PLACES) / u128::from(rate.max(1))) as u64
+}
+
+fn scale(ticks: u64, factor: u64) -> u64 {
+    (u128::from(ticks) * u128::from(factor) >> PLACES) as u64
+}
+
+/// Microseconds since the first instruction; zero before the clock runs.
+pub(crate) fn micros() -> u64 {
+    let Some(clock) = CLOCK.get() else { return 0 };
+    let now = match &clock.page {
+        Some((page, zero)) => page.micros().saturating_sub(*zero),
+        None => scale(cpu::tsc().saturating_sub(clock.start), clock.factor),
+    };
+    LATEST.fetch_max(now, Ordering::Relaxed).max(now)
+}
+
+/// Let the timer interrupt when `micros` is reached, or some time before when that is far away; `None` for never.
+/// `false` when it has been reached already.
+pub(crate) fn arm(apic: &Apic, deadline: Option<u64>) -> bool {
+    let Some(clock) = CLOCK.get() else { return false };
+    let left = match deadline {
+        None => 0,
+        Some(deadline) => match deadline.checked_sub(micros()) {
+            None | Some(0) => return false,
+            Some(left) => left,
+        },
+    };
+    if apic.has_tsc_deadline() {
+        let ticks = u128::from(left) * u128::from(clock.rate) / 1_000_000;
+        let at = cpu::tsc().saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX));
+        apic.arm_tsc(if deadline.is_some() { at.max(1) } else { 0 });
+    } else {
+        let ticks = (u128::from(left) * u128::from(clock.timer_rate)).div_ceil(1_000_000);
+        apic.arm_count(u32::try_from(ticks).unwrap_or(u32::MAX));
+    }
+    true
+}
+
+/// Wait without idling; only for the few microseconds a device takes.
+pub(crate) fn spin(micros_to_wait: u64) {
+    let end = micros().saturating_add(micros_to_wait);
+    while micros() < end {
+        cpu::relax();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_of_ticks_is_a_day() {
+        for rate in [1_000_000, 1_193_182, 2_596_130_000, 3_000_000_000, 5_200_000_123] {
+            let day = scale(rate * 86_400, factor(rate));
+            let error = day.abs_diff(86_400_000_000);
+            assert!(error < 2, "{rate} Hz: {error} us off in a day");
+        }
+    }
+
+    #[test]
+    fn a_counter_that_has_run_for_a_century_does_not_overflow() {
+        let rate = 5_000_000_000;
+        let century = 100 * 365 * 86_400;
+        assert_eq!(scale(rate * century, factor(rate)) / 1_000_000, century);
+    }
+}

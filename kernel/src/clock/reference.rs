@@ -1,0 +1,124 @@
+//! Counters of known rate, to measure others by.
+
+use crate::acpi::{Acpi, Register, Space};
+use crate::cpu::{self, port};
+use crate::interrupt::Apic;
+use crate::memory::{self, ranges::Range};
+
+/// A counter that counts up and wraps.
+pub(super) enum Reference<'a> {
+    /// The ACPI timer behind a port.
+    AcpiPort {
+        /// The port.
+        port: u16,
+        /// How many bits it has.
+        bits: u32,
+    },
+    /// The ACPI timer in memory.
+    AcpiMemory {
+        /// Where it is mapped.
+        address: u64,
+        /// How many bits it has.
+        bits: u32,
+    },
+    /// Channel 0 of the PC's timer chip.
+    Chip,
+    /// The local APIC's timer, where its rate is part of the hypervisor's interface.
+    Apic(&'a Apic),
+}
+
+const CHIP_COMMAND: u16 = 0x43;
+const CHIP_CHANNEL: u16 = 0x40;
+
+impl<'a> Reference<'a> {
+    /// All that this machine may have, the best first. That one is named here does not mean that it counts.
+    pub(super) fn candidates(acpi: &Acpi, apic: &'a Apic) -> impl Iterator<Item = Self> {
+        let timer = acpi.fadt.as_ref().and_then(|fadt| fadt.timer);
+        let acpi_timer = timer.and_then(|(register, bits)| Self::acpi(register, bits));
+        let is_pc = acpi.madt.as_ref().is_none_or(|madt| madt.is_pc);
+        let chip = is_pc.then(Self::chip);
+        let signature = cpu::hypervisor_signature();
+        let fixed = signature == Some(*b"TCGTCGTCGTCG") || signature == Some(*b"KVMKVMKVM\0\0\0");
+        [acpi_timer, chip, fixed.then_some(Self::Apic(apic))].into_iter().flatten()
+    }
+
+    fn acpi(register: Register, bits: u32) -> Option<Self> {
+        match register.space {
+            Space::Port => Some(Self::AcpiPort { port: u16::try_from(register.address).ok()?, bits }),
+            Space::Memory => {
+                let address = memory::map_device(Range::with_length(register.address, 4)).ok()?;
+                (address % 4 == 0).then_some(Self::AcpiMemory { address, bits })
+            }
+        }
+    }
+
+    fn chip() -> Self {
+        // SAFETY: the timer chip of a PC, on a machine that does not say that it has none; nobody else uses it, and its
+        // interrupt goes nowhere. Channel 0, both bytes, mode 2, from 65536 down.
+        unsafe {
+            port::write8(CHIP_COMMAND, 0x34);
+            port::write8(CHIP_CHANNEL, 0);
+            port::write8(CHIP_CHANNEL, 0);
+        }
+        Self::Chip
+    }
+
+    /// What it is called in the log.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::AcpiPort { .. } | Self::AcpiMemory { .. } => "the ACPI timer",
+            Self::Chip => "the timer chip",
+            Self::Apic(_) => "the APIC timer",
+        }
+    }
+
+    /// Counts in a second.
+    pub(super) fn rate(&self) -> u64 {
+        match self {
+            Self::AcpiPort { .. } | Self::AcpiMemory { .. } => 3_579_545,
+            Self::Chip => 1_193_182,
+            Self::Apic(_) => 1_000_000_000,
+        }
+    }
+
+    /// The values it has.
+    pub(super) fn mask(&self) -> u64 {
+        match self {
+            Self::AcpiPort { bits, .. } | Self::AcpiMemory { bits, .. } => (1 << bits) - 1,
+            Self::Chip => 0xffff,
+            Self::Apic(_) => 0xffff_ffff,
+        }
+    }
+
+    /// The counter of the CPU before, its own value, and the counter of the CPU after.
+    pub(super) fn sample(&self) -> (u64, u64, u64) {
+        let before = cpu::tsc();
+        match self {
+            Self::AcpiPort { port, .. } => {
+                // SAFETY: reading the ACPI timer has no effect.
+                let value = unsafe { port::read32(*port) };
+                (before, u64::from(value) & self.mask(), cpu::tsc())
+            }
+            Self::AcpiMemory { address, .. } => {
+                // SAFETY: the register is mapped and aligned; reading it has no effect.
+                let value = unsafe { (*address as *const u32).read_volatile() };
+                (before, u64::from(value) & self.mask(), cpu::tsc())
+            }
+            Self::Chip => {
+                // SAFETY: the command keeps the count of channel 0 for the two reads after it.
+                unsafe { port::write8(CHIP_COMMAND, 0) };
+                let after = cpu::tsc();
+                // SAFETY: as above.
+                let low = unsafe { port::read8(CHIP_CHANNEL) };
+                // SAFETY: as above.
+                let high = unsafe { port::read8(CHIP_CHANNEL) };
+                let value = u16::from_le_bytes([low, high]);
+                (before, u64::from(0u16.wrapping_sub(value)), after)
+            }
+            Self::Apic(apic) => {
+                let value = u32::MAX - apic.count();
+                (before, u64::from(value), cpu::tsc())
+            }
+        }
+    }
+}

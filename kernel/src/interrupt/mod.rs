@@ -1,0 +1,161 @@
+//! Interrupts: a bit is set, and that is all a handler does.
+//!
+//! They are let in only while the machine idles ([`idle`]), so no code is ever interrupted in the middle of something.
+//! The handlers are assembly of a few instructions that touch no vector register, for the program's code uses those.
+
+mod apic;
+mod exception;
+mod ioapic;
+mod tables;
+
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) use apic::{Apic, APIC};
+pub(crate) use ioapic::{find as find_io_apics, route};
+pub(crate) use tables::triple_fault;
+
+/// The first vector of a device. Those below are exceptions and those of the 8259, should one speak after all.
+const FIRST: u8 = 0x40;
+/// Vectors for devices and the timer: one bit each.
+const COUNT: u8 = 64;
+/// One past the last of them.
+const END: u8 = FIRST + COUNT;
+/// What the local APIC delivers when an interrupt vanished; it takes no acknowledgement.
+const SPURIOUS: u8 = 0xff;
+/// Bytes from one stub to the next.
+const STRIDE: u64 = 16;
+
+/// One bit for each interrupt that came since the bit was last taken.
+static PENDING: AtomicU64 = AtomicU64::new(0);
+/// Where the handlers write their acknowledgement; zero for the x2APIC, whose register is an MSR.
+static ACKNOWLEDGE: AtomicU64 = AtomicU64::new(0);
+/// Vectors given out, from the lowest.
+static TAKEN: AtomicU64 = AtomicU64::new(1 << TIMER);
+/// The timer's bit.
+pub(crate) const TIMER: u8 = 0;
+
+/// Load the tables, with a handler for every vector.
+pub(crate) fn init() {
+    tables::init(|vector| match vector {
+        0..32 => exception::handler(vector),
+        FIRST..END => {
+            (stubs as *const () as u64).next_multiple_of(STRIDE) + u64::from(vector - FIRST) * STRIDE
+        }
+        SPURIOUS => spurious as *const () as u64,
+        _ => stray as *const () as u64,
+    });
+}
+
+/// A vector of an interrupt's own: the number the device is told is [`Line::vector`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    bit: u8,
+}
+
+impl Line {
+    /// The next free one; `None` when all are taken.
+    pub(crate) fn take() -> Option<Self> {
+        let free = (!TAKEN.load(Ordering::Relaxed)).trailing_zeros();
+        if free >= u32::from(COUNT) {
+            return None;
+        }
+        TAKEN.fetch_or(1 << free, Ordering::Relaxed);
+        Some(Self { bit: free as u8 })
+    }
+
+    /// The vector.
+    pub(crate) fn vector(self) -> u8 {
+        FIRST + self.bit
+    }
+
+    /// Its bit in what [`idle`] answers.
+    pub(crate) fn mask(self) -> u64 {
+        1 << self.bit
+    }
+}
+
+/// The vector of the timer.
+pub(crate) const fn timer_vector() -> u8 {
+    FIRST + TIMER
+}
+
+/// The bits of the interrupts that came; they are taken.
+pub(crate) fn take_pending() -> u64 {
+    PENDING.swap(0, Ordering::Acquire)
+}
+
+/// Wait for an interrupt, unless one has come already; answers the bits of those that came.
+pub(crate) fn wait() -> u64 {
+    let already = take_pending();
+    if already != 0 {
+        return already;
+    }
+    // SAFETY: with interrupts on the CPU may enter our stubs, which keep all registers, write to PENDING and acknowledge.
+    // STI lets none in before HLT has begun, so one that waits already ends the HLT: no wake-up is lost.
+    unsafe { asm!("sti", "hlt", "cli") };
+    take_pending()
+}
+
+/// Sixty-four entries of 16 bytes: the number of the bit, and on to the common part.
+#[unsafe(naked)]
+unsafe extern "C" fn stubs() {
+    naked_asm!(
+        ".balign 16",
+        ".set bit, 0",
+        ".rept {count}",
+        ".balign 16",
+        ".byte 0x6a, bit", // push bit
+        "jmp {common}",
+        ".set bit, bit + 1",
+        ".endr",
+        count = const COUNT,
+        common = sym common,
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn common() {
+    naked_asm!(
+        "push rax",
+        "mov rax, [rsp + 8]",
+        "lock bts qword ptr [rip + {pending}], rax",
+        "pop rax",
+        "add rsp, 8",
+        "jmp {acknowledge}",
+        pending = sym PENDING,
+        acknowledge = sym stray,
+    )
+}
+
+/// An interrupt nobody has asked for, and the end of every other one: acknowledge and return.
+#[unsafe(naked)]
+unsafe extern "C" fn stray() {
+    naked_asm!(
+        "push rax",
+        "mov rax, [rip + {acknowledge}]",
+        "test rax, rax",
+        "jz 2f",
+        "mov dword ptr [rax], 0",
+        "pop rax",
+        "iretq",
+        "2:",
+        "push rcx",
+        "push rdx",
+        "mov ecx, {register}",
+        "xor eax, eax",
+        "xor edx, edx",
+        "wrmsr",
+        "pop rdx",
+        "pop rcx",
+        "pop rax",
+        "iretq",
+        acknowledge = sym ACKNOWLEDGE,
+        register = const apic::X2APIC_EOI,
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn spurious() {
+    naked_asm!("iretq")
+}

@@ -1,0 +1,71 @@
+//! What a program gets.
+
+use crate::acpi::Ecam;
+use crate::entropy::{self, NoEntropy};
+use crate::interrupt::{self, APIC};
+use crate::{clock, fw_cfg, memory};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// The machine, ready: memory, interrupts, time, randomness. There is one, and the program is the only one to use it.
+///
+/// Times are microseconds since the first instruction, and never go back.
+pub struct Machine {
+    command_line: String,
+    ecam: Option<Ecam>,
+}
+
+impl Machine {
+    pub(crate) fn new(command_line: String, ecam: Option<Ecam>) -> Self {
+        Self { command_line, ecam }
+    }
+
+    /// The kernel command line; bytes that are not UTF-8 are replaced.
+    pub fn command_line(&self) -> &str {
+        &self.command_line
+    }
+
+    /// A file that QEMU was given for us (`-fw_cfg name=opt/…`); `None` on other hypervisors and without the file.
+    ///
+    /// # Errors
+    /// See [`fw_cfg::Error`].
+    pub fn fw_cfg(&self, name: &str) -> Result<Option<Vec<u8>>, fw_cfg::Error> {
+        fw_cfg::read(name)
+    }
+
+    /// Bytes of RAM that the hypervisor lets us use.
+    pub fn memory(&self) -> u64 {
+        memory::total()
+    }
+
+    /// Bytes of the heap that are free, in all; the largest block that can be had is smaller.
+    pub fn free_memory(&self) -> usize {
+        memory::free()
+    }
+
+    /// Microseconds since the first instruction.
+    pub fn now(&self) -> u64 {
+        clock::micros()
+    }
+
+    /// Sleep until `deadline` or an interrupt, whichever is first; without a deadline until an interrupt. An interrupt
+    /// that came since the last call ends it at once. It may return early; it never returns late because a wake-up was
+    /// lost. Answers one bit for each interrupt line that was raised.
+    pub fn idle(&self, deadline: Option<u64>) -> u64 {
+        let Some(apic) = APIC.get() else { return 0 };
+        if !clock::arm(apic, deadline) {
+            return interrupt::take_pending();
+        }
+        let raised = interrupt::wait();
+        clock::arm(apic, None);
+        raised & !(1 << interrupt::TIMER)
+    }
+
+    /// Fill `out` with randomness fit for secrets.
+    ///
+    /// # Errors
+    /// [`NoEntropy`] as long as no good source has been mixed in ([`entropy::add`]).
+    pub fn random(&self, out: &mut [u8]) -> Result<(), NoEntropy> {
+        entropy::fill(out)
+    }
+}
