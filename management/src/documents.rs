@@ -1,7 +1,7 @@
 //! What clients send, from JSON to types that cannot say nonsense. Unknown and repeated fields are errors.
 
 use crate::problem::{Kind, Problem};
-use agent_protocol::{Action, ImageName, InstanceId, Precondition, Then};
+use agent_protocol::{Action, ImageName, InstanceId, Object, Precondition, Then};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -108,8 +108,8 @@ impl CreateDocument {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CommandDocument {
     verb: VerbName,
-    args: Option<StopArguments>,
-    precondition: Option<Precondition>,
+    args: Option<Object<StopArguments>>,
+    precondition: Option<Object<Precondition>>,
     client_token: Option<ClientToken>,
     deadline_ms: Option<u32>,
 }
@@ -136,7 +136,7 @@ struct StopArguments {
 impl CommandDocument {
     pub(crate) fn order(self, instance: InstanceId) -> Result<Order, Problem> {
         let action = match self.verb {
-            VerbName::Stop => self.args.unwrap_or_default().action()?,
+            VerbName::Stop => self.args.unwrap_or_default().0.action()?,
             _ if self.args.is_some() => {
                 return Err(Problem::new(Kind::InvalidField, "args: only stop takes arguments"));
             }
@@ -148,7 +148,7 @@ impl CommandDocument {
         Ok(Order {
             instance,
             action,
-            precondition: self.precondition.unwrap_or_default(),
+            precondition: self.precondition.unwrap_or_default().0,
             token: self.client_token,
             budget: budget(self.deadline_ms)?,
         })

@@ -1,1 +1,7 @@
+//! The plane as a function, its two tasks on wires in memory, and the whole path down to a real hypervisor.
 
+mod desk;
+mod plane;
+mod requests;
+mod tasks;
+mod whole;

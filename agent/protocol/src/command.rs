@@ -24,7 +24,11 @@ pub struct Command {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
     /// What must hold for the instance, or nothing is done.
-    #[serde(default, skip_serializing_if = "Precondition::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Precondition::is_empty",
+        deserialize_with = "crate::wire::object"
+    )]
     pub precondition: Precondition,
     /// Names of fields of this object that the agent must understand; one it does not know is refused
     /// (the rule of RFC 7515 section 4.1.11).
@@ -33,6 +37,7 @@ pub struct Command {
     /// The instance concerned.
     pub instance: InstanceId,
     /// What to do to it.
+    #[serde(deserialize_with = "crate::wire::object")]
     pub action: Action,
 }
 

@@ -25,7 +25,7 @@ pub use hello::{Backend, Capability, Hello, Support, Welcome};
 pub use lifecycle::State;
 pub use text::Text;
 pub use token::{ImageName, InstanceId, OpId, TokenError, Uuid};
-pub use wire::{Malformed, decode, encode, path};
+pub use wire::{Malformed, Object, decode, encode, path};
 
 /// The version of the protocol these types describe.
 pub const VERSION: u16 = 1;

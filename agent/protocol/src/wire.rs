@@ -3,8 +3,10 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use core::marker::PhantomData;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where each request goes.
 pub mod path {
@@ -34,7 +36,34 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// The value that `bytes` are the JSON of. How large and how deep they may be is for the caller to have checked.
+/// A value that is written as an object. What serde derives for a struct would take a list of its fields as well, and
+/// one thing must not have two spellings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
+/// For a field that is an object and nothing else.
+pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(source: D) -> Result<T, D::Error> {
+    Object::deserialize(source).map(|Object(value)| value)
+}
+
+/// The object that `bytes` are the JSON of. How large and how deep they may be is for the caller to have checked.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(bytes).map_err(|error| Malformed(error.to_string()))
+    let decoded = serde_json::from_slice(bytes).map(|Object(value)| value);
+    decoded.map_err(|error| Malformed(error.to_string()))
 }

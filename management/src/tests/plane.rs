@@ -1,0 +1,277 @@
+//! Commands and what becomes of them.
+
+use super::desk::*;
+use crate::*;
+use agent_protocol::{Action, Failure, Outcome, Precondition, Refusal, State, Text, Then, Uuid};
+use std::time::Duration;
+
+const COMMANDS: &str = "POST /v1/instances/web-1/commands";
+const TERMINATE: &str = r#"{"verb":"terminate"}"#;
+
+fn refused(code: Refusal, state: State) -> Outcome {
+    Outcome::Refused { code, detail: Text::new("because"), instance: Some(instance("web-1", state)) }
+}
+
+#[test]
+fn a_command_becomes_one_question_and_its_answer_an_operation() {
+    let desk = Desk::new();
+    let (ask, continuation) = desk.asked(COMMANDS, TERMINATE);
+    let sent = command(&ask);
+    assert_eq!((sent.instance, sent.action), (name("web-1"), Action::Terminate {}));
+    assert_eq!(sent.critical, ["precondition", "deadline_ms", "epoch"]);
+    assert_eq!(ask.deadline, desk.now() + Duration::from_secs(25));
+    let id = sent.op_id.clone();
+    let open = desk.answer(&format!("GET /v1/operations/{id}"), "");
+    assert_eq!((open.0, &open.1["state"]), (200, &"accepted".into()));
+
+    let reply = agent_protocol::Answer {
+        proto: 1,
+        op_id: id.clone(),
+        agent_boot: AGENT,
+        clock_ms: 1000,
+        outcome: done("web-1", State::Terminated, true),
+    };
+    let response = desk.management.complete(continuation, Ok(Reply::Answer(reply.into())));
+    assert_eq!(response.location, Some(format!("/v1/operations/{id}")));
+    let (status, document) = read(&response);
+    assert_eq!(status, 202);
+    assert_eq!(document["id"], id.as_str());
+    assert_eq!(document["verb"], "terminate");
+    assert_eq!(document["instance"], "web-1");
+    assert_eq!(document["state"], "succeeded");
+    assert_eq!(document["changed"], true);
+    assert_eq!(document["evidence"][0], "seen");
+    assert_eq!(document["result"]["state"], "terminated");
+    assert_eq!(document["result"]["allowed_actions"], serde_json::json!([]));
+    assert_eq!(desk.answer(&format!("GET /v1/operations/{id}"), ""), (200, document));
+}
+
+#[test]
+fn each_verb_and_its_arguments_reach_the_agent_as_types() {
+    let stop = |graceful, timeout_ms, then| Action::Stop { graceful, timeout_ms, then };
+    let cases = [
+        (r#"{"verb":"start"}"#, Action::Start {}),
+        (r#"{"verb":"pause"}"#, Action::Pause {}),
+        (r#"{"verb":"resume"}"#, Action::Resume {}),
+        (r#"{"verb":"stop"}"#, stop(true, 60_000, Then::Leave)),
+        (r#"{"verb":"stop","args":{"timeout_ms":5,"then":"force"}}"#, stop(true, 5, Then::Force)),
+        (r#"{"verb":"stop","args":{"graceful":false}}"#, stop(false, 0, Then::Leave)),
+    ];
+    let desk = Desk::new();
+    for (body, action) in cases {
+        assert_eq!(command(&desk.asked(COMMANDS, body).0).action, action, "{body}");
+    }
+    let body = r#"{"verb":"pause","deadline_ms":1500,"precondition":{"generation":3,"state":"running"}}"#;
+    let (ask, _) = desk.asked(COMMANDS, body);
+    let expected =
+        Precondition { generation: Some(3), state: Some(State::Running), ..Precondition::default() };
+    assert_eq!(command(&ask).precondition, expected);
+    assert_eq!(ask.deadline, desk.now() + Duration::from_millis(1500));
+}
+
+#[test]
+fn to_create_is_201_with_the_way_to_the_instance() {
+    let desk = Desk::new();
+    let (ask, continuation) = desk.asked("POST /v1/instances", r#"{"id":"web-1","image":"tiny"}"#);
+    let sent = command(&ask);
+    assert_eq!(sent.action, Action::Create { image: "tiny".parse().unwrap(), start: true });
+    let reply = agent_protocol::Answer {
+        proto: 1,
+        op_id: sent.op_id,
+        agent_boot: AGENT,
+        clock_ms: 1000,
+        outcome: done("web-1", State::Running, true),
+    };
+    let response = desk.management.complete(continuation, Ok(Reply::Answer(reply.into())));
+    assert_eq!((response.status, response.location.as_deref()), (201, Some("/v1/instances/web-1")));
+    assert_eq!(
+        read(&response).1["result"]["allowed_actions"],
+        serde_json::json!(["stop", "force-stop", "pause", "terminate"])
+    );
+}
+
+#[test]
+fn an_unknown_name_a_second_terminate_and_an_agent_that_is_down_are_three_different_errors() {
+    let desk = Desk::new();
+    let unknown =
+        Outcome::Refused { code: Refusal::UnknownInstance, detail: Text::new("no"), instance: None };
+    let unknown = desk.command(COMMANDS, TERMINATE, unknown);
+    assert_eq!(kind(&unknown), (404, "unknown-instance"));
+    let again = desk.command(COMMANDS, TERMINATE, refused(Refusal::Terminated, State::Terminated));
+    assert_eq!(kind(&again), (409, "instance-terminated"));
+    assert_eq!(again.1["current"]["state"], "terminated");
+    assert_eq!(again.1["retryable"], false);
+    let down = desk.lost(COMMANDS, TERMINATE, AgentError::Unavailable("10.0.0.1:7077 refuses".into()));
+    assert_eq!(kind(&down), (503, "agent-unavailable"));
+    assert_eq!(down.1["retryable"], true);
+    let (_, continuation) = desk.asked(COMMANDS, TERMINATE);
+    let response = desk.management.complete(continuation, Err(AgentError::Unavailable("x".into())));
+    assert_eq!(response.retry_after, Some(1));
+    let problem = read(&response).1;
+    let operation = desk.answer(&format!("GET {}", problem["instance"].as_str().unwrap()), "").1;
+    assert_eq!((&operation["state"], &operation["error"]), (&"failed".into(), &problem));
+}
+
+#[test]
+fn every_refusal_and_failure_of_the_agent_has_a_problem_of_its_own() {
+    let desk = Desk::new();
+    let refusals = [
+        (Refusal::UnknownImage, 422, "unknown-image"),
+        (Refusal::AlreadyExists, 409, "instance-exists"),
+        (Refusal::WrongState, 409, "wrong-state"),
+        (Refusal::StateUnknown, 409, "state-unknown"),
+        (Refusal::PreconditionFailed, 412, "precondition-failed"),
+        (Refusal::Expired, 504, "deadline-passed"),
+        (Refusal::StaleEpoch, 503, "superseded"),
+        (Refusal::StaleBoot, 503, "agent-unavailable"),
+        (Refusal::Impossible, 422, "unsupported"),
+        (Refusal::Full, 507, "no-capacity"),
+        (Refusal::Version, 502, "agent-refused"),
+        (Refusal::Unrecognised, 502, "agent-refused"),
+    ];
+    for (code, status, name) in refusals {
+        assert_eq!(kind(&desk.command(COMMANDS, TERMINATE, refused(code, State::Running))), (status, name));
+    }
+    let failures = [
+        (Failure::Spawn, 502, "hypervisor-failed"),
+        (Failure::Timeout, 504, "hypervisor-timeout"),
+        (Failure::GuestIgnored, 409, "guest-ignored"),
+        (Failure::Storage, 502, "agent-storage"),
+        (Failure::Unrecognised, 502, "hypervisor-failed"),
+    ];
+    for (code, status, name) in failures {
+        let outcome = Outcome::Failed { code, detail: Text::new("x"), instance: None };
+        assert_eq!(kind(&desk.command(COMMANDS, TERMINATE, outcome)), (status, name));
+    }
+    let errors = [
+        (AgentError::Busy, 503, "too-busy"),
+        (AgentError::TooLate, 504, "deadline-passed"),
+        (AgentError::Lost(Some(AGENT), "x"), 504, "outcome-unknown"),
+        (AgentError::Nonsense(Some(AGENT), "x".into()), 502, "agent-nonsense"),
+        (AgentError::Refused("x".into()), 502, "agent-refused"),
+        (AgentError::NotConfigured, 503, "agent-not-configured"),
+    ];
+    for (error, status, name) in errors {
+        assert_eq!(kind(&desk.lost(COMMANDS, TERMINATE, error)), (status, name));
+    }
+}
+
+#[test]
+fn an_operation_that_goes_on_is_followed_until_it_ends() {
+    let desk = Desk::new();
+    let accepted = Outcome::Accepted { instance: instance("web-1", State::Stopping) };
+    let (status, operation) = desk.command(COMMANDS, r#"{"verb":"stop"}"#, accepted);
+    assert_eq!((status, &operation["state"]), (202, &"running".into()));
+    let line = format!("GET /v1/operations/{}", operation["id"].as_str().unwrap());
+
+    let (ask, continuation) = desk.asked(&line, "");
+    assert!(
+        matches!(&ask.question, Question::Recall(id) if id.as_str() == operation["id"].as_str().unwrap())
+    );
+    let unreachable = desk.management.complete(continuation.clone(), Err(AgentError::Busy));
+    assert_eq!(read(&unreachable).1["state"], "running", "what is known is shown");
+    let reply = agent_protocol::Answer {
+        proto: 1,
+        op_id: operation["id"].as_str().unwrap().parse().unwrap(),
+        agent_boot: AGENT,
+        clock_ms: 1000,
+        outcome: done("web-1", State::Stopped, true),
+    };
+    let ended = desk.management.complete(continuation, Ok(Reply::Answer(reply.into())));
+    assert_eq!(read(&ended).1["state"], "succeeded");
+    assert_eq!(desk.answer(&line, "").1["state"], "succeeded", "and is not asked about again");
+}
+
+#[test]
+fn an_outcome_nobody_knows_is_cleared_up_later_or_stays_unknown_but_is_never_guessed() {
+    let mut desk = Desk::new();
+    let lost = desk.lost(COMMANDS, TERMINATE, AgentError::Lost(Some(AGENT), "closed"));
+    let line = format!("GET {}", lost.1["instance"].as_str().unwrap());
+    let look = |desk: &Desk, reply| {
+        let (_, continuation) = desk.asked(&line, "");
+        read(&desk.management.complete(continuation, reply)).1
+    };
+    assert_eq!(look(&desk, Ok(Reply::NeverReceived(AGENT)))["state"], "indeterminate", "it may still arrive");
+    desk.wait(Duration::from_secs(60));
+    assert_eq!(
+        look(&desk, Ok(Reply::NeverReceived(Uuid(8))))["state"],
+        "indeterminate",
+        "another run says nothing"
+    );
+    let cleared = look(&desk, Ok(Reply::NeverReceived(AGENT)));
+    assert_eq!((&cleared["state"], &cleared["error"]["retryable"]), (&"failed".into(), &true.into()));
+}
+
+#[test]
+fn a_client_token_names_one_command() {
+    let desk = Desk::new();
+    let body = r#"{"verb":"terminate","client_token":"T-1"}"#;
+    let (_, first) = desk.command(COMMANDS, body, done("web-1", State::Terminated, true));
+    assert_eq!(desk.answer(COMMANDS, body), (202, first));
+    let other = desk.answer(COMMANDS, r#"{"verb":"pause","client_token":"T-1"}"#);
+    assert_eq!(kind(&other), (409, "client-token-reused"));
+    let elsewhere = desk.answer("POST /v1/instances/web-2/commands", body);
+    assert_eq!(kind(&elsewhere), (409, "client-token-reused"));
+
+    let failing = r#"{"verb":"terminate","client_token":"T-2"}"#;
+    let first = desk.command(COMMANDS, failing, refused(Refusal::Terminated, State::Terminated));
+    assert_eq!(desk.answer(COMMANDS, failing), first);
+}
+
+#[test]
+fn operations_are_listed_latest_first_in_pages_and_the_oldest_are_forgotten() {
+    let desk = Desk::new();
+    let mut ids = Vec::new();
+    for _ in 0..300 {
+        let (_, operation) = desk.command(COMMANDS, TERMINATE, done("web-1", State::Terminated, true));
+        ids.push(operation["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(kind(&desk.answer(&format!("GET /v1/operations/{}", ids[0]), "")), (404, "unknown-operation"));
+    let mut listed = Vec::new();
+    let mut line = "GET /v1/operations?limit=100".to_owned();
+    loop {
+        let page = desk.answer(&line, "").1;
+        let operations = page["operations"].as_array().unwrap();
+        listed.extend(operations.iter().map(|operation| operation["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        line = format!("GET /v1/operations?limit=100&after={next}");
+    }
+    ids.reverse();
+    assert_eq!(listed, ids[..256]);
+}
+
+#[test]
+fn commands_under_way_are_never_forgotten_to_make_room() {
+    let desk = Desk::new();
+    let open: Vec<_> = (0..256).map(|_| desk.asked(COMMANDS, TERMINATE)).collect();
+    assert_eq!(kind(&desk.answer(COMMANDS, TERMINATE)), (503, "too-busy"));
+    let (_, continuation) = open.into_iter().next().unwrap();
+    desk.management.complete(continuation, Err(AgentError::TooLate));
+    desk.asked(COMMANDS, TERMINATE);
+}
+
+#[test]
+fn instances_are_shown_with_their_ages_and_in_pages() {
+    let desk = Desk::new();
+    let all: Vec<_> = ["a", "b", "c"].map(|id| instance(id, State::Paused)).to_vec();
+    let list = |line: &str| {
+        let (ask, continuation) = desk.asked(line, "");
+        assert_eq!(ask.question, Question::Inventory);
+        read(&desk.management.complete(continuation, Ok(Reply::Inventory(inventory(all.clone())))))
+    };
+    let page = list("GET /v1/instances?limit=2").1;
+    assert_eq!(page["instances"][0]["state_age_ms"], 600);
+    assert_eq!(page["instances"][0]["observed_age_ms"], 100);
+    assert_eq!((&page["instances"][1]["id"], &page["next"]), (&"b".into(), &"b".into()));
+    let rest = list("GET /v1/instances?after=b").1;
+    assert_eq!((&rest["instances"][0]["id"], &rest["next"]), (&"c".into(), &serde_json::Value::Null));
+    assert_eq!(
+        list("GET /v1/instances/c").1["allowed_actions"],
+        serde_json::json!(["force-stop", "resume", "terminate"])
+    );
+    assert_eq!(kind(&list("GET /v1/instances/d")), (404, "unknown-instance"));
+    assert_eq!(list("GET /v1/images").1["images"], serde_json::json!(["tiny"]));
+    assert_eq!(list("HEAD /v1/images").0, 200);
+    let down = desk.lost("GET /v1/instances", "", AgentError::Lost(None, "x"));
+    assert_eq!(kind(&down), (503, "agent-unavailable"), "a look that was lost may simply be repeated");
+}

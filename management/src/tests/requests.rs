@@ -1,0 +1,239 @@
+//! What is answered without the agent, and what is refused at the door.
+
+use super::desk::*;
+use crate::*;
+use storage::VolumeState;
+
+const DISK: &str = r#"{"iqn":"iqn.2026-01.example:disk","volume":"nbd://10.1.0.9/disk","initiators":["*"]}"#;
+
+#[test]
+fn a_target_is_made_once_shown_and_withdrawn() {
+    let desk = Desk::new();
+    let (status, made) = desk.answer("PUT /v1/targets/disk-1", DISK);
+    assert_eq!(status, 201);
+    assert_eq!(
+        made,
+        serde_json::json!({"id":"disk-1","iqn":"iqn.2026-01.example:disk","lun":0,"volume":"nbd://10.1.0.9/disk",
+            "initiators":["*"],"read_only":false,"state":"connecting","size_bytes":null,"sessions":0})
+    );
+    assert_eq!(desk.answer("PUT /v1/targets/disk-1", DISK), (200, made.clone()));
+    assert_eq!(desk.answer("GET /v1/targets/disk-1", "").1, made);
+    desk.shelf.0.borrow_mut()[0].state = VolumeState::Down("refused".into());
+    let list = desk.answer("GET /v1/targets", "").1;
+    assert_eq!(
+        (&list["targets"][0]["state"], &list["targets"][0]["reason"]),
+        (&"down".into(), &"refused".into())
+    );
+
+    desk.shelf.0.borrow_mut()[0].sessions = 1;
+    assert_eq!(kind(&desk.answer("DELETE /v1/targets/disk-1", "")), (409, "target-in-use"));
+    desk.shelf.0.borrow_mut()[0].sessions = 0;
+    assert_eq!(desk.answer("DELETE /v1/targets/disk-1", "").0, 204);
+    assert_eq!(kind(&desk.answer("DELETE /v1/targets/disk-1", "")), (404, "unknown-target"));
+    assert_eq!(kind(&desk.answer("GET /v1/targets/disk-1", "")), (404, "unknown-target"));
+}
+
+#[test]
+fn what_storage_refuses_is_told_as_it_is() {
+    let desk = Desk::new();
+    assert_eq!(desk.answer("PUT /v1/targets/a", DISK).0, 201);
+    let other = DISK.replace("*", "iqn.2026-01.example:host");
+    assert_eq!(kind(&desk.answer("PUT /v1/targets/a", &other)), (409, "target-conflict"));
+    let wrong = desk.answer("PUT /v1/targets/b", &DISK.replace("iqn.2026", "disk.2026"));
+    assert_eq!(kind(&wrong), (422, "invalid-field"));
+    assert!(wrong.1["detail"].as_str().unwrap().starts_with("iqn: "));
+    assert_eq!(desk.answer("PUT /v1/targets/b", DISK).0, 201);
+    assert_eq!(kind(&desk.answer("PUT /v1/targets/c", DISK)), (507, "no-capacity"));
+}
+
+#[test]
+fn a_target_is_bounded_before_storage_sees_it() {
+    let desk = Desk::new();
+    let long = "x".repeat(1025);
+    for body in [
+        DISK.replace("iqn.2026-01.example:disk", ""),
+        DISK.replace("iqn.2026-01.example:disk", &"x".repeat(224)),
+        DISK.replace("nbd://10.1.0.9/disk", ""),
+        DISK.replace("nbd://10.1.0.9/disk", &long),
+        DISK.replace("[\"*\"]", "[]"),
+        DISK.replace("[\"*\"]", "[\"\"]"),
+        DISK.replace("[\"*\"]", &format!("[{}\"*\"]", "\"a\",".repeat(32))),
+    ] {
+        assert_eq!(kind(&desk.answer("PUT /v1/targets/a", &body)), (422, "invalid-field"), "{body}");
+    }
+    let lun = DISK.replace("{", "{\"lun\":65536,");
+    assert_eq!(kind(&desk.answer("PUT /v1/targets/a", &lun)), (400, "malformed-body"));
+    assert!(desk.shelf.0.borrow().is_empty());
+}
+
+#[test]
+fn bodies_that_are_not_exactly_what_is_expected_are_refused() {
+    let desk = Desk::new();
+    let commands = "POST /v1/instances/a/commands";
+    let bodies = [
+        "{}",
+        "[]",
+        r#"["terminate",null,null,null,null]"#,
+        r#"{"verb":"stop","args":[true,5,"force"]}"#,
+        r#"{"verb":"stop","precondition":[null,null,null]}"#,
+        "null",
+        "terminate",
+        r#"{"verb":"terminate"} x"#,
+        r#"{"verb":"terminate","verb":"terminate"}"#,
+        r#"{"verb":"terminate","force":true}"#,
+        r#"{"verb":"explode"}"#,
+        r#"{"verb":"create"}"#,
+        r#"{"verb":"describe"}"#,
+        r#"{"verb":"Terminate"}"#,
+        r#"{"verb":"\ud800"}"#,
+        "{\"verb\":\"terminate\u{0}\"}",
+        "\u{feff}{\"verb\":\"terminate\"}",
+        r#"{"verb":"terminate","client_token":""}"#,
+        r#"{"verb":"terminate","client_token":"a b"}"#,
+        r#"{"verb":"terminate","deadline_ms":4294967296}"#,
+        r#"{"verb":"terminate","deadline_ms":-0}"#,
+        r#"{"verb":"terminate","deadline_ms":1e400}"#,
+        r#"{"verb":"terminate","precondition":{"generation":1,"mood":"good"}}"#,
+        r#"{"verb":"terminate","precondition":{"state":"asleep"}}"#,
+        r#"{"verb":"stop","args":{"gentle":true}}"#,
+        r#"{"verb":"stop","args":{"then":"explode"}}"#,
+        r#"{"verb":"stop","args":[[[[[[[[[1]]]]]]]]]}"#,
+    ];
+    for body in bodies {
+        assert_eq!(kind(&desk.answer(commands, body)), (400, "malformed-body"), "{body}");
+    }
+    let token = format!(r#"{{"verb":"terminate","client_token":"{}"}}"#, "a".repeat(65));
+    assert_eq!(desk.answer(commands, &token).0, 400);
+    for body in [
+        "[".repeat(10_000),
+        format!("{{\"a\":\"{}\"}}", "x".repeat(5000)),
+        "[1,".repeat(2) + &"1,".repeat(300),
+    ] {
+        assert_eq!(kind(&desk.answer(commands, &body)), (400, "malformed-body"));
+    }
+    for body in [
+        r#"{"verb":"pause","args":{}}"#,
+        r#"{"verb":"stop","args":{"graceful":false,"timeout_ms":5}}"#,
+        r#"{"verb":"stop","args":{"timeout_ms":3600001}}"#,
+        r#"{"verb":"terminate","deadline_ms":0}"#,
+        r#"{"verb":"terminate","deadline_ms":60001}"#,
+    ] {
+        assert_eq!(kind(&desk.answer(commands, body)), (422, "invalid-field"), "{body}");
+    }
+    for body in [r#"{"id":"../a","image":"tiny"}"#, r#"{"id":"a","image":"/bin/sh"}"#, r#"{"id":"a"}"#] {
+        assert_eq!(kind(&desk.answer("POST /v1/instances", body)), (400, "malformed-body"), "{body}");
+    }
+    assert!(
+        desk.answer("GET /v1/operations", "").1["operations"].as_array().unwrap().is_empty(),
+        "nothing was begun"
+    );
+}
+
+#[test]
+fn paths_methods_queries_and_media_types_have_their_own_errors() {
+    let desk = Desk::new();
+    for line in [
+        "GET /",
+        "GET /v2",
+        "GET /v1/",
+        "GET /v1/instances/a/b",
+        "GET /v1/instances/a/commands/x",
+        "GET /v1/Targets",
+    ] {
+        assert_eq!(kind(&desk.answer(line, "")), (404, "not-found"), "{line}");
+    }
+    for (line, allow) in [
+        ("DELETE /v1", "GET, HEAD"),
+        ("PUT /v1/instances", "GET, HEAD, POST"),
+        ("DELETE /v1/instances/a", "GET, HEAD"),
+        ("GET /v1/instances/a/commands", "POST"),
+        ("POST /v1/targets/a", "GET, HEAD, PUT, DELETE"),
+        ("PATCH /v1/operations/a", "GET, HEAD"),
+    ] {
+        let Step::Answer(response) = desk.step(line, "") else { panic!() };
+        assert_eq!((response.status, response.allow), (405, Some(allow)), "{line}");
+    }
+    for line in [
+        "GET /v1?x=1",
+        "GET /v1/instances?limit=0",
+        "GET /v1/instances?limit=501",
+        "GET /v1/instances?limit=1&limit=1",
+        "GET /v1/instances?after=../x",
+        "GET /v1/instances?colour=red",
+        "GET /v1/instances?",
+        "POST /v1/instances?dry=1",
+    ] {
+        assert_eq!(kind(&desk.answer(line, "")), (400, "malformed-query"), "{line}");
+    }
+    assert_eq!(kind(&desk.answer("GET /v1/instances/UPPER", "")), (404, "unknown-instance"));
+    assert_eq!(kind(&desk.answer("POST /v1/instances/a_b/commands", "{}")), (404, "unknown-instance"));
+    assert_eq!(kind(&desk.answer("PUT /v1/targets/a_b", DISK)), (422, "invalid-field"));
+    assert_eq!(kind(&desk.answer("GET /v1", "{}")), (400, "unexpected-body"));
+    assert_eq!(kind(&desk.answer("DELETE /v1/targets/a", "{}")), (400, "unexpected-body"));
+    let text =
+        "POST /v1/instances HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";
+    let step = with_request(text.as_bytes(), |request| desk.management.begin(request, Principal::Anonymous));
+    let Step::Answer(response) = step else { panic!() };
+    assert_eq!(kind(&read(&response)), (415, "unsupported-media-type"));
+}
+
+#[test]
+fn rights_that_the_policy_does_not_give_are_refused() {
+    let policy = Policy { anonymous_instances: false, anonymous_targets: false, ..Policy::OPEN };
+    let desk = Desk::with(Configuration { policy, ..configuration(Some("10.0.0.1:7077")) });
+    for (line, body) in [
+        ("POST /v1/instances", "{}"),
+        ("POST /v1/instances/a/commands", "{}"),
+        ("PUT /v1/targets/a", DISK),
+        ("DELETE /v1/targets/a", ""),
+    ] {
+        assert_eq!(kind(&desk.answer(line, body)), (403, "forbidden"), "{line}");
+    }
+    assert_eq!(desk.answer("GET /v1/targets", "").0, 200);
+    let policy = Policy { anonymous_reads: false, ..policy };
+    let desk = Desk::with(Configuration { policy, ..configuration(None) });
+    assert_eq!(desk.answer("GET /v1/targets", "").0, 403);
+    assert_eq!(desk.answer("GET /healthz", "").0, 200);
+}
+
+#[test]
+fn the_appliance_tells_what_it_is_and_whether_it_is_ready() {
+    let desk = Desk::new();
+    let (status, about) = desk.answer("GET /v1", "");
+    assert_eq!(
+        (status, &about["api_versions"][0], &about["agent"]["state"]),
+        (200, &"1".into(), &"connecting".into())
+    );
+    assert_eq!(about["authentication"], "none");
+    let Step::Answer(ready) = desk.step("GET /readyz", "") else { panic!() };
+    assert_eq!(ready.status, 503);
+    let alone = Desk::with(configuration(None));
+    assert_eq!(alone.answer("GET /readyz", "").0, 200);
+    assert_eq!(alone.answer("GET /v1", "").1["agent"]["state"], "not-configured");
+    let problems = desk.answer("GET /v1/problems", "").1;
+    assert_eq!(
+        problems["problems"].as_array().unwrap().len(),
+        Kind::ALL.len() + management_http::Refusal::ALL.len()
+    );
+}
+
+#[test]
+fn metrics_count_what_was_answered() {
+    let desk = Desk::new();
+    desk.answer("PUT /v1/targets/disk-1", DISK);
+    desk.answer("GET /nowhere", "");
+    desk.lost("POST /v1/instances/a/commands", r#"{"verb":"pause"}"#, AgentError::Lost(None, "x"));
+    let Step::Answer(response) = desk.step("GET /v1/metrics", "") else { panic!() };
+    let text = String::from_utf8(response.body).unwrap();
+    for line in [
+        "corbel_agent_up 0",
+        "corbel_http_responses_total{class=\"2xx\"} 1",
+        "corbel_http_responses_total{class=\"4xx\"} 1",
+        "corbel_http_responses_total{class=\"5xx\"} 1",
+        "corbel_operations_total{outcome=\"indeterminate\"} 1",
+        "corbel_target_ready{target=\"disk-1\"} 0",
+        "corbel_target_sessions{target=\"disk-1\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+}
