@@ -1,0 +1,396 @@
+//! One connection to one export: the engine that a task drives.
+
+use crate::export::Export;
+use crate::handshake::{self, Goal, Handshake, Step};
+use crate::receive::{LONGEST_ERROR, Notice, Receiver};
+use crate::requests::{PARTS, Requests, Unfinished};
+use crate::send::{Progress, Sender};
+use crate::wire::MAX_STRING;
+use crate::{Counters, Fatal, Limits, Text};
+use alloc::boxed::Box;
+use alloc::vec;
+use core::fmt;
+use core::time::Duration;
+use kernel_runtime::Instant;
+use storage_block::{Completion, Request};
+
+/// Bytes of scratch memory: the longest element of the handshake, or of a reply's error.
+const SCRATCH: usize = if handshake::LONGEST > LONGEST_ERROR { handshake::LONGEST } else { LONGEST_ERROR };
+/// Slots that a cookie has room for, beside the heartbeat's.
+const MAX_SLOTS: usize = (1 << 16) / PARTS - 1;
+
+/// What the engine has to tell.
+#[derive(Debug)]
+pub enum Event {
+    /// The handshake is done: [`Client::export`] tells with what, and requests are taken.
+    Ready,
+    /// A request ended.
+    Completed(Completion),
+    /// Nothing has arrived for [`Limits::suspect_after`] although answers are due. Nothing is lost yet.
+    Suspect,
+    /// The server is shutting down: no more requests are taken. What can still be answered will be, then
+    /// [`Event::Closed`] follows.
+    Closing,
+    /// The farewell was sent: close the connection, call [`Client::disconnected`] and fetch what is unfinished.
+    Closed,
+}
+
+/// Why a client was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// The export's name is longer than the 4096 bytes the protocol allows.
+    NameTooLong,
+    /// There must be at least one slot, and no more than a cookie has room for.
+    Slots,
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameTooLong => write!(f, "an export's name has at most {MAX_STRING} bytes"),
+            Self::Slots => write!(f, "there must be 1 to {MAX_SLOTS} slots"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// There is no connection.
+    Idle,
+    /// Negotiating, until this moment at most.
+    Handshake { deadline: Instant },
+    /// Requests are taken.
+    Open,
+    /// No more requests are taken; those there are come to an end.
+    Closing,
+    /// The farewell was sent.
+    Closed,
+    /// The connection is of no more use.
+    Broken(Fatal),
+}
+
+/// Events that wait to be fetched.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    ready: bool,
+    suspect: bool,
+    closing: bool,
+    closed: bool,
+}
+
+/// One connection to one export.
+///
+/// A driver loops: bytes from the connection go into [`Client::space`] and are told to [`Client::received`]; what
+/// [`Client::poll_transmit`] gives is sent and told to [`Client::transmitted`]; after each input all events are
+/// fetched with [`Client::poll_event`]; at the time [`Client::poll_timeout`] tells, [`Client::handle_timeout`] is
+/// called. Receiving never depends on sending, nor the reverse, so both directions are always served.
+pub struct Client {
+    limits: Limits,
+    phase: Phase,
+    handshake: Handshake,
+    receiver: Receiver,
+    sender: Sender,
+    requests: Requests,
+    export: Option<Export>,
+    pending: Pending,
+    /// When the connection last showed life, or began to have to.
+    progress: Instant,
+    suspected: bool,
+    scratch: Box<[u8]>,
+}
+
+impl Client {
+    /// A client for the export of this name; the empty name is the server's default export. All memory that it will
+    /// ever need is taken here.
+    ///
+    /// # Errors
+    /// When the name or the number of slots cannot be.
+    pub fn new(limits: &Limits, export: &str) -> Result<Self, ClientError> {
+        if export.len() > MAX_STRING {
+            return Err(ClientError::NameTooLong);
+        }
+        if limits.slots == 0 || limits.slots > MAX_SLOTS {
+            return Err(ClientError::Slots);
+        }
+        Ok(Self {
+            limits: *limits,
+            phase: Phase::Idle,
+            handshake: Handshake::new(Goal::Transmission, export),
+            receiver: Receiver::new(),
+            sender: Sender::new(),
+            requests: Requests::new(limits.slots),
+            export: None,
+            pending: Pending::default(),
+            progress: Instant::ZERO,
+            suspected: false,
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+        })
+    }
+
+    /// A new connection stands: negotiate. Requests that are unfinished from an earlier one stay where they are
+    /// until they are fetched.
+    pub fn connected(&mut self, now: Instant) {
+        self.disconnected(now);
+        self.requests.counters.connections += 1;
+        self.phase = Phase::Handshake { deadline: now + self.limits.handshake };
+        self.handshake.start();
+        self.alive(now);
+    }
+
+    /// The connection is gone, whoever ended it. Requests without an outcome are to be fetched with
+    /// [`Client::take_unfinished`]; completions that wait can still be fetched.
+    pub fn disconnected(&mut self, now: Instant) {
+        self.phase = Phase::Idle;
+        self.pending = Pending::default();
+        self.sender.start();
+        self.requests.close();
+        self.alive(now);
+    }
+
+    /// The next request, in the order of submission, that got no outcome on its connection. The caller sends it
+    /// again on the next connection, or completes it as lost.
+    pub fn take_unfinished(&mut self) -> Option<Unfinished> {
+        self.requests.take_unfinished()
+    }
+
+    /// The export as it was last agreed on; it stays known while there is no connection.
+    pub const fn export(&self) -> Option<&Export> {
+        self.export.as_ref()
+    }
+
+    /// The server's last words for people: with the refusal that ended the handshake, or with a request's error.
+    pub const fn remark(&self) -> &Text {
+        if self.handshake.is_finished() { self.receiver.remark() } else { self.handshake.remark() }
+    }
+
+    /// What has happened so far.
+    pub const fn counters(&self) -> &Counters {
+        &self.requests.counters
+    }
+
+    /// Whether requests are taken.
+    pub const fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// How many requests are taken now.
+    pub fn free_slots(&self) -> usize {
+        if self.is_ready() { self.requests.free() } else { 0 }
+    }
+
+    /// Take a request over. Its completion comes with [`Event::Completed`], even if it is one that the export cannot
+    /// do; only the loss of the connection leaves it unfinished.
+    ///
+    /// A FLUSH covers the writes whose completions were fetched before it is submitted.
+    ///
+    /// # Errors
+    /// The request, when there is no free slot or no export to send it to.
+    pub fn submit(&mut self, now: Instant, request: Request) -> Result<(), Request> {
+        if !self.is_ready() {
+            return Err(request);
+        }
+        if self.requests.active() == 0 {
+            // From now on there is something to wait for.
+            self.alive(now);
+        }
+        self.requests.accept(request)
+    }
+
+    /// Take back the request of this cookie, if none of its bytes was sent and none will be.
+    pub fn withdraw(&mut self, cookie: u64) -> Option<Request> {
+        self.requests.withdraw(cookie)
+    }
+
+    /// Take no more requests; when those there are have ended, say farewell.
+    pub fn disconnect(&mut self) {
+        match self.phase {
+            Phase::Open => self.phase = Phase::Closing,
+            // A negotiation may be ended by closing the connection.
+            Phase::Handshake { .. } => {
+                self.phase = Phase::Closed;
+                self.pending.closed = true;
+            }
+            Phase::Idle | Phase::Closing | Phase::Closed | Phase::Broken(_) => {}
+        }
+    }
+
+    fn alive(&mut self, now: Instant) {
+        self.progress = now;
+        self.suspected = false;
+        self.pending.suspect = false;
+    }
+
+    fn fail<T>(&mut self, fatal: Fatal) -> Result<T, Fatal> {
+        self.phase = Phase::Broken(fatal);
+        self.requests.counters.fatal += 1;
+        Err(fatal)
+    }
+}
+
+/// Bytes.
+impl Client {
+    /// Where the next bytes from the connection belong. Never empty.
+    pub fn space(&mut self) -> &mut [u8] {
+        match self.phase {
+            Phase::Handshake { .. } => self.handshake.space(&mut self.scratch),
+            Phase::Open | Phase::Closing => self.receiver.space(&mut self.requests, &mut self.scratch),
+            // Nobody asked for them.
+            Phase::Idle | Phase::Closed | Phase::Broken(_) => &mut self.scratch,
+        }
+    }
+
+    /// `count` bytes were put into [`Client::space`].
+    ///
+    /// # Errors
+    /// Why the connection must be dropped; then [`Client::disconnected`] is to be called.
+    pub fn received(&mut self, now: Instant, count: usize) -> Result<(), Fatal> {
+        if count == 0 {
+            return Ok(());
+        }
+        match self.phase {
+            Phase::Handshake { .. } => {
+                let step = self.handshake.received(&mut self.scratch, count);
+                self.negotiated(now, step)
+            }
+            Phase::Open | Phase::Closing => {
+                self.alive(now);
+                match self.receiver.received(&mut self.requests, &self.scratch, count) {
+                    Ok(Notice::Nothing) => Ok(()),
+                    Ok(Notice::ShuttingDown) => {
+                        self.requests.stop();
+                        if self.phase == Phase::Open {
+                            self.phase = Phase::Closing;
+                            self.pending.closing = true;
+                        }
+                        Ok(())
+                    }
+                    Err(fatal) => self.fail(fatal),
+                }
+            }
+            Phase::Idle | Phase::Closed => Ok(()),
+            Phase::Broken(fatal) => Err(fatal),
+        }
+    }
+
+    fn negotiated(&mut self, now: Instant, step: Result<Step, Fatal>) -> Result<(), Fatal> {
+        let facts = match step {
+            Ok(Step::Finished) => self.handshake.facts(),
+            Ok(Step::More | Step::Listed { .. }) => return Ok(()),
+            Err(fatal) => return self.fail(fatal),
+        };
+        let export = match Export::new(facts, self.limits.max_payload) {
+            Ok(export) => export,
+            Err(fatal) => return self.fail(fatal),
+        };
+        self.receiver.start(export.structured);
+        self.requests.open(&export, self.limits.max_range);
+        self.export = Some(export);
+        self.phase = Phase::Open;
+        self.pending.ready = true;
+        self.alive(now);
+        Ok(())
+    }
+
+    /// The next bytes for the connection, if any.
+    pub fn poll_transmit(&mut self) -> Option<&[u8]> {
+        match self.phase {
+            Phase::Handshake { .. } => self.handshake.outgoing(),
+            Phase::Open | Phase::Closing => {
+                self.sender.load(&mut self.requests);
+                let last = self.phase == Phase::Closing && self.requests.active() == 0;
+                if last && self.sender.is_idle() {
+                    self.sender.load_disconnect();
+                }
+                self.sender.outgoing(&self.requests)
+            }
+            Phase::Idle | Phase::Closed | Phase::Broken(_) => None,
+        }
+    }
+
+    /// The first `count` bytes of [`Client::poll_transmit`] were taken by the connection.
+    pub fn transmitted(&mut self, now: Instant, count: usize) {
+        match self.phase {
+            Phase::Handshake { .. } => self.handshake.transmitted(count),
+            Phase::Open | Phase::Closing => {
+                if count > 0 {
+                    // The peer has made room for them, so it lives.
+                    self.alive(now);
+                }
+                if self.sender.transmitted(&mut self.requests, count) == Progress::Disconnected {
+                    self.phase = Phase::Closed;
+                    self.pending.closed = true;
+                }
+            }
+            Phase::Idle | Phase::Closed | Phase::Broken(_) => {}
+        }
+    }
+
+    /// The next event, if any.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let pending = &mut self.pending;
+        if core::mem::take(&mut pending.ready) {
+            return Some(Event::Ready);
+        }
+        if let Some(completion) = self.requests.poll_completion() {
+            return Some(Event::Completed(completion));
+        }
+        if core::mem::take(&mut pending.suspect) {
+            return Some(Event::Suspect);
+        }
+        if core::mem::take(&mut pending.closing) {
+            return Some(Event::Closing);
+        }
+        core::mem::take(&mut pending.closed).then_some(Event::Closed)
+    }
+}
+
+/// Time.
+impl Client {
+    /// How long the connection may stay silent while answers are due, until it counts as dead.
+    fn patience(&self) -> Duration {
+        let patience =
+            if self.requests.any_slow() { self.limits.slow } else { self.limits.suspect_after * 2 };
+        patience.max(self.limits.suspect_after * 2)
+    }
+
+    /// When [`Client::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Handshake { deadline } => Some(deadline),
+            Phase::Open | Phase::Closing if self.requests.active() > 0 || self.phase == Phase::Closing => {
+                let patience = self.patience();
+                Some(self.progress + if self.suspected { patience } else { patience / 2 })
+            }
+            Phase::Open => Some(self.progress + self.limits.heartbeat),
+            Phase::Idle | Phase::Closing | Phase::Closed | Phase::Broken(_) => None,
+        }
+    }
+
+    /// The time has come, or any other.
+    ///
+    /// # Errors
+    /// The server took too long: the connection must be dropped, and [`Client::disconnected`] called.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Fatal> {
+        if self.poll_timeout().is_none_or(|due| now < due) {
+            return Ok(());
+        }
+        match self.phase {
+            Phase::Handshake { .. } => self.fail(Fatal::HandshakeTimeout),
+            Phase::Open if self.requests.active() == 0 => {
+                self.alive(now);
+                self.requests.probe();
+                Ok(())
+            }
+            Phase::Open | Phase::Closing if now >= self.progress + self.patience() => {
+                self.fail(Fatal::Stalled)
+            }
+            Phase::Open | Phase::Closing => {
+                self.suspected = true;
+                self.pending.suspect = true;
+                self.requests.counters.suspected += 1;
+                Ok(())
+            }
+            Phase::Idle | Phase::Closed | Phase::Broken(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The NBD servers of the distribution, each in a process of its own that ends with the test.
+
+use super::Socket;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A folder that goes with its owner.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("nbd-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+
+    pub(crate) fn file(&self, name: &str, size: u64) -> PathBuf {
+        let path = self.0.join(name);
+        let file = fs::File::create(&path).expect("a file");
+        file.set_len(size).expect("its size");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+enum Address {
+    Unix(PathBuf),
+    Tcp(u16),
+}
+
+/// A running server.
+pub(crate) struct Server {
+    child: Child,
+    address: Address,
+    pub(crate) folder: Folder,
+}
+
+impl Server {
+    /// Wait until `socket()` succeeds.
+    fn wait(self) -> Self {
+        let begin = Instant::now();
+        while self.try_socket().is_none() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the server does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self
+    }
+
+    fn try_socket(&self) -> Option<Socket> {
+        match &self.address {
+            Address::Unix(path) => Socket::unix(path).ok(),
+            Address::Tcp(port) => Socket::tcp(*port).ok(),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> Socket {
+        self.try_socket().expect("the server listens")
+    }
+
+    /// End it without a farewell.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Start `program`; `None`, said aloud, when it is not installed. Where everything must be, that is a failure.
+fn start(program: &str, arguments: &[String], folder: &Folder) -> Option<Child> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(&folder.0).stdin(Stdio::null()).stdout(Stdio::null());
+    if std::env::var_os("NBD_SERVER_WORDS").is_none() {
+        command.stderr(Stdio::null());
+    }
+    match command.spawn() {
+        Ok(child) => Some(child),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let required = std::env::var("CI").is_ok_and(|value| value == "true");
+            assert!(!required, "{program} is not installed, and CI=true asks for it");
+            println!("SKIPPED: {program} is not installed");
+            None
+        }
+        Err(error) => panic!("{program}: {error}"),
+    }
+}
+
+fn words(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|argument| (*argument).to_string()).collect()
+}
+
+/// `nbdkit` with these arguments behind its own, on a Unix socket.
+pub(crate) fn nbdkit(arguments: &[&str]) -> Option<Server> {
+    let folder = Folder::new();
+    let socket = folder.0.join("socket");
+    let mut all = words(&["-f", "--exit-with-parent", "-U"]);
+    all.push(socket.display().to_string());
+    all.extend(words(arguments));
+    let child = start("nbdkit", &all, &folder)?;
+    Some(Server { child, address: Address::Unix(socket), folder }.wait())
+}
+
+/// `nbdkit` on a Unix socket, over the file of an earlier server.
+pub(crate) fn nbdkit_at(folder: Folder, arguments: &[&str]) -> Option<Server> {
+    let socket = folder.0.join("socket");
+    let _ = fs::remove_file(&socket);
+    let mut all = words(&["-f", "--exit-with-parent", "-U"]);
+    all.push(socket.display().to_string());
+    all.extend(words(arguments));
+    let child = start("nbdkit", &all, &folder)?;
+    Some(Server { child, address: Address::Unix(socket), folder }.wait())
+}
+
+/// `qemu-nbd` over a raw file of this size, on a Unix socket.
+pub(crate) fn qemu_nbd(size: u64, arguments: &[&str]) -> Option<Server> {
+    let folder = Folder::new();
+    let socket = folder.0.join("socket");
+    let disk = folder.file("disk", size);
+    let mut all = words(&["--persistent", "--shared=4", "--format=raw", "--discard=unmap", "-k"]);
+    all.push(socket.display().to_string());
+    all.extend(words(arguments));
+    all.push(disk.display().to_string());
+    let child = start("qemu-nbd", &all, &folder)?;
+    Some(Server { child, address: Address::Unix(socket), folder }.wait())
+}
+
+/// `nbd-server` with an export `disk` of this size and these lines in its section, on a loopback port.
+pub(crate) fn nbd_server(size: u64, lines: &str) -> Option<Server> {
+    let folder = Folder::new();
+    let disk = folder.file("disk", size);
+    let port = free_port();
+    let configuration = format!(
+        "[generic]\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n[disk]\nexportname = {}\n{lines}\n",
+        disk.display()
+    );
+    let path: &Path = &folder.0.join("configuration");
+    fs::write(path, configuration).expect("a configuration");
+    let child = start("nbd-server", &words(&["-d", "-C", &path.display().to_string()]), &folder)?;
+    Some(Server { child, address: Address::Tcp(port), folder }.wait())
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
