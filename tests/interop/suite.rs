@@ -60,7 +60,9 @@ fn run(stage: &Stage, suite: &str) -> Vec<(String, Outcome)> {
     let mut command = stage.net.command("timeout");
     command.args(["-s", "KILL", &LIMIT.as_secs().to_string(), "stdbuf", "-oL"]);
     command.args(["iscsi-test-cu", "--dataloss", "--allow-sanitize", "--test", &format!("ALL.{suite}")]);
-    command.arg(stage.unit(0).url());
+    // Twice: the tests of several paths want a second one, and any two sessions are two paths.
+    let url = stage.unit(0).url();
+    command.args([&url, &url]);
     let output = process::run(command, LIMIT + Duration::from_secs(5)).unwrap();
     let tests = score::parse_run(&output.stdout);
     if tests.is_empty() {

@@ -1,7 +1,10 @@
 //! `corbel`: the appliance on this machine, for a look at it, and the roles that the look needs.
 #![forbid(unsafe_code)]
 
-use image_launch::{Error, Result, setup};
+use image_launch::appliance::Kind;
+use image_launch::machine::Board;
+use image_launch::tour::{self, Options};
+use image_launch::{Context, Error, Result, setup};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -17,17 +20,20 @@ cargo run [-- OPTIONS]          boots the appliance between a storage service an
   --keep                        leaves consoles, logs and disks behind, and says where
 
 cargo run -- setup [tests|bench]    only installs what is needed (for the tests, for the benchmark)
+cargo run -- image                  prints where the image is
+cargo run -- agent OPTIONS          the agent of the parent partition (see agent/README.md)
 ";
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let result = match words.first().map(String::as_str) {
-        Some("--help" | "-h" | "help") => {
-            print!("{HELP}");
-            Ok(())
-        }
-        Some("setup") => install(words.get(1).map(String::as_str)),
-        _ => Error::because(format!("unknown\n\n{HELP}")),
+    let mut words = std::env::args().skip(1).peekable();
+    let role = words.next_if(|word| !word.starts_with('-'));
+    let result = match role.as_deref() {
+        Some("agent") => return agent::main(std::env::args_os().skip(2)),
+        Some("setup") => install(words.next().as_deref()),
+        Some("image") => image_launch::image().map(|image| println!("{}", image.display())),
+        Some("help") => help(),
+        Some(other) => Error::because(format!("there is no `{other}`\n\n{HELP}")),
+        None => options(words).and_then(|options| options.map_or_else(help, |options| tour::run(&options))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,6 +42,38 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn help() -> Result<()> {
+    print!("{HELP}");
+    Ok(())
+}
+
+/// `None` when help was asked for.
+fn options(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
+    let corbel = std::env::current_exe().context("finding this program")?;
+    let (mut board, mut hosted) = (None, false);
+    let mut options =
+        Options { once: false, kind: Kind::default(), memory: 64, user_network: false, keep: false, corbel };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| Error::new(format!("{word} wants a value")));
+        match word.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--once" => options.once = true,
+            "--keep" => options.keep = true,
+            "--user-network" => options.user_network = true,
+            "--hosted" => hosted = true,
+            "--machine" => board = Some(value()?.parse::<Board>()?),
+            "--memory" => options.memory = value()?.parse().context("--memory")?,
+            other => return Error::because(format!("there is no option {other}\n\n{HELP}")),
+        }
+    }
+    options.kind = match (hosted, board) {
+        (true, Some(_)) => return Error::because("--hosted is no virtual machine: leave --machine away"),
+        (true, None) => Kind::Hosted,
+        (false, board) => Kind::Image(board.unwrap_or_default()),
+    };
+    Ok(Some(options))
 }
 
 fn install(what: Option<&str>) -> Result<()> {
