@@ -158,6 +158,13 @@ impl Connection {
         }
     }
 
+    /// The command whose data stands next on the connection and has no place. Until it gets one by
+    /// [`Self::receive`], or is ended, nothing is read, not even a ping.
+    pub fn starved(&mut self) -> Option<Task> {
+        let Sink::Task(task) = self.incoming.sink else { return None };
+        (self.may_read() && self.incoming.part == Part::Data && self.data_space().is_empty()).then_some(task)
+    }
+
     /// Whether reading is held up by us, so that the peer's silence means nothing.
     pub(super) fn is_held_up(&mut self) -> bool {
         self.space().is_empty()

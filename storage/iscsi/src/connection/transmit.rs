@@ -1,15 +1,16 @@
 //! From what is to be said to bytes: which PDU is next, its numbers, its data where it lies, and digests.
 
+mod messages;
+mod tasks;
+
+pub(super) use messages::Message;
+use messages::UnitEvent;
+
 use super::Connection;
 use crate::event::Event;
 use crate::limits::{Limits, MAX_SENSE};
 use crate::login::Status;
-use crate::state::Trigger;
-use crate::task::{Phase, Purpose, Solicited};
-use crate::wire::{
-    AsyncMessage, BASIC_HEADER, DIGEST, DataIn, Header, LoginResponse, LogoutResponse, NopIn, RESERVED_TAG,
-    ReadyToTransfer, Reject, ScsiResponse, TaskManagementResponse, TextResponse, padding,
-};
+use crate::wire::{BASIC_HEADER, DIGEST, Header, RESERVED_TAG, opcode, padding};
 use alloc::{boxed::Box, collections::VecDeque, vec};
 
 /// Messages that may wait. Reading stops before they could be more.
@@ -20,57 +21,6 @@ const CONGESTED: usize = MESSAGES - 8;
 const UNIT_EVENTS: usize = 4;
 /// The longest head: header, digest, data that is copied, padding, digest.
 const HEAD: usize = BASIC_HEADER + DIGEST + (2 + MAX_SENSE).next_multiple_of(4) + DIGEST;
-
-/// What is to be said apart from the business of tasks.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Message {
-    Login {
-        stage: u8,
-        next: Option<u8>,
-        to_be_continued: bool,
-        status: Status,
-    },
-    Text {
-        last: bool,
-        to_be_continued: bool,
-        lun: [u8; 8],
-        initiator_task_tag: u32,
-        target_transfer_tag: u32,
-    },
-    /// The answer to a ping, with so many bytes of the ping data.
-    Echo {
-        lun: [u8; 8],
-        initiator_task_tag: u32,
-        length: u32,
-    },
-    /// A ping of our own.
-    Ping {
-        target_transfer_tag: u32,
-    },
-    Logout {
-        initiator_task_tag: u32,
-        response: u8,
-        closes: bool,
-    },
-    Reject {
-        reason: u8,
-        header: Header,
-    },
-    Async {
-        event: u8,
-        parameters: [u16; 3],
-    },
-    /// The oldest of the unit events.
-    UnitEvent,
-}
-
-/// An event of a logical unit that waits to be told.
-#[derive(Clone, Copy, Debug)]
-struct UnitEvent {
-    lun: [u8; 8],
-    sense: [u8; MAX_SENSE],
-    length: usize,
-}
 
 /// Where the data of the PDU being sent lies, if not in its head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -262,25 +212,6 @@ impl Connection {
         }
     }
 
-    fn has_work(&self, index: u16) -> bool {
-        self.to_solicit(index) > 0 || self.next_data(index).is_some() || self.may_respond(index)
-    }
-
-    fn may_respond(&self, index: u16) -> bool {
-        let slot = &self.tasks[index];
-        slot.phase == Phase::Ending && !slot.awaits_data() && slot.data.is_empty()
-    }
-
-    /// The piece of Data-In that may be sent next: that which follows what was sent, or the first one if the layer
-    /// above says that there is nothing between.
-    fn next_data(&self, index: u16) -> Option<u32> {
-        let slot = &self.tasks[index];
-        let at = slot.data.first;
-        let piece = self.tasks.piece(at)?;
-        let follows = piece.offset + piece.done <= slot.next_in;
-        (follows || slot.phase == Phase::Ending).then_some(at)
-    }
-
     fn body(&self) -> &[u8] {
         let length = self.outgoing.body_length;
         match self.outgoing.body {
@@ -320,298 +251,6 @@ impl Connection {
         false
     }
 
-    fn build_message(&mut self, message: Message) {
-        let (header, body) = match message {
-            Message::Login { .. } => (self.login_response(message), Body::Text),
-            Message::Text { last, to_be_continued, lun, initiator_task_tag, target_transfer_tag } => {
-                let (stat_sn, exp_cmd_sn, max_cmd_sn) = self.numbers();
-                let response = TextResponse {
-                    last,
-                    to_be_continued,
-                    data_segment: self.text.saying().len() as u32,
-                    lun,
-                    initiator_task_tag,
-                    target_transfer_tag,
-                    stat_sn,
-                    exp_cmd_sn,
-                    max_cmd_sn,
-                };
-                (response.header(), Body::Text)
-            }
-            Message::Echo { lun, initiator_task_tag, length } => {
-                let (stat_sn, exp_cmd_sn, max_cmd_sn) = self.numbers();
-                let echo = NopIn {
-                    data_segment: length,
-                    lun,
-                    initiator_task_tag,
-                    target_transfer_tag: RESERVED_TAG,
-                    stat_sn,
-                    exp_cmd_sn,
-                    max_cmd_sn,
-                };
-                (echo.header(), Body::Ping)
-            }
-            Message::Ping { target_transfer_tag } => {
-                let ping = NopIn {
-                    initiator_task_tag: RESERVED_TAG,
-                    target_transfer_tag,
-                    stat_sn: self.sequence.stat_sn(),
-                    exp_cmd_sn: self.sequence.exp_cmd_sn(),
-                    max_cmd_sn: self.sequence.max_cmd_sn(),
-                    ..Default::default()
-                };
-                (ping.header(), Body::None)
-            }
-            Message::Logout { initiator_task_tag, response, closes } => {
-                self.outgoing.last_of_all = closes;
-                if closes {
-                    self.step(Trigger::LogoutResponse);
-                }
-                let (stat_sn, exp_cmd_sn, max_cmd_sn) = self.numbers();
-                let response = LogoutResponse {
-                    response,
-                    initiator_task_tag,
-                    stat_sn,
-                    exp_cmd_sn,
-                    max_cmd_sn,
-                    time2wait: self.parameters().default_time2wait() as u16,
-                    time2retain: self.parameters().default_time2retain() as u16,
-                };
-                (response.header(), Body::None)
-            }
-            Message::Reject { reason, header } => return self.build_reject(reason, &header),
-            Message::Async { event, parameters } => {
-                let [parameter1, parameter2, parameter3] = parameters;
-                let message =
-                    AsyncMessage { event, parameter1, parameter2, parameter3, ..self.async_message() };
-                (message.header(), Body::None)
-            }
-            Message::UnitEvent => return self.build_unit_event(),
-        };
-        self.frame(&header, body, &[]);
-    }
-
-    fn login_response(&mut self, message: Message) -> Header {
-        let (stat_sn, exp_cmd_sn, max_cmd_sn) = self.numbers();
-        let request = self.login.request;
-        let mut response = LoginResponse {
-            data_segment: self.text.saying().len() as u32,
-            isid: request.isid,
-            tsih: request.tsih,
-            initiator_task_tag: request.initiator_task_tag,
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
-            ..Default::default()
-        };
-        if let Message::Login { stage, next, to_be_continued, status } = message {
-            response.current_stage = stage;
-            response.transit = next.is_some();
-            response.next_stage = next.unwrap_or_default();
-            response.to_be_continued = to_be_continued;
-            response.status_class = status.class;
-            response.status_detail = status.detail;
-            // The session has its name when the login is done (11.13.3).
-            if next == Some(crate::login::Stage::FullFeature.code()) {
-                response.tsih = self.peer.tsih;
-            }
-            self.outgoing.last_of_all = status != Status::SUCCESS;
-        }
-        response.header()
-    }
-
-    fn build_reject(&mut self, reason: u8, rejected: &Header) {
-        let (stat_sn, exp_cmd_sn, max_cmd_sn) = self.numbers();
-        let reject = Reject {
-            reason,
-            data_segment: BASIC_HEADER as u32,
-            initiator_task_tag: RESERVED_TAG,
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
-            data_sn: 0,
-        };
-        self.frame(&reject.header(), Body::None, &rejected.0);
-    }
-
-    fn async_message(&mut self) -> AsyncMessage {
-        let (stat_sn, exp_cmd_sn, max_cmd_sn) = self.numbers();
-        AsyncMessage {
-            initiator_task_tag: RESERVED_TAG,
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
-            ..Default::default()
-        }
-    }
-
-    fn build_unit_event(&mut self) {
-        let Some(event) = self.outgoing.unit_events.pop_front() else { return };
-        let (data, length) = with_sense_length(&event.sense[..event.length]);
-        let message = AsyncMessage { lun: event.lun, data_segment: length as u32, ..self.async_message() };
-        self.frame(&message.header(), Body::None, &data[..length]);
-    }
-
-    /// Make the next PDU of a task, if it has one now.
-    fn build_for_task(&mut self, index: u16) -> bool {
-        let length = self.to_solicit(index);
-        if length > 0 {
-            self.build_ready_to_transfer(index, length);
-            self.queue(index);
-        } else if let Some(at) = self.next_data(index) {
-            self.build_data_in(index, at);
-        } else if self.may_respond(index) {
-            match self.tasks[index].purpose {
-                Purpose::Command => self.build_response(index),
-                Purpose::TaskManagement => self.build_task_management_response(index),
-            }
-        } else {
-            return false;
-        }
-        true
-    }
-
-    fn build_ready_to_transfer(&mut self, index: u16, length: u32) {
-        let target_transfer_tag = self.take_transfer_tag();
-        let slot = &mut self.tasks[index];
-        let begin = slot.next_out;
-        slot.next_out += length;
-        slot.solicit(Solicited {
-            target_transfer_tag,
-            next: begin,
-            end: slot.next_out,
-            ..Default::default()
-        });
-        let r2t = ReadyToTransfer {
-            lun: slot.lun,
-            initiator_task_tag: slot.initiator_task_tag,
-            target_transfer_tag,
-            stat_sn: self.sequence.stat_sn(),
-            exp_cmd_sn: self.sequence.exp_cmd_sn(),
-            max_cmd_sn: self.sequence.max_cmd_sn(),
-            r2t_sn: slot.r2t_sn,
-            buffer_offset: begin,
-            desired_data_transfer_length: length,
-        };
-        slot.r2t_sn = slot.r2t_sn.wrapping_add(1);
-        self.frame(&r2t.header(), Body::None, &[]);
-    }
-
-    /// A Data-In of as much as one PDU, one burst and one piece hold. The last one takes the status with it, if
-    /// that is GOOD (11.7.3).
-    fn build_data_in(&mut self, index: u16, at: u32) {
-        let most_segment = self.parameters().max_recv_data_segment_length();
-        let most_burst = self.parameters().max_burst_length();
-        let Some(piece) = self.tasks.piece_mut(at) else { return };
-        let (begin, left) = (piece.done, piece.length - piece.done);
-        let slot_burst = self.tasks[index].burst;
-        let length = left.min(most_segment).min(most_burst.saturating_sub(slot_burst).max(1));
-        let Some(piece) = self.tasks.piece_mut(at) else { return };
-        piece.done += length;
-        let offset = piece.offset + begin;
-        let exhausted = length == left;
-        if exhausted {
-            self.tasks.unlink_data(index, at);
-        }
-        let ends = self.may_respond(index);
-        let slot = &mut self.tasks[index];
-        slot.next_in = slot.next_in.max(offset + length);
-        slot.burst += length;
-        let last = exhausted || slot.burst >= most_burst;
-        if last {
-            slot.burst = 0;
-        }
-        let data_sn = slot.data_in_sn;
-        slot.data_in_sn = slot.data_in_sn.wrapping_add(1);
-        let has_status =
-            ends && slot.answer.status == 0 && slot.answer.sense_length == 0 && !slot.bidirectional;
-        let mut data = DataIn {
-            last,
-            data_segment: length,
-            initiator_task_tag: slot.initiator_task_tag,
-            target_transfer_tag: RESERVED_TAG,
-            data_sn,
-            buffer_offset: offset,
-            ..Default::default()
-        };
-        self.outgoing.last_of_piece = exhausted;
-        self.outgoing.body = Body::Piece { at, begin: begin as usize };
-        if has_status {
-            let residual = self.residual(index);
-            data.has_status = true;
-            (data.overflow, data.underflow, data.residual_count) = residual;
-            self.release(index);
-            data.stat_sn = self.sequence.take_stat_sn();
-        } else {
-            data.stat_sn = 0;
-            self.queue_again(index);
-        }
-        data.exp_cmd_sn = self.sequence.exp_cmd_sn();
-        data.max_cmd_sn = self.sequence.max_cmd_sn();
-        self.frame(&data.header(), Body::Piece { at, begin: begin as usize }, &[]);
-    }
-
-    /// Stay in front: a task that has begun to send goes on.
-    fn queue_again(&mut self, index: u16) {
-        if !self.tasks[index].queued && self.has_work(index) {
-            self.tasks[index].queued = true;
-            self.outgoing.ready.push_front(index);
-        }
-    }
-
-    /// Overflow, underflow and residual count of what a command transferred (11.4.5).
-    fn residual(&self, index: u16) -> (bool, bool, u32) {
-        let slot = &self.tasks[index];
-        let expected =
-            if slot.bidirectional { slot.expected_out } else { slot.expected_out.max(slot.expected_in) };
-        residual(slot.answer.transferred, expected)
-    }
-
-    fn build_response(&mut self, index: u16) {
-        let (overflow, underflow, residual_count) = self.residual(index);
-        let slot = &self.tasks[index];
-        let answer = slot.answer;
-        let (bidirectional_overflow, bidirectional_underflow, bidirectional_residual_count) =
-            if slot.bidirectional {
-                residual(answer.bidirectional_read, slot.expected_in)
-            } else {
-                (false, false, 0)
-            };
-        let (data, length) = match usize::from(answer.sense_length) {
-            0 => ([0; 2 + MAX_SENSE], 0),
-            sense => with_sense_length(&answer.sense[..sense]),
-        };
-        let mut response = ScsiResponse {
-            bidirectional_overflow,
-            bidirectional_underflow,
-            overflow,
-            underflow,
-            status: answer.status,
-            data_segment: length as u32,
-            initiator_task_tag: slot.initiator_task_tag,
-            exp_data_sn: if slot.data_in_sn > 0 { slot.data_in_sn } else { slot.r2t_sn },
-            bidirectional_residual_count,
-            residual_count,
-            ..Default::default()
-        };
-        // The slot is free with this very response, and its MaxCmdSN says so.
-        self.release(index);
-        (response.stat_sn, response.exp_cmd_sn, response.max_cmd_sn) = self.numbers();
-        self.frame(&response.header(), Body::None, &data[..length]);
-    }
-
-    fn build_task_management_response(&mut self, index: u16) {
-        let slot = &self.tasks[index];
-        let mut response = TaskManagementResponse {
-            response: slot.answer.status,
-            initiator_task_tag: slot.initiator_task_tag,
-            ..Default::default()
-        };
-        self.release(index);
-        (response.stat_sn, response.exp_cmd_sn, response.max_cmd_sn) = self.numbers();
-        self.frame(&response.header(), Body::None, &[]);
-    }
-
     /// A status number for a response, and the command window as it is.
     fn numbers(&mut self) -> (u32, u32, u32) {
         (self.sequence.take_stat_sn(), self.sequence.exp_cmd_sn(), self.sequence.max_cmd_sn())
@@ -620,7 +259,7 @@ impl Connection {
     /// Lay out a PDU: the header with its digest and data that is copied in the head, longer data where it lies.
     fn frame(&mut self, header: &Header, body: Body, copied: &[u8]) {
         let length = header.data_segment() as usize;
-        let login = header.opcode() == crate::wire::opcode::LOGIN_RESPONSE;
+        let login = header.opcode() == opcode::LOGIN_RESPONSE;
         let header_digest = !login && self.parameters().header_digest();
         let data_digest = !login && length > 0 && self.parameters().data_digest();
         let crc32c = self.limits.crc32c;
@@ -667,20 +306,13 @@ impl Connection {
         out.body_length = 0;
         out.trailer_length = 0;
         out.sent = 0;
-        if matches!(opcode, crate::wire::opcode::LOGIN_RESPONSE | crate::wire::opcode::TEXT_RESPONSE) {
+        if matches!(opcode, opcode::LOGIN_RESPONSE | opcode::TEXT_RESPONSE) {
             self.text.transmitted();
         }
         if self.outgoing.last_of_all {
             self.events.push_back(Event::Close);
         }
     }
-}
-
-/// Overflow, underflow and count of bytes transferred against bytes expected.
-fn residual(transferred: u64, expected: u32) -> (bool, bool, u32) {
-    let expected = u64::from(expected);
-    let count = u32::try_from(transferred.abs_diff(expected)).unwrap_or(u32::MAX);
-    (transferred > expected, transferred < expected, count)
 }
 
 /// Sense data as it stands in a data segment: behind its length (11.4.7).

@@ -76,7 +76,9 @@ fn immediate_data_waits_for_its_place_and_goes_straight_there() {
     assert!(write && !read);
     assert_eq!(expected_data_transfer_length, 4096);
     assert!(bench.connection.space().is_empty(), "no place, no reading");
+    assert_eq!(bench.connection.starved(), Some(task));
     bench.place(task, 0, 4096);
+    assert_eq!(bench.connection.starved(), None);
     bench.resume();
     assert_eq!(bench.filled_place(), (0, 4096));
     bench.silence();
