@@ -30,23 +30,21 @@ static PRESENT: AtomicBool = AtomicBool::new(false);
 pub(crate) fn init() {
     // SAFETY: these ports belong to the first serial port on every PC, by convention as old as the PC; where there is
     // none, nothing listens. Nobody else uses it.
-    let present = unsafe {
-        port::write8(SCRATCH, 0x5a);
-        let first = port::read8(SCRATCH);
-        port::write8(SCRATCH, 0xa5);
-        first == 0x5a && port::read8(SCRATCH) == 0xa5
-    };
+    let write = |port, value| unsafe { port::write8(port, value) };
+    let present = [0x5a, 0xa5].into_iter().all(|value| {
+        write(SCRATCH, value);
+        // SAFETY: as above; reading the scratch register has no effect.
+        value == unsafe { port::read8(SCRATCH) }
+    });
     if present {
-        // SAFETY: as above; with the divisor latch open the first two registers are the divisor.
-        unsafe {
-            port::write8(INTERRUPT_ENABLE, 0);
-            port::write8(LINE_CONTROL, 0x80);
-            port::write8(DATA, 1);
-            port::write8(INTERRUPT_ENABLE, 0);
-            port::write8(LINE_CONTROL, 0x03);
-            port::write8(FIFO_CONTROL, 0x07);
-            port::write8(MODEM_CONTROL, 0x03);
-        }
+        write(INTERRUPT_ENABLE, 0);
+        // With the divisor latch open the first two registers are the divisor.
+        write(LINE_CONTROL, 0x80);
+        write(DATA, 1);
+        write(INTERRUPT_ENABLE, 0);
+        write(LINE_CONTROL, 0x03);
+        write(FIFO_CONTROL, 0x07);
+        write(MODEM_CONTROL, 0x03);
     }
     PRESENT.store(present, Ordering::Relaxed);
 }

@@ -27,7 +27,12 @@ pub(crate) fn hypervisor_signature() -> Option<[u8; 12]> {
     let leaf = hypervisor_leaf(0)?;
     let mut signature = [0; 12];
     let words = [leaf.ebx, leaf.ecx, leaf.edx];
-    signature.as_chunks_mut::<4>().0.iter_mut().zip(words).for_each(|(part, word)| *part = word.to_le_bytes());
+    signature
+        .as_chunks_mut::<4>()
+        .0
+        .iter_mut()
+        .zip(words)
+        .for_each(|(part, word)| *part = word.to_le_bytes());
     Some(signature)
 }
 
@@ -39,14 +44,17 @@ pub(crate) fn hypervisor_leaf(offset: u32) -> Option<CpuidResult> {
     let highest = __cpuid(HYPERVISOR).eax;
     // Old versions of KVM leave it at zero and mean one.
     let highest = if highest == 0 { HYPERVISOR + 1 } else { highest };
-    (HYPERVISOR + offset <= highest && highest < HYPERVISOR + 0x1000).then(|| __cpuid_count(HYPERVISOR + offset, 0))
+    (HYPERVISOR + offset <= highest && highest < HYPERVISOR + 0x1000)
+        .then(|| __cpuid_count(HYPERVISOR + offset, 0))
 }
 
 /// The time stamp counter. The fence keeps earlier loads from happening after it.
 pub(crate) fn tsc() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: RDTSC and LFENCE touch no memory and exist on every x86-64.
-    unsafe { asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -162,14 +170,6 @@ pub(crate) unsafe fn set_cr4_bits(bits: u64) {
         asm!("mov {old}, cr4", "or {old}, {bits}", "mov cr4, {old}", old = out(reg) _, bits = in(reg) bits,
              options(nostack));
     };
-}
-
-/// Stop for good.
-pub(crate) fn halt() -> ! {
-    loop {
-        // SAFETY: interrupts are off; nothing runs any more.
-        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
-    }
 }
 
 /// Tell the CPU that this is a waiting loop.

@@ -35,7 +35,11 @@ pub struct NoEntropy {
 
 impl core::fmt::Display for NoEntropy {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "only {} of {ENOUGH} bits of randomness: the machine needs RDRAND or a virtio-rng device", self.bits)
+        write!(
+            f,
+            "only {} of {ENOUGH} bits of randomness: the machine needs RDRAND or a virtio-rng device",
+            self.bits
+        )
     }
 }
 
@@ -151,9 +155,10 @@ impl Pool {
 
 /// Whether words are neither all zeros nor all ones, nor repeat.
 fn look_random(words: &[u64]) -> bool {
-    words.iter().enumerate().all(|(index, word)| {
-        *word != 0 && *word != u64::MAX && !words[..index].contains(word)
-    })
+    words
+        .iter()
+        .enumerate()
+        .all(|(index, word)| *word != 0 && *word != u64::MAX && !words[..index].contains(word))
 }
 
 /// Bits in the differences, by how often the most frequent one came: of that estimate an eighth, and never much.

@@ -4,6 +4,8 @@ use crate::cpu::port;
 use alloc::vec;
 use alloc::vec::Vec;
 
+/// Its ports, first and last; the later ones are its DMA interface.
+pub(crate) const PORTS: (u16, u16) = (0x510, 0x51b);
 const SELECTOR: u16 = 0x510;
 const DATA: u16 = 0x511;
 const SIGNATURE: u16 = 0;

@@ -37,6 +37,7 @@ mod logger;
 mod machine;
 pub mod memory;
 mod panic;
+mod platform;
 pub mod power;
 mod pvh;
 mod start;

@@ -1,6 +1,5 @@
 //! What a program gets.
 
-use crate::acpi::Ecam;
 use crate::entropy::{self, NoEntropy};
 use crate::interrupt::{self, APIC};
 use crate::{clock, fw_cfg, memory};
@@ -12,12 +11,11 @@ use alloc::vec::Vec;
 /// Times are microseconds since the first instruction, and never go back.
 pub struct Machine {
     command_line: String,
-    ecam: Option<Ecam>,
 }
 
 impl Machine {
-    pub(crate) fn new(command_line: String, ecam: Option<Ecam>) -> Self {
-        Self { command_line, ecam }
+    pub(crate) fn new(command_line: String) -> Self {
+        Self { command_line }
     }
 
     /// The kernel command line; bytes that are not UTF-8 are replaced.
@@ -48,17 +46,16 @@ impl Machine {
         clock::micros()
     }
 
-    /// Sleep until `deadline` or an interrupt, whichever is first; without a deadline until an interrupt. An interrupt
-    /// that came since the last call ends it at once. It may return early; it never returns late because a wake-up was
-    /// lost. Answers one bit for each interrupt line that was raised.
-    pub fn idle(&self, deadline: Option<u64>) -> u64 {
-        let Some(apic) = APIC.get() else { return 0 };
-        if !clock::arm(apic, deadline) {
-            return interrupt::take_pending();
+    /// Sleep until `deadline` or an interrupt, whichever is first; without a deadline until an interrupt. It returns at
+    /// once as long as an interrupt has come that its driver has not taken (`kernel_io::Irq::take`), and may return
+    /// early; no wake-up is ever lost.
+    pub fn idle(&self, deadline: Option<u64>) {
+        if let Some(apic) = APIC.get()
+            && clock::arm(apic, deadline)
+        {
+            interrupt::wait();
+            clock::arm(apic, None);
         }
-        let raised = interrupt::wait();
-        clock::arm(apic, None);
-        raised & !(1 << interrupt::TIMER)
     }
 
     /// Fill `out` with randomness fit for secrets.

@@ -47,11 +47,12 @@ pub(crate) fn backtrace(mut frame: u64) {
         return;
     };
     for _ in 0..DEPTH {
-        if frame % 8 != 0 || frame < stack.bottom() || frame > stack.top() - 16 {
+        if !frame.is_multiple_of(8) || frame < stack.bottom() || frame > stack.top() - 16 {
             return;
         }
         // SAFETY: both words lie in a stack, which is mapped, and are aligned. What they hold is only printed or checked.
-        let (next, address) = unsafe { ((frame as *const u64).read_volatile(), ((frame + 8) as *const u64).read_volatile()) };
+        let word = |address: u64| unsafe { (address as *const u64).read_volatile() };
+        let (next, address) = (word(frame), word(frame + 8));
         if address == 0 {
             return;
         }

@@ -78,12 +78,11 @@ impl Place {
     }
 
     fn write8(self, value: u8) {
-        // SAFETY: firmware says that this is the register, and writing it ends the machine, which is what is wanted.
-        unsafe {
-            match self {
-                Self::Port(port) => port::write8(port, value),
-                Self::Mapped(address) => (address as *mut u8).write_volatile(value),
-            }
+        match self {
+            // SAFETY: firmware says that this is the register, and writing it ends the machine, which is what is wanted.
+            Self::Port(port) => unsafe { port::write8(port, value) },
+            // SAFETY: as above; the register is mapped.
+            Self::Mapped(address) => unsafe { (address as *mut u8).write_volatile(value) },
         }
     }
 }

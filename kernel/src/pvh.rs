@@ -126,11 +126,105 @@ impl StartInfo {
                 return Err("the loader's memory map cannot be read");
             };
             let range = Range::with_length(start, length);
-            if kind == TYPE_RAM { self.ram.push(range) } else { self.reserved.push(range) };
+            let list = if kind == TYPE_RAM { &mut self.ram } else { &mut self.reserved };
+            list.push(range);
         }
         if self.ram.overflowed() || self.reserved.overflowed() {
             return Err("the loader's memory map has too many entries");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory with these bytes at these addresses, and nothing elsewhere.
+    struct Pieces(Vec<(u64, Vec<u8>)>);
+
+    impl Physical for Pieces {
+        fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+            let piece = self.0.iter().find_map(|(start, piece)| {
+                let offset = usize::try_from(address.checked_sub(*start)?).ok()?;
+                piece.get(offset..offset.checked_add(bytes.len())?)
+            });
+            piece.map(|piece| bytes.copy_from_slice(piece)).is_some()
+        }
+    }
+
+    const INFO: u64 = 0x6000;
+    const MAP: u64 = 0x7000;
+    const LINE: u64 = 0x8000;
+    const MODULES: u64 = 0x9000;
+
+    fn words(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// A machine of 64 MiB as firmware describes it, with a command line and a module.
+    fn machine() -> Pieces {
+        let info = words(&[u64::from(MAGIC) | 1 << 32, 1 << 32, MODULES, LINE, 0xf_5000, MAP, 3]);
+        let map = words(&[0, 0x9_fc00, 1, 0xf_0000, 0x1_0000, 2, 0x10_0000, 0x3f0_0000, 1]);
+        let modules = words(&[0x300_0000, 0x1234, 0, 0]);
+        Pieces(vec![(INFO, info), (MAP, map), (LINE, b"a=b c=d\0".to_vec()), (MODULES, modules)])
+    }
+
+    fn read(change: impl FnOnce(&mut Pieces)) -> Result<StartInfo, &'static str> {
+        let mut machine = machine();
+        change(&mut machine);
+        StartInfo::read(&machine, INFO)
+    }
+
+    fn set(pieces: &mut Pieces, piece: usize, offset: usize, bytes: &[u8]) {
+        pieces.0[piece].1[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    #[test]
+    fn everything_the_loader_left_is_found_and_kept_safe() {
+        let info = read(|_| {}).unwrap();
+        assert_eq!(info.rsdp, 0xf_5000);
+        assert_eq!(info.command_line, Range::with_length(LINE, 7));
+        let usable = Ranges::usable(&info.ram, &info.reserved);
+        let keeps = |address| usable.iter().any(|range| (range.start..range.end).contains(&address));
+        for taken in [INFO, MAP, LINE, MODULES, 0x300_0000, 0x300_1233, 0xf_5000] {
+            assert!(!keeps(taken), "{taken:#x}");
+        }
+        assert!(keeps(0x1000) && keeps(0x10_0000) && keeps(0x300_2000));
+    }
+
+    #[test]
+    fn a_loader_that_does_not_speak_the_protocol_is_told_so() {
+        assert!(read(|pieces| set(pieces, 0, 0, &[0])).unwrap_err().contains("magic"));
+        assert!(read(|pieces| set(pieces, 0, 4, &[0])).unwrap_err().contains("version 0"));
+        assert!(StartInfo::read(&machine(), 0x5000).is_err());
+    }
+
+    #[test]
+    fn counts_and_lengths_are_bounded() {
+        assert!(read(|pieces| set(pieces, 0, 12, &[17])).unwrap_err().contains("modules"));
+        assert!(read(|pieces| set(pieces, 0, 48, &[0xff; 4])).unwrap_err().contains("128"));
+        assert!(read(|pieces| set(pieces, 0, 40, &[0xff; 8])).unwrap_err().contains("cannot be read"));
+        assert!(read(|pieces| set(pieces, 0, 16, &[0xff; 8])).unwrap_err().contains("cannot be read"));
+        assert!(read(|pieces| pieces.0[2].1 = vec![b'x'; 70_000]).unwrap_err().contains("64 KiB"));
+        assert!(read(|pieces| pieces.0[2].1 = vec![b'x'; 10]).unwrap_err().contains("cannot be read"));
+        assert!(read(|pieces| set(pieces, 1, 8, &[0xff; 8])).is_ok());
+    }
+
+    #[test]
+    fn every_cut_of_the_information_is_an_error() {
+        for piece in [0, 1, 3] {
+            let whole = machine().0[piece].1.len();
+            let needed = if piece == 3 {
+                16
+            } else if piece == 0 {
+                52
+            } else {
+                whole - 4
+            };
+            for length in 0..needed {
+                assert!(read(|pieces| pieces.0[piece].1.truncate(length)).is_err(), "{piece} {length}");
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::acpi::Acpi;
 use crate::interrupt::{self, Apic};
 use crate::memory::{self, BootMapping};
 use crate::pvh::StartInfo;
-use crate::{clock, console, cpu, entropy, entry, features, logger, machine::Machine, power};
+use crate::{clock, console, cpu, entropy, entry, features, logger, machine::Machine, platform, power};
 use alloc::string::String;
 
 /// From the entry code to the program. Each step stands on those before it.
@@ -31,6 +31,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     interrupt::find_io_apics(acpi.madt.as_ref());
     let clock = clock::init(first, &acpi, apic);
     logger::init();
+    platform::init(&acpi);
     let sources = entropy::init();
 
     let rights = memory::check_rights();
@@ -38,5 +39,5 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     log::info!("clock: {} kHz by {}, timer {} kHz", clock.rate / 1000, clock.source, clock.timer_rate / 1000);
     log::debug!("page rights: {rights:?}; randomness: {sources:?}; {acpi:?}");
     let command_line = String::from_utf8_lossy(&command_line).into_owned();
-    entry::program(Machine::new(command_line, acpi.ecam))
+    entry::program(Machine::new(command_line))
 }

@@ -66,7 +66,8 @@ impl Fadt {
             let fixed = || Register::port(table.number::<4>(narrow)?);
             Register::generic(table, wide).or_else(fixed).filter(|_| !reduced)
         };
-        let dsdt = table.number::<8>(140).filter(|&address| address != 0).or_else(|| table.number::<4>(40))?;
+        let dsdt =
+            table.number::<8>(140).filter(|&address| address != 0).or_else(|| table.number::<4>(40))?;
         let bits = if flags & TIMER_IS_32_BITS != 0 { 32 } else { 24 };
         let enable = match (table.number::<4>(48)?, table.number::<1>(52)?) {
             (port @ 1..=0xffff, value) if value != 0 => Some((port as u16, value as u8)),

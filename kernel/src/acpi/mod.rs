@@ -99,8 +99,12 @@ impl Root {
         let Some(list) = Table::read(self.list) else { return Vec::new() };
         let body = list.body();
         match (self.wide, list.is(b"XSDT"), list.is(b"RSDT")) {
-            (true, true, _) => body.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry)).collect(),
-            (false, _, true) => body.as_chunks::<4>().0.iter().map(|entry| u32::from_le_bytes(*entry).into()).collect(),
+            (true, true, _) => {
+                body.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry)).collect()
+            }
+            (false, _, true) => {
+                body.as_chunks::<4>().0.iter().map(|entry| u32::from_le_bytes(*entry).into()).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -28,7 +28,9 @@ pub(super) fn soft_off(code: &[u8]) -> Option<(u8, u8)> {
 fn integer(code: &[u8]) -> Option<(u8, &[u8])> {
     let (value, rest) = match code {
         [value @ 0..=1, rest @ ..] => (*value, rest),
-        [0x0a, value, rest @ ..] | [0x0b, value, 0, rest @ ..] | [0x0c, value, 0, 0, 0, rest @ ..] => (*value, rest),
+        [0x0a, value, rest @ ..] | [0x0b, value, 0, rest @ ..] | [0x0c, value, 0, 0, 0, rest @ ..] => {
+            (*value, rest)
+        }
         _ => return None,
     };
     (value < 8).then_some((value, rest))

@@ -33,13 +33,17 @@ fn a_table_with_a_wrong_sum_or_length_is_none() {
 
 #[test]
 fn the_fadt_of_the_old_board_has_ports_only() {
-    let table = parsed(b"FACP", 116, &[
-        (40, &0x7fe_0000u32.to_le_bytes()),
-        (48, &0xb2u32.to_le_bytes()),
-        (52, &[0xf1]),
-        (64, &0x604u32.to_le_bytes()),
-        (76, &0x608u32.to_le_bytes()),
-    ]);
+    let table = parsed(
+        b"FACP",
+        116,
+        &[
+            (40, &0x7fe_0000u32.to_le_bytes()),
+            (48, &0xb2u32.to_le_bytes()),
+            (52, &[0xf1]),
+            (64, &0x604u32.to_le_bytes()),
+            (76, &0x608u32.to_le_bytes()),
+        ],
+    );
     let fadt = Fadt::parse(&table).unwrap();
     let port = |address| Some(Register { space: Space::Port, address });
     assert_eq!(fadt.dsdt, 0x7fe_0000);
@@ -53,14 +57,18 @@ fn the_fadt_of_the_old_board_has_ports_only() {
 fn the_fadt_of_reduced_hardware_has_no_ports_of_the_old_kind() {
     let flags = 1u32 << 20 | 1 << 10;
     let register = |address: u64| [&[0u8, 8, 0, 1][..], &address.to_le_bytes()].concat();
-    let table = parsed(b"FACP", 268, &[
-        (64, &0x604u32.to_le_bytes()),
-        (112, &flags.to_le_bytes()),
-        (116, &register(0xfea0_0202)),
-        (128, &[0x42]),
-        (140, &0x1234u64.to_le_bytes()),
-        (244, &register(0xfea0_0200)),
-    ]);
+    let table = parsed(
+        b"FACP",
+        268,
+        &[
+            (64, &0x604u32.to_le_bytes()),
+            (112, &flags.to_le_bytes()),
+            (116, &register(0xfea0_0202)),
+            (128, &[0x42]),
+            (140, &0x1234u64.to_le_bytes()),
+            (244, &register(0xfea0_0200)),
+        ],
+    );
     let fadt = Fadt::parse(&table).unwrap();
     let memory = |address| Register { space: Space::Memory, address };
     assert_eq!(fadt.control, (None, None));
@@ -71,7 +79,8 @@ fn the_fadt_of_reduced_hardware_has_no_ports_of_the_old_kind() {
 
 #[test]
 fn a_register_in_a_space_we_do_not_know_is_none() {
-    let table = parsed(b"FACP", 268, &[(112, &(1u32 << 10).to_le_bytes()), (116, &[2, 8, 0, 1, 1]), (128, &[6])]);
+    let table =
+        parsed(b"FACP", 268, &[(112, &(1u32 << 10).to_le_bytes()), (116, &[2, 8, 0, 1, 1]), (128, &[6])]);
     assert_eq!(Fadt::parse(&table).unwrap().reset, None);
 }
 
@@ -80,19 +89,22 @@ fn the_madt_is_read_as_far_as_its_entries_make_sense() {
     let io_apic = |address: u32, first: u32| {
         [&[1u8, 12, 0, 0][..], &address.to_le_bytes(), &first.to_le_bytes()].concat()
     };
-    let entries = [vec![0u8, 8, 0, 0, 1, 0, 0, 0], io_apic(0xfec0_0000, 0), io_apic(0xfec1_0000, 24), vec![1, 0]].concat();
+    let entries =
+        [vec![0u8, 8, 0, 0, 1, 0, 0, 0], io_apic(0xfec0_0000, 0), io_apic(0xfec1_0000, 24), vec![1, 0]]
+            .concat();
     let table = parsed(b"APIC", 44 + entries.len(), &[(40, &[1]), (44, &entries)]);
     let madt = Madt::parse(&table);
     assert!(madt.is_pc);
-    assert_eq!(madt.io_apics, [
-        IoApic { address: 0xfec0_0000, first: 0 },
-        IoApic { address: 0xfec1_0000, first: 24 }
-    ]);
+    assert_eq!(
+        madt.io_apics,
+        [IoApic { address: 0xfec0_0000, first: 0 }, IoApic { address: 0xfec1_0000, first: 24 }]
+    );
 }
 
 #[test]
 fn the_mcfg_entry_of_segment_zero_is_taken() {
-    let entry = |base: u64, segment: u8| [&base.to_le_bytes()[..], &[segment, 0, 0, 255, 0, 0, 0, 0]].concat();
+    let entry =
+        |base: u64, segment: u8| [&base.to_le_bytes()[..], &[segment, 0, 0, 255, 0, 0, 0, 0]].concat();
     let entries = [entry(0x1_0000_0000, 1), entry(0xb000_0000, 0)].concat();
     let table = parsed(b"MCFG", 44 + entries.len(), &[(44, &entries)]);
     assert_eq!(ecam(&table), Some(Ecam { base: 0xb000_0000, buses: (0, 255) }));

@@ -171,8 +171,9 @@ mod tests {
 
     #[test]
     fn a_window_with_a_pause_in_it_does_not_count() {
-        let mut windows = [measured(3_500_000_000, 900), measured(2_600_000_000, 3), measured(2_600_000_000, 4)]
-            .into_iter();
+        let mut windows =
+            [measured(3_500_000_000, 900), measured(2_600_000_000, 3), measured(2_600_000_000, 4)]
+                .into_iter();
         assert_eq!(best(|| windows.next().flatten()).unwrap().rate, 2_600_000_000);
     }
 

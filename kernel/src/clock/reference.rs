@@ -54,12 +54,12 @@ impl<'a> Reference<'a> {
 
     fn chip() -> Self {
         // SAFETY: the timer chip of a PC, on a machine that does not say that it has none; nobody else uses it, and its
-        // interrupt goes nowhere. Channel 0, both bytes, mode 2, from 65536 down.
-        unsafe {
-            port::write8(CHIP_COMMAND, 0x34);
-            port::write8(CHIP_CHANNEL, 0);
-            port::write8(CHIP_CHANNEL, 0);
-        }
+        // interrupt goes nowhere.
+        let write = |port, value| unsafe { port::write8(port, value) };
+        // Channel 0, both bytes, mode 2, from 65536 down.
+        write(CHIP_COMMAND, 0x34);
+        write(CHIP_CHANNEL, 0);
+        write(CHIP_CHANNEL, 0);
         Self::Chip
     }
 

@@ -113,7 +113,9 @@ impl Apic {
     fn write(&self, register: u32, value: u32) {
         match self.access {
             // SAFETY: as in `read`; what is written masks, acknowledges, or raises vectors that have handlers.
-            Access::Memory(base) => unsafe { ((base + u64::from(register)) as *mut u32).write_volatile(value) },
+            Access::Memory(base) => unsafe {
+                ((base + u64::from(register)) as *mut u32).write_volatile(value);
+            },
             // SAFETY: as above.
             Access::Msr => unsafe { cpu::write_msr(X2APIC + register / 16, u64::from(value)) },
         }

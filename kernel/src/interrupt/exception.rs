@@ -113,10 +113,13 @@ fn describe(frame: &Frame, exit: Exit) {
                 (false, true) => "write to",
                 (false, false) => "read from",
             };
-            let why = if frame.error & 1 == 0 { "nothing is mapped there" } else { "its page does not allow that" };
+            let why =
+                if frame.error & 1 == 0 { "nothing is mapped there" } else { "its page does not allow that" };
             print_line!("FAULT: {what} {address:#x}, by code at {rip:#x}: {why}");
         }
-        _ => print_line!("FAULT: {} (error code {:#x}), by code at {rip:#x}", name(frame.vector), frame.error),
+        _ => {
+            print_line!("FAULT: {} (error code {:#x}), by code at {rip:#x}", name(frame.vector), frame.error);
+        }
     }
 }
 
@@ -145,10 +148,40 @@ fn name(vector: u64) -> &'static str {
 }
 
 fn dump(frame: &Frame) {
-    print_line!("  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", frame.rax, frame.rbx, frame.rcx, frame.rdx);
-    print_line!("  rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}", frame.rsi, frame.rdi, frame.rbp, frame.rsp);
-    print_line!("  r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}", frame.r8, frame.r9, frame.r10, frame.r11);
-    print_line!("  r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}", frame.r12, frame.r13, frame.r14, frame.r15);
+    print_line!(
+        "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
+        frame.rax,
+        frame.rbx,
+        frame.rcx,
+        frame.rdx
+    );
+    print_line!(
+        "  rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}",
+        frame.rsi,
+        frame.rdi,
+        frame.rbp,
+        frame.rsp
+    );
+    print_line!(
+        "  r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}",
+        frame.r8,
+        frame.r9,
+        frame.r10,
+        frame.r11
+    );
+    print_line!(
+        "  r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}",
+        frame.r12,
+        frame.r13,
+        frame.r14,
+        frame.r15
+    );
     let (cr2, cr3) = (cpu::cr2(), cpu::cr3());
-    print_line!("  cs:rip {:x}:{:016x}  ss {:x}  rflags {:x}  cr2 {cr2:x}  cr3 {cr3:x}", frame.cs, frame.rip, frame.ss, frame.rflags);
+    print_line!(
+        "  cs:rip {:x}:{:016x}  ss {:x}  rflags {:x}  cr2 {cr2:x}  cr3 {cr3:x}",
+        frame.cs,
+        frame.rip,
+        frame.ss,
+        frame.rflags
+    );
 }

@@ -61,24 +61,23 @@ pub(crate) fn route(number: u32, line: Line) -> bool {
 }
 
 impl Controller {
+    /// Choose a register; the lock of the list keeps the choice until it is accessed.
+    fn data(&self, register: u32) -> *mut u32 {
+        // SAFETY: the choosing register lies in the mapped page.
+        unsafe { (self.registers as *mut u32).write_volatile(register) };
+        (self.registers + 0x10) as *mut u32
+    }
+
     fn read(&self, register: u32) -> u32 {
-        let select = self.registers as *mut u32;
-        let data = (self.registers + 0x10) as *const u32;
-        // SAFETY: both registers lie in the mapped page; the lock of the list makes the two accesses one.
-        unsafe {
-            select.write_volatile(register);
-            data.read_volatile()
-        }
+        let data = self.data(register);
+        // SAFETY: the data register lies in the mapped page.
+        unsafe { data.read_volatile() }
     }
 
     fn write(&self, register: u32, value: u32) {
-        let select = self.registers as *mut u32;
-        let data = (self.registers + 0x10) as *mut u32;
+        let data = self.data(register);
         // SAFETY: as in `read`; what is written masks an input or names a vector that has a handler.
-        unsafe {
-            select.write_volatile(register);
-            data.write_volatile(value);
-        }
+        unsafe { data.write_volatile(value) };
     }
 
     /// Set an input's entry; it is masked while it is half written.

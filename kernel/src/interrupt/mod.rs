@@ -1,6 +1,6 @@
 //! Interrupts: a bit is set, and that is all a handler does.
 //!
-//! They are let in only while the machine idles ([`idle`]), so no code is ever interrupted in the middle of something.
+//! They are let in only while the machine idles ([`wait`]), so no code is ever interrupted in the middle of something.
 //! The handlers are assembly of a few instructions that touch no vector register, for the program's code uses those.
 
 mod apic;
@@ -11,7 +11,7 @@ mod tables;
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use apic::{Apic, APIC};
+pub(crate) use apic::{APIC, Apic};
 pub(crate) use ioapic::{find as find_io_apics, route};
 pub(crate) use tables::triple_fault;
 
@@ -26,8 +26,8 @@ const SPURIOUS: u8 = 0xff;
 /// Bytes from one stub to the next.
 const STRIDE: u64 = 16;
 
-/// One bit for each interrupt that came since the bit was last taken.
-static PENDING: AtomicU64 = AtomicU64::new(0);
+/// One bit for each interrupt that came since its driver last looked.
+pub(crate) static PENDING: AtomicU64 = AtomicU64::new(0);
 /// Where the handlers write their acknowledgement; zero for the x2APIC, whose register is an MSR.
 static ACKNOWLEDGE: AtomicU64 = AtomicU64::new(0);
 /// Vectors given out, from the lowest.
@@ -47,7 +47,7 @@ pub(crate) fn init() {
     });
 }
 
-/// A vector of an interrupt's own: the number the device is told is [`Line::vector`].
+/// A vector of an interrupt's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     bit: u8,
@@ -69,9 +69,15 @@ impl Line {
         FIRST + self.bit
     }
 
-    /// Its bit in what [`idle`] answers.
-    pub(crate) fn mask(self) -> u64 {
-        1 << self.bit
+    /// Its bit in [`PENDING`].
+    pub(crate) fn bit(self) -> u8 {
+        self.bit
+    }
+
+    /// The one given out with this bit.
+    pub(crate) fn of_bit(bit: u8) -> Option<Self> {
+        let taken = bit < COUNT && bit != TIMER && TAKEN.load(Ordering::Relaxed) >> bit & 1 != 0;
+        taken.then_some(Self { bit })
     }
 }
 
@@ -80,21 +86,22 @@ pub(crate) const fn timer_vector() -> u8 {
     FIRST + TIMER
 }
 
-/// The bits of the interrupts that came; they are taken.
-pub(crate) fn take_pending() -> u64 {
-    PENDING.swap(0, Ordering::Acquire)
+/// Where a device writes a vector to raise an interrupt by a message; `None` when messages do not reach this CPU.
+pub(crate) fn message_address() -> Option<u64> {
+    let id = APIC.get()?.id();
+    // Eight bits of the address name the CPU.
+    (id < 0xff).then(|| 0xfee0_0000 | u64::from(id) << 12)
 }
 
-/// Wait for an interrupt, unless one has come already; answers the bits of those that came.
-pub(crate) fn wait() -> u64 {
-    let already = take_pending();
-    if already != 0 {
-        return already;
+/// Wait for an interrupt, unless the bit of a device is set already. The bits stay set for the drivers; the timer's is
+/// nobody's and is cleared.
+pub(crate) fn wait() {
+    if PENDING.fetch_and(!(1 << TIMER), Ordering::Acquire) & !(1 << TIMER) != 0 {
+        return;
     }
     // SAFETY: with interrupts on the CPU may enter our stubs, which keep all registers, write to PENDING and acknowledge.
     // STI lets none in before HLT has begun, so one that waits already ends the HLT: no wake-up is lost.
     unsafe { asm!("sti", "hlt", "cli") };
-    take_pending()
 }
 
 /// Sixty-four entries of 16 bytes: the number of the bit, and on to the common part.

@@ -80,7 +80,8 @@ pub(super) fn init(handler: impl Fn(u8) -> u64) {
     // An available 64-bit task segment; its base is spread over two entries.
     tables.segments[3] = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     tables.segments[4] = base >> 32;
-    let segments = Pointer { limit: size_of::<[u64; 5]>() as u16 - 1, base: &raw const tables.segments as u64 };
+    let segments =
+        Pointer { limit: size_of::<[u64; 5]>() as u16 - 1, base: &raw const tables.segments as u64 };
     let interrupts =
         Pointer { limit: size_of::<[Gate; 256]>() as u16 - 1, base: &raw const tables.interrupts as u64 };
     // SAFETY: the code and data entries are those that are loaded already, so the segments stay what they are; the task

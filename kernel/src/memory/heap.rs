@@ -43,14 +43,6 @@ impl Zones {
         let zones = self.0.lock();
         (zones.iter().map(Heap::size).sum(), zones.iter().map(Heap::free).sum())
     }
-
-    /// The whole pieces of RAM that contain `address`; `None` when it is not heap.
-    pub(crate) fn zone_of(&self, address: u64) -> Option<Range> {
-        let zones = self.0.lock();
-        let mut ranges =
-            zones.iter().map(|zone| Range { start: zone.bottom() as u64, end: zone.top() as u64 });
-        ranges.find(|range| (range.start..range.end).contains(&address))
-    }
 }
 
 // SAFETY: memory comes from `Heap`s that own disjoint ranges and keep the rules; a block returns to the one heap whose
@@ -58,7 +50,10 @@ impl Zones {
 unsafe impl GlobalAlloc for Zones {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut zones = self.0.lock();
-        let block = zones.iter_mut().filter(|zone| zone.size() != 0).find_map(|zone| zone.allocate_first_fit(layout).ok());
+        let block = zones
+            .iter_mut()
+            .filter(|zone| zone.size() != 0)
+            .find_map(|zone| zone.allocate_first_fit(layout).ok());
         block.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 

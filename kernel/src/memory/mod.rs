@@ -26,7 +26,7 @@ use spin::Once;
 use stack::Stack;
 
 pub(crate) use heap::HEAP;
-pub(crate) use window::{map_device, map_tables};
+pub(crate) use window::{Error as WindowError, map_device, map_tables};
 
 /// Where the image is linked: this much above its load address.
 const BASE: u64 = 0xffff_ffff_8000_0000;
@@ -225,14 +225,9 @@ pub(crate) fn copy_physical(range: Range) -> Option<Vec<u8>> {
     for offset in 0..length {
         // SAFETY: `map_tables` maps all of the range for reading. Volatile, one byte at a time: what lies there is not
         // under our control, so no reference to it is made.
-        bytes.push(unsafe { (start as *const u8).add(offset).read_volatile() });
+        bytes.push(unsafe { (start as *const u8).wrapping_add(offset).read_volatile() });
     }
     Some(bytes)
-}
-
-/// The physical address of something in the image, in RAM or in the heap.
-pub(crate) fn physical_address(address: u64) -> u64 {
-    address.checked_sub(BASE).unwrap_or(address)
 }
 
 /// Whether all of `range` is RAM that is mapped at its physical address.

@@ -86,17 +86,21 @@ impl<F: Frames> Tables<F> {
         self.frames
     }
 
-    fn read(&self, table: u64, index: u64) -> u64 {
+    /// Where an entry lies.
+    fn entry(&self, table: u64, index: u64) -> *mut u64 {
         debug_assert!(index < 512);
-        // SAFETY: `table` came out of these tables or from `frames`, so a whole page can be accessed there; the index is
-        // below 512. Volatile, for the CPU walks them too.
-        unsafe { self.frames.pointer(table).add((index & 511) as usize).read_volatile() }
+        self.frames.pointer(table).wrapping_add((index & 511) as usize)
+    }
+
+    fn read(&self, table: u64, index: u64) -> u64 {
+        // SAFETY: `table` came out of these tables or from `frames`, so a whole page can be accessed there, and the entry
+        // lies in it. Volatile, for the CPU walks them too.
+        unsafe { self.entry(table, index).read_volatile() }
     }
 
     fn write(&mut self, table: u64, index: u64, entry: u64) {
-        debug_assert!(index < 512);
         // SAFETY: as in `read`; `&mut self` is the only access to these tables.
-        unsafe { self.frames.pointer(table).add((index & 511) as usize).write_volatile(entry) }
+        unsafe { self.entry(table, index).write_volatile(entry) };
     }
 
     /// Map the pages of `physical` from `address` on. All of it must be multiples of the page size, and not mapped yet.
@@ -142,7 +146,13 @@ impl<F: Frames> Tables<F> {
 
     /// Call `visit` with address, length and rights of every page that is mapped.
     pub(crate) fn walk(&self, visit: &mut impl FnMut(Page)) {
-        self.walk_table(self.root, 4, 0, Page { address: 0, length: 0, writable: true, executable: true }, visit);
+        self.walk_table(
+            self.root,
+            4,
+            0,
+            Page { address: 0, length: 0, writable: true, executable: true },
+            visit,
+        );
     }
 
     fn walk_table(&self, table: u64, level: u32, base: u64, above: Page, visit: &mut impl FnMut(Page)) {
@@ -230,11 +240,14 @@ mod tests {
         tables.map(0xffff_ffff_8010_0000, physical, Access::Execute).unwrap();
         tables.map(0x5000, physical, Access::ReadWrite).unwrap();
         tables.map(0x8000, physical, Access::ReadOnly).unwrap();
-        assert_eq!(pages(&tables), [
-            Page { address: 0x5000, length: PAGE, writable: true, executable: false },
-            Page { address: 0x8000, length: PAGE, writable: false, executable: false },
-            Page { address: 0xffff_ffff_8010_0000, length: PAGE, writable: false, executable: true },
-        ]);
+        assert_eq!(
+            pages(&tables),
+            [
+                Page { address: 0x5000, length: PAGE, writable: true, executable: false },
+                Page { address: 0x8000, length: PAGE, writable: false, executable: false },
+                Page { address: 0xffff_ffff_8010_0000, length: PAGE, writable: false, executable: true },
+            ]
+        );
     }
 
     #[test]

@@ -43,12 +43,6 @@ impl Range {
         self.start <= other.start && other.end <= self.end
     }
 
-    /// The addresses that both have.
-    pub(crate) fn intersection(self, other: Self) -> Self {
-        let start = self.start.max(other.start);
-        Self { start, end: self.end.min(other.end).max(start) }
-    }
-
     /// The whole pages inside.
     pub(crate) const fn shrunk_to_pages(self) -> Self {
         let start = match self.start.checked_next_multiple_of(PAGE) {
@@ -184,10 +178,10 @@ mod tests {
 
     #[test]
     fn what_is_reserved_is_cut_out_with_the_pages_it_touches() {
-        assert_eq!(usable(&[(0, 0x8000)], &[(0x2010, 0x2020), (0x7fff, 0x9000)]), [
-            (0, 0x2000),
-            (0x3000, 0x7000)
-        ]);
+        assert_eq!(
+            usable(&[(0, 0x8000)], &[(0x2010, 0x2020), (0x7fff, 0x9000)]),
+            [(0, 0x2000), (0x3000, 0x7000)]
+        );
         assert_eq!(usable(&[(0x1000, 0x2000)], &[(0, 0x10000)]), []);
     }
 

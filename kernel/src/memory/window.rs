@@ -71,7 +71,8 @@ fn map(range: Range, access: Access) -> Result<u64, Error> {
     let pages = range.grown_to_pages();
     let offset = range.start - pages.start;
     let mut window = WINDOW.lock();
-    let known = window.mappings.iter().find(|mapping| mapping.access == access && mapping.physical.contains(pages));
+    let known =
+        window.mappings.iter().find(|mapping| mapping.access == access && mapping.physical.contains(pages));
     if let Some(known) = known {
         return Ok(known.address + (pages.start - known.physical.start) + offset);
     }
@@ -80,7 +81,8 @@ fn map(range: Range, access: Access) -> Result<u64, Error> {
     }
     // A page stays free between two mappings. Long ones keep their offset inside 2 MiB, so that they take large pages.
     let free = window.next + PAGE;
-    let address = if pages.length() < LARGE { free } else { free.next_multiple_of(LARGE) + pages.start % LARGE };
+    let address =
+        if pages.length() < LARGE { free } else { free.next_multiple_of(LARGE) + pages.start % LARGE };
     window.next = address + pages.length();
     // SAFETY: CR3 points to the tables made at boot, whose frames are RAM mapped at their physical addresses; the
     // window's lock makes this the only change to them.

@@ -1,0 +1,123 @@
+//! What drivers get: the kernel's side of `kernel_io`.
+
+use crate::acpi::Acpi;
+use crate::cpu::port;
+use crate::interrupt::{self, Line};
+use crate::memory::{self, ranges::Range};
+use crate::{clock, fw_cfg};
+use core::ptr::NonNull;
+use kernel_io::{Ecam, Error, Interrupt, Message, Platform, Trigger, Width};
+use spin::Once;
+
+struct Machine;
+
+static ECAM: Once<Ecam> = Once::new();
+
+/// Ports that are the kernel's, first and last: the 8259s and the timer chip, the keyboard controller and its
+/// neighbour, the debug exit, the console, fw_cfg.
+const OURS: [(u16, u16); 8] = [
+    (0x20, 0x21),
+    (0x40, 0x43),
+    (0x60, 0x64),
+    (0xa0, 0xa1),
+    (0xf4, 0xf4),
+    (0x3f8, 0x3ff),
+    (fw_cfg::PORTS.0, fw_cfg::PORTS.1),
+    (0xb2, 0xb3),
+];
+
+/// Install the machine for drivers.
+pub(crate) fn init(acpi: &Acpi) {
+    if let Some(ecam) = acpi.ecam {
+        ECAM.call_once(|| Ecam { address: ecam.base, first_bus: ecam.buses.0, last_bus: ecam.buses.1 });
+    }
+    kernel_io::install(&Machine);
+}
+
+// SAFETY: memory comes from the heap, which gives each block once; the window refuses RAM and the image; the
+// handlers of the vectors given out set their bit and acknowledge, nothing else.
+unsafe impl Platform for Machine {
+    fn allocate(&self, length: usize) -> Option<NonNull<u8>> {
+        NonNull::new(memory::allocate_pages(length)? as *mut u8)
+    }
+
+    unsafe fn free(&self, memory: NonNull<u8>, length: usize) {
+        // SAFETY: the caller vouches for the block's origin and that nobody uses it.
+        unsafe { memory::free_pages(memory.as_ptr() as u64, length) };
+    }
+
+    fn map(&self, physical: u64, length: usize) -> Result<NonNull<u8>, Error> {
+        let address =
+            memory::map_device(Range::with_length(physical, length as u64)).map_err(|error| match error {
+                memory::WindowError::OutOfMemory => Error::OutOfMemory,
+                memory::WindowError::BadRange | memory::WindowError::IsRam => Error::Unmappable,
+            })?;
+        NonNull::new(address as *mut u8).ok_or(Error::Unmappable)
+    }
+
+    fn allocate_interrupt(&self) -> Result<Interrupt, Error> {
+        let address = interrupt::message_address().ok_or(Error::NoVector)?;
+        let line = Line::take().ok_or(Error::NoVector)?;
+        let message = Message { address, data: u32::from(line.vector()) };
+        Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message })
+    }
+
+    fn connect(&self, interrupt: &Interrupt, gsi: u32, trigger: Trigger) -> Result<(), Error> {
+        match trigger {
+            Trigger::Edge => {}
+        }
+        let line = Line::of_bit(interrupt.bit).ok_or(Error::NoLine)?;
+        if interrupt::route(gsi, line) { Ok(()) } else { Err(Error::NoLine) }
+    }
+
+    fn claim_ports(&self, first: u16, count: u16) -> Result<(), Error> {
+        let last = count.checked_sub(1).and_then(|more| first.checked_add(more)).ok_or(Error::OutOfRange)?;
+        let taken = OURS.iter().any(|&(start, end)| first <= end && start <= last);
+        if taken { Err(Error::PortsTaken) } else { Ok(()) }
+    }
+
+    unsafe fn read_port(&self, port: u16, width: Width) -> u32 {
+        match width {
+            // SAFETY: the caller has claimed the port, so it is none of the kernel's.
+            Width::Byte => u32::from(unsafe { port::read8(port) }),
+            // SAFETY: as above.
+            Width::Half => u32::from(unsafe { port::read16(port) }),
+            // SAFETY: as above.
+            Width::Word => unsafe { port::read32(port) },
+        }
+    }
+
+    unsafe fn write_port(&self, port: u16, width: Width, value: u32) {
+        match width {
+            // SAFETY: the caller has claimed the port; narrow accesses take the low bits, as documented.
+            Width::Byte => unsafe { port::write8(port, value as u8) },
+            // SAFETY: as above.
+            Width::Half => unsafe { port::write16(port, value as u16) },
+            // SAFETY: as above.
+            Width::Word => unsafe { port::write32(port, value) },
+        }
+    }
+
+    fn ecam(&self) -> Option<Ecam> {
+        ECAM.get().copied()
+    }
+
+    fn delay(&self, microseconds: u32) {
+        clock::spin(u64::from(microseconds));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_do_not_get_the_kernels_ports() {
+        assert_eq!(Machine.claim_ports(0xcf8, 8), Ok(()));
+        assert_eq!(Machine.claim_ports(0xc000, 32), Ok(()));
+        assert_eq!(Machine.claim_ports(0x3f0, 9), Err(Error::PortsTaken));
+        assert_eq!(Machine.claim_ports(0x43, 1), Err(Error::PortsTaken));
+        assert_eq!(Machine.claim_ports(0xffff, 2), Err(Error::OutOfRange));
+        assert_eq!(Machine.claim_ports(0xc000, 0), Err(Error::OutOfRange));
+    }
+}
