@@ -97,7 +97,10 @@ impl Service {
     }
 
     fn command(&self, command: &Command) -> Response {
-        let outcome = self.screen(command).unwrap_or_else(|| self.table.execute(command));
+        // What was carried out before is told as it was, even to a sender that could not command it any more: a refusal
+        // now would read as if nothing had been done.
+        let known = self.table.recognise(command);
+        let outcome = known.or_else(|| self.screen(command)).unwrap_or_else(|| self.table.execute(command));
         self.wrap(command.op_id.clone(), outcome)
     }
 

@@ -147,6 +147,15 @@ impl Table {
         })
     }
 
+    /// What became of this very command, if it came before.
+    pub(crate) fn recognise(&self, command: &Command) -> Option<Outcome> {
+        let same = {
+            let operations = locked(&self.operations);
+            operations.get(&command.op_id).is_some_and(|(before, _)| before.same_request(command))
+        };
+        if same { self.recall(&command.op_id) } else { None }
+    }
+
     fn under_way(&self, instance: &InstanceId) -> Outcome {
         match self.find(instance) {
             Some(lane) => Outcome::Accepted { instance: locked(&lane.view).clone() },

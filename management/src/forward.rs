@@ -88,15 +88,16 @@ impl Forward {
             Rc::new(Pending { question, deadline, answer: RefCell::default(), done: Signal::new() });
         self.queue.borrow_mut().push_back(pending.clone());
         self.wake();
-        if with_deadline(&self.clock, deadline, pending.done.wait()).await.is_err()
-            && !self.withdraw(&pending)
-        {
+        if with_deadline(&self.clock, deadline, pending.done.wait()).await.is_err() {
+            if self.withdraw(&pending) {
+                return Err(AgentError::TooLate);
+            }
             // It is on its way: a link has it, and answers it by then, whatever happens.
             let patience = deadline + GRACE + Duration::from_secs(1);
             let _ = with_deadline(&self.clock, patience, pending.done.wait()).await;
         }
         let answer = pending.answer.borrow_mut().take();
-        answer.unwrap_or(Err(AgentError::TooLate))
+        answer.unwrap_or(Err(AgentError::Lost(None, "nothing came back")))
     }
 
     /// Take a question back that no link has taken yet.

@@ -196,17 +196,9 @@ impl<W: Wire> Link<'_, W> {
     async fn serve(&mut self, pending: &Pending) -> bool {
         let asked_of = self.peer;
         let mut outcome = self.put(pending).await;
-        // Everything may be asked again on a new connection: to look changes nothing, and a command takes effect once.
-        if let Err(Broken::Lost(_)) = outcome {
+        if let Err(Broken::Lost(why)) = outcome {
             self.close();
-            if self.open().await.is_ok() {
-                let same_run = self.peer.map(|peer| peer.boot) == asked_of.map(|peer| peer.boot);
-                if same_run || !matches!(pending.question, Question::Command(_)) {
-                    outcome = self.put(pending).await;
-                } else {
-                    outcome = Err(Broken::Lost("it has started anew meanwhile"));
-                }
-            }
+            outcome = self.put_again(pending, asked_of, why).await;
         }
         let boot = asked_of.map(|peer| peer.boot);
         match outcome {
@@ -223,6 +215,27 @@ impl<W: Wire> Link<'_, W> {
                 pending.answer(Err(AgentError::Nonsense(boot, what)));
                 false
             }
+        }
+    }
+
+    /// Ask again on a new connection what was lost on another: to look changes nothing, and the run of the agent that
+    /// was sent a command knows it for the same. Only its answer to that clears up what became of the first attempt.
+    async fn put_again(
+        &mut self,
+        pending: &Pending,
+        asked_of: Option<Peer>,
+        why: &'static str,
+    ) -> Result<Result<Reply, AgentError>, Broken> {
+        if self.clock().now() >= pending.deadline || self.open().await.is_err() {
+            return Err(Broken::Lost(why));
+        }
+        let is_command = matches!(pending.question, Question::Command(_));
+        if is_command && self.peer.map(|peer| peer.boot) != asked_of.map(|peer| peer.boot) {
+            return Err(Broken::Lost("it has started anew meanwhile"));
+        }
+        match self.put(pending).await {
+            Ok(Err(_)) if is_command => Err(Broken::Lost(why)),
+            outcome => outcome,
         }
     }
 

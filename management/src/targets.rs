@@ -21,6 +21,21 @@ pub trait Targets {
     fn get(&self, id: &str) -> Option<Exposed>;
 }
 
+impl Targets for storage::Control {
+    fn expose(&self, exposure: Exposure) -> Result<Exposed, ControlError> {
+        Self::expose(self, exposure)
+    }
+    fn withdraw(&self, id: &str) -> Result<(), ControlError> {
+        Self::withdraw(self, id)
+    }
+    fn list(&self) -> Vec<Exposed> {
+        Self::list(self)
+    }
+    fn get(&self, id: &str) -> Option<Exposed> {
+        Self::get(self, id)
+    }
+}
+
 pub(crate) fn list(targets: &dyn Targets) -> Response {
     let exposed = targets.list();
     let views = exposed.iter().map(TargetView::new).collect();

@@ -190,7 +190,9 @@ fn a_command_sent_twice_is_carried_out_once() {
     assert_eq!(world.state("a"), State::Running);
     let other = agent_protocol::Command { action: Action::Pause {}, ..terminate.clone() };
     assert_eq!(refusal(&world.send(&other)), Refusal::OpIdReused);
-    assert_eq!(world.recall(&terminate.op_id), (200, Some(first)));
+    assert_eq!(world.recall(&terminate.op_id), (200, Some(first.clone())));
+    let late = agent_protocol::Command { deadline_ms: Some(0), agent_boot: Some(Uuid(7)), ..terminate };
+    assert_eq!(world.send(&late), first, "what was done is told as done, however late it is asked again");
     assert_eq!(world.recall(&"never-sent".parse().unwrap()).0, 404);
 }
 

@@ -1,1 +1,560 @@
+//! The session and the link as tasks, on wires in memory, with an agent that does as it is told.
 
+use super::desk::*;
+use crate::wire::Wire;
+use crate::*;
+use agent_protocol::{Answer, Command, Outcome, State, Text, Uuid, Welcome, decode, encode, path};
+use core::future::poll_fn;
+use core::net::SocketAddrV4;
+use core::task::{Context, Poll, Waker};
+use kernel_runtime::{Executor, Instant};
+use management_http::{Client, Limits, Method, Request, Response, Server};
+use network::{ConnectError, Reset};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// One direction of a connection.
+#[derive(Default)]
+struct Half {
+    bytes: RefCell<VecDeque<u8>>,
+    finished: Cell<bool>,
+    reset: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+}
+
+impl Half {
+    fn wake(&self) {
+        if let Some(waker) = self.reader.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// One end of a connection.
+#[derive(Clone, Default)]
+struct End {
+    incoming: Rc<Half>,
+    outgoing: Rc<Half>,
+}
+
+impl End {
+    fn pair() -> (Self, Self) {
+        let one = Self::default();
+        let other = Self { incoming: one.outgoing.clone(), outgoing: one.incoming.clone() };
+        (one, other)
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        self.outgoing.bytes.borrow_mut().extend(bytes);
+        self.outgoing.wake();
+    }
+
+    fn read(&self) -> Vec<u8> {
+        self.incoming.bytes.borrow_mut().drain(..).collect()
+    }
+
+    fn finish(&self) {
+        self.outgoing.finished.set(true);
+        self.outgoing.wake();
+    }
+
+    fn reset(&self) {
+        for half in [&self.incoming, &self.outgoing] {
+            half.reset.set(true);
+            half.wake();
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.incoming.reset.get() || self.incoming.finished.get()
+    }
+}
+
+/// The exchange between a slot and the test: connections that wait to be accepted, from either side.
+#[derive(Clone, Default)]
+struct Exchange {
+    waiting: Rc<RefCell<VecDeque<End>>>,
+    wakers: Rc<RefCell<Vec<Waker>>>,
+    /// For a link: whether its agent answers, refuses, or is silent.
+    reachable: Rc<Cell<Reach>>,
+    attempts: Rc<Cell<usize>>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Reach {
+    #[default]
+    Answers,
+    Refuses,
+    Silent,
+}
+
+impl Exchange {
+    /// The test connects to a session's slot.
+    fn dial(&self) -> End {
+        let (ours, theirs) = End::pair();
+        self.waiting.borrow_mut().push_back(theirs);
+        for waker in self.wakers.borrow_mut().drain(..) {
+            waker.wake();
+        }
+        ours
+    }
+}
+
+/// A slot on the exchange.
+struct Slot {
+    exchange: Exchange,
+    end: End,
+}
+
+impl Wire for Slot {
+    async fn accept(&mut self, _: u16) {
+        self.end = poll_fn(|cx: &mut Context<'_>| match self.exchange.waiting.borrow_mut().pop_front() {
+            Some(end) => Poll::Ready(end),
+            None => {
+                self.exchange.wakers.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    async fn connect(&mut self, _: SocketAddrV4) -> Result<(), ConnectError> {
+        self.exchange.attempts.set(self.exchange.attempts.get() + 1);
+        match self.exchange.reachable.get() {
+            Reach::Answers => {}
+            Reach::Refuses => return Err(ConnectError::Refused),
+            Reach::Silent => poll_fn(|_| Poll::<()>::Pending).await,
+        }
+        let (ours, theirs) = End::pair();
+        self.end = ours;
+        self.exchange.waiting.borrow_mut().push_back(theirs);
+        Ok(())
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Reset> {
+        let half = &self.end.incoming;
+        poll_fn(|cx: &mut Context<'_>| {
+            if half.reset.get() {
+                return Poll::Ready(Err(Reset));
+            }
+            let mut bytes = half.bytes.borrow_mut();
+            if bytes.is_empty() && !half.finished.get() {
+                *half.reader.borrow_mut() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let count = bytes.len().min(buffer.len());
+            for (place, byte) in buffer.iter_mut().zip(bytes.drain(..count)) {
+                *place = byte;
+            }
+            Poll::Ready(Ok(count))
+        })
+        .await
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> Result<(), Reset> {
+        if self.end.outgoing.reset.get() {
+            return Err(Reset);
+        }
+        self.end.write(bytes);
+        Ok(())
+    }
+
+    async fn finish(&mut self) {
+        self.end.finish();
+    }
+
+    fn abort(&mut self) {
+        self.end.reset();
+    }
+}
+
+/// The plane with one session slot and `links` links.
+struct World {
+    executor: Executor,
+    now: Duration,
+    management: Rc<Management>,
+    api: Exchange,
+    agent: Exchange,
+    /// What the test, as the agent, holds of each connection the links made.
+    held: Vec<(End, Server)>,
+}
+
+impl World {
+    fn new(links: usize) -> Self {
+        let mut executor = Executor::new(8);
+        let configuration = configuration(Some("10.0.0.1:7077"));
+        let management = Rc::new(Management::new(configuration, Shelf::default(), executor.clock()));
+        let (api, agent) = (Exchange::default(), Exchange::default());
+        let slot = |exchange: &Exchange| Slot { exchange: exchange.clone(), end: End::default() };
+        for _ in 0..2 {
+            let (mut slot, shared) = (slot(&api), management.clone());
+            executor.add("session", async move { session::serve_on(&mut slot, 80, &shared).await });
+        }
+        for _ in 0..links {
+            let (mut slot, shared) = (slot(&agent), management.clone());
+            executor.add("link", async move { link::link_on(&mut slot, &shared).await });
+        }
+        Self { executor, now: Duration::ZERO, management, api, agent, held: Vec::new() }
+    }
+
+    fn pump(&mut self) {
+        while self.executor.run_ready(Instant::ZERO + self.now) > 0 {}
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            self.pump();
+            let next = self.executor.next_deadline().map(|deadline| deadline.since(Instant::ZERO));
+            match next {
+                Some(next) if next <= end => self.now = next.max(self.now + Duration::from_micros(1)),
+                _ => break,
+            }
+        }
+        self.now = end;
+        self.pump();
+    }
+
+    /// Be the agent: answer whatever the links send by `answer`, until they send no more.
+    fn agent(&mut self, mut answer: impl FnMut(&Request<'_>) -> Option<Vec<u8>>) {
+        loop {
+            self.pump();
+            while let Some(end) = self.agent.waiting.borrow_mut().pop_front() {
+                self.held.push((end, Server::new(Limits::SERVER, Duration::ZERO)));
+            }
+            let mut busy = false;
+            for (end, engine) in &mut self.held {
+                let bytes = end.read();
+                if !bytes.is_empty() {
+                    engine.space()[..bytes.len()].copy_from_slice(&bytes);
+                    engine.received(Duration::ZERO, bytes.len());
+                }
+                let Some(request) = engine.request() else { continue };
+                if let Some(bytes) = answer(&request) {
+                    busy = true;
+                    end.write(&bytes);
+                    engine.respond(Duration::ZERO, &Response::no_content());
+                    let count = engine.transmit().len();
+                    engine.transmitted(Duration::ZERO, count);
+                }
+            }
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    /// A client that sends one request and has not read the answer.
+    fn client(&mut self, method: Method, path: &str, body: Option<&str>) -> Caller {
+        let mut client = Client::new(Limits::CLIENT, "corbel");
+        client.request(method, path, body.map(str::as_bytes));
+        let end = self.api.dial();
+        end.write(client.transmit());
+        let count = client.transmit().len();
+        client.transmitted(count);
+        self.pump();
+        Caller { end, client }
+    }
+}
+
+struct Caller {
+    end: End,
+    client: Client,
+}
+
+impl Caller {
+    /// The answer, if it has come.
+    fn answer(&mut self) -> Option<(u16, serde_json::Value)> {
+        for byte in self.end.read() {
+            self.client.space()[0] = byte;
+            self.client.received(1).unwrap();
+        }
+        let reply = self.client.reply()?;
+        Some((reply.status, serde_json::from_slice(reply.body).unwrap_or_default()))
+    }
+}
+
+fn http(status: u16, body: &[u8]) -> Vec<u8> {
+    let mut engine = Server::new(Limits::SERVER, Duration::ZERO);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    engine.space()[..request.len()].copy_from_slice(request);
+    engine.received(Duration::ZERO, request.len());
+    engine.respond(Duration::ZERO, &Response::json(status, body.to_vec()));
+    engine.transmit().to_vec()
+}
+
+fn welcome(boot: Uuid) -> Vec<u8> {
+    let version = Text::new("test");
+    http(
+        200,
+        &encode(&Welcome { proto: 1, version, agent_boot: boot, clock_ms: 5000, epoch: 3, backends: vec![] }),
+    )
+}
+
+fn answered(command: &Command, boot: Uuid, outcome: Outcome) -> Vec<u8> {
+    let op_id = command.op_id.clone();
+    http(200, &encode(&Answer { proto: 1, op_id, agent_boot: boot, clock_ms: 6000, outcome }))
+}
+
+/// An agent that greets, terminates everything and has nothing.
+fn willing(request: &Request<'_>) -> Option<Vec<u8>> {
+    Some(match request.path {
+        path::HELLO => welcome(AGENT),
+        path::INVENTORY => http(200, &encode(&inventory(vec![instance("web-1", State::Running)]))),
+        path::COMMAND => {
+            let command: Command = decode(request.body).unwrap();
+            answered(&command, AGENT, done(command.instance.as_str(), State::Terminated, true))
+        }
+        other => panic!("{other}"),
+    })
+}
+
+const COMMANDS: &str = "/v1/instances/web-1/commands";
+const TERMINATE: Option<&str> = Some(r#"{"verb":"terminate"}"#);
+
+#[test]
+fn a_command_goes_all_the_way_and_back() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    assert_eq!(world.management.link_state(), LinkState::Up);
+    let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+    world.wait(Duration::from_millis(1500));
+    let mut seen = None;
+    world.agent(|request| {
+        seen = decode::<Command>(request.body).ok();
+        willing(request)
+    });
+    let (status, operation) = caller.answer().unwrap();
+    assert_eq!((status, &operation["state"]), (202, &"succeeded".into()));
+    let command = seen.unwrap();
+    assert_eq!((command.epoch, command.agent_boot), (Some(3), Some(AGENT)));
+    assert_eq!(command.deadline_ms, Some(5000 + 25_000), "on the agent's clock");
+    assert_eq!(command.unknown_critical(), None);
+}
+
+#[test]
+fn an_agent_that_is_down_is_told_at_once_and_dialled_again() {
+    let mut world = World::new(1);
+    world.agent.reachable.set(Reach::Refuses);
+    world.pump();
+    assert!(matches!(world.management.link_state(), LinkState::Down(_)));
+    let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+    assert_eq!(kind(&caller.answer().expect("without any time passing")), (503, "agent-unavailable"));
+    let before = world.agent.attempts.get();
+    world.wait(Duration::from_secs(60));
+    let attempts = world.agent.attempts.get() - before;
+    assert!((12..=20).contains(&attempts), "{attempts} attempts in a minute");
+
+    world.agent.reachable.set(Reach::Silent);
+    let mut caller = world.client(Method::Get, "/v1/instances", None);
+    assert!(caller.answer().is_none());
+    world.wait(Duration::from_secs(3));
+    assert_eq!(kind(&caller.answer().unwrap()), (503, "agent-unavailable"));
+
+    world.agent.reachable.set(Reach::Answers);
+    for _ in 0..60 {
+        world.wait(Duration::from_millis(100));
+        world.agent(willing);
+    }
+    assert_eq!(world.management.link_state(), LinkState::Up);
+    let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+    world.agent(willing);
+    assert_eq!(caller.answer().unwrap().0, 202);
+}
+
+#[test]
+fn an_agent_that_leaves_is_noticed_and_greeted_again_when_it_is_back() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    world.held.pop().unwrap().0.finish();
+    world.agent.reachable.set(Reach::Refuses);
+    world.pump();
+    assert!(matches!(world.management.link_state(), LinkState::Down(_)));
+    world.agent.reachable.set(Reach::Answers);
+    world.wait(Duration::from_secs(1));
+    world.agent(willing);
+    assert_eq!(world.management.link_state(), LinkState::Up);
+}
+
+#[test]
+fn an_idle_link_greets_now_and_then() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    let mut greetings = 0;
+    for _ in 0..60 {
+        world.wait(Duration::from_secs(1));
+        world.agent(|request| {
+            greetings += usize::from(request.path == path::HELLO);
+            willing(request)
+        });
+    }
+    assert!((3..=4).contains(&greetings), "{greetings}");
+    assert_eq!(world.agent.attempts.get(), 1, "on the same connection");
+    world.wait(Duration::from_secs(18));
+    assert_ne!(world.management.link_state(), LinkState::Up, "silence is noticed");
+}
+
+#[test]
+fn a_command_that_was_cut_off_is_sent_again_to_the_same_run_and_only_to_that() {
+    for (boot, expected) in [(AGENT, (202, None)), (Uuid(99), (504, Some("outcome-unknown")))] {
+        let mut world = World::new(1);
+        world.agent(willing);
+        let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+        let mut commands = Vec::new();
+        world.agent(|request| {
+            commands.push(decode::<Command>(request.body).unwrap());
+            None
+        });
+        world.held.pop().unwrap().0.reset();
+        world.agent(|request| {
+            if request.path == path::HELLO {
+                return Some(welcome(boot));
+            }
+            commands.push(decode::<Command>(request.body).unwrap());
+            Some(answered(commands.last().unwrap(), boot, done("web-1", State::Terminated, true)))
+        });
+        let answer = caller.answer().unwrap();
+        assert_eq!(answer.0, expected.0);
+        if let Some(name) = expected.1 {
+            assert_eq!(kind(&answer).1, name);
+            assert_eq!(commands.len(), 1, "another run is not asked to do it");
+        } else {
+            assert_eq!(commands.len(), 2);
+            assert_eq!(commands[0].op_id, commands[1].op_id, "and knows it for the same");
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_dies_with_a_command_leaves_the_outcome_unknown() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+    world.agent.reachable.set(Reach::Refuses);
+    world.held.pop().unwrap().0.reset();
+    world.pump();
+    let answer = caller.answer().unwrap();
+    assert_eq!(kind(&answer), (504, "outcome-unknown"));
+    let mut look = world.client(Method::Get, answer.1["instance"].as_str().unwrap(), None);
+    assert_eq!(look.answer().unwrap().1["state"], "indeterminate");
+}
+
+#[test]
+fn nonsense_is_told_as_nonsense_and_ends_the_connection() {
+    let command = |request: &Request<'_>| decode::<Command>(request.body).unwrap();
+    let gone = || done("web-1", State::Terminated, true);
+    type Liar = Box<dyn Fn(&Request<'_>) -> Vec<u8>>;
+    let liars: Vec<(&str, Liar)> = vec![
+        (
+            "another command's answer",
+            Box::new(move |request| {
+                let other = Command { op_id: "other".parse().unwrap(), ..command(request) };
+                answered(&other, AGENT, gone())
+            }),
+        ),
+        ("another run's answer", Box::new(move |request| answered(&command(request), Uuid(5), gone()))),
+        ("no JSON", Box::new(|_| http(200, b"<html>"))),
+        ("an empty body", Box::new(|_| http(200, b""))),
+        ("endless nesting", Box::new(|_| http(200, &[b'['; 9000]))),
+        ("a list instead of an object", Box::new(|_| http(200, b"[1,\"a\"]"))),
+        ("no HTTP", Box::new(|_| b"SSH-2.0-x\r\n\r\n".to_vec())),
+        ("16 MiB", Box::new(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 16777216\r\n\r\n".to_vec())),
+        ("chunks", Box::new(|_| b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec())),
+        (
+            "two answers",
+            Box::new(move |request| {
+                let one = answered(&command(request), AGENT, gone());
+                [one.clone(), one].concat()
+            }),
+        ),
+    ];
+    for (what, liar) in liars {
+        let mut world = World::new(1);
+        world.agent(willing);
+        let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+        world.agent(|request| {
+            Some(if request.path == path::COMMAND { liar(request) } else { welcome(AGENT) })
+        });
+        assert_eq!(kind(&caller.answer().expect(what)), (502, "agent-nonsense"), "{what}");
+        assert!(world.held[0].0.is_closed(), "{what}");
+        world.wait(Duration::from_secs(1));
+        world.agent(willing);
+        let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+        world.agent(willing);
+        assert_eq!(caller.answer().expect(what).0, 202, "{what}: the next command goes through");
+    }
+}
+
+#[test]
+fn an_agent_that_refuses_the_request_has_done_nothing() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+    world.agent(|_| Some(http(400, br#"{"type":"x","detail":"no such thing"}"#)));
+    let answer = caller.answer().unwrap();
+    assert_eq!(kind(&answer), (502, "agent-refused"));
+    assert!(answer.1["detail"].as_str().unwrap().contains("no such thing (status 400)"));
+}
+
+#[test]
+fn a_silent_agent_costs_time_and_no_more() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    let mut caller = world.client(Method::Post, COMMANDS, Some(r#"{"verb":"pause","deadline_ms":1000}"#));
+    let mut waiting = world.client(Method::Get, "/v1/instances", None);
+    world.wait(Duration::from_secs(6));
+    assert_eq!(kind(&waiting.answer().unwrap()), (503, "agent-unavailable"), "it was never sent");
+    world.wait(Duration::from_secs(16));
+    assert_eq!(kind(&caller.answer().unwrap()), (504, "outcome-unknown"));
+}
+
+#[test]
+fn one_slow_command_does_not_hold_up_the_other_link() {
+    let mut world = World::new(2);
+    world.agent(willing);
+    assert_eq!(world.held.len(), 2);
+    let mut slow = world.client(Method::Post, COMMANDS, TERMINATE);
+    world.pump();
+    let mut quick = world.client(Method::Get, "/v1/instances/web-1", None);
+    world.agent(|request| if request.path == path::COMMAND { None } else { willing(request) });
+    assert_eq!(quick.answer().unwrap().1["state"], "running");
+    assert!(slow.answer().is_none());
+    world.agent(willing);
+    assert_eq!(slow.answer().unwrap().0, 202);
+}
+
+#[test]
+fn a_slot_serves_one_peer_after_another_whatever_they_send() {
+    let mut world = World::new(0);
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00"[..],
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n",
+    ] {
+        let end = world.api.dial();
+        end.write(bytes);
+        world.pump();
+        let text = String::from_utf8(end.read()).unwrap();
+        assert!(text.contains("application/problem+json") && end.is_closed(), "{text}");
+    }
+    // Both slots are taken by peers that say nothing more.
+    let slow = world.api.dial();
+    slow.write(b"GET /hea");
+    let gone = world.api.dial();
+    gone.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /hea");
+    world.pump();
+    let mut third = world.client(Method::Get, "/healthz", None);
+    assert!(third.answer().is_none());
+    gone.reset();
+    world.pump();
+    assert_eq!(third.answer().unwrap().0, 200);
+    world.wait(Duration::from_secs(10));
+    assert!(String::from_utf8(slow.read()).unwrap().starts_with("HTTP/1.1 408 "));
+    assert!(slow.is_closed());
+    let mut fourth = world.client(Method::Get, "/v1", None);
+    assert_eq!(fourth.answer().unwrap().0, 200);
+    world.wait(Duration::from_secs(61));
+    assert!(fourth.end.is_closed(), "an idle connection is closed");
+}
