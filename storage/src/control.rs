@@ -1,7 +1,118 @@
 //! What is exposed to whom: the part of storage that management drives.
 
-use alloc::string::String;
+use crate::shared::Shared;
+use crate::volume::Assignment;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
+use core::net::SocketAddrV4;
+use storage_iscsi::Name;
+use storage_nbd::Uri;
+
+/// The largest logical unit number an exposure can have: beyond it lies another LUN format.
+const MAX_LUN: u16 = 255;
+/// Initiators one exposure can name.
+const MAX_INITIATORS: usize = 64;
+
+/// Exposes disks and withdraws them. Clones drive the same storage.
+#[derive(Clone)]
+pub struct Control(pub(crate) Rc<Shared>);
+
+impl Control {
+    /// Expose a disk. It can be logged in to at once; commands that need the disk wait until the storage service
+    /// has answered. The same again changes nothing.
+    ///
+    /// # Errors
+    /// When a field does not hold what it must, something else has the id or the logical unit, or all is taken.
+    pub fn expose(&self, exposure: Exposure) -> Result<Exposed, ControlError> {
+        let (exposure, uri) = check(exposure)?;
+        if let Some(there) = self.get(&exposure.id) {
+            return match there.exposure == exposure {
+                true => Ok(there),
+                false => {
+                    Err(ControlError::Conflict(format!("{} is there already, and different", exposure.id)))
+                }
+            };
+        }
+        let id = exposure.id.clone();
+        let shared = &self.0;
+        let volume = shared.volumes.iter().position(|volume| volume.is_free()).ok_or(ControlError::Full)?;
+        shared.state.borrow_mut().registry.add(exposure, volume)?;
+        shared.volumes[volume].assign(Some(Assignment {
+            server: SocketAddrV4::new(uri.host, uri.port),
+            export: uri.export,
+            share: shared.pool.share(shared.limits.share),
+        }));
+        self.get(&id).ok_or(ControlError::NotFound)
+    }
+
+    /// Withdraw an exposure.
+    ///
+    /// # Errors
+    /// When there is none of that id, or a session is logged in to its target.
+    pub fn withdraw(&self, id: &str) -> Result<(), ControlError> {
+        let volume = self.0.state.borrow_mut().registry.remove(id)?;
+        self.0.volumes[volume].assign(None);
+        Ok(())
+    }
+
+    /// All exposures, in the order in which they were made.
+    pub fn list(&self) -> Vec<Exposed> {
+        let state = self.0.state.borrow();
+        let exposed = state.registry.exposures().iter().map(|entry| {
+            let (volume, size) = self.0.volumes[entry.volume].state();
+            let sessions = state.registry.sessions_of(entry.target);
+            Exposed { exposure: entry.exposure.clone(), state: volume, size, sessions }
+        });
+        exposed.collect()
+    }
+
+    /// One exposure.
+    pub fn get(&self, id: &str) -> Option<Exposed> {
+        self.list().into_iter().find(|exposed| exposed.exposure.id == id)
+    }
+}
+
+/// An exposure with its names in their canonical form, and its volume's address.
+fn check(mut exposure: Exposure) -> Result<(Exposure, Uri), ControlError> {
+    let invalid = |field, reason: String| ControlError::Invalid { field, reason };
+    let name = |field, text: &str| {
+        let name = Name::new(text).map_err(|_| invalid(field, format!("{text:?} is no iSCSI name")))?;
+        Ok(name.as_str().to_string())
+    };
+    if exposure.id.is_empty() || exposure.id.len() > 63 {
+        return Err(invalid("id", "must have 1 to 63 characters".to_string()));
+    }
+    if exposure.lun > MAX_LUN {
+        return Err(invalid("lun", format!("must be at most {MAX_LUN}")));
+    }
+    exposure.iqn = name("iqn", &exposure.iqn)?;
+    if exposure.initiators.is_empty() || exposure.initiators.len() > MAX_INITIATORS {
+        return Err(invalid("initiators", format!("must name 1 to {MAX_INITIATORS} (* for any)")));
+    }
+    for initiator in exposure.initiators.iter_mut().filter(|initiator| *initiator != "*") {
+        *initiator = name("initiators", initiator)?;
+    }
+    let uri = Uri::parse(&exposure.volume).map_err(|error| invalid("volume", error.to_string()))?;
+    Ok((exposure, uri))
+}
+
+/// A logical unit's UUID: of its target's name and its number, so that it is the same after a restart and on another
+/// appliance that exposes the same (RFC 9562 section 5.8, a custom hash).
+pub(crate) fn uuid(exposure: &Exposure) -> [u8; 16] {
+    // FNV-1a over 128 bits.
+    let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
+    let number = exposure.lun.to_be_bytes();
+    for byte in exposure.iqn.bytes().chain([0]).chain(number) {
+        hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+    }
+    let mut uuid = hash.to_be_bytes();
+    uuid[6] = 0x80 | uuid[6] & 0x0f;
+    uuid[8] = 0x80 | uuid[8] & 0x3f;
+    uuid
+}
 
 /// One disk exposed as one logical unit of one iSCSI target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +126,7 @@ pub struct Exposure {
     /// Where its bytes are: an NBD URI.
     pub volume: String,
     /// Names of the initiators that may log in; `*` stands for any.
-    pub initiators: alloc::vec::Vec<String>,
+    pub initiators: Vec<String>,
     /// Refuse writes.
     pub read_only: bool,
 }

@@ -1,9 +1,64 @@
 //! The data path: iSCSI in, NBD out.
+//!
+//! Three engines that know nothing of each other (`iscsi`, `scsi`, `nbd`) are joined here by tasks: one for each iSCSI
+//! connection ([`Storage::serve_initiators`]) and one for each disk ([`Storage::serve_volume`]). Management drives it
+//! through [`Control`]; storage has never heard of management.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod abort;
+mod commands;
 mod control;
+mod limits;
+mod mailbox;
+mod path;
+mod portal;
+mod registry;
+mod shared;
+mod volume;
 
-pub use control::{ControlError, Exposed, Exposure, VolumeState};
+use alloc::rc::Rc;
+use core::future::Future;
+use core::net::SocketAddrV4;
+use kernel_runtime::Clock;
+use network::Stream;
+use shared::Shared;
+
+pub use control::{Control, ControlError, Exposed, Exposure, VolumeState};
+pub use limits::Limits;
+pub use storage_iscsi::Limits as IscsiLimits;
+pub use storage_nbd::Limits as NbdLimits;
+pub use storage_scsi::Limits as ScsiLimits;
+
+/// Storage as a whole. Its tasks run for ever.
+pub struct Storage(Rc<Shared>);
+
+impl Storage {
+    /// Storage within `limits`. `seed` is random and differs at each boot. Discovery gives `portal` to initiators, or
+    /// the address they came to.
+    pub fn new(limits: &Limits, clock: Clock, seed: u64, portal: Option<SocketAddrV4>) -> Self {
+        Self(Shared::new(limits, clock, seed, portal))
+    }
+
+    /// What drives it.
+    pub fn control(&self) -> Control {
+        Control(self.0.clone())
+    }
+
+    /// The task of connection slot `index`, below [`Limits::connections`], on the host-only network.
+    pub fn serve_initiators(
+        &self,
+        index: usize,
+        port: u16,
+        stream: Stream,
+    ) -> impl Future<Output = ()> + 'static {
+        portal::run(self.0.clone(), index, port, stream)
+    }
+
+    /// The task of volume slot `index`, below [`Limits::volumes`], on the service network.
+    pub fn serve_volume(&self, index: usize, stream: Stream) -> impl Future<Output = ()> + 'static {
+        volume::run(self.0.clone(), index, stream)
+    }
+}

@@ -111,7 +111,9 @@ impl Config {
     /// Make the configuration of what the channels say.
     pub fn parse(channels: &[(Channel, &str)]) -> Result<Self, Error> {
         let mut keys = Keys::gather(channels)?;
-        let log = keys.take("log", "one of off, error, warn, info, debug, trace")?.unwrap_or(log::LevelFilter::Info);
+        let log = keys
+            .take("log", "one of off, error, warn, info, debug, trace")?
+            .unwrap_or(log::LevelFilter::Info);
         let config = Self {
             host: interface(&mut keys, "host", false)?,
             service: interface(&mut keys, "service", true)?,
@@ -152,7 +154,8 @@ impl<'a> Keys<'a> {
     fn gather(channels: &[(Channel, &'a str)]) -> Result<Self, Error> {
         let mut keys = BTreeMap::new();
         for &(channel, text) in channels {
-            let fail = |key: &str, reason: String| Error { channel: Some(channel), key: printable(key), reason };
+            let fail =
+                |key: &str, reason: String| Error { channel: Some(channel), key: printable(key), reason };
             if text.len() > LONGEST {
                 return Err(fail("", format!("longer than {LONGEST} bytes")));
             }
@@ -236,7 +239,8 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
     for byte in &mut mac {
         let part = parts.next().filter(|part| part.len() == 2);
         let value = part.and_then(|part| u8::from_str_radix(part, 16).ok());
-        *byte = value.ok_or_else(|| "expected six hexadecimal bytes such as 52:54:00:77:00:02".to_string())?;
+        *byte =
+            value.ok_or_else(|| "expected six hexadecimal bytes such as 52:54:00:77:00:02".to_string())?;
     }
     match parts.next() {
         None if mac[0] & 1 == 0 => Ok(mac),
@@ -263,7 +267,11 @@ fn targets(keys: &mut Keys<'_>) -> Result<Vec<Exposure>, Error> {
             Ok(value.split(',').map(str::to_string).collect::<Vec<_>>())
         })?;
         let Some(initiators) = initiators else {
-            return Err(Error { channel: None, key: initiators_key, reason: "missing (* for any)".to_string() });
+            return Err(Error {
+                channel: None,
+                key: initiators_key,
+                reason: "missing (* for any)".to_string(),
+            });
         };
         let read_only = keys.take_with(&format!("{prefix}.read-only"), |value| match value {
             "yes" => Ok(true),

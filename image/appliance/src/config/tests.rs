@@ -41,7 +41,10 @@ fn each_fault_is_named_with_its_channel_and_key() {
         ("host.gateway=10.77.0.1", "command line: host.gateway: unknown key"),
         ("target.2.iqn=iqn.x", "target.2.volume: missing"),
         ("target.2.iqn=a target.2.volume=b", "target.2.initiators: missing (* for any)"),
-        ("host.mac=01:00:00:00:00:01", "command line: host.mac: expected the address of one NIC, not \"01:00:00:00:00:01\""),
+        (
+            "host.mac=01:00:00:00:00:01",
+            "command line: host.mac: expected the address of one NIC, not \"01:00:00:00:00:01\"",
+        ),
     ] {
         assert_eq!(parse(&format!("{GOOD} {more}")), Err(format!("configuration: {line}")), "{more}");
     }
@@ -63,7 +66,8 @@ fn values_that_contradict_each_other_stop_the_boot() {
 
 #[test]
 fn two_channels_may_not_give_the_same_key() {
-    let error = Config::parse(&[(Channel::CommandLine, GOOD), (Channel::FwCfg, "api=80")]).expect_err("twice");
+    let error =
+        Config::parse(&[(Channel::CommandLine, GOOD), (Channel::FwCfg, "api=80")]).expect_err("twice");
     assert_eq!(
         error.to_string(),
         "configuration: fw_cfg opt/corbel/config: api: given twice, first by command line"
@@ -77,7 +81,22 @@ fn no_text_makes_it_panic() {
         let mut text = String::new();
         for _ in 0..seed % 40 {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let pieces = ["host.", "address", "=", "10.77.0.2", "/", "24", "target.0.", "iqn", " ", "#", "\n", "é", "\0", ":"];
+            let pieces = [
+                "host.",
+                "address",
+                "=",
+                "10.77.0.2",
+                "/",
+                "24",
+                "target.0.",
+                "iqn",
+                " ",
+                "#",
+                "\n",
+                "é",
+                "\0",
+                ":",
+            ];
             text.push_str(pieces[(seed >> 33) as usize % pieces.len()]);
         }
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);

@@ -1,0 +1,130 @@
+//! START HERE: the whole appliance on one page.
+//!
+//! Two NICs become two stacks that share nothing. Storage listens on the host-only network and dials the storage
+//! services on the service network; management listens on the service network and dials the agent on the host-only
+//! network. Everything is a task of one executor, added here and nowhere else.
+
+use crate::config::Config;
+use crate::limits::{API_BUFFER, API_CONNECTIONS, ISCSI_PORT, Limits};
+use agent_protocol::Uuid;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use kernel_runtime::{Executor, Instant};
+use management::{Configuration, Management, Policy};
+use network::{Attachment, Settings, Side};
+use network_nic::Nic;
+use storage::{Control, Storage};
+
+/// Connections to the agent, so that one slow command does not hold up the others.
+const AGENT_LINKS: usize = 2;
+
+/// What the ground has found.
+pub struct Parts<H, S> {
+    /// The NIC of the host-only network.
+    pub host: H,
+    /// The NIC of the service network.
+    pub service: S,
+    /// Randomness, different at each boot.
+    pub seeds: [u64; 5],
+    /// Bytes that are free for the appliance.
+    pub memory: usize,
+    /// The time.
+    pub now: Instant,
+}
+
+/// The appliance, put together.
+pub struct Appliance<H, S> {
+    host: Attachment<H>,
+    service: Attachment<S>,
+    executor: Executor,
+}
+
+/// What the ground does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another turn, at once.
+    Again,
+    /// Be idle until a NIC has something, or until then.
+    Idle(Option<Instant>),
+}
+
+impl<H: Nic, S: Nic> Appliance<H, S> {
+    /// Put the appliance together.
+    ///
+    /// # Errors
+    /// When a target of the configuration cannot be exposed; the text names its key.
+    pub fn assemble(config: &Config, parts: Parts<H, S>) -> Result<Self, String> {
+        let limits = Limits::for_memory(parts.memory);
+        let [host_seed, service_seed, storage_seed, ..] = parts.seeds;
+        let boot = u128::from(parts.seeds[3]) << 64 | u128::from(parts.seeds[4]);
+        let mut executor = Executor::new(limits.tasks());
+        let clock = executor.clock();
+
+        let settings =
+            |side, interface: &crate::config::Interface, other: &crate::config::Interface, seed| Settings {
+                side,
+                addressing: interface.addressing,
+                foreign: other.cidr(),
+                seed,
+            };
+        let host = settings(Side::HostOnly, &config.host, &config.service, host_seed);
+        let host = Attachment::new(&host, parts.host, parts.now);
+        let service = settings(Side::Service, &config.service, &config.host, service_seed);
+        let service = Attachment::new(&service, parts.service, parts.now);
+
+        let storage = Storage::new(&limits.storage(), clock.clone(), storage_seed, config.portal);
+        for index in 0..limits.connections {
+            let (receive, send) = limits.iscsi_buffers;
+            let stream = host.stack().stream(receive, send);
+            executor.add("iscsi", storage.serve_initiators(index, ISCSI_PORT, stream));
+        }
+        for index in 0..limits.volumes {
+            let (receive, send) = limits.nbd_buffers;
+            executor.add("nbd", storage.serve_volume(index, service.stack().stream(receive, send)));
+        }
+        expose(config, &storage.control())?;
+
+        if let Some(port) = config.api {
+            let configuration =
+                Configuration { agent: config.agent, boot: Uuid::from_random(boot), policy: Policy::OPEN };
+            let management = Rc::new(Management::new(configuration, storage.control(), clock));
+            for _ in 0..API_CONNECTIONS {
+                let stream = service.stack().stream(API_BUFFER, API_BUFFER);
+                executor.add("api", management::serve(stream, port, management.clone()));
+            }
+            for _ in 0..AGENT_LINKS {
+                let stream = host.stack().stream(API_BUFFER, API_BUFFER);
+                executor.add("agent", management::link(stream, management.clone()));
+            }
+            log::warn!("management API on port {port} of the service network, without authentication");
+        }
+        Ok(Self { host, service, executor })
+    }
+
+    /// One turn: what arrived goes in, tasks run, what they said goes out.
+    pub fn turn(&mut self, now: Instant) -> Next {
+        let received = self.host.receive(now) | self.service.receive(now);
+        let polled = self.executor.run_ready(now) > 0;
+        let more = self.host.transmit(now) | self.service.transmit(now);
+        if received || polled || more || self.executor.has_ready() || self.host.arm() | self.service.arm() {
+            return Next::Again;
+        }
+        let deadlines =
+            [self.host.next_deadline(now), self.service.next_deadline(now), self.executor.next_deadline()];
+        Next::Idle(deadlines.into_iter().flatten().min())
+    }
+
+    /// The two NICs, for a ground that waits on them.
+    pub fn nics(&self) -> (&H, &S) {
+        (self.host.nic(), self.service.nic())
+    }
+}
+
+/// Expose what the configuration asks for.
+fn expose(config: &Config, control: &Control) -> Result<(), String> {
+    for (index, target) in config.targets.iter().enumerate() {
+        control.expose(target.clone()).map_err(|error| format!("configuration: target.{index}: {error}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The appliance as a Linux process over two TAP devices, to be debugged and measured natively.
+//!
+//! Same `assemble`, same engines; here a NIC is a TAP with virtio's header (so segmentation offload works as in a
+//! VM), time is the monotonic clock and idling is `poll(2)`.
+
+mod tap;
+
+use crate::assemble::{Appliance, Next, Parts};
+use crate::config::{Channel, Config};
+use kernel_runtime::Instant;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::string::String;
+use tap::Tap;
+
+const USAGE: &str = "usage: hosted --host TAP --service TAP [--config FILE] [KEY=VALUE]...
+The two TAP devices must exist, with vnet_hdr. Keys are those of image/appliance/docs/configuration.md.";
+
+/// Run the appliance with these arguments (without the program's name) until the process is ended.
+pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
+    match run(arguments) {
+        Ok(never) => match never {},
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+enum Never {}
+
+fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
+    let arguments = Arguments::parse(arguments)?;
+    let config =
+        Config::parse(&[(Channel::Arguments, &arguments.text)]).map_err(|error| error.to_string())?;
+    start_log(config.log);
+    let started = std::time::Instant::now();
+    let now = move || Instant::from_micros(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+    let open = |name: &str| Tap::open(name).map_err(|error| format!("{name}: {error}"));
+    let (host, service) = (open(&arguments.host)?, open(&arguments.service)?);
+    let parts = Parts { host, service, seeds: seeds()?, memory: HOSTED_MEMORY, now: now() };
+    let mut appliance = Appliance::assemble(&config, parts)?;
+    loop {
+        match appliance.turn(now()) {
+            Next::Again => {}
+            Next::Idle(deadline) => idle(&appliance, deadline.map(|deadline| deadline.since(now()))),
+        }
+    }
+}
+
+/// What the process is sized for: as a VM with so much memory would be.
+const HOSTED_MEMORY: usize = 256 << 20;
+
+struct Arguments {
+    host: String,
+    service: String,
+    text: String,
+}
+
+impl Arguments {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let (mut host, mut service, mut text) = (None, None, String::new());
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value\n{USAGE}"));
+            match argument.as_str() {
+                "--host" => host = Some(value()?),
+                "--service" => service = Some(value()?),
+                "--config" => {
+                    let path = value()?;
+                    let file = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+                    text.push_str(&file);
+                    text.push('\n');
+                }
+                item if item.contains('=') && !item.starts_with('-') => {
+                    text.push_str(item);
+                    text.push('\n');
+                }
+                _ => return Err(format!("unknown argument {argument}\n{USAGE}")),
+            }
+        }
+        let (Some(host), Some(service)) = (host, service) else {
+            return Err(USAGE.to_string());
+        };
+        Ok(Self { host, service, text })
+    }
+}
+
+fn seeds() -> Result<[u64; 5], String> {
+    let mut bytes = [0; 40];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| format!("/dev/urandom: {error}"))?;
+    let mut seeds = [0; 5];
+    for (seed, bytes) in seeds.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *seed = u64::from_ne_bytes(*bytes);
+    }
+    Ok(seeds)
+}
+
+/// Wait until a TAP is readable or `timeout` is over.
+fn idle(appliance: &Appliance<Tap, Tap>, timeout: Option<core::time::Duration>) {
+    let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
+    let (host, service) = appliance.nics();
+    let mut descriptors =
+        [host.as_fd(), service.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    // An interrupted or failed wait is a short one: the next turn finds nothing to do and waits again.
+    let _ready = poll(&mut descriptors, timeout.as_ref());
+}
+
+/// Log lines on standard error, with the seconds since the start.
+struct Log(std::time::Instant);
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        let seconds = self.0.elapsed().as_secs_f64();
+        eprintln!("[{seconds:10.6}] {:5} {}: {}", record.level(), record.target(), record.args());
+    }
+    fn flush(&self) {}
+}
+
+fn start_log(level: log::LevelFilter) {
+    if log::set_boxed_logger(Box::new(Log(std::time::Instant::now()))).is_ok() {
+        log::set_max_level(level);
+    }
+}

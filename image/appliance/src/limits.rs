@@ -1,0 +1,183 @@
+//! Every number that bounds the appliance, and how the numbers hang together.
+//!
+//! Memory is taken at start and sized by what the machine has. One figure governs the data path: a command slot is
+//! a place in a session's window, and the buffers that the commands of one disk may hold are that disk's share.
+
+use core::time::Duration;
+
+/// KiB in bytes.
+const KIB: usize = 1 << 10;
+/// MiB in bytes.
+const MIB: usize = 1 << 20;
+
+/// The longest piece of a read or write that travels in one buffer; longer ones are cut. It is also the largest
+/// data segment we take from an initiator.
+pub const SEGMENT: usize = 256 * KIB;
+/// Bytes of the pool for answers that need no disk.
+const CONTROL: usize = 64 * KIB;
+/// How long commands wait for a lost storage service before they end with BUSY: initiators begin to abort after 30 s.
+const HOLD: Duration = Duration::from_secs(25);
+/// How long a write of a lost connection may still reach the medium.
+const HOLD_OFF: Duration = Duration::from_secs(30);
+/// TCP port of iSCSI (RFC 7143 section 15).
+pub const ISCSI_PORT: u16 = 3260;
+/// Connections of the management API at once.
+pub const API_CONNECTIONS: usize = 4;
+/// Bytes a management connection may have in each direction before its peer takes or gives them.
+pub const API_BUFFER: usize = 16 * KIB;
+
+/// What is taken at start on a machine of some size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// iSCSI connections at once, discovery included.
+    pub connections: usize,
+    /// Disks at once.
+    pub volumes: usize,
+    /// Commands a session may have in flight: the CmdSN window.
+    pub window: usize,
+    /// Commands in flight over all sessions; beyond it they are answered TASK SET FULL.
+    pub commands: usize,
+    /// Bytes an initiator may have under way to us per connection, and we to it.
+    pub iscsi_buffers: (usize, usize),
+    /// Bytes a storage service may have under way to us per disk, and we to it.
+    pub nbd_buffers: (usize, usize),
+    /// The payload buffers: size and number, ascending.
+    pub pool: [(usize, usize); 3],
+    /// Bytes of the pool that the commands of one disk may hold.
+    pub share: usize,
+}
+
+/// The least a machine must have free after boot and drivers.
+const TINY: Limits = Limits {
+    connections: 4,
+    volumes: 4,
+    window: 16,
+    commands: 48,
+    iscsi_buffers: (32 * KIB, 32 * KIB),
+    nbd_buffers: (32 * KIB, 32 * KIB),
+    pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
+    share: 128 * KIB,
+};
+
+const SMALL: Limits = Limits {
+    connections: 8,
+    volumes: 8,
+    window: 64,
+    commands: 192,
+    iscsi_buffers: (128 * KIB, 256 * KIB),
+    nbd_buffers: (256 * KIB, 128 * KIB),
+    pool: [(4 * KIB, 256), (64 * KIB, 24), (SEGMENT, 12)],
+    share: 1536 * KIB,
+};
+
+const NORMAL: Limits = Limits {
+    connections: 16,
+    volumes: 16,
+    window: 128,
+    commands: 512,
+    iscsi_buffers: (256 * KIB, 512 * KIB),
+    nbd_buffers: (512 * KIB, 256 * KIB),
+    pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 48)],
+    share: 6 * MIB,
+};
+
+const LARGE: Limits = Limits {
+    connections: 64,
+    volumes: 64,
+    window: 128,
+    commands: 2048,
+    iscsi_buffers: (256 * KIB, 512 * KIB),
+    nbd_buffers: (512 * KIB, 256 * KIB),
+    pool: [(4 * KIB, 2048), (64 * KIB, 256), (SEGMENT, 160)],
+    share: 12 * MIB,
+};
+
+impl Limits {
+    /// The limits for a machine with so many bytes free after boot and drivers.
+    pub const fn for_memory(free: usize) -> Self {
+        let sizes = [LARGE, NORMAL, SMALL];
+        let mut index = 0;
+        while index < sizes.len() {
+            if sizes[index].memory() <= free {
+                return sizes[index];
+            }
+            index += 1;
+        }
+        TINY
+    }
+
+    /// Bytes that these limits take at start, with a third on top for engines, tables and the heap's own needs.
+    pub const fn memory(&self) -> usize {
+        let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
+            + self.volumes * (self.nbd_buffers.0 + self.nbd_buffers.1)
+            + (API_CONNECTIONS + 1) * 2 * API_BUFFER;
+        let mut total = sockets;
+        let mut index = 0;
+        while index < self.pool.len() {
+            total += self.pool[index].0 * self.pool[index].1;
+            index += 1;
+        }
+        total + total / 3
+    }
+
+    /// Tasks of the executor.
+    pub const fn tasks(&self) -> usize {
+        self.connections + self.volumes + API_CONNECTIONS + 8
+    }
+
+    /// What storage is told.
+    pub fn storage(&self) -> storage::Limits {
+        let narrow = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        let largest = u32::try_from(self.pool[2].0).unwrap_or(u32::MAX);
+        storage::Limits {
+            connections: self.connections,
+            volumes: self.volumes,
+            commands: self.commands,
+            pool: self.pool,
+            share: self.share,
+            control: CONTROL,
+            iscsi: storage::IscsiLimits {
+                commands: narrow(self.window),
+                immediate: 8,
+                buffers: narrow(self.window * 2 + 8),
+                max_recv_data_segment_length: largest,
+                max_burst_length: 4 * largest,
+                first_burst_length: largest,
+                ..storage::IscsiLimits::default()
+            },
+            scsi: storage::ScsiLimits {
+                units: narrow(self.volumes),
+                nexuses: narrow(self.connections * 4),
+                commands: narrow(self.commands),
+            },
+            nbd: storage::NbdLimits { slots: 2 * self.window, ..storage::NbdLimits::default() },
+            hold: HOLD,
+            hold_off: HOLD_OFF,
+        }
+    }
+
+    /// What must hold between the numbers.
+    const fn check(&self) {
+        assert!(self.window <= self.commands, "one session can fill its window");
+        assert!(self.share >= 4 * self.pool[2].0, "a long transfer has four segments in flight");
+        assert!(self.pool[0].0 < self.pool[1].0 && self.pool[1].0 < self.pool[2].0, "sizes ascend");
+        assert!(self.pool[2].0 <= SEGMENT, "no buffer is longer than a segment");
+        assert!(
+            self.share <= self.pool[2].0 * self.pool[2].1 / 2,
+            "two disks that hang leave room for a third"
+        );
+    }
+}
+
+const _: () = {
+    TINY.check();
+    SMALL.check();
+    NORMAL.check();
+    LARGE.check();
+    assert!(
+        TINY.memory() < SMALL.memory()
+            && SMALL.memory() < NORMAL.memory()
+            && NORMAL.memory() < LARGE.memory()
+    );
+    assert!(TINY.memory() < 2 * MIB, "the smallest machine has 8 MiB");
+};

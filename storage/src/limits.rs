@@ -1,0 +1,31 @@
+//! The numbers that bound the data path.
+
+use core::time::Duration;
+
+/// How much of everything storage takes at start.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// iSCSI connections at once.
+    pub connections: usize,
+    /// Disks at once.
+    pub volumes: usize,
+    /// Commands at once over all sessions.
+    pub commands: usize,
+    /// The payload buffers: sizes and numbers, sizes ascending.
+    pub pool: [(usize, usize); 3],
+    /// Bytes of the pool that the commands of one disk may hold.
+    pub share: usize,
+    /// Bytes of the pool for answers that need no disk.
+    pub control: usize,
+    /// What a connection's engine is given.
+    pub iscsi: storage_iscsi::Limits,
+    /// What a target's engine is given.
+    pub scsi: storage_scsi::Limits,
+    /// What a volume's engine is given.
+    pub nbd: storage_nbd::Limits,
+    /// How long commands wait for a lost storage service before they end with BUSY. Below the 30 s after which
+    /// initiators begin to abort.
+    pub hold: Duration,
+    /// How long a lost connection's writes may still reach the medium: as long, newer writes to the same range wait.
+    pub hold_off: Duration,
+}

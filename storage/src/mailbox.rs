@@ -1,0 +1,68 @@
+//! What one task leaves for another: lists of commands to look at, and a flag that wakes.
+
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::task::{Context, Poll};
+use kernel_runtime::Signal;
+use storage_iscsi::Task;
+
+/// The place of a running command in [`crate::commands::Commands`].
+pub(crate) type CommandIndex = u32;
+
+/// A connection's mailbox.
+pub(crate) struct Mailbox {
+    signal: Signal,
+    /// Commands of this connection that may go on.
+    ready: RefCell<Vec<CommandIndex>>,
+    /// Commands of this connection that another one has aborted, and whether the initiator is to be told.
+    revoked: RefCell<Vec<(Task, bool)>>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let ready = RefCell::new(Vec::with_capacity(capacity));
+        Self { signal: Signal::new(), ready, revoked: RefCell::new(Vec::new()) }
+    }
+
+    /// `command` may go on.
+    pub(crate) fn push(&self, command: CommandIndex) {
+        let mut ready = self.ready.borrow_mut();
+        // The same command may become ready by several completions before it is looked at.
+        if ready.last() != Some(&command) {
+            ready.push(command);
+        }
+        self.signal.raise();
+    }
+
+    /// The command of `task` was aborted on behalf of somebody else.
+    pub(crate) fn revoke(&self, task: Task, tell: bool) {
+        self.revoked.borrow_mut().push((task, tell));
+        self.signal.raise();
+    }
+
+    /// Something else has changed that the connection waits for.
+    pub(crate) fn nudge(&self) {
+        self.signal.raise();
+    }
+
+    /// Forget what was left for a connection that is over.
+    pub(crate) fn clear(&self) {
+        self.ready.borrow_mut().clear();
+        self.revoked.borrow_mut().clear();
+    }
+
+    /// Move out what is ready.
+    pub(crate) fn drain_into(&self, out: &mut Vec<CommandIndex>) {
+        out.append(&mut self.ready.borrow_mut());
+    }
+
+    /// The next task that somebody else has aborted.
+    pub(crate) fn pop_revoked(&self) -> Option<(Task, bool)> {
+        self.revoked.borrow_mut().pop()
+    }
+
+    /// Ready when something was left since the last time.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.signal.poll_lower(cx)
+    }
+}

@@ -1,0 +1,258 @@
+//! The meeting point: one command down, one completion up. No protocol knowledge lives here.
+//!
+//! A [`Path`] belongs to one connection. `handle` takes what the iSCSI engine says and hands it to the SCSI engine;
+//! `step` takes what the SCSI engine says next and hands it to the iSCSI engine or to a volume.
+
+use crate::mailbox::CommandIndex;
+use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, cookie};
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
+use storage_scsi::{Memory, Status, Step};
+
+/// One connection's way through storage.
+pub(crate) struct Path {
+    shared: Rc<Shared>,
+    index: ConnectionIndex,
+    /// The running command of each task slot of the connection's engine.
+    commands: Vec<Option<CommandIndex>>,
+    ready: Vec<CommandIndex>,
+}
+
+/// An event that is not about a command or its data: the portal answers it.
+pub(crate) enum Other {
+    Login,
+    LoggedIn,
+    SendTargets,
+    TaskManagement(TaskManagement),
+    Logout,
+    Close,
+}
+
+impl Path {
+    pub(crate) fn new(shared: Rc<Shared>, index: ConnectionIndex) -> Self {
+        let slots = usize::from(shared.limits.iscsi.commands) + usize::from(shared.limits.iscsi.immediate);
+        let ready = Vec::with_capacity(shared.limits.commands);
+        Self { shared, index, commands: vec![None; slots], ready }
+    }
+
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn index(&self) -> ConnectionIndex {
+        self.index
+    }
+
+    /// Down: what the initiator wants.
+    pub(crate) fn handle(&mut self, connection: &mut Connection, event: Event) -> Option<Other> {
+        match event {
+            Event::Command(command) => self.begin(connection, &command),
+            Event::Received { task, offset, buffer } => {
+                if let Some(index) = self.command(task) {
+                    let shared = self.shared.clone();
+                    let state = &mut *shared.state.borrow_mut();
+                    if let Some(running) = state.commands.get_mut(index) {
+                        running.command.received(offset, buffer);
+                    }
+                    self.step(connection, state, index);
+                }
+            }
+            Event::Dropped(task) => self.abort(task),
+            Event::Login => return Some(Other::Login),
+            Event::LoggedIn => return Some(Other::LoggedIn),
+            Event::SendTargets => return Some(Other::SendTargets),
+            Event::TaskManagement(request) => return Some(Other::TaskManagement(request)),
+            Event::Logout(_) => return Some(Other::Logout),
+            Event::Close => return Some(Other::Close),
+        }
+        None
+    }
+
+    /// Up: go on with every command that something happened to. Answers whether there was any.
+    pub(crate) fn resume(&mut self, connection: &mut Connection) -> bool {
+        let shared = self.shared.clone();
+        while let Some((task, tell)) = shared.mailboxes[self.index].pop_revoked() {
+            self.forget(task);
+            match tell {
+                true => {
+                    connection.finish(task, Outcome { status: Status::TaskAborted as u8, ..Outcome::good(0) })
+                }
+                false => connection.abort(task),
+            }
+        }
+        let mut ready = core::mem::take(&mut self.ready);
+        shared.mailboxes[self.index].drain_into(&mut ready);
+        let any = !ready.is_empty();
+        let state = &mut *shared.state.borrow_mut();
+        for index in ready.drain(..) {
+            self.step(connection, state, index);
+        }
+        self.ready = ready;
+        any
+    }
+
+    /// The running command of a task.
+    pub(crate) fn command(&self, task: Task) -> Option<CommandIndex> {
+        let index = self.commands.get(task.slot()).copied().flatten()?;
+        let mut state = self.shared.state.borrow_mut();
+        // Slots are used again: the task must be the very one that the command was begun for.
+        let owner = state.commands.get_mut(index)?.owner?;
+        (owner.connection == self.index && owner.task == task).then_some(index)
+    }
+
+    fn begin(&mut self, connection: &mut Connection, command: &Command) {
+        let shared = self.shared.clone();
+        let state = &mut *shared.state.borrow_mut();
+        let State { registry, commands, .. } = &mut *state;
+        let session = registry.session(self.index);
+        let Some((target, nexus)) = session else { return connection.abort(command.task) };
+        let Some(device) = registry.device_mut(target) else { return connection.abort(command.task) };
+        if commands.is_full() {
+            let outcome = Outcome { status: Status::TaskSetFull as u8, ..Outcome::good(0) };
+            return connection.finish(command.task, outcome);
+        }
+        let (out, in_) = directions(command);
+        let begun = device.begin(nexus, command.lun, &command.cdb, out, in_, attribute(command.attribute));
+        let index = commands.insert(Running {
+            command: begun,
+            target,
+            owner: Some(Owner { connection: self.index, task: command.task }),
+            lun: command.lun,
+            read: command.read,
+            write: command.write,
+            is_held: false,
+        });
+        self.commands[command.task.slot()] = Some(index);
+        self.step(connection, state, index);
+    }
+
+    /// Let a command of this connection go on until it waits or has ended.
+    fn step(&mut self, connection: &mut Connection, state: &mut State, index: CommandIndex) {
+        loop {
+            let State { registry, commands, held } = &mut *state;
+            let Some(running) = commands.get_mut(index) else { return };
+            // A command that ended meanwhile left its slot to another, which may be another connection's.
+            let Some(Owner { task, .. }) = running.owner.filter(|owner| owner.connection == self.index)
+            else {
+                return;
+            };
+            let unit = running.command.unit();
+            let Some((device, volume)) = registry.device_and_volume(running.target, unit) else { return };
+            let volume = volume.map(|volume| &self.shared.volumes[volume]);
+            let share = volume.and_then(|volume| volume.share());
+            let control = &self.shared.control;
+            let memory = Memory { data: share.as_ref().unwrap_or(control), control };
+            match running.command.step(device, &memory) {
+                Step::Receive { offset, buffer } => connection.receive(task, offset, buffer),
+                Step::Send { offset, buffer } => connection.send(task, offset, buffer),
+                Step::Issue { mut request, .. } => {
+                    request.cookie = cookie(index, request.cookie);
+                    // A unit whose commands reach its backend has a volume.
+                    if let Some(volume) = volume {
+                        volume.push(request);
+                    }
+                }
+                Step::Abort { unit, nexus } => {
+                    let target = running.target;
+                    self.shared.abort_of(state, target, unit, nexus, index);
+                }
+                Step::Finish(outcome) => {
+                    connection.finish(task, answer(running, &outcome));
+                    self.commands[task.slot()] = None;
+                    commands.remove(index);
+                    return self.shared.wake_held(state);
+                }
+                Step::Starved | Step::Blocked => {
+                    if !running.is_held {
+                        running.is_held = true;
+                        held.push(index);
+                    }
+                    return;
+                }
+                Step::Wait => return,
+            }
+        }
+    }
+
+    /// The task has no command any more.
+    pub(crate) fn forget(&mut self, task: Task) {
+        if let Some(slot) = self.commands.get_mut(task.slot()) {
+            *slot = None;
+        }
+    }
+
+    /// The initiator will hear no more of this task.
+    pub(crate) fn abort(&mut self, task: Task) {
+        if let Some(index) = self.command(task) {
+            self.forget(task);
+            let shared = self.shared.clone();
+            shared.abort(&mut shared.state.borrow_mut(), index);
+        }
+    }
+
+    /// End with BUSY what is held while data stands on the connection that has no place: the initiator tries again,
+    /// and meanwhile its pings get through.
+    pub(crate) fn relieve(&mut self, connection: &mut Connection) {
+        let shared = self.shared.clone();
+        let state = &mut *shared.state.borrow_mut();
+        for slot in &mut self.commands {
+            let Some(index) = *slot else { continue };
+            let Some(running) = state.commands.get_mut(index).filter(|running| running.is_held) else {
+                continue;
+            };
+            if let Some(owner) = running.owner {
+                connection.finish(owner.task, Outcome { status: Status::Busy as u8, ..Outcome::good(0) });
+                *slot = None;
+                shared.abort(state, index);
+            }
+        }
+    }
+
+    /// The session is over: its commands are nobody's, and its nexus is lost.
+    pub(crate) fn end_session(&mut self) {
+        let shared = self.shared.clone();
+        let state = &mut *shared.state.borrow_mut();
+        for index in self.commands.iter_mut().filter_map(Option::take) {
+            let is_ours = state
+                .commands
+                .get_mut(index)
+                .is_some_and(|running| running.owner.is_some_and(|owner| owner.connection == self.index));
+            if is_ours {
+                shared.abort(state, index);
+            }
+        }
+        state.registry.detach(self.index);
+    }
+}
+
+/// Bytes that the initiator offers, and bytes that it can take.
+fn directions(command: &Command) -> (u32, u32) {
+    let expected = command.expected_data_transfer_length;
+    match (command.write, command.read) {
+        (true, true) => (expected, command.bidirectional_read_length),
+        (true, false) => (expected, 0),
+        (false, true) => (0, expected),
+        (false, false) => (0, 0),
+    }
+}
+
+fn attribute(attribute: storage_iscsi::Attribute) -> storage_scsi::Attribute {
+    match attribute {
+        storage_iscsi::Attribute::Ordered => storage_scsi::Attribute::Ordered,
+        storage_iscsi::Attribute::HeadOfQueue => storage_scsi::Attribute::HeadOfQueue,
+        _ => storage_scsi::Attribute::Simple,
+    }
+}
+
+/// The end of a command in the words of the transport.
+fn answer<'a>(running: &Running, outcome: &'a storage_scsi::Outcome) -> Outcome<'a> {
+    let (transferred, bidirectional_read) = match (running.write, running.read) {
+        (true, true) => (outcome.wanted_out, outcome.wanted_in),
+        (true, false) => (outcome.wanted_out, 0),
+        (false, true) => (outcome.wanted_in, 0),
+        (false, false) => (outcome.wanted_out.max(outcome.wanted_in), 0),
+    };
+    Outcome { status: outcome.status as u8, sense: outcome.sense.as_ref(), transferred, bidirectional_read }
+}

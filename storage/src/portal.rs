@@ -1,0 +1,256 @@
+//! An iSCSI connection's task: bytes in and out, logins and the end of things.
+
+use crate::path::{Other, Path};
+use crate::registry::Refused;
+use crate::shared::{ConnectionIndex, Shared};
+use alloc::rc::Rc;
+use core::future::{Future, poll_fn};
+use core::net::SocketAddr;
+use core::num::NonZeroU16;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use kernel_runtime::{Instant, Sleep, with_deadline};
+use network::{Stream, TryRead};
+use storage_iscsi::{
+    Admission, Connection, Fatal, LogoutResponse, Peer, Portal, SessionType, Status, TargetRecord,
+};
+
+/// The only portal group there is.
+const PORTAL_GROUP: u16 = 1;
+/// How long a closed connection may take to drain.
+const FINISH: Duration = Duration::from_secs(5);
+/// How long data may stand on the connection without a place before held commands are told to try again.
+const STALL: Duration = Duration::from_millis(500);
+/// Passes over both directions before other tasks have their turn.
+const PASSES: usize = 16;
+/// Bytes taken from one initiator in a pass.
+const BYTES_PER_PASS: usize = 1 << 20;
+
+/// Why a connection is over.
+enum End {
+    /// All was said; let the last bytes go out.
+    Orderly,
+    /// The peer is gone or cannot be trusted.
+    Abrupt,
+}
+
+/// The task of one connection slot: serve one initiator after another, for ever.
+pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, mut stream: Stream) {
+    let mut connection = Connection::new(&shared.limits.iscsi, shared.clock.now());
+    let mut path = Path::new(shared.clone(), index);
+    loop {
+        stream.accept(port).await;
+        connection.reset(shared.clock.now());
+        shared.mailboxes[index].clear();
+        let mut sleep = shared.clock.sleep_until(Instant::ZERO);
+        let mut serving = Serving {
+            shared: &shared,
+            index,
+            connection: &mut connection,
+            path: &mut path,
+            stream: &stream,
+            has_session: false,
+            stalled_since: None,
+        };
+        let end = poll_fn(|cx| serving.pump(cx, &mut sleep)).await;
+        path.end_session();
+        connection.close();
+        shared.wake_starved();
+        match end {
+            End::Abrupt => stream.abort(),
+            End::Orderly => {
+                let deadline = shared.clock.now() + FINISH;
+                if with_deadline(&shared.clock, deadline, stream.finish()).await.is_err() {
+                    stream.abort();
+                }
+            }
+        }
+    }
+}
+
+/// One connection being served.
+struct Serving<'a> {
+    shared: &'a Rc<Shared>,
+    index: ConnectionIndex,
+    connection: &'a mut Connection,
+    path: &'a mut Path,
+    stream: &'a Stream,
+    /// A normal session was admitted. When the registry no longer has it, another login has replaced it.
+    has_session: bool,
+    stalled_since: Option<Instant>,
+}
+
+impl Serving<'_> {
+    /// Carry bytes both ways until nothing moves.
+    fn pump(&mut self, cx: &mut Context<'_>, sleep: &mut Sleep) -> Poll<End> {
+        let now = self.shared.clock.now();
+        if let Err(fatal) = self.connection.handle_timeout(now) {
+            return Poll::Ready(self.dropped(&fatal));
+        }
+        for _ in 0..PASSES {
+            match self.pass(now) {
+                Err(end) => return Poll::Ready(end),
+                Ok(true) => {}
+                Ok(false) => {
+                    self.stream.register(cx);
+                    let stalled = self.stalled_since.map(|since| since + STALL);
+                    let due = [self.connection.poll_timeout(), stalled].into_iter().flatten().min();
+                    sleep.reset(due.unwrap_or(now + FINISH));
+                    let asked = self.shared.mailboxes[self.index].poll(cx).is_ready();
+                    let due = Pin::new(&mut *sleep).poll(cx).is_ready();
+                    if !asked && !due {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Once each way. Answers whether anything moved.
+    fn pass(&mut self, now: Instant) -> Result<bool, End> {
+        if self.has_session && self.shared.state.borrow().registry.session(self.index).is_none() {
+            log::info!("initiator {}: session replaced", self.connection.peer().initiator);
+            return Err(End::Abrupt);
+        }
+        let resumed = self.path.resume(self.connection);
+        let received = self.receive(now)?;
+        let drained = self.drain()?;
+        let transmitted = self.transmit()?;
+        if transmitted {
+            self.shared.wake_starved();
+        }
+        Ok(resumed | received | drained | transmitted)
+    }
+
+    fn receive(&mut self, now: Instant) -> Result<bool, End> {
+        let mut bytes = 0;
+        while bytes < BYTES_PER_PASS {
+            let space = self.connection.space();
+            if space.is_empty() {
+                self.stalled(now);
+                break;
+            }
+            self.stalled_since = None;
+            match self.stream.try_read(space) {
+                Ok(TryRead::Bytes(count)) => {
+                    bytes += count;
+                    self.connection.received(now, count).map_err(|fatal| self.dropped(&fatal))?;
+                    self.drain()?;
+                }
+                Ok(TryRead::Empty) => break,
+                Ok(TryRead::Finished) | Err(_) => return Err(End::Abrupt),
+            }
+        }
+        Ok(bytes > 0)
+    }
+
+    /// Data stands on the connection and has no place, for want of buffers or because its command is held.
+    fn stalled(&mut self, now: Instant) {
+        let since = *self.stalled_since.get_or_insert(now);
+        if now >= since + STALL {
+            self.path.relieve(self.connection);
+            self.stalled_since = None;
+        }
+    }
+
+    fn drain(&mut self) -> Result<bool, End> {
+        let mut moved = false;
+        while let Some(event) = self.connection.poll_event() {
+            moved = true;
+            match self.path.handle(self.connection, event) {
+                None => {}
+                Some(Other::Login) => self.login(),
+                Some(Other::LoggedIn) => {
+                    let peer = self.connection.peer();
+                    log::info!("initiator {}: logged in to {}", peer.initiator, peer.target);
+                }
+                Some(Other::SendTargets) => self.send_targets(),
+                Some(Other::TaskManagement(request)) => self.path.manage(self.connection, &request),
+                Some(Other::Logout) => {
+                    self.path.end_session();
+                    self.has_session = false;
+                    self.connection.logout_response(LogoutResponse::Closed);
+                }
+                Some(Other::Close) => return Err(End::Orderly),
+            }
+        }
+        Ok(moved)
+    }
+
+    fn transmit(&mut self) -> Result<bool, End> {
+        let mut moved = false;
+        while let Some(bytes) = self.connection.poll_transmit() {
+            let count = self.stream.try_write(bytes).map_err(|_| End::Abrupt)?;
+            if count == 0 {
+                break;
+            }
+            self.connection.transmitted(count);
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn login(&mut self) {
+        let peer = *self.connection.peer();
+        let admission = match self.admission(&peer) {
+            Ok(tsih) => Admission::Accept { tsih, portal_group_tag: PORTAL_GROUP },
+            Err(status) => {
+                log::info!("initiator {}: refused: {status:?}", peer.initiator);
+                Admission::Refuse(status)
+            }
+        };
+        self.connection.admit(admission);
+    }
+
+    fn admission(&mut self, peer: &Peer) -> Result<NonZeroU16, Status> {
+        let (target, replaced) = {
+            let registry = &mut self.shared.state.borrow_mut().registry;
+            if peer.session_type == SessionType::Discovery {
+                return Ok(registry.next_tsih());
+            }
+            if peer.tsih != 0 {
+                // One connection per session is what is negotiated, so there is nothing to join.
+                let is_there = registry.has_tsih(peer.tsih);
+                return Err(if is_there {
+                    Status::TOO_MANY_CONNECTIONS
+                } else {
+                    Status::SESSION_DOES_NOT_EXIST
+                });
+            }
+            let target = registry.admissible(peer).map_err(status)?;
+            (target, registry.replaced_by(target, peer))
+        };
+        if let Some(replaced) = replaced {
+            self.shared.evict(replaced);
+        }
+        let registry = &mut self.shared.state.borrow_mut().registry;
+        let tsih = registry.attach(self.index, target, peer).map_err(status)?;
+        self.has_session = true;
+        Ok(tsih)
+    }
+
+    fn send_targets(&mut self) {
+        let Some(address) = self.shared.portal.or_else(|| self.stream.local()) else { return };
+        let portals = [Portal { address: SocketAddr::V4(address), group_tag: PORTAL_GROUP }];
+        let initiator = self.connection.peer().initiator;
+        let state = self.shared.state.borrow();
+        let visible = state.registry.visible(initiator.as_str());
+        self.connection.answer_send_targets(visible.map(|name| TargetRecord { name, portals: &portals }));
+    }
+
+    fn dropped(&self, fatal: &Fatal) -> End {
+        log::info!("initiator {}: dropped: {fatal}", self.connection.peer().initiator);
+        End::Abrupt
+    }
+}
+
+fn status(refused: Refused) -> Status {
+    match refused {
+        Refused::NoTarget => Status::NOT_FOUND,
+        Refused::NotAllowed => Status::AUTHORIZATION_FAILURE,
+        Refused::Full => Status::OUT_OF_RESOURCES,
+    }
+}

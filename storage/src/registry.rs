@@ -1,0 +1,255 @@
+//! Which targets there are, what is behind their logical units, and who is logged in.
+
+use crate::Limits;
+use crate::control::{ControlError, Exposure};
+use crate::shared::{ConnectionIndex, VolumeIndex};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::num::NonZeroU16;
+use storage_iscsi::Peer;
+use storage_scsi::{AddError, Identity, Nexus, Target, TransportId, UnitId};
+
+/// A target's slot.
+pub(crate) type TargetIndex = usize;
+
+/// All targets, exposures and sessions.
+pub(crate) struct Registry {
+    scsi: storage_scsi::Limits,
+    targets: Vec<Option<TargetEntry>>,
+    exposures: Vec<ExposureEntry>,
+    capacity: usize,
+    sessions: Vec<Option<Session>>,
+    last_tsih: u16,
+}
+
+struct TargetEntry {
+    iqn: String,
+    initiators: Vec<String>,
+    device: Target,
+    /// The volume behind each unit, by [`UnitId::index`].
+    volumes: Vec<Option<VolumeIndex>>,
+}
+
+/// One exposure and where it is.
+pub(crate) struct ExposureEntry {
+    pub(crate) exposure: Exposure,
+    pub(crate) target: TargetIndex,
+    pub(crate) unit: UnitId,
+    pub(crate) volume: VolumeIndex,
+}
+
+/// An I_T nexus that is logged in.
+pub(crate) struct Session {
+    pub(crate) target: TargetIndex,
+    pub(crate) nexus: Nexus,
+    pub(crate) tsih: NonZeroU16,
+    initiator: storage_iscsi::Name,
+    isid: [u8; 6],
+}
+
+/// Why a login is refused.
+pub(crate) enum Refused {
+    NoTarget,
+    NotAllowed,
+    Full,
+}
+
+impl Registry {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            scsi: limits.scsi,
+            targets: (0..limits.volumes).map(|_| None).collect(),
+            exposures: Vec::with_capacity(limits.volumes),
+            capacity: limits.volumes,
+            sessions: (0..limits.connections).map(|_| None).collect(),
+            last_tsih: 0,
+        }
+    }
+
+    pub(crate) fn exposures(&self) -> &[ExposureEntry] {
+        &self.exposures
+    }
+
+    pub(crate) fn device_mut(&mut self, target: TargetIndex) -> Option<&mut Target> {
+        self.targets.get_mut(target)?.as_mut().map(|entry| &mut entry.device)
+    }
+
+    /// The device, and the volume behind one of its units.
+    pub(crate) fn device_and_volume(
+        &mut self,
+        target: TargetIndex,
+        unit: UnitId,
+    ) -> Option<(&mut Target, Option<VolumeIndex>)> {
+        let entry = self.targets.get_mut(target)?.as_mut()?;
+        // The place of a unit that is gone may be another's by now.
+        let is_there = entry.device.unit(unit).is_some();
+        let volume = entry.volumes.get(unit.index()).copied().flatten().filter(|_| is_there);
+        Some((&mut entry.device, volume))
+    }
+
+    /// Each unit that a volume is behind.
+    pub(crate) fn for_each_unit(&mut self, volume: VolumeIndex, mut f: impl FnMut(&mut Target, UnitId)) {
+        for entry in self.exposures.iter().filter(|entry| entry.volume == volume) {
+            if let Some(target) = self.targets.get_mut(entry.target).and_then(Option::as_mut) {
+                f(&mut target.device, entry.unit);
+            }
+        }
+    }
+
+    /// Add an exposure, for which `volume` was chosen.
+    pub(crate) fn add(&mut self, exposure: Exposure, volume: VolumeIndex) -> Result<(), ControlError> {
+        if self.exposures.len() == self.capacity {
+            return Err(ControlError::Full);
+        }
+        if self.exposures.iter().any(|entry| entry.exposure.id == exposure.id) {
+            return Err(ControlError::Conflict(format!("the id {} is in use", exposure.id)));
+        }
+        let target = self.target_for(&exposure)?;
+        let identity = Identity::new(crate::control::uuid(&exposure));
+        let traits =
+            storage_scsi::Traits { read_only: exposure.read_only, ..storage_scsi::Traits::default() };
+        let Some(entry) = self.targets[target].as_mut() else { return Err(ControlError::Full) };
+        let unit = match entry.device.add_unit(exposure.lun, identity, traits) {
+            Ok(unit) => unit,
+            Err(error) => {
+                self.drop_if_empty(target);
+                return Err(match error {
+                    AddError::Number => ControlError::Invalid { field: "lun", reason: error.to_string() },
+                    AddError::Taken => ControlError::Conflict(format!("{}: {error}", exposure.iqn)),
+                    AddError::Full => ControlError::Full,
+                });
+            }
+        };
+        entry.volumes[unit.index()] = Some(volume);
+        self.exposures.push(ExposureEntry { exposure, target, unit, volume });
+        Ok(())
+    }
+
+    /// The target of that name, made if it is not there.
+    fn target_for(&mut self, exposure: &Exposure) -> Result<TargetIndex, ControlError> {
+        let named =
+            |entry: &Option<TargetEntry>| entry.as_ref().is_some_and(|entry| entry.iqn == exposure.iqn);
+        if let Some(index) = self.targets.iter().position(named) {
+            let allowed = self.targets[index].as_ref().map(|entry| &entry.initiators);
+            // Who may log in is a property of the target, not of a unit.
+            if allowed != Some(&exposure.initiators) {
+                let reason = format!("{} is exposed to other initiators", exposure.iqn);
+                return Err(ControlError::Conflict(reason));
+            }
+            return Ok(index);
+        }
+        let index = self.targets.iter().position(Option::is_none).ok_or(ControlError::Full)?;
+        self.targets[index] = Some(TargetEntry {
+            iqn: exposure.iqn.clone(),
+            initiators: exposure.initiators.clone(),
+            device: Target::new(&exposure.iqn, self.scsi),
+            volumes: (0..self.scsi.units).map(|_| None).collect(),
+        });
+        Ok(index)
+    }
+
+    /// Take an exposure away; answers the volume that is free now.
+    pub(crate) fn remove(&mut self, id: &str) -> Result<VolumeIndex, ControlError> {
+        let place = self.exposures.iter().position(|entry| entry.exposure.id == id);
+        let place = place.ok_or(ControlError::NotFound)?;
+        if self.sessions_of(self.exposures[place].target) > 0 {
+            return Err(ControlError::InUse);
+        }
+        let ExposureEntry { target, unit, volume, .. } = self.exposures.remove(place);
+        if let Some(entry) = self.targets[target].as_mut() {
+            entry.device.remove_unit(unit);
+            entry.volumes[unit.index()] = None;
+        }
+        self.drop_if_empty(target);
+        Ok(volume)
+    }
+
+    fn drop_if_empty(&mut self, target: TargetIndex) {
+        if !self.exposures.iter().any(|entry| entry.target == target) {
+            self.targets[target] = None;
+        }
+    }
+
+    pub(crate) fn sessions_of(&self, target: TargetIndex) -> u32 {
+        self.sessions.iter().flatten().map(|session| u32::from(session.target == target)).sum()
+    }
+
+    /// Names of the targets that an initiator may see.
+    pub(crate) fn visible<'a>(&'a self, initiator: &'a str) -> impl Iterator<Item = &'a str> {
+        let targets = self.targets.iter().flatten();
+        targets.filter(move |entry| entry.allows(initiator)).map(|entry| entry.iqn.as_str())
+    }
+
+    /// Whether a session has this TSIH.
+    pub(crate) fn has_tsih(&self, tsih: u16) -> bool {
+        self.sessions.iter().flatten().any(|session| session.tsih.get() == tsih)
+    }
+
+    /// The target a login asks for, if it may have it.
+    pub(crate) fn admissible(&self, peer: &Peer) -> Result<TargetIndex, Refused> {
+        let wanted = peer.target.as_str();
+        // Both are in lower case: the engine folds names, and exposures are made with folded ones.
+        let named = |entry: &Option<TargetEntry>| entry.as_ref().is_some_and(|entry| entry.iqn == wanted);
+        let index = self.targets.iter().position(named).ok_or(Refused::NoTarget)?;
+        let allowed = self.targets[index].as_ref().is_some_and(|entry| entry.allows(peer.initiator.as_str()));
+        if allowed { Ok(index) } else { Err(Refused::NotAllowed) }
+    }
+
+    /// The connection that serves the session which a login would replace (RFC 7143 section 6.3.5).
+    pub(crate) fn replaced_by(&self, target: TargetIndex, peer: &Peer) -> Option<ConnectionIndex> {
+        self.sessions.iter().position(|session| {
+            session.as_ref().is_some_and(|session| {
+                session.target == target && session.isid == peer.isid && session.initiator == peer.initiator
+            })
+        })
+    }
+
+    /// Log in: from now on the connection's commands are this nexus's.
+    pub(crate) fn attach(
+        &mut self,
+        connection: ConnectionIndex,
+        target: TargetIndex,
+        peer: &Peer,
+    ) -> Result<NonZeroU16, Refused> {
+        let id = TransportId::iscsi(peer.initiator.as_str(), peer.isid).ok_or(Refused::NotAllowed)?;
+        let device = self.device_mut(target).ok_or(Refused::NoTarget)?;
+        let nexus = device.attach(&id).ok_or(Refused::Full)?;
+        let tsih = self.next_tsih();
+        let (initiator, isid) = (peer.initiator, peer.isid);
+        self.sessions[connection] = Some(Session { target, nexus, tsih, initiator, isid });
+        Ok(tsih)
+    }
+
+    /// A TSIH that no session has.
+    pub(crate) fn next_tsih(&mut self) -> NonZeroU16 {
+        loop {
+            self.last_tsih = self.last_tsih.wrapping_add(1);
+            if let Some(tsih) = NonZeroU16::new(self.last_tsih)
+                && !self.has_tsih(tsih.get())
+            {
+                return tsih;
+            }
+        }
+    }
+
+    /// The session on a connection.
+    pub(crate) fn session(&self, connection: ConnectionIndex) -> Option<(TargetIndex, Nexus)> {
+        self.sessions.get(connection)?.as_ref().map(|session| (session.target, session.nexus))
+    }
+
+    /// The connection has no session any more.
+    pub(crate) fn detach(&mut self, connection: ConnectionIndex) {
+        if let Some(session) = self.sessions.get_mut(connection).and_then(Option::take)
+            && let Some(device) = self.device_mut(session.target)
+        {
+            device.detach(session.nexus);
+        }
+    }
+}
+
+impl TargetEntry {
+    fn allows(&self, initiator: &str) -> bool {
+        self.initiators.iter().any(|allowed| allowed == "*" || allowed == initiator)
+    }
+}

@@ -1,0 +1,223 @@
+//! What the tasks of storage have in common: targets, running commands, volumes, and the mailboxes between them.
+//!
+//! Everything runs on one thread; a borrow of [`State`] never lives across an await.
+
+use crate::Limits;
+use crate::commands::Commands;
+use crate::mailbox::{CommandIndex, Mailbox};
+use crate::registry::Registry;
+use crate::volume::Volume;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::net::SocketAddrV4;
+use kernel_runtime::Clock;
+use storage_block::{Completion, Geometry, Pool, Share};
+use storage_scsi::{LogicalUnit, Memory, Readiness, Step};
+
+/// A volume's slot.
+pub(crate) type VolumeIndex = usize;
+/// A connection's slot.
+pub(crate) type ConnectionIndex = usize;
+
+/// Storage, as its tasks and its control see it.
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    pub(crate) pool: Pool,
+    /// Memory for answers that need no disk, so that they are given although every disk hangs.
+    pub(crate) control: Share,
+    pub(crate) state: RefCell<State>,
+    pub(crate) volumes: Vec<Volume>,
+    pub(crate) mailboxes: Vec<Mailbox>,
+    /// What discovery gives as the portal, if not the address the initiator came to.
+    pub(crate) portal: Option<SocketAddrV4>,
+    seed: Cell<u64>,
+    /// The pool's count of returned buffers when starved commands were last woken.
+    returned: Cell<u64>,
+}
+
+/// The part that one task changes and another sees.
+pub(crate) struct State {
+    pub(crate) registry: Registry,
+    pub(crate) commands: Commands<Running>,
+    /// Commands that could not go on for want of a buffer, or because another one is in their way.
+    pub(crate) held: Vec<CommandIndex>,
+}
+
+/// A command of some session, from its arrival until nothing of it is under way any more.
+pub(crate) struct Running {
+    pub(crate) command: storage_scsi::Command,
+    pub(crate) target: usize,
+    /// Whose it is; `None` once it was aborted and only its requests are still under way.
+    pub(crate) owner: Option<Owner>,
+    pub(crate) lun: [u8; 8],
+    /// Which way its data goes.
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    /// It stands in [`State::held`].
+    pub(crate) is_held: bool,
+}
+
+/// The session that waits for a command.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) connection: ConnectionIndex,
+    pub(crate) task: storage_iscsi::Task,
+}
+
+/// A request's cookie on its way through a volume: the command's slot, and its own name for the request.
+pub(crate) fn cookie(command: CommandIndex, part: u64) -> u64 {
+    debug_assert!(part <= u64::from(u32::MAX), "a part's name has 32 bits");
+    u64::from(command) << 32 | part
+}
+
+impl Shared {
+    pub(crate) fn new(limits: &Limits, clock: Clock, seed: u64, portal: Option<SocketAddrV4>) -> Rc<Self> {
+        let pool = Pool::new(&limits.pool);
+        let state = State {
+            registry: Registry::new(limits),
+            commands: Commands::new(limits.commands),
+            held: Vec::with_capacity(limits.commands),
+        };
+        Rc::new(Self {
+            clock,
+            limits: *limits,
+            control: pool.share(limits.control),
+            state: RefCell::new(state),
+            volumes: (0..limits.volumes).map(|_| Volume::new()).collect(),
+            mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
+            portal,
+            seed: Cell::new(seed),
+            returned: Cell::new(pool.returned()),
+            pool,
+        })
+    }
+
+    /// A number that differs at each call and each boot.
+    pub(crate) fn seed(&self) -> u64 {
+        let next =
+            self.seed.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.seed.set(next);
+        next
+    }
+
+    /// A request ended: tell its command, and wake the session that waits for it.
+    pub(crate) fn complete(&self, mut completion: Completion) {
+        // The upper half is the command's slot.
+        let index = (completion.cookie >> 32) as CommandIndex;
+        completion.cookie &= u64::from(u32::MAX);
+        let state = &mut *self.state.borrow_mut();
+        let Some(running) = state.commands.get_mut(index) else { return };
+        running.command.completed(completion);
+        match running.owner {
+            Some(owner) => self.mailboxes[owner.connection].push(index),
+            None => self.drain(state, index),
+        }
+    }
+
+    /// Take a command from its session. What it has under way below still comes back, and until then it keeps its place
+    /// among the commands of its unit: nothing that overlaps it overtakes it, so its session need not wait for it.
+    pub(crate) fn abort(&self, state: &mut State, index: CommandIndex) {
+        if let Some(running) = state.commands.get_mut(index) {
+            running.owner = None;
+            running.command.abort();
+            self.drain(state, index);
+        }
+    }
+
+    /// Step a command without a session; once nothing of it is under way it is gone, and those that waited for it go on.
+    fn drain(&self, state: &mut State, index: CommandIndex) {
+        let State { registry, commands, .. } = &mut *state;
+        let Some(running) = commands.get_mut(index) else { return };
+        let is_over = match registry.device_mut(running.target) {
+            None => running.command.is_quiet(),
+            Some(device) => {
+                let memory = Memory { data: &self.control, control: &self.control };
+                matches!(running.command.step(device, &memory), Step::Finish(_))
+            }
+        };
+        if is_over {
+            commands.remove(index);
+            self.wake_held(state);
+        }
+    }
+
+    /// Something that held commands may wait for has changed: let their sessions try again.
+    pub(crate) fn wake_held(&self, state: &mut State) {
+        for index in state.held.drain(..) {
+            let Some(running) = state.commands.get_mut(index) else { continue };
+            running.is_held = false;
+            if let Some(owner) = running.owner {
+                self.mailboxes[owner.connection].push(index);
+            }
+        }
+    }
+
+    /// Let commands that lacked a buffer try again, if one has come back.
+    pub(crate) fn wake_starved(&self) {
+        let returned = self.pool.returned();
+        if self.returned.replace(returned) != returned {
+            let state = &mut *self.state.borrow_mut();
+            self.wake_held(state);
+        }
+    }
+
+    /// The disk behind a volume can be used, and this is its shape.
+    ///
+    /// # Errors
+    /// When no SCSI disk can have that shape; the reason is for people.
+    pub(crate) fn volume_ready(&self, volume: VolumeIndex, geometry: Geometry) -> Result<(), String> {
+        let mut result = Ok(());
+        self.each_unit(volume, |unit| {
+            result = unit.set_geometry(geometry).map_err(|error| error.to_string());
+            if result.is_ok() {
+                unit.set_readiness(Readiness::Ready);
+            }
+        });
+        result
+    }
+
+    /// The way to the disk is lost for the moment: commands wait. Writes that were acknowledged and not flushed may be
+    /// lost with it, and the disk's flushes say so from now on.
+    pub(crate) fn volume_lost(&self, volume: VolumeIndex) {
+        self.each_unit(volume, |unit| {
+            let unflushed = unit.is_dirty();
+            if unflushed {
+                log::error!(
+                    "volume {volume}: acknowledged writes may be lost; flushes fail until a LUN reset"
+                );
+            }
+            unit.backend_lost(unflushed);
+            unit.set_readiness(Readiness::Connecting);
+        });
+    }
+
+    /// The way to the disk has been lost for longer than commands are held: they end with BUSY from now on.
+    pub(crate) fn volume_unavailable(&self, volume: VolumeIndex) {
+        self.each_unit(volume, |unit| unit.set_readiness(Readiness::Busy));
+        let state = &mut *self.state.borrow_mut();
+        let State { registry, commands, .. } = &mut *state;
+        let behind = |running: &Running| {
+            let mut exposures = registry.exposures().iter().filter(|entry| entry.volume == volume);
+            exposures.any(|entry| entry.target == running.target && entry.unit == running.command.unit())
+        };
+        for (_, running) in commands.iter_mut() {
+            if behind(running) {
+                running.command.give_up();
+            }
+        }
+        self.wake_held(state);
+    }
+
+    fn each_unit(&self, volume: VolumeIndex, mut f: impl FnMut(&mut LogicalUnit)) {
+        let state = &mut *self.state.borrow_mut();
+        state.registry.for_each_unit(volume, |device, unit| {
+            if let Some(unit) = device.unit_mut(unit) {
+                f(unit);
+            }
+        });
+        self.wake_held(state);
+    }
+}
