@@ -34,7 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent_protocol", &[]),
     (
         "management",
-        &["management_http", "agent_protocol", "storage", "network", "network_nic", "kernel_runtime"],
+        // The agent in tests only: they drive a real one.
+        &["management_http", "agent_protocol", "agent", "storage", "network", "network_nic", "kernel_runtime"],
     ),
     ("agent", &["agent_protocol", "management_http"]),
     (
