@@ -114,6 +114,19 @@ impl Share {
         Some(Buffer { memory, length, class, share: self.clone() })
     }
 
+    /// Two buffers of `length` bytes, or none: who needs two must not sit on one and wait for the other. An attempt
+    /// that fails leaves [`Pool::returned`] as it was, so that it does not itself look like a reason to try again.
+    pub fn take_two(&self, length: usize) -> Option<(Buffer, Buffer)> {
+        let first = self.take(length)?;
+        if let Some(second) = self.take(length) {
+            return Some((first, second));
+        }
+        let returned = self.pool.returned();
+        drop(first);
+        self.pool.0.returned.set(returned);
+        None
+    }
+
     /// The pool this is a share of.
     pub fn pool(&self) -> &Pool {
         &self.pool
@@ -218,6 +231,19 @@ mod tests {
         let held: Vec<_> = core::iter::from_fn(|| greedy.take(4096)).collect();
         assert_eq!(held.len(), 2);
         assert!(other.take(4096).is_some());
+    }
+
+    #[test]
+    fn two_buffers_come_together_or_not_at_all() {
+        let pool = Pool::new(&[(4096, 2)]);
+        let share = pool.share(8192);
+        let held = share.take(4096).expect("the pool has two");
+        let before = pool.returned();
+        assert!(share.take_two(4096).is_none());
+        assert_eq!(pool.returned(), before, "a vain attempt is no reason for another");
+        assert_eq!(share.used(), 4096);
+        drop(held);
+        assert!(share.take_two(4096).is_some());
     }
 
     #[test]

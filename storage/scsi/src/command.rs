@@ -1,0 +1,414 @@
+//! A running command: a state machine of fixed size, driven by whoever carries bytes and requests.
+
+use crate::failure;
+use crate::field::Answer;
+use crate::job::{Job, Progress};
+use crate::list::List;
+use crate::nexus::{Nexus, NexusSet};
+use crate::opcode;
+use crate::ordering::Attribute;
+use crate::sense::{Outcome, Refusal, Sense, SenseData, Status, code};
+use crate::target::Target;
+use crate::unit::{LogicalUnit, UnitId};
+use core::ops::ControlFlow::{self, Break, Continue};
+use storage_block::{Buffer, Completion, Request, Share};
+
+/// Where a command takes buffers from.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// For what is read and written: the share of the command's disk. For any progress it must be able to lend one
+    /// buffer of one block; two, for commands that compare.
+    pub data: &'a Share,
+    /// For answers and parameter lists: a share that no disk can exhaust, with buffers of [`crate::MAX_LIST`] bytes.
+    pub control: &'a Share,
+}
+
+/// What is to be done for a command next.
+#[derive(Debug)]
+pub enum Step {
+    /// Ask the initiator for Data-Out, as many bytes as the buffer has, and call [`Command::received`] with it. Offsets
+    /// ascend; several may be outstanding.
+    Receive {
+        /// First byte of Data-Out.
+        offset: u32,
+        /// Where it goes.
+        buffer: Buffer,
+    },
+    /// Carry this request to the unit's backend, and call [`Command::completed`] with what becomes of it.
+    Issue {
+        /// Whose backend.
+        unit: UnitId,
+        /// The request. Its cookie means something to this command only.
+        request: Request,
+    },
+    /// Send Data-In. Offsets ascend without gaps.
+    Send {
+        /// First byte of Data-In.
+        offset: u32,
+        /// The bytes.
+        buffer: Buffer,
+    },
+    /// Another initiator's commands are to end (PREEMPT AND ABORT): [`Command::abort`] every command of this nexus for
+    /// this unit and step it, then step this one again.
+    Abort {
+        /// The unit.
+        unit: UnitId,
+        /// Whose commands.
+        nexus: Nexus,
+    },
+    /// The command has ended, and nothing of it is anywhere any more: its value can be dropped.
+    Finish(Outcome),
+    /// There is no buffer: step again when one has come back to the pool.
+    Starved,
+    /// Another command of the unit stands before it, or the unit is not yet known: step again when a command of the
+    /// unit has finished or the unit's readiness or geometry has changed.
+    Blocked,
+    /// Step again after [`Command::received`] or [`Command::completed`].
+    Wait,
+}
+
+/// What is known of a command from the start.
+#[derive(Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) nexus: Nexus,
+    /// The unit it is for; an id that no unit has where there is none.
+    pub(crate) unit: UnitId,
+    /// It is for the REPORT LUNS well-known logical unit.
+    pub(crate) report_luns: bool,
+    pub(crate) cdb: [u8; 16],
+    pub(crate) data_out: u32,
+    pub(crate) data_in: u32,
+    pub(crate) attribute: Attribute,
+}
+
+/// A command and the target it is for, for those who make an answer.
+pub(crate) struct Call<'a> {
+    pub(crate) target: &'a Target,
+    head: &'a Head,
+}
+
+impl Call<'_> {
+    pub(crate) fn cdb(&self) -> &[u8; 16] {
+        &self.head.cdb
+    }
+
+    pub(crate) fn unit(&self) -> Result<&LogicalUnit, Refusal> {
+        let none = Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED);
+        self.target.unit(self.head.unit).ok_or(none.into())
+    }
+
+    pub(crate) fn is_report_luns(&self) -> bool {
+        self.head.report_luns
+    }
+}
+
+/// Makes an answer; see [`Answer`] for why it may be called more than once.
+pub(crate) type Make = fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Refusal>;
+
+/// What a command is doing.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives in a slot that is as large as its largest state anyway"
+)]
+pub(crate) enum Task {
+    /// Waiting for the unit's geometry; it is begun when that is there.
+    Held,
+    /// Ended, but for telling so.
+    Over(Over),
+    /// Sending an answer.
+    Answer(Reply),
+    /// Taking in a parameter list.
+    List(List),
+    /// Working on the medium.
+    Job(Job),
+    /// Ending the commands of others.
+    Abort(Abort),
+}
+
+/// The commands of some nexuses on their way to their end.
+pub(crate) struct Abort {
+    victims: NexusSet,
+    /// Those the carrier has not been told of.
+    untold: NexusSet,
+}
+
+/// How it ended.
+pub(crate) struct Over {
+    result: Result<(), Refusal>,
+    wanted_out: u64,
+    wanted_in: u64,
+}
+
+/// An answer on its way.
+pub(crate) struct Reply {
+    source: Source,
+    /// Bytes that the initiator wants at most.
+    allocation: u32,
+    sent: u32,
+}
+
+enum Source {
+    Make(Make),
+    Bytes(SenseData),
+}
+
+impl Task {
+    /// Done, with GOOD.
+    pub(crate) fn done() -> Self {
+        Self::Over(Over { result: Ok(()), wanted_out: 0, wanted_in: 0 })
+    }
+
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        Self::Over(Over { result: Err(refusal), wanted_out: refusal.wanted_out, wanted_in: 0 })
+    }
+
+    /// The answer that `make` makes, cut at `allocation` bytes.
+    pub(crate) fn answer(make: Make, allocation: u32) -> Self {
+        Self::Answer(Reply { source: Source::Make(make), allocation, sent: 0 })
+    }
+
+    /// Done, when all commands of `victims` on this unit have ended.
+    pub(crate) fn abort(victims: NexusSet) -> Self {
+        Self::Abort(Abort { victims, untold: victims })
+    }
+
+    /// Sense data as an answer.
+    pub(crate) fn sense(sense: SenseData, allocation: u32) -> Self {
+        Self::Answer(Reply { source: Source::Bytes(sense), allocation, sent: 0 })
+    }
+
+    /// With the bytes that the CDB asks to move.
+    pub(crate) fn wanting(self, wanted_out: u64, wanted_in: u64) -> Self {
+        match self {
+            Self::Job(job) => Self::Job(job.wanting(wanted_out, wanted_in)),
+            Self::Over(Over { result, .. }) => Self::Over(Over { result, wanted_out, wanted_in }),
+            other => other,
+        }
+    }
+}
+
+/// One running command.
+///
+/// It is made by [`Target::begin`] and stepped until [`Step::Finish`]. It must not be dropped before: its place among
+/// the commands of its unit would stay taken. To be rid of it, [`Command::abort`] it and go on stepping.
+pub struct Command {
+    head: Head,
+    task: Task,
+    in_flight: u8,
+    aborted: bool,
+}
+
+impl core::fmt::Debug for Command {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let task = match self.task {
+            Task::Held => "held",
+            Task::Over(_) => "over",
+            Task::Answer(_) => "answering",
+            Task::List(_) => "taking parameters",
+            Task::Job(_) => "working",
+            Task::Abort(_) => "aborting others",
+        };
+        let (name, in_flight) = (self.name(), self.in_flight);
+        write!(f, "Command({name}, {task}, {in_flight} in flight, aborted: {})", self.aborted)
+    }
+}
+
+impl Command {
+    pub(crate) fn new(head: Head, task: Task) -> Self {
+        Self { head, task, in_flight: 0, aborted: false }
+    }
+
+    /// Its name in the standards, for people.
+    pub fn name(&self) -> &'static str {
+        opcode::find(&self.head.cdb).map_or("unknown", |command| command.name)
+    }
+
+    /// The nexus it came by.
+    pub fn nexus(&self) -> Nexus {
+        self.head.nexus
+    }
+
+    /// The unit it is for, or an id without a unit.
+    pub fn unit(&self) -> UnitId {
+        self.head.unit
+    }
+
+    /// End it without doing anything more. What is in flight below is waited for and dropped: only then does
+    /// [`Command::step`] finish it, with TASK ABORTED, and only then may a task management function be answered. Data-Out
+    /// that was asked for is not waited for.
+    pub fn abort(&mut self) {
+        self.aborted = true;
+    }
+
+    /// Whether [`Command::abort`] was called.
+    pub fn is_aborted(&self) -> bool {
+        self.aborted
+    }
+
+    /// Whether no request of it is in flight below: it cannot change the medium unless it is stepped.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Whether it waits for Data-Out or is held, so that a shortage of time is the initiator's or the backend's doing
+    /// before anything was done.
+    pub fn is_held(&self) -> bool {
+        matches!(self.task, Task::Held)
+    }
+
+    /// End a command that was held for too long with BUSY. Any other goes on.
+    pub fn give_up(&mut self) {
+        if self.is_held() {
+            self.task = Task::refused(Refusal::BUSY);
+        }
+    }
+
+    /// Data-Out that [`Step::Receive`] asked for is in its buffer.
+    pub fn received(&mut self, offset: u32, buffer: Buffer) {
+        if self.aborted {
+            return;
+        }
+        match &mut self.task {
+            Task::List(list) => list.received(offset, buffer),
+            Task::Job(job) => job.received(offset, buffer),
+            Task::Held | Task::Over(_) | Task::Answer(_) | Task::Abort(_) => {}
+        }
+    }
+
+    /// A request of [`Step::Issue`] has ended.
+    pub fn completed(&mut self, completion: Completion) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Task::Job(job) = &mut self.task {
+            job.completed(completion);
+        }
+    }
+
+    /// Go on. Called until it says to wait, and again whenever it may go on.
+    pub fn step(&mut self, target: &mut Target, memory: &Memory<'_>) -> Step {
+        loop {
+            if self.aborted {
+                return self.step_aborted(target);
+            }
+            match self.step_task(target, memory) {
+                Break(step) => {
+                    if matches!(step, Step::Issue { .. }) {
+                        self.in_flight += 1;
+                    }
+                    return step;
+                }
+                Continue(task) => self.task = task,
+            }
+        }
+    }
+
+    /// A step of the task, or the task that follows it.
+    fn step_task(&mut self, target: &mut Target, memory: &Memory<'_>) -> ControlFlow<Step, Task> {
+        match &mut self.task {
+            Task::Over(over) => Break(Step::Finish(finish(target, &self.head, over))),
+            Task::Held => {
+                if target.unit(self.head.unit).is_some_and(LogicalUnit::is_unknown) {
+                    return Break(Step::Blocked);
+                }
+                Continue(target.dispatch(&self.head))
+            }
+            Task::Answer(reply) => reply.step(target, &self.head, memory),
+            Task::Abort(abort) => abort.step(target, &self.head),
+            Task::List(list) => {
+                let length = u64::from(list.length());
+                match list.step(target, &self.head, memory) {
+                    Break(step) => Break(step),
+                    Continue(Ok(Task::Over(over))) => Continue(Task::Over(over).wanting(length, 0)),
+                    Continue(Ok(task)) => Continue(task),
+                    Continue(Err(refusal)) => {
+                        Continue(Task::refused(Refusal { wanted_out: length, ..refusal }))
+                    }
+                }
+            }
+            Task::Job(job) => match target.unit_mut(self.head.unit) {
+                Some(unit) => match job.step(unit, self.head.unit, &self.head, memory) {
+                    Progress::Step(step) => Break(step),
+                    Progress::Over { result, wanted_out, wanted_in } => {
+                        Continue(Task::Over(Over { result, wanted_out, wanted_in }))
+                    }
+                },
+                // The unit was withdrawn. What is in flight is still to come back.
+                None if self.in_flight > 0 => Break(Step::Wait),
+                None => Continue(Task::refused(Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED).into())),
+            },
+        }
+    }
+
+    fn step_aborted(&mut self, target: &mut Target) -> Step {
+        let quiet = match (&mut self.task, target.unit_mut(self.head.unit)) {
+            (Task::Job(job), Some(unit)) => job.drain(unit),
+            _ => self.in_flight == 0,
+        };
+        if !quiet {
+            return Step::Wait;
+        }
+        self.task = Task::refused(Refusal::ABORTED);
+        let Task::Over(over) = &self.task else { return Step::Wait };
+        Step::Finish(finish(target, &self.head, over))
+    }
+}
+
+/// Put the end of a command into the form its nexus has asked for.
+fn finish(target: &Target, head: &Head, over: &Over) -> Outcome {
+    let Over { result, wanted_out, wanted_in } = *over;
+    let (status, sense) = match result {
+        Ok(()) => (Status::Good, None),
+        Err(refusal) => (refusal.status, refusal.sense),
+    };
+    let descriptor = target.unit(head.unit).is_some_and(|unit| unit.modes.descriptor_sense);
+    let sense = sense.map_or(SenseData::default(), |sense| sense.encode(descriptor));
+    Outcome { status, sense, wanted_in, wanted_out }
+}
+
+impl Abort {
+    fn step(&mut self, target: &Target, head: &Head) -> ControlFlow<Step, Task> {
+        if let Some(nexus) = self.untold.iter().next() {
+            self.untold.remove(nexus);
+            return Break(Step::Abort { unit: head.unit, nexus });
+        }
+        if target.unit(head.unit).is_some_and(|unit| unit.tasks.has_any_of(&self.victims)) {
+            return Break(Step::Blocked);
+        }
+        Continue(Task::done().wanting(u64::from(head.data_out), 0))
+    }
+}
+
+impl Reply {
+    fn step(&mut self, target: &Target, head: &Head, memory: &Memory<'_>) -> ControlFlow<Step, Task> {
+        let call = Call { target, head };
+        let mut whole = Answer::new(&mut [], 0);
+        if let Err(refusal) = self.write(&call, &mut whole) {
+            return Continue(Task::refused(refusal));
+        }
+        let wanted = u32::try_from(whole.length()).unwrap_or(u32::MAX).min(self.allocation);
+        let rest = wanted.min(head.data_in).saturating_sub(self.sent);
+        if rest == 0 {
+            return Continue(Task::done().wanting(0, u64::from(wanted)));
+        }
+        let length = (rest as usize).min(memory.control.largest());
+        if length == 0 {
+            return Continue(Task::refused(failure::internal()));
+        }
+        let Some(mut buffer) = memory.control.take(length) else { return Break(Step::Starved) };
+        if let Err(refusal) = self.write(&call, &mut Answer::new(&mut buffer, self.sent as usize)) {
+            return Continue(Task::refused(refusal));
+        }
+        let offset = self.sent;
+        self.sent += length as u32;
+        Break(Step::Send { offset, buffer })
+    }
+
+    fn write(&self, call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
+        match &self.source {
+            Source::Make(make) => make(call, answer),
+            Source::Bytes(bytes) => {
+                answer.put(bytes);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A command on the medium, from its place in the task set to its last flush.
+//!
+//! It takes what it needs in one fixed order: its parameter list in control memory (before it is a job), then its place
+//! among the commands of the unit, then data buffers. Whoever waits for a place therefore holds no data buffer, and
+//! whoever has a place needs nothing that a waiting command holds: there is no circle to wait in.
+
+use crate::cache::Mark;
+use crate::command::{Head, Memory, Step, Task};
+use crate::failure;
+use crate::medium::Durability;
+use crate::ordering::{Ticket, Touch};
+use crate::ranges::Ranges;
+use crate::sense::{Refusal, Sense, SenseKey, code};
+use crate::transfer::Transfer;
+use crate::unit::{LogicalUnit, UnitId};
+use core::ops::Range;
+use storage_block::{Buffer, Completion, Error, Operation, Request};
+
+/// The cookie of a flush; segments and ranges count from zero.
+const FLUSH_COOKIE: u64 = 0xff;
+
+/// What a job does between its flushes.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives in a slot that is as large as its largest state anyway"
+)]
+pub(crate) enum Work {
+    /// Nothing: the flush is all.
+    None,
+    Transfer(Transfer),
+    Ranges(Ranges),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Entering,
+    FlushingBefore,
+    Working,
+    FlushingAfter,
+}
+
+enum Flush {
+    Idle,
+    InFlight(Mark),
+    Returned(Mark, Result<(), Error>),
+}
+
+/// A command on the medium.
+pub(crate) struct Job {
+    ticket: Ticket,
+    phase: Phase,
+    flush: Flush,
+    work: Work,
+    durability: Durability,
+    /// Bytes that the CDB asks to move to the medium and to the initiator.
+    wanted_out: u64,
+    wanted_in: u64,
+}
+
+/// How far a job has come.
+pub(crate) enum Progress {
+    Step(Step),
+    /// At its end, with the Data-Out and Data-In bytes it wanted or, if it failed, moved.
+    Over {
+        result: Result<(), Refusal>,
+        wanted_out: u64,
+        wanted_in: u64,
+    },
+}
+
+impl Job {
+    /// A task that does `work` on `range` of the medium.
+    pub(crate) fn begin(
+        unit: &mut LogicalUnit,
+        head: &Head,
+        touch: Touch,
+        range: Range<u64>,
+        work: Work,
+        durability: Durability,
+    ) -> Result<Task, Refusal> {
+        let length = range.end - range.start;
+        let ticket = unit.tasks.enter(head.nexus, touch, range.start, length, head.attribute);
+        let ticket = ticket.ok_or(Refusal::FULL)?;
+        let (phase, flush) = (Phase::Entering, Flush::Idle);
+        Ok(Task::Job(Self { ticket, phase, flush, work, durability, wanted_out: 0, wanted_in: 0 }))
+    }
+
+    /// With what the CDB asks to move.
+    pub(crate) fn wanting(self, wanted_out: u64, wanted_in: u64) -> Self {
+        Self { wanted_out, wanted_in, ..self }
+    }
+
+    pub(crate) fn step(
+        &mut self,
+        unit: &mut LogicalUnit,
+        id: UnitId,
+        head: &Head,
+        memory: &Memory<'_>,
+    ) -> Progress {
+        loop {
+            match self.phase {
+                Phase::Entering => {
+                    if !unit.tasks.may_start(self.ticket) {
+                        return Progress::Step(Step::Blocked);
+                    }
+                    self.phase = Phase::FlushingBefore;
+                }
+                Phase::FlushingBefore | Phase::FlushingAfter => {
+                    let before = self.phase == Phase::FlushingBefore;
+                    let due = if before { self.durability.flush_before } else { self.durability.flush_after };
+                    if due {
+                        match self.step_flush(unit, id, head) {
+                            Ok(None) => {}
+                            Ok(Some(step)) => return Progress::Step(step),
+                            Err(refusal) => return self.over(unit, Err(refusal)),
+                        }
+                    }
+                    if !before {
+                        return self.over(unit, Ok(()));
+                    }
+                    self.phase = Phase::Working;
+                }
+                Phase::Working => {
+                    let (step, failure) = match &mut self.work {
+                        Work::None => (None, None),
+                        Work::Transfer(transfer) => (transfer.step(unit, id, memory), transfer.failure()),
+                        Work::Ranges(ranges) => (ranges.step(unit, id), ranges.failure()),
+                    };
+                    match (step, failure) {
+                        (Some(step), _) => return Progress::Step(step),
+                        (None, Some(refusal)) => return self.over(unit, Err(refusal)),
+                        (None, None) => self.phase = Phase::FlushingAfter,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Give up. True when nothing is in flight and the command's place is free.
+    pub(crate) fn drain(&mut self, unit: &mut LogicalUnit) -> bool {
+        let quiet = match &mut self.work {
+            Work::None => true,
+            Work::Transfer(transfer) => transfer.drain(unit),
+            Work::Ranges(ranges) => ranges.drain(unit),
+        };
+        let quiet = quiet && !matches!(self.flush, Flush::InFlight(_));
+        if quiet {
+            unit.tasks.leave(self.ticket);
+        }
+        quiet
+    }
+
+    pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
+        if let Work::Transfer(transfer) = &mut self.work {
+            transfer.received(offset, buffer);
+        }
+    }
+
+    pub(crate) fn completed(&mut self, completion: Completion) {
+        let index = usize::try_from(completion.cookie).unwrap_or(usize::MAX);
+        match (&mut self.work, &self.flush) {
+            (_, Flush::InFlight(mark)) if completion.cookie == FLUSH_COOKIE => {
+                self.flush = Flush::Returned(*mark, completion.result);
+            }
+            (Work::Transfer(transfer), _) => transfer.completed(index, completion),
+            (Work::Ranges(ranges), _) => ranges.completed(index, &completion),
+            (Work::None, _) => {}
+        }
+    }
+
+    fn over(&mut self, unit: &mut LogicalUnit, result: Result<(), Refusal>) -> Progress {
+        unit.tasks.leave(self.ticket);
+        if let (Err(refusal), Work::Transfer(transfer)) = (result, &self.work) {
+            let (received, sent) = transfer.moved();
+            let wanted_out = refusal.wanted_out.max(u64::from(received));
+            return Progress::Over { result, wanted_out, wanted_in: u64::from(sent) };
+        }
+        Progress::Over { result, wanted_out: self.wanted_out, wanted_in: self.wanted_in }
+    }
+
+    /// Flush, and learn from how it ends.
+    fn step_flush(
+        &mut self,
+        unit: &mut LogicalUnit,
+        id: UnitId,
+        head: &Head,
+    ) -> Result<Option<Step>, Refusal> {
+        match self.flush {
+            Flush::Idle => {
+                self.flush = Flush::InFlight(unit.cache.mark());
+                let (operation, cookie) = (Operation::Flush, FLUSH_COOKIE);
+                let request = Request { cookie, operation, offset: 0, length: 0, buffer: None };
+                Ok(Some(Step::Issue { unit: id, request }))
+            }
+            Flush::InFlight(_) => Ok(Some(Step::Wait)),
+            Flush::Returned(mark, result) => {
+                self.flush = Flush::Idle;
+                match result {
+                    Ok(()) => unit.cache.flushed(mark),
+                    // Not tried, or not known to have been: nothing is lost by that alone.
+                    Err(Error::NoMemory | Error::Lost) => {
+                        let lost = unit.cache.tell_loss(head.nexus);
+                        return Err(if lost { failure::write_loss() } else { Refusal::BUSY });
+                    }
+                    // The cache below may have dropped what it could not write, and the next flush would not say so.
+                    Err(error) => {
+                        unit.cache.lose();
+                        unit.cache.tell_loss(head.nexus);
+                        let no_space =
+                            Sense::new(SenseKey::DataProtect, code::SPACE_ALLOCATION_FAILED).into();
+                        return Err(if error == Error::NoSpace { no_space } else { failure::write_loss() });
+                    }
+                }
+                // Another flush may have failed while this one was under way.
+                if unit.cache.tell_loss(head.nexus) { Err(failure::write_loss()) } else { Ok(None) }
+            }
+        }
+    }
+}

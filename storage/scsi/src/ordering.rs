@@ -1,0 +1,250 @@
+//! Which commands of a logical unit may touch the medium together.
+//!
+//! Every command that reads, changes or flushes the medium enters here when it begins and leaves when it has ended. It
+//! may start when nothing that entered before it stands in its way:
+//!
+//! - two commands whose ranges overlap never run together if one of them changes the medium, so overlapping writes
+//!   reach the backend in the order in which they came, and a read sees all of a write before it or nothing of it;
+//! - a flush waits for the writes before it, since only what has completed below is covered by it;
+//! - a command with the ORDERED attribute waits for all before it, and all after it wait for it (SAM-5 section 8.6.3).
+//!
+//! Waiting is first come, first served, so no command starves. A command takes everything it wants in one step and
+//! before its first data buffer; therefore nobody who holds what another waits for is himself waiting for him.
+
+use crate::nexus::{Nexus, NexusSet};
+use alloc::vec::Vec;
+
+/// Task attribute (SAM-5 section 8.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Attribute {
+    /// In any order with others.
+    #[default]
+    Simple,
+    /// After all before it, before all after it.
+    Ordered,
+    /// Before everything that has not started.
+    HeadOfQueue,
+}
+
+/// What a command does to the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touch {
+    Read,
+    Change,
+    Flush,
+}
+
+/// A command's place in the [`TaskSet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+#[derive(Debug)]
+struct Entry {
+    ticket: Ticket,
+    nexus: Nexus,
+    touch: Touch,
+    /// Bytes of the medium, the end exclusive.
+    start: u64,
+    end: u64,
+    ordered: bool,
+    started: bool,
+}
+
+/// The commands of one logical unit that touch the medium, in the order in which they are to take effect.
+#[derive(Debug)]
+pub(crate) struct TaskSet {
+    entries: Vec<Entry>,
+    capacity: usize,
+    next: u64,
+}
+
+impl TaskSet {
+    pub(crate) fn new(capacity: u16) -> Self {
+        let capacity = usize::from(capacity);
+        Self { entries: Vec::with_capacity(capacity), capacity, next: 0 }
+    }
+
+    /// Enter with `length` bytes from `start` on, or `None` when the set is full.
+    pub(crate) fn enter(
+        &mut self,
+        nexus: Nexus,
+        touch: Touch,
+        start: u64,
+        length: u64,
+        attribute: Attribute,
+    ) -> Option<Ticket> {
+        if self.entries.len() == self.capacity {
+            return None;
+        }
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        let entry = Entry {
+            ticket,
+            nexus,
+            touch,
+            start,
+            end: start.saturating_add(length),
+            ordered: attribute == Attribute::Ordered,
+            started: false,
+        };
+        let place = match attribute {
+            Attribute::HeadOfQueue => self.entries.iter().position(|entry| !entry.started),
+            Attribute::Simple | Attribute::Ordered => None,
+        };
+        self.entries.insert(place.unwrap_or(self.entries.len()), entry);
+        Some(ticket)
+    }
+
+    /// Whether the command may go on; once it may, it always may.
+    pub(crate) fn may_start(&mut self, ticket: Ticket) -> bool {
+        let Some(index) = self.entries.iter().position(|entry| entry.ticket == ticket) else {
+            return true;
+        };
+        let (before, rest) = self.entries.split_at_mut(index);
+        let Some((entry, after)) = rest.split_first_mut() else { return true };
+        if !entry.started {
+            // What came to the head of the queue may find running what stands behind it.
+            let mut running = after.iter().filter(|other| other.started && other.touch != Touch::Flush);
+            let clear = !before.iter().any(|earlier| stands_in_the_way(earlier, entry));
+            entry.started =
+                clear && (entry.touch == Touch::Flush || !running.any(|o| stands_in_the_way(o, entry)));
+        }
+        entry.started
+    }
+
+    /// Leave for good.
+    pub(crate) fn leave(&mut self, ticket: Ticket) {
+        self.entries.retain(|entry| entry.ticket != ticket);
+    }
+
+    /// Whether a command of one of these nexuses is in the set.
+    pub(crate) fn has_any_of(&self, nexuses: &NexusSet) -> bool {
+        self.entries.iter().any(|entry| nexuses.contains(entry.nexus))
+    }
+
+    /// Commands in the set.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+fn stands_in_the_way(earlier: &Entry, later: &Entry) -> bool {
+    if earlier.ordered || later.ordered {
+        return true;
+    }
+    let overlap = earlier.start < later.end && later.start < earlier.end;
+    match (earlier.touch, later.touch) {
+        (Touch::Change, Touch::Flush) => true,
+        (Touch::Flush, _) | (_, Touch::Flush) | (Touch::Read, Touch::Read) => false,
+        (Touch::Change, _) | (_, Touch::Change) => overlap,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(set: &mut TaskSet, touch: Touch, start: u64, length: u64) -> Ticket {
+        set.enter(Nexus(0), touch, start, length, Attribute::Simple).expect("room")
+    }
+
+    #[test]
+    fn overlapping_commands_wait_unless_both_read() {
+        let table = [
+            (Touch::Read, Touch::Read, true),
+            (Touch::Read, Touch::Change, false),
+            (Touch::Change, Touch::Read, false),
+            (Touch::Change, Touch::Change, false),
+            (Touch::Change, Touch::Flush, false),
+            (Touch::Flush, Touch::Change, true),
+            (Touch::Read, Touch::Flush, true),
+            (Touch::Flush, Touch::Flush, true),
+        ];
+        for (earlier, later, together) in table {
+            let mut set = TaskSet::new(2);
+            let first = enter(&mut set, earlier, 0, 512);
+            let second = enter(&mut set, later, 511, 1);
+            assert!(set.may_start(first));
+            assert_eq!(set.may_start(second), together, "{earlier:?} then {later:?}");
+            set.leave(first);
+            assert!(set.may_start(second));
+        }
+    }
+
+    #[test]
+    fn ranges_that_touch_do_not_overlap() {
+        let mut set = TaskSet::new(2);
+        enter(&mut set, Touch::Change, 0, 512);
+        let second = enter(&mut set, Touch::Change, 512, 512);
+        assert!(set.may_start(second));
+    }
+
+    #[test]
+    fn a_reader_does_not_overtake_a_waiting_writer() {
+        let mut set = TaskSet::new(3);
+        let reader = enter(&mut set, Touch::Read, 0, 10);
+        let writer = enter(&mut set, Touch::Change, 0, 10);
+        let late = enter(&mut set, Touch::Read, 0, 10);
+        assert!(set.may_start(reader));
+        assert!(!set.may_start(writer));
+        assert!(!set.may_start(late));
+    }
+
+    #[test]
+    fn ordered_stands_between_all_before_and_all_after() {
+        let mut set = TaskSet::new(3);
+        let before = enter(&mut set, Touch::Read, 0, 1);
+        let ordered = set.enter(Nexus(0), Touch::Read, 100, 1, Attribute::Ordered).expect("room");
+        let after = enter(&mut set, Touch::Read, 200, 1);
+        assert!(set.may_start(before));
+        assert!(!set.may_start(ordered) && !set.may_start(after));
+        set.leave(before);
+        assert!(set.may_start(ordered) && !set.may_start(after));
+        set.leave(ordered);
+        assert!(set.may_start(after));
+    }
+
+    #[test]
+    fn head_of_queue_passes_what_waits_but_not_what_runs() {
+        let mut set = TaskSet::new(4);
+        let running = enter(&mut set, Touch::Change, 0, 10);
+        assert!(set.may_start(running));
+        let ordered = set.enter(Nexus(0), Touch::Change, 50, 1, Attribute::Ordered).expect("room");
+        let head = set.enter(Nexus(0), Touch::Change, 50, 1, Attribute::HeadOfQueue).expect("room");
+        let clash = set.enter(Nexus(0), Touch::Change, 5, 1, Attribute::HeadOfQueue).expect("room");
+        assert!(set.may_start(head), "the ordered one has not started");
+        assert!(!set.may_start(clash) && !set.may_start(ordered));
+    }
+
+    #[test]
+    fn head_of_queue_waits_for_what_runs_behind_it() {
+        let mut set = TaskSet::new(4);
+        let running = enter(&mut set, Touch::Change, 0, 10);
+        let waiting = enter(&mut set, Touch::Change, 5, 10);
+        let beside = enter(&mut set, Touch::Change, 100, 10);
+        assert!(set.may_start(running) && !set.may_start(waiting) && set.may_start(beside));
+        let head = set.enter(Nexus(0), Touch::Read, 100, 10, Attribute::HeadOfQueue).expect("room");
+        assert!(!set.may_start(head), "it stands before what waits, but what it reads is being written");
+        set.leave(beside);
+        assert!(set.may_start(head));
+    }
+
+    #[test]
+    fn a_flush_does_not_wait_for_writes_that_came_later() {
+        let mut set = TaskSet::new(4);
+        let write = enter(&mut set, Touch::Change, 0, 10);
+        let flush = enter(&mut set, Touch::Flush, 0, 0);
+        let later = enter(&mut set, Touch::Change, 100, 10);
+        assert!(set.may_start(write) && !set.may_start(flush) && set.may_start(later));
+        set.leave(write);
+        assert!(set.may_start(flush));
+    }
+
+    #[test]
+    fn a_full_set_takes_nobody() {
+        let mut set = TaskSet::new(1);
+        enter(&mut set, Touch::Read, 0, 1);
+        assert_eq!(set.enter(Nexus(0), Touch::Read, 0, 1, Attribute::Simple), None);
+        assert_eq!(set.len(), 1);
+    }
+}

@@ -1,0 +1,143 @@
+//! Operations on ranges of the medium that carry no data: UNMAP, WRITE SAME of zeroes, PRE-FETCH.
+
+use crate::command::Step;
+use crate::failure;
+use crate::field::{u32_at, u64_at};
+use crate::sense::Refusal;
+use crate::unit::{LogicalUnit, UnitId};
+use storage_block::{Buffer, Completion, Error, Operation, Request};
+
+/// Requests of one command in flight together.
+const WINDOW: usize = 4;
+
+/// Where in an UNMAP parameter list the descriptors begin, and how long one is (SBC-3 section 5.28.2).
+pub(crate) const DESCRIPTORS: usize = 8;
+pub(crate) const DESCRIPTOR: usize = 16;
+
+/// Bytes of the medium.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+impl Extent {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.offset < other.offset + other.length && other.offset < self.offset + self.length
+    }
+}
+
+/// An operation on ranges under way.
+pub(crate) struct Ranges {
+    operation: Operation,
+    source: Source,
+    /// The next range to be begun.
+    next: usize,
+    requests: [Option<(Extent, State)>; WINDOW],
+    failure: Option<Refusal>,
+}
+
+enum Source {
+    One(Extent),
+    /// The descriptors of an UNMAP parameter list, checked.
+    List {
+        buffer: Buffer,
+        count: usize,
+        block_size: u64,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    InFlight,
+    Returned(Result<(), Error>),
+}
+
+impl Ranges {
+    pub(crate) fn one(operation: Operation, offset: u64, length: u64) -> Self {
+        Self::new(operation, Source::One(Extent { offset, length }))
+    }
+
+    /// The ranges of an UNMAP parameter list of `count` descriptors, which the caller has checked.
+    pub(crate) fn list(operation: Operation, buffer: Buffer, count: usize, block_size: u32) -> Self {
+        Self::new(operation, Source::List { buffer, count, block_size: u64::from(block_size) })
+    }
+
+    fn new(operation: Operation, source: Source) -> Self {
+        Self { operation, source, next: 0, requests: [None; WINDOW], failure: None }
+    }
+
+    fn extent(&self, index: usize) -> Option<Extent> {
+        match &self.source {
+            Source::One(extent) => (index == 0).then_some(*extent),
+            Source::List { buffer, count, block_size } if index < *count => {
+                let at = DESCRIPTORS + index * DESCRIPTOR;
+                let (lba, blocks) = (u64_at(buffer, at), u64::from(u32_at(buffer, at + 8)));
+                Some(Extent { offset: lba * block_size, length: blocks * block_size })
+            }
+            Source::List { .. } => None,
+        }
+    }
+
+    /// The next step, or `None` when all is done and quiet; then [`Ranges::failure`] says how.
+    pub(crate) fn step(&mut self, unit: &mut LogicalUnit, id: UnitId) -> Option<Step> {
+        self.settle(unit);
+        while self.failure.is_none() {
+            let Some(extent) = self.extent(self.next) else { break };
+            if extent.length == 0 {
+                self.next += 1;
+                continue;
+            }
+            let Some(place) = self.requests.iter().position(Option::is_none) else { break };
+            // A list may name a block twice, and overlapping changes are never in flight together.
+            if self.requests.iter().flatten().any(|(other, _)| other.overlaps(&extent)) {
+                break;
+            }
+            self.next += 1;
+            self.requests[place] = Some((extent, State::InFlight));
+            let Extent { offset, length } = extent;
+            let request =
+                Request { cookie: place as u64, operation: self.operation, offset, length, buffer: None };
+            return Some(Step::Issue { unit: id, request });
+        }
+        self.requests.iter().any(Option::is_some).then_some(Step::Wait)
+    }
+
+    /// How it failed, if it did.
+    pub(crate) fn failure(&self) -> Option<Refusal> {
+        self.failure
+    }
+
+    /// Begin nothing more. True when nothing is in flight.
+    pub(crate) fn drain(&mut self, unit: &mut LogicalUnit) -> bool {
+        self.settle(unit);
+        self.requests.iter().all(Option::is_none)
+    }
+
+    pub(crate) fn completed(&mut self, index: usize, completion: &Completion) {
+        if let Some(Some((_, state))) = self.requests.get_mut(index)
+            && matches!(state, State::InFlight)
+        {
+            *state = State::Returned(completion.result);
+        }
+    }
+
+    fn settle(&mut self, unit: &mut LogicalUnit) {
+        for place in &mut self.requests {
+            let Some((extent, State::Returned(result))) = *place else { continue };
+            *place = None;
+            match (result, self.operation) {
+                // A hint that came to nothing is no error.
+                (_, Operation::Cache) => {}
+                (Ok(()), Operation::Trim { fua: false } | Operation::WriteZeroes { fua: false, .. }) => {
+                    unit.cache.wrote();
+                }
+                (Ok(()), _) => {}
+                (Err(error), operation) => {
+                    let refusal = failure::refusal(error, operation, extent.offset, extent.length, unit);
+                    self.failure.get_or_insert(refusal);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! A disk in memory and a bench that drives commands against it, for tests.
+//!
+//! The disk checks what a backend is promised: that no two overlapping changes are in flight together, that each request
+//! lies within the disk, and that a buffer comes with data and with nothing else. It keeps apart what is written and what
+//! is durable. The bench checks what a transport is promised: that Data-In ascends without gaps and that nothing happens
+//! after the end.
+
+use crate::{
+    Attribute, Command, Identity, Limits, Memory, Nexus, Outcome, Step, Target, Traits, TransportId, UnitId,
+};
+use alloc::vec;
+use alloc::vec::Vec;
+use storage_block::{Buffer, Completion, Error, Geometry, Operation, Pool, Request, Share};
+
+/// The geometry of a plain disk that offers everything.
+pub fn geometry(blocks: u64, block_size: u32) -> Geometry {
+    Geometry {
+        size: blocks * u64::from(block_size),
+        block_size,
+        preferred_block: 4096.max(block_size),
+        max_transfer: 32 << 20,
+        read_only: false,
+        flush: true,
+        fua: true,
+        trim: true,
+        write_zeroes: true,
+        cache: true,
+        rotational: false,
+    }
+}
+
+/// A disk in memory. Requests wait in it until they are completed, in any order.
+#[derive(Debug)]
+pub struct RamDisk {
+    /// What a read returns.
+    pub bytes: Vec<u8>,
+    /// What a power failure would leave.
+    pub durable: Vec<u8>,
+    /// Requests that have come and are not completed.
+    pub pending: Vec<Request>,
+    /// The operations that were completed, with their ranges.
+    pub log: Vec<(Operation, u64, u64)>,
+    /// An error for the request that begins at this byte, once.
+    pub faults: Vec<(Operation, u64, Error)>,
+}
+
+impl RamDisk {
+    /// A disk of `size` zero bytes.
+    pub fn new(size: u64) -> Self {
+        let bytes = vec![0; size as usize];
+        Self { durable: bytes.clone(), bytes, pending: Vec::new(), log: Vec::new(), faults: Vec::new() }
+    }
+
+    /// Take a request.
+    ///
+    /// # Panics
+    /// When it breaks a promise of the engine's.
+    pub fn submit(&mut self, request: Request) {
+        let end = request.offset.checked_add(request.length).expect("no overflow");
+        assert!(end <= self.bytes.len() as u64, "within the disk: {request:?}");
+        let carried = request.buffer.as_ref().map(|buffer| buffer.len() as u64);
+        let carries = request.operation.carries_data().then_some(request.length);
+        assert_eq!(carried, carries, "a buffer of the right length, if any: {request:?}");
+        for other in &self.pending {
+            let overlap = request.offset < other.offset + other.length && other.offset < end;
+            let changes = request.operation.changes_medium() || other.operation.changes_medium();
+            assert!(!(overlap && changes), "in flight together: {request:?} and {other:?}");
+        }
+        self.pending.push(request);
+    }
+
+    /// Complete the `index`th of the pending requests.
+    pub fn complete(&mut self, index: usize) -> Completion {
+        let Request { cookie, operation, offset, length, mut buffer } = self.pending.remove(index);
+        let fault = self.faults.iter().position(|&(o, at, _)| o == operation && at == offset);
+        if let Some(fault) = fault {
+            let (_, _, error) = self.faults.remove(fault);
+            return Completion { cookie, result: Err(error), buffer };
+        }
+        let range = offset as usize..(offset + length) as usize;
+        match (operation, buffer.as_deref_mut()) {
+            (Operation::Read, Some(buffer)) => buffer.copy_from_slice(&self.bytes[range.clone()]),
+            (Operation::Write { .. }, Some(buffer)) => self.bytes[range.clone()].copy_from_slice(buffer),
+            (Operation::WriteZeroes { .. }, _) => self.bytes[range.clone()].fill(0),
+            // Undefined afterwards, so anything but what a test might hope for.
+            (Operation::Trim { .. }, _) => self.bytes[range.clone()].fill(0xdd),
+            (Operation::Flush, _) => self.durable.copy_from_slice(&self.bytes),
+            _ => {}
+        }
+        if let Operation::Write { fua: true }
+        | Operation::Trim { fua: true }
+        | Operation::WriteZeroes { fua: true, .. } = operation
+        {
+            self.durable[range.clone()].copy_from_slice(&self.bytes[range]);
+        }
+        self.log.push((operation, offset, length));
+        Completion { cookie, result: Ok(()), buffer }
+    }
+}
+
+/// A command on the bench.
+#[derive(Debug)]
+pub struct Slot {
+    /// The command.
+    pub command: Command,
+    /// What the initiator has for it.
+    pub data_out: Vec<u8>,
+    /// What has come of it.
+    pub data_in: Vec<u8>,
+    /// Data-Out that was asked for and not given.
+    pub receives: Vec<(u32, Buffer)>,
+    /// Its end.
+    pub outcome: Option<Outcome>,
+    /// What it last said.
+    pub waits: &'static str,
+}
+
+/// A target of one disk, two initiators, and commands between them.
+#[derive(Debug)]
+pub struct Bench {
+    /// The target.
+    pub target: Target,
+    /// Its unit, number 0.
+    pub unit: UnitId,
+    /// Two initiators, whose power on unit attentions are out of the way.
+    pub nexuses: [Nexus; 2],
+    /// The disk behind the unit.
+    pub disk: RamDisk,
+    /// Buffers for data.
+    pub data: Share,
+    /// Buffers for answers and parameter lists.
+    pub control: Share,
+    /// The commands.
+    pub slots: Vec<Slot>,
+    owners: Vec<usize>,
+    aborts: Vec<(UnitId, Nexus)>,
+}
+
+impl Bench {
+    /// A bench with a disk of this shape.
+    pub fn new(geometry: Geometry) -> Self {
+        Self::with(geometry, Traits::default(), &Pool::new(&[(4096, 32), (65536, 8), (262_144, 8)]))
+    }
+
+    /// A bench with everything chosen.
+    ///
+    /// # Panics
+    /// When the geometry is none.
+    pub fn with(geometry: Geometry, traits: Traits, pool: &Pool) -> Self {
+        let mut target = Target::new("iqn.2024-01.test:disk", Limits { units: 4, nexuses: 4, commands: 64 });
+        let unit = target.add_unit(0, Identity::new([0x11; 16]), traits).expect("room");
+        target.unit_mut(unit).expect("it").set_geometry(geometry).expect("a geometry");
+        target.unit_mut(unit).expect("it").set_readiness(crate::Readiness::Ready);
+        let nexuses = ["iqn.a", "iqn.b"].map(|name| {
+            let port = TransportId::iscsi(name, [0; 6]).expect("a name");
+            target.attach(&port).expect("room")
+        });
+        let control = Pool::new(&[(4096, 16), (65536, 1)]).share(usize::MAX / 2);
+        let data = pool.share(usize::MAX / 2);
+        let disk = RamDisk::new(geometry.size);
+        let (slots, owners, aborts) = Default::default();
+        let mut bench = Self { target, unit, nexuses, disk, data, control, slots, owners, aborts };
+        for nexus in nexuses {
+            bench.run_as(nexus, &[0; 6], &[], 0);
+        }
+        bench
+    }
+
+    /// Begin a command of an initiator.
+    pub fn start(&mut self, nexus: Nexus, lun: [u8; 8], cdb: &[u8], data_out: &[u8], room: u32) -> usize {
+        self.start_with(nexus, lun, cdb, data_out, room, Attribute::Simple)
+    }
+
+    /// Begin a command with a task attribute.
+    pub fn start_with(
+        &mut self,
+        nexus: Nexus,
+        lun: [u8; 8],
+        cdb: &[u8],
+        data_out: &[u8],
+        room: u32,
+        attribute: Attribute,
+    ) -> usize {
+        let mut whole = [0; 16];
+        whole[..cdb.len()].copy_from_slice(cdb);
+        let command = self.target.begin(nexus, lun, &whole, data_out.len() as u32, room, attribute);
+        self.slots.push(Slot {
+            command,
+            data_out: data_out.to_vec(),
+            data_in: Vec::new(),
+            receives: Vec::new(),
+            outcome: None,
+            waits: "",
+        });
+        self.slots.len() - 1
+    }
+
+    /// Step one command as far as it goes. True if it did anything.
+    ///
+    /// # Panics
+    /// When it breaks a promise of the engine's.
+    pub fn step(&mut self, index: usize) -> bool {
+        let mut moved = false;
+        while self.slots[index].outcome.is_none() {
+            let memory = Memory { data: &self.data, control: &self.control };
+            let slot = &mut self.slots[index];
+            match slot.command.step(&mut self.target, &memory) {
+                Step::Receive { offset, buffer } => {
+                    let end = offset as usize + buffer.len();
+                    assert!(end <= slot.data_out.len(), "no more Data-Out than there is");
+                    slot.receives.push((offset, buffer));
+                }
+                Step::Issue { unit, request } => {
+                    assert_eq!(unit, self.unit);
+                    self.disk.submit(request);
+                    self.owners.push(index);
+                }
+                Step::Send { offset, buffer } => {
+                    assert_eq!(offset as usize, slot.data_in.len(), "Data-In ascends without gaps");
+                    slot.data_in.extend_from_slice(&buffer);
+                }
+                Step::Abort { unit, nexus } => self.aborts.push((unit, nexus)),
+                Step::Finish(outcome) => {
+                    assert!(slot.command.is_quiet(), "nothing is in flight at the end");
+                    slot.outcome = Some(outcome);
+                }
+                wait @ (Step::Starved | Step::Blocked | Step::Wait) => {
+                    slot.waits = match wait {
+                        Step::Starved => "starved",
+                        Step::Blocked => "blocked",
+                        _ => "waits",
+                    };
+                    break;
+                }
+            }
+            moved = true;
+        }
+        for (unit, nexus) in core::mem::take(&mut self.aborts) {
+            for slot in &mut self.slots {
+                if slot.outcome.is_none() && slot.command.unit() == unit && slot.command.nexus() == nexus {
+                    slot.command.abort();
+                    slot.receives.clear();
+                }
+            }
+        }
+        moved
+    }
+
+    /// Step all commands until none moves.
+    pub fn step_all(&mut self) {
+        loop {
+            let moved = (0..self.slots.len()).filter(|&index| self.step(index)).count();
+            if moved == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Give a command the first Data-Out it has asked for.
+    pub fn give(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let (offset, mut buffer) = slot.receives.remove(0);
+        let start = offset as usize;
+        let end = start + buffer.len();
+        buffer.copy_from_slice(&slot.data_out[start..end]);
+        slot.command.received(offset, buffer);
+    }
+
+    /// Complete the `index`th pending request of the disk.
+    pub fn complete(&mut self, index: usize) {
+        let completion = self.disk.complete(index);
+        let owner = self.owners.remove(index);
+        self.slots[owner].command.completed(completion);
+    }
+
+    /// Run everything to its end. Requests are completed last in, first out, which is as good an order as any.
+    ///
+    /// # Panics
+    /// When commands wait for each other, or for nothing.
+    pub fn run_all(&mut self) {
+        loop {
+            self.step_all();
+            let asks = self.slots.iter().position(|slot| !slot.receives.is_empty());
+            if let Some(index) = asks {
+                self.give(index);
+            } else if !self.disk.pending.is_empty() {
+                self.complete(self.disk.pending.len() - 1);
+            } else {
+                break;
+            }
+        }
+        for slot in &self.slots {
+            assert!(slot.outcome.is_some(), "stuck: {:?} {}", slot.command, slot.waits);
+        }
+    }
+
+    /// Run one command of the first initiator.
+    pub fn run(&mut self, cdb: &[u8], data_out: &[u8], room: u32) -> (Outcome, Vec<u8>) {
+        self.run_as(self.nexuses[0], cdb, data_out, room)
+    }
+
+    /// Run one command.
+    ///
+    /// # Panics
+    /// When it does not come to an end.
+    pub fn run_as(&mut self, nexus: Nexus, cdb: &[u8], data_out: &[u8], room: u32) -> (Outcome, Vec<u8>) {
+        let index = self.start(nexus, [0; 8], cdb, data_out, room);
+        self.run_all();
+        assert_eq!(self.data.used() + self.control.used(), 0, "all buffers are back");
+        let slot = self.slots.remove(index);
+        (slot.outcome.expect("run to its end"), slot.data_in)
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of whole commands against a disk in memory.
+
+mod basics;
