@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     let role = words.next_if(|word| !word.starts_with('-'));
     let result = match role.as_deref() {
         Some("agent") => return agent::main(std::env::args_os().skip(2)),
+        Some("hosted") => return image_appliance::hosted::main(words),
         Some("setup") => install(words.next().as_deref()),
         Some("image") => image_launch::image().map(|image| println!("{}", image.display())),
         Some("help") => help(),
