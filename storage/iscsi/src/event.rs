@@ -31,7 +31,7 @@ pub enum Event {
     },
     /// A task management function. Answer with [`crate::Connection::task_management_response`].
     TaskManagement(TaskManagement),
-    /// A command was ended by the engine with a status of its own: forget it.
+    /// A command was ended by the engine, which gives its status: forget it.
     Dropped(Task),
     /// The initiator wants to leave. End its tasks, undo what must not outlive the session, then
     /// [`crate::Connection::logout_response`].
@@ -170,8 +170,9 @@ pub enum Referenced {
     Task(Task),
     /// A task that was answered; its response leaves before the one to this request.
     Answered,
-    /// A task that had not arrived: from now on it counts as received and will be dropped (11.5.1). To be
-    /// answered with [`TaskManagementResponse::FUNCTION_COMPLETE`].
+    /// A task that had not arrived, or not all of whose data had: the engine has ended it. One that comes yet
+    /// counts as received and is dropped (11.5.1). To be answered with
+    /// [`TaskManagementResponse::FUNCTION_COMPLETE`].
     NotArrived,
     /// A task that ended long ago, if RefCmdSN is right.
     Past,
@@ -382,7 +383,7 @@ pub struct Counters {
     pub data_digest_errors: u64,
     /// Data-Outs for tasks that were gone.
     pub late_data: u64,
-    /// Commands ended by the engine, see [`Event::Dropped`].
+    /// Commands ended by the engine for what was wrong with their data.
     pub dropped: u64,
     /// Requests that acknowledged a status not yet given.
     pub status_from_the_future: u64,

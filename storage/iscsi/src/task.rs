@@ -92,11 +92,11 @@ pub(crate) struct Slot {
     pub(crate) unsolicited_data_sn: u32,
     pub(crate) solicited: [Solicited; MAX_OUTSTANDING_R2T],
     pub(crate) solicited_count: u8,
-    pub(crate) r2t_sn: u32,
     /// Places for Data-Out, and Data-In to be sent.
     pub(crate) places: List,
     pub(crate) data: List,
-    pub(crate) data_in_sn: u32,
+    /// Data-Ins and R2Ts so far, which share a sequence where a command has both (4.2.2.4).
+    pub(crate) data_sn: u32,
     /// The next byte of Data-In to be sent.
     pub(crate) next_in: u32,
     /// Bytes of the current Data-In sequence.
@@ -140,10 +140,9 @@ impl Slot {
         solicited: [Solicited { target_transfer_tag: 0, next: 0, end: 0, data_sn: 0, spoilt: false };
             MAX_OUTSTANDING_R2T],
         solicited_count: 0,
-        r2t_sn: 0,
         places: List::EMPTY,
         data: List::EMPTY,
-        data_in_sn: 0,
+        data_sn: 0,
         next_in: 0,
         burst: 0,
         answer: Answer::NONE,

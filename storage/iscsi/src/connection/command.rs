@@ -94,6 +94,7 @@ impl Connection {
     fn begin_command(&mut self, index: u16, command: &ScsiCommand, additional: &Additional) {
         let length = command.expected_data_transfer_length;
         let bidirectional = command.read && command.write;
+        let most = length.min(self.negotiation.parameters.first_burst_length());
         let task = self.tasks.task(index);
         let slot = &mut self.tasks[index];
         slot.cmd_sn = command.cmd_sn;
@@ -106,10 +107,11 @@ impl Connection {
             (false, _) => 0,
         };
         slot.wanted = slot.expected_out;
-        slot.unsolicited = command.write && !command.last;
+        // Where no byte more can come, none is waited for, whatever the F bit says.
+        slot.unsolicited = command.write && !command.last && command.data_segment < most;
         slot.next_out = command.data_segment;
         if let Some(condition) = self.unfit(command) {
-            self.fail(index, condition);
+            self.end_by(index, condition);
             return;
         }
         if command.data_segment > 0 {
@@ -169,8 +171,12 @@ impl Connection {
         }
         let task = self.tasks.task(index);
         self.drop_data(index);
-        self.counters.dropped += 1;
         self.events.push_back(Event::Dropped(task));
+        self.end_by(index, condition);
+    }
+
+    fn end_by(&mut self, index: u16, condition: Condition) {
+        self.counters.dropped += 1;
         let sense = condition.sense();
         self.end_command(
             index,

@@ -39,6 +39,7 @@ impl Connection {
             );
             return Ok(());
         };
+        self.forget_unfinished(function, request.lun);
         let referenced =
             if function.means_one_task() { self.referenced(function, &request) } else { Referenced::Nothing };
         self.events.push_back(Event::TaskManagement(TaskManagement {
@@ -57,10 +58,15 @@ impl Connection {
             slot.purpose == Purpose::Command && slot.cmd_sn == request.ref_cmd_sn
         });
         if let Some(index) = named {
-            return match self.tasks[index].phase {
-                Phase::Running => Referenced::Task(self.tasks.task(index)),
-                Phase::Ending | Phase::Free => Referenced::Answered,
-            };
+            let slot = &self.tasks[index];
+            if slot.phase == Phase::Running {
+                return Referenced::Task(self.tasks.task(index));
+            }
+            if function == Function::AbortTask && slot.awaits_data() {
+                self.forget(index);
+                return Referenced::NotArrived;
+            }
+            return Referenced::Answered;
         }
         let before = SerialNumber(request.ref_cmd_sn).is_before(SerialNumber(request.cmd_sn));
         if before && self.sequence.is_awaited(request.ref_cmd_sn) {
@@ -68,6 +74,22 @@ impl Connection {
             return if plugged { Referenced::NotArrived } else { Referenced::Unknown };
         }
         if self.sequence.is_past(request.ref_cmd_sn) { Referenced::Past } else { Referenced::Unknown }
+    }
+
+    /// Commands that are answered and wait for the last of their data are not known to the layer above any more.
+    /// A function that ends them ends them here: an initiator may send nothing more for them (4.2.3.3).
+    fn forget_unfinished(&mut self, function: Function, lun: [u8; 8]) {
+        let everywhere =
+            matches!(function, Function::TargetWarmReset | Function::TargetColdReset | Function::NexusReset);
+        let there =
+            matches!(function, Function::AbortTaskSet | Function::ClearTaskSet | Function::LogicalUnitReset);
+        for index in 0..self.limits.slots() as u16 {
+            let slot = &self.tasks[index];
+            let unfinished = slot.phase == Phase::Ending && slot.awaits_data();
+            if unfinished && (everywhere || (there && slot.lun == lun)) {
+                self.forget(index);
+            }
+        }
     }
 
     /// Answer a task management function. Whatever was answered before leaves before; what the function ended has

@@ -227,3 +227,27 @@ fn a_management_request_with_a_tag_in_use_is_rejected() {
     bench.send(clash.header(), &[]);
     bench.hear_reject(reject::TASK_IN_PROGRESS, clash.header());
 }
+
+#[test]
+fn an_answered_write_that_waits_for_its_data_is_ended_by_the_function_that_means_it() {
+    for (function, referenced) in [
+        (1, Referenced::NotArrived),
+        (2, Referenced::Nothing),
+        (5, Referenced::Nothing),
+        (7, Referenced::Nothing),
+    ] {
+        let mut bench = Bench::logged_in("InitialR2T=No\0");
+        let mut command = bench.write_command(0x10, 8192);
+        command.last = false;
+        let task = bench.begin(command, &[]).task;
+        bench.good(task, 0);
+        bench.silence();
+        let asked = ask(&mut bench, function, 0x10, 100);
+        assert_eq!(asked.referenced, referenced);
+        assert_eq!(bench.connection.tasks_in_use(), 1, "the request alone");
+        answer(&mut bench, asked.task, TaskManagementResponse::FUNCTION_COMPLETE);
+        let again = bench.write(0x10, 0);
+        bench.good(again, 0);
+        bench.hear_response(0x10, 0);
+    }
+}

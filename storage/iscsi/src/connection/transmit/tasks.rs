@@ -63,11 +63,11 @@ impl Connection {
             stat_sn: self.sequence.stat_sn(),
             exp_cmd_sn: self.sequence.exp_cmd_sn(),
             max_cmd_sn: self.sequence.max_cmd_sn(),
-            r2t_sn: slot.r2t_sn,
+            r2t_sn: slot.data_sn,
             buffer_offset: begin,
             desired_data_transfer_length: length,
         };
-        slot.r2t_sn = slot.r2t_sn.wrapping_add(1);
+        slot.data_sn = slot.data_sn.wrapping_add(1);
         self.frame(&r2t.header(), Body::None, &[]);
     }
 
@@ -98,11 +98,11 @@ impl Connection {
             data_segment: length,
             initiator_task_tag: slot.initiator_task_tag,
             target_transfer_tag: RESERVED_TAG,
-            data_sn: slot.data_in_sn,
+            data_sn: slot.data_sn,
             buffer_offset: offset,
             ..Default::default()
         };
-        slot.data_in_sn = slot.data_in_sn.wrapping_add(1);
+        slot.data_sn = slot.data_sn.wrapping_add(1);
         if self.takes_status_along(index) {
             data.has_status = true;
             (data.overflow, data.underflow, data.residual_count) = self.residual(index);
@@ -161,7 +161,7 @@ impl Connection {
             status: answer.status,
             data_segment: length as u32,
             initiator_task_tag: slot.initiator_task_tag,
-            exp_data_sn: if slot.data_in_sn > 0 { slot.data_in_sn } else { slot.r2t_sn },
+            exp_data_sn: slot.data_sn,
             bidirectional_residual_count,
             residual_count,
             ..Default::default()
