@@ -296,6 +296,12 @@ impl Tasks {
         commands.map(|(index, slot)| (Task { slot: index as u16, generation: slot.generation }, slot.lun))
     }
 
+    /// How much memory the lists have taken.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> [usize; 3] {
+        [self.slots.capacity(), self.free_slots.capacity(), self.pieces.capacity()]
+    }
+
     /// How many slots are in use.
     pub(crate) fn in_use(&self) -> usize {
         self.slots.len() - self.free_slots.len()

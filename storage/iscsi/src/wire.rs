@@ -5,6 +5,7 @@
 //! value, and whether it is legal now is the business of the connection.
 
 mod crc32c;
+mod frame;
 mod header;
 mod initiator;
 mod serial;
@@ -12,6 +13,7 @@ mod target;
 pub mod text;
 
 pub use crc32c::{Checksum, crc32c};
+pub use frame::{Damaged, Digests, Pdu};
 pub use header::{Header, padding};
 pub use initiator::{
     DataOut, LoginRequest, LogoutRequest, NopOut, ScsiCommand, SnackRequest, TaskManagementRequest,

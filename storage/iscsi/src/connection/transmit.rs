@@ -96,6 +96,12 @@ impl Outgoing {
         self.pings_with_data = 0;
     }
 
+    /// How much memory the queues have taken.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> [usize; 3] {
+        [self.messages.capacity(), self.unit_events.capacity(), self.ready.capacity()]
+    }
+
     /// Whether the last PDU of the connection is on its way.
     pub(super) const fn is_closing(&self) -> bool {
         self.closing

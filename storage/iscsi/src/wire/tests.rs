@@ -144,3 +144,28 @@ fn a_pair_is_written_wholly_or_not_at_all() {
     assert_eq!(writer.length(), 10);
     assert_eq!(&out, b"A=12\0B=xy\0");
 }
+
+#[test]
+fn pdus_are_cut_out_of_a_stream_wherever_it_ends() {
+    for digests in [(false, false), (true, false), (false, true), (true, true)] {
+        let digests = Digests { header: digests.0, data: digests.1 };
+        let header = NopOut { initiator_task_tag: 1, ..Default::default() }.header();
+        let mut stream = Vec::new();
+        digests.write(header, &[0, 1, 9, 0], b"ping!", &mut stream);
+        let whole = stream.len();
+        for end in 0..whole {
+            assert_eq!(digests.read(&stream[..end]), Ok(None));
+        }
+        digests.write(header, &[], &[], &mut stream);
+        let first = digests.read(&stream).unwrap().expect("it is whole");
+        assert_eq!((first.additional, first.data, first.length), (&[0, 1, 9, 0][..], &b"ping!"[..], whole));
+        let second = digests.read(&stream[whole..]).unwrap().expect("it is whole");
+        assert_eq!((second.header, second.data, second.length), (header, &[][..], stream.len() - whole));
+        let mut damaged = stream.clone();
+        damaged[1] ^= 1;
+        assert_eq!(digests.read(&damaged).is_err(), digests.header);
+        damaged = stream.clone();
+        damaged[whole - 5] ^= 1;
+        assert_eq!(digests.read(&damaged) == Err(Damaged::Data), digests.data);
+    }
+}

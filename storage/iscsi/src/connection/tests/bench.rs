@@ -1,9 +1,6 @@
 //! A connection, an initiator that types by hand, and a layer above that does what the script says.
 
-use crate::wire::{
-    BASIC_HEADER, DIGEST, Header, LoginRequest, LoginResponse, ScsiCommand, ScsiResponse, crc32c, opcode,
-    padding,
-};
+use crate::wire::{Digests, Header, LoginRequest, LoginResponse, ScsiCommand, ScsiResponse, opcode};
 use crate::{Admission, Command, Connection, Event, Fatal, Limits, Outcome, Task};
 use kernel_runtime::Instant;
 use std::num::NonZeroU16;
@@ -27,8 +24,7 @@ pub(super) struct Bench {
     pub(super) share: Share,
     /// Bytes handed over at a time.
     pub(super) chunk: usize,
-    pub(super) header_digest: bool,
-    pub(super) data_digest: bool,
+    pub(super) digests: Digests,
     pub(super) cmd_sn: u32,
     pub(super) exp_stat_sn: u32,
     unread: Vec<u8>,
@@ -41,8 +37,7 @@ impl Bench {
             now: Instant::ZERO,
             share: Pool::new(&[(4096, 64), (256 << 10, 32)]).share(usize::MAX >> 1),
             chunk: usize::MAX,
-            header_digest: false,
-            data_digest: false,
+            digests: Digests::default(),
             cmd_sn: 100,
             exp_stat_sn: 500,
             unread: Vec::new(),
@@ -70,8 +65,8 @@ impl Bench {
         assert_eq!((response.status_class, response.transit, response.next_stage), (0, true, 3));
         assert_eq!(response.tsih, 7);
         self.exp_stat_sn = response.stat_sn.wrapping_add(1);
-        self.header_digest = self.connection.parameters().header_digest();
-        self.data_digest = self.connection.parameters().data_digest();
+        let parameters = self.connection.parameters();
+        self.digests = Digests { header: parameters.header_digest(), data: parameters.data_digest() };
     }
 
     pub(super) fn accept(&mut self) {
@@ -96,18 +91,8 @@ impl Bench {
 
     /// A PDU as it stands on the wire.
     pub(super) fn bytes(&self, header: Header, data: &[u8]) -> Vec<u8> {
-        let header = header.with_data_segment(data.len() as u32);
-        let mut bytes = header.0.to_vec();
-        if self.header_digest {
-            bytes.extend(crc32c(0, &bytes).to_le_bytes());
-        }
-        let begin = bytes.len();
-        bytes.extend(data);
-        bytes.extend(&[0; 3][..padding(data.len() as u32)]);
-        if self.data_digest && !data.is_empty() {
-            let digest = crc32c(0, &bytes[begin..]);
-            bytes.extend(digest.to_le_bytes());
-        }
+        let mut bytes = Vec::new();
+        self.digests.write(header, &[], data, &mut bytes);
         bytes
     }
 
@@ -151,41 +136,19 @@ impl Bench {
 
     pub(super) fn try_hear(&mut self) -> Option<Heard> {
         let mut bytes = Vec::new();
-        let mut need = BASIC_HEADER;
-        while bytes.len() < need {
+        loop {
             let some = self.connection.poll_transmit()?;
-            let count = some.len().min(self.chunk).min(need - bytes.len());
+            let count = some.len().min(self.chunk);
             assert!(count > 0, "an empty slice says nothing");
             bytes.extend(&some[..count]);
             self.connection.transmitted(count);
-            if bytes.len() >= BASIC_HEADER {
-                need = self.length_on_the_wire(&bytes);
+            let is_login = bytes[0] & 0x3f == opcode::LOGIN_RESPONSE;
+            let digests = if is_login { Digests::default() } else { self.digests };
+            if let Some(pdu) = digests.read(&bytes).expect("digests match") {
+                assert_eq!(pdu.length, bytes.len(), "a slice ends with its PDU at the latest");
+                return Some(Heard { header: pdu.header, data: pdu.data.to_vec() });
             }
         }
-        let mut header = Header([0; BASIC_HEADER]);
-        header.0.copy_from_slice(&bytes[..BASIC_HEADER]);
-        let begin = BASIC_HEADER + self.header_digest_length(&header);
-        if begin > BASIC_HEADER {
-            assert_eq!(bytes[BASIC_HEADER..begin], crc32c(0, &header.0).to_le_bytes());
-        }
-        let length = header.data_segment() as usize;
-        let padded = begin + length + padding(length as u32);
-        if self.data_digest && length > 0 {
-            assert_eq!(bytes[padded..padded + DIGEST], crc32c(0, &bytes[begin..padded]).to_le_bytes());
-        }
-        Some(Heard { header, data: bytes[begin..begin + length].to_vec() })
-    }
-
-    fn header_digest_length(&self, header: &Header) -> usize {
-        if self.header_digest && header.opcode() != opcode::LOGIN_RESPONSE { DIGEST } else { 0 }
-    }
-
-    fn length_on_the_wire(&self, head: &[u8]) -> usize {
-        let mut header = Header([0; BASIC_HEADER]);
-        header.0.copy_from_slice(&head[..BASIC_HEADER]);
-        let length = header.data_segment();
-        let digest = if self.data_digest && length > 0 { DIGEST } else { 0 };
-        BASIC_HEADER + self.header_digest_length(&header) + length as usize + padding(length) + digest
     }
 
     pub(super) fn silence(&mut self) {

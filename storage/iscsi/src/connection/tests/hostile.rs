@@ -192,6 +192,12 @@ fn nearly(dice: &mut Dice, cmd_sn: &mut u32, transfer: u32) -> (Header, Vec<u8>)
     (header, data)
 }
 
+/// How much memory a connection's lists have taken.
+fn taken(connection: &Connection) -> ([usize; 3], [usize; 3], [usize; 2]) {
+    let own = [connection.events.capacity(), connection.swallowed.capacity()];
+    (connection.tasks.capacity(), connection.outgoing.capacity(), own)
+}
+
 #[test]
 fn mutated_pdus_never_panic_and_never_keep_a_buffer() {
     for seed in 1..400_u64 {
@@ -204,6 +210,7 @@ fn mutated_pdus_never_panic_and_never_keep_a_buffer() {
         let mut above =
             Above { share: Pool::new(&[(8192, 16)]).share(1 << 20), running: Vec::new(), closed: false };
         let mut transfer = 0;
+        let taken_at_start = taken(&bench.connection);
         for step in 0..200 {
             let mut cmd_sn = bench.cmd_sn;
             let (header, data) = nearly(&mut dice, &mut cmd_sn, transfer);
@@ -239,6 +246,7 @@ fn mutated_pdus_never_panic_and_never_keep_a_buffer() {
         }
         while bench.connection.poll_event().is_some() || bench.try_hear().is_some() {}
         assert_eq!(above.share.used(), 0, "no buffer is left without a task, seed {seed}");
+        assert_eq!(taken(&bench.connection), taken_at_start, "nothing has grown, seed {seed}");
         bench.connection.reset(Instant::ZERO);
         assert_eq!(bench.connection.tasks_in_use(), 0, "seed {seed}");
     }
@@ -365,7 +373,7 @@ fn every_header_bit_flipped_under_a_digest_ends_the_connection() {
 #[test]
 fn a_missing_digest_ends_the_connection() {
     let mut bench = Bench::logged_in("HeaderDigest=CRC32C\0");
-    bench.header_digest = false;
+    bench.digests.header = false;
     let (first, second) = (bench.command(1), bench.command(2));
     let mut bytes = bench.bytes(first.header(), &[]);
     bytes.extend(bench.bytes(second.header(), &[]));

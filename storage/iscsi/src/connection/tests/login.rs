@@ -435,8 +435,7 @@ fn a_slot_is_as_new_after_a_reset() {
     bench.connection.reset(Instant::ZERO);
     assert_eq!((bench.share.used(), bench.connection.tasks_in_use()), (0, 0));
     bench.silence();
-    bench.header_digest = false;
-    bench.data_digest = false;
+    bench.digests = crate::wire::Digests::default();
     bench.cmd_sn = 5;
     bench.log_in(NORMAL, "");
     assert_eq!(bench.connection.parameters().max_burst_length(), 262_144);
