@@ -4,7 +4,7 @@ use agent_protocol::{ImageName, InstanceId, State, Text, Uuid};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// What is kept of an instance.
@@ -33,6 +33,11 @@ impl RunDirectory {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         make(path)?;
+        // Whoever can write here can name the processes that the agent takes for its guests.
+        let metadata = fs::metadata(path)?;
+        if metadata.mode() & 0o022 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("the run directory belongs to others, or others may write to it"));
+        }
         make(&path.join("instances"))?;
         let lock = File::create(path.join("lock"))?;
         lock.try_lock().map_err(|_| io::Error::other("another agent is using this run directory"))?;

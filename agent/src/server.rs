@@ -43,17 +43,25 @@ pub(crate) fn serve(listener: &TcpListener, service: &Service, shutdown: &Shutdo
             if !readable(listener) {
                 continue;
             }
-            let Ok((stream, _)) = listener.accept() else { continue };
-            if open.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+            let Ok((stream, _)) = listener.accept() else {
+                // Out of descriptors, most likely: trying again at once would not help.
+                std::thread::sleep(TICK);
+                continue;
+            };
+            if open.load(Ordering::Acquire) >= CONNECTIONS_MAX {
                 turn_away(stream);
-                open.fetch_sub(1, Ordering::AcqRel);
                 continue;
             }
-            let open = &open;
-            scope.spawn(move || {
-                connection(stream, service, shutdown);
+            open.fetch_add(1, Ordering::AcqRel);
+            let taken = &open;
+            let thread =
+                std::thread::Builder::new().name("connection".into()).spawn_scoped(scope, move || {
+                    connection(stream, service, shutdown);
+                    taken.fetch_sub(1, Ordering::AcqRel);
+                });
+            if thread.is_err() {
                 open.fetch_sub(1, Ordering::AcqRel);
-            });
+            }
         }
     });
 }

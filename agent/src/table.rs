@@ -48,6 +48,7 @@ struct Lane {
     stop: Mutex<Option<PendingStop>>,
 }
 
+#[derive(Clone)]
 struct PendingStop {
     op_id: OpId,
     deadline: Instant,
@@ -227,12 +228,17 @@ impl Table {
         let machine = Machine { id: command.instance.clone(), uuid, image: image.clone() };
         let generation = before.map_or(1, |before| before.generation + 1);
         let lane = Arc::new(self.lane(machine, backend.clone(), State::Stopped, generation));
+        let _work = locked(&lane.work);
+        let replaced = lanes.insert(command.instance.clone(), lane.clone());
+        drop(lanes);
         if let Err(error) = self.keep(&lane) {
+            let mut lanes = locked(&self.lanes);
+            match replaced {
+                Some(tombstone) => lanes.insert(command.instance.clone(), tombstone),
+                None => lanes.remove(&command.instance),
+            };
             return failed(Fault::new(Failure::Storage, error.to_string()), None);
         }
-        let _work = locked(&lane.work);
-        lanes.insert(command.instance.clone(), lane.clone());
-        drop(lanes);
         if start { self.start(&lane) } else { done(&lane, true, vec![Text::new("its record is written")]) }
     }
 
@@ -459,8 +465,12 @@ impl Table {
             }
             let due = locked(&lane.stop).take_if(|stop| stop.deadline <= Instant::now());
             if let Some(stop) = due {
-                let table = self.clone();
-                std::thread::spawn(move || table.stop_is_due(&lane, stop));
+                let (table, held, again) = (self.clone(), lane.clone(), stop.clone());
+                let act = move || table.stop_is_due(&held, stop);
+                if std::thread::Builder::new().name("stop".into()).spawn(act).is_err() {
+                    // It is still due in the next round.
+                    locked(&lane.stop).get_or_insert(again);
+                }
             }
         }
         if busy || self.backends.is_empty() {

@@ -5,7 +5,7 @@
 //! would refuse the command, because it names the run it was meant for.
 
 use crate::Management;
-use crate::ask::{AgentError, Question, Reply};
+use crate::ask::{AgentError, LinkState, Question, Reply};
 use crate::forward::{GRACE, Pending};
 use crate::wire::Wire;
 use agent_protocol::{
@@ -91,10 +91,16 @@ impl<W: Wire> Link<'_, W> {
             match self.open().await {
                 Ok(()) => pause = RETRY_FIRST,
                 Err(why) => {
-                    self.management.forward.cannot_connect(&why);
-                    // A question is reason enough to try again at once; nobody is made to wait for a timer.
-                    let wanted = self.management.forward.wanted();
-                    let _ = with_deadline(self.clock(), self.clock().now() + pause, wanted).await;
+                    let forward = &self.management.forward;
+                    forward.cannot_connect(&why);
+                    let until = self.clock().now() + pause;
+                    if forward.state() == LinkState::Up {
+                        // Another link carries the questions; this one has time.
+                        self.clock().sleep_until(until).await;
+                    } else {
+                        // A question is reason enough to try again at once; nobody is made to wait for a timer.
+                        let _ = with_deadline(self.clock(), until, forward.wanted()).await;
+                    }
                     pause = (pause * 2).min(RETRY_LAST);
                     continue;
                 }
@@ -151,7 +157,7 @@ impl<W: Wire> Link<'_, W> {
         if status != 200 {
             return Err(Broken::Nonsense(refusal(status, body)));
         }
-        let welcome: Welcome = parse(body).map_err(Broken::Nonsense)?;
+        let welcome: Welcome = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
         if welcome.proto != VERSION {
             return Err(Broken::Nonsense(format!("it speaks version {}", welcome.proto)));
         }
@@ -262,7 +268,7 @@ impl<W: Wire> Link<'_, W> {
                 if status != 200 {
                     return Ok(Err(AgentError::Refused(refusal(status, body))));
                 }
-                let inventory: Inventory = parse(body).map_err(Broken::Nonsense)?;
+                let inventory: Inventory = parse(body, &Bounds::LIST).map_err(Broken::Nonsense)?;
                 if inventory.proto != VERSION || inventory.agent_boot != peer.boot {
                     return Err(Broken::Nonsense("an inventory of another version or run".into()));
                 }
@@ -297,7 +303,7 @@ impl<W: Wire> Link<'_, W> {
         if status != 200 {
             return Ok(Err(AgentError::Refused(refusal(status, body))));
         }
-        let answer: Answer = parse(body).map_err(Broken::Nonsense)?;
+        let answer: Answer = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
         if answer.proto != VERSION || answer.op_id != *op_id || answer.agent_boot != peer.boot {
             return Err(Broken::Nonsense("the answer to another command".into()));
         }
@@ -338,8 +344,8 @@ impl<W: Wire> Link<'_, W> {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    json::check(body, &Bounds::LIST).map_err(|excess| excess.to_string())?;
+fn parse<T: DeserializeOwned>(body: &[u8], bounds: &Bounds) -> Result<T, String> {
+    json::check(body, bounds).map_err(|excess| excess.to_string())?;
     decode(body).map_err(|error: Malformed| error.to_string())
 }
 
@@ -349,7 +355,7 @@ fn refusal(status: u16, body: &[u8]) -> String {
     struct Document {
         detail: agent_protocol::Text,
     }
-    match parse::<Document>(body) {
+    match parse::<Document>(body, &Bounds::ANSWER) {
         Ok(document) => format!("{} (status {status})", document.detail),
         Err(_) => format!("status {status}"),
     }

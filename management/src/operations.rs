@@ -125,11 +125,7 @@ impl Operations {
             };
             self.known.remove(index);
         }
-        let name = format!("{:016x}-{:x}", self.run, self.next);
-        let Ok(id) = name.parse::<OpId>() else {
-            return Err(Problem::new(Kind::TooBusy, "No name is left for another operation."));
-        };
-        self.next += 1;
+        let id = self.name()?;
         self.known.push_back(Operation {
             id: id.clone(),
             action: order.action.clone(),
@@ -147,6 +143,13 @@ impl Operations {
             ended: None,
         });
         Ok(Begin::New(id))
+    }
+
+    /// A name that no question to the agent had before, in this run of the appliance or another.
+    pub(crate) fn name(&mut self) -> Result<OpId, Problem> {
+        let name = format!("{:016x}-{:x}", self.run, self.next);
+        self.next += 1;
+        name.parse().map_err(|_| Problem::new(Kind::TooBusy, "No name is left for another operation."))
     }
 
     pub(crate) fn get(&self, id: &OpId) -> Option<&Operation> {

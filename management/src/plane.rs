@@ -13,7 +13,7 @@ use crate::route::{Page, Route, route};
 use crate::targets::{self, Targets};
 use crate::views::{ImageList, InstancePage, InstanceView};
 use crate::{about, forward, forward::GRACE};
-use agent_protocol::{Answer, Command, InstanceId, Inventory, OpId, Outcome, Uuid, Verb, encode};
+use agent_protocol::{Action, Answer, Command, InstanceId, Inventory, OpId, Outcome, Uuid, Verb, encode};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -25,6 +25,9 @@ use management_http::{Request, Response};
 
 /// How long a client that only looks is made to wait for the agent.
 const READ_TIME: Duration = Duration::from_secs(5);
+
+/// How much of the agent's evidence is kept of an operation.
+const EVIDENCE_MAX: usize = 8;
 
 /// How the plane is set up.
 #[derive(Clone, Debug)]
@@ -68,7 +71,7 @@ pub struct Continuation {
 enum Purpose {
     Images,
     Instances(Page),
-    Instance(InstanceId),
+    Instance,
     /// A command, and whether it makes something.
     Command(OpId, bool),
     /// A look at an operation that may have moved on.
@@ -111,7 +114,7 @@ impl Management {
         let response = match continuation.purpose {
             Purpose::Images => inventory(reply).map(|inventory| images(&inventory)),
             Purpose::Instances(page) => inventory(reply).map(|inventory| instances(&inventory, &page)),
-            Purpose::Instance(id) => inventory(reply).and_then(|inventory| instance(&inventory, &id)),
+            Purpose::Instance => described(reply),
             Purpose::Command(id, creates) => {
                 self.settle(&id, reply);
                 self.told(&id, creates)
@@ -149,9 +152,16 @@ impl Management {
             Route::DeleteTarget(id) => targets::delete(targets, id.as_str())?,
             Route::Operations(page) => self.page(&page),
             Route::Operation(id) => return self.look(id, request.path),
-            Route::Images => return Ok(self.read(Purpose::Images, request.path)),
-            Route::Instances(page) => return Ok(self.read(Purpose::Instances(page), request.path)),
-            Route::Instance(id) => return Ok(self.read(Purpose::Instance(id), request.path)),
+            Route::Images => return Ok(self.read(Question::Inventory, Purpose::Images, request.path)),
+            Route::Instances(page) => {
+                return Ok(self.read(Question::Inventory, Purpose::Instances(page), request.path));
+            }
+            Route::Instance(id) => {
+                // Not the list: this one is to be looked at now.
+                let op_id = self.operations.borrow_mut().name()?;
+                let describe = Question::Command(Box::new(Command::new(op_id, id, Action::Describe {})));
+                return Ok(self.read(describe, Purpose::Instance, request.path));
+            }
             Route::CreateInstance => {
                 let order = documents::parse::<CreateDocument>(request)?.order()?;
                 return self.command(order, request.path);
@@ -164,12 +174,9 @@ impl Management {
         Ok(Step::Answer(answer))
     }
 
-    fn read(&self, purpose: Purpose, path: &str) -> Step {
+    fn read(&self, question: Question, purpose: Purpose, path: &str) -> Step {
         let deadline = self.clock.now() + READ_TIME;
-        Step::Ask(
-            Ask { question: Question::Inventory, deadline },
-            Continuation { purpose, path: path.into() },
-        )
+        Step::Ask(Ask { question, deadline }, Continuation { purpose, path: path.into() })
     }
 
     /// Make an operation of an order, unless it came before.
@@ -255,7 +262,7 @@ impl Management {
         let (stage, problem) = match &answer.outcome {
             Outcome::Done { changed, instance, evidence } => {
                 operation.changed = Some(*changed);
-                operation.evidence.clone_from(evidence);
+                operation.evidence = evidence.iter().take(EVIDENCE_MAX).cloned().collect();
                 operation.result = Some(view(instance));
                 (Stage::Succeeded, None)
             }
@@ -393,11 +400,21 @@ fn instances(inventory: &Inventory, page: &Page) -> Response {
     Response::json(200, encode(&InstancePage { instances: shown.into_iter().map(view).collect(), next }))
 }
 
-fn instance(inventory: &Inventory, id: &InstanceId) -> Result<Response, Problem> {
-    let found = inventory.instances.iter().find(|instance| instance.id == *id);
-    let found =
-        found.ok_or_else(|| Problem::new(Kind::UnknownInstance, format!("There is no instance {id}.")))?;
-    Ok(Response::json(200, encode(&InstanceView::new(found, inventory.clock_ms))))
+/// The instance that the agent was told to look at.
+fn described(reply: Result<Reply, AgentError>) -> Result<Response, Problem> {
+    let answer = match reply {
+        Ok(Reply::Answer(answer)) => answer,
+        Ok(_) => return Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
+        Err(error) => return Err(unanswered(&error)),
+    };
+    match answer.outcome {
+        Outcome::Done { instance, .. } | Outcome::Accepted { instance } => {
+            Ok(Response::json(200, encode(&InstanceView::new(&instance, answer.clock_ms))))
+        }
+        Outcome::Refused { code, detail, .. } => Err(Problem::new(Kind::of_refusal(code), detail.as_str())),
+        Outcome::Failed { code, detail, .. } => Err(Problem::new(Kind::of_failure(code), detail.as_str())),
+        Outcome::Indeterminate { detail } => Err(Problem::new(Kind::StateUnknown, detail.as_str())),
+    }
 }
 
 fn forgotten(id: &OpId) -> Problem {

@@ -57,7 +57,7 @@ pub(crate) struct Page {
 
 impl Page {
     const DEFAULT: usize = 100;
-    const MAX: usize = 500;
+    const MAX: usize = 200;
 }
 
 /// The kinds of resources, and the methods each has.
@@ -151,7 +151,7 @@ fn page(query: &str) -> Result<Page, Problem> {
         let twice = match pair.split_once('=') {
             Some(("limit", value)) => {
                 let number = value.parse().ok().filter(|number| (1..=Page::MAX).contains(number));
-                limit.replace(number.ok_or_else(|| malformed("limit: from 1 to 500"))?).is_some()
+                limit.replace(number.ok_or_else(|| malformed("limit: from 1 to 200"))?).is_some()
             }
             Some(("after", value)) => {
                 let name = value.parse().map_err(|_| malformed("after: the name that a page ended with"))?;

@@ -9,6 +9,8 @@ use kernel_runtime::{Clock, Instant, with_deadline};
 use management_http::{Limits, Server};
 use network::Stream;
 
+/// Slots are few, so a peer that keeps one must say something now and then.
+const LIMITS: Limits = Limits { idle_time: Duration::from_secs(10), ..Limits::SERVER };
 /// How long a peer has to close its side after the last response.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
@@ -40,7 +42,7 @@ struct Gone;
 /// Serve one peer until all is said.
 async fn converse<W: Wire>(stream: &mut W, management: &Management) -> Result<(), Gone> {
     let clock = &management.clock;
-    let mut engine = Server::new(Limits::SERVER, elapsed(clock));
+    let mut engine = Server::new(LIMITS, elapsed(clock));
     loop {
         write_out(stream, &mut engine, clock).await?;
         if engine.is_finished() {
@@ -64,7 +66,7 @@ async fn write_out<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) 
     while !engine.transmit().is_empty() {
         let bytes = engine.transmit();
         let count = bytes.len();
-        let until = deadline(engine).unwrap_or(clock.now() + Limits::SERVER.write_time);
+        let until = deadline(engine).unwrap_or(clock.now() + LIMITS.write_time);
         match with_deadline(clock, until, stream.write_all(bytes)).await {
             Ok(Ok(())) => engine.transmitted(elapsed(clock), count),
             Ok(Err(_)) | Err(_) => return Err(Gone),
@@ -74,7 +76,7 @@ async fn write_out<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) 
 }
 
 async fn read_in<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) -> Result<(), Gone> {
-    let until = deadline(engine).unwrap_or(clock.now() + Limits::SERVER.idle_time);
+    let until = deadline(engine).unwrap_or(clock.now() + LIMITS.idle_time);
     match with_deadline(clock, until, stream.read(engine.space())).await {
         Ok(Ok(0)) => engine.end_of_input(),
         Ok(Ok(count)) => engine.received(elapsed(clock), count),

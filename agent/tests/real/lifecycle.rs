@@ -310,6 +310,17 @@ fn two_agents_cannot_share_a_run_directory() {
 }
 
 #[test]
+fn a_run_directory_that_others_can_write_to_is_not_trusted() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut world = World::new("open");
+    world.stop_agent();
+    let run = world.directory.join("run");
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(agent::Agent::bind(&world.config()).is_err());
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
 fn an_agent_told_to_end_its_guests_does() {
     let mut world = World::new("end");
     let instance = world.create("a", "none");

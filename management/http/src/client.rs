@@ -110,6 +110,8 @@ impl Client {
         self.sent = 0;
         self.output.extend_from_slice(head.as_bytes());
         self.output.extend_from_slice(body.unwrap_or_default());
+        self.buffer.resize(self.limits.head(), 0);
+        self.buffer.shrink_to_fit();
         self.filled = 0;
         self.scan = Scan::default();
         self.phase = Phase::Head;

@@ -19,6 +19,8 @@ pub struct Bounds {
 impl Bounds {
     /// For a request.
     pub const REQUEST: Self = Self { depth: 8, tokens: 256, string: 4096 };
+    /// For a peer's answer about one thing.
+    pub const ANSWER: Self = Self { depth: 8, tokens: 1024, string: 4096 };
     /// For a peer's list of things, of which there may be a thousand.
     pub const LIST: Self = Self { depth: 8, tokens: 64 * 1024, string: 4096 };
 }

@@ -157,7 +157,8 @@ impl Server {
         if self.sent < self.output.len() {
             return;
         }
-        self.output.clear();
+        // A long answer must not keep its room for as long as the connection lasts.
+        self.output = Vec::new();
         self.sent = 0;
         if let Phase::Answered(end) = self.phase {
             if self.closing {

@@ -265,11 +265,15 @@ fn instances_are_shown_with_their_ages_and_in_pages() {
     assert_eq!((&page["instances"][1]["id"], &page["next"]), (&"b".into(), &"b".into()));
     let rest = list("GET /v1/instances?after=b").1;
     assert_eq!((&rest["instances"][0]["id"], &rest["next"]), (&"c".into(), &serde_json::Value::Null));
-    assert_eq!(
-        list("GET /v1/instances/c").1["allowed_actions"],
-        serde_json::json!(["force-stop", "resume", "terminate"])
-    );
-    assert_eq!(kind(&list("GET /v1/instances/d")), (404, "unknown-instance"));
+    let one = |outcome| desk.command("GET /v1/instances/c", "", outcome);
+    let found = one(done("c", State::Paused, false)).1;
+    assert_eq!(found["allowed_actions"], serde_json::json!(["force-stop", "resume", "terminate"]));
+    let unknown =
+        Outcome::Refused { code: Refusal::UnknownInstance, detail: Text::new("no"), instance: None };
+    assert_eq!(kind(&one(unknown)), (404, "unknown-instance"));
+    assert_eq!(kind(&desk.lost("GET /v1/instances/c", "", AgentError::TooLate)), (503, "agent-unavailable"));
+    let operations = desk.answer("GET /v1/operations", "").1;
+    assert!(operations["operations"].as_array().unwrap().is_empty(), "to look is no operation");
     assert_eq!(list("GET /v1/images").1["images"], serde_json::json!(["tiny"]));
     assert_eq!(list("HEAD /v1/images").0, 200);
     let down = desk.lost("GET /v1/instances", "", AgentError::Lost(None, "x"));

@@ -159,7 +159,8 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
 /// Read what the process writes until it ends, and keep the end of it: a guest can make its hypervisor write without
 /// end, so it is neither kept whole nor left to fill the pipe.
 fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<VecDeque<u8>>>) {
-    std::thread::spawn(move || {
+    // Without a thread there are no last words, and the pipe is closed: QEMU ignores that.
+    let _ = std::thread::Builder::new().name("last words".into()).spawn(move || {
         let mut piece = [0; 512];
         while let Ok(count @ 1..) = stderr.read(&mut piece) {
             let mut tail = locked(&tail);
