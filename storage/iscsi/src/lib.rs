@@ -38,7 +38,7 @@ pub use event::{
     LogoutResponse, Outcome, Portal, Referenced, TargetRecord, TaskManagement, TaskManagementResponse,
 };
 pub use limits::{Limits, MAX_OUTSTANDING_R2T, MAX_SENSE};
-pub use login::{Peer, SessionType, Status};
+pub use login::{Join, Peer, SessionType, Status};
 pub use name::{MAX_NAME, Name, NotAName};
 pub use negotiation::Parameters;
 pub use state::State;

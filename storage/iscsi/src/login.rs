@@ -4,6 +4,7 @@ use crate::name::Name;
 use crate::negotiation::{Negotiation, Refusal};
 use crate::wire::LoginRequest;
 use crate::wire::text::pairs;
+use core::num::NonZeroU16;
 use kernel_runtime::Instant;
 
 /// Stages of a login, with the numbers of the CSG and NSG fields.
@@ -136,6 +137,41 @@ pub struct Peer {
     pub tsih: u16,
     /// Connection identifier.
     pub cid: u16,
+}
+
+/// What a login asks to be to the sessions there are (6.3.1, 6.3.5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Join {
+    /// A new session.
+    New,
+    /// The session that was there is to end, with all its tasks, before this login is admitted.
+    SessionReinstatement,
+    /// The session's connection is to end, with all its tasks, before this login is admitted; the session keeps its
+    /// TSIH.
+    ConnectionReinstatement,
+}
+
+impl Peer {
+    /// Judge a login beside the session of the same initiator, ISID and target, given as its TSIH and the CID of its
+    /// connection, if there is one.
+    ///
+    /// # Errors
+    /// The status to refuse it with.
+    pub fn joins(&self, existing: Option<(NonZeroU16, u16)>) -> Result<Join, Status> {
+        match (NonZeroU16::new(self.tsih), existing) {
+            (None, None) => Ok(Join::New),
+            (None, Some(_)) => Ok(Join::SessionReinstatement),
+            (Some(tsih), Some((there, cid))) if tsih == there => {
+                // MaxConnections is one.
+                if cid == self.cid {
+                    Ok(Join::ConnectionReinstatement)
+                } else {
+                    Err(Status::TOO_MANY_CONNECTIONS)
+                }
+            }
+            (Some(_), _) => Err(Status::SESSION_DOES_NOT_EXIST),
+        }
+    }
 }
 
 /// A login in progress.
@@ -277,6 +313,23 @@ mod tests {
             }
         }
         assert_eq!(allowed, [(0, 1), (0, 3), (1, 3)]);
+    }
+
+    #[test]
+    fn a_login_is_new_or_replaces_or_has_no_place() {
+        let there = NonZeroU16::new(7).map(|tsih| (tsih, 1));
+        for (tsih, cid, existing, judged) in [
+            (0, 1, None, Ok(Join::New)),
+            (0, 1, there, Ok(Join::SessionReinstatement)),
+            (0, 2, there, Ok(Join::SessionReinstatement)),
+            (7, 1, there, Ok(Join::ConnectionReinstatement)),
+            (7, 2, there, Err(Status::TOO_MANY_CONNECTIONS)),
+            (8, 1, there, Err(Status::SESSION_DOES_NOT_EXIST)),
+            (7, 1, None, Err(Status::SESSION_DOES_NOT_EXIST)),
+        ] {
+            let peer = Peer { tsih, cid, ..Peer::default() };
+            assert_eq!(peer.joins(existing), judged, "{tsih} {cid}");
+        }
     }
 
     #[test]
