@@ -5,6 +5,5 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none") {
         let folder = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
         println!("cargo::rustc-link-arg-bins=-T{folder}/../link.ld");
-        println!("cargo::rustc-link-arg-bins=--no-eh-frame-hdr");
     }
 }

@@ -38,7 +38,8 @@ pub(crate) fn without_sections(file: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 fn number<const N: usize>(file: &[u8], offset: usize) -> Result<usize, String> {
-    let bytes = offset.checked_add(N).and_then(|end| file.get(offset..end)).ok_or("a header lies beyond the end")?;
+    let bytes =
+        offset.checked_add(N).and_then(|end| file.get(offset..end)).ok_or("a header lies beyond the end")?;
     let mut whole = [0; 8];
     whole[..N].copy_from_slice(bytes);
     usize::try_from(u64::from_le_bytes(whole)).map_err(|_| "an offset is too large".into())

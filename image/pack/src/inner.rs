@@ -39,11 +39,13 @@ impl Build<'_> {
         }
         command.args(["build", "--package", self.package, "--bin", self.bin, "--profile", "release"]);
         command.arg("--target").arg(self.root.join("x86_64-target.json")).arg("-Zjson-target-spec");
-        command.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
+        command
+            .args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
         command.arg("--target-dir").arg(self.target);
-        let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
+        let what = || format!("cargo build -p {} for the bare machine", self.package);
+        let status = command.status().map_err(|error| format!("{}: {error}", what()))?;
         if !status.success() {
-            return Err(format!("{command:?}: {status}"));
+            return Err(format!("{}: {status}", what()));
         }
         Ok(self.target.join("x86_64-target/release").join(self.bin))
     }
@@ -53,7 +55,11 @@ impl Build<'_> {
 fn belongs_to_outer_build(name: &str) -> bool {
     // CARGO_HOME says where packages are kept: the same for both.
     let cargo = name.starts_with("CARGO") && name != "CARGO_HOME";
-    cargo || name.starts_with("RUSTC") || name.starts_with("RUSTDOC") || name == "RUSTFLAGS" || name == "CLIPPY_ARGS"
+    cargo
+        || name.starts_with("RUSTC")
+        || name.starts_with("RUSTDOC")
+        || name == "RUSTFLAGS"
+        || name == "CLIPPY_ARGS"
 }
 
 /// Put a built program into `folder`: as `name` without, and as `name.debug` with symbols.

@@ -59,11 +59,11 @@ pub fn wait(microseconds: u32, mut done: impl FnMut() -> bool) -> bool {
     done()
 }
 
-/// How far apart buffers of `length` bytes lie that are cut from one piece of memory.
+/// How far apart buffers of `length` bytes lie that are cut from one piece of memory, and so what each costs.
 ///
 /// Large ones take an odd number of pages: buffers at power-of-two distances share sets of caches, and under an
 /// emulator that finds pages by their low bits they share one slot, which makes copying ten times slower.
-fn stride(length: usize) -> usize {
+pub fn buffer_stride(length: usize) -> usize {
     const CACHE_LINE: usize = 64;
     if length < PAGE {
         return length.max(1).next_multiple_of(CACHE_LINE);
@@ -85,11 +85,11 @@ mod tests {
 
     #[test]
     fn buffers_do_not_lie_at_powers_of_two() {
-        assert_eq!(stride(1526), 1536);
-        assert_eq!(stride(64 * 1024), 17 * PAGE);
-        assert_eq!(stride(64 * 1024 + 26), 17 * PAGE);
-        assert_eq!(stride(32 * 1024), 9 * PAGE);
-        assert_eq!(stride(4096), PAGE);
+        assert_eq!(buffer_stride(1526), 1536);
+        assert_eq!(buffer_stride(64 * 1024), 17 * PAGE);
+        assert_eq!(buffer_stride(64 * 1024 + 26), 17 * PAGE);
+        assert_eq!(buffer_stride(32 * 1024), 9 * PAGE);
+        assert_eq!(buffer_stride(4096), PAGE);
         assert_eq!(per_piece(17 * PAGE), 7);
         assert_eq!(per_piece(2 << 20), 1);
     }

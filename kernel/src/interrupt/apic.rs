@@ -83,13 +83,12 @@ impl Apic {
     }
 
     fn reset(&self) {
-        let entries = self.read(VERSION) >> 16 & 0xff;
-        self.write(TASK_PRIORITY, 0);
-        self.write(SPURIOUS_VECTOR, SOFTWARE_ENABLED | u32::from(SPURIOUS));
-        // Masked, the 8259 behind LINT0 is not heard, whatever state firmware left it in.
+        // Masked first of all, the 8259 behind LINT0 is not heard, whatever firmware left it at.
         self.write(LVT_LINT0, MASKED);
+        self.write(SPURIOUS_VECTOR, SOFTWARE_ENABLED | u32::from(SPURIOUS));
         self.write(LVT_LINT1, DELIVER_NMI);
         self.write(LVT_ERROR, MASKED | u32::from(SPURIOUS));
+        let entries = self.read(VERSION) >> 16 & 0xff;
         if entries >= 4 {
             self.write(LVT_PERFORMANCE, MASKED | u32::from(SPURIOUS));
         }
@@ -99,6 +98,9 @@ impl Apic {
         self.write(DIVIDE, DIVIDE_BY_ONE);
         self.mask_timer(false);
         self.write(EOI, 0);
+        // Last, for it makes QEMU's translator look again whether an interrupt is due. It remembers a tick of the 8259
+        // from before LINT0 was masked, and would deliver it, as vector -1, when interrupts are let in.
+        self.write(TASK_PRIORITY, 0);
     }
 
     fn read(&self, register: u32) -> u32 {

@@ -1,7 +1,7 @@
 //! Memory that a device reaches, on the bare machine.
 
 use crate::platform::platform;
-use crate::{Direction, Error, PAGE, per_piece, stride};
+use crate::{Direction, Error, PAGE, buffer_stride, per_piece};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::mem::ManuallyDrop;
@@ -141,7 +141,7 @@ impl Buffer {
     /// # Errors
     /// [`Error::OutOfMemory`]; then none is taken.
     pub fn allocate(count: usize, length: usize) -> Result<Vec<Self>, Error> {
-        let (stride, mut buffers) = (stride(length), Vec::new());
+        let (stride, mut buffers) = (buffer_stride(length), Vec::new());
         buffers.try_reserve_exact(count).map_err(|_| Error::OutOfMemory)?;
         while buffers.len() < count {
             let here = (count - buffers.len()).min(per_piece(stride));

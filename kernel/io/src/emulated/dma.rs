@@ -1,7 +1,7 @@
 //! Memory that a device reaches, inside a host test.
 
 use super::{Memory, with};
-use crate::{Direction, Error, PAGE, per_piece, stride};
+use crate::{Direction, Error, PAGE, buffer_stride, per_piece};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec;
@@ -110,7 +110,7 @@ impl Buffer {
     /// # Errors
     /// [`Error::OutOfMemory`]; then none is taken.
     pub fn allocate(count: usize, length: usize) -> Result<Vec<Self>, Error> {
-        let (stride, mut buffers) = (stride(length), Vec::new());
+        let (stride, mut buffers) = (buffer_stride(length), Vec::new());
         while buffers.len() < count {
             let here = (count - buffers.len()).min(per_piece(stride));
             let start = take(here.checked_mul(stride).ok_or(Error::OutOfMemory)?)?;

@@ -4,6 +4,7 @@ use super::{Attached, Registers, with};
 use crate::Error;
 use alloc::rc::Rc;
 use core::fmt;
+use core::ptr::NonNull;
 
 /// Registers of a device that are mapped into memory. Clones are the same registers.
 #[derive(Clone)]
@@ -69,6 +70,12 @@ impl Mmio {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// The first register, for packages that do their own volatile accesses; `None` in a host test, where registers are
+    /// not at any address.
+    pub fn pointer(&self) -> Option<NonNull<u8>> {
+        None
     }
 
     access!(read8, write8, u8);

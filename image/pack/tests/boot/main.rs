@@ -1,0 +1,211 @@
+//! The kernel's promises, each under QEMU with the self-test program (`kernel/selftest`).
+
+mod qemu;
+
+use qemu::{BOARDS, Outcome, Run, alone};
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+/// Exit statuses; `kernel/README.md` has the table.
+const SUCCESS: i32 = 33;
+const PANIC: i32 = 65;
+const PAGE_FAULT: i32 = 67;
+const STACK_OVERFLOW: i32 = 69;
+const DOUBLE_FAULT: i32 = 71;
+const NMI: i32 = 75;
+const EXCEPTION: i32 = 77;
+
+fn expect(outcome: &Outcome, status: i32, what: &str) {
+    assert_eq!(outcome.status, status, "{what}:\n{}", outcome.text());
+}
+
+#[test]
+fn it_boots_on_every_board_with_an_old_and_a_current_cpu() {
+    for board in BOARDS {
+        for cpu in ["max", "qemu64"] {
+            let outcome = Run::case(board, "boot").cpu(cpu).finish();
+            expect(&outcome, SUCCESS, &format!("{board} {cpu}"));
+            assert!(outcome.text().contains("clock: "), "{}", outcome.text());
+        }
+    }
+}
+
+#[test]
+fn it_boots_with_several_cpus_and_with_memory_above_four_gib() {
+    expect(&Run::case("q35", "boot").arguments(&["-smp", "4"]).finish(), SUCCESS, "four CPUs");
+    expect(&Run::case("q35", "boot").memory(6144).finish(), SUCCESS, "6 GiB");
+    expect(&Run::case("pc", "boot").memory(6144).finish(), SUCCESS, "6 GiB");
+}
+
+#[test]
+fn it_boots_without_a_serial_port_and_with_other_firmware() {
+    expect(&Run::case("q35", "boot").without_serial().finish(), SUCCESS, "no serial port");
+    expect(&Run::case("microvm", "boot").without_serial().finish(), SUCCESS, "no serial port");
+    expect(&Run::case("pc", "boot").arguments(&["-bios", "qboot.rom"]).finish(), SUCCESS, "qboot");
+}
+
+#[test]
+fn it_boots_without_the_chips_of_a_pc() {
+    for board in ["microvm,pit=off,pic=off,rtc=off", "microvm,acpi=off,pit=off,pic=off,rtc=off"] {
+        let outcome = Run::case(board, "boot").finish();
+        expect(&outcome, SUCCESS, board);
+        assert!(outcome.text().contains("by the APIC timer"), "{}", outcome.text());
+    }
+}
+
+#[test]
+fn two_mib_are_enough_to_boot_and_all_memory_can_be_used() {
+    for board in BOARDS {
+        for memory in [2, 4, 64] {
+            let outcome = Run::case(board, "memory").memory(memory).finish();
+            expect(&outcome, SUCCESS, &format!("{board} with {memory} MiB"));
+            assert!(outcome.text().contains("intact: true"), "{}", outcome.text());
+        }
+    }
+}
+
+#[test]
+fn what_must_not_be_done_ends_the_machine_with_a_code_of_its_own() {
+    let cases = [
+        ("panic", PANIC, "PANIC at "),
+        ("no-such-case", PANIC, "no case"),
+        ("stack-overflow", STACK_OVERFLOW, "the program's stack has overflown"),
+        ("write-text", PAGE_FAULT, "write to 0xffffffff"),
+        ("write-constant", PAGE_FAULT, "write to 0xffffffff"),
+        ("execute-data", PAGE_FAULT, "execution of 0xffffffff"),
+        ("execute-stack", PAGE_FAULT, "execution of 0xffffffff"),
+        ("execute-heap", PAGE_FAULT, "execution of 0x"),
+        ("null", PAGE_FAULT, "read from 0x0"),
+        ("write-image-by-ram", PAGE_FAULT, "nothing is mapped there"),
+        ("double-fault", DOUBLE_FAULT, "double fault"),
+        ("divide", EXCEPTION, "division by zero"),
+        ("invalid", EXCEPTION, "invalid instruction"),
+    ];
+    for (index, (case, status, says)) in cases.into_iter().enumerate() {
+        // Every case on one board, each board and CPU with some of them.
+        let (board, cpu) = (BOARDS[index % BOARDS.len()], ["max", "qemu64"][index % 2]);
+        for run in [Run::case("q35", case), Run::case(board, case).cpu(cpu)] {
+            let outcome = run.finish();
+            expect(&outcome, status, case);
+            assert!(outcome.text().contains(says), "{case}: {}", outcome.text());
+            assert!(outcome.text().contains("  at 0xffffffff80"), "no backtrace: {}", outcome.text());
+            assert!(!outcome.text().contains("came back"), "{case} came back");
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_that_cannot_be_masked_is_reported_on_a_stack_of_its_own() {
+    // On a crowded host a tick of the timer chip falls between firmware and kernel now and then; what it leaves behind
+    // must not become an interrupt when the machine begins to idle.
+    for board in BOARDS {
+        let mut machines: Vec<_> = (0..6).map(|_| Run::case(board, "wait-for-nmi").start()).collect();
+        for machine in &mut machines {
+            machine.wait_for("waiting");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        for mut machine in machines {
+            machine.tell("inject-nmi");
+            let outcome = machine.finish();
+            expect(&outcome, NMI, board);
+            assert!(outcome.text().contains("non-maskable interrupt"), "{}", outcome.text());
+        }
+    }
+}
+
+#[test]
+fn a_panic_resets_the_machine() {
+    for board in BOARDS {
+        let outcome = Run::case(board, "panic").without_debug_exit().finish();
+        expect(&outcome, 0, board);
+        assert_eq!(outcome.reason.as_deref(), Some("guest-reset"), "{board}");
+    }
+}
+
+#[test]
+fn off_is_off_where_the_machine_can_be_switched_off() {
+    for (board, reason) in BOARDS.into_iter().zip(["shutdown", "shutdown", "shutdown", "reset"]) {
+        let outcome = Run::case(board, "off").finish();
+        expect(&outcome, 0, board);
+        assert_eq!(outcome.reason, Some(format!("guest-{reason}")), "{board}");
+        let outcome = Run::case(board, "reset").finish();
+        assert_eq!(outcome.reason.as_deref(), Some("guest-reset"), "{board}");
+    }
+}
+
+#[test]
+fn a_second_takes_a_second_on_every_board() {
+    let _alone = alone();
+    for board in BOARDS {
+        // On a crowded host a line may come late once; the clock does not get better by trying again.
+        let mut errors = Vec::new();
+        while errors.last().is_none_or(|error| *error >= 0.02) {
+            assert!(errors.len() < 3, "{board}: off by {errors:?}");
+            errors.push(clock_error(board));
+        }
+    }
+}
+
+/// By how much of itself a span of three seconds differs between the guest's clock and ours.
+fn clock_error(board: &'static str) -> f64 {
+    let mut machine = Run::case(board, "clock").start();
+    let (start, _) = machine.wait_for("tick 0");
+    let (end, _) = machine.wait_for("tick 6");
+    expect(&machine.finish(), SUCCESS, board);
+    ((end - start).as_secs_f64() / 3.0 - 1.0).abs()
+}
+
+#[test]
+fn idling_takes_no_time_of_the_host() {
+    let _alone = alone();
+    for board in BOARDS {
+        let mut machine = Run::case(board, "idle").start();
+        let (start, _) = machine.wait_for("idle from here");
+        let before = processor_time(machine.pid());
+        let (end, _) = machine.wait_for("idle to here");
+        let used = processor_time(machine.pid()) - before;
+        let share = used.as_secs_f64() / (end - start).as_secs_f64();
+        assert!(share < 0.03, "{board}: {used:?} of {:?}", end - start);
+    }
+}
+
+/// What the process has used of processors, in user and system mode.
+fn processor_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("QEMU runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    // Fields 14 and 15 of proc(5), in hundredths of a second on Linux.
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+#[test]
+fn randomness_never_repeats_and_its_absence_is_said() {
+    let random = |outcome: &Outcome| {
+        let text = outcome.text();
+        text.split_once("random ").map(|(_, number)| number.split_whitespace().next().unwrap().to_string())
+    };
+    let numbers: BTreeSet<_> = (0..4).filter_map(|_| random(&Run::case("pc", "entropy").finish())).collect();
+    assert_eq!(numbers.len(), 4, "{numbers:?}");
+    let without = Run::case("pc", "entropy").cpu("qemu64").finish();
+    assert!(without.text().contains("the machine needs RDRAND or a virtio-rng device"), "{}", without.text());
+}
+
+#[test]
+fn a_file_from_qemu_reaches_the_program() {
+    let path = std::env::temp_dir().join(format!("corbel-fw-cfg-{}", std::process::id()));
+    for (length, says) in [
+        (0, "file of 0 bytes"),
+        (20, "file of 20 bytes"),
+        (65536, "file of 65536 bytes"),
+        (65537, "longer than 64 KiB"),
+    ] {
+        fs::write(&path, vec![b'x'; length]).expect("a file");
+        let option = format!("name=opt/corbel/config,file={}", path.display());
+        let outcome = Run::case("microvm", "fw-cfg").arguments(&["-fw_cfg", &option]).finish();
+        assert!(outcome.text().contains(says), "{length}: {}", outcome.text());
+    }
+    let _ = fs::remove_file(&path);
+    assert!(Run::case("pc", "fw-cfg").finish().text().contains("no file"));
+}

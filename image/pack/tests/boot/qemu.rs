@@ -1,0 +1,222 @@
+//! One run of a program under QEMU: what it printed and when, what QEMU said of it, how it ended.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The boards the kernel must boot on, as QEMU's `-machine` has them.
+pub const BOARDS: [&str; 4] = ["q35", "pc", "microvm", "microvm,acpi=off"];
+
+/// How long a run may take on the most crowded host.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What to run.
+#[derive(Clone)]
+pub struct Run {
+    board: &'static str,
+    cpu: &'static str,
+    memory: u32,
+    line: String,
+    debug_exit: bool,
+    serial: bool,
+    arguments: Vec<String>,
+}
+
+impl Run {
+    /// The self-test's case `case` on a board, with a current CPU and 32 MiB.
+    pub fn case(board: &'static str, case: &str) -> Self {
+        let line = format!("selftest={case}");
+        Self { board, cpu: "max", memory: 32, line, debug_exit: true, serial: true, arguments: Vec::new() }
+    }
+
+    pub fn cpu(self, cpu: &'static str) -> Self {
+        Self { cpu, ..self }
+    }
+
+    pub fn memory(self, memory: u32) -> Self {
+        Self { memory, ..self }
+    }
+
+    pub fn without_debug_exit(self) -> Self {
+        Self { debug_exit: false, ..self }
+    }
+
+    pub fn without_serial(self) -> Self {
+        Self { serial: false, ..self }
+    }
+
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Start it.
+    pub fn start(&self) -> Machine {
+        static SELFTEST: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let program = match SELFTEST.get_or_init(image_pack::selftest) {
+            Ok(program) => program,
+            Err(error) => panic!("{error}"),
+        };
+        Machine::start(self, program)
+    }
+
+    /// Start it and wait for its end.
+    pub fn finish(&self) -> Outcome {
+        self.start().finish()
+    }
+}
+
+/// A line of the console, and when it came.
+pub type Line = (Instant, String);
+
+/// A running machine; it ends when dropped.
+pub struct Machine {
+    process: Child,
+    monitor: UnixStream,
+    socket: PathBuf,
+    lines: Receiver<Line>,
+    seen: Vec<Line>,
+    events: Receiver<String>,
+    deadline: Instant,
+}
+
+/// What a run came to.
+pub struct Outcome {
+    /// The exit status of QEMU.
+    pub status: i32,
+    /// The console.
+    pub lines: Vec<Line>,
+    /// Why QEMU ended, in its words: `guest-shutdown`, `guest-reset`.
+    pub reason: Option<String>,
+}
+
+impl Outcome {
+    /// The console as one text.
+    pub fn text(&self) -> String {
+        self.lines.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Machine {
+    fn start(run: &Run, program: &Path) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let socket = std::env::temp_dir().join(format!("corbel-boot-{}-{number}", std::process::id()));
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-machine", run.board, "-accel", "tcg", "-cpu", run.cpu, "-m", &run.memory.to_string()]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        // QEMU waits for the monitor's client, so no event is missed.
+        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=on", socket.display()));
+        qemu.args(["-serial", if run.serial { "stdio" } else { "none" }]);
+        if run.debug_exit {
+            qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        }
+        qemu.arg("-kernel").arg(program).args(["-append", &run.line]).args(&run.arguments);
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = qemu.spawn().unwrap_or_else(|error| {
+            panic!("qemu-system-x86_64: {error}; on Debian: apt-get install qemu-system-x86")
+        });
+        let stdout = process.stdout.take().expect("it is piped");
+        let deadline = Instant::now() + LIMIT;
+        let monitor = connect(&socket, &mut process, deadline);
+        let (send_line, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_string();
+                if send_line.send((Instant::now(), text)).is_err() {
+                    break;
+                }
+            }
+        });
+        let (send_event, events) = channel();
+        let reader = BufReader::new(monitor.try_clone().expect("a second handle"));
+        thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if send_event.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut machine = Self { process, monitor, socket, lines, seen: Vec::new(), events, deadline };
+        machine.tell("qmp_capabilities");
+        machine
+    }
+
+    /// The process id of QEMU.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Give QEMU's monitor a command without arguments.
+    pub fn tell(&mut self, command: &str) {
+        let line = format!("{{\"execute\":\"{command}\"}}\n");
+        self.monitor.write_all(line.as_bytes()).expect("the monitor listens");
+    }
+
+    /// Wait for a line that contains `text`.
+    pub fn wait_for(&mut self, text: &str) -> Line {
+        loop {
+            match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.1.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("no `{text}` on the console ({error}):\n{:#?}", self.seen),
+            }
+        }
+    }
+
+    /// Wait for the end.
+    pub fn finish(mut self) -> Outcome {
+        loop {
+            match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end:\n{:#?}", self.seen),
+            }
+        }
+        let status = self.process.wait().expect("QEMU can be waited for").code().unwrap_or(-1);
+        let reason = self.events.iter().filter(|line| line.contains("\"SHUTDOWN\"")).find_map(|line| {
+            let (_, rest) = line.split_once("\"reason\": \"")?;
+            Some(rest.split('"').next()?.to_string())
+        });
+        Outcome { status, lines: std::mem::take(&mut self.seen), reason }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+fn connect(socket: &Path, process: &mut Child, deadline: Instant) -> UnixStream {
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return stream,
+            Err(error) => {
+                let ended = process.try_wait().expect("QEMU can be waited for");
+                assert!(ended.is_none(), "QEMU ended at once: {ended:?}");
+                assert!(Instant::now() < deadline, "{}: {error}", socket.display());
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+/// Tests that measure time or load run one after the other.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
