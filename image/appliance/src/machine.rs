@@ -1,0 +1,90 @@
+//! The appliance on the bare machine: what the kernel and the drivers have becomes what [`Appliance`] is put together
+//! from, and then it turns until the machine ends.
+
+use crate::nics;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::convert::Infallible;
+use drivers::{AnyNic, Inventory};
+use image_appliance::assemble::{Appliance, Next, Parts};
+use image_appliance::config::{Channel, Config};
+use kernel::power::{self, Exit};
+use kernel::{Machine, entropy};
+use kernel_runtime::Instant;
+use network_nic::Nic;
+
+/// The file that QEMU may be given for us.
+const FILE: &str = "opt/corbel/config";
+/// Each NIC's part of what is free after boot, as a divisor.
+const NIC_PART: usize = 6;
+/// What a NIC can make use of, in bytes: all its frames as long as they can be.
+const NIC_MOST: usize = 4608 << 10;
+
+/// Be the appliance.
+pub(crate) fn run(machine: Machine) -> ! {
+    match serve(&machine) {
+        Ok(never) => match never {},
+        Err(reason) => {
+            log::error!("{reason}");
+            power::exit(Exit::Failure)
+        }
+    }
+}
+
+fn serve(machine: &Machine) -> Result<Infallible, String> {
+    let config = configuration(machine)?;
+    log::set_max_level(config.log);
+    let (host, service) = devices(machine, &config)?;
+    let seeds = seeds(machine)?;
+    let now = || Instant::from_micros(machine.now());
+    let memory = machine.free_memory();
+    let mut appliance = Appliance::assemble(&config, Parts { host, service, seeds, memory, now: now() })?;
+    log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
+    loop {
+        match appliance.turn(now()) {
+            Next::Again => {}
+            Next::Idle(deadline) => machine.idle(deadline.map(Instant::as_micros)),
+        }
+    }
+}
+
+/// What the command line and QEMU's file say.
+fn configuration(machine: &Machine) -> Result<Config, String> {
+    let file = machine.fw_cfg(FILE).map_err(|error| alloc::format!("fw_cfg {FILE}: {error}"))?;
+    let file = match file.map(String::from_utf8) {
+        None => String::new(),
+        Some(Ok(text)) => text,
+        Some(Err(_)) => return Err(alloc::format!("fw_cfg {FILE}: the file is not UTF-8 text")),
+    };
+    let channels = [(Channel::CommandLine, machine.command_line()), (Channel::FwCfg, &file)];
+    Config::parse(&channels).map_err(|error| error.to_string())
+}
+
+/// The NICs of the host-only and of the service network. A source of randomness is used on the way.
+fn devices(machine: &Machine, config: &Config) -> Result<(AnyNic, AnyNic), String> {
+    let nic_memory = (machine.free_memory() / NIC_PART).min(NIC_MOST);
+    let found = drivers::find(&Inventory { command_line: machine.command_line(), nic_memory });
+    if let Some(mut source) = found.rng {
+        let mut bytes = [0; 64];
+        match source.fill(&mut bytes) {
+            Ok(()) => entropy::add(&bytes, 256),
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    let macs: Vec<_> = found.nics.iter().map(Nic::mac).collect();
+    let (host, service) = nics::assign(&macs, config)?;
+    let mut nics = found.nics;
+    // The later one first, so that the other keeps its place.
+    let later = nics.remove(host.max(service));
+    let earlier = nics.remove(host.min(service));
+    Ok(if host < service { (earlier, later) } else { (later, earlier) })
+}
+
+fn seeds(machine: &Machine) -> Result<[u64; 5], String> {
+    let mut bytes = [0; 40];
+    machine.random(&mut bytes).map_err(|error| error.to_string())?;
+    let mut seeds = [0; 5];
+    let words = bytes.as_chunks::<8>().0;
+    seeds.iter_mut().zip(words).for_each(|(seed, word)| *seed = u64::from_le_bytes(*word));
+    Ok(seeds)
+}
