@@ -119,7 +119,6 @@ impl Path {
             command: begun,
             target,
             owner: Some(Owner { connection: self.index, task: command.task }),
-            lun: command.lun,
             read: command.read,
             write: command.write,
             is_held: false,

@@ -52,7 +52,6 @@ pub(crate) struct Running {
     pub(crate) target: usize,
     /// Whose it is; `None` once it was aborted and only its requests are still under way.
     pub(crate) owner: Option<Owner>,
-    pub(crate) lun: [u8; 8],
     /// Which way its data goes.
     pub(crate) read: bool,
     pub(crate) write: bool,

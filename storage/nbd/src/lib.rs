@@ -19,6 +19,7 @@ mod receive;
 mod reconnect;
 mod requests;
 mod send;
+pub mod testing;
 mod text;
 mod uri;
 pub mod wire;
@@ -34,3 +35,6 @@ pub use requests::Unfinished;
 pub use text::Text;
 pub use uri::{MAX_URI, Uri, UriError};
 pub use wire::TransmissionFlags;
+
+#[cfg(test)]
+mod tests;

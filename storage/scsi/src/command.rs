@@ -250,8 +250,7 @@ impl Command {
         self.in_flight == 0
     }
 
-    /// Whether it waits for Data-Out or is held, so that a shortage of time is the initiator's or the backend's doing
-    /// before anything was done.
+    /// Whether it has not begun because its unit is not known yet.
     pub fn is_held(&self) -> bool {
         matches!(self.task, Task::Held)
     }

@@ -3,7 +3,7 @@
 use crate::command::Step;
 use crate::failure;
 use crate::field::{u32_at, u64_at};
-use crate::sense::Refusal;
+use crate::sense::{Refusal, Sense, code};
 use crate::unit::{LogicalUnit, UnitId};
 use storage_block::{Buffer, Completion, Error, Operation, Request};
 
@@ -88,6 +88,11 @@ impl Ranges {
                 self.next += 1;
                 continue;
             }
+            // The disk may have shrunk since the command was checked.
+            if unit.geometry().is_none_or(|geometry| extent.offset + extent.length > geometry.size) {
+                self.failure = Some(Sense::illegal(code::LBA_OUT_OF_RANGE).into());
+                break;
+            }
             let Some(place) = self.requests.iter().position(Option::is_none) else { break };
             // A list may name a block twice, and overlapping changes are never in flight together.
             if self.requests.iter().flatten().any(|(other, _)| other.overlaps(&extent)) {
@@ -130,7 +135,7 @@ impl Ranges {
                 // A hint that came to nothing is no error.
                 (_, Operation::Cache) => {}
                 (Ok(()), Operation::Trim { fua: false } | Operation::WriteZeroes { fua: false, .. }) => {
-                    unit.cache.wrote();
+                    unit.wrote();
                 }
                 (Ok(()), _) => {}
                 (Err(error), operation) => {

@@ -151,14 +151,13 @@ impl Transfer {
             let idle = self.segments.iter().all(Option::is_none);
             if self.failure.is_none() && self.next < self.total {
                 match self.begin_segment(unit, memory) {
-                    Begun::Segment => continue,
+                    Begun::Segment => {}
                     Begun::NoBuffer if idle => return Some(Step::Starved),
                     Begun::NoBuffer | Begun::WindowFull => return Some(Step::Wait),
-                    Begun::Never => {
-                        self.fail(self.next, failure::internal());
-                        continue;
-                    }
+                    Begun::Never => self.fail(self.next, failure::internal()),
+                    Begun::OutOfRange => self.fail(self.next, Sense::illegal(code::LBA_OUT_OF_RANGE).into()),
                 }
+                continue;
             }
             if !idle {
                 return Some(Step::Wait);
@@ -183,7 +182,7 @@ impl Transfer {
                 State::Returned(Ok(()))
                     if self.program.get(segment.at) == Some(&Move::Store) && !self.fua =>
                 {
-                    unit.cache.wrote();
+                    unit.wrote();
                 }
                 State::Returned(_) | State::Idle | State::Receiving => {}
             }
@@ -260,7 +259,7 @@ impl Transfer {
                 State::Receiving | State::InFlight => return None,
                 State::Returned(Ok(())) => {
                     if step == Some(Move::Store) && !self.fua {
-                        unit.cache.wrote();
+                        unit.wrote();
                     }
                     segment.at += 1;
                     segment.state = State::Idle;
@@ -326,6 +325,10 @@ impl Transfer {
         if length == 0 {
             return Begun::Never;
         }
+        // The disk may have shrunk since the command was checked.
+        if self.start + u64::from(self.next) + u64::from(length) > geometry.size {
+            return Begun::OutOfRange;
+        }
         let pair = self.program.contains(&Move::FetchOther);
         let (buffer, other) = loop {
             let size = length as usize;
@@ -358,8 +361,9 @@ enum Begun {
     Segment,
     WindowFull,
     NoBuffer,
-    /// There will never be a buffer, or the disk is no longer known.
+    /// There will never be a buffer.
     Never,
+    OutOfRange,
 }
 
 fn operation(step: Option<Move>, fua: bool) -> Operation {

@@ -176,6 +176,13 @@ impl LogicalUnit {
         }
     }
 
+    /// A write was acknowledged below. Without a flush to ask for it counts as durable.
+    pub(crate) fn wrote(&mut self) {
+        if self.geometry.is_some_and(|geometry| geometry.flush) {
+            self.cache.wrote();
+        }
+    }
+
     /// Whether writes were acknowledged that no flush has made durable yet.
     pub fn is_dirty(&self) -> bool {
         self.cache.is_dirty()

@@ -35,7 +35,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "management",
         // The agent in tests only: they drive a real one.
-        &["management_http", "agent_protocol", "agent", "storage", "network", "network_nic", "kernel_runtime"],
+        &[
+            "management_http",
+            "agent_protocol",
+            "agent",
+            "storage",
+            "network",
+            "network_nic",
+            "kernel_runtime",
+        ],
     ),
     ("agent", &["agent_protocol", "management_http"]),
     (
@@ -55,6 +63,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image_pack", &[]),
     ("image_launch", &["image_pack", "image_appliance", "agent", "agent_protocol"]),
     ("tests_tidy", &[]),
+    (
+        "tests_fuzz",
+        &[
+            "agent_protocol",
+            "image_appliance",
+            "kernel_runtime",
+            "management_http",
+            "network",
+            "network_nic",
+            "storage_block",
+            "storage_iscsi",
+            "storage_nbd",
+            "storage_scsi",
+        ],
+    ),
 ];
 
 /// Packages that may contain `unsafe`, and why.

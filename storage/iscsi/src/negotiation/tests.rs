@@ -1,3 +1,5 @@
+//! Each key by its kind, and the table itself.
+
 use super::keys::{KEYS, find};
 use super::*;
 

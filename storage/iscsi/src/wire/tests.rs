@@ -1,3 +1,5 @@
+//! Layouts, digests, text and framing against the standard and against each other.
+
 use super::text::{Full, Malformed, Writer, number, pairs};
 use super::*;
 

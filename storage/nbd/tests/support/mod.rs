@@ -64,8 +64,6 @@ pub(crate) enum End {
     Fatal(Fatal),
     /// The server closed it.
     Eof,
-    /// It was closed after the farewell.
-    Closed,
 }
 
 /// The engine and its socket.
@@ -73,7 +71,7 @@ pub(crate) struct Driver {
     pub(crate) client: Client,
     socket: Option<Socket>,
     start: Wall,
-    pub(crate) events: VecDeque<Event>,
+    events: VecDeque<Event>,
 }
 
 /// Longer than anything here takes, shorter than a test run's patience.
@@ -96,11 +94,9 @@ impl Driver {
     /// Negotiate until requests are taken.
     pub(crate) fn open(&mut self, socket: Socket) -> Result<(), End> {
         self.connect(socket);
-        loop {
-            match self.next()? {
-                Event::Ready => return Ok(()),
-                other => panic!("{other:?} during the handshake"),
-            }
+        match self.next()? {
+            Event::Ready => Ok(()),
+            other => panic!("{other:?} during the handshake"),
         }
     }
 
@@ -108,10 +104,14 @@ impl Driver {
     pub(crate) fn next(&mut self) -> Result<Event, End> {
         let begin = Wall::now();
         loop {
-            if let Some(event) = self.client.poll_event() {
+            if let Some(event) = self.events.pop_front().or_else(|| self.client.poll_event()) {
                 return Ok(event);
             }
-            if !self.turn()? {
+            let turn = self.turn();
+            if !self.events.is_empty() {
+                continue;
+            }
+            if !turn? {
                 assert!(begin.elapsed() < PATIENCE, "nothing happens: {:?}", self.client.counters());
                 std::thread::sleep(Duration::from_micros(20));
             }
@@ -158,6 +158,10 @@ impl Driver {
         }
         match end {
             Some(end) => {
+                // What was told before the end stays told: a server may close right behind the farewell.
+                while let Some(event) = self.client.poll_event() {
+                    self.events.push_back(event);
+                }
                 self.cut();
                 Err(end)
             }
@@ -188,11 +192,9 @@ impl Driver {
     /// Say farewell and close.
     pub(crate) fn close(&mut self) {
         self.client.disconnect();
-        loop {
-            match self.next().expect("a farewell") {
-                Event::Closed => break,
-                other => panic!("{other:?}"),
-            }
+        match self.next().expect("a farewell") {
+            Event::Closed => {}
+            other => panic!("{other:?}"),
         }
         self.cut();
     }

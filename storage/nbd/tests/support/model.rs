@@ -2,8 +2,9 @@
 
 use super::Driver;
 use std::ops::Range;
+use std::time::Duration;
 use storage_block::{Completion, Error, Operation, Pool, Request, Share};
-use storage_nbd::Event;
+use storage_nbd::{Event, Quarantine};
 
 /// A small generator: the same seed gives the same run.
 pub(crate) struct Random(u64);
@@ -48,6 +49,8 @@ pub(crate) struct Model {
     pending: Vec<Pending>,
     next_cookie: u64,
     pub(crate) random: Random,
+    /// Where a dead connection may still write.
+    pub(crate) quarantine: Quarantine,
     /// The longest request, in bytes.
     pub(crate) longest: usize,
 }
@@ -66,6 +69,7 @@ impl Model {
             pending: Vec::new(),
             next_cookie: 1,
             random: Random::new(seed),
+            quarantine: Quarantine::new(64, Duration::from_millis(500)),
             longest: 1 << 20,
         }
     }
@@ -118,7 +122,7 @@ impl Model {
         let step = self.longest.min(1 << 20);
         for start in (0..self.content.len()).step_by(step) {
             let range = start..self.content.len().min(start + step);
-            let request = self.make(Operation::Read, range, driver);
+            let request = self.make(Operation::Read, range);
             driver.client.submit(driver.now(), request).expect("nothing else is in flight");
             self.settle(driver);
         }
@@ -139,7 +143,7 @@ impl Model {
             _ => Operation::Read,
         };
         if operation == Operation::Flush {
-            return Some(self.make(operation, 0..0, driver));
+            return Some(self.make(operation, 0..0));
         }
         let blocks = self.unknown.len() as u64;
         for _ in 0..32 {
@@ -152,14 +156,16 @@ impl Model {
                 let both = range.start < other.range.end && other.range.start < range.end;
                 both && (operation.changes_medium() || other.operation.changes_medium())
             });
-            if !clash {
-                return Some(self.make(operation, range, driver));
+            let (offset, bytes) = (range.start as u64, range.len() as u64);
+            let held = self.quarantine.blocked(driver.now(), offset, bytes).is_some();
+            if !clash && !(held && operation.changes_medium()) {
+                return Some(self.make(operation, range));
             }
         }
         None
     }
 
-    fn make(&mut self, operation: Operation, range: Range<usize>, _driver: &Driver) -> Request {
+    fn make(&mut self, operation: Operation, range: Range<usize>) -> Request {
         let length = range.len();
         let mut buffer = operation.carries_data().then(|| self.share.take(length).expect("a buffer"));
         let mut content = None;

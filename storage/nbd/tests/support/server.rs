@@ -3,7 +3,7 @@
 use super::Socket;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +34,12 @@ impl Drop for Folder {
     }
 }
 
+enum Process {
+    Child(Child),
+    /// One that has made itself nobody's child; its number is in this file.
+    Daemon(PathBuf),
+}
+
 enum Address {
     Unix(PathBuf),
     Tcp(u16),
@@ -41,7 +47,7 @@ enum Address {
 
 /// A running server.
 pub(crate) struct Server {
-    child: Child,
+    process: Process,
     address: Address,
     pub(crate) folder: Folder,
 }
@@ -70,8 +76,16 @@ impl Server {
 
     /// End it without a farewell.
     pub(crate) fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.process {
+            Process::Child(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Process::Daemon(file) => {
+                let number = fs::read_to_string(file).unwrap_or_default();
+                let _ = Command::new("kill").arg(number.trim()).status();
+            }
+        }
     }
 }
 
@@ -112,18 +126,7 @@ pub(crate) fn nbdkit(arguments: &[&str]) -> Option<Server> {
     all.push(socket.display().to_string());
     all.extend(words(arguments));
     let child = start("nbdkit", &all, &folder)?;
-    Some(Server { child, address: Address::Unix(socket), folder }.wait())
-}
-
-/// `nbdkit` on a Unix socket, over the file of an earlier server.
-pub(crate) fn nbdkit_at(folder: Folder, arguments: &[&str]) -> Option<Server> {
-    let socket = folder.0.join("socket");
-    let _ = fs::remove_file(&socket);
-    let mut all = words(&["-f", "--exit-with-parent", "-U"]);
-    all.push(socket.display().to_string());
-    all.extend(words(arguments));
-    let child = start("nbdkit", &all, &folder)?;
-    Some(Server { child, address: Address::Unix(socket), folder }.wait())
+    Some(Server { process: Process::Child(child), address: Address::Unix(socket), folder }.wait())
 }
 
 /// `qemu-nbd` over a raw file of this size, on a Unix socket.
@@ -136,7 +139,7 @@ pub(crate) fn qemu_nbd(size: u64, arguments: &[&str]) -> Option<Server> {
     all.extend(words(arguments));
     all.push(disk.display().to_string());
     let child = start("qemu-nbd", &all, &folder)?;
-    Some(Server { child, address: Address::Unix(socket), folder }.wait())
+    Some(Server { process: Process::Child(child), address: Address::Unix(socket), folder }.wait())
 }
 
 /// `nbd-server` with an export `disk` of this size and these lines in its section, on a loopback port.
@@ -148,10 +151,14 @@ pub(crate) fn nbd_server(size: u64, lines: &str) -> Option<Server> {
         "[generic]\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n[disk]\nexportname = {}\n{lines}\n",
         disk.display()
     );
-    let path: &Path = &folder.0.join("configuration");
-    fs::write(path, configuration).expect("a configuration");
-    let child = start("nbd-server", &words(&["-d", "-C", &path.display().to_string()]), &folder)?;
-    Some(Server { child, address: Address::Tcp(port), folder }.wait())
+    let path = folder.0.join("configuration");
+    fs::write(&path, configuration).expect("a configuration");
+    let number = folder.0.join("number");
+    let arguments = ["-C", &path.display().to_string(), "-p", &number.display().to_string()];
+    // It forks; what was started ends at once. Kept in the foreground it would serve one connection at a time.
+    start("nbd-server", &words(&arguments), &folder)?.wait().expect("it forks");
+    let server = Server { process: Process::Daemon(number), address: Address::Tcp(port), folder };
+    Some(server.wait())
 }
 
 /// A port that was free a moment ago.

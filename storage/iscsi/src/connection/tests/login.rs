@@ -443,3 +443,16 @@ fn a_slot_is_as_new_after_a_reset() {
     bench.silence();
     assert_eq!(bench.share.used(), 0, "tasks of the connection before are stale");
 }
+
+#[test]
+fn so_many_pairs_and_no_more() {
+    // The names are three of them.
+    for (more, fits) in [(252, true), (253, true), (254, false)] {
+        let mut bench = bench();
+        let text: String = (0..more).map(|n| format!("X-{n}=1\0")).collect();
+        bench.say(bench.login_request(1, Some(3)), &format!("{NORMAL}{text}"));
+        bench.announced();
+        bench.accept();
+        assert_eq!(bench.hear_login().0.status_class == 0, fits, "{more}");
+    }
+}

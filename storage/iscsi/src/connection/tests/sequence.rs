@@ -160,3 +160,45 @@ fn a_stale_task_names_nothing() {
     bench.no_event();
     assert_eq!((bench.share.used(), bench.connection.tasks_in_use()), (0, 1));
 }
+
+#[test]
+fn zz_measure() {
+    let mut bench = Bench::logged_in("InitialR2T=No\0");
+    let n = 200_000u32;
+    let start = std::time::Instant::now();
+    for tag in 0..n {
+        let c = bench.read_command(tag & 0xffff, 4096);
+        let header = c.header();
+        let space = bench.connection.space();
+        space.copy_from_slice(&header.0);
+        bench.connection.received(bench.now, 48).unwrap();
+        let task = bench.taken().task;
+        let buffer = bench.buffer(4096);
+        bench.connection.send(task, 0, buffer);
+        bench.good(task, 4096);
+        while let Some(b) = bench.connection.poll_transmit() { let l = b.len(); bench.connection.transmitted(l); }
+    }
+    println!("read {:?} per op", start.elapsed() / n);
+    let start = std::time::Instant::now();
+    let data = [1u8; 4096];
+    for tag in 0..n {
+        let c = bench.write_command(tag & 0xffff, 4096);
+        let header = c.header().with_data_segment(4096);
+        let space = bench.connection.space();
+        space.copy_from_slice(&header.0);
+        bench.connection.received(bench.now, 48).unwrap();
+        let task = bench.taken().task;
+        let buffer = bench.buffer(4096);
+        bench.connection.receive(task, 0, buffer);
+        bench.connection.space().copy_from_slice(&data);
+        bench.connection.received(bench.now, 4096).unwrap();
+        bench.connection.poll_event().unwrap();
+        bench.good(task, 4096);
+        while let Some(b) = bench.connection.poll_transmit() { let l = b.len(); bench.connection.transmitted(l); }
+    }
+    println!("write {:?} per op; event {} slot", start.elapsed() / n, size_of::<crate::Event>());
+    let big = vec![7u8; 1 << 20];
+    let start = std::time::Instant::now();
+    for _ in 0..200 { std::hint::black_box(crate::wire::crc32c(0, &big)); }
+    println!("crc {:?} per MiB", start.elapsed() / 200);
+}

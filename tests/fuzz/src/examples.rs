@@ -1,0 +1,206 @@
+//! Inputs as well-behaved peers send them.
+
+use storage_iscsi::wire::{
+    DataOut, Header, LoginRequest, LogoutRequest, NopOut, ScsiCommand, TaskManagementRequest, TextRequest,
+};
+use storage_nbd::testing::{Disk, Session, Settings, Shape};
+
+/// One PDU: header, data, padding.
+fn pdu(header: Header, data: &[u8]) -> Vec<u8> {
+    let mut bytes = header.0.to_vec();
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn login(text: &[u8]) -> Vec<u8> {
+    let header = LoginRequest {
+        immediate: true,
+        transit: true,
+        current_stage: 1,
+        next_stage: 3,
+        data_segment: text.len() as u32,
+        isid: [0x80, 0, 0, 0, 0, 1],
+        cmd_sn: 1,
+        ..LoginRequest::default()
+    };
+    pdu(header.header(), text)
+}
+
+const NORMAL: &[u8] = b"InitiatorName=iqn.2024-01.test:host\0TargetName=iqn.2024-01.test:disk\0SessionType=Normal\0\
+HeaderDigest=None\0DataDigest=None\0InitialR2T=No\0ImmediateData=Yes\0MaxRecvDataSegmentLength=262144\0\
+MaxBurstLength=1048576\0FirstBurstLength=65536\0MaxOutstandingR2T=4\0MaxConnections=1\0ErrorRecoveryLevel=0\0";
+
+/// Whole conversations of an initiator.
+pub(crate) fn iscsi() -> Vec<Vec<u8>> {
+    let command = |cmd_sn: u32, write: bool, length: u32, cdb: &[u8], data: &[u8]| {
+        let mut whole = [0; 16];
+        whole[..cdb.len()].copy_from_slice(cdb);
+        let header = ScsiCommand {
+            last: true,
+            read: !write,
+            write,
+            attribute: 1,
+            data_segment: data.len() as u32,
+            initiator_task_tag: cmd_sn,
+            expected_data_transfer_length: length,
+            cmd_sn,
+            cdb: whole,
+            ..ScsiCommand::default()
+        };
+        pdu(header.header(), data)
+    };
+    let read = command(1, false, 4096, &[0x28, 0, 0, 0, 0, 0, 0, 0, 8, 0], b"");
+    let write = command(2, true, 512, &[0x2a, 0, 0, 0, 0, 1, 0, 0, 1, 0], &[7; 512]);
+    let solicited = command(3, true, 8192, &[0x2a, 0, 0, 0, 0, 1, 0, 0, 16, 0], b"");
+    let data_out = DataOut {
+        last: true,
+        data_segment: 8192,
+        initiator_task_tag: 3,
+        target_transfer_tag: 0,
+        ..DataOut::default()
+    };
+    let data_out = pdu(data_out.header(), &[9; 8192]);
+    let nop = NopOut { initiator_task_tag: 9, target_transfer_tag: u32::MAX, cmd_sn: 4, ..NopOut::default() };
+    let nop = pdu(nop.header(), b"");
+    let reset =
+        TaskManagementRequest { immediate: true, function: 5, cmd_sn: 4, ..TaskManagementRequest::default() };
+    let reset = pdu(reset.header(), b"");
+    let text = b"SendTargets=All\0";
+    let text_request = TextRequest {
+        last: true,
+        data_segment: text.len() as u32,
+        initiator_task_tag: 5,
+        target_transfer_tag: u32::MAX,
+        cmd_sn: 4,
+        ..TextRequest::default()
+    };
+    let send_targets = pdu(text_request.header(), text);
+    let logout = pdu(LogoutRequest { cmd_sn: 5, ..LogoutRequest::default() }.header(), b"");
+    let digests = [NORMAL, b"HeaderDigest=CRC32C\0"].concat();
+    vec![
+        login(NORMAL),
+        login(&digests),
+        login(b"InitiatorName=iqn.2024-01.test:host\0SessionType=Discovery\0AuthMethod=None\0"),
+        [login(NORMAL), read.clone(), write.clone(), nop.clone(), logout.clone()].concat(),
+        [login(NORMAL), read, write, solicited, data_out, reset, nop, send_targets, logout].concat(),
+    ]
+}
+
+pub(crate) fn text() -> Vec<Vec<u8>> {
+    vec![NORMAL.to_vec(), b"a=1\0b=2,3,4\0c=0x12ff\0d=0b".to_vec()]
+}
+
+/// A number for the data's length, then command descriptor blocks, sixteen bytes each.
+pub(crate) fn scsi() -> Vec<Vec<u8>> {
+    const CDBS: &[&[u8]] = &[
+        &[0x00],
+        &[0x12, 1, 0x83, 0, 255],
+        &[0x12, 1, 0xb0, 0, 255],
+        &[0x28, 0, 0, 0, 0, 0, 0, 0, 8],
+        &[0x2a, 8, 0, 0, 0, 0, 0, 0, 8],
+        &[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],
+        &[0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],
+        &[0x2e, 2, 0, 0, 0, 0, 0, 0, 8],
+        &[0x2f, 2, 0, 0, 0, 0, 0, 0, 8],
+        &[0x35],
+        &[0x41, 8, 0, 0, 0, 0, 0, 0, 8],
+        &[0x93, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],
+        &[0x42, 0, 0, 0, 0, 0, 0, 0, 24],
+        &[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        &[0x1a, 0, 0x3f, 0, 255],
+        &[0x5a, 0, 0x3f, 0, 0, 0, 0, 0, 255],
+        &[0x15, 0x10, 0, 0, 24],
+        &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32],
+        &[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32],
+        &[0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 16, 0],
+        &[0x5f, 0, 5, 0, 0, 0, 0, 0, 24],
+        &[0x5e, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[0x16],
+        &[0x03, 0, 0, 0, 252],
+    ];
+    let one = |cdb: &&[u8]| {
+        let mut bytes = vec![4];
+        bytes.extend_from_slice(cdb);
+        bytes.resize(17, 0);
+        bytes
+    };
+    CDBS.iter().map(one).collect()
+}
+
+/// What a storage service says to a client that negotiates and sends the requests of [`crate::targets::nbd`].
+pub(crate) fn nbd() -> Vec<Vec<u8>> {
+    let settings = Settings::default();
+    let plain = Settings { structured: false, ..settings.clone() };
+    let old = Settings { go: false, ..plain.clone() };
+    [settings, plain, old].iter().map(record).collect()
+}
+
+fn record(settings: &Settings) -> Vec<u8> {
+    let mut disk = Disk::new(1 << 20);
+    let mut session = Session::new(settings, &disk);
+    let mut said = Vec::new();
+    crate::targets::converse(&settings.name, |client| {
+        session.receive(client);
+        while !session.waiting.is_empty() {
+            session.execute(&mut disk, 0, Shape::Pieces(7));
+        }
+        let new = core::mem::take(&mut session.output);
+        said.extend_from_slice(&new);
+        new
+    });
+    said
+}
+
+pub(crate) fn uri() -> Vec<Vec<u8>> {
+    let examples: [&[u8]; 4] = [
+        b"nbd://10.0.0.1:10809/disk",
+        b"nbds://10.0.0.1/a%2fb?x=y",
+        b"nbd://[::1]/",
+        b"nbd+unix:///x?socket=/s",
+    ];
+    examples.map(<[u8]>::to_vec).to_vec()
+}
+
+pub(crate) fn http() -> Vec<Vec<u8>> {
+    let examples: [&[u8]; 3] = [
+        b"GET /v1/targets HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PUT /v1/targets/a HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /v1/instances HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    ];
+    examples.map(<[u8]>::to_vec).to_vec()
+}
+
+pub(crate) fn http_answers() -> Vec<Vec<u8>> {
+    let examples: [&[u8]; 2] = [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    ];
+    examples.map(<[u8]>::to_vec).to_vec()
+}
+
+pub(crate) fn json() -> Vec<Vec<u8>> {
+    let examples: [&[u8]; 4] = [
+        br#"{"proto_min":1,"proto_max":1,"appliance_boot":"00000000-0000-4000-8000-000000000000"}"#,
+        br#"{"op_id":"00000000-0000-4000-8000-000000000000","verb":"terminate","instance":"web-1","deadline_ms":1}"#,
+        br#"{"a":[1,2,{"b":null}],"c":"\u00e9\n","d":-1.5e3}"#,
+        b"[[[[]]]]",
+    ];
+    examples.map(<[u8]>::to_vec).to_vec()
+}
+
+pub(crate) fn configuration() -> Vec<Vec<u8>> {
+    let text: &[u8] = b"host.address=10.77.0.2/24 service.address=dhcp # comment\nagent=10.77.0.1:4010 api=80 \
+        target.0.iqn=iqn.a:b target.0.volume=nbd://10.0.0.1/ target.0.initiators=* host.mac=52:54:00:00:00:01";
+    vec![text.to_vec()]
+}
+
+/// A virtio net header and a TCP segment behind it.
+pub(crate) fn frame() -> Vec<Vec<u8>> {
+    let mut bytes = vec![0; 12 + 14 + 20 + 20 + 100];
+    bytes[24..26].copy_from_slice(&[8, 0]);
+    bytes[26..46].copy_from_slice(&[0x45, 0, 0, 140, 0, 0, 0, 0, 64, 6, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2]);
+    bytes[46 + 12] = 0x50;
+    vec![bytes]
+}

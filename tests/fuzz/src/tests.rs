@@ -1,0 +1,50 @@
+//! The smoke run, and the proof that it would report something.
+
+use super::*;
+
+/// Enough to meet every branch near the door; long runs are for `fuzz`.
+const SMOKE: Duration = Duration::from_millis(1500);
+
+fn smoke(name: &str) {
+    let target = TARGETS.iter().find(|target| target.name == name).expect("a target of that name");
+    match run(target, 1, SMOKE) {
+        Ok(count) => assert!(count > 100, "{name}: only {count} inputs"),
+        Err(Find { seed, input }) => panic!("{name}: seed {seed}, input {}", input.escape_ascii()),
+    }
+}
+
+macro_rules! smoke_runs {
+    ($($test:ident: $name:literal,)*) => {
+        $(#[test] fn $test() { smoke($name); })*
+        #[test]
+        fn every_target_has_a_smoke_run() {
+            assert_eq!(TARGETS.iter().map(|target| target.name).collect::<Vec<_>>(), [$($name),*]);
+        }
+    };
+}
+
+smoke_runs! {
+    an_initiator_cannot_break_the_iscsi_engine: "iscsi",
+    no_text_breaks_the_text_parser: "iscsi-text",
+    no_command_breaks_the_scsi_engine: "scsi",
+    a_storage_service_cannot_break_the_nbd_engine: "nbd",
+    no_uri_breaks_the_uri_parser: "nbd-uri",
+    a_client_cannot_break_the_http_server: "http-server",
+    an_agent_cannot_break_the_http_client: "http-client",
+    no_body_breaks_the_json_check: "json",
+    no_body_breaks_the_agent_protocol: "agent-protocol",
+    no_text_breaks_the_configuration: "configuration",
+    no_frame_breaks_the_offload_check: "frame",
+}
+
+#[test]
+fn a_target_that_breaks_is_reported_with_its_input() {
+    fn lying(input: &[u8]) {
+        assert!(!input.contains(&0x7f), "found");
+    }
+    let target = Target { name: "lying", examples: || vec![b"harmless".to_vec()], run: lying };
+    let find = run(&target, 1, Duration::from_secs(20)).expect_err("a mutation makes that byte soon");
+    assert!(find.input.contains(&0x7f));
+    let again = mutate::input(&mut Random::new(find.seed), &(target.examples)());
+    assert_eq!(again, find.input, "the seed gives the same input again");
+}
