@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What is kept of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +41,7 @@ impl RunDirectory {
         }
         make(&path.join("instances"))?;
         let lock = File::create(path.join("lock"))?;
-        lock.try_lock().map_err(|_| io::Error::other("another agent is using this run directory"))?;
+        take(&lock)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -90,6 +91,19 @@ impl RunDirectory {
     pub(crate) fn keep_epoch(&self, epoch: u64) -> io::Result<()> {
         replace(&self.path.join("epoch"), format!("{epoch}\n").as_bytes())
     }
+}
+
+/// Lock the directory. An agent that has just ended may still be held by a child that it forked and that has not become
+/// its hypervisor yet, so a moment is given.
+fn take(lock: &File) -> io::Result<()> {
+    let until = Instant::now() + Duration::from_secs(1);
+    while lock.try_lock().is_err() {
+        if Instant::now() >= until {
+            return Err(io::Error::other("another agent is using this run directory"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// Write a file so that after a crash there is the old one or the new one, whole.

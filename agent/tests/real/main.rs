@@ -5,4 +5,6 @@ mod hostile;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod program;
+#[cfg(test)]
 mod world;

@@ -82,7 +82,7 @@ impl World {
         let count = client.transmit().len();
         client.transmitted(count);
         loop {
-            let count = stream.read(client.space()).unwrap();
+            let count = read(&mut stream, client.space());
             assert!(count > 0, "the agent closed without an answer");
             client.received(count).unwrap();
             if let Some(reply) = client.reply() {
@@ -215,6 +215,16 @@ impl Drop for World {
         }
         self.stop_agent();
         let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Read something, whatever signals arrive meanwhile.
+pub(crate) fn read(stream: &mut TcpStream, space: &mut [u8]) -> usize {
+    loop {
+        match stream.read(space) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            outcome => return outcome.unwrap(),
+        }
     }
 }
 

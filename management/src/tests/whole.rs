@@ -140,7 +140,10 @@ impl Host {
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.write_all(client.transmit()).unwrap();
         while client.reply().is_none() {
-            let count = stream.read(client.space()).unwrap();
+            let count = match stream.read(client.space()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                outcome => outcome.unwrap(),
+            };
             assert!(count > 0);
             client.received(count).unwrap();
         }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much of what a process last wrote to its standard error is kept.
 const TAIL: usize = 1024;
@@ -130,12 +130,19 @@ impl Process {
 /// Those of `handles` whose process has exited, as indices; waits for the first.
 pub(crate) fn poll(handles: &[BorrowedFd<'_>], within: Duration) -> Vec<usize> {
     let mut entries: Vec<_> = handles.iter().map(|handle| PollFd::new(handle, PollFlags::IN)).collect();
-    let timeout = Timespec {
-        tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: within.subsec_nanos().into(),
-    };
-    // An interrupted wait is one that was short.
-    let _ = rustix::event::poll(&mut entries, Some(&timeout));
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match rustix::event::poll(&mut entries, Some(&timeout)) {
+            // Somebody would be killed for not having ended in time that was not given.
+            Err(rustix::io::Errno::INTR) => {}
+            _ => break,
+        }
+    }
     let exited = entries.iter().enumerate().filter(|(_, entry)| !entry.revents().is_empty());
     exited.map(|(index, _)| index).collect()
 }

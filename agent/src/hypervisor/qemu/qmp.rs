@@ -110,10 +110,12 @@ impl Qmp {
             }
             self.set_timeout()?;
             let mut piece = [0; 4096];
-            let count = self.stream.read(&mut piece).map_err(broken)?;
-            if count == 0 {
-                return Err(QmpError::Closed);
-            }
+            let count = match self.stream.read(&mut piece) {
+                Ok(0) => return Err(QmpError::Closed),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(broken(error)),
+            };
             self.buffer.extend_from_slice(&piece[..count]);
         }
     }

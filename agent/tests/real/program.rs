@@ -1,0 +1,131 @@
+//! The agent as the program it is: its command line, its signals, and what a kill leaves behind.
+
+use crate::world::{read, runs, signal};
+use agent_protocol::{Action, Answer, Command, Outcome, State, decode, encode, path};
+use management_http::{Client, Limits, Method};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_agent");
+
+struct Program {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Program {
+    fn start(directory: &Path, more: &[&str]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = std::process::Command::new(PROGRAM)
+            .args(["--listen", &free.to_string(), "--config"])
+            .arg(directory.join("images.json"))
+            .arg("--run-dir")
+            .arg(directory.join("run"))
+            .args(more)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let program = Self { child, address: free };
+        let until = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(free).is_err() {
+            assert!(Instant::now() < until, "the agent does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        program
+    }
+
+    fn act(&self, op: &str, instance: &str, action: Action) -> Outcome {
+        let command = Command::new(op.parse().unwrap(), instance.parse().unwrap(), action);
+        let mut client = Client::new(Limits::CLIENT, "agent");
+        client.request(Method::Post, path::COMMAND, Some(&encode(&command)));
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.write_all(client.transmit()).unwrap();
+        while client.reply().is_none() {
+            let count = read(&mut stream, client.space());
+            client.received(count).unwrap();
+        }
+        decode::<Answer>(client.reply().unwrap().body).unwrap().outcome
+    }
+
+    fn end(mut self, name: &str) -> Option<i32> {
+        signal(self.child.id(), name);
+        self.child.wait().unwrap().code()
+    }
+}
+
+fn directory(name: &str) -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("corbel-program-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let images = r#"{"qemu":{"executable":"/usr/bin/qemu-system-x86_64","images":{
+        "none":{"arguments":["-machine","none","-accel","tcg"]}}}}"#;
+    std::fs::write(directory.join("images.json"), images).unwrap();
+    directory
+}
+
+fn pid(directory: &Path, outcome: &Outcome) -> u32 {
+    let Outcome::Done { instance, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(instance.state, State::Running);
+    let file = directory.join("run/qemu").join(instance.uuid.to_string()).join("pid");
+    std::fs::read_to_string(file).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_killed_agent_leaves_its_guests_to_the_next_one_which_can_end_them() {
+    let directory = directory("killed");
+    let create = Action::Create { image: "none".parse().unwrap(), start: true };
+    let first = Program::start(&directory, &[]);
+    let pid = pid(&directory, &first.act("op-1", "a", create));
+    assert_eq!(first.end("KILL"), None);
+    assert!(runs(pid), "guests outlive their management");
+
+    let second = Program::start(&directory, &["--end-guests"]);
+    let Outcome::Done { instance, .. } = second.act("op-2", "a", Action::Describe {}) else { panic!() };
+    assert_eq!(instance.state, State::Running);
+    assert_eq!(second.end("TERM"), Some(0));
+    assert!(!runs(pid), "this one was told to end them");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn interrupting_the_agent_ends_it_in_order_and_leaves_its_guests() {
+    let directory = directory("interrupted");
+    let create = Action::Create { image: "none".parse().unwrap(), start: true };
+    let program = Program::start(&directory, &[]);
+    let pid = pid(&directory, &program.act("op-1", "a", create));
+    assert_eq!(program.end("INT"), Some(0));
+    assert!(runs(pid));
+    let program = Program::start(&directory, &[]);
+    assert!(matches!(program.act("op-1", "a", Action::Terminate {}), Outcome::Done { changed: true, .. }));
+    assert_eq!(program.end("TERM"), Some(0));
+    assert!(!runs(pid));
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn what_is_wrong_at_the_start_is_said_and_ends_the_program() {
+    let directory = directory("wrong");
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(PROGRAM).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let images = directory.join("images.json");
+    let images = images.to_str().unwrap();
+    let place = directory.join("run");
+    let place = place.to_str().unwrap();
+    let (code, said) = run(&["--listen", "0.0.0.0:1", "--config", images, "--run-dir", place]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("never on all of them") && said.contains("Usage:"), "{said}");
+    let (code, said) = run(&["--listen", "127.0.0.1:0", "--config", "/nowhere", "--run-dir", place]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("/nowhere"), "{said}");
+    std::fs::write(images, r#"{"qemu":{"executable":"/bin/true","images":{},"colour":"red"}}"#).unwrap();
+    let (code, said) = run(&["--listen", "127.0.0.1:0", "--config", images, "--run-dir", place]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("colour"), "{said}");
+    assert_eq!(run(&["--help"]).0, Some(0));
+    std::fs::remove_dir_all(directory).unwrap();
+}
