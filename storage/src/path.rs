@@ -75,11 +75,10 @@ impl Path {
         let shared = self.shared.clone();
         while let Some((task, tell)) = shared.mailboxes[self.index].pop_revoked() {
             self.forget(task);
-            match tell {
-                true => {
-                    connection.finish(task, Outcome { status: Status::TaskAborted as u8, ..Outcome::good(0) })
-                }
-                false => connection.abort(task),
+            if tell {
+                connection.finish(task, Outcome { status: Status::TaskAborted as u8, ..Outcome::good(0) });
+            } else {
+                connection.abort(task);
             }
         }
         let mut ready = core::mem::take(&mut self.ready);

@@ -10,7 +10,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Random {
 
     /// A number below `end`; zero when that is zero.
     pub fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
+        if end == 0 { 0 } else { (self.number() % end as u64) as usize }
     }
 }
 
@@ -31,7 +31,7 @@ const EDGES: [u32; 12] =
 /// One of `examples`, or noise, with up to eight changes.
 pub fn input(random: &mut Random, examples: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = match random.below(8) {
-        0 => (0..random.below(600)).map(|_| random.next() as u8).collect(),
+        0 => (0..random.below(600)).map(|_| random.number() as u8).collect(),
         _ if examples.is_empty() => Vec::new(),
         _ => examples[random.below(examples.len())].clone(),
     };
@@ -46,9 +46,9 @@ fn change(random: &mut Random, examples: &[Vec<u8>], bytes: &mut Vec<u8>) {
     let at = random.below(bytes.len() + 1);
     match random.below(8) {
         0 => bytes.truncate(at),
-        1 => bytes.insert(at, random.next() as u8),
+        1 => bytes.insert(at, random.number() as u8),
         2 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-        3 if at < bytes.len() => bytes[at] = random.next() as u8,
+        3 if at < bytes.len() => bytes[at] = random.number() as u8,
         4 if at + 4 <= bytes.len() => {
             let edge = EDGES[random.below(EDGES.len())];
             bytes[at..at + 4].copy_from_slice(&edge.to_be_bytes());

@@ -54,12 +54,18 @@ impl Tap {
             OpenOptions::new().read(true).write(true).custom_flags(nonblocking).open("/dev/net/tun")?;
         let mut request = request(name)?;
         // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is laid out as.
-        unsafe { ioctl(&file, Updater::<TUNSETIFF, _>::new(&mut request)) }?;
+        let attach = unsafe { Updater::<TUNSETIFF, _>::new(&mut request) };
+        // SAFETY: the file is a tun device, and the operation is described rightly.
+        unsafe { ioctl(&file, attach) }?;
         let header = i32::try_from(HEADER_LEN).map_err(io::Error::other)?;
         // SAFETY: TUNSETVNETHDRSZ reads one int.
-        unsafe { ioctl(&file, Setter::<TUNSETVNETHDRSZ, i32>::new(header)) }?;
+        let set_header = unsafe { Setter::<TUNSETVNETHDRSZ, i32>::new(header) };
+        // SAFETY: as above.
+        unsafe { ioctl(&file, set_header) }?;
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
-        unsafe { ioctl(&file, IntegerSetter::<TUNSETOFFLOAD>::new_usize(TUN_F_CSUM | TUN_F_TSO4)) }?;
+        let set_offload = unsafe { IntegerSetter::<TUNSETOFFLOAD>::new_usize(TUN_F_CSUM | TUN_F_TSO4) };
+        // SAFETY: as above.
+        unsafe { ioctl(&file, set_offload) }?;
         let sys = Path::new("/sys/class/net").join(name);
         let mtu = std::fs::read_to_string(sys.join("mtu"))?.trim().parse().map_err(io::Error::other)?;
         Ok(Self {
