@@ -1,2 +1,25 @@
-//! drivers: being built.
+//! Devices: registers, rings, frames.
+//!
+//! [`find`] looks at every bus and brings up what there is a driver for. A driver is safe code on [`kernel_io`]'s handles;
+//! the few `unsafe` lines say why a device cannot reach a buffer any more, or what the virtio-drivers package may rely on.
+//!
+//! What a device writes is hostile: it is bounded before it is used, and a device that breaks its contract is reset.
+//! [`emulated`] is such a device, for tests on the developer's machine.
 #![cfg_attr(not(test), no_std)]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+extern crate alloc;
+#[cfg(not(target_os = "none"))]
+extern crate std;
+
+#[cfg(not(target_os = "none"))]
+pub mod emulated;
+mod error;
+mod inventory;
+mod nic;
+mod pci;
+pub mod virtio;
+
+pub use error::Error;
+pub use inventory::{Found, Inventory, find};
+pub use nic::AnyNic;

@@ -1,0 +1,90 @@
+//! Finding devices, and bringing up those there is a driver for.
+
+use crate::Error;
+use crate::nic::AnyNic;
+use crate::pci::Pci;
+use crate::virtio::net::VirtioNet;
+use crate::virtio::rng::Rng;
+use crate::virtio::{Device, Location, mmio, pci};
+use alloc::vec::Vec;
+use core::fmt;
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::pci::virtio_device_type;
+
+/// What is known about the machine before anybody looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Inventory<'a> {
+    /// The kernel command line: some monitors name their devices there.
+    pub command_line: &'a str,
+    /// Bytes of memory that each NIC may take for its buffers, at most. From 4.3 MiB on, frames are as long as they
+    /// can be both ways; 64 KiB is the least that makes sense.
+    pub nic_memory: usize,
+}
+
+/// What was found and works.
+#[derive(Default)]
+pub struct Found {
+    /// NICs in bus order: PCI by bus, device and function; then memory-mapped devices in the order in which the command
+    /// line names them.
+    pub nics: Vec<AnyNic>,
+    /// A source of randomness.
+    pub rng: Option<Rng>,
+    /// Devices there is a driver for that could not be brought up, and why. They are logged as well.
+    pub failed: Vec<(Location, Error)>,
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rng = self.rng.as_ref().map(Rng::location);
+        write!(f, "{} NICs, randomness {rng:?}, failed {:?}", self.nics.len(), self.failed)
+    }
+}
+
+/// The kinds of virtio device there is a driver for.
+const KINDS: [DeviceType; 2] = [DeviceType::Network, DeviceType::EntropySource];
+
+/// Look at all buses and bring up every device there is a driver for.
+pub fn find(inventory: &Inventory<'_>) -> Found {
+    let mut found = Found::default();
+    let mut slots = mmio::on_command_line(inventory.command_line);
+    if let Some(mut buses) = Pci::find() {
+        for function in buses.functions() {
+            if virtio_device_type(&function.info).is_some_and(|kind| KINDS.contains(&kind)) {
+                let opened = pci::open(&mut buses, function.at);
+                found.take(Location::Pci(function.at), opened, inventory);
+            }
+        }
+    } else if slots.is_empty() {
+        // No bus and no list: this may be the machine that names its devices in ACPI's bytecode only. Its window is
+        // not looked at on other machines, where something else may be there.
+        slots = mmio::of_microvm();
+    }
+    for slot in &slots {
+        if let Some(opened) = mmio::open(slot, &KINDS) {
+            found.take(Location::Mmio(slot.address), opened, inventory);
+        }
+    }
+    found
+}
+
+impl Found {
+    fn take(&mut self, location: Location, opened: Result<Device, Error>, inventory: &Inventory<'_>) {
+        if let Err(error) = opened.and_then(|device| self.bring_up(device, inventory)) {
+            log::warn!("{location}: not used: {error}");
+            self.failed.push((location, error));
+        }
+    }
+
+    fn bring_up(&mut self, mut device: Device, inventory: &Inventory<'_>) -> Result<(), Error> {
+        match device.kind() {
+            DeviceType::Network => {
+                let nic = VirtioNet::new(device, inventory.nic_memory)?;
+                self.nics.push(AnyNic::Virtio(nic));
+            }
+            DeviceType::EntropySource if self.rng.is_none() => self.rng = Some(Rng::new(device)?),
+            // A second source adds nothing.
+            _ => {}
+        }
+        Ok(())
+    }
+}

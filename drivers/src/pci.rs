@@ -1,0 +1,96 @@
+//! PCI: which functions there are, their capabilities and where their registers lie.
+//!
+//! Configuration space is reached by the ports 0xcf8 and 0xcfc or, where those do not answer, through memory (ECAM).
+//! Whatever a function says about itself is bounded here before anybody uses it.
+
+mod access;
+mod bars;
+mod capability;
+mod msix;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use access::Access;
+pub(crate) use capability::Capability;
+pub(crate) use msix::NO_VECTOR;
+
+use alloc::vec;
+use alloc::vec::Vec;
+use bars::Allocator;
+use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, HeaderType, PciRoot};
+
+pub(crate) use virtio_drivers::transport::pci::bus::{DeviceFunction, DeviceFunctionInfo};
+
+/// Register of the header type, whose top bit says that there are more functions than 0.
+const HEADER_TYPE: u8 = 0x0c;
+const MULTI_FUNCTION: u32 = 1 << 23;
+/// Registers of a bridge: primary, secondary and subordinate bus.
+const BRIDGE_BUSES: u8 = 0x18;
+/// Buses that are looked at, whatever bridges say.
+const MOST_BUSES: usize = 32;
+
+/// The PCI buses.
+pub(crate) struct Pci {
+    /// For packages that want it in this form.
+    pub(crate) root: PciRoot<Access>,
+    access: Access,
+    allocator: Option<Allocator>,
+}
+
+/// A function found on a bus.
+#[derive(Clone, Debug)]
+pub(crate) struct Function {
+    pub(crate) at: DeviceFunction,
+    pub(crate) info: DeviceFunctionInfo,
+}
+
+impl Pci {
+    /// The machine's PCI; `None` when it has none.
+    pub(crate) fn find() -> Option<Self> {
+        let access = Access::find()?;
+        Some(Self { root: PciRoot::new(access.clone()), access, allocator: None })
+    }
+
+    /// All functions, by bus, device and function; behind a bridge comes right after the bus of the bridge.
+    pub(crate) fn functions(&self) -> Vec<Function> {
+        let (mut buses, mut next, mut functions) = (vec![0_u8], 0, Vec::new());
+        while let Some(&bus) = buses.get(next) {
+            next += 1;
+            let mut single = None;
+            for (at, info) in self.root.enumerate_bus(bus) {
+                // A device of one function may answer for all eight.
+                if single == Some(at.device) {
+                    continue;
+                }
+                if at.function == 0 && self.read(at, HEADER_TYPE) & MULTI_FUNCTION == 0 {
+                    single = Some(at.device);
+                }
+                if info.header_type == HeaderType::PciPciBridge {
+                    let secondary = (self.read(at, BRIDGE_BUSES) >> 8) as u8;
+                    if secondary != 0 && !buses.contains(&secondary) && buses.len() < MOST_BUSES {
+                        buses.push(secondary);
+                    }
+                }
+                functions.push(Function { at, info });
+            }
+        }
+        functions
+    }
+
+    /// Read 32 bits of configuration space.
+    pub(crate) fn read(&self, at: DeviceFunction, offset: u8) -> u32 {
+        self.access.read_word(at, offset)
+    }
+
+    fn write(&mut self, at: DeviceFunction, offset: u8, value: u32) {
+        self.access.write_word(at, offset, value);
+    }
+
+    /// Let a function answer at its addresses and reach memory.
+    pub(crate) fn enable(&mut self, at: DeviceFunction) {
+        let (_, command) = self.root.get_status_command(at);
+        let wanted = Command::MEMORY_SPACE | Command::BUS_MASTER | Command::INTERRUPT_DISABLE;
+        self.root.set_command(at, command | wanted);
+    }
+}

@@ -1,0 +1,128 @@
+//! Where a function's registers lie, and a place for them when firmware gave none.
+
+use super::{DeviceFunction, Pci};
+use crate::Error;
+use alloc::vec::Vec;
+use core::ops::Range;
+use kernel_io::Mmio;
+use virtio_drivers::transport::pci::bus::{BarInfo, MemoryBarType};
+
+/// Where addresses are given out when firmware assigned none (QEMU's qboot, monitors that boot directly): above all
+/// RAM that a PC has below 4 GiB and any ECAM, below the interrupt controllers.
+const WINDOW: Range<u64> = 0xe000_0000..0xfe00_0000;
+/// A function's base address registers.
+const BARS: u8 = 6;
+/// No device here needs larger registers.
+const LARGEST: u64 = 64 << 20;
+
+impl Pci {
+    /// Map `length` bytes from `offset` in the function's base address register `bar`.
+    ///
+    /// # Errors
+    /// When the function has no such registers, or they can be given no address.
+    pub(crate) fn map(
+        &mut self,
+        at: DeviceFunction,
+        bar: u8,
+        offset: u32,
+        length: usize,
+    ) -> Result<Mmio, Error> {
+        let (address, size) = self.bar(at, bar)?;
+        let (offset, bytes) = (u64::from(offset), length as u64);
+        if length == 0 || offset > size || bytes > size - offset {
+            return Err(Error::Layout("registers beyond the end of their BAR"));
+        }
+        Ok(Mmio::map(address + offset, length)?)
+    }
+
+    /// Address and size of a memory BAR, after giving it an address if it has none.
+    fn bar(&mut self, at: DeviceFunction, bar: u8) -> Result<(u64, u64), Error> {
+        if bar >= BARS {
+            return Err(Error::Layout("a BAR that does not exist"));
+        }
+        let info = self.root.bar_info(at, bar).map_err(|_| Error::Layout("a BAR of no known type"))?;
+        let Some(BarInfo::Memory { address, size, address_type, .. }) = info else {
+            return Err(Error::Layout("no memory behind a BAR"));
+        };
+        if !size.is_power_of_two() || address.checked_add(size).is_none() {
+            return Err(Error::Layout("a BAR of impossible size"));
+        }
+        if address != 0 {
+            return Ok((address, size));
+        }
+        let address = self.allocate(at, size)?;
+        if address_type == MemoryBarType::Width64 {
+            self.root.set_bar_64(at, bar, address);
+        } else {
+            self.root.set_bar_32(at, bar, address as u32);
+        }
+        Ok((address, size))
+    }
+
+    fn allocate(&mut self, at: DeviceFunction, size: u64) -> Result<u64, Error> {
+        // Behind a bridge the bridge would have to be told as well.
+        if at.bus != 0 || size > LARGEST {
+            return Err(Error::NoAddress);
+        }
+        let mut allocator = match self.allocator.take() {
+            Some(allocator) => allocator,
+            None => Allocator { taken: self.taken() },
+        };
+        let address = allocator.take(size);
+        self.allocator = Some(allocator);
+        address.ok_or(Error::NoAddress)
+    }
+
+    /// What functions have already in the window.
+    fn taken(&mut self) -> Vec<Range<u64>> {
+        let mut taken = Vec::new();
+        for function in self.functions() {
+            for bar in 0..BARS {
+                if let Ok(Some(BarInfo::Memory { address, size, .. })) = self.root.bar_info(function.at, bar)
+                {
+                    let end = address.saturating_add(size);
+                    if address < WINDOW.end && end > WINDOW.start {
+                        taken.push(address..end);
+                    }
+                }
+            }
+        }
+        taken
+    }
+}
+
+/// Gives out addresses in [`WINDOW`].
+pub(super) struct Allocator {
+    taken: Vec<Range<u64>>,
+}
+
+impl Allocator {
+    /// An aligned place for `size` bytes, a power of two.
+    fn take(&mut self, size: u64) -> Option<u64> {
+        let mut start = WINDOW.start.next_multiple_of(size);
+        while start + size <= WINDOW.end {
+            let overlaps = |range: &&Range<u64>| start < range.end && range.start < start + size;
+            let Some(obstacle) = self.taken.iter().find(overlaps) else {
+                self.taken.push(start..start + size);
+                return Some(start);
+            };
+            start = obstacle.end.next_multiple_of(size);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_aligned_and_do_not_overlap() {
+        let mut allocator =
+            Allocator { taken: alloc::vec![0xe000_1000..0xe000_2000, 0xfd00_0000..0xfe00_0000] };
+        assert_eq!(allocator.take(0x1000), Some(0xe000_0000));
+        assert_eq!(allocator.take(0x4000), Some(0xe000_4000));
+        assert_eq!(allocator.take(0x1000), Some(0xe000_2000));
+        assert_eq!(allocator.take(0x2000_0000), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! A virtio device that has been found: reaching it, agreeing on features, attaching queues.
+
+use super::feature;
+use super::queue::{Doorbell, Queue};
+use crate::Error;
+use core::fmt;
+use core::mem::ManuallyDrop;
+use kernel_io::{Irq, Mmio};
+use virtio_drivers::transport::mmio::MmioTransport;
+use virtio_drivers::transport::pci::PciTransport;
+use virtio_drivers::transport::pci::bus::DeviceFunction;
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+
+/// How long a device may take to come out of reset, in microseconds.
+const RESET_TIME: u32 = 1_000_000;
+/// How often the configuration is read before a device that keeps changing it is given up.
+const CONFIGURATION_TRIES: u32 = 16;
+/// The largest split virtqueue (virtio 1.2 section 2.7).
+const LARGEST_QUEUE: u32 = 32768;
+
+/// Where a device was found. The order is that of the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// On PCI.
+    Pci(DeviceFunction),
+    /// Its registers' physical address.
+    Mmio(u64),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pci(at) => write!(f, "pci {at}"),
+            Self::Mmio(address) => write!(f, "mmio {address:#x}"),
+        }
+    }
+}
+
+/// The ways to a device.
+pub(crate) enum Bus {
+    /// PCI with virtio's capabilities: a modern or a transitional device.
+    Pci { transport: PciTransport, registers: PciRegisters },
+    /// virtio-mmio, legacy or version 2.
+    Mmio { transport: MmioTransport<'static>, registers: Mmio },
+    /// A device inside a host test.
+    #[cfg(not(target_os = "none"))]
+    Emulated { transport: crate::emulated::Port, doorbell: Mmio },
+}
+
+/// What the package's PCI transport keeps to itself.
+pub(crate) struct PciRegisters {
+    /// The common configuration structure (virtio 1.2 section 4.1.4.3).
+    pub(crate) common: Mmio,
+    /// All doorbells, and how far apart they are per notify offset (section 4.1.4.4).
+    pub(crate) doorbells: Mmio,
+    pub(crate) multiplier: u32,
+    /// The vectors for changes of the configuration and for queues.
+    pub(crate) vectors: (u16, u16),
+}
+
+/// Offsets in the common configuration structure.
+const MSIX_CONFIG: usize = 0x10;
+const QUEUE_SELECT: usize = 0x16;
+const QUEUE_MSIX_VECTOR: usize = 0x1a;
+const QUEUE_NOTIFY_OFF: usize = 0x1e;
+/// QueueNotify of virtio-mmio (section 4.2.2).
+const MMIO_QUEUE_NOTIFY: usize = 0x50;
+
+/// A virtio device.
+pub struct Device {
+    /// Never dropped: the package waits for a device's reset without end, and we do it with one.
+    bus: ManuallyDrop<Bus>,
+    location: Location,
+    queue_irq: Irq,
+    /// For changes of the configuration, where they have an interrupt of their own.
+    configuration_irq: Option<Irq>,
+}
+
+/// Which interrupts there were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Raised {
+    /// Some queue has something.
+    pub(crate) queues: bool,
+    /// The configuration or the device's state may have changed.
+    pub(crate) configuration: bool,
+}
+
+macro_rules! on {
+    ($device:expr, $transport:ident => $call:expr) => {
+        match &mut *$device.bus {
+            Bus::Pci { transport: $transport, .. } => $call,
+            Bus::Mmio { transport: $transport, .. } => $call,
+            #[cfg(not(target_os = "none"))]
+            Bus::Emulated { transport: $transport, .. } => $call,
+        }
+    };
+}
+
+impl Device {
+    pub(crate) fn new(bus: Bus, location: Location, queue_irq: Irq, configuration_irq: Option<Irq>) -> Self {
+        Self { bus: ManuallyDrop::new(bus), location, queue_irq, configuration_irq }
+    }
+
+    /// What it is.
+    pub(crate) fn kind(&mut self) -> DeviceType {
+        on!(self, transport => transport.device_type())
+    }
+
+    /// Where it was found.
+    pub fn location(&self) -> Location {
+        self.location
+    }
+
+    /// Let it forget everything. Afterwards it touches no memory.
+    pub(crate) fn reset(&mut self) -> Result<(), Error> {
+        self.set_status(DeviceStatus::empty());
+        let done = kernel_io::wait(RESET_TIME, || self.status() == DeviceStatus::empty());
+        if done { Ok(()) } else { Err(Error::Reset) }
+    }
+
+    /// Reset it and agree on features (virtio 1.2 section 3.1.1, steps 1 to 6). Answers those of `wanted` that it has.
+    pub(crate) fn negotiate(&mut self, wanted: u64) -> Result<u64, Error> {
+        self.reset()?;
+        let mut status = DeviceStatus::ACKNOWLEDGE;
+        self.set_status(status);
+        status |= DeviceStatus::DRIVER;
+        self.set_status(status);
+        let offered = on!(self, transport => transport.read_device_features());
+        let features = offered & (wanted | feature::VERSION_1 | feature::ACCESS_PLATFORM);
+        on!(self, transport => transport.write_driver_features(features));
+        on!(self, transport => transport.set_guest_page_size(kernel_io::PAGE as u32));
+        if features & feature::VERSION_1 != 0 {
+            status |= DeviceStatus::FEATURES_OK;
+            self.set_status(status);
+            if !self.status().contains(DeviceStatus::FEATURES_OK) {
+                return Err(Error::Features);
+            }
+        } else if !on!(self, transport => transport.requires_legacy_layout()) {
+            return Err(Error::Features);
+        }
+        Ok(features)
+    }
+
+    /// Say that everything is set up (step 8).
+    pub(crate) fn start(&mut self) {
+        let status = self.status() | DeviceStatus::DRIVER_OK;
+        self.set_status(status);
+    }
+
+    /// Say that we have given up on it.
+    pub(crate) fn fail(&mut self) {
+        let status = self.status() | DeviceStatus::FAILED;
+        self.set_status(status);
+    }
+
+    /// The largest power of two that queue `index` may have as size, up to `limit`.
+    pub(crate) fn queue_size(&mut self, index: u16, limit: u16) -> Result<u16, Error> {
+        let most = on!(self, transport => transport.max_queue_size(index));
+        let most = most.min(LARGEST_QUEUE).min(limit.into()) as u16;
+        if most < 2 { Err(Error::NoQueue(index)) } else { Ok(1 << most.ilog2()) }
+    }
+
+    /// Tell it where `queue` lies and which interrupt to raise for it.
+    pub(crate) fn attach(&mut self, index: u16, queue: &mut Queue) -> Result<(), Error> {
+        if self.queue_size(index, queue.size())? < queue.size() {
+            return Err(Error::NoQueue(index));
+        }
+        let addresses = queue.addresses();
+        // A legacy device takes a page number of 32 bits.
+        let legacy = on!(self, transport => transport.requires_legacy_layout());
+        if legacy && addresses[0] >> 44 != 0 {
+            return Err(Error::Io(kernel_io::Error::OutOfMemory));
+        }
+        queue.set_doorbell(self.doorbell(index)?);
+        if let Bus::Pci { registers, .. } = &*self.bus {
+            registers.set_vectors(index)?;
+        }
+        let [descriptors, available, used] = addresses;
+        let size = queue.size().into();
+        on!(self, transport => transport.queue_set(index, size, descriptors, available, used));
+        Ok(())
+    }
+
+    fn doorbell(&self, index: u16) -> Result<Doorbell, Error> {
+        match &*self.bus {
+            Bus::Pci { registers, .. } => registers.doorbell(index),
+            Bus::Mmio { registers, .. } => Ok(Doorbell::Word(registers.part(MMIO_QUEUE_NOTIFY, 4)?, index)),
+            #[cfg(not(target_os = "none"))]
+            Bus::Emulated { doorbell, .. } => Ok(Doorbell::Half(doorbell.clone(), index)),
+        }
+    }
+
+    /// Bytes of its configuration, all of the same moment.
+    pub(crate) fn configuration<const N: usize>(&mut self, offset: usize) -> Result<[u8; N], Error> {
+        for _ in 0..CONFIGURATION_TRIES {
+            let before = on!(self, transport => transport.read_config_generation());
+            let bytes = on!(self, transport => transport.read_config_space::<[u8; N]>(offset))
+                .map_err(|_| Error::Layout("its configuration is too short"))?;
+            if before == on!(self, transport => transport.read_config_generation()) {
+                return Ok(bytes);
+            }
+        }
+        Err(Error::Layout("its configuration never holds still"))
+    }
+
+    /// Acknowledge its interrupts. Answers which there were since the last call.
+    pub(crate) fn acknowledge(&mut self) -> Raised {
+        let queues = self.queue_irq.take();
+        let configuration = match &mut *self.bus {
+            // Its line stays up until it is told, and only a rising line is an interrupt.
+            Bus::Mmio { transport, .. } => {
+                queues && transport.ack_interrupt().contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
+            }
+            _ => self.configuration_irq.as_ref().is_some_and(Irq::take),
+        };
+        Raised { queues, configuration }
+    }
+
+    /// Whether it has given up on itself.
+    pub(crate) fn needs_reset(&mut self) -> bool {
+        self.status().contains(DeviceStatus::DEVICE_NEEDS_RESET)
+    }
+
+    fn status(&mut self) -> DeviceStatus {
+        on!(self, transport => transport.get_status())
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        on!(self, transport => transport.set_status(status));
+    }
+}
+
+impl Drop for Device {
+    /// A device nobody drives does nothing. Who has given it memory has waited for the reset before this.
+    fn drop(&mut self) {
+        self.set_status(DeviceStatus::empty());
+    }
+}
+
+impl PciRegisters {
+    /// The vectors are forgotten at each reset.
+    fn set_vectors(&self, queue: u16) -> Result<(), Error> {
+        let (configuration, queues) = self.vectors;
+        self.common.write16(MSIX_CONFIG, configuration);
+        self.common.write16(QUEUE_SELECT, queue);
+        self.common.write16(QUEUE_MSIX_VECTOR, queues);
+        // A device that has no room for it says so (section 4.1.5.1.2).
+        if self.common.read16(QUEUE_MSIX_VECTOR) == queues { Ok(()) } else { Err(Error::NoInterrupt) }
+    }
+
+    fn doorbell(&self, queue: u16) -> Result<Doorbell, Error> {
+        self.common.write16(QUEUE_SELECT, queue);
+        let offset = usize::from(self.common.read16(QUEUE_NOTIFY_OFF));
+        let at = offset.checked_mul(self.multiplier as usize).filter(|at| at.is_multiple_of(2));
+        let at = at.ok_or(Error::Layout("a doorbell at no address"))?;
+        let register = self.doorbells.part(at, 2).map_err(|_| Error::Layout("a doorbell out of range"))?;
+        Ok(Doorbell::Half(register, queue))
+    }
+}

@@ -1,0 +1,370 @@
+//! virtio-net (virtio 1.2 section 5.1), with what makes it fast: checksums and segmentation by the device.
+//!
+//! The stack reads received frames and writes frames to send where the device put them and takes them from: there is no
+//! copy here, and no allocation after start. A device that breaks its contract is reset and brought up again with the
+//! same features; what was under way is lost, as on a wire.
+
+mod plan;
+mod receive;
+#[cfg(test)]
+mod tests;
+mod transmit;
+
+pub use receive::Rx;
+pub use transmit::Tx;
+
+use super::queue::{Lie, Queue};
+use super::{Device, feature};
+use crate::Error;
+use core::fmt;
+use core::num::NonZeroUsize;
+use core::time::Duration;
+use kernel_io::{Buffer, Direction};
+use network_nic::offload::{HEADER_LEN, LEGACY_HEADER_LEN};
+use network_nic::{Checksum, Counters, DeviceCapabilities, Instant, Medium, Nic, SegmentationCapabilities};
+use plan::{Offer, Plan, plan};
+use receive::{Checks, Receive};
+use transmit::Transmit;
+
+/// All we have a use for; each is used where it is offered and makes sense.
+const WANTED: u64 = feature::NET_MAC
+    | feature::NET_MTU
+    | feature::NET_STATUS
+    | feature::NET_CSUM
+    | feature::NET_GUEST_CSUM
+    | feature::NET_HOST_TSO4
+    | feature::NET_GUEST_TSO4
+    | feature::ANY_LAYOUT
+    | feature::EVENT_IDX;
+/// The queues (section 5.1.2).
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+/// The configuration: address, status, MTU (section 5.1.4).
+const MAC: usize = 0;
+const STATUS: usize = 6;
+const MTU: usize = 10;
+const LINK_UP: u8 = 1;
+/// The largest queue that is of use: more buffers than that are not planned.
+const LARGEST_QUEUE: u16 = 512;
+/// Resets within [`WINDOW`] after which the device gets a rest, so that a device that only lies costs little.
+const MOST_RESETS: u32 = 8;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Why a device is reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It has written what cannot be.
+    Lie(Lie),
+    /// It says so itself.
+    NeedsReset,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lie(lie) => write!(f, "it broke its contract ({lie:?})"),
+            Self::NeedsReset => f.write_str("it cannot go on"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    /// Stopped; it gets another chance then.
+    Resting {
+        until: Instant,
+    },
+    /// It does not come back. What it had stays lost.
+    Dead,
+}
+
+/// A virtio network device.
+pub struct VirtioNet {
+    device: Device,
+    receive: Receive,
+    transmit: Transmit,
+    mac: [u8; 6],
+    plan: Plan,
+    /// What was agreed, in all.
+    features: u64,
+    state: State,
+    /// It asked for a reset.
+    asked: bool,
+    /// Since when resets are counted, and how many there were.
+    resets: (Instant, u32),
+    counters: Counters,
+}
+
+impl VirtioNet {
+    /// Bring up a network device, with buffers of at most `memory` bytes.
+    ///
+    /// # Errors
+    /// See [`Error`]; the device is left reset then.
+    pub(crate) fn new(mut device: Device, memory: usize) -> Result<Self, Error> {
+        let offered = device.negotiate(WANTED)?;
+        let mac = address(&mut device, offered)?;
+        let mtu = mtu(&mut device, offered)?;
+        let legacy = offered & feature::VERSION_1 == 0;
+        // A legacy device that does not say otherwise wants the header in a descriptor of its own.
+        let parts = if legacy && offered & feature::ANY_LAYOUT == 0 { 2 } else { 1 };
+        let sizes = [device.queue_size(RECEIVE, LARGEST_QUEUE)?, device.queue_size(TRANSMIT, LARGEST_QUEUE)?];
+        let queues = sizes.map(|size| usize::from(size / parts));
+        let plan = plan(&Offer { features: offered, mtu, queues }, memory);
+        let header = if legacy { LEGACY_HEADER_LEN } else { HEADER_LEN };
+        let queue = |buffers: usize, direction| {
+            let size = (buffers * usize::from(parts)).next_power_of_two().max(2) as u16;
+            Queue::allocate(size, parts, offered & feature::EVENT_IDX != 0, direction)
+        };
+        let receive = Receive {
+            queue: queue(plan.receive.count, Direction::FromDevice)?,
+            spare: Buffer::allocate(plan.receive.count, plan.receive.length())?,
+            checks: Checks::new(&plan, header),
+        };
+        let transmit = Transmit {
+            queue: queue(plan.transmit.count, Direction::ToDevice)?,
+            free: Buffer::allocate(plan.transmit.count, plan.transmit.length())?,
+            header,
+            checksum: plan.features & feature::NET_CSUM != 0,
+            starved: false,
+        };
+        let mut nic = Self {
+            device,
+            receive,
+            transmit,
+            mac,
+            plan,
+            features: plan.features,
+            state: State::Up,
+            asked: false,
+            resets: (Instant::ZERO, 0),
+            counters: Counters::default(),
+        };
+        if let Err(error) = nic.start() {
+            nic.stop()?;
+            return Err(error);
+        }
+        nic.log();
+        Ok(nic)
+    }
+
+    /// Where it was found.
+    pub fn location(&self) -> super::Location {
+        self.device.location()
+    }
+
+    /// The features in use, by virtio's numbers.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn log(&self) {
+        let Plan { receive, transmit, mtu, .. } = self.plan;
+        let [a, b, c, d, e, f] = self.mac;
+        log::info!(
+            "{}: virtio-net {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} mtu {mtu} features {:#x}, \
+             receives {} x {}, sends {} x {}",
+            self.device.location(),
+            self.features,
+            receive.count,
+            receive.frame,
+            transmit.count,
+            transmit.frame,
+        );
+    }
+
+    /// Agree, attach, go: from reset to receiving.
+    fn start(&mut self) -> Result<(), Error> {
+        // Nothing else is asked for than the first time: the stack goes by what it was told then.
+        if self.device.negotiate(self.features)? != self.features {
+            return Err(Error::Features);
+        }
+        self.device.attach(RECEIVE, &mut self.receive.queue)?;
+        self.device.attach(TRANSMIT, &mut self.transmit.queue)?;
+        self.receive.fill();
+        self.device.start();
+        self.receive.queue.notify();
+        Ok(())
+    }
+
+    /// Reset the device and take everything back from it.
+    fn stop(&mut self) -> Result<(), Error> {
+        self.device.reset()?;
+        // SAFETY: the device has just been reset.
+        let received = unsafe { self.receive.queue.recover() };
+        self.receive.spare.extend(received);
+        // SAFETY: as above.
+        let sent = unsafe { self.transmit.queue.recover() };
+        self.transmit.free.extend(sent);
+        self.transmit.starved = false;
+        Ok(())
+    }
+
+    /// The device is not to be trusted as it is: reset it and, unless that happens all the time, bring it up again.
+    fn fail(&mut self, fault: Fault, now: Instant) {
+        self.counters.resets += 1;
+        self.asked = false;
+        log::warn!("{}: {fault}: reset", self.device.location());
+        if now >= self.resets.0 + WINDOW.into() {
+            self.resets = (now, 0);
+        }
+        self.resets.1 += 1;
+        if let Err(error) = self.stop() {
+            self.give_up(error);
+        } else if self.resets.1 > MOST_RESETS {
+            self.state = State::Resting { until: self.resets.0 + WINDOW.into() };
+        } else {
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
+        self.state = State::Up;
+        if let Err(error) = self.start() {
+            self.give_up(error);
+        }
+    }
+
+    fn give_up(&mut self, error: Error) {
+        log::error!("{}: given up: {error}", self.device.location());
+        self.device.fail();
+        self.state = State::Dead;
+    }
+
+    /// Whether frames can go either way; brings a device back that has rested.
+    fn is_up(&mut self, now: Instant) -> bool {
+        if self.asked {
+            self.fail(Fault::NeedsReset, now);
+        }
+        if let State::Resting { until } = self.state
+            && now >= until
+        {
+            self.restart();
+        }
+        self.state == State::Up
+    }
+
+    /// Whether there is a buffer to send with.
+    fn has_room(&mut self, now: Instant) -> bool {
+        match self.transmit.has_room() {
+            Ok(room) => room,
+            Err(lie) => {
+                self.fail(Fault::Lie(lie), now);
+                self.state == State::Up
+            }
+        }
+    }
+}
+
+/// Its address, which must be one that a single station can have.
+fn address(device: &mut Device, features: u64) -> Result<[u8; 6], Error> {
+    if features & feature::NET_MAC == 0 {
+        return Err(Error::Unsupported("a NIC without an address"));
+    }
+    let mac: [u8; 6] = device.configuration(MAC)?;
+    if mac[0] & 1 != 0 || mac == [0; 6] {
+        return Err(Error::Layout("its address is not one station's"));
+    }
+    if features & feature::NET_STATUS != 0 && device.configuration::<2>(STATUS)?[0] & LINK_UP == 0 {
+        log::warn!("{}: the link is down", device.location());
+    }
+    Ok(mac)
+}
+
+fn mtu(device: &mut Device, features: u64) -> Result<usize, Error> {
+    if features & feature::NET_MTU == 0 {
+        return Ok(plan::USUAL_MTU);
+    }
+    let mtu = usize::from(u16::from_le_bytes(device.configuration(MTU)?));
+    if mtu < plan::LEAST_MTU { Err(Error::Layout("its MTU is below 576")) } else { Ok(mtu) }
+}
+
+impl network_nic::Device for VirtioNet {
+    type RxToken<'a> = Rx<'a>;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, now: Instant) -> Option<(Rx<'_>, Tx<'_>)> {
+        // The stack may want to answer, so a frame is taken only when there is room for the answer.
+        if !self.is_up(now) || !self.has_room(now) {
+            return None;
+        }
+        self.receive.queue.disarm();
+        match self.receive.next(&mut self.counters.dropped) {
+            Ok(Some((buffer, length))) => {
+                self.counters.received += 1;
+                let reply = Tx::new(&mut self.transmit, &mut self.counters.sent);
+                Some((Rx::new(&mut self.receive, buffer, length), reply))
+            }
+            Ok(None) => None,
+            Err(lie) => {
+                self.fail(Fault::Lie(lie), now);
+                None
+            }
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) -> Option<Tx<'_>> {
+        let room = self.is_up(now) && self.has_room(now);
+        room.then(|| Tx::new(&mut self.transmit, &mut self.counters.sent))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let has = |wanted| self.plan.features & wanted != 0;
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = self.plan.mtu + plan::ETHERNET;
+        capabilities.checksum.tcp = match (has(feature::NET_CSUM), has(feature::NET_GUEST_CSUM)) {
+            (true, true) => Checksum::None,
+            (true, false) => Checksum::Rx,
+            (false, true) => Checksum::Tx,
+            (false, false) => Checksum::Both,
+        };
+        capabilities.segmentation = SegmentationCapabilities::default();
+        if has(feature::NET_HOST_TSO4) {
+            capabilities.segmentation.tcpv4 = NonZeroUsize::new(self.plan.transmit.frame);
+        }
+        capabilities
+    }
+}
+
+impl Nic for VirtioNet {
+    fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    fn flush(&mut self) {
+        if self.state == State::Up {
+            self.receive.queue.notify();
+            self.transmit.queue.notify();
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        match self.state {
+            State::Up => {}
+            // Nobody wakes us when the rest is over.
+            State::Resting { .. } => return true,
+            State::Dead => return false,
+        }
+        if self.device.acknowledge().configuration && self.device.needs_reset() {
+            self.asked = true;
+            return true;
+        }
+        let frames = self.receive.queue.arm(1);
+        let room = self.transmit.starved && self.transmit.arm();
+        frames || room
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl Drop for VirtioNet {
+    fn drop(&mut self) {
+        // A device that cannot be stopped keeps what it has; nothing of it is freed.
+        if self.state != State::Dead && self.stop().is_err() {
+            log::error!("{}: {}", self.device.location(), Error::Reset);
+        }
+    }
+}

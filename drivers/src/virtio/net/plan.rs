@@ -1,0 +1,165 @@
+//! How many buffers of which size a NIC gets for the memory it may use.
+//!
+//! With segmentation offload a frame is up to 64 KiB, and buffers of that size are worth more than any number of small
+//! ones. With little memory there are small buffers only, and received segments are not merged.
+
+use super::super::feature;
+
+/// Ethernet header, and the tag that a frame of a VLAN carries besides.
+pub(super) const ETHERNET: usize = 14;
+const TAG: usize = 4;
+/// The MTU where the device says none, and the least that IPv4 networks have (RFC 791).
+pub(super) const USUAL_MTU: usize = 1500;
+pub(super) const LEAST_MTU: usize = 576;
+/// The longest IP packet, in an Ethernet frame.
+const LONGEST_FRAME: usize = ETHERNET + 65535;
+/// Bytes of the header in front of a frame, at most.
+const HEADER: usize = network_nic::offload::HEADER_LEN;
+/// Long buffers make sense from so many on, and more than so many bring nothing.
+const LONG_LEAST: usize = 8;
+const LONG_MOST: usize = 64;
+/// Lengths of segments that are handed to the device, longest first.
+const SEGMENTS: [usize; 3] = [LONGEST_FRAME, 32 * 1024 - HEADER, 16 * 1024 - HEADER];
+/// Short buffers: at least and at most.
+const SHORT_LEAST: usize = 8;
+const SHORT_MOST: usize = 256;
+
+/// What is offered by the device and may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// The features of the device that this driver has.
+    pub(super) features: u64,
+    /// The IP packet its network carries.
+    pub(super) mtu: usize,
+    /// Frames that fit into the receive and the transmit queue.
+    pub(super) queues: [usize; 2],
+}
+
+/// Buffers of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Buffers {
+    pub(super) count: usize,
+    /// The longest frame that fits.
+    pub(super) frame: usize,
+}
+
+impl Buffers {
+    /// Bytes that one takes.
+    pub(super) fn length(&self) -> usize {
+        HEADER + self.frame
+    }
+}
+
+/// The buffers of a NIC, and the features that make sense with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) features: u64,
+    pub(super) mtu: usize,
+    pub(super) receive: Buffers,
+    pub(super) transmit: Buffers,
+}
+
+/// Choose for a NIC that may use `memory` bytes.
+pub(super) fn plan(offer: &Offer, memory: usize) -> Plan {
+    let (mut features, half) = (offer.features, memory / 2);
+    let mtu = if room(offer.mtu + ETHERNET + TAG, half) >= SHORT_LEAST {
+        offer.mtu
+    } else {
+        // Packets of such a network cost more than there is: TCP's peers are told a smaller size.
+        features &= !feature::NET_MTU;
+        offer.mtu.min(USUAL_MTU)
+    };
+    let short = |queue: usize| Buffers {
+        count: room(mtu + ETHERNET + TAG, half).clamp(SHORT_LEAST, SHORT_MOST).min(queue),
+        frame: mtu + ETHERNET + TAG,
+    };
+    let long = |frame: usize, queue: usize| {
+        let count = room(frame, half).min(LONG_MOST).min(queue);
+        (frame > mtu + ETHERNET + TAG && count >= LONG_LEAST).then_some(Buffers { count, frame })
+    };
+    let merged = wants(features, feature::NET_GUEST_TSO4, feature::NET_GUEST_CSUM);
+    let receive = merged.then(|| long(LONGEST_FRAME, offer.queues[0])).flatten();
+    if receive.is_none() {
+        features &= !feature::NET_GUEST_TSO4;
+    }
+    let cut = wants(features, feature::NET_HOST_TSO4, feature::NET_CSUM);
+    let transmit = cut.then(|| SEGMENTS.iter().find_map(|&frame| long(frame, offer.queues[1]))).flatten();
+    if transmit.is_none() {
+        features &= !feature::NET_HOST_TSO4;
+    }
+    Plan {
+        features,
+        mtu,
+        receive: receive.unwrap_or_else(|| short(offer.queues[0])),
+        transmit: transmit.unwrap_or_else(|| short(offer.queues[1])),
+    }
+}
+
+/// Whether a feature is there with the one it needs (virtio 1.2 section 5.1.3.1).
+fn wants(features: u64, feature: u64, needs: u64) -> bool {
+    features & (feature | needs) == feature | needs
+}
+
+/// How many frames of that length fit into `memory`.
+fn room(frame: usize, memory: usize) -> usize {
+    memory / kernel_io::buffer_stride(HEADER + frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u64 = feature::NET_CSUM
+        | feature::NET_GUEST_CSUM
+        | feature::NET_HOST_TSO4
+        | feature::NET_GUEST_TSO4
+        | feature::NET_MTU;
+
+    fn offer(features: u64, mtu: usize) -> Offer {
+        Offer { features, mtu, queues: [256, 256] }
+    }
+
+    #[test]
+    fn with_memory_both_directions_have_the_longest_frames() {
+        let plan = plan(&offer(ALL, 1500), 16 << 20);
+        assert_eq!(plan.features, ALL);
+        assert_eq!(plan.receive, Buffers { count: 64, frame: 65549 });
+        assert_eq!(plan.transmit, Buffers { count: 64, frame: 65549 });
+    }
+
+    #[test]
+    fn what_is_planned_never_exceeds_the_memory_it_may_use() {
+        for memory in (64..8192).map(|kib| kib * 1024) {
+            for mtu in [576, 1500, 9000, 65521] {
+                let plan = plan(&offer(ALL, mtu), memory);
+                let bytes = |buffers: Buffers| buffers.count * kernel_io::buffer_stride(buffers.length());
+                assert!(bytes(plan.receive) + bytes(plan.transmit) <= memory, "{memory} {mtu}: {plan:?}");
+                assert!(
+                    plan.receive.frame >= plan.mtu + ETHERNET && plan.transmit.frame >= plan.mtu + ETHERNET
+                );
+                assert!(plan.mtu <= mtu);
+            }
+        }
+    }
+
+    #[test]
+    fn with_little_memory_nothing_is_merged_and_segments_are_shorter() {
+        let plan = plan(&offer(ALL, 1500), 768 * 1024);
+        assert_eq!(plan.features & feature::NET_GUEST_TSO4, 0);
+        assert_eq!(plan.receive.frame, 1518);
+        assert_eq!(plan.transmit.frame, 32 * 1024 - 12);
+    }
+
+    #[test]
+    fn a_feature_without_the_one_it_needs_is_not_used() {
+        let plan = plan(&offer(feature::NET_HOST_TSO4 | feature::NET_GUEST_TSO4, 1500), 16 << 20);
+        assert_eq!(plan.features, 0);
+        assert_eq!((plan.receive.frame, plan.transmit.frame), (1518, 1518));
+    }
+
+    #[test]
+    fn buffers_do_not_outnumber_descriptors() {
+        let plan = plan(&Offer { features: 0, mtu: 1500, queues: [4, 2] }, 16 << 20);
+        assert_eq!((plan.receive.count, plan.transmit.count), (4, 2));
+    }
+}

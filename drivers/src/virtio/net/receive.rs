@@ -1,0 +1,121 @@
+//! Received frames: which are believed, and lending them to the stack.
+
+use super::super::feature;
+use super::super::queue::{Lie, Queue};
+use super::plan::{ETHERNET, Plan};
+use alloc::vec::Vec;
+use kernel_io::Buffer;
+use network_nic::RxToken;
+use network_nic::offload::{self, Header};
+
+/// What the driver holds a received frame against.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Checks {
+    /// Bytes of the header in front of each frame.
+    pub(super) header: usize,
+    /// The longest frame of the network.
+    longest: usize,
+    /// Whether frames may be segments merged by the device, and as long as the buffer.
+    merged: bool,
+    /// Whether the device vouches for checksums, so that the stack does not look at them.
+    vouched: bool,
+}
+
+impl Checks {
+    pub(super) fn new(plan: &Plan, header: usize) -> Self {
+        Self {
+            header,
+            // With the tag of a VLAN, which the stack will not want but which is no lie.
+            longest: plan.mtu + ETHERNET + 4,
+            merged: plan.features & feature::NET_GUEST_TSO4 != 0,
+            vouched: plan.features & feature::NET_GUEST_CSUM != 0,
+        }
+    }
+
+    /// Whether what the device has written, header and all, is a frame for the stack.
+    fn admit(&self, bytes: &[u8]) -> bool {
+        let Some((header, frame)) = bytes.split_at_checked(self.header) else { return false };
+        let Some(header) = Header::parse(header) else { return false };
+        if frame.len() < ETHERNET {
+            return false;
+        }
+        let merged = header.gso_type != 0;
+        if merged && !self.merged || !merged && frame.len() > self.longest {
+            return false;
+        }
+        // Without the feature a device neither vouches nor leaves work: the stack verifies everything itself.
+        if !self.vouched {
+            return header.flags == 0;
+        }
+        offload::check_received(&header, frame).is_ok()
+    }
+}
+
+/// The receive queue and its buffers, all of which are at the device except one that the stack is looking at.
+#[derive(Debug)]
+pub(super) struct Receive {
+    pub(super) queue: Queue,
+    /// Buffers that are here while the device is stopped.
+    pub(super) spare: Vec<Buffer>,
+    pub(super) checks: Checks,
+}
+
+impl Receive {
+    /// Give the device all buffers.
+    pub(super) fn fill(&mut self) {
+        while let Some(buffer) = self.spare.pop() {
+            self.give(buffer);
+        }
+    }
+
+    fn give(&mut self, buffer: Buffer) {
+        let length = buffer.len();
+        if let Err(buffer) = self.queue.push(buffer, length, self.checks.header) {
+            self.spare.push(buffer);
+        }
+    }
+
+    /// The next frame that is believed, in its buffer. Others are counted and their buffers given back at once; at most
+    /// one round of the ring, so that a flood of bad frames does not hold up the rest of the machine.
+    pub(super) fn next(&mut self, dropped: &mut u64) -> Result<Option<(Buffer, usize)>, Lie> {
+        for _ in 0..self.queue.capacity() {
+            let Some((buffer, length)) = self.queue.pop()? else { return Ok(None) };
+            if self.checks.admit(&buffer[..length]) {
+                return Ok(Some((buffer, length)));
+            }
+            *dropped += 1;
+            self.give(buffer);
+        }
+        Ok(None)
+    }
+}
+
+/// A received frame. Its buffer goes back to the device when the token goes, whatever was done with it.
+#[derive(Debug)]
+pub struct Rx<'a> {
+    receive: &'a mut Receive,
+    buffer: Option<Buffer>,
+    length: usize,
+}
+
+impl<'a> Rx<'a> {
+    pub(super) fn new(receive: &'a mut Receive, buffer: Buffer, length: usize) -> Self {
+        Self { receive, buffer: Some(buffer), length }
+    }
+}
+
+impl RxToken for Rx<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        let header = self.receive.checks.header;
+        let frame = self.buffer.as_deref().and_then(|buffer| buffer.get(header..self.length));
+        f(frame.unwrap_or_default())
+    }
+}
+
+impl Drop for Rx<'_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.receive.give(buffer);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! virtio over PCI (virtio 1.2 section 4.1): modern devices, and transitional ones by their modern side.
+
+use super::device::{Bus, PciRegisters};
+use super::hal::Machine;
+use super::{Device, Location};
+use crate::Error;
+use crate::pci::{Capability, DeviceFunction, NO_VECTOR, Pci};
+use kernel_io::{Irq, Mmio};
+use virtio_drivers::transport::pci::{PciTransport, VirtioPciError};
+
+/// PCI's capability whose contents are the vendor's.
+const VENDOR: u8 = 0x09;
+/// VIRTIO_PCI_CAP_COMMON_CFG, NOTIFY_CFG, ISR_CFG and DEVICE_CFG (section 4.1.4).
+const COMMON: u8 = 1;
+const NOTIFY: u8 = 2;
+const ISR: u8 = 3;
+const DEVICE: u8 = 4;
+/// Bytes of the common configuration that are used.
+const COMMON_BYTES: u32 = 0x38;
+/// No structure of a device is longer: doorbells may take a page each.
+const LONGEST: u32 = 16 << 20;
+
+/// One of virtio's structures, mapped.
+struct Structure {
+    registers: Mmio,
+    capability: Capability,
+}
+
+/// Open the device at `at`: map its structures, give it interrupts. It is not reset yet.
+pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
+    let capabilities = pci.capabilities(at)?;
+    // The package looks at these again and believes them, so everything it will look at is checked here.
+    let common = structure(pci, at, &capabilities, COMMON, COMMON_BYTES)?;
+    let notify = structure(pci, at, &capabilities, NOTIFY, 2)?;
+    let isr = structure(pci, at, &capabilities, ISR, 1)?;
+    structure(pci, at, &capabilities, DEVICE, 1)?;
+    let (Some(common), Some(notify), Some(_)) = (common, notify, isr) else {
+        return Err(Error::Unsupported("a virtio device with legacy registers only"));
+    };
+    let multiplier = notify.capability.word(pci, at, 16).ok_or(Error::Layout("a short capability"))?;
+    let (queues, configuration) = (Irq::allocate()?, Irq::allocate()?);
+    let count = pci.use_vectors(at, &capabilities, &[queues.message(), configuration.message()])?;
+    let vectors = (if count > 1 { 1 } else { NO_VECTOR }, 0);
+    let transport = PciTransport::new::<Machine, _>(&mut pci.root, at).map_err(refusal)?;
+    let registers =
+        PciRegisters { common: common.registers, doorbells: notify.registers, multiplier, vectors };
+    let bus = Bus::Pci { transport, registers };
+    Ok(Device::new(bus, Location::Pci(at), queues, Some(configuration)))
+}
+
+/// The first structure of a type, as the package chooses it; `None` when there is none.
+fn structure(
+    pci: &mut Pci,
+    at: DeviceFunction,
+    capabilities: &[Capability],
+    kind: u8,
+    least: u32,
+) -> Result<Option<Structure>, Error> {
+    // The header's low byte is the capability's length, the high byte its type.
+    let needed = if kind == NOTIFY { 20 } else { 16 };
+    let fits = |capability: &&Capability| {
+        let [length, of_kind] = capability.header.to_le_bytes();
+        capability.id == VENDOR && of_kind == kind && length >= needed
+    };
+    let Some(&capability) = capabilities.iter().find(fits) else { return Ok(None) };
+    let word =
+        |offset| capability.word(pci, at, offset).ok_or(Error::Layout("a capability beyond its space"));
+    let (bar, offset, length) = (word(4)? as u8, word(8)?, word(12)?);
+    word(needed - 4)?;
+    if length < least || length > LONGEST || offset.checked_add(length).is_none() {
+        return Err(Error::Layout("a structure of impossible size"));
+    }
+    if !offset.is_multiple_of(4) && kind != ISR {
+        return Err(Error::Layout("a structure that is not aligned"));
+    }
+    let registers = pci.map(at, bar, offset, length as usize)?;
+    Ok(Some(Structure { registers, capability }))
+}
+
+fn refusal(error: VirtioPciError) -> Error {
+    match error {
+        VirtioPciError::BarNotAllocated(_) => Error::NoAddress,
+        VirtioPciError::MissingCommonConfig
+        | VirtioPciError::MissingNotifyConfig
+        | VirtioPciError::MissingIsrConfig => {
+            Error::Unsupported("a virtio device with legacy registers only")
+        }
+        _ => Error::Layout("the virtio package refuses it"),
+    }
+}

@@ -1,0 +1,66 @@
+//! Where things lie in a split virtqueue's memory.
+//!
+//! The legacy layout (virtio 1.2 section 2.7.2): used ring on a page of its own. Modern devices take any layout.
+
+use kernel_io::PAGE;
+
+/// Offsets in the memory of one queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// Descriptors, a power of two.
+    pub(super) size: u16,
+    /// The available ring, which begins with its flags.
+    pub(super) available: usize,
+    /// The used ring, which begins with its flags.
+    pub(super) used: usize,
+}
+
+/// Bytes of a descriptor, of an entry of the available and of the used ring.
+const DESCRIPTOR: usize = 16;
+const AVAILABLE_ENTRY: usize = 2;
+const USED_ENTRY: usize = 8;
+/// Flags and index, in front of the entries.
+const HEAD: usize = 4;
+
+impl Layout {
+    pub(super) fn new(size: u16) -> Self {
+        let available = usize::from(size) * DESCRIPTOR;
+        let end = available + HEAD + usize::from(size) * AVAILABLE_ENTRY + 2;
+        Self { size, available, used: end.next_multiple_of(PAGE) }
+    }
+
+    /// Bytes in all, a multiple of eight.
+    pub(super) fn length(&self) -> usize {
+        (self.available_event() + 2).next_multiple_of(8)
+    }
+
+    pub(super) fn descriptor(&self, descriptor: u16) -> usize {
+        usize::from(descriptor) * DESCRIPTOR
+    }
+
+    pub(super) fn available_index(&self) -> usize {
+        self.available + 2
+    }
+
+    pub(super) fn available_entry(&self, index: u16) -> usize {
+        self.available + HEAD + usize::from(index & (self.size - 1)) * AVAILABLE_ENTRY
+    }
+
+    /// Where we say at which used index we want an interrupt.
+    pub(super) fn used_event(&self) -> usize {
+        self.available + HEAD + usize::from(self.size) * AVAILABLE_ENTRY
+    }
+
+    pub(super) fn used_index(&self) -> usize {
+        self.used + 2
+    }
+
+    pub(super) fn used_entry(&self, index: u16) -> usize {
+        self.used + HEAD + usize::from(index & (self.size - 1)) * USED_ENTRY
+    }
+
+    /// Where the device says at which available index it wants to be told.
+    pub(super) fn available_event(&self) -> usize {
+        self.used + HEAD + usize::from(self.size) * USED_ENTRY
+    }
+}
