@@ -4,7 +4,7 @@ use agent_protocol::{ImageName, InstanceId, State, Text, Uuid};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,10 @@ impl RunDirectory {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         make(path)?;
+        if fs::read_dir(path)?.next().is_none() {
+            // Made for us by somebody with a generous umask.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+        }
         // Whoever can write here can name the processes that the agent takes for its guests.
         let metadata = fs::metadata(path)?;
         if metadata.mode() & 0o022 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
