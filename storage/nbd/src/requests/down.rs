@@ -1,0 +1,153 @@
+//! The way down: cutting requests into commands.
+
+use super::{Key, PARTS, Part, PartState, Requests, SlotState, Stage};
+use crate::wire::{self, command, command_flag};
+use storage_block::{Operation, Request};
+
+impl Requests {
+    /// The next command to be sent.
+    pub(crate) fn next_command(&mut self) -> Option<(Key, wire::Request)> {
+        while let Some(index) = self.queue.pop_front() {
+            self.slots[index].queued = false;
+            if self.slots[index].state != SlotState::Active {
+                continue;
+            }
+            let issued = self.issue(index);
+            self.requeue(index);
+            if issued.is_some() {
+                self.counters.commands += 1;
+                return issued;
+            }
+        }
+        None
+    }
+
+    pub(super) fn requeue(&mut self, index: usize) {
+        if !self.slots[index].queued && self.can_issue(index) {
+            self.slots[index].queued = true;
+            self.queue.push_back(index);
+        }
+    }
+
+    fn can_issue(&self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        if self.stopped || slot.failed() {
+            return false;
+        }
+        let waiting = slot.parts.iter().any(|part| part.state == PartState::Waiting);
+        waiting
+            || match slot.stage {
+                Stage::Range(_) => slot.outstanding < PARTS,
+                // The writes a FLUSH is to cover must have been answered before it is sent.
+                Stage::Flush => slot.outstanding == 0,
+                Stage::Sent => false,
+            }
+    }
+
+    fn issue(&mut self, index: usize) -> Option<(Key, wire::Request)> {
+        if !self.can_issue(index) {
+            return None;
+        }
+        let operation = self.slots[index].request.as_ref()?.operation;
+        let limit = if operation.carries_data() { self.payload } else { self.range };
+        let waiting = self.slots[index].parts.iter().position(|part| part.state == PartState::Waiting);
+        let part = waiting.or_else(|| self.claim(index, limit))?;
+        let key = Key { slot: index, part };
+        self.sequence = self.sequence.wrapping_add(1);
+        let part = &mut self.slots[index].parts[part];
+        let Part { offset, end, .. } = *part;
+        // At most the limit, which is 32 bits wide.
+        let length = (end - offset).min(u64::from(limit)) as u32;
+        *part = Part { state: PartState::Issued, sequence: self.sequence, offset, length, end, ..Part::FREE };
+        // Nothing but a FLUSH has no length.
+        let operation = if length == 0 { Operation::Flush } else { operation };
+        let (command, flags) = encode(operation, self.native_fua);
+        let cookie = self.cookie(key);
+        Some((key, wire::Request { flags, command, cookie, offset, length }))
+    }
+
+    /// Give the next piece of a request's range, or its FLUSH, to a free part.
+    fn claim(&mut self, index: usize, limit: u32) -> Option<usize> {
+        let slot = &mut self.slots[index];
+        let request = slot.request.as_ref()?;
+        let part = slot.parts.iter().position(|part| part.state == PartState::Free)?;
+        let (offset, end) = match slot.stage {
+            Stage::Range(given) => {
+                let next = request.length.min(given + u64::from(limit));
+                slot.stage = if next < request.length {
+                    Stage::Range(next)
+                } else if needs_flush(request.operation, self.native_fua) {
+                    Stage::Flush
+                } else {
+                    Stage::Sent
+                };
+                (request.offset + given, request.offset + next)
+            }
+            Stage::Flush => {
+                slot.stage = Stage::Sent;
+                (0, 0)
+            }
+            Stage::Sent => return None,
+        };
+        slot.parts[part] = Part { offset, end, ..Part::FREE };
+        slot.outstanding += 1;
+        Some(part)
+    }
+
+    pub(super) fn cookie(&self, key: Key) -> u64 {
+        let sequence = self.slots[key.slot].parts[key.part].sequence;
+        u64::from(self.generation) << 48 | (key.index() as u64) << 32 | u64::from(sequence)
+    }
+
+    /// The bytes that follow a command's header.
+    pub(crate) fn payload(&self, key: Key) -> &[u8] {
+        let slot = &self.slots[key.slot];
+        let part = &slot.parts[key.part];
+        let Some(Request { operation: Operation::Write { .. }, buffer: Some(buffer), offset, .. }) =
+            &slot.request
+        else {
+            return &[];
+        };
+        let start = part.offset.wrapping_sub(*offset) as usize;
+        // The FLUSH behind a write has no length, and no place in the buffer.
+        if part.length == 0 { &[] } else { &buffer[start..start + part.length as usize] }
+    }
+
+    /// A byte of a command was sent.
+    pub(crate) fn touch(&mut self, key: Key) {
+        self.slots[key.slot].touched = true;
+    }
+
+    /// All bytes of a command were sent.
+    pub(crate) fn sent(&mut self, key: Key) {
+        let part = &mut self.slots[key.slot].parts[key.part];
+        part.sent = true;
+        if part.answered {
+            self.end(key);
+        }
+    }
+}
+
+/// Whether durability takes a FLUSH behind the command.
+const fn needs_flush(operation: Operation, native_fua: bool) -> bool {
+    match operation {
+        Operation::Write { fua } | Operation::Trim { fua } | Operation::WriteZeroes { fua, .. } => {
+            fua && !native_fua
+        }
+        Operation::Read | Operation::Flush | Operation::Cache => false,
+    }
+}
+
+/// The command and its flags.
+const fn encode(operation: Operation, native_fua: bool) -> (u16, u16) {
+    let (command, fua, no_hole) = match operation {
+        Operation::Read => (command::READ, false, false),
+        Operation::Write { fua } => (command::WRITE, fua, false),
+        Operation::Flush => (command::FLUSH, false, false),
+        Operation::Trim { fua } => (command::TRIM, fua, false),
+        Operation::WriteZeroes { fua, no_hole } => (command::WRITE_ZEROES, fua, no_hole),
+        Operation::Cache => (command::CACHE, false, false),
+    };
+    let fua = if fua && native_fua { command_flag::FUA } else { 0 };
+    (command, fua | if no_hole { command_flag::NO_HOLE } else { 0 })
+}

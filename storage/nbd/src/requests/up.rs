@@ -1,0 +1,182 @@
+//! The way up: what replies make of commands, and commands of their requests.
+
+use super::{Key, Part, PartState, Requests, SlotState, Stage};
+use crate::Fatal;
+use crate::wire::error;
+use storage_block::{Error, Geometry, Operation};
+
+/// Error chunks one reply may have; a server has one to tell, or one for each bad piece.
+const MAX_ERRORS: u16 = 256;
+
+impl Requests {
+    /// The command in flight that `cookie` names.
+    pub(crate) fn find(&self, cookie: u64) -> Result<Key, Fatal> {
+        let index = (cookie >> 32 & 0xffff) as usize;
+        let key = Key::at(index);
+        let part = self.slots.get(key.slot).map(|slot| &slot.parts[key.part]);
+        let known = part.is_some_and(|part| part.state == PartState::Issued && !part.answered);
+        if known && self.cookie(key) == cookie { Ok(key) } else { Err(Fatal::UnknownCookie(cookie)) }
+    }
+
+    pub(crate) fn is_read(&self, key: Key) -> bool {
+        let request = &self.slots[key.slot].request;
+        request.as_ref().is_some_and(|request| request.operation == Operation::Read)
+    }
+
+    pub(crate) fn length(&self, key: Key) -> u32 {
+        self.slots[key.slot].parts[key.part].length
+    }
+
+    /// Bytes `length` at the absolute `offset` are being delivered; tells where they lie in the command.
+    pub(crate) fn deliver(&mut self, key: Key, offset: u64, length: u32) -> Result<u32, Fatal> {
+        let part = &self.slots[key.slot].parts[key.part];
+        let start = offset.checked_sub(part.offset).ok_or(Fatal::ChunkOutside)?;
+        let end = start.checked_add(u64::from(length)).ok_or(Fatal::ChunkOutside)?;
+        if end > u64::from(part.length) {
+            return Err(Fatal::ChunkOutside);
+        }
+        if !part.sent {
+            return Err(Fatal::AnsweredTooEarly);
+        }
+        // Both fit, as neither is more than the part's length.
+        self.coverage.add(key.index(), start as u32, end as u32)?;
+        self.counters.bytes_read += u64::from(length);
+        Ok(start as u32)
+    }
+
+    /// All bytes of a command are being delivered.
+    pub(crate) fn deliver_all(&mut self, key: Key) -> Result<(), Fatal> {
+        let Part { offset, length, .. } = self.slots[key.slot].parts[key.part];
+        self.deliver(key, offset, length).map(|_| ())
+    }
+
+    /// The memory for bytes `start..end` of a read; none for the heartbeat, whose bytes nobody wants.
+    pub(crate) fn target(&mut self, key: Key, start: u32, end: u32) -> Option<&mut [u8]> {
+        let slot = &mut self.slots[key.slot];
+        let request = slot.request.as_mut()?;
+        let base = (slot.parts[key.part].offset - request.offset) as usize;
+        Some(&mut request.buffer.as_mut()?[base + start as usize..base + end as usize])
+    }
+
+    /// Bytes `start..end` of a read are zeroes.
+    pub(crate) fn zero(&mut self, key: Key, start: u32, end: u32) {
+        if let Some(target) = self.target(key, start, end) {
+            target.fill(0);
+        }
+    }
+
+    /// An error was reported, at an absolute offset if one is given.
+    pub(crate) fn fail(&mut self, key: Key, code: u32, offset: Option<u64>) -> Result<(), Fatal> {
+        let part = &mut self.slots[key.slot].parts[key.part];
+        let range = part.offset..part.offset + u64::from(part.length.max(1));
+        if offset.is_some_and(|offset| !range.contains(&offset)) {
+            return Err(Fatal::ChunkOutside);
+        }
+        part.errors += 1;
+        if part.errors > MAX_ERRORS {
+            return Err(Fatal::TooManyErrors);
+        }
+        part.error.get_or_insert(code);
+        Ok(())
+    }
+
+    /// The final reply is complete. Tells whether the server is shutting down.
+    pub(crate) fn answered(&mut self, key: Key) -> Result<bool, Fatal> {
+        let is_read = self.is_read(key);
+        let part = &mut self.slots[key.slot].parts[key.part];
+        if part.error.is_none() && !part.sent {
+            return Err(Fatal::AnsweredTooEarly);
+        }
+        let length = part.length;
+        if is_read && !self.coverage.finish(key.index(), length) && part.error.is_none() {
+            // The stream is in step, so only this request suffers; but it must not pass for a success.
+            self.counters.short_reads += 1;
+            part.error = Some(error::EIO);
+        }
+        part.answered = true;
+        let shutting_down = part.error == Some(error::ESHUTDOWN);
+        if part.sent {
+            self.end(key);
+        }
+        Ok(shutting_down)
+    }
+
+    /// A command was sent and answered: see what is next for its range.
+    pub(super) fn end(&mut self, key: Key) {
+        let Geometry { block_size: block, max_transfer: max_payload, .. } = self.geometry;
+        let slot = &mut self.slots[key.slot];
+        let Some(request) = slot.request.as_ref() else { return };
+        let part = &mut slot.parts[key.part];
+        match part.error {
+            None => {
+                if matches!(request.operation, Operation::Write { .. }) {
+                    self.counters.bytes_written += u64::from(part.length);
+                }
+                part.offset += u64::from(part.length);
+            }
+            Some(code)
+                if part.length > block && is_too_long(code, request.operation, part.length, max_payload) =>
+            {
+                // Too much at once: from now on half as much.
+                let limit =
+                    if request.operation.carries_data() { &mut self.payload } else { &mut self.range };
+                let half = part.length / 2;
+                *limit = (*limit).min((half - half % block).max(block));
+                self.counters.split_again += 1;
+            }
+            Some(error::ESHUTDOWN) => {
+                slot.shut = true;
+                part.offset = part.end;
+            }
+            Some(code) => {
+                slot.error.get_or_insert(meaning(code));
+                part.offset = part.end;
+            }
+        }
+        if part.offset < part.end {
+            part.state = PartState::Waiting;
+        } else {
+            *part = Part::FREE;
+            slot.outstanding -= 1;
+        }
+        self.settle(key.slot);
+    }
+
+    /// See whether a request has come to its end.
+    pub(super) fn settle(&mut self, index: usize) {
+        let slot = &self.slots[index];
+        let issued = slot.parts.iter().any(|part| part.state == PartState::Issued);
+        if issued {
+            self.requeue(index);
+            return;
+        }
+        let more = slot.stage != Stage::Sent || slot.outstanding > 0;
+        if slot.error.is_some() {
+            self.leave(index, SlotState::Done);
+        } else if slot.shut || (more && self.stopped) {
+            self.leave(index, SlotState::Unfinished);
+        } else if more {
+            self.requeue(index);
+        } else {
+            self.leave(index, SlotState::Done);
+        }
+    }
+}
+
+/// Whether an error says that less at once would do. For commands without payload EINVAL may mean that, too
+/// (protocol section "Size constraints").
+const fn is_too_long(code: u32, operation: Operation, length: u32, max_payload: u32) -> bool {
+    code == error::EOVERFLOW || code == error::EINVAL && !operation.carries_data() && length > max_payload
+}
+
+/// What an error value means to a disk. Unknown values count as EINVAL (protocol section "Error values").
+const fn meaning(code: u32) -> Error {
+    match code {
+        error::EPERM => Error::NotPermitted,
+        error::EIO => Error::Io,
+        error::ENOMEM => Error::NoMemory,
+        error::ENOSPC => Error::NoSpace,
+        error::ENOTSUP => Error::NotSupported,
+        _ => Error::Invalid,
+    }
+}
