@@ -1,0 +1,10 @@
+//! Gives the linker the kernel's layout when the program is built for the bare machine.
+
+fn main() {
+    println!("cargo::rerun-if-changed=../../kernel/link.ld");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none") {
+        let folder = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        println!("cargo::rustc-link-arg-bins=-T{folder}/../../kernel/link.ld");
+        println!("cargo::rustc-link-arg-bins=--no-eh-frame-hdr");
+    }
+}
