@@ -190,22 +190,11 @@ impl Path {
         }
     }
 
-    /// End with BUSY what is held while data stands on the connection that has no place: the initiator tries again,
-    /// and meanwhile its pings get through.
-    pub(crate) fn relieve(&mut self, connection: &mut Connection) {
-        let shared = self.shared.clone();
-        let state = &mut *shared.state.borrow_mut();
-        for slot in &mut self.commands {
-            let Some(index) = *slot else { continue };
-            let Some(running) = state.commands.get_mut(index).filter(|running| running.is_held) else {
-                continue;
-            };
-            if let Some(owner) = running.owner {
-                connection.finish(owner.task, Outcome { status: Status::Busy as u8, ..Outcome::good(0) });
-                *slot = None;
-                shared.abort(state, index);
-            }
-        }
+    /// End a command with BUSY whose data stands on the connection and has no place: the initiator tries again, and
+    /// meanwhile its pings get through.
+    pub(crate) fn turn_away(&mut self, connection: &mut Connection, task: Task) {
+        connection.finish(task, Outcome { status: Status::Busy as u8, ..Outcome::good(0) });
+        self.abort(task);
     }
 
     /// The session is over: its commands are nobody's, and its nexus is lost.

@@ -20,7 +20,7 @@ use storage_iscsi::{
 const PORTAL_GROUP: u16 = 1;
 /// How long a closed connection may take to drain.
 const FINISH: Duration = Duration::from_secs(5);
-/// How long data may stand on the connection without a place before held commands are told to try again.
+/// How long data may stand on the connection without a place before its command is told to try again.
 const STALL: Duration = Duration::from_millis(500);
 /// Passes over both directions before other tasks have their turn.
 const PASSES: usize = 16;
@@ -116,6 +116,10 @@ impl Serving<'_> {
             return Err(End::Abrupt);
         }
         let resumed = self.path.resume(self.connection);
+        if resumed {
+            // Something of this connection goes on, so its turn will come.
+            self.stalled_since = None;
+        }
         let received = self.receive(now)?;
         let drained = self.drain()?;
         let transmitted = self.transmit()?;
@@ -147,11 +151,13 @@ impl Serving<'_> {
         Ok(bytes > 0)
     }
 
-    /// Data stands on the connection and has no place, for want of buffers or because its command is held.
+    /// Reading has stopped. If that is because the data which stands next on the connection has no place, for want of
+    /// buffers or because its command is held, and nothing of this connection moves, the command ends with BUSY.
     fn stalled(&mut self, now: Instant) {
+        let Some(task) = self.connection.starved() else { return };
         let since = *self.stalled_since.get_or_insert(now);
         if now >= since + STALL {
-            self.path.relieve(self.connection);
+            self.path.turn_away(self.connection, task);
             self.stalled_since = None;
         }
     }
