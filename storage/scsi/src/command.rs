@@ -6,7 +6,7 @@ use crate::job::{Job, Progress};
 use crate::list::List;
 use crate::nexus::{Nexus, NexusSet};
 use crate::opcode;
-use crate::ordering::Attribute;
+use crate::ordering::{Attribute, Ticket};
 use crate::sense::{Outcome, Refusal, Sense, SenseData, Status, code};
 use crate::target::Target;
 use crate::unit::{LogicalUnit, UnitId};
@@ -79,6 +79,8 @@ pub(crate) struct Head {
     pub(crate) data_out: u32,
     pub(crate) data_in: u32,
     pub(crate) attribute: Attribute,
+    /// Its place in the unit's task set, if it took one before its parameter list.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// A command and the target it is for, for those who make an answer.
@@ -340,6 +342,10 @@ impl Command {
     fn step_aborted(&mut self, target: &mut Target) -> Step {
         let quiet = match (&mut self.task, target.unit_mut(self.head.unit)) {
             (Task::Job(job), Some(unit)) => job.drain(unit),
+            (Task::List(list), Some(unit)) => {
+                list.drain(unit);
+                true
+            }
             _ => self.in_flight == 0,
         };
         if !quiet {

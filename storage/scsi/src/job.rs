@@ -1,8 +1,9 @@
 //! A command on the medium, from its place in the task set to its last flush.
 //!
-//! It takes what it needs in one fixed order: its parameter list in control memory (before it is a job), then its place
-//! among the commands of the unit, then data buffers. Whoever waits for a place therefore holds no data buffer, and
-//! whoever has a place needs nothing that a waiting command holds: there is no circle to wait in.
+//! It takes what it needs in one fixed order: its parameter list in control memory (before it is a job, see
+//! [`crate::ordering`]), then its range among the commands of the unit, then data buffers. Whoever waits for a range
+//! therefore holds no data buffer, and whoever has one needs nothing that a waiting command holds: there is no circle to
+//! wait in.
 
 use crate::cache::Mark;
 use crate::command::{Head, Memory, Step, Task};
@@ -79,8 +80,16 @@ impl Job {
         durability: Durability,
     ) -> Result<Task, Refusal> {
         let length = range.end - range.start;
-        let ticket = unit.tasks.enter(head.nexus, touch, range.start, length, head.attribute);
-        let ticket = ticket.ok_or(Refusal::FULL)?;
+        let ticket = match head.ticket {
+            Some(ticket) => {
+                unit.tasks.settle(ticket, touch, range.start, length);
+                ticket
+            }
+            None => {
+                let ticket = unit.tasks.enter(head.nexus, touch, range.start, length, head.attribute);
+                ticket.ok_or(Refusal::FULL)?
+            }
+        };
         let (phase, flush) = (Phase::Entering, Flush::Idle);
         Ok(Task::Job(Self { ticket, phase, flush, work, durability, wanted_out: 0, wanted_in: 0 }))
     }

@@ -26,7 +26,7 @@
 //!
 //! # What waits for what
 //! Overlapping commands of one unit, one of which changes the medium, run one after the other in the order in which they
-//! came. A command takes its parameter list, then its place among the others, then data buffers, and buffers that it
+//! came. A command takes its parameter list, then its range among the others, then data buffers, and buffers that it
 //! needs together it takes together; so commands never wait for each other in a circle, and a pool of two buffers is
 //! enough for any number of commands of any length.
 #![cfg_attr(not(test), no_std)]

@@ -1,8 +1,10 @@
 //! Parameter lists: a bounded piece of Data-Out that is taken in whole before the command goes on.
 
 use crate::command::{Head, Memory, Step, Task};
+use crate::ordering::Ticket;
 use crate::sense::{Refusal, Sense, code};
 use crate::target::Target;
+use crate::unit::LogicalUnit;
 use core::ops::ControlFlow::{self, Break, Continue};
 use storage_block::Buffer;
 
@@ -19,6 +21,8 @@ pub(crate) struct List {
     asked: bool,
     buffer: Option<Buffer>,
     act: Act,
+    /// The command's place among those on the medium, which it keeps when it becomes a job.
+    ticket: Option<Ticket>,
 }
 
 impl List {
@@ -30,16 +34,25 @@ impl List {
         if length > head.data_out {
             return Err(Refusal::short_of_data(u64::from(length)));
         }
-        Ok(Task::List(Self { length, asked: false, buffer: None, act }))
+        Ok(Task::List(Self { length, asked: false, buffer: None, act, ticket: None }))
+    }
+
+    /// The same for a command on the medium: it has its place among the others while it waits.
+    pub(crate) fn task_on_medium(
+        unit: &mut LogicalUnit,
+        head: &Head,
+        length: u32,
+        act: Act,
+    ) -> Result<Task, Refusal> {
+        let mut task = Self::task(head, length, act)?;
+        if let Task::List(list) = &mut task {
+            list.ticket = Some(unit.tasks.enter_unsettled(head.nexus, head.attribute).ok_or(Refusal::FULL)?);
+        }
+        Ok(task)
     }
 
     pub(crate) fn length(&self) -> u32 {
         self.length
-    }
-
-    /// Whether Data-Out was asked for and is not here.
-    pub(crate) fn is_receiving(&self) -> bool {
-        self.asked && self.buffer.is_none()
     }
 
     /// Ask for it, wait for it, or go on with it.
@@ -49,22 +62,43 @@ impl List {
         head: &Head,
         memory: &Memory<'_>,
     ) -> ControlFlow<Step, Result<Task, Refusal>> {
-        if self.length == 0 {
-            return Continue((self.act)(target, head, None));
-        }
         if let Some(buffer) = self.buffer.take() {
-            return Continue((self.act)(target, head, Some(buffer)));
+            return Continue(self.go_on(target, head, Some(buffer)));
         }
         if self.asked {
             return Break(Step::Wait);
+        }
+        let may_ask = |unit: &LogicalUnit| self.ticket.is_none_or(|ticket| unit.tasks.may_ask(ticket));
+        if !target.unit(head.unit).is_none_or(may_ask) {
+            return Break(Step::Blocked);
+        }
+        if self.length == 0 {
+            return Continue(self.go_on(target, head, None));
         }
         let Some(buffer) = memory.control.take(self.length as usize) else { return Break(Step::Starved) };
         self.asked = true;
         Break(Step::Receive { offset: 0, buffer })
     }
 
+    fn go_on(&self, target: &mut Target, head: &Head, list: Option<Buffer>) -> Result<Task, Refusal> {
+        let result = (self.act)(target, &Head { ticket: self.ticket, ..*head }, list);
+        if !matches!(result, Ok(Task::Job(_)))
+            && let Some(unit) = target.unit_mut(head.unit)
+        {
+            self.drain(unit);
+        }
+        result
+    }
+
+    /// Give the place up.
+    pub(crate) fn drain(&self, unit: &mut LogicalUnit) {
+        if let Some(ticket) = self.ticket {
+            unit.tasks.leave(ticket);
+        }
+    }
+
     pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
-        if self.is_receiving() && offset == 0 && buffer.len() == self.length as usize {
+        if self.asked && self.buffer.is_none() && offset == 0 && buffer.len() == self.length as usize {
             self.buffer = Some(buffer);
         }
     }

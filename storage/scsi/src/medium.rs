@@ -242,7 +242,7 @@ pub(crate) fn verify(target: &mut Target, head: &Head) -> Result<Task, Refusal> 
         0 => verify_job(unit, head, blocks, transfer::VERIFY, None),
         1 => data_out_job(unit, head, Touch::Read, blocks, transfer::VERIFY_DATA, Durability::NONE),
         3 if blocks.count == 0 => Ok(Task::done()),
-        3 => List::task(head, blocks.block_size, |target, head, pattern| {
+        3 => List::task_on_medium(unit, head, blocks.block_size, |target, head, pattern| {
             let unit = find_unit(target, head)?;
             let blocks = transfer_blocks(unit, head)?;
             verify_job(unit, head, blocks, transfer::VERIFY_PATTERN, pattern)
@@ -357,7 +357,7 @@ pub(crate) fn write_same(target: &mut Target, head: &Head) -> Result<Task, Refus
     if head.data_out != blocks.block_size {
         return Err(Refusal::short_of_data(u64::from(blocks.block_size)));
     }
-    List::task(head, blocks.block_size, same_job)
+    List::task_on_medium(unit, head, blocks.block_size, same_job)
 }
 
 fn same_blocks(unit: &LogicalUnit, head: &Head) -> Result<Blocks, Refusal> {
@@ -395,12 +395,13 @@ fn same_job(target: &mut Target, head: &Head, pattern: Option<Buffer>) -> Result
 
 /// UNMAP.
 pub(crate) fn unmap(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
-    check_writable(find_unit(target, head)?)?;
+    let unit = find_unit(target, head)?;
+    check_writable(unit)?;
     let length = u32::from(u16_at(&head.cdb, 7));
     if length != 0 && (length as usize) < DESCRIPTORS {
         return Err(Sense::illegal(code::PARAMETER_LIST_LENGTH_ERROR).into());
     }
-    List::task(head, length, |target, head, list| match list {
+    List::task_on_medium(unit, head, length, |target, head, list| match list {
         Some(list) => unmap_job(find_unit(target, head)?, head, list),
         None => Ok(Task::done()),
     })

@@ -8,8 +8,11 @@
 //! - a flush waits for the writes before it, since only what has completed below is covered by it;
 //! - a command with the ORDERED attribute waits for all before it, and all after it wait for it (SAM-5 section 8.6.3).
 //!
-//! Waiting is first come, first served, so no command starves. A command takes everything it wants in one step and
-//! before its first data buffer; therefore nobody who holds what another waits for is himself waiting for him.
+//! Waiting is first come, first served, so no command starves.
+//!
+//! A command that has yet to take in a parameter list has a place but no range: it stands in nobody's way but that of
+//! ORDERED commands, until its list is here and it settles on a range. And it does not ask for its list while an ORDERED
+//! command stands before it. So nobody sits on the memory of a list and waits for somebody who waits for such memory.
 
 use crate::nexus::{Nexus, NexusSet};
 use alloc::vec::Vec;
@@ -42,7 +45,8 @@ pub(crate) struct Ticket(u64);
 struct Entry {
     ticket: Ticket,
     nexus: Nexus,
-    touch: Touch,
+    /// `None` as long as it waits for its parameter list.
+    touch: Option<Touch>,
     /// Bytes of the medium, the end exclusive.
     start: u64,
     end: u64,
@@ -73,6 +77,13 @@ impl TaskSet {
         length: u64,
         attribute: Attribute,
     ) -> Option<Ticket> {
+        let ticket = self.enter_unsettled(nexus, attribute)?;
+        self.settle(ticket, touch, start, length);
+        Some(ticket)
+    }
+
+    /// Enter without a range, or `None` when the set is full.
+    pub(crate) fn enter_unsettled(&mut self, nexus: Nexus, attribute: Attribute) -> Option<Ticket> {
         if self.entries.len() == self.capacity {
             return None;
         }
@@ -81,9 +92,9 @@ impl TaskSet {
         let entry = Entry {
             ticket,
             nexus,
-            touch,
-            start,
-            end: start.saturating_add(length),
+            touch: None,
+            start: 0,
+            end: 0,
             ordered: attribute == Attribute::Ordered,
             started: false,
         };
@@ -95,6 +106,20 @@ impl TaskSet {
         Some(ticket)
     }
 
+    /// The parameter list is here, and with it the range.
+    pub(crate) fn settle(&mut self, ticket: Ticket, touch: Touch, start: u64, length: u64) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.ticket == ticket) {
+            entry.touch = Some(touch);
+            entry.start = start;
+            entry.end = start.saturating_add(length);
+        }
+    }
+
+    /// Whether the command may ask for its parameter list.
+    pub(crate) fn may_ask(&self, ticket: Ticket) -> bool {
+        !self.entries.iter().take_while(|entry| entry.ticket != ticket).any(|entry| entry.ordered)
+    }
+
     /// Whether the command may go on; once it may, it always may.
     pub(crate) fn may_start(&mut self, ticket: Ticket) -> bool {
         let Some(index) = self.entries.iter().position(|entry| entry.ticket == ticket) else {
@@ -103,11 +128,11 @@ impl TaskSet {
         let (before, rest) = self.entries.split_at_mut(index);
         let Some((entry, after)) = rest.split_first_mut() else { return true };
         if !entry.started {
-            // What came to the head of the queue may find running what stands behind it.
-            let mut running = after.iter().filter(|other| other.started && other.touch != Touch::Flush);
+            // What came to the head of the queue, or settled late, may find running what stands behind it.
+            let mut running = after.iter().filter(|other| other.started && other.touch != Some(Touch::Flush));
+            let flush = entry.touch == Some(Touch::Flush);
             let clear = !before.iter().any(|earlier| stands_in_the_way(earlier, entry));
-            entry.started =
-                clear && (entry.touch == Touch::Flush || !running.any(|o| stands_in_the_way(o, entry)));
+            entry.started = clear && (flush || !running.any(|other| stands_in_the_way(other, entry)));
         }
         entry.started
     }
@@ -133,7 +158,8 @@ fn stands_in_the_way(earlier: &Entry, later: &Entry) -> bool {
         return true;
     }
     let overlap = earlier.start < later.end && later.start < earlier.end;
-    match (earlier.touch, later.touch) {
+    let (Some(earlier), Some(later)) = (earlier.touch, later.touch) else { return false };
+    match (earlier, later) {
         (Touch::Change, Touch::Flush) => true,
         (Touch::Flush, _) | (_, Touch::Flush) | (Touch::Read, Touch::Read) => false,
         (Touch::Change, _) | (_, Touch::Change) => overlap,
@@ -238,6 +264,36 @@ mod tests {
         assert!(set.may_start(write) && !set.may_start(flush) && set.may_start(later));
         set.leave(write);
         assert!(set.may_start(flush));
+    }
+
+    #[test]
+    fn who_waits_for_a_list_stands_in_the_way_of_ordered_commands_only() {
+        let mut set = TaskSet::new(4);
+        let unsettled = set.enter_unsettled(Nexus(0), Attribute::Simple).expect("room");
+        let write = enter(&mut set, Touch::Change, 0, 10);
+        assert!(set.may_ask(unsettled) && set.may_start(write));
+        let ordered = set.enter(Nexus(0), Touch::Read, 50, 1, Attribute::Ordered).expect("room");
+        let behind = set.enter_unsettled(Nexus(0), Attribute::Simple).expect("room");
+        set.leave(write);
+        assert!(!set.may_start(ordered) && !set.may_ask(behind));
+        set.settle(unsettled, Touch::Change, 0, 10);
+        assert!(set.may_start(unsettled));
+        set.leave(unsettled);
+        assert!(set.may_start(ordered) && !set.may_ask(behind));
+        set.leave(ordered);
+        assert!(set.may_ask(behind));
+    }
+
+    #[test]
+    fn who_settles_late_waits_for_what_runs_already() {
+        let mut set = TaskSet::new(4);
+        let unsettled = set.enter_unsettled(Nexus(0), Attribute::Simple).expect("room");
+        let write = enter(&mut set, Touch::Change, 0, 10);
+        assert!(set.may_start(write));
+        set.settle(unsettled, Touch::Change, 5, 10);
+        assert!(!set.may_start(unsettled));
+        set.leave(write);
+        assert!(set.may_start(unsettled));
     }
 
     #[test]

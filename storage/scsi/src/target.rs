@@ -239,6 +239,7 @@ impl Target {
             data_out,
             data_in,
             attribute,
+            ticket: None,
         };
         let task = match unit {
             Some(_) => self.dispatch(&head),

@@ -1,0 +1,117 @@
+//! Which commands run together, and which wait.
+
+use super::*;
+use crate::testing::{Bench, geometry};
+use crate::{Attribute, Traits};
+use storage_block::Pool;
+
+fn start(bench: &mut Bench, cdb: &[u8], data: &[u8], attribute: Attribute) -> usize {
+    let nexus = bench.nexuses[0];
+    let index = bench.start_with(nexus, [0; 8], cdb, data, 65536, attribute);
+    bench.step_all();
+    index
+}
+
+#[test]
+fn overlapping_writes_reach_the_disk_in_the_order_in_which_they_came() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let first = start(&mut bench, &cdb10(0x2a, 0, 0, 4), &[1; 2048], Attribute::Simple);
+    let second = start(&mut bench, &cdb10(0x2a, 0, 2, 4), &[2; 2048], Attribute::Simple);
+    let aside = start(&mut bench, &cdb10(0x2a, 0, 10, 1), &[3; 512], Attribute::Simple);
+    assert_eq!(bench.slots[second].waits, "blocked");
+    assert!(bench.slots[second].receives.is_empty(), "nor does it hold buffers");
+    assert_eq!(bench.slots[aside].receives.len(), 1);
+    bench.run_all();
+    for index in [first, second, aside] {
+        good(&bench.slots[index].outcome.expect("an end"));
+    }
+    assert_eq!(bench.disk.bytes[..3072], [vec![1; 1024], vec![2; 2048]].concat());
+}
+
+#[test]
+fn a_read_after_an_overlapping_write_waits_for_it() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    start(&mut bench, &cdb10(0x2a, 0, 0, 4), &[1; 2048], Attribute::Simple);
+    let read = start(&mut bench, &cdb10(0x28, 0, 3, 1), &[], Attribute::Simple);
+    assert_eq!(bench.slots[read].waits, "blocked");
+    bench.run_all();
+    assert_eq!(bench.slots[read].data_in, [1; 512]);
+}
+
+#[test]
+fn compare_and_write_lets_nothing_in_between() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 4)]));
+    let lock = [vec![0; 512], vec![1; 512]].concat();
+    let cdb = compare_and_write(0, 7, 1);
+    let commands: Vec<_> = (0..8).map(|_| start(&mut bench, &cdb, &lock, Attribute::Simple)).collect();
+    bench.run_all();
+    let won = commands
+        .iter()
+        .filter(|index| bench.slots[**index].outcome.is_some_and(|outcome| outcome.status == Status::Good));
+    assert_eq!(won.count(), 1, "of eight that try to take a lock, one gets it");
+}
+
+#[test]
+fn ordered_commands_stand_between_the_others() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let before = start(&mut bench, &cdb10(0x2a, 0, 0, 1), &[1; 512], Attribute::Simple);
+    let ordered = start(&mut bench, &cdb10(0x2a, 0, 10, 1), &[1; 512], Attribute::Ordered);
+    let after = start(&mut bench, &cdb10(0x28, 0, 20, 1), &[], Attribute::Simple);
+    let head = start(&mut bench, &cdb10(0x28, 0, 30, 1), &[], Attribute::HeadOfQueue);
+    let running = |bench: &Bench| [ordered, after, head].map(|index| bench.slots[index].waits != "blocked");
+    assert_eq!(running(&bench), [false, false, true]);
+    bench.give(before);
+    bench.step_all();
+    while bench.slots[before].outcome.is_none() {
+        bench.complete(0);
+        bench.step_all();
+    }
+    bench.run_all();
+    let writes: Vec<_> = bench.disk.log.iter().map(|(_, offset, _)| *offset / 512).collect();
+    let place = |lba| writes.iter().position(|at| *at == lba);
+    assert!(place(0) < place(10) && place(10) < place(20), "{writes:?}");
+}
+
+#[test]
+fn more_commands_than_there_are_places_are_answered_task_set_full() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let all: Vec<_> =
+        (0..70).map(|lba| start(&mut bench, &cdb10(0x28, 0, lba, 1), &[], Attribute::Simple)).collect();
+    let full = all.iter().filter(|index| {
+        bench.slots[**index].outcome.is_some_and(|outcome| outcome.status == Status::TaskSetFull)
+    });
+    assert_eq!(full.count(), 6);
+    bench.run_all();
+}
+
+#[test]
+fn commands_that_need_two_buffers_do_not_wait_in_a_circle() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(2048, 3)]));
+    let data = vec![0; 16 * 512];
+    for lba in 0..20 {
+        start(&mut bench, &cdb10(0x2f, 2, lba * 20, 16), &data, Attribute::Simple);
+        start(&mut bench, &cdb16(0x8b, 0, u64::from(lba) * 20, 16), &data, Attribute::Simple);
+    }
+    // The first few of the pool only: the others are starved and say so.
+    assert!(bench.slots.iter().any(|slot| slot.waits == "starved"));
+    bench.run_all();
+    assert!(
+        bench.slots.iter().all(|slot| slot.outcome.is_some_and(|outcome| outcome.status == Status::Good))
+    );
+}
+
+#[test]
+fn a_parameter_list_in_hand_does_not_stop_those_it_waits_for() {
+    // One control buffer, one data buffer: the UNMAP holds the one and waits for the write that needs the other.
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 1)]));
+    bench.control = Pool::new(&[(4096, 1)]).share(4096);
+    let write = start(&mut bench, &cdb10(0x2a, 0, 0, 8), &[1; 4096], Attribute::Simple);
+    let list = unmap_list(&[(0, 4)]);
+    let discard = start(&mut bench, &unmap(24), &list, Attribute::Simple);
+    bench.give(discard);
+    bench.step_all();
+    assert_eq!(bench.slots[discard].waits, "blocked");
+    bench.run_all();
+    good(&bench.slots[write].outcome.expect("an end"));
+    assert_eq!(bench.disk.bytes[..4096], [vec![0; 2048], vec![1; 2048]].concat());
+}

@@ -1,0 +1,424 @@
+//! Data in and out: streaming, residuals, comparing, filling, giving back.
+
+use super::*;
+use crate::testing::{Bench, geometry};
+use crate::{Traits, code};
+use storage_block::{Error, Geometry, Operation, Pool};
+
+/// Pools from roomy to the least that can work: one buffer of a block, two for what compares.
+fn pools() -> Vec<Pool> {
+    vec![
+        Pool::new(&[(4096, 32), (65536, 8), (262_144, 8)]),
+        Pool::new(&[(4096, 2)]),
+        Pool::new(&[(512, 2)]),
+        Pool::new(&[(512, 3), (1536, 1)]),
+    ]
+}
+
+#[test]
+fn any_pool_carries_any_length() {
+    let data = pattern(700 * 512, 1);
+    let mut pools = pools();
+    pools.push(Pool::new(&[(512, 1)]));
+    pools.push(Pool::new(&[(1000, 1)]));
+    for pool in &pools {
+        let mut bench = Bench::with(geometry(1000, 512), Traits::default(), pool);
+        good(&bench.run(&cdb10(0x2a, 0, 100, 700), &data, 0).0);
+        assert_eq!(bench.run(&cdb10(0x28, 0, 100, 700), &[], 700 * 512).1, data, "{pool:?}");
+    }
+}
+
+#[test]
+fn a_long_write_is_on_its_way_below_before_it_is_here() {
+    let mut bench = Bench::with(geometry(4096, 512), Traits::default(), &Pool::new(&[(65536, 8)]));
+    let nexus = bench.nexuses[0];
+    let data = pattern(1 << 20, 2);
+    let write = bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 0, 2048), &data, 0);
+    bench.step_all();
+    assert_eq!(bench.slots[write].receives.len(), 4, "four segments are asked for");
+    bench.give(write);
+    bench.step_all();
+    assert_eq!(bench.disk.pending.len(), 1, "the first is being written");
+    bench.complete(0);
+    bench.step_all();
+    assert_eq!(bench.slots[write].receives.len(), 4, "and the fifth is asked for");
+    bench.run_all();
+    good(&bench.slots[write].outcome.expect("an end"));
+    assert_eq!(bench.disk.bytes[..1 << 20], data);
+}
+
+#[test]
+fn segments_respect_the_backend_and_the_pool() {
+    for (max_transfer, largest, expected) in
+        [(1 << 25, 1 << 20, 1 << 18), (65536, 1 << 20, 65536), (1 << 25, 5000, 4608), (1000, 4096, 512)]
+    {
+        let shape = Geometry { max_transfer, ..geometry(4096, 512) };
+        let mut bench = Bench::with(shape, Traits::default(), &Pool::new(&[(largest, 4)]));
+        good(&bench.run(&cdb10(0x28, 0, 0, 2048), &[], 1 << 20).0);
+        let longest = bench.disk.log.iter().map(|(_, _, length)| *length).max();
+        assert_eq!(longest, Some(expected));
+    }
+}
+
+#[test]
+fn reads_give_what_fits_and_tell_what_there_was() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    bench.disk.bytes.copy_from_slice(&pattern(512_000, 4));
+    // Room, what is sent; two blocks are asked for.
+    for (room, sent) in [(0, 0), (200, 200), (512, 512), (1000, 1000), (1024, 1024), (10_000, 1024)] {
+        let (outcome, data) = bench.run(&cdb10(0x28, 0, 5, 2), &[], room);
+        good(&outcome);
+        assert_eq!(outcome.wanted_in, 1024);
+        assert_eq!(data, bench.disk.bytes[5 * 512..][..sent]);
+    }
+}
+
+#[test]
+fn writes_take_what_they_need_and_refuse_what_is_too_little() {
+    let commands: [fn(u16) -> Vec<u8>; 4] = [
+        |blocks| cdb10(0x2a, 0, 0, blocks).to_vec(),
+        |blocks| cdb12(0xaa, 0, 0, blocks.into()).to_vec(),
+        |blocks| cdb16(0x8a, 0, 0, blocks.into()).to_vec(),
+        |blocks| cdb10(0x2e, 2, 0, blocks).to_vec(),
+    ];
+    for cdb in commands {
+        let mut bench = Bench::new(geometry(1000, 512));
+        // Blocks, Data-Out bytes offered.
+        for (blocks, offered) in [(1, 0), (2, 512), (1, 200)] {
+            let (outcome, _) = bench.run(&cdb(blocks), &vec![b'b'; offered], 0);
+            assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT));
+            assert_eq!(outcome.wanted_out, u64::from(blocks) * 512, "an overflow of the difference");
+            assert!(bench.disk.log.is_empty());
+        }
+        for (blocks, offered) in [(1, 1024), (1, 10_000), (0, 512)] {
+            bench.disk.bytes.fill(b'a');
+            let (outcome, _) = bench.run(&cdb(blocks), &vec![b'b'; offered], 0);
+            good(&outcome);
+            assert_eq!(outcome.wanted_out, u64::from(blocks) * 512, "an underflow of the difference");
+            let written = bench.disk.bytes.iter().filter(|byte| **byte == b'b').count();
+            assert_eq!(written, usize::from(blocks) * 512);
+        }
+    }
+}
+
+#[test]
+fn a_read_error_tells_the_block_and_keeps_what_was_good() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(1024, 4)]));
+    bench.disk.faults.push((Operation::Read, 20 * 512, Error::Io));
+    let (outcome, data) = bench.run(&cdb10(0x28, 0, 16, 16), &[], 8192);
+    assert_eq!(sense(&outcome), (3, code::UNRECOVERED_READ_ERROR));
+    assert_eq!(information(&outcome), Some(20));
+    assert_eq!((data.len(), outcome.wanted_in), (2048, 2048));
+}
+
+#[test]
+fn each_error_below_has_its_sense_above() {
+    let read = Operation::Read;
+    let write = Operation::Write { fua: false };
+    let table = [
+        (read, Error::Io, Some((3, code::UNRECOVERED_READ_ERROR))),
+        (write, Error::Io, Some((3, code::WRITE_ERROR))),
+        (read, Error::NotPermitted, Some((7, code::WRITE_PROTECTED))),
+        (write, Error::NotPermitted, Some((7, code::WRITE_PROTECTED))),
+        (write, Error::NoSpace, Some((7, code::SPACE_ALLOCATION_FAILED))),
+        (write, Error::Invalid, Some((4, code::INTERNAL_TARGET_FAILURE))),
+        (read, Error::NotSupported, Some((4, code::INTERNAL_TARGET_FAILURE))),
+        (write, Error::NoMemory, None),
+        (read, Error::Lost, None),
+        (write, Error::Lost, None),
+    ];
+    for (operation, error, expected) in table {
+        let mut bench = Bench::new(geometry(1000, 512));
+        bench.disk.faults.push((operation, 0, error));
+        let opcode = if operation == read { 0x28 } else { 0x2a };
+        let (outcome, _) = bench.run(&cdb10(opcode, 0, 0, 1), &[0; 512], 512);
+        match expected {
+            Some(expected) => assert_eq!(sense(&outcome), expected, "{operation:?} {error:?}"),
+            None => assert_eq!(outcome.status, Status::Busy, "{operation:?} {error:?}"),
+        }
+        good(&bench.run(&cdb10(opcode, 0, 0, 1), &[0; 512], 512).0);
+    }
+    let mut bench = Bench::new(geometry(1000, 512));
+    let zeroes = Operation::WriteZeroes { fua: false, no_hole: true };
+    bench.disk.faults.push((zeroes, 0, Error::NotSupported));
+    let (outcome, _) = bench.run(&cdb16(0x93, 0, 0, 8), &[0; 512], 0);
+    assert_eq!(sense(&outcome), (5, code::INVALID_OPERATION_CODE), "so that Linux does without");
+}
+
+#[test]
+fn a_shrunken_disk_is_out_of_range_and_not_an_internal_error() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let nexus = bench.nexuses[0];
+    let read = bench.start(nexus, [0; 8], &cdb10(0x28, 0, 990, 1), &[], 512);
+    bench.step_all();
+    bench.disk.faults.push((Operation::Read, 990 * 512, Error::Invalid));
+    let unit = bench.target.unit_mut(bench.unit).expect("it");
+    unit.set_geometry(geometry(500, 512)).expect("a shape");
+    bench.run_all();
+    assert_eq!(sense(&bench.slots[read].outcome.expect("an end")), (5, code::LBA_OUT_OF_RANGE));
+}
+
+#[test]
+fn a_failed_write_waits_for_the_data_it_has_asked_for_and_writes_none_of_it() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 4)]));
+    let nexus = bench.nexuses[0];
+    bench.disk.faults.push((Operation::Write { fua: false }, 0, Error::Io));
+    let write = bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 0, 8), &[1; 4096], 0);
+    bench.step_all();
+    bench.give(write);
+    bench.step_all();
+    bench.complete(0);
+    bench.step_all();
+    assert!(bench.slots[write].outcome.is_none(), "three segments are still to come");
+    bench.run_all();
+    let outcome = bench.slots[write].outcome.expect("an end");
+    assert_eq!(sense(&outcome), (3, code::WRITE_ERROR));
+    assert_eq!(outcome.wanted_out, 2048);
+    assert!(bench.disk.log.is_empty());
+}
+
+#[test]
+fn verify_reads_and_really_compares() {
+    for pool in pools() {
+        let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &pool);
+        bench.disk.bytes.copy_from_slice(&pattern(512_000, 6));
+        for flags in [0x02, 0x12] {
+            let mut data = bench.disk.bytes[512..][..20 * 512].to_vec();
+            for cdb in
+                [&cdb10(0x2f, flags, 1, 20)[..], &cdb12(0xaf, flags, 1, 20), &cdb16(0x8f, flags, 1, 20)]
+            {
+                let (outcome, _) = bench.run(cdb, &data, 0);
+                good(&outcome);
+                assert_eq!(outcome.wanted_out, 20 * 512);
+                data[7777] ^= 0x10;
+                let (outcome, _) = bench.run(cdb, &data, 0);
+                assert_eq!(sense(&outcome), (14, code::MISCOMPARE_DURING_VERIFY));
+                assert_eq!(information(&outcome), Some(7777));
+                data[7777] ^= 0x10;
+            }
+        }
+        let (outcome, _) = bench.run(&cdb10(0x2f, 0, 1, 20), &[0; 512], 0);
+        good(&outcome);
+        assert_eq!(outcome.wanted_out, 0, "without BYTCHK there is nothing to send");
+        bench.disk.faults.push((Operation::Read, 512, Error::Io));
+        assert_eq!(sense(&bench.run(&cdb10(0x2f, 0, 1, 1), &[], 0).0), (3, code::UNRECOVERED_READ_ERROR));
+    }
+}
+
+#[test]
+fn verify_compares_every_block_with_the_one_sent() {
+    for pool in pools() {
+        let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &pool);
+        let block = pattern(512, 8);
+        for place in bench.disk.bytes.chunks_mut(512) {
+            place.copy_from_slice(&block);
+        }
+        let (outcome, _) = bench.run(&cdb16(0x8f, 6, 3, 30), &block, 0);
+        good(&outcome);
+        assert_eq!(outcome.wanted_out, 512);
+        bench.disk.bytes[20 * 512 + 3] ^= 1;
+        let (outcome, _) = bench.run(&cdb16(0x8f, 6, 3, 30), &block, 0);
+        assert_eq!(sense(&outcome), (14, code::MISCOMPARE_DURING_VERIFY));
+        assert_eq!(information(&outcome), Some(17 * 512 + 3));
+    }
+}
+
+#[test]
+fn write_and_verify_writes_durably_and_compares_with_what_it_reads_back() {
+    for pool in pools() {
+        let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &pool);
+        let data = pattern(40 * 512, 5);
+        for (flags, at) in [(0, 10), (2, 100)] {
+            let (outcome, _) = bench.run(&cdb12(0xae, flags, at, 40), &data, 0);
+            good(&outcome);
+            assert_eq!(bench.disk.durable[at as usize * 512..][..data.len()], data);
+            let reads = bench.disk.log.iter().filter(|(operation, ..)| *operation == Operation::Read);
+            assert_eq!(reads.map(|(_, _, length)| length).sum::<u64>(), 40 * 512);
+            bench.disk.log.clear();
+        }
+    }
+}
+
+#[test]
+fn or_write_sets_bits() {
+    for pool in pools() {
+        let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &pool);
+        bench.disk.bytes.fill(0xa0);
+        let (outcome, _) = bench.run(&cdb16(0x8b, 0, 2, 33), &[0x0b; 33 * 512], 0);
+        good(&outcome);
+        let set = bench.disk.bytes.iter().enumerate().filter(|(_, byte)| **byte == 0xab);
+        assert_eq!(set.map(|(at, _)| at).collect::<Vec<_>>(), (1024..35 * 512).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn compare_and_write_writes_all_or_nothing() {
+    for pool in pools() {
+        let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &pool);
+        for (blocks, fua) in [(1, 0), (255, 0), (16, 0x08)] {
+            let length = usize::from(blocks) * 512;
+            bench.disk.bytes.copy_from_slice(&pattern(512_000, blocks));
+            let mut data = bench.disk.bytes[512..][..length].to_vec();
+            data.resize(2 * length, b'n');
+            let (outcome, _) = bench.run(&compare_and_write(fua, 1, blocks), &data, 0);
+            good(&outcome);
+            assert_eq!(outcome.wanted_out, 2 * length as u64);
+            assert_eq!(bench.disk.bytes[512..][..length], vec![b'n'; length]);
+            if fua != 0 {
+                assert_eq!(bench.disk.durable[512..][..length], vec![b'n'; length]);
+            }
+            let before = bench.disk.bytes.clone();
+            data[..length].fill(b'n');
+            data[length - 1] = b'x';
+            let (outcome, _) = bench.run(&compare_and_write(fua, 1, blocks), &data, 0);
+            assert_eq!(sense(&outcome), (14, code::MISCOMPARE_DURING_VERIFY));
+            assert_eq!(information(&outcome), Some(length as u32 - 1));
+            assert_eq!(bench.disk.bytes, before);
+        }
+    }
+}
+
+#[test]
+fn write_same_repeats_its_block() {
+    for pool in pools() {
+        for write_zeroes in [true, false] {
+            let shape = Geometry { write_zeroes, ..geometry(1000, 512) };
+            let mut bench = Bench::with(shape, Traits::default(), &pool);
+            let block = pattern(512, 7);
+            let (outcome, _) = bench.run(&cdb10(0x41, 0, 3, 500), &block, 0);
+            good(&outcome);
+            assert_eq!(outcome.wanted_out, 512);
+            assert!(bench.disk.bytes[3 * 512..503 * 512].chunks(512).all(|place| place == block));
+            assert!(bench.disk.bytes[503 * 512..].iter().all(|byte| *byte == 0));
+            // Zeroes: sent, not sent, and zero blocks for all that is behind.
+            let zeroes: [(&[u8], &[u8], usize); 3] = [
+                (&cdb16(0x93, 0, 10, 4), &[0; 512], 4),
+                (&cdb16(0x93, 1, 20, 4), &[], 4),
+                (&cdb10(0x41, 0, 300, 0), &[0; 512], 700),
+            ];
+            for (cdb, data, count) in zeroes {
+                bench.disk.bytes.fill(1);
+                good(&bench.run(cdb, data, 0).0);
+                let zero = bench.disk.bytes.iter().filter(|byte| **byte == 0).count();
+                assert_eq!(zero, count * 512, "{cdb:02x?}");
+            }
+            let no_hole = Operation::WriteZeroes { fua: false, no_hole: true };
+            let used = bench.disk.log.iter().any(|(operation, ..)| *operation == no_hole);
+            assert_eq!(used, write_zeroes);
+        }
+    }
+}
+
+#[test]
+fn write_same_gives_back_only_what_reads_as_zero() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    bench.disk.bytes.fill(3);
+    good(&bench.run(&cdb16(0x93, 8, 10, 4), &[0; 512], 0).0);
+    good(&bench.run(&cdb16(0x93, 9, 20, 4), &[], 0).0);
+    let hole = Operation::WriteZeroes { fua: false, no_hole: false };
+    assert_eq!(bench.disk.log, [(hole, 5120, 2048), (hole, 10240, 2048)]);
+    // What is not zero is written, whatever the UNMAP bit says.
+    good(&bench.run(&cdb10(0x41, 8, 10, 4), &[9; 512], 0).0);
+    assert_eq!(bench.disk.bytes[5120..7168], [9; 2048]);
+    let mut bench = Bench::new(Geometry { write_zeroes: false, ..geometry(1000, 512) });
+    let (outcome, _) = bench.run(&cdb16(0x93, 8, 10, 4), &[0; 512], 0);
+    assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_CDB));
+}
+
+#[test]
+fn unmap_gives_back_just_its_ranges() {
+    for write_zeroes in [true, false] {
+        let mut bench = Bench::new(Geometry { write_zeroes, ..geometry(1000, 512) });
+        bench.disk.bytes.fill(1);
+        let list = unmap_list(&[(10, 5), (0, 1), (12, 8), (999, 1), (1000, 0), (12, 8)]);
+        let (outcome, _) = bench.run(&unmap(list.len()), &list, 0);
+        good(&outcome);
+        assert_eq!(outcome.wanted_out, list.len() as u64);
+        let gone = |block: usize| block == 0 || (10..20).contains(&block) || block == 999;
+        for (block, bytes) in bench.disk.bytes.chunks(512).enumerate() {
+            let expected = match (gone(block), write_zeroes) {
+                (false, _) => 1,
+                (true, true) => 0,
+                (true, false) => 0xdd,
+            };
+            assert!(bytes.iter().all(|byte| *byte == expected), "block {block}");
+        }
+    }
+    // As many descriptors as there can be.
+    let mut bench = Bench::new(geometry(1000, 512));
+    let list = unmap_list(&(0..255).map(|lba| (lba, 1)).collect::<Vec<_>>());
+    good(&bench.run(&unmap(list.len()), &list, 0).0);
+    assert_eq!(bench.disk.log.len(), 255);
+    // An incomplete last one does not count.
+    let mut list = unmap_list(&[(1, 1), (2, 1)]);
+    list[3] -= 1;
+    bench.disk.log.clear();
+    good(&bench.run(&unmap(list.len()), &list, 0).0);
+    assert_eq!(bench.disk.log.len(), 1);
+}
+
+#[test]
+fn pre_fetch_is_a_hint_that_cannot_fail() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    bench.disk.faults.push((Operation::Cache, 512, Error::Io));
+    good(&bench.run(&cdb10(0x34, 0, 1, 10), &[], 0).0);
+    good(&bench.run(&cdb16(0x90, 0, 1, 10), &[], 0).0);
+    good(&bench.run(&cdb10(0x34, 2, 1, 10), &[], 0).0);
+    good(&bench.run(&cdb16(0x90, 0, 900, 0), &[], 0).0);
+    assert_eq!(bench.disk.log, [(Operation::Cache, 512, 5120), (Operation::Cache, 460_800, 51200)]);
+    let mut bench = Bench::new(Geometry { cache: false, ..geometry(1000, 512) });
+    good(&bench.run(&cdb10(0x34, 0, 1, 10), &[], 0).0);
+    assert!(bench.disk.log.is_empty());
+}
+
+#[test]
+fn an_aborted_command_ends_when_the_backend_lets_go_of_it_and_not_before() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 4)]));
+    let nexus = bench.nexuses[0];
+    let write = bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 0, 8), &[1; 4096], 0);
+    bench.step_all();
+    bench.give(write);
+    bench.step_all();
+    assert_eq!(bench.disk.pending.len(), 1);
+    let blocked = bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 0, 1), &[2; 512], 0);
+    bench.step_all();
+    assert_eq!(bench.slots[blocked].waits, "blocked");
+    bench.slots[write].command.abort();
+    let late = core::mem::take(&mut bench.slots[write].receives);
+    bench.step_all();
+    assert!(bench.slots[write].outcome.is_none() && !bench.slots[write].command.is_quiet());
+    assert_eq!(bench.slots[blocked].waits, "blocked", "the write below can still land");
+    bench.complete(0);
+    assert!(bench.slots[write].command.is_quiet());
+    for (offset, buffer) in late {
+        bench.slots[write].command.received(offset, buffer);
+    }
+    bench.run_all();
+    assert_eq!(bench.slots[write].outcome.map(|outcome| outcome.status), Some(Status::TaskAborted));
+    good(&bench.slots[blocked].outcome.expect("an end"));
+    assert_eq!(bench.disk.bytes[..1024], [[2; 512], [0; 512]].concat());
+    assert_eq!(bench.data.used(), 0);
+}
+
+#[test]
+fn commands_that_were_started_on_a_unit_that_is_gone_come_to_an_end() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let nexus = bench.nexuses[0];
+    let read = bench.start(nexus, [0; 8], &cdb10(0x28, 0, 0, 8), &[], 4096);
+    let list = bench.start(nexus, [0; 8], &unmap(24), &unmap_list(&[(0, 1)]), 0);
+    bench.step_all();
+    assert!(bench.target.remove_unit(bench.unit));
+    assert!(!bench.target.remove_unit(bench.unit));
+    bench.step_all();
+    assert!(bench.slots[read].outcome.is_none(), "a request is still below");
+    bench.run_all();
+    for index in [read, list] {
+        let outcome = bench.slots[index].outcome.expect("an end");
+        assert_eq!(sense(&outcome), (5, code::LOGICAL_UNIT_NOT_SUPPORTED));
+    }
+}
+
+#[test]
+fn a_command_is_small_enough_to_have_thousands_of() {
+    assert!(size_of::<crate::Command>() <= 1024, "{}", size_of::<crate::Command>());
+}
