@@ -168,9 +168,10 @@ impl Client {
         &self.requests.counters
     }
 
-    /// Whether requests are taken.
+    /// Whether requests are taken: from the moment [`Event::Ready`] is fetched, so that the caller can look at the
+    /// export before anything is sent to it.
     pub const fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+        matches!(self.phase, Phase::Open) && !self.pending.ready
     }
 
     /// How many requests are taken now.

@@ -66,7 +66,7 @@ fn negotiate(script: &[u8]) -> Result<(Client, Vec<u8>), Fatal> {
         let mut client = client();
         let mut said = drain(&mut client);
         let mut rest = script;
-        while !rest.is_empty() && !client.is_ready() {
+        while !rest.is_empty() && client.export().is_none() {
             let room = client.space().len();
             let count = room.min(rest.len()).min(step);
             feed(&mut client, &rest[..count], step)?;
@@ -213,7 +213,8 @@ fn a_server_without_go_is_entered_by_name() {
         let structured = refusal(option::STRUCTURED_REPLY, option_reply::ERR_UNSUP, "");
         let mut script = [greeting(flags), structured, unsup.clone(), answer.clone()].concat();
         if flags == 1 {
-            assert!(!negotiate(&script).expect("sound so far").0.is_ready(), "zeroes are to follow");
+            let (client, _) = negotiate(&script).expect("sound so far");
+            assert!(client.export().is_none(), "zeroes are to follow");
             script.resize(script.len() + 124, 0);
         }
         let (client, said) = negotiate(&script).expect("sound");
@@ -405,6 +406,14 @@ fn a_name_has_at_most_4096_bytes_and_the_longest_fits() {
         let settings = Settings { name: "n".repeat(4096), go, no_zeroes: false, ..Settings::default() };
         super::Pair::new(&settings, 1 << 20).session.assert_obeyed();
     }
+}
+
+#[test]
+fn no_request_is_taken_before_the_caller_has_seen_the_export() {
+    let (mut client, _) = negotiate(&going(&[export_fact(SIZE, FLAGS)])).expect("sound");
+    assert!(client.export().is_some() && !client.is_ready() && client.free_slots() == 0);
+    assert!(matches!(client.poll_event(), Some(Event::Ready)));
+    assert!(client.is_ready() && client.free_slots() == Limits::DEFAULT.slots);
 }
 
 #[test]
