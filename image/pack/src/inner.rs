@@ -41,6 +41,8 @@ impl Build<'_> {
         command.arg("--target").arg(self.root.join("x86_64-target.json")).arg("-Zjson-target-spec");
         command
             .args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
+        // No path of this machine gets into the image: not into messages, not into debug information.
+        command.args(["-Ztrim-paths", "--config", "profile.release.trim-paths=\"all\""]);
         command.arg("--target-dir").arg(self.target);
         let what = || format!("cargo build -p {} for the bare machine", self.package);
         let status = command.status().map_err(|error| format!("{}: {error}", what()))?;

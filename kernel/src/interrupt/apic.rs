@@ -3,7 +3,7 @@
 use super::{ACKNOWLEDGE, SPURIOUS, timer_vector};
 use crate::cpu;
 use crate::memory::{self, ranges::Range};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 use spin::Once;
 
 const IA32_APIC_BASE: u32 = 0x1b;
@@ -160,5 +160,7 @@ impl Apic {
             (false, false) => 0,
         };
         self.write(LVT_TIMER, mode | u32::from(timer_vector()));
+        // The mode must have arrived before a deadline is written, which takes another way (SDM volume 3, 10.5.4.1).
+        fence(Ordering::SeqCst);
     }
 }

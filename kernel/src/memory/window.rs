@@ -17,9 +17,7 @@ const LONGEST: u64 = 256 << 20;
 /// What a large page covers.
 const LARGE: u64 = 2 << 20;
 /// Mappings in all.
-const MOST: usize = 256;
-/// Bits of a physical address that a page table can hold.
-const PHYSICAL_END: u64 = 1 << 52;
+const MOST: usize = 1024;
 
 /// Why something cannot be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +62,16 @@ pub(crate) fn map_tables(range: Range) -> Result<u64, Error> {
     if is_ram(range) { Ok(range.start) } else { map(range, Access::ReadOnly) }
 }
 
+/// One past the last physical address that the CPU has.
+fn physical_end() -> u64 {
+    match cpu::cpuid(0x8000_0008).eax & 0xff {
+        bits @ 32..=52 => 1 << bits,
+        _ => 1 << 36,
+    }
+}
+
 fn map(range: Range, access: Access) -> Result<u64, Error> {
-    if range.is_empty() || range.length() > LONGEST || range.end > PHYSICAL_END - PAGE {
+    if range.is_empty() || range.length() > LONGEST || range.end > physical_end() {
         return Err(Error::BadRange);
     }
     let pages = range.grown_to_pages();

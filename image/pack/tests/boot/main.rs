@@ -176,7 +176,7 @@ fn processor_time(pid: u32) -> Duration {
     let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
     // Fields 14 and 15 of proc(5), in hundredths of a second on Linux.
     let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
     Duration::from_millis(ticks * 10)
 }
 

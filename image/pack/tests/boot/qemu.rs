@@ -1,7 +1,7 @@
 //! One run of a program under QEMU: what it printed and when, what QEMU said of it, how it ended.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,14 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The boards the kernel must boot on, as QEMU's `-machine` has them.
-pub const BOARDS: [&str; 4] = ["q35", "pc", "microvm", "microvm,acpi=off"];
+pub(crate) const BOARDS: [&str; 4] = ["q35", "pc", "microvm", "microvm,acpi=off"];
 
 /// How long a run may take on the most crowded host.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What to run.
 #[derive(Clone)]
-pub struct Run {
+pub(crate) struct Run {
     board: &'static str,
     cpu: &'static str,
     memory: u32,
@@ -31,34 +31,34 @@ pub struct Run {
 
 impl Run {
     /// The self-test's case `case` on a board, with a current CPU and 32 MiB.
-    pub fn case(board: &'static str, case: &str) -> Self {
+    pub(crate) fn case(board: &'static str, case: &str) -> Self {
         let line = format!("selftest={case}");
         Self { board, cpu: "max", memory: 32, line, debug_exit: true, serial: true, arguments: Vec::new() }
     }
 
-    pub fn cpu(self, cpu: &'static str) -> Self {
+    pub(crate) fn cpu(self, cpu: &'static str) -> Self {
         Self { cpu, ..self }
     }
 
-    pub fn memory(self, memory: u32) -> Self {
+    pub(crate) fn memory(self, memory: u32) -> Self {
         Self { memory, ..self }
     }
 
-    pub fn without_debug_exit(self) -> Self {
+    pub(crate) fn without_debug_exit(self) -> Self {
         Self { debug_exit: false, ..self }
     }
 
-    pub fn without_serial(self) -> Self {
+    pub(crate) fn without_serial(self) -> Self {
         Self { serial: false, ..self }
     }
 
-    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+    pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(ToString::to_string));
         self
     }
 
     /// Start it.
-    pub fn start(&self) -> Machine {
+    pub(crate) fn start(&self) -> Machine {
         static SELFTEST: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         let program = match SELFTEST.get_or_init(image_pack::selftest) {
             Ok(program) => program,
@@ -68,16 +68,16 @@ impl Run {
     }
 
     /// Start it and wait for its end.
-    pub fn finish(&self) -> Outcome {
+    pub(crate) fn finish(&self) -> Outcome {
         self.start().finish()
     }
 }
 
 /// A line of the console, and when it came.
-pub type Line = (Instant, String);
+pub(crate) type Line = (Instant, String);
 
 /// A running machine; it ends when dropped.
-pub struct Machine {
+pub(crate) struct Machine {
     process: Child,
     monitor: UnixStream,
     socket: PathBuf,
@@ -88,18 +88,18 @@ pub struct Machine {
 }
 
 /// What a run came to.
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The exit status of QEMU.
-    pub status: i32,
+    pub(crate) status: i32,
     /// The console.
-    pub lines: Vec<Line>,
+    pub(crate) lines: Vec<Line>,
     /// Why QEMU ended, in its words: `guest-shutdown`, `guest-reset`.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 impl Outcome {
     /// The console as one text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.lines.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
     }
 }
@@ -119,7 +119,7 @@ impl Machine {
             qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         }
         qemu.arg("-kernel").arg(program).args(["-append", &run.line]).args(&run.arguments);
-        qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = qemu.spawn().unwrap_or_else(|error| {
             panic!("qemu-system-x86_64: {error}; on Debian: apt-get install qemu-system-x86")
         });
@@ -150,18 +150,18 @@ impl Machine {
     }
 
     /// The process id of QEMU.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
     /// Give QEMU's monitor a command without arguments.
-    pub fn tell(&mut self, command: &str) {
+    pub(crate) fn tell(&mut self, command: &str) {
         let line = format!("{{\"execute\":\"{command}\"}}\n");
         self.monitor.write_all(line.as_bytes()).expect("the monitor listens");
     }
 
     /// Wait for a line that contains `text`.
-    pub fn wait_for(&mut self, text: &str) -> Line {
+    pub(crate) fn wait_for(&mut self, text: &str) -> Line {
         loop {
             match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -176,7 +176,7 @@ impl Machine {
     }
 
     /// Wait for the end.
-    pub fn finish(mut self) -> Outcome {
+    pub(crate) fn finish(mut self) -> Outcome {
         loop {
             match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.seen.push(line),
@@ -207,7 +207,12 @@ fn connect(socket: &Path, process: &mut Child, deadline: Instant) -> UnixStream 
             Ok(stream) => return stream,
             Err(error) => {
                 let ended = process.try_wait().expect("QEMU can be waited for");
-                assert!(ended.is_none(), "QEMU ended at once: {ended:?}");
+                if ended.is_some() {
+                    let mut said = String::new();
+                    let stderr = process.stderr.as_mut().expect("it is piped");
+                    stderr.read_to_string(&mut said).expect("it ended");
+                    panic!("QEMU ended at once: {said}");
+                }
                 assert!(Instant::now() < deadline, "{}: {error}", socket.display());
                 thread::sleep(Duration::from_millis(5));
             }
@@ -216,7 +221,7 @@ fn connect(socket: &Path, process: &mut Child, deadline: Instant) -> UnixStream 
 }
 
 /// Tests that measure time or load run one after the other.
-pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
