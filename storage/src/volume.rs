@@ -342,7 +342,8 @@ impl Server {
             geometry.size = export.size - export.size % u64::from(geometry.block_size);
         }
         self.shared.volume_ready(self.index, geometry).map_err(|error| End::Lost(error, Retry::Slowly))?;
-        self.known = Some(export);
+        // With the geometry that is shown, which the next export has to match.
+        self.known = Some(Export { geometry, ..export });
         self.reconnect.up(now);
         self.waiting_since = None;
         let mut inner = self.volume().inner.borrow_mut();

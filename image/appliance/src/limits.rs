@@ -71,14 +71,14 @@ const SMALL: Limits = Limits {
 };
 
 const NORMAL: Limits = Limits {
-    connections: 16,
-    volumes: 16,
+    connections: 12,
+    volumes: 12,
     window: 128,
     commands: 512,
     iscsi_buffers: (256 * KIB, 512 * KIB),
     nbd_buffers: (512 * KIB, 256 * KIB),
-    pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 48)],
-    share: 6 * MIB,
+    pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
+    share: 5 * MIB,
 };
 
 const LARGE: Limits = Limits {

@@ -114,6 +114,16 @@ impl Share {
         Some(Buffer { memory, length, class, share: self.clone() })
     }
 
+    /// As [`Share::take`], for one who has had buffers of this share already: half of the share is left to those who
+    /// have had none yet.
+    pub fn take_further(&self, length: usize) -> Option<Buffer> {
+        let used = self.account.used.get();
+        if used != 0 && used + length > self.account.limit / 2 {
+            return None;
+        }
+        self.take(length)
+    }
+
     /// Two buffers of `length` bytes, or none: who needs two must not sit on one and wait for the other. An attempt
     /// that fails leaves [`Pool::returned`] as it was, so that it does not itself look like a reason to try again.
     pub fn take_two(&self, length: usize) -> Option<(Buffer, Buffer)> {
@@ -231,6 +241,14 @@ mod tests {
         let held: Vec<_> = core::iter::from_fn(|| greedy.take(4096)).collect();
         assert_eq!(held.len(), 2);
         assert!(other.take(4096).is_some());
+    }
+
+    #[test]
+    fn who_has_had_a_buffer_leaves_half_to_those_who_had_none() {
+        let share = Pool::new(&[(4096, 8)]).share(4 * 4096);
+        let held: Vec<_> = core::iter::from_fn(|| share.take_further(4096)).collect();
+        assert_eq!(held.len(), 2);
+        assert!(share.take(4096).is_some());
     }
 
     #[test]

@@ -332,10 +332,12 @@ impl Transfer {
         let pair = self.program.contains(&Move::FetchOther);
         let (buffer, other) = loop {
             let size = length as usize;
-            let taken = if pair {
-                memory.data.take_two(size).map(|(buffer, other)| (buffer, Some(other)))
-            } else {
-                memory.data.take(size).map(|buffer| (buffer, None))
+            let taken = match (pair, self.next) {
+                (true, _) => memory.data.take_two(size).map(|(buffer, other)| (buffer, Some(other))),
+                (false, 0) => memory.data.take(size).map(|buffer| (buffer, None)),
+                // What follows must leave room for the beginnings of others: their data may stand before ours on the
+                // same wire, and ours would never come.
+                (false, _) => memory.data.take_further(size).map(|buffer| (buffer, None)),
             };
             match taken {
                 Some(taken) => break taken,
