@@ -18,7 +18,7 @@ const ENOUGH: u32 = 256;
 /// What the jitter of the counter counts for, at most.
 const JITTER_BITS: u32 = 128;
 /// Differences that are taken of the counter.
-const JITTER_SAMPLES: usize = 1024;
+const JITTER_SAMPLES: usize = 256;
 /// Words taken of a processor's generator.
 const WORDS: usize = 16;
 /// How often an instruction may say that it has nothing, for each word. Intel's manual asks for ten.
@@ -138,7 +138,7 @@ impl Pool {
         let mut scratch = 0u64;
         let mut hash = Sha256::new();
         for round in 0..JITTER_SAMPLES as u64 {
-            for step in 0..32 {
+            for step in 0..16 {
                 scratch = black_box(scratch.rotate_left(7) ^ (round * 31 + step));
             }
             let now = cpu::tsc();

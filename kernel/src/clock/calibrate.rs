@@ -2,7 +2,7 @@
 //!
 //! A virtual CPU may be taken away at any point. What is read with a pause between is worthless, so a reading counts
 //! only with the CPU's counter just before and just after it, the closest of a few is used, and two windows in a row
-//! must agree. That takes about 8 ms in all, on a crowded host some windows more.
+//! must agree. That takes about 5 ms in all, on a crowded host some windows more.
 
 use super::reference::Reference;
 use crate::acpi::Acpi;
@@ -10,7 +10,7 @@ use crate::cpu;
 use crate::interrupt::Apic;
 
 /// How long a window lasts, in microseconds.
-const WINDOW: u64 = 4_000;
+const WINDOW: u64 = 2_500;
 /// Windows until the best that was seen has to do.
 const MOST_WINDOWS: usize = 12;
 /// Readings of which the closest counts.

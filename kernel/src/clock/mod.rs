@@ -68,6 +68,8 @@ pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
     };
     if apic.has_tsc_deadline() {
         timer_rate = 0;
+    } else if let Some(stated) = reference::stated_timer_rate() {
+        timer_rate = stated;
     } else if timer_rate == 0 {
         timer_rate = calibrate::timer(apic, rate);
     }

@@ -27,8 +27,18 @@ pub(super) enum Reference<'a> {
     Apic(&'a Apic),
 }
 
+/// In a second.
+const NANOSECONDS: u64 = 1_000_000_000;
 const CHIP_COMMAND: u16 = 0x43;
 const CHIP_CHANNEL: u16 = 0x40;
+
+/// How fast the local APIC's timer counts where the hypervisor's interface fixes that: with QEMU and KVM one tick is a
+/// nanosecond.
+pub(super) fn stated_timer_rate() -> Option<u64> {
+    let signature = cpu::hypervisor_signature()?;
+    let known = [*b"TCGTCGTCGTCG", *b"KVMKVMKVM\0\0\0"].contains(&signature);
+    known.then_some(NANOSECONDS)
+}
 
 impl<'a> Reference<'a> {
     /// All that this machine may have, the best first. That one is named here does not mean that it counts.
@@ -37,9 +47,8 @@ impl<'a> Reference<'a> {
         let acpi_timer = timer.and_then(|(register, bits)| Self::acpi(register, bits));
         let is_pc = acpi.madt.as_ref().is_none_or(|madt| madt.is_pc);
         let chip = is_pc.then(Self::chip);
-        let signature = cpu::hypervisor_signature();
-        let fixed = signature == Some(*b"TCGTCGTCGTCG") || signature == Some(*b"KVMKVMKVM\0\0\0");
-        [acpi_timer, chip, fixed.then_some(Self::Apic(apic))].into_iter().flatten()
+        let apic_timer = stated_timer_rate().is_some().then_some(Self::Apic(apic));
+        [acpi_timer, chip, apic_timer].into_iter().flatten()
     }
 
     fn acpi(register: Register, bits: u32) -> Option<Self> {
@@ -77,7 +86,7 @@ impl<'a> Reference<'a> {
         match self {
             Self::AcpiPort { .. } | Self::AcpiMemory { .. } => 3_579_545,
             Self::Chip => 1_193_182,
-            Self::Apic(_) => 1_000_000_000,
+            Self::Apic(_) => NANOSECONDS,
         }
     }
 
