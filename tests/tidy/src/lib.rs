@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kernel", &["kernel_io"]),
     ("kernel_io", &[]),
     ("kernel_runtime", &[]),
+    ("kernel_selftest", &["kernel"]),
     ("drivers", &["kernel_io", "network_nic"]),
     ("network_nic", &[]),
     ("network", &["kernel_runtime", "network_nic"]),
@@ -83,6 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Packages that may contain `unsafe`, and why.
 const UNSAFE: &[(&str, &str)] = &[
     ("kernel", "it is the machine"),
+    ("kernel_selftest", "it breaks the rules on purpose"),
     ("kernel_io", "it is what drivers hold of the machine"),
     ("drivers", "the virtio-drivers crate asks for an unsafe Hal"),
     ("image_appliance", "hosted: system calls; machine: the entry point"),
