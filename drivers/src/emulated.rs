@@ -176,11 +176,16 @@ impl Emulated {
 
     /// Return a chain, having written `written` bytes, and interrupt the driver if it wants that.
     pub fn put(&self, queue: usize, chain: &Chain, written: u32) {
-        self.lie(queue, u32::from(chain.head), written, 1);
+        self.enter(queue, u32::from(chain.head), written, 1);
     }
 
-    /// Write an entry into the used ring and move the index by `advance`; true or not.
+    /// Write an entry into the used ring that is not true, and move the index by `advance`.
     pub fn lie(&self, queue: usize, id: u32, written: u32, advance: u16) {
+        self.running(queue, |side, _| side.lied = true);
+        self.enter(queue, id, written, advance);
+    }
+
+    fn enter(&self, queue: usize, id: u32, written: u32, advance: u16) {
         let message = self.0.borrow().messages[0];
         let wanted = self.running(queue, |side, features| {
             side.put(id, written, advance);

@@ -47,8 +47,11 @@ const KINDS: [DeviceType; 2] = [DeviceType::Network, DeviceType::EntropySource];
 pub fn find(inventory: &Inventory<'_>) -> Found {
     let mut found = Found::default();
     let mut slots = mmio::on_command_line(inventory.command_line);
+
     if let Some(mut buses) = Pci::find() {
-        for function in buses.functions() {
+        let fs = buses.functions();
+        log::info!("c {}", fs.len());
+        for function in fs {
             if virtio_device_type(&function.info).is_some_and(|kind| KINDS.contains(&kind)) {
                 let opened = pci::open(&mut buses, function.at);
                 found.take(Location::Pci(function.at), opened, inventory);

@@ -87,6 +87,12 @@ impl Pci {
         self.access.write_word(at, offset, value);
     }
 
+    /// Let a function answer at no address.
+    pub(crate) fn disable(&mut self, at: DeviceFunction) {
+        let (_, command) = self.root.get_status_command(at);
+        self.root.set_command(at, command - (Command::MEMORY_SPACE | Command::IO_SPACE));
+    }
+
     /// Let a function answer at its addresses and reach memory.
     pub(crate) fn enable(&mut self, at: DeviceFunction) {
         let (_, command) = self.root.get_status_command(at);

@@ -2,7 +2,7 @@
 
 use super::{Capability, DeviceFunction, Pci, capability};
 use crate::Error;
-use kernel_io::Message;
+use kernel_io::{Message, Mmio};
 
 /// In the capability's first word: the table works, and all of it is masked.
 const ENABLE: u32 = 1 << 31;
@@ -15,34 +15,45 @@ const CONTROL: usize = 12;
 /// VIRTIO_MSI_NO_VECTOR (virtio 1.2 section 4.1.4.3): what virtio calls no entry of the table.
 pub(crate) const NO_VECTOR: u16 = 0xffff;
 
+/// A function's table of vectors, mapped.
+pub(crate) struct Vectors {
+    capability: Capability,
+    table: Mmio,
+    entries: u16,
+}
+
 impl Pci {
-    /// Let the function raise `messages`: one per vector, from the first, as many as its table has. Answers how many.
+    /// Map the function's table, as much of it as `wanted` vectors take.
     ///
     /// # Errors
     /// [`Error::NoInterrupt`] when it has no MSI-X.
-    pub(crate) fn use_vectors(
+    pub(crate) fn vectors(
         &mut self,
         at: DeviceFunction,
         capabilities: &[Capability],
-        messages: &[Message],
-    ) -> Result<u16, Error> {
+        wanted: u16,
+    ) -> Result<Vectors, Error> {
         let found = capabilities.iter().find(|capability| capability.id == capability::MSI_X);
-        let capability = found.ok_or(Error::NoInterrupt)?;
+        let capability = *found.ok_or(Error::NoInterrupt)?;
         let place = capability.word(self, at, 4).ok_or(Error::Layout("MSI-X at the end of its space"))?;
-        let entries = (capability.header & 0x7ff) + 1;
-        let count = entries.min(messages.len() as u16);
-        let table = self.map(at, (place & 7) as u8, place & !7, usize::from(count) * ENTRY)?;
-        // The table is memory: the function has to answer at its addresses before it can be written.
-        self.enable(at);
+        let entries = ((capability.header & 0x7ff) + 1).min(wanted);
+        let table = self.map(at, (place & 7) as u8, place & !7, usize::from(entries) * ENTRY)?;
+        Ok(Vectors { capability, table, entries })
+    }
+
+    /// Let the function, which must be enabled, raise `messages`: one per vector, from the first, as many as it has.
+    /// Answers how many.
+    pub(crate) fn use_vectors(&mut self, at: DeviceFunction, vectors: &Vectors, messages: &[Message]) -> u16 {
+        let Vectors { capability, table, entries } = vectors;
         let control = self.read(at, capability.offset) & !(ENABLE | MASK_ALL);
         self.write(at, capability.offset, control | ENABLE | MASK_ALL);
-        for (entry, message) in messages.iter().take(usize::from(count)).enumerate() {
+        for (entry, message) in messages.iter().take(usize::from(*entries)).enumerate() {
             table.write32(entry * ENTRY + ADDRESS, message.address as u32);
             table.write32(entry * ENTRY + ADDRESS + 4, (message.address >> 32) as u32);
             table.write32(entry * ENTRY + DATA, message.data);
             table.write32(entry * ENTRY + CONTROL, 0);
         }
         self.write(at, capability.offset, control | ENABLE);
-        Ok(count)
+        *entries
     }
 }

@@ -140,6 +140,7 @@ impl VirtioNet {
             resets: (Instant::ZERO, 0),
             counters: Counters::default(),
         };
+
         if let Err(error) = nic.start() {
             nic.stop()?;
             return Err(error);

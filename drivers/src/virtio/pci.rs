@@ -29,6 +29,8 @@ struct Structure {
 /// Open the device at `at`: map its structures, give it interrupts. It is not reset yet.
 pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     let capabilities = pci.capabilities(at)?;
+    // Finding out how long registers are means moving them, which is cheap only as long as they are nowhere.
+    pci.disable(at);
     // The package looks at these again and believes them, so everything it will look at is checked here.
     let common = structure(pci, at, &capabilities, COMMON, COMMON_BYTES)?;
     let notify = structure(pci, at, &capabilities, NOTIFY, 2)?;
@@ -38,10 +40,15 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
         return Err(Error::Unsupported("a virtio device with legacy registers only"));
     };
     let multiplier = notify.capability.word(pci, at, 16).ok_or(Error::Layout("a short capability"))?;
-    let (queues, configuration) = (Irq::allocate()?, Irq::allocate()?);
-    let count = pci.use_vectors(at, &capabilities, &[queues.message(), configuration.message()])?;
-    let vectors = (if count > 1 { 1 } else { NO_VECTOR }, 0);
+    let vectors = pci.vectors(at, &capabilities, 2)?;
+    // The package does its own accesses, which in a host test have nothing to access.
+    common.registers.pointer().ok_or(kernel_io::Error::Unmappable)?;
     let transport = PciTransport::new::<Machine, _>(&mut pci.root, at).map_err(refusal)?;
+    let (queues, configuration) = (Irq::allocate()?, Irq::allocate()?);
+
+    pci.enable(at);
+    let count = pci.use_vectors(at, &vectors, &[queues.message(), configuration.message()]);
+    let vectors = (if count > 1 { 1 } else { NO_VECTOR }, 0);
     let registers =
         PciRegisters { common: common.registers, doorbells: notify.registers, multiplier, vectors };
     let bus = Bus::Pci { transport, registers };

@@ -1,5 +1,8 @@
 //! virtio-rng (virtio 1.2 section 5.4): randomness from the hypervisor.
 
+#[cfg(test)]
+mod tests;
+
 use super::queue::{Lie, Queue};
 use super::{Device, Location, feature};
 use crate::Error;

@@ -58,6 +58,7 @@ struct Machine {
     /// How many inputs the interrupt controllers have.
     line_count: u32,
     microseconds: u64,
+    on_delay: Option<Rc<dyn Fn()>>,
     faults: Vec<String>,
 }
 
@@ -75,6 +76,7 @@ std::thread_local! {
             lines: BTreeMap::new(),
             line_count: 24,
             microseconds: 0,
+            on_delay: None,
             faults: Vec::new(),
         })
     };
@@ -114,9 +116,20 @@ pub fn ecam() -> Option<Ecam> {
     with(|machine| machine.ecam)
 }
 
-/// Let so much time pass.
+/// Let so much time pass, and devices work meanwhile.
 pub fn delay(microseconds: u32) {
-    with(|machine| machine.microseconds += u64::from(microseconds));
+    let work = with(|machine| {
+        machine.microseconds += u64::from(microseconds);
+        machine.on_delay.clone()
+    });
+    if let Some(work) = work {
+        work();
+    }
+}
+
+/// What devices do whenever a driver waits.
+pub fn on_delay(work: impl Fn() + 'static) {
+    with(|machine| machine.on_delay = Some(Rc::new(work)));
 }
 
 /// How much time drivers have waited.

@@ -170,7 +170,7 @@ impl Drop for Ports {
     }
 }
 
-/// The device that answers at all of a range, and where in it the range begins. The machine is not borrowed any more
+/// The device that was attached last of those that answer at all of a range, and where in it the range begins. The machine is not borrowed any more
 /// when the device is called, so that a device may use it.
 fn find(attached: &[Attached], first: u64, length: u64) -> Option<(Rc<dyn Registers>, u64)> {
     let inside = |device: &&Attached| {
@@ -178,5 +178,5 @@ fn find(attached: &[Attached], first: u64, length: u64) -> Option<(Rc<dyn Regist
             && first - device.first <= device.length.saturating_sub(length)
             && length <= device.length
     };
-    attached.iter().find(inside).map(|found| (found.device.clone(), first - found.first))
+    attached.iter().rev().find(inside).map(|found| (found.device.clone(), first - found.first))
 }
