@@ -62,7 +62,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("image_pack", &[]),
-    ("image_launch", &["image_pack", "image_appliance", "agent", "agent_protocol"]),
+    (
+        "image_launch",
+        // The two engines in tests only: hostile peers are made of their wire types.
+        &["image_pack", "image_appliance", "agent", "agent_protocol", "storage_iscsi", "storage_nbd"],
+    ),
     ("tests_tidy", &[]),
     (
         "tests_fuzz",
