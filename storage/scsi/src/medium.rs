@@ -10,7 +10,7 @@ use crate::ordering::Touch;
 use crate::ranges::{DESCRIPTOR, DESCRIPTORS, Ranges};
 use crate::sense::{Refusal, Sense, SenseKey, code};
 use crate::target::Target;
-use crate::transfer::{self, Program, Transfer};
+use crate::transfer::{self, Pass, Program, Transfer};
 use crate::unit::LogicalUnit;
 use storage_block::{Buffer, Geometry, Operation};
 
@@ -21,7 +21,7 @@ pub(crate) const MAX_UNMAP_DESCRIPTORS: u16 = ((MAX_LIST as usize - DESCRIPTORS)
 
 /// Bytes that one command can read, write or compare. A command of any length is cut into pieces anyway; the limit
 /// keeps one from holding its range for longer than others can wait.
-const MAX_TRANSFER: u32 = 16 << 20;
+const MAX_TRANSFER: u32 = 32 << 20;
 /// Bytes per command that are a good choice: enough for several pieces in flight.
 const OPTIMAL_TRANSFER: u32 = 1 << 20;
 /// Bytes that one WRITE SAME can fill: it is one command to us but may be many writes to the backend.
@@ -155,8 +155,7 @@ fn check_writable(unit: &LogicalUnit) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Less Data-Out than the command needs: refused whole, so that no block is written by half (FCP-4 section 9.4.2
-/// leaves the choice).
+/// Less Data-Out than the command needs: refused whole (FCP-4 section 9.4.2 leaves the choice).
 fn check_data_out(head: &Head, wanted: u64) -> Result<(), Refusal> {
     if u64::from(head.data_out) < wanted { Err(Refusal::short_of_data(wanted)) } else { Ok(()) }
 }
@@ -210,7 +209,34 @@ pub(crate) fn write(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
     let blocks = transfer_blocks(unit, head)?;
     let fua = head.cdb[0] >> 5 != 0 && head.cdb[1] & DPO_FUA_FUA != 0;
     let durability = durability(unit, head.nexus, fua)?;
-    data_out_job(unit, head, Touch::Change, blocks, transfer::WRITE, durability)
+    write_job(unit, head, blocks, (transfer::WRITE, transfer::WRITE_PART), durability)
+}
+
+/// A job that writes as much as the initiator offers, and no more than the CDB says. Where it offers less the rest is
+/// left as it is, and the transport tells the difference (FCP-4 section 9.4.2; some suites allow nothing else). The
+/// second program is for a last block of which only a part is offered.
+fn write_job(
+    unit: &mut LogicalUnit,
+    head: &Head,
+    blocks: Blocks,
+    (program, partial): (Program, Program),
+    durability: Durability,
+) -> Result<Task, Refusal> {
+    let given = blocks.bytes().min(u64::from(head.data_out)) as u32;
+    let part = given % blocks.block_size;
+    let whole = given - part;
+    let first = Pass { program, start: blocks.start(), total: whole, data: 0, part: 0 };
+    let start = blocks.start() + u64::from(whole);
+    let last = Pass { program: partial, start, total: blocks.block_size, data: whole, part };
+    let transfer = match (whole, part) {
+        (0, 0) => return Ok(Task::done().wanting(blocks.bytes(), 0)),
+        (0, _) => Transfer::of(last),
+        (_, 0) => Transfer::of(first),
+        (_, _) => Transfer::of(first).then(last),
+    };
+    let work = Work::Transfer(transfer.with_fua(durability.fua));
+    let task = Job::begin(unit, head, Touch::Change, blocks.range(), work, durability)?;
+    Ok(task.wanting(blocks.bytes(), 0))
 }
 
 /// The BYTCHK field.
@@ -223,13 +249,13 @@ pub(crate) fn write_and_verify(target: &mut Target, head: &Head) -> Result<Task,
     let unit = find_unit(target, head)?;
     check_writable(unit)?;
     let blocks = transfer_blocks(unit, head)?;
-    let program = match byte_check(&head.cdb) {
-        0 => transfer::WRITE_AND_VERIFY,
-        1 => transfer::WRITE_AND_COMPARE,
+    let programs = match byte_check(&head.cdb) {
+        0 => (transfer::WRITE_AND_VERIFY, transfer::WRITE_PART_AND_VERIFY),
+        1 => (transfer::WRITE_AND_COMPARE, transfer::WRITE_PART_AND_COMPARE),
         _ => return Err(Sense::in_cdb(1, Some(2)).into()),
     };
     let durability = durability(unit, head.nexus, true)?;
-    data_out_job(unit, head, Touch::Change, blocks, program, durability)
+    write_job(unit, head, blocks, programs, durability)
 }
 
 /// VERIFY (10), (12), (16): the medium can be read; with BYTCHK 01b equals what is sent; with 11b each block equals the
@@ -288,9 +314,9 @@ pub(crate) fn compare_and_write(target: &mut Target, head: &Head) -> Result<Task
         return Ok(Task::done());
     }
     let durability = durability(unit, head.nexus, head.cdb[1] & DPO_FUA_FUA != 0)?;
-    let transfer = Transfer::new(transfer::VERIFY_DATA, blocks.start(), blocks.bytes() as u32)
-        .with_fua(durability.fua)
-        .then(transfer::WRITE);
+    let (start, total) = (blocks.start(), blocks.bytes() as u32);
+    let write = Pass { program: transfer::WRITE, start, total, data: total, part: 0 };
+    let transfer = Transfer::new(transfer::VERIFY_DATA, start, total).with_fua(durability.fua).then(write);
     let work = Work::Transfer(transfer);
     Ok(Job::begin(unit, head, Touch::Change, blocks.range(), work, durability)?.wanting(wanted, 0))
 }

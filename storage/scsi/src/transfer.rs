@@ -37,6 +37,8 @@ pub(crate) enum Move {
     ComparePattern,
     /// The other buffer's bits are set in the buffer.
     Or,
+    /// The buffer over the beginning of the other, and that instead of it: a block of which only a part was sent.
+    Merge,
     /// The pattern into every block of the buffer, or zeroes where there is none.
     Expand,
 }
@@ -51,20 +53,34 @@ pub(crate) const VERIFY_DATA: Program = &[Move::Receive, Move::FetchOther, Move:
 pub(crate) const VERIFY_PATTERN: Program = &[Move::Fetch, Move::ComparePattern];
 pub(crate) const WRITE_AND_VERIFY: Program = &[Move::Receive, Move::Store, Move::Fetch];
 pub(crate) const WRITE_AND_COMPARE: Program = &[Move::Receive, Move::Store, Move::FetchOther, Move::Compare];
+/// The same three for a last block of which only a part is sent: the rest of it stays as it is.
+pub(crate) const WRITE_PART: Program = &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store];
+pub(crate) const WRITE_PART_AND_VERIFY: Program =
+    &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store, Move::Fetch];
+pub(crate) const WRITE_PART_AND_COMPARE: Program =
+    &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store, Move::Fetch, Move::Compare];
 pub(crate) const OR_WRITE: Program = &[Move::Receive, Move::FetchOther, Move::Or, Move::Store];
 pub(crate) const WRITE_SAME: Program = &[Move::Expand, Move::Store];
 
+/// A program and what it runs over.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass {
+    pub(crate) program: Program,
+    /// First byte on the medium.
+    pub(crate) start: u64,
+    /// Bytes on the medium.
+    pub(crate) total: u32,
+    /// Where in Data-Out its bytes begin.
+    pub(crate) data: u32,
+    /// Data-Out bytes of its only segment where that is less than a block, else zero.
+    pub(crate) part: u32,
+}
+
 /// A transfer under way.
 pub(crate) struct Transfer {
-    program: Program,
-    /// A second program, for the Data-Out behind that of the first, once all of the first has succeeded.
-    then: Option<Program>,
-    /// First byte on the medium.
-    start: u64,
-    /// Bytes on the medium.
-    total: u32,
-    /// Where in Data-Out the program's bytes begin.
-    data: u32,
+    pass: Pass,
+    /// A second pass, once all of the first has succeeded.
+    then: Option<Pass>,
     /// Data-In bytes that there is room for.
     room: u32,
     /// Writes are to be durable at once.
@@ -100,12 +116,14 @@ enum State {
 impl Transfer {
     /// `program` for `total` bytes of the medium from `start` on; both whole blocks.
     pub(crate) fn new(program: Program, start: u64, total: u32) -> Self {
+        Self::of(Pass { program, start, total, data: 0, part: 0 })
+    }
+
+    /// A pass.
+    pub(crate) fn of(pass: Pass) -> Self {
         Self {
-            program,
+            pass,
             then: None,
-            start,
-            total,
-            data: 0,
             room: 0,
             fua: false,
             pattern: None,
@@ -132,9 +150,9 @@ impl Transfer {
         Self { pattern, ..self }
     }
 
-    /// With a second program for as many bytes, from the same place on the medium.
-    pub(crate) fn then(self, program: Program) -> Self {
-        Self { then: Some(program), ..self }
+    /// With a second pass.
+    pub(crate) fn then(self, pass: Pass) -> Self {
+        Self { then: Some(pass), ..self }
     }
 
     /// Data-Out bytes that have come and Data-In bytes that were sent.
@@ -149,7 +167,7 @@ impl Transfer {
                 return Some(step);
             }
             let idle = self.segments.iter().all(Option::is_none);
-            if self.failure.is_none() && self.next < self.total {
+            if self.failure.is_none() && self.next < self.pass.total {
                 match self.begin_segment(unit, memory) {
                     Begun::Segment => {}
                     Begun::NoBuffer if idle => return Some(Step::Starved),
@@ -162,8 +180,7 @@ impl Transfer {
             if !idle {
                 return Some(Step::Wait);
             }
-            self.program = self.then.take_if(|_| self.failure.is_none())?;
-            self.data += self.total;
+            self.pass = self.then.take_if(|_| self.failure.is_none())?;
             self.next = 0;
         }
     }
@@ -180,7 +197,7 @@ impl Transfer {
             match segment.state {
                 State::InFlight => continue,
                 State::Returned(Ok(()))
-                    if self.program.get(segment.at) == Some(&Move::Store) && !self.fua =>
+                    if self.pass.program.get(segment.at) == Some(&Move::Store) && !self.fua =>
                 {
                     unit.wrote();
                 }
@@ -192,15 +209,16 @@ impl Transfer {
     }
 
     pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
-        let start = offset.wrapping_sub(self.data);
+        let start = offset.wrapping_sub(self.pass.data);
         let segment = self
             .segments
             .iter_mut()
             .flatten()
             .find(|segment| segment.start == start && matches!(segment.state, State::Receiving));
         let Some(segment) = segment else { return };
-        self.received += segment.length;
-        if buffer.len() == segment.length as usize {
+        let length = if self.pass.part == 0 { segment.length } else { self.pass.part };
+        self.received += length;
+        if buffer.len() == length as usize {
             segment.at += 1;
             segment.state = State::Idle;
             segment.buffer = Some(buffer);
@@ -216,7 +234,7 @@ impl Transfer {
         }
         let whole = completion.buffer.as_ref().is_some_and(|buffer| buffer.len() == segment.length as usize);
         let result = if whole { completion.result } else { completion.result.and(Err(Error::Io)) };
-        if self.program.get(segment.at) == Some(&Move::FetchOther) {
+        if self.pass.program.get(segment.at) == Some(&Move::FetchOther) {
             segment.other = completion.buffer;
         } else {
             segment.buffer = completion.buffer;
@@ -252,9 +270,9 @@ impl Transfer {
         loop {
             let failed_before = self.failure.map_or(u32::MAX, |(at, _)| at);
             let segment = self.segments[index].as_mut()?;
-            let step = self.program.get(segment.at).copied();
+            let step = self.pass.program.get(segment.at).copied();
             let (start, length, offset) =
-                (segment.start, segment.length, self.start + u64::from(segment.start));
+                (segment.start, segment.length, self.pass.start + u64::from(segment.start));
             match segment.state {
                 State::Receiving | State::InFlight => return None,
                 State::Returned(Ok(())) => {
@@ -281,8 +299,11 @@ impl Transfer {
             match step {
                 Move::Receive => {
                     segment.state = State::Receiving;
-                    let buffer = segment.buffer.take()?;
-                    return Some(Step::Receive { offset: self.data + start, buffer });
+                    let mut buffer = segment.buffer.take()?;
+                    if self.pass.part != 0 {
+                        buffer.truncate(buffer.len().min(self.pass.part as usize));
+                    }
+                    return Some(Step::Receive { offset: self.pass.data + start, buffer });
                 }
                 Move::Fetch | Move::FetchOther | Move::Store => {
                     let other = step == Move::FetchOther;
@@ -303,12 +324,12 @@ impl Transfer {
                     self.sent += buffer.len() as u32;
                     return Some(Step::Send { offset: start, buffer });
                 }
-                Move::Compare | Move::ComparePattern | Move::Or | Move::Expand => {
+                Move::Compare | Move::ComparePattern | Move::Or | Move::Merge | Move::Expand => {
                     segment.at += 1;
                     if let Some(at) = segment.compute(step, self.pattern.as_deref()) {
                         let sense = Sense::new(SenseKey::Miscompare, code::MISCOMPARE_DURING_VERIFY);
-                        let at = start + at;
-                        self.fail(at, sense.with_information(u64::from(at)).into());
+                        let in_data = u64::from(self.pass.data + start + at);
+                        self.fail(start + at, sense.with_information(in_data).into());
                     }
                 }
             }
@@ -321,15 +342,15 @@ impl Transfer {
         let block = geometry.block_size;
         let largest = u32::try_from(memory.data.largest()).unwrap_or(u32::MAX);
         let longest = MAX_SEGMENT.min(geometry.max_transfer).min(largest) / block * block;
-        let mut length = longest.min(self.total - self.next);
+        let mut length = longest.min(self.pass.total - self.next);
         if length == 0 {
             return Begun::Never;
         }
         // The disk may have shrunk since the command was checked.
-        if self.start + u64::from(self.next) + u64::from(length) > geometry.size {
+        if self.pass.start + u64::from(self.next) + u64::from(length) > geometry.size {
             return Begun::OutOfRange;
         }
-        let pair = self.program.contains(&Move::FetchOther);
+        let pair = self.pass.program.contains(&Move::FetchOther);
         let (buffer, other) = loop {
             let size = length as usize;
             let taken = match (pair, self.next) {
@@ -380,6 +401,7 @@ impl Segment {
         let differ = |(index, (a, b)): (usize, (&u8, &u8))| (a != b).then_some(index as u32);
         match step {
             Move::Compare if *buffer == *other => None,
+            // Of a block that was sent in part there is only that part to compare.
             Move::Compare => buffer.iter().zip(other).enumerate().find_map(differ),
             Move::ComparePattern => {
                 let pattern = pattern?;
@@ -389,6 +411,12 @@ impl Segment {
                 for (byte, bits) in buffer.iter_mut().zip(other) {
                     *byte |= bits;
                 }
+                None
+            }
+            Move::Merge => {
+                let other = self.other.as_deref_mut()?;
+                other.iter_mut().zip(&*buffer).for_each(|(to, from)| *to = *from);
+                core::mem::swap(&mut self.buffer, &mut self.other);
                 None
             }
             Move::Expand => {

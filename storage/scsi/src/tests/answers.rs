@@ -61,7 +61,7 @@ fn the_block_limits_follow_the_geometry() {
     assert_eq!(limits.len(), 64);
     assert_eq!(limits[4..6], [0, 255], "zero blocks of WRITE SAME are all; COMPARE AND WRITE");
     assert_eq!(limits[6..8], 128_u16.to_be_bytes());
-    assert_eq!(limits[8..12], 32768_u32.to_be_bytes());
+    assert_eq!(limits[8..12], 65536_u32.to_be_bytes());
     assert_eq!(limits[12..16], 2048_u32.to_be_bytes());
     assert_eq!(limits[20..24], 0x10_0000_u32.to_be_bytes());
     assert_eq!(limits[24..28], 255_u32.to_be_bytes());

@@ -74,7 +74,7 @@ fn reads_give_what_fits_and_tell_what_there_was() {
 }
 
 #[test]
-fn writes_take_what_they_need_and_refuse_what_is_too_little() {
+fn writes_take_what_they_need_or_what_there_is() {
     let commands: [fn(u16) -> Vec<u8>; 4] = [
         |blocks| cdb10(0x2a, 0, 0, blocks).to_vec(),
         |blocks| cdb12(0xaa, 0, 0, blocks.into()).to_vec(),
@@ -83,21 +83,35 @@ fn writes_take_what_they_need_and_refuse_what_is_too_little() {
     ];
     for cdb in commands {
         let mut bench = Bench::new(geometry(1000, 512));
-        // Blocks, Data-Out bytes offered.
-        for (blocks, offered) in [(1, 0), (2, 512), (1, 200)] {
-            let (outcome, _) = bench.run(&cdb(blocks), &vec![b'b'; offered], 0);
-            assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT));
-            assert_eq!(outcome.wanted_out, u64::from(blocks) * 512, "an overflow of the difference");
-            assert!(bench.disk.log.is_empty());
-        }
-        for (blocks, offered) in [(1, 1024), (1, 10_000), (0, 512)] {
+        // Blocks, Data-Out bytes offered, bytes written: the transport tells the difference as an overflow or underflow.
+        let table = [
+            (1, 0, 0),
+            (2, 512, 512),
+            (1, 200, 200),
+            (700, 699 * 512 + 1, 699 * 512 + 1),
+            (1, 1024, 512),
+            (1, 10_000, 512),
+            (0, 512, 0),
+        ];
+        for (blocks, offered, expected) in table {
             bench.disk.bytes.fill(b'a');
             let (outcome, _) = bench.run(&cdb(blocks), &vec![b'b'; offered], 0);
             good(&outcome);
-            assert_eq!(outcome.wanted_out, u64::from(blocks) * 512, "an underflow of the difference");
-            let written = bench.disk.bytes.iter().filter(|byte| **byte == b'b').count();
-            assert_eq!(written, usize::from(blocks) * 512);
+            assert_eq!(outcome.wanted_out, u64::from(blocks) * 512);
+            let written = bench.disk.bytes.iter().position(|byte| *byte != b'b').unwrap_or(512_000);
+            assert_eq!(written, expected);
+            assert!(bench.disk.bytes[written..].iter().all(|byte| *byte == b'a'));
         }
+    }
+}
+
+#[test]
+fn what_compares_or_combines_refuses_too_little_data() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    for cdb in [&cdb10(0x2f, 2, 0, 2)[..], &cdb10(0x2f, 6, 0, 2), &cdb16(0x8b, 0, 0, 2)] {
+        let (outcome, _) = bench.run(cdb, &[0; 500], 0);
+        assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT));
+        assert!(outcome.wanted_out >= 512, "an overflow of the difference");
     }
 }
 
