@@ -62,37 +62,48 @@ pub(super) struct Plan {
 /// Choose for a NIC that may use `memory` bytes.
 pub(super) fn plan(offer: &Offer, memory: usize) -> Plan {
     let (mut features, half) = (offer.features, memory / 2);
-    let mtu = if room(offer.mtu + ETHERNET + TAG, half) >= SHORT_LEAST {
+    let mtu = if room(tagged(offer.mtu), half) >= SHORT_LEAST {
         offer.mtu
     } else {
         // Packets of such a network cost more than there is: TCP's peers are told a smaller size.
         features &= !feature::NET_MTU;
         offer.mtu.min(USUAL_MTU)
     };
-    let short = |queue: usize| Buffers {
-        count: room(mtu + ETHERNET + TAG, half).clamp(SHORT_LEAST, SHORT_MOST).min(queue),
-        frame: mtu + ETHERNET + TAG,
-    };
-    let long = |frame: usize, queue: usize| {
-        let count = room(frame, half).min(LONG_MOST).min(queue);
-        (frame > mtu + ETHERNET + TAG && count >= LONG_LEAST).then_some(Buffers { count, frame })
-    };
+    let short = tagged(mtu);
+    let cut = wants(features, feature::NET_HOST_TSO4, feature::NET_CSUM);
     let merged = wants(features, feature::NET_GUEST_TSO4, feature::NET_GUEST_CSUM);
-    let receive = merged.then(|| long(LONGEST_FRAME, offer.queues[0])).flatten();
+    // Receiving long frames gains most. It may take more than half, as long as sending gets the least it needs.
+    let least = if cut { SEGMENTS[SEGMENTS.len() - 1].max(short) } else { short };
+    let share =
+        memory.saturating_sub(LONG_LEAST * cost(least)).min(half.max(LONG_LEAST * cost(LONGEST_FRAME)));
+    let receive = merged.then(|| long(LONGEST_FRAME, short, share, offer.queues[0])).flatten();
     if receive.is_none() {
         features &= !feature::NET_GUEST_TSO4;
     }
-    let cut = wants(features, feature::NET_HOST_TSO4, feature::NET_CSUM);
-    let transmit = cut.then(|| SEGMENTS.iter().find_map(|&frame| long(frame, offer.queues[1]))).flatten();
+    let receive = receive.unwrap_or_else(|| all_short(short, half, offer.queues[0]));
+    let rest = memory.saturating_sub(receive.count * cost(receive.frame));
+    let longest = || SEGMENTS.iter().find_map(|&frame| long(frame, short, rest, offer.queues[1]));
+    let transmit = cut.then(longest).flatten();
     if transmit.is_none() {
         features &= !feature::NET_HOST_TSO4;
     }
-    Plan {
-        features,
-        mtu,
-        receive: receive.unwrap_or_else(|| short(offer.queues[0])),
-        transmit: transmit.unwrap_or_else(|| short(offer.queues[1])),
-    }
+    let transmit = transmit.unwrap_or_else(|| all_short(short, rest, offer.queues[1]));
+    Plan { features, mtu, receive, transmit }
+}
+
+/// Long frames, if they are longer than short ones and enough of them fit.
+fn long(frame: usize, short: usize, memory: usize, queue: usize) -> Option<Buffers> {
+    let count = room(frame, memory).min(LONG_MOST).min(queue);
+    (frame > short && count >= LONG_LEAST.min(queue)).then_some(Buffers { count, frame })
+}
+
+fn all_short(frame: usize, memory: usize, queue: usize) -> Buffers {
+    Buffers { count: room(frame, memory).clamp(SHORT_LEAST, SHORT_MOST).min(queue), frame }
+}
+
+/// A frame of the network with that MTU, with the tag of a VLAN.
+fn tagged(mtu: usize) -> usize {
+    mtu + ETHERNET + TAG
 }
 
 /// Whether a feature is there with the one it needs (virtio 1.2 section 5.1.3.1).
@@ -100,9 +111,14 @@ fn wants(features: u64, feature: u64, needs: u64) -> bool {
     features & (feature | needs) == feature | needs
 }
 
-/// How many frames of that length fit into `memory`.
+/// Bytes that a buffer for such a frame takes.
+fn cost(frame: usize) -> usize {
+    kernel_io::buffer_stride(HEADER + frame)
+}
+
+/// How many such buffers fit into `memory`.
 fn room(frame: usize, memory: usize) -> usize {
-    memory / kernel_io::buffer_stride(HEADER + frame)
+    memory / cost(frame)
 }
 
 #[cfg(test)]
@@ -143,11 +159,23 @@ mod tests {
     }
 
     #[test]
-    fn with_little_memory_nothing_is_merged_and_segments_are_shorter() {
-        let plan = plan(&offer(ALL, 1500), 768 * 1024);
-        assert_eq!(plan.features & feature::NET_GUEST_TSO4, 0);
-        assert_eq!(plan.receive.frame, 1518);
-        assert_eq!(plan.transmit.frame, 32 * 1024 - 12);
+    fn receiving_long_frames_comes_before_sending_them() {
+        let plan = plan(&offer(ALL, 1500), 704 * 1024);
+        assert_eq!(plan.receive, Buffers { count: 8, frame: 65549 });
+        assert_eq!(plan.transmit, Buffers { count: 8, frame: 16 * 1024 - 12 });
+    }
+
+    #[test]
+    fn with_little_memory_nothing_is_merged_and_with_less_nothing_is_cut() {
+        let little = plan(&offer(ALL, 1500), 512 * 1024);
+        assert_eq!(
+            little.features & (feature::NET_GUEST_TSO4 | feature::NET_HOST_TSO4),
+            feature::NET_HOST_TSO4
+        );
+        assert_eq!((little.receive.frame, little.transmit.frame), (1518, 16 * 1024 - 12));
+        let less = plan(&offer(ALL, 1500), 128 * 1024);
+        assert_eq!(less.features & (feature::NET_GUEST_TSO4 | feature::NET_HOST_TSO4), 0);
+        assert_eq!((less.receive.count, less.transmit.count), (42, 43));
     }
 
     #[test]
