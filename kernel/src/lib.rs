@@ -3,7 +3,7 @@
 //! It runs one program on one CPU, without processes and without user mode, and it knows no driver and no protocol.
 //! `start.rs` is the boot on one page; [`Machine`] is what the program gets. A program is
 //!
-//! ```ignore
+//! ```text
 //! #![cfg_attr(target_os = "none", no_std, no_main)]
 //! #[cfg(target_os = "none")]
 //! kernel::entry!(run);

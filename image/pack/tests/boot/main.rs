@@ -9,6 +9,7 @@ use std::time::Duration;
 
 /// Exit statuses; `kernel/README.md` has the table.
 const SUCCESS: i32 = 33;
+const FAILURE: i32 = 35;
 const PANIC: i32 = 65;
 const PAGE_FAULT: i32 = 67;
 const STACK_OVERFLOW: i32 = 69;
@@ -208,4 +209,38 @@ fn a_file_from_qemu_reaches_the_program() {
     }
     let _ = fs::remove_file(&path);
     assert!(Run::case("pc", "fw-cfg").finish().text().contains("no file"));
+}
+
+#[test]
+fn the_appliance_stops_with_a_line_that_names_what_is_wrong() {
+    const NETWORKS: &str = "host.address=10.77.0.2/24 service.address=10.78.0.2/24";
+    let cases = [
+        (String::new(), "host.address: missing"),
+        (format!("{NETWORKS} colour=blue"), "command line: colour: unknown key"),
+        (format!("{NETWORKS} api=many"), "command line: api: "),
+        (NETWORKS.to_string(), "needs two NICs; there are none"),
+    ];
+    for ((line, says), board) in cases.into_iter().zip(BOARDS) {
+        let outcome = Run::product(board, &line).finish();
+        expect(&outcome, FAILURE, &line);
+        assert!(outcome.text().contains(says), "{line}: {}", outcome.text());
+        // Another start would go no better, so it is no reset where the machine can be switched off.
+        if board != "microvm,acpi=off" {
+            let outcome = Run::product(board, &line).without_debug_exit().finish();
+            assert_eq!(outcome.reason.as_deref(), Some("guest-shutdown"), "{board}");
+        }
+    }
+}
+
+#[test]
+fn the_image_holds_neither_symbols_nor_paths_of_the_machine_that_built_it() {
+    let image = fs::read(image_pack::elf()).expect("the image");
+    let symbols = fs::read(image_pack::elf_with_symbols()).expect("the image with symbols");
+    assert!(image.len() < symbols.len() / 2, "{} of {} bytes", image.len(), symbols.len());
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/root".into());
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    for path in [root, &format!("{home}/")] {
+        let found = image.windows(path.len()).any(|bytes| bytes == path.as_bytes());
+        assert!(!found, "{path} is in the image");
+    }
 }

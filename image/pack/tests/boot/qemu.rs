@@ -24,6 +24,7 @@ pub(crate) struct Run {
     cpu: &'static str,
     memory: u32,
     line: String,
+    product: bool,
     debug_exit: bool,
     serial: bool,
     arguments: Vec<String>,
@@ -33,7 +34,21 @@ impl Run {
     /// The self-test's case `case` on a board, with a current CPU and 32 MiB.
     pub(crate) fn case(board: &'static str, case: &str) -> Self {
         let line = format!("selftest={case}");
-        Self { board, cpu: "max", memory: 32, line, debug_exit: true, serial: true, arguments: Vec::new() }
+        Self {
+            board,
+            cpu: "max",
+            memory: 32,
+            line,
+            product: false,
+            debug_exit: true,
+            serial: true,
+            arguments: Vec::new(),
+        }
+    }
+
+    /// The appliance itself, with this command line.
+    pub(crate) fn product(board: &'static str, line: &str) -> Self {
+        Self { line: line.to_string(), product: true, ..Self::case(board, "") }
     }
 
     pub(crate) fn cpu(self, cpu: &'static str) -> Self {
@@ -59,6 +74,9 @@ impl Run {
 
     /// Start it.
     pub(crate) fn start(&self) -> Machine {
+        if self.product {
+            return Machine::start(self, image_pack::elf());
+        }
         static SELFTEST: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         let program = match SELFTEST.get_or_init(image_pack::selftest) {
             Ok(program) => program,
