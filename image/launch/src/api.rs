@@ -24,6 +24,12 @@ impl Answer {
     pub fn text(&self, pointer: &str) -> &str {
         self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
+
+    /// Whether it is an operation that has been carried out.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        (200..300).contains(&self.status) && self.text("/state") == "succeeded"
+    }
 }
 
 /// One request; `body` is sent as JSON unless it is `None`.

@@ -26,11 +26,11 @@ use std::path::PathBuf;
 /// # Errors
 /// When it is not there.
 pub fn image() -> Result<PathBuf> {
-    let image = std::env::var_os("IMAGE").map_or_else(PathBuf::new, PathBuf::from);
+    let image = std::env::var_os("IMAGE").map_or_else(|| image_pack::elf().to_path_buf(), PathBuf::from);
     if image.is_file() {
         return Ok(image);
     }
-    Error::because(format!("no image at `{}`", image.display()))
+    Error::because(format!("there is no image at {}: cargo build makes one", image.display()))
 }
 
 pub use error::{Context, Error, Result};

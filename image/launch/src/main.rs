@@ -22,6 +22,7 @@ cargo run [-- OPTIONS]          boots the appliance between a storage service an
 cargo run -- setup [tests|bench]    only installs what is needed (for the tests, for the benchmark)
 cargo run -- image                  prints where the image is
 cargo run -- agent OPTIONS          the agent of the parent partition (see agent/README.md)
+cargo run -- hosted OPTIONS         the appliance as a process over two TAP devices
 ";
 
 fn main() -> ExitCode {

@@ -8,7 +8,7 @@ use crate::initiator;
 use crate::net;
 use crate::stage::{Script, Stage};
 use crate::{Context, Error, Result, process, setup};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -52,20 +52,24 @@ pub fn run(options: &Options) -> Result<()> {
     }
     stage.appliance.ready()?;
     let up = began.elapsed();
-    create(&stage)?;
-    if options.once {
-        tour(&stage, up)?;
-    } else {
-        println!("{}", screen(&stage, up)?);
-        while !process::interrupted() {
-            stage.appliance.process().must_run()?;
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        println!("\nending everything");
-    }
+    let result = show(&mut stage, options, up);
     if options.keep {
         println!("kept: {}", stage.scratch.path().display());
     }
+    result
+}
+
+fn show(stage: &mut Stage, options: &Options, up: Duration) -> Result<()> {
+    create(stage)?;
+    if options.once {
+        return tour(stage, up);
+    }
+    println!("{}", screen(stage, up)?);
+    while !process::interrupted() {
+        stage.appliance.process().must_run()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("\nending everything");
     Ok(())
 }
 
@@ -137,12 +141,20 @@ fn command(stage: &Stage) -> Result<()> {
     let agent = stage.agent.as_ref().ok_or_else(|| Error::new("the host has no agent"))?;
     let list = api::ask(&stage.net, "GET", "/v1/instances", None)?;
     expect(&list, 200, "listing instances")?;
-    let guests = agent.wait_for_guests(1, LIMIT)?;
-    println!("instances      {}: process {}", list.body, guests[0]);
+    let instance = list.body.pointer("/instances/0").cloned().unwrap_or_default();
+    let field = |name: &str| instance.get(name).and_then(Value::as_str).unwrap_or_default().to_string();
+    let seen = [field("id"), field("image"), field("hypervisor"), field("state")];
+    if seen != [CHILD, IMAGE, "qemu", "running"] {
+        return Error::because(format!("expected one instance that runs, got {}", list.body));
+    }
+    let guest = agent.wait_for_guests(1, LIMIT)?[0];
+    println!("instances      {} (image {}, {}) is {}: process {guest}", seen[0], seen[1], seen[2], seen[3]);
     let answer = api::ask(&stage.net, "POST", &commands(), Some(&json!({ "verb": "terminate" })))?;
-    expect(&answer, 200, "terminating the instance")?;
+    if !answer.succeeded() {
+        return Error::because(format!("terminating the instance: {} {}", answer.status, answer.body));
+    }
     agent.wait_for_guests(0, LIMIT).context("after terminate")?;
-    println!("terminate      {}; process {} is gone", answer.body, guests[0]);
+    println!("terminate      {}; process {guest} is gone", answer.text("/evidence/0"));
     Ok(())
 }
 
