@@ -91,6 +91,8 @@ pub struct VirtioNet {
     state: State,
     /// It asked for a reset.
     asked: bool,
+    /// Whether its link is up; always, where it does not say.
+    link: bool,
     /// Since when resets are counted, and how many there were.
     resets: (Instant, u32),
     counters: Counters,
@@ -137,6 +139,7 @@ impl VirtioNet {
             features: plan.features,
             state: State::Up,
             asked: false,
+            link: true,
             resets: (Instant::ZERO, 0),
             counters: Counters::default(),
         };
@@ -146,6 +149,7 @@ impl VirtioNet {
             return Err(error);
         }
         nic.log();
+        nic.look_at_link();
         Ok(nic)
     }
 
@@ -172,6 +176,20 @@ impl VirtioNet {
             transmit.count,
             transmit.frame,
         );
+    }
+
+    /// Say when the link goes or comes. Nothing else follows from it: what is sent meanwhile is lost, as on a wire.
+    fn look_at_link(&mut self) {
+        if self.features & feature::NET_STATUS == 0 {
+            return;
+        }
+        if let Ok([low, _]) = self.device.configuration(STATUS) {
+            let link = low & LINK_UP != 0;
+            if link != self.link {
+                log::warn!("{}: the link is {}", self.device.location(), if link { "up" } else { "down" });
+            }
+            self.link = link;
+        }
     }
 
     /// Agree, attach, go: from reset to receiving.
@@ -266,9 +284,6 @@ fn address(device: &mut Device, features: u64) -> Result<[u8; 6], Error> {
     if mac[0] & 1 != 0 || mac == [0; 6] {
         return Err(Error::Layout("its address is not one station's"));
     }
-    if features & feature::NET_STATUS != 0 && device.configuration::<2>(STATUS)?[0] & LINK_UP == 0 {
-        log::warn!("{}: the link is down", device.location());
-    }
     Ok(mac)
 }
 
@@ -347,9 +362,12 @@ impl Nic for VirtioNet {
             State::Resting { .. } => return true,
             State::Dead => return false,
         }
-        if self.device.acknowledge().configuration && self.device.needs_reset() {
-            self.asked = true;
-            return true;
+        if self.device.acknowledge().configuration {
+            if self.device.needs_reset() {
+                self.asked = true;
+                return true;
+            }
+            self.look_at_link();
         }
         let frames = self.receive.queue.arm(1);
         let room = self.transmit.starved && self.transmit.arm();

@@ -1,0 +1,140 @@
+//! The drivers under QEMU: every board, transport and set of features, with bytes carried both ways and compared.
+
+#[path = "../../../../image/pack/src/elf.rs"]
+mod elf;
+#[path = "../../../../image/pack/src/inner.rs"]
+mod inner;
+mod machine;
+mod place;
+
+use machine::{Counters, Machine};
+use place::{Network, inside};
+
+/// Bytes carried each way.
+const MUCH: usize = 4 << 20;
+
+/// What is said in QEMU's terms about one run.
+struct Case {
+    name: &'static str,
+    board: &'static str,
+    /// Properties of both NICs.
+    nic: &'static str,
+    arguments: &'static [&'static str],
+    /// MiB of memory, and what else is on the command line.
+    memory: u32,
+    line: &'static str,
+    /// Whether segments are merged and cut by the device.
+    offloaded: bool,
+}
+
+const CASE: Case =
+    Case { name: "", board: "", nic: "", arguments: &[], memory: 32, line: "", offloaded: true };
+const QBOOT: &[&str] = &["-bios", "qboot.rom"];
+const VERSION_2: &[&str] = &["-global", "virtio-mmio.force-legacy=false"];
+const PLAIN: &str = ",csum=off,guest_csum=off,host_tso4=off,guest_tso4=off,host_tso6=off,guest_tso6=off,host_ecn=off,\
+                     guest_ecn=off,guest_ufo=off,host_ufo=off,gso=off";
+const NO_SEGMENTS: &str = ",host_tso4=off,guest_tso4=off,host_tso6=off,guest_tso6=off,gso=off";
+
+const CASES: &[Case] = &[
+    Case { name: "modern PCI", board: "q35", nic: ",disable-legacy=on", ..CASE },
+    Case { name: "transitional PCI", board: "q35", nic: ",disable-legacy=off", ..CASE },
+    Case { name: "PCI without ECAM", board: "pc", ..CASE },
+    Case { name: "PCI without addresses, q35", board: "q35", arguments: QBOOT, ..CASE },
+    Case { name: "PCI without addresses, pc", board: "pc", arguments: QBOOT, ..CASE },
+    Case { name: "legacy mmio, searched, second controller", board: "microvm", ..CASE },
+    Case { name: "legacy mmio, searched, first controller", board: "microvm,ioapic2=off", ..CASE },
+    Case { name: "legacy mmio, named", board: "microvm,acpi=off", ..CASE },
+    Case { name: "mmio version 2, searched", board: "microvm", arguments: VERSION_2, ..CASE },
+    Case { name: "mmio version 2, named", board: "microvm,acpi=off", arguments: VERSION_2, ..CASE },
+    Case { name: "header on its own", board: "microvm", nic: ",any_layout=off", ..CASE },
+    Case { name: "flags instead of an event index", board: "q35", nic: ",event_idx=off", ..CASE },
+    Case { name: "no event index on mmio", board: "microvm", nic: ",event_idx=off", ..CASE },
+    Case { name: "long queues", board: "q35", nic: ",rx_queue_size=1024", ..CASE },
+    Case { name: "no offloads", board: "q35", nic: PLAIN, offloaded: false, ..CASE },
+    Case { name: "checksums only", board: "q35", nic: NO_SEGMENTS, offloaded: false, ..CASE },
+    Case { name: "an MTU of 9000", board: "q35", nic: ",host_mtu=9000", ..CASE },
+    Case {
+        name: "little memory",
+        board: "q35",
+        memory: 4,
+        line: "nic-memory=64 socket-memory=32",
+        offloaded: false,
+        ..CASE
+    },
+];
+
+#[test]
+fn bytes_go_both_ways_on_every_board_and_transport() {
+    inside("bytes_go_both_ways_on_every_board_and_transport", |network| {
+        for case in CASES {
+            let machine =
+                Machine::start(case.board, case.nic, case.memory, case.line, case.arguments, network);
+            for nic in 0..2 {
+                machine.echo(nic, MUCH / 4);
+                machine.discard(nic, MUCH);
+                machine.generate(nic, MUCH);
+                let counters = machine.counters(nic);
+                println!("{}: NIC {nic}: {counters:?}", case.name);
+                check(case, &counters, network);
+            }
+        }
+    });
+}
+
+/// Nothing is lost in a driver, and with offloads a frame carries many segments.
+fn check(case: &Case, counters: &Counters, network: &Network) {
+    assert_eq!((counters.dropped, counters.resets), (0, 0), "{}", case.name);
+    let segments = (2 * MUCH / 1460) as u64;
+    if case.offloaded && network.has_offloads() {
+        assert!(
+            counters.received < segments / 2 && counters.sent < segments / 2,
+            "{}: {counters:?}",
+            case.name
+        );
+    } else {
+        assert!(counters.sent > segments / 8, "{}: {counters:?}", case.name);
+    }
+}
+
+#[test]
+fn randomness_comes_over_either_transport() {
+    inside("randomness_comes_over_either_transport", |network| {
+        for (board, device) in
+            [("q35", "virtio-rng-pci"), ("pc", "virtio-rng-pci"), ("microvm", "virtio-rng-device")]
+        {
+            let arguments = ["-device", device];
+            let first = Machine::start(board, "", 32, "", &arguments, network).line("random ");
+            let second = Machine::start(board, "", 32, "", &arguments, network).line("random ");
+            assert!(first.len() > 300 && first != second, "{board}: {first}");
+        }
+    });
+}
+
+#[test]
+fn a_device_that_cannot_be_driven_is_named_and_the_others_work() {
+    inside("a_device_that_cannot_be_driven_is_named_and_the_others_work", |network| {
+        let arguments = [
+            "-device",
+            "virtio-net-pci,disable-modern=on,romfile=",
+            "-device",
+            "virtio-net-pci,vectors=0,romfile=",
+        ];
+        let machine = Machine::start("pc", "", 32, "", &arguments, network);
+        assert!(machine.line("legacy registers only").contains("not used"));
+        assert!(machine.line("no MSI-X").contains("not used"));
+        machine.echo(0, MUCH / 16);
+        machine.echo(1, MUCH / 16);
+    });
+}
+
+#[test]
+fn an_idle_machine_takes_no_time() {
+    inside("an_idle_machine_takes_no_time", |network| {
+        for board in ["q35", "microvm"] {
+            let machine = Machine::start(board, "", 32, "", &[], network);
+            machine.echo(0, 1000);
+            let share = machine.load(std::time::Duration::from_secs(3));
+            assert!(share < 0.05, "{board}: {share} of a CPU while nothing happens");
+        }
+    });
+}
