@@ -49,9 +49,7 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
     let mut slots = mmio::on_command_line(inventory.command_line);
 
     if let Some(mut buses) = Pci::find() {
-        let fs = buses.functions();
-        log::info!("c {}", fs.len());
-        for function in fs {
+        for function in buses.functions() {
             if virtio_device_type(&function.info).is_some_and(|kind| KINDS.contains(&kind)) {
                 let opened = pci::open(&mut buses, function.at);
                 found.take(Location::Pci(function.at), opened, inventory);

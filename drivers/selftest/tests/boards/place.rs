@@ -25,7 +25,7 @@ impl Network {
         let forwards = forwarded
             .iter()
             .map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-10.9.{nic}.2:{there}"));
-        format!("user,id=n{nic},net=10.9.{nic}.0/24{}", forwards.collect::<String>())
+        format!("user,id=n{nic},net=10.9.{nic}.0/24,host=10.9.{nic}.1{}", forwards.collect::<String>())
     }
 }
 
