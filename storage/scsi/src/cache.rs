@@ -80,6 +80,11 @@ impl Cache {
         }
     }
 
+    /// Whether this nexus has yet to be told of a loss.
+    pub(crate) fn owes(&self, nexus: Nexus) -> bool {
+        self.losses.get(nexus.index()) == Some(&Loss::Owed)
+    }
+
     /// The logical unit was reset: who was told of a loss starts anew.
     pub(crate) fn reset(&mut self) {
         for loss in &mut self.losses {
@@ -130,8 +135,9 @@ mod tests {
         cache.wrote();
         cache.lose();
         cache.reset();
+        assert!(cache.owes(one) && cache.owes(two));
         assert!(cache.tell_loss(one), "a reset before anybody was told clears nothing");
-        assert!(cache.tell_loss(one), "and it stays failed");
+        assert!(cache.tell_loss(one) && !cache.owes(one), "and it stays failed");
         cache.reset();
         assert!(!cache.tell_loss(one));
         assert!(cache.tell_loss(two), "the other was not told before the reset");

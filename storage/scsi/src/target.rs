@@ -182,10 +182,16 @@ impl Target {
     /// The place of a port, for a login or for a registration on its behalf.
     pub(crate) fn claim(&mut self, port: &TransportId) -> Option<Nexus> {
         let units = &self.units;
-        let is_registered = |nexus| {
-            units.iter().flat_map(|place| &place.unit).any(|unit| unit.persistent.is_registered(nexus))
-        };
-        match self.nexuses.claim(port, |nexus| !is_registered(nexus))? {
+        let any =
+            |test: &dyn Fn(&LogicalUnit) -> bool| units.iter().flat_map(|place| &place.unit).any(|u| test(u));
+        let is_registered = |nexus| any(&|unit| unit.persistent.is_registered(nexus));
+        // Who has yet to be told that its writes may be lost is forgotten last.
+        let is_owed = |nexus| any(&|unit| unit.cache.owes(nexus));
+        let found = self
+            .nexuses
+            .claim(port, |nexus| !is_registered(nexus) && !is_owed(nexus))
+            .or_else(|| self.nexuses.claim(port, |nexus| !is_registered(nexus)));
+        match found? {
             Claim::Known(nexus) => Some(nexus),
             Claim::New(nexus) => {
                 self.each_unit(|unit| unit.nexus_new(nexus));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{Bench, geometry};
-use crate::{LogicalUnit, code};
+use crate::{LogicalUnit, TransportId, code};
 use storage_block::{Error, Geometry, Operation};
 
 const SYNC: [u8; 10] = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -141,6 +141,24 @@ fn a_cache_that_is_gone_with_the_service_is_a_failed_flush() {
     bench.target.lun_reset(bench.unit);
     bench.run(&[0; 6], &[], 0);
     assert_eq!(sense(&bench.run(&SYNC, &[], 0).0), (3, code::WRITE_ERROR));
+}
+
+#[test]
+fn an_initiator_that_is_owed_an_error_is_not_forgotten_for_a_stranger() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let [one, two] = bench.nexuses;
+    unit(&mut bench).backend_lost(true);
+    // The one has been told, the other has not; both are gone.
+    assert_eq!(sense(&bench.run_as(one, &SYNC, &[], 0).0), (3, code::WRITE_ERROR));
+    bench.target.detach(two);
+    bench.target.detach(one);
+    for index in 0..3 {
+        let stranger = TransportId::iscsi("iqn.stranger", [index; 6]).expect("a name");
+        assert_ne!(bench.target.attach(&stranger), Some(two));
+    }
+    let back = bench.target.attach(&TransportId::iscsi("iqn.b", [0; 6]).expect("a name"));
+    assert_eq!(back, Some(two));
+    assert_eq!(sense(&bench.run_as(two, &SYNC, &[], 0).0), (3, code::WRITE_ERROR));
 }
 
 #[test]

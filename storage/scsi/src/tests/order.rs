@@ -73,6 +73,32 @@ fn ordered_commands_stand_between_the_others() {
 }
 
 #[test]
+fn a_parameter_list_is_not_asked_for_behind_an_ordered_command() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let ordered = start(&mut bench, &cdb10(0x28, 0, 10, 1), &[], Attribute::Ordered);
+    let fill = start(&mut bench, &cdb10(0x41, 0, 500, 1), &[7; 512], Attribute::Simple);
+    assert_eq!(bench.slots[fill].waits, "blocked");
+    assert_eq!(bench.control.used(), 0);
+    bench.run_all();
+    for index in [ordered, fill] {
+        good(&bench.slots[index].outcome.expect("an end"));
+    }
+    assert_eq!(bench.disk.bytes[500 * 512..501 * 512], [7; 512]);
+}
+
+#[test]
+fn an_aborted_command_that_waits_for_its_list_leaves_its_place() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let fill = start(&mut bench, &cdb10(0x41, 0, 500, 1), &[7; 512], Attribute::Simple);
+    let ordered = start(&mut bench, &cdb10(0x28, 0, 10, 1), &[], Attribute::Ordered);
+    assert_eq!(bench.slots[ordered].waits, "blocked");
+    bench.slots[fill].command.abort();
+    bench.slots[fill].receives.clear();
+    bench.run_all();
+    good(&bench.slots[ordered].outcome.expect("an end"));
+}
+
+#[test]
 fn more_commands_than_there_are_places_are_answered_task_set_full() {
     let mut bench = Bench::new(geometry(1000, 512));
     let all: Vec<_> =

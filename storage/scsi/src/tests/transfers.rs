@@ -126,6 +126,18 @@ fn a_read_error_tells_the_block_and_keeps_what_was_good() {
 }
 
 #[test]
+fn of_several_failures_the_first_block_s_is_told() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(1024, 4)]));
+    bench.disk.faults.push((Operation::Read, 18 * 512, Error::Io));
+    bench.disk.faults.push((Operation::Read, 22 * 512, Error::NoSpace));
+    // The bench completes the last request first.
+    let (outcome, data) = bench.run(&cdb10(0x28, 0, 16, 16), &[], 8192);
+    assert_eq!(sense(&outcome), (3, code::UNRECOVERED_READ_ERROR));
+    assert_eq!(information(&outcome), Some(18));
+    assert_eq!(data.len(), 1024);
+}
+
+#[test]
 fn each_error_below_has_its_sense_above() {
     let read = Operation::Read;
     let write = Operation::Write { fua: false };
