@@ -8,7 +8,7 @@ use core::cell::RefCell;
 use core::net::Ipv4Addr;
 use kernel_runtime::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::socket::dhcpv4;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 
 /// What a stack is told at start.
@@ -57,16 +57,10 @@ impl Stack {
         Self(Rc::new(RefCell::new(inner)))
     }
 
-    /// A stream slot with its own buffers, in bytes. Slots are taken at start and reused for one connection after
-    /// another; the receive buffer is also the largest TCP window that is offered.
+    /// A stream slot with its own buffers, in bytes. Their memory is reserved now, touched by the first connection, and
+    /// used for one connection after another; the receive buffer is also the largest TCP window that is offered.
     pub fn stream(&self, receive_bytes: usize, send_bytes: usize) -> Stream {
-        let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; receive_bytes]),
-            tcp::SocketBuffer::new(vec![0; send_bytes]),
-        );
-        socket.set_nagle_enabled(false);
-        let handle = self.0.borrow_mut().sockets.add(socket);
-        Stream::new(self.clone(), handle)
+        Stream::new(self.clone(), receive_bytes, send_bytes)
     }
 
     /// The stack's own address, once it has one.

@@ -1,12 +1,13 @@
 //! One TCP connection after another, in a slot with buffers of its own.
 
 use crate::Stack;
+use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll};
 use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp::{ConnectError as TcpConnectError, Socket, State};
+use smoltcp::socket::tcp::{ConnectError as TcpConnectError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
@@ -21,7 +22,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Dropping a `Stream` does not free the slot: slots live as long as the stack.
 pub struct Stream {
     stack: Stack,
-    handle: SocketHandle,
+    slot: Slot,
+}
+
+enum Slot {
+    /// Nobody has connected yet: receive and send buffer, reserved and empty.
+    Reserved(Vec<u8>, Vec<u8>),
+    Open(SocketHandle),
 }
 
 /// The connection is no more: reset, timed out or never there.
@@ -64,18 +71,42 @@ pub enum TryRead {
 }
 
 impl Stream {
-    pub(crate) fn new(stack: Stack, handle: SocketHandle) -> Self {
-        Self { stack, handle }
+    pub(crate) fn new(stack: Stack, receive_bytes: usize, send_bytes: usize) -> Self {
+        let slot = Slot::Reserved(Vec::with_capacity(receive_bytes), Vec::with_capacity(send_bytes));
+        Self { stack, slot }
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut Socket<'static>) -> T) -> T {
-        f(self.stack.0.borrow_mut().sockets.get_mut(self.handle))
+    /// The slot's socket, made when it is first needed.
+    fn open(&mut self) -> SocketHandle {
+        let (receive, send) = match &mut self.slot {
+            Slot::Open(handle) => return *handle,
+            Slot::Reserved(receive, send) => (receive, send),
+        };
+        let [receive, send] = [receive, send].map(|reserved| {
+            let mut buffer = core::mem::take(reserved);
+            buffer.resize(buffer.capacity(), 0);
+            SocketBuffer::new(buffer)
+        });
+        let mut socket = Socket::new(receive, send);
+        socket.set_nagle_enabled(false);
+        let handle = self.stack.0.borrow_mut().sockets.add(socket);
+        self.slot = Slot::Open(handle);
+        handle
+    }
+
+    /// What `f` says of the socket, or `closed` while there is none.
+    fn with<T>(&self, closed: T, f: impl FnOnce(&mut Socket<'static>) -> T) -> T {
+        match self.slot {
+            Slot::Open(handle) => f(self.stack.0.borrow_mut().sockets.get_mut(handle)),
+            Slot::Reserved(..) => closed,
+        }
     }
 
     /// Listen on `port` and wait for a peer. Several slots may listen on the same port; each takes one peer.
     pub async fn accept(&mut self, port: u16) {
+        self.open();
         loop {
-            self.with(|socket| {
+            self.with((), |socket| {
                 socket.abort();
                 configure(socket);
                 // Fails only for port zero and for an open socket, and this one was just closed.
@@ -90,10 +121,11 @@ impl Stream {
     /// Connect to `to`.
     pub async fn connect(&mut self, to: SocketAddrV4) -> Result<(), ConnectError> {
         {
+            let handle = self.open();
             let mut inner = self.stack.0.borrow_mut();
             let port = inner.ephemeral_port();
             let inner = &mut *inner;
-            let socket = inner.sockets.get_mut::<Socket<'_>>(self.handle);
+            let socket = inner.sockets.get_mut::<Socket<'_>>(handle);
             socket.abort();
             configure(socket);
             let remote = IpEndpoint::new(IpAddress::Ipv4(*to.ip()), to.port());
@@ -107,7 +139,7 @@ impl Stream {
     /// Wait until the handshake has succeeded, or failed.
     async fn established(&self) -> bool {
         poll_fn(|cx| {
-            self.with(|socket| match socket.state() {
+            self.with(Poll::Ready(false), |socket| match socket.state() {
                 State::Listen | State::SynSent | State::SynReceived => {
                     socket.register_recv_waker(cx.waker());
                     Poll::Pending
@@ -127,12 +159,12 @@ impl Stream {
 
     /// The peer's address while there is one.
     pub fn peer(&self) -> Option<SocketAddrV4> {
-        self.with(|socket| socket.remote_endpoint()).and_then(address)
+        self.with(None, |socket| socket.remote_endpoint()).and_then(address)
     }
 
     /// Our own address and port while there is a peer.
     pub fn local(&self) -> Option<SocketAddrV4> {
-        self.with(|socket| socket.local_endpoint()).and_then(address)
+        self.with(None, |socket| socket.local_endpoint()).and_then(address)
     }
 
     /// Read at least one byte; zero means that the peer has finished sending.
@@ -141,7 +173,7 @@ impl Stream {
             Ok(TryRead::Bytes(count)) => Poll::Ready(Ok(count)),
             Ok(TryRead::Finished) => Poll::Ready(Ok(0)),
             Ok(TryRead::Empty) => {
-                self.with(|socket| socket.register_recv_waker(cx.waker()));
+                self.with((), |socket| socket.register_recv_waker(cx.waker()));
                 Poll::Pending
             }
             Err(reset) => Poll::Ready(Err(reset)),
@@ -158,7 +190,7 @@ impl Stream {
                     Err(reset) => return Poll::Ready(Err(reset)),
                 };
                 if count == 0 {
-                    self.with(|socket| socket.register_send_waker(cx.waker()));
+                    self.with((), |socket| socket.register_send_waker(cx.waker()));
                     return Poll::Pending;
                 }
                 bytes = &bytes[count..];
@@ -170,7 +202,7 @@ impl Stream {
 
     /// Read what is there now.
     pub fn try_read(&self, buffer: &mut [u8]) -> Result<TryRead, Reset> {
-        self.with(|socket| {
+        self.with(Err(Reset), |socket| {
             if buffer.is_empty() {
                 return Ok(TryRead::Empty);
             }
@@ -185,12 +217,12 @@ impl Stream {
 
     /// Write as much of `bytes` as there is room for now, possibly nothing.
     pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Reset> {
-        self.with(|socket| socket.send_slice(bytes)).map_err(|_| Reset)
+        self.with(Err(Reset), |socket| socket.send_slice(bytes).map_err(|_| Reset))
     }
 
     /// Wake the task of `cx` when there is something to read, room to write, or the connection has ended.
     pub fn register(&self, cx: &mut Context<'_>) {
-        self.with(|socket| {
+        self.with((), |socket| {
             socket.register_recv_waker(cx.waker());
             socket.register_send_waker(cx.waker());
         });
@@ -198,19 +230,19 @@ impl Stream {
 
     /// Whether all that was written has been acknowledged by the peer.
     pub fn is_drained(&self) -> bool {
-        self.with(|socket| socket.send_queue() == 0)
+        self.with(true, |socket| socket.send_queue() == 0)
     }
 
     /// Finish sending: the peer sees the end of the stream after all that was written. Waits until the connection
     /// is closed on both sides, which a peer can delay for ever: bound it with a deadline, then
     /// [`Stream::abort`].
     pub async fn finish(&mut self) {
-        self.with(Socket::close);
+        self.with((), Socket::close);
         let mut scratch = [0; 512];
         poll_fn(|cx| {
             // What still arrives is of no interest, but must not hold the connection open.
             while matches!(self.try_read(&mut scratch), Ok(TryRead::Bytes(_))) {}
-            self.with(|socket| match socket.state() {
+            self.with(Poll::Ready(()), |socket| match socket.state() {
                 State::Closed | State::TimeWait | State::Listen => Poll::Ready(()),
                 _ => {
                     socket.register_recv_waker(cx.waker());
@@ -224,7 +256,7 @@ impl Stream {
 
     /// End the connection at once; the peer sees a reset.
     pub fn abort(&mut self) {
-        self.with(Socket::abort);
+        self.with((), Socket::abort);
     }
 }
 

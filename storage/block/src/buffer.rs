@@ -4,7 +4,7 @@
 //! and returning a [`Buffer`] moves a pointer between two lists and allocates nothing. A [`Share`] bounds what
 //! one disk may hold of it, so that a disk that hangs cannot starve the others.
 
-use alloc::{boxed::Box, rc::Rc, vec, vec::Vec};
+use alloc::{rc::Rc, vec::Vec};
 use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -26,7 +26,9 @@ struct Store {
 struct Class {
     size: usize,
     count: usize,
-    free: RefCell<Vec<Box<[u8]>>>,
+    /// Reserved in full, and touched as far as they were ever used: a machine that boots does not wait for memory that
+    /// nobody has asked for yet.
+    free: RefCell<Vec<Vec<u8>>>,
 }
 
 impl Pool {
@@ -41,7 +43,7 @@ impl Pool {
             .map(|&(size, count)| Class {
                 size,
                 count,
-                free: RefCell::new((0..count).map(|_| vec![0; size + STAGGER].into_boxed_slice()).collect()),
+                free: RefCell::new((0..count).map(|_| Vec::with_capacity(size + STAGGER)).collect()),
             })
             .collect();
         Self(Rc::new(Store { classes, returned: Cell::new(0) }))
@@ -67,7 +69,7 @@ impl Pool {
         Share { pool: self.clone(), account: Rc::new(Account { limit, used: Cell::new(0) }) }
     }
 
-    fn pop(&self, length: usize) -> Option<(usize, Box<[u8]>)> {
+    fn pop(&self, length: usize) -> Option<(usize, Vec<u8>)> {
         self.0.classes.iter().enumerate().filter(|(_, class)| class.size >= length).find_map(
             |(index, class)| {
                 let memory = class.free.borrow_mut().pop()?;
@@ -108,7 +110,10 @@ impl Share {
         if used != 0 && used + length > self.account.limit {
             return None;
         }
-        let (class, memory) = self.pool.pop(length)?;
+        let (class, mut memory) = self.pool.pop(length)?;
+        if memory.len() < length {
+            memory.resize(length, 0);
+        }
         let charged = self.pool.0.classes[class].size;
         self.account.used.set(used + charged);
         Some(Buffer { memory, length, class, share: self.clone() })
@@ -155,7 +160,7 @@ impl Share {
 
 /// Memory lent from a [`Pool`]; dropping it gives it back.
 pub struct Buffer {
-    memory: Box<[u8]>,
+    memory: Vec<u8>,
     length: usize,
     class: usize,
     share: Share,
