@@ -15,6 +15,9 @@ use smoltcp::wire::{IpAddress, IpEndpoint};
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How often an idle connection asks whether its peer is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Turns in which a reset may go out: the NIC may be full in one, and a peer whose MAC address nobody knows any more
+/// gets none.
+const FAREWELL_TURNS: usize = 4;
 
 /// A slot for one TCP connection at a time.
 ///
@@ -106,8 +109,8 @@ impl Stream {
     pub async fn accept(&mut self, port: u16) {
         self.open();
         loop {
+            self.let_go().await;
             self.with((), |socket| {
-                socket.abort();
                 configure(socket);
                 // Fails only for port zero and for an open socket, and this one was just closed.
                 let _ = socket.listen(port);
@@ -120,13 +123,13 @@ impl Stream {
 
     /// Connect to `to`.
     pub async fn connect(&mut self, to: SocketAddrV4) -> Result<(), ConnectError> {
+        let handle = self.open();
+        self.let_go().await;
         {
-            let handle = self.open();
             let mut inner = self.stack.0.borrow_mut();
             let port = inner.ephemeral_port();
             let inner = &mut *inner;
             let socket = inner.sockets.get_mut::<Socket<'_>>(handle);
-            socket.abort();
             configure(socket);
             let remote = IpEndpoint::new(IpAddress::Ipv4(*to.ip()), to.port());
             socket.connect(inner.interface.context(), remote, port).map_err(|error| match error {
@@ -134,6 +137,28 @@ impl Stream {
             })?;
         }
         if self.established().await { Ok(()) } else { Err(ConnectError::Refused) }
+    }
+
+    /// End whatever was in the slot, and stay until its peer was told: a new beginning would forget that.
+    async fn let_go(&self) {
+        self.with((), |socket| {
+            if socket.state() != State::TimeWait {
+                socket.abort();
+            }
+        });
+        let mut turns = 0;
+        poll_fn(|cx| {
+            let owes_reset = |socket: &mut Socket<'static>| {
+                socket.state() == State::Closed && socket.remote_endpoint().is_some()
+            };
+            if turns == FAREWELL_TURNS || !self.with(false, owes_reset) {
+                return Poll::Ready(());
+            }
+            turns += 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Wait until the handshake has succeeded, or failed.

@@ -199,6 +199,32 @@ fn a_slot_is_used_again_after_its_connection_has_ended() {
 }
 
 #[test]
+fn a_peer_hears_at_once_that_its_connection_was_aborted() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let mut listener = server.stream(4096, 4096);
+    world.executor.add("server", async move {
+        for _ in 0..2 {
+            listener.accept(80).await;
+            listener.read(&mut [0]).await.expect("a byte");
+            // The slot is used again at once, which must not swallow the reset.
+            listener.abort();
+        }
+        listener.accept(80).await;
+    });
+    let mut stream = client.stream(4096, 4096);
+    world.executor.add("client", async move {
+        for _ in 0..2 {
+            stream.connect("10.77.0.2:80".parse().expect("address")).await.expect("connected");
+            stream.write_all(&[1]).await.expect("written");
+            assert!(stream.read(&mut [0]).await.is_err(), "reset");
+        }
+        stream.connect("10.77.0.2:80".parse().expect("address")).await.expect("connected");
+    });
+    world.run(Duration::from_secs(1));
+}
+
+#[test]
 fn a_closed_port_refuses() {
     let mut world = World::new();
     let [client, _] = world.stacks();
