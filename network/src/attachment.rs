@@ -3,6 +3,7 @@
 use crate::gate::Gated;
 use crate::stack::{Inner, timestamp};
 use crate::{Settings, Stack};
+use core::cell::Cell;
 use kernel_runtime::Instant;
 use network_nic::Nic;
 use smoltcp::iface::{PollIngressSingleResult, PollResult};
@@ -39,15 +40,19 @@ impl<N: Nic> Attachment<N> {
     /// Take in what has arrived, boundedly. Answers whether anything had.
     pub fn receive(&mut self, now: Instant) -> bool {
         let mut inner = self.stack.0.borrow_mut();
-        let Inner { interface, sockets, rules, refused, .. } = &mut *inner;
+        let Inner { interface, sockets, rules, refused, backlog, .. } = &mut *inner;
         let now = timestamp(now);
-        let mut gated = Gated { device: &mut self.nic, rules: *rules, refused };
+        let opening = Cell::new(None);
+        let mut gated = Gated { device: &mut self.nic, rules: *rules, refused, opening: &opening };
         interface.poll_maintenance(now);
         let mut frames = 0;
         while frames < FRAMES_PER_TURN
             && interface.poll_ingress_single(now, &mut gated, sockets) != PollIngressSingleResult::None
         {
             frames += 1;
+            if let Some(port) = opening.take() {
+                backlog.opened(port, sockets);
+            }
         }
         if frames > 0 {
             inner.follow_dhcp();

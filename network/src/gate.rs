@@ -3,6 +3,7 @@
 //! Strong host model (RFC 1122 section 3.3.4.2): a stack answers for its own address on its own network and for
 //! nothing else. What is dropped here costs no state and sends no answer.
 
+use core::cell::Cell;
 use core::net::Ipv4Addr;
 use network_nic::{Device, DeviceCapabilities, Instant, PacketMeta, RxToken};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket};
@@ -103,11 +104,23 @@ fn is_senseless_tcp(packet: &Ipv4Packet<&[u8]>) -> bool {
             .is_ok_and(|tcp| (tcp.syn() && (tcp.fin() || tcp.rst())) || (tcp.fin() && tcp.rst()))
 }
 
+/// The port to which an admitted frame wants to open a connection.
+fn opened_port(frame: &[u8]) -> Option<u16> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    let packet = (frame.ethertype() == EthernetProtocol::Ipv4).then(|| frame.payload())?;
+    let packet = Ipv4Packet::new_checked(packet).ok()?;
+    let tcp = (packet.next_header() == IpProtocol::Tcp).then(|| packet.payload())?;
+    let tcp = TcpPacket::new_checked(tcp).ok()?;
+    (tcp.syn() && !tcp.ack()).then(|| tcp.dst_port())
+}
+
 /// A device behind a gate.
 pub(crate) struct Gated<'a, D> {
     pub(crate) device: &'a mut D,
     pub(crate) rules: Rules,
     pub(crate) refused: &'a mut u64,
+    /// The port of the last frame that asked for a connection.
+    pub(crate) opening: &'a Cell<Option<u16>>,
 }
 
 /// A received frame that the gate has yet to look at.
@@ -115,6 +128,7 @@ pub(crate) struct GatedRx<'a, R> {
     token: R,
     rules: Rules,
     refused: &'a mut u64,
+    opening: &'a Cell<Option<u16>>,
 }
 
 impl<D: Device> Device for Gated<'_, D> {
@@ -129,7 +143,8 @@ impl<D: Device> Device for Gated<'_, D> {
 
     fn receive(&mut self, timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let (token, reply) = self.device.receive(timestamp)?;
-        Some((GatedRx { token, rules: self.rules, refused: self.refused }, reply))
+        let Self { rules, refused, opening, .. } = self;
+        Some((GatedRx { token, rules: *rules, refused, opening }, reply))
     }
 
     fn transmit(&mut self, timestamp: Instant) -> Option<Self::TxToken<'_>> {
@@ -143,9 +158,10 @@ impl<D: Device> Device for Gated<'_, D> {
 
 impl<R: RxToken> RxToken for GatedRx<'_, R> {
     fn consume<T, F: FnOnce(&[u8]) -> T>(self, f: F) -> T {
-        let Self { token, rules, refused } = self;
+        let Self { token, rules, refused, opening } = self;
         token.consume(|frame| {
             if rules.admit(frame) {
+                opening.set(opened_port(frame));
                 return f(frame);
             }
             *refused += 1;

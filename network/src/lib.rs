@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod address;
 mod attachment;
+mod backlog;
 pub mod gate;
 mod stack;
 mod stream;

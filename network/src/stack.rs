@@ -1,5 +1,6 @@
 //! One TCP/IP stack: its interface, its sockets and how it got its address.
 
+use crate::backlog::Backlog;
 use crate::gate::{Rules, Side};
 use crate::{Addressing, Cidr, Stream};
 use alloc::rc::Rc;
@@ -33,6 +34,7 @@ pub(crate) struct Inner {
     pub(crate) sockets: SocketSet<'static>,
     pub(crate) rules: Rules,
     pub(crate) refused: u64,
+    pub(crate) backlog: Backlog,
     dhcp: Option<SocketHandle>,
     ports: Ports,
 }
@@ -47,6 +49,7 @@ impl Stack {
             sockets: SocketSet::new(vec![]),
             rules: Rules { side: settings.side, own: None, routed: false, foreign: settings.foreign },
             refused: 0,
+            backlog: Backlog::default(),
             dhcp: None,
             ports: Ports(settings.seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15),
         };

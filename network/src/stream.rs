@@ -107,7 +107,8 @@ impl Stream {
 
     /// Listen on `port` and wait for a peer. Several slots may listen on the same port; each takes one peer.
     pub async fn accept(&mut self, port: u16) {
-        self.open();
+        let handle = self.open();
+        self.stack.0.borrow_mut().backlog.add(handle, port);
         loop {
             self.let_go().await;
             self.with((), |socket| {
@@ -127,6 +128,7 @@ impl Stream {
         self.let_go().await;
         {
             let mut inner = self.stack.0.borrow_mut();
+            inner.backlog.remove(handle);
             let port = inner.ephemeral_port();
             let inner = &mut *inner;
             let socket = inner.sockets.get_mut::<Socket<'_>>(handle);

@@ -225,6 +225,35 @@ fn a_peer_hears_at_once_that_its_connection_was_aborted() {
 }
 
 #[test]
+fn peers_that_never_finish_their_handshake_keep_nobody_out() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    for _ in 0..4 {
+        let mut listener = server.stream(4096, 4096);
+        world.executor.add("server", async move {
+            listener.accept(3260).await;
+            listener.write_all(b"hello").await.expect("written");
+        });
+    }
+    let forged = world.ends[1].nic().incoming.clone();
+    let clock = world.executor.clock();
+    world.executor.add("clients", async move {
+        for round in 0..4_u8 {
+            for source in 0..40 {
+                let mut syn = gate::syn_from(&format!("10.77.0.{}", 50 + source + 40 * round));
+                syn[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+                forged.borrow_mut().push_back(syn);
+            }
+            let mut stream = client.stream(4096, 4096);
+            stream.connect("10.77.0.2:3260".parse().expect("address")).await.expect("connected");
+            assert_eq!(stream.read(&mut [0; 5]).await, Ok(5));
+            clock.sleep_until(clock.now() + Duration::from_millis(100)).await;
+        }
+    });
+    world.run(Duration::from_secs(5));
+}
+
+#[test]
 fn a_closed_port_refuses() {
     let mut world = World::new();
     let [client, _] = world.stacks();
@@ -250,7 +279,7 @@ mod gate {
         Rules { side, own: Some(own), routed: side == Side::Service, foreign }
     }
 
-    fn syn_from(source: &str) -> Vec<u8> {
+    pub(super) fn syn_from(source: &str) -> Vec<u8> {
         let source: Ipv4Addr = source.parse().expect("an address");
         let destination = Ipv4Addr::new(10, 77, 0, 2);
         let tcp = TcpRepr {
