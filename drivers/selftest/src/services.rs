@@ -12,7 +12,7 @@ use drivers::{AnyNic, Inventory};
 use kernel::Machine;
 use log::info;
 use network_nic::{Device, Nic};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
@@ -115,9 +115,11 @@ impl Link {
         for index in 0..self.services.len() {
             self.serve(index);
         }
-        self.interface.poll(now, &mut self.nic, &mut self.sockets);
+        let result = self.interface.poll(now, &mut self.nic, &mut self.sockets);
         self.nic.flush();
-        self.interface.poll_at(now, &self.sockets)
+        // Sending receives as well, and what came then has not been served.
+        let again = result == PollResult::SocketStateChanged;
+        if again { Some(now) } else { self.interface.poll_at(now, &self.sockets) }
     }
 
     fn serve(&mut self, index: usize) {
