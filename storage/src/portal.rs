@@ -23,9 +23,9 @@ const FINISH: Duration = Duration::from_secs(5);
 /// How long data may stand on the connection without a place before its command is told to try again.
 const STALL: Duration = Duration::from_millis(500);
 /// Connection slots that open when the machine starts.
-const FIRST_SLOTS: usize = 4;
+const FIRST_SLOTS: usize = 2;
 /// How long after each other the slots behind them open, so many at a time.
-const STAGGER: Duration = Duration::from_millis(50);
+const STAGGER: Duration = Duration::from_millis(25);
 /// Passes over both directions before other tasks have their turn.
 const PASSES: usize = 16;
 /// Bytes taken from one initiator in a pass.
@@ -41,11 +41,11 @@ enum End {
 
 /// The task of one connection slot: serve one initiator after another, for ever.
 pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, mut stream: Stream) {
-    let mut connection = Connection::new(&shared.limits.iscsi, shared.clock.now());
-    let mut path = Path::new(shared.clone(), index);
     // The first slots open at once, the others one after the other: touching their memory would delay the first login.
     let opens = STAGGER * u32::try_from(index / FIRST_SLOTS).unwrap_or(u32::MAX);
     shared.clock.sleep(opens).await;
+    let mut connection = Connection::new(&shared.limits.iscsi, shared.clock.now());
+    let mut path = Path::new(shared.clone(), index);
     loop {
         stream.accept(port).await;
         connection.reset(shared.clock.now());

@@ -74,14 +74,15 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         let service = Attachment::new(&service, parts.service, parts.now);
 
         let storage = Storage::new(&limits.storage(), clock.clone(), storage_seed, config.portal);
+        // Volumes first: the way to a storage service is the longest, and a login may wait for its end.
+        for index in 0..limits.volumes {
+            let (receive, send) = limits.nbd_buffers;
+            executor.add("nbd", storage.serve_volume(index, service.stack().stream(receive, send)));
+        }
         for index in 0..limits.connections {
             let (receive, send) = limits.iscsi_buffers;
             let stream = host.stack().stream(receive, send);
             executor.add("iscsi", storage.serve_initiators(index, ISCSI_PORT, stream));
-        }
-        for index in 0..limits.volumes {
-            let (receive, send) = limits.nbd_buffers;
-            executor.add("nbd", storage.serve_volume(index, service.stack().stream(receive, send)));
         }
         expose(config, &storage.control())?;
 
