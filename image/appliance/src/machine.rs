@@ -18,7 +18,7 @@ const FILE: &str = "opt/corbel/config";
 /// Each NIC's part of what is free after boot, as a divisor.
 const NIC_PART: usize = 6;
 /// What a NIC can make use of, in bytes: all its frames as long as they can be.
-const NIC_MOST: usize = 4608 << 10;
+const NIC_MOST: usize = 2560 << 10;
 
 /// Be the appliance.
 pub(crate) fn run(machine: Machine) -> ! {
