@@ -306,6 +306,10 @@ fn a_virtio_function_that_says_what_cannot_be_is_refused_before_anybody_believes
     assert!(layout(|list| list[1][3] = u32::MAX), "an enormous structure");
     assert!(layout(|list| list[0][3] = 0x37), "a common configuration that is cut off");
     assert!(layout(|list| list[3][2] = 0x2002), "not aligned");
+    // A capability of no known type, so near the end that the package would look beyond it.
+    let last = |word| virtio(|_| {}).with(0x90, 0xf4 << 8 | 0x11 | 3 << 16).with(0xf4, word);
+    assert!(matches!(open(last(9 << 24 | 16 << 16 | 9)), Some(Error::Layout(_))), "beyond the end");
+    assert_eq!(open(last(9 << 24 | 12 << 16 | 9)), Some(Error::Io(kernel_io::Error::Unmappable)), "inside");
     let unsupported =
         |change: fn(&mut [[u32; 5]; 4])| matches!(open(virtio(change)), Some(Error::Unsupported(_)));
     assert!(unsupported(|list| list[0][0] = 0), "no common configuration");

@@ -31,7 +31,12 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     let capabilities = pci.capabilities(at)?;
     // Finding out how long registers are means moving them, which is cheap only as long as they are nowhere.
     pci.disable(at);
-    // The package looks at these again and believes them, so everything it will look at is checked here.
+    // The package looks at these again and believes them, so everything it will look at is checked here. It reads four
+    // words of whatever calls itself a structure, of whichever type.
+    let structures = capabilities.iter().filter(|it| it.id == VENDOR && it.header.to_le_bytes()[0] >= 16);
+    if structures.into_iter().any(|it| it.offset.checked_add(15).is_none()) {
+        return Err(Error::Layout("a capability beyond its space"));
+    }
     let common = structure(pci, at, &capabilities, COMMON, COMMON_BYTES)?;
     let notify = structure(pci, at, &capabilities, NOTIFY, 2)?;
     let isr = structure(pci, at, &capabilities, ISR, 1)?;
