@@ -87,10 +87,11 @@ impl Pci {
         self.access.write_word(at, offset, value);
     }
 
-    /// Let a function answer at no address.
+    /// Let a function answer at no address and reach no memory: firmware may have left it at work in what is ours now.
     pub(crate) fn disable(&mut self, at: DeviceFunction) {
         let (_, command) = self.root.get_status_command(at);
-        self.root.set_command(at, command - (Command::MEMORY_SPACE | Command::IO_SPACE));
+        let working = Command::MEMORY_SPACE | Command::IO_SPACE | Command::BUS_MASTER;
+        self.root.set_command(at, command - working);
     }
 
     /// Let a function answer at its addresses and reach memory.
