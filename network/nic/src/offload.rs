@@ -16,7 +16,7 @@ const ETHERNET_LEN: usize = 14;
 /// Where the checksum stands in a TCP header (RFC 9293 section 3.1).
 const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum field holds the pseudo-header sum only.
-const NEEDS_CSUM: u8 = 1;
+pub const NEEDS_CSUM: u8 = 1;
 /// VIRTIO_NET_HDR_F_DATA_VALID: the device has verified the checksum.
 const DATA_VALID: u8 = 2;
 /// VIRTIO_NET_HDR_GSO_NONE.
