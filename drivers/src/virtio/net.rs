@@ -356,13 +356,15 @@ impl Nic for VirtioNet {
     }
 
     fn arm(&mut self) -> bool {
+        // Whatever the state: an interrupt that nobody takes keeps the machine awake.
+        let raised = self.device.acknowledge();
         match self.state {
             State::Up => {}
             // Nobody wakes us when the rest is over.
             State::Resting { .. } => return true,
             State::Dead => return false,
         }
-        if self.device.acknowledge().configuration {
+        if raised.configuration {
             if self.device.needs_reset() {
                 self.asked = true;
                 return true;
@@ -370,8 +372,8 @@ impl Nic for VirtioNet {
             self.look_at_link();
         }
         let frames = self.receive.queue.arm(1);
-        let room = self.transmit.starved && self.transmit.arm();
-        frames || room
+        // Without room to answer no frame is taken, so one that waits is no reason to go on; room is.
+        if self.transmit.starved { self.transmit.arm() } else { frames }
     }
 
     fn counters(&self) -> Counters {

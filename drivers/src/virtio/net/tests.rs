@@ -137,8 +137,8 @@ fn a_full_transmit_queue_gives_no_token_until_the_device_has_sent() {
     nic.flush();
     let chains: Vec<_> = core::iter::from_fn(|| device.take(1)).collect();
     assert_eq!(receive(&mut nic, at(0)), None);
-    // The driver sleeps although a frame waits that it cannot take, so it must hear of the room.
-    assert!(nic.arm());
+    // A frame waits that it cannot take: it sleeps nevertheless, and hears of the room.
+    assert!(!nic.arm());
     for (count, chain) in chains.iter().enumerate() {
         device.put(1, chain, 0);
         assert!(count > 0 || nic.arm());
@@ -476,6 +476,7 @@ fn a_device_that_does_not_come_back_is_given_up_and_keeps_its_memory() {
     let device = Emulated::nic(MODERN);
     let mut nic = device.driver(LITTLE).expect("it behaves at first");
     let stolen = device.take(0).expect("a buffer");
+    assert!(!nic.arm());
     device.lie(0, 9999, 0, 1);
     device.misbehave(Misbehaviour { stuck: true, ..Misbehaviour::default() });
     assert_eq!(receive(&mut nic, at(0)), None);
@@ -484,6 +485,7 @@ fn a_device_that_does_not_come_back_is_given_up_and_keeps_its_memory() {
     }
     nic.flush();
     assert!(!nic.arm(), "the machine may sleep");
+    assert!(!nic.device.acknowledge().queues, "which it does not while an interrupt has not been taken");
     drop(nic);
     stolen.write(b"late");
     assert_eq!(faults(), nothing(), "what a device has is nobody else's until it is reset");
