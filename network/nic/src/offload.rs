@@ -5,7 +5,9 @@
 //! the same. What it gives is not to be believed: [`check_received`] bounds it before the stack sees the frame.
 
 use core::num::NonZeroU16;
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, TcpPacket};
+use smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum,
+};
 
 /// Bytes of the header with `num_buffers`, as under VIRTIO_F_VERSION_1 or VIRTIO_NET_F_MRG_RXBUF.
 pub const HEADER_LEN: usize = 12;
@@ -148,11 +150,16 @@ pub enum Refused {
     Checksum,
 }
 
-/// Whether a received frame may be given to a stack that does not verify TCP checksums itself.
+/// Whether a received frame may be given to a stack that does not verify TCP checksums itself, and does verify all
+/// others.
 ///
-/// A frame that the device marks as checked, or whose checksum is still to be made (it came from the same machine),
-/// is fine; any other TCP segment is verified here.
-pub fn check_received(header: &Header, frame: &[u8]) -> Result<(), Refused> {
+/// A TCP segment that the device marks as checked, or whose checksum is still to be made (it came from the same
+/// machine), is fine; any other is verified here. Where the checksum of something else is still to be made (UDP: a DHCP
+/// server on the same machine), it is made here, in `frame`.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn check_received(header: &Header, frame: &mut [u8]) -> Result<(), Refused> {
     match header.gso_type & !GSO_ECN {
         GSO_NONE => {}
         GSO_TCPV4 if header.gso_size > 0 => {}
@@ -160,8 +167,20 @@ pub fn check_received(header: &Header, frame: &[u8]) -> Result<(), Refused> {
     }
     let tcp = tcp_segment(frame);
     if header.flags & NEEDS_CSUM != 0 {
-        let place = usize::from(header.csum_start) + usize::from(header.csum_offset) + 2;
-        return if place <= frame.len() { Ok(()) } else { Err(Refused::Header) };
+        let start = usize::from(header.csum_start);
+        let place = start + usize::from(header.csum_offset);
+        if place + 2 > frame.len() {
+            return Err(Refused::Header);
+        }
+        if tcp.is_none() {
+            let sum = match !checksum::data(&frame[start..]) {
+                // A UDP checksum of zero would mean that there is none; this is the other zero (RFC 768).
+                0 => u16::MAX,
+                sum => sum,
+            };
+            frame[place..place + 2].copy_from_slice(&sum.to_be_bytes());
+        }
+        return Ok(());
     }
     if header.flags & DATA_VALID != 0 {
         return Ok(());
@@ -178,7 +197,7 @@ pub fn check_received(header: &Header, frame: &[u8]) -> Result<(), Refused> {
 mod tests {
     use super::*;
     use smoltcp::phy::ChecksumCapabilities;
-    use smoltcp::wire::{Ipv4Repr, TcpControl, TcpRepr, TcpSeqNumber};
+    use smoltcp::wire::{Ipv4Repr, TcpControl, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr};
 
     const FROM: [u8; 4] = [10, 77, 0, 1];
     const TO: [u8; 4] = [10, 77, 0, 2];
@@ -258,30 +277,72 @@ mod tests {
         let before = arp.clone();
         assert_eq!(prepare_transmit(&mut arp, None).flags, 0);
         assert_eq!(arp, before);
-        assert_eq!(check_received(&Header::default(), &arp), Ok(()));
+        assert_eq!(check_received(&Header::default(), &mut arp), Ok(()));
     }
 
     #[test]
     fn a_wrong_checksum_is_refused_unless_somebody_vouches_for_it() {
         let mut bad = frame(b"payload", &ChecksumCapabilities::default());
-        assert_eq!(check_received(&Header::default(), &bad), Ok(()));
+        assert_eq!(check_received(&Header::default(), &mut bad), Ok(()));
         *bad.last_mut().expect("not empty") ^= 1;
-        assert_eq!(check_received(&Header::default(), &bad), Err(Refused::Checksum));
+        assert_eq!(check_received(&Header::default(), &mut bad), Err(Refused::Checksum));
         let valid = Header { flags: DATA_VALID, ..Header::default() };
-        assert_eq!(check_received(&valid, &bad), Ok(()));
+        assert_eq!(check_received(&valid, &mut bad), Ok(()));
+    }
+
+    #[test]
+    fn a_checksum_that_is_still_to_be_made_and_that_the_stack_verifies_is_made() {
+        // A DHCP server on the machine whose TAP this is: its UDP is left with the pseudo-header's sum.
+        for payload in [&b"dhcp"[..], b"offer", &[0xff; 301]] {
+            let udp = UdpRepr { src_port: 67, dst_port: 68 };
+            let length = udp.header_len() + payload.len();
+            let ip = Ipv4Repr {
+                src_addr: FROM.into(),
+                dst_addr: TO.into(),
+                next_header: IpProtocol::Udp,
+                payload_len: length,
+                hop_limit: 64,
+            };
+            let mut whole = vec![0; 14 + 20 + length];
+            let mut ethernet = EthernetFrame::new_unchecked(&mut whole);
+            ethernet.set_ethertype(EthernetProtocol::Ipv4);
+            let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+            ip.emit(&mut packet, &ChecksumCapabilities::default());
+            udp.emit(
+                &mut UdpPacket::new_unchecked(packet.payload_mut()),
+                &IpAddress::Ipv4(FROM.into()),
+                &IpAddress::Ipv4(TO.into()),
+                payload.len(),
+                |bytes| bytes.copy_from_slice(payload),
+                &ChecksumCapabilities::default(),
+            );
+            let mut left = whole.clone();
+            let mut sum = 17 + length as u32;
+            for pair in whole[26..34].as_chunks::<2>().0 {
+                sum += u32::from(u16::from_be_bytes(*pair));
+            }
+            left[40..42].copy_from_slice(&(((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+            let header = Header { flags: NEEDS_CSUM, csum_start: 34, csum_offset: 6, ..Header::default() };
+            assert_eq!(check_received(&header, &mut left), Ok(()));
+            assert_eq!(left, whole);
+        }
     }
 
     #[test]
     fn a_header_that_points_outside_its_frame_is_refused() {
-        let good = frame(b"payload", &ChecksumCapabilities::default());
+        let mut good = frame(b"payload", &ChecksumCapabilities::default());
         let end = u16::try_from(good.len()).expect("short");
         for (csum_start, csum_offset) in [(end, 0), (end - 1, 0), (0xffff, 0xffff), (34, end)] {
             let header = Header { flags: NEEDS_CSUM, csum_start, csum_offset, ..Header::default() };
-            assert_eq!(check_received(&header, &good), Err(Refused::Header));
+            assert_eq!(check_received(&header, &mut good), Err(Refused::Header));
         }
         for gso_type in [GSO_TCPV4, 3, 4, 5, 0x7f] {
             let header = Header { gso_type, gso_size: 0, ..Header::default() };
-            assert_eq!(check_received(&header, &good), Err(Refused::Header), "type {gso_type} without size");
+            assert_eq!(
+                check_received(&header, &mut good),
+                Err(Refused::Header),
+                "type {gso_type} without size"
+            );
         }
     }
 

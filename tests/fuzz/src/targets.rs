@@ -222,8 +222,8 @@ pub(crate) fn frame(input: &[u8]) {
     use network_nic::offload::{HEADER_LEN, Header, check_received, prepare_transmit};
     let Some((header, frame)) = input.split_at_checked(HEADER_LEN) else { return };
     let Some(header) = Header::parse(header) else { return };
-    let _verdict = check_received(&header, frame);
     let mut frame = frame.to_vec();
+    let _verdict = check_received(&header, &mut frame);
     let header = prepare_transmit(&mut frame, NonZeroU16::new(header.gso_size));
     assert!(usize::from(header.csum_start) <= frame.len());
 }

@@ -32,9 +32,9 @@ impl Checks {
         }
     }
 
-    /// Whether what the device has written, header and all, is a frame for the stack.
-    fn admit(&self, bytes: &[u8]) -> bool {
-        let Some((header, frame)) = bytes.split_at_checked(self.header) else { return false };
+    /// Whether what the device has written, header and all, is a frame for the stack; it is made ready for it.
+    fn admit(&self, bytes: &mut [u8]) -> bool {
+        let Some((header, frame)) = bytes.split_at_mut_checked(self.header) else { return false };
         let Some(header) = Header::parse(header) else { return false };
         if frame.len() < ETHERNET {
             return false;
@@ -80,8 +80,8 @@ impl Receive {
     /// one round of the ring, so that a flood of bad frames does not hold up the rest of the machine.
     pub(super) fn next(&mut self, dropped: &mut u64) -> Result<Option<(Buffer, usize)>, Lie> {
         for _ in 0..self.queue.capacity() {
-            let Some((buffer, length)) = self.queue.pop()? else { return Ok(None) };
-            if self.checks.admit(&buffer[..length]) {
+            let Some((mut buffer, length)) = self.queue.pop()? else { return Ok(None) };
+            if self.checks.admit(&mut buffer[..length]) {
                 return Ok(Some((buffer, length)));
             }
             *dropped += 1;

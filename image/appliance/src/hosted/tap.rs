@@ -151,7 +151,7 @@ impl Device for Tap {
                 self.counters.dropped += 1;
                 continue;
             };
-            if offload::check_received(&header, &self.receive[HEADER_LEN..count]).is_ok() {
+            if offload::check_received(&header, &mut self.receive[HEADER_LEN..count]).is_ok() {
                 break count;
             }
             self.counters.dropped += 1;
