@@ -284,6 +284,15 @@ impl Command {
         }
     }
 
+    /// Tell the unit of what [`Command::completed`] has told: which writes were acknowledged and which flushes
+    /// succeeded. A step does it as well; this is for one who has to know, before the next step, what
+    /// [`LogicalUnit::is_dirty`] says.
+    pub fn settle(&mut self, target: &mut Target) {
+        if let (Task::Job(job), Some(unit)) = (&mut self.task, target.unit_mut(self.head.unit)) {
+            job.settle(unit);
+        }
+    }
+
     /// Go on. Called until it says to wait, and again whenever it may go on.
     pub fn step(&mut self, target: &mut Target, memory: &Memory<'_>) -> Step {
         loop {

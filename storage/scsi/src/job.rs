@@ -159,6 +159,18 @@ impl Job {
         quiet
     }
 
+    /// Let the unit know of all that has returned.
+    pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
+        match &mut self.work {
+            Work::None => {}
+            Work::Transfer(transfer) => transfer.settle(unit),
+            Work::Ranges(ranges) => ranges.settle(unit),
+        }
+        if let Flush::Returned(mark, Ok(())) = self.flush {
+            unit.cache.flushed(mark);
+        }
+    }
+
     pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
         if let Work::Transfer(transfer) = &mut self.work {
             transfer.received(offset, buffer);

@@ -127,7 +127,7 @@ impl Ranges {
         }
     }
 
-    fn settle(&mut self, unit: &mut LogicalUnit) {
+    pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
         for place in &mut self.requests {
             let Some((extent, State::Returned(result))) = *place else { continue };
             *place = None;

@@ -208,6 +208,19 @@ impl Transfer {
         self.segments.iter().all(Option::is_none)
     }
 
+    /// Let the unit know of the writes that were acknowledged.
+    pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
+        for segment in self.segments.iter_mut().flatten() {
+            if matches!(segment.state, State::Returned(Ok(()))) {
+                if self.pass.program.get(segment.at) == Some(&Move::Store) && !self.fua {
+                    unit.wrote();
+                }
+                segment.at += 1;
+                segment.state = State::Idle;
+            }
+        }
+    }
+
     pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
         let start = offset.wrapping_sub(self.pass.data);
         let segment = self
