@@ -181,6 +181,16 @@ impl Shared {
     /// The way to the disk is lost for the moment: commands wait. Writes that were acknowledged and not flushed may be
     /// lost with it, and the disk's flushes say so from now on.
     pub(crate) fn volume_lost(&self, volume: VolumeIndex) {
+        {
+            // A write whose reply came with the last bytes of the connection is not looked at yet by its session, and
+            // lost all the same.
+            let State { registry, commands, .. } = &mut *self.state.borrow_mut();
+            for (_, running) in commands.iter_mut() {
+                if let Some(device) = registry.device_mut(running.target) {
+                    running.command.settle(device);
+                }
+            }
+        }
         self.each_unit(volume, |unit| {
             let unflushed = unit.is_dirty();
             if unflushed {
