@@ -17,6 +17,8 @@ mod path;
 mod portal;
 mod registry;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod volume;
 
 use alloc::rc::Rc;

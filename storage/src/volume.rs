@@ -40,6 +40,8 @@ pub(crate) struct Volume {
 
 struct Inner {
     assignment: Option<Assignment>,
+    /// Counts the assignments, so that a task that still ends an earlier one does not take the next one's part.
+    generation: u64,
     /// Requests not yet given to the engine. No longer than the parts of all running commands.
     waiting: VecDeque<Waiting>,
     state: VolumeState,
@@ -64,8 +66,13 @@ pub(crate) struct Assignment {
 
 impl Volume {
     pub(crate) fn new() -> Self {
-        let inner =
-            Inner { assignment: None, waiting: VecDeque::new(), state: VolumeState::Connecting, size: None };
+        let inner = Inner {
+            assignment: None,
+            generation: 0,
+            waiting: VecDeque::new(),
+            state: VolumeState::Connecting,
+            size: None,
+        };
         Self { signal: Signal::new(), inner: RefCell::new(inner) }
     }
 
@@ -73,6 +80,7 @@ impl Volume {
     pub(crate) fn assign(&self, assignment: Option<Assignment>) {
         let mut inner = self.inner.borrow_mut();
         inner.assignment = assignment;
+        inner.generation += 1;
         inner.state = VolumeState::Connecting;
         inner.size = None;
         self.signal.raise();
@@ -137,10 +145,13 @@ enum End {
 pub(crate) async fn run(shared: Rc<Shared>, index: VolumeIndex, mut stream: Stream) {
     loop {
         let volume = &shared.volumes[index];
-        let assignment = volume.inner.borrow().assignment.clone();
+        let (assignment, generation) = {
+            let inner = volume.inner.borrow();
+            (inner.assignment.clone(), inner.generation)
+        };
         match assignment {
             None => volume.signal.wait().await,
-            Some(assignment) => match Server::new(shared.clone(), index, &assignment) {
+            Some(assignment) => match Server::new(shared.clone(), index, generation, &assignment) {
                 Ok(server) => server.serve(&mut stream).await,
                 Err(error) => {
                     volume.set_state(VolumeState::Down(error.to_string()));
@@ -155,18 +166,25 @@ pub(crate) async fn run(shared: Rc<Shared>, index: VolumeIndex, mut stream: Stre
 struct Server {
     shared: Rc<Shared>,
     index: VolumeIndex,
+    generation: u64,
     address: SocketAddrV4,
     client: Client,
     quarantine: Quarantine,
     reconnect: Reconnect,
     /// The export as the initiators know it.
     known: Option<Export>,
-    /// Since when there is no connection, unless the waiting requests were given up already.
+    /// Since when no request was answered because the connection is lost or new, unless those that wait were given up
+    /// already.
     waiting_since: Option<Instant>,
 }
 
 impl Server {
-    fn new(shared: Rc<Shared>, index: VolumeIndex, assignment: &Assignment) -> Result<Self, ClientError> {
+    fn new(
+        shared: Rc<Shared>,
+        index: VolumeIndex,
+        generation: u64,
+        assignment: &Assignment,
+    ) -> Result<Self, ClientError> {
         let now = shared.clock.now();
         Ok(Self {
             client: Client::new(&shared.limits.nbd, &assignment.export)?,
@@ -177,6 +195,7 @@ impl Server {
             waiting_since: Some(now),
             shared,
             index,
+            generation,
         })
     }
 
@@ -188,8 +207,9 @@ impl Server {
         self.shared.clock.now()
     }
 
+    /// Whether this assignment is over; the place may have another one by now, which is not ours to serve.
     fn is_withdrawn(&self) -> bool {
-        self.volume().is_free()
+        self.volume().inner.borrow().generation != self.generation
     }
 
     async fn serve(mut self, stream: &mut Stream) {
@@ -199,9 +219,13 @@ impl Server {
             stream.abort();
             let now = self.now();
             self.client.disconnected(now);
+            // What was answered before the end has an outcome; only the rest is sent again.
+            while let Some(Event::Completed(completion)) = self.client.poll_event() {
+                self.shared.complete(completion);
+            }
             match end {
-                End::Withdrawn => return self.give_up(),
-                End::Lost(reason, retry) => self.lost(now, &reason, retry),
+                End::Lost(reason, retry) if !self.is_withdrawn() => self.lost(now, &reason, retry),
+                End::Lost(..) | End::Withdrawn => return self.give_up(),
             }
         }
     }
@@ -235,6 +259,12 @@ impl Server {
         if let Err(fatal) = self.client.handle_timeout(now) {
             return Poll::Ready(self.ended(fatal));
         }
+        // Or their time, once it has come, would wake us for ever.
+        self.quarantine.expire(now);
+        if self.hold_until().is_some_and(|until| now >= until) {
+            // A server may take connections, and even say what it serves, and then never serve it.
+            return Poll::Ready(End::soon("no request was answered in time"));
+        }
         if self.is_withdrawn() {
             self.client.disconnect();
             if now >= *farewell.get_or_insert(now + FAREWELL) {
@@ -247,7 +277,9 @@ impl Server {
                 Ok(true) => {}
                 Ok(false) => {
                     stream.register(cx);
-                    let due = [self.client.poll_timeout(), self.quarantine.poll_timeout(), *farewell];
+                    let farewell = *farewell;
+                    let (client, quarantine) = (self.client.poll_timeout(), self.quarantine.poll_timeout());
+                    let due = [client, quarantine, self.hold_until(), farewell];
                     sleep.reset(due.into_iter().flatten().min().unwrap_or(now + FAREWELL));
                     let asked = self.volume().signal.poll_lower(cx).is_ready();
                     let due = Pin::new(&mut *sleep).poll(cx).is_ready();
@@ -317,7 +349,10 @@ impl Server {
             moved = true;
             match event {
                 Event::Ready => self.ready(now)?,
-                Event::Completed(completion) => self.shared.complete(completion),
+                Event::Completed(completion) => {
+                    self.waiting_since = None;
+                    self.shared.complete(completion);
+                }
                 Event::Suspect => log::warn!("volume {}: {} is silent", self.index, self.address),
                 Event::Closing => log::info!("volume {}: {} is shutting down", self.index, self.address),
                 Event::Closed if self.is_withdrawn() => return Err(End::Withdrawn),
@@ -345,7 +380,10 @@ impl Server {
         // With the geometry that is shown, which the next export has to match.
         self.known = Some(Export { geometry, ..export });
         self.reconnect.up(now);
-        self.waiting_since = None;
+        let sends_again = self.volume().inner.borrow().waiting.iter().any(|waiting| waiting.again);
+        if !sends_again {
+            self.waiting_since = None;
+        }
         let mut inner = self.volume().inner.borrow_mut();
         inner.state = VolumeState::Ready;
         inner.size = Some(geometry.size);
@@ -362,8 +400,8 @@ impl Server {
 
     /// The connection is gone: what it left unfinished is sent again on the next one, before all that waits.
     fn lost(&mut self, now: Instant, reason: &str, retry: Retry) {
-        if self.waiting_since.is_none() && self.volume().is_ready() {
-            self.waiting_since = Some(now);
+        if self.volume().is_ready() {
+            self.waiting_since.get_or_insert(now);
             self.shared.volume_lost(self.index);
         }
         log::warn!("volume {}: {}: {reason}", self.index, self.address);
@@ -388,22 +426,33 @@ impl Server {
     /// again, and so is every one that comes, until the service is back.
     async fn pause(&mut self) {
         loop {
-            let now = self.now();
-            let give_up = self.waiting_since.map(|since| since + self.shared.limits.hold);
-            if give_up.is_some_and(|give_up| now >= give_up) {
-                self.waiting_since = None;
-                self.shared.volume_unavailable(self.index);
-                self.give_up();
-            }
-            if self.is_withdrawn() || self.reconnect.poll_dial(now).is_some() {
+            if self.is_withdrawn() {
                 return;
             }
-            let due =
-                [self.reconnect.poll_timeout(), give_up].into_iter().flatten().filter(|due| *due > now).min();
+            let now = self.now();
+            self.hold(now);
+            if self.reconnect.poll_dial(now).is_some() {
+                return;
+            }
+            let due = [self.reconnect.poll_timeout(), self.hold_until()];
+            let due = due.into_iter().flatten().min().unwrap_or(now + CONNECT);
             let clock = self.shared.clock.clone();
             // Early when something was queued or the volume withdrawn; only the latter ends the pause.
-            let due = due.unwrap_or(now + CONNECT);
             let _early = with_deadline(&clock, due, self.volume().signal.wait()).await;
+        }
+    }
+
+    /// Until when commands are held.
+    fn hold_until(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| since + self.shared.limits.hold)
+    }
+
+    /// Hold commands no longer than they may be.
+    fn hold(&mut self, now: Instant) {
+        if self.hold_until().is_some_and(|until| now >= until) {
+            self.waiting_since = None;
+            self.shared.volume_unavailable(self.index);
+            self.give_up();
         }
     }
 

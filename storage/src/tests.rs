@@ -1,0 +1,354 @@
+//! Volumes against a storage service in memory, over a simulated wire.
+
+use crate::shared::Shared;
+use crate::{Control, Exposure, Limits, Storage, VolumeState};
+use kernel_runtime::{Clock, Executor, Instant};
+use network::{Addressing, Attachment, Settings, Side, Stack, Stream, TryRead};
+use network_nic::{Checksum, Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, TxToken};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+use storage_block::{Operation, Request};
+use storage_nbd::testing::{self, Disk, Session, Shape};
+use storage_nbd::wire::command;
+
+type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
+
+/// One end of a wire that loses nothing.
+struct Wire {
+    last: u8,
+    incoming: Queue,
+    outgoing: Queue,
+}
+
+struct Rx(Vec<u8>);
+struct Tx(Queue);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Tx {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
+        let mut frame = vec![0; length];
+        let result = f(&mut frame);
+        self.0.borrow_mut().push_back(frame);
+        result
+    }
+}
+
+impl Device for Wire {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx;
+
+    fn receive(&mut self, _: network_nic::Instant) -> Option<(Rx, Tx)> {
+        let frame = self.incoming.borrow_mut().pop_front()?;
+        Some((Rx(frame), Tx(self.outgoing.clone())))
+    }
+
+    fn transmit(&mut self, _: network_nic::Instant) -> Option<Tx> {
+        Some(Tx(self.outgoing.clone()))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities.checksum.tcp = Checksum::Both;
+        capabilities
+    }
+}
+
+impl Nic for Wire {
+    fn mac(&self) -> [u8; 6] {
+        [2, 0, 0, 0, 0, self.last]
+    }
+    fn flush(&mut self) {}
+    fn arm(&mut self) -> bool {
+        !self.incoming.borrow().is_empty()
+    }
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+}
+
+/// What the service does with the commands of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Execute and answer them.
+    Serve,
+    /// Execute nothing.
+    Hang,
+    /// Execute and answer them, and close the connection behind the answer.
+    ServeAndClose,
+    /// Close the connection when one comes.
+    Close,
+}
+
+/// The storage service.
+struct Service {
+    name: &'static str,
+    disk: Disk,
+    manner: Manner,
+    /// Writes it was given.
+    writes: usize,
+}
+
+async fn serve(service: Rc<RefCell<Service>>, clock: Clock, port: u16, mut stream: Stream) {
+    loop {
+        stream.accept(port).await;
+        let mut session = {
+            let service = service.borrow();
+            let settings = testing::Settings { name: service.name.into(), ..testing::Settings::default() };
+            Session::new(&settings, &service.disk)
+        };
+        converse(&service, &clock, &mut session, &mut stream).await;
+        session.assert_obeyed();
+        stream.finish().await;
+    }
+}
+
+async fn converse(service: &RefCell<Service>, clock: &Clock, session: &mut Session, stream: &mut Stream) {
+    let mut buffer = [0; 4096];
+    loop {
+        let output = std::mem::take(&mut session.output);
+        if stream.write_all(&output).await.is_err() {
+            return;
+        }
+        let count = match stream.try_read(&mut buffer) {
+            Ok(TryRead::Bytes(count)) => count,
+            Ok(TryRead::Empty) => {
+                clock.sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+            Ok(TryRead::Finished) | Err(_) => return,
+        };
+        session.receive(&buffer[..count]);
+        let service = &mut *service.borrow_mut();
+        if session.waiting.is_empty() || service.manner == Manner::Hang {
+            continue;
+        }
+        let is_write = |waiting: &&testing::Waiting| waiting.request.command == command::WRITE;
+        service.writes += session.waiting.iter().filter(is_write).count();
+        if service.manner == Manner::Close {
+            return;
+        }
+        while !session.waiting.is_empty() {
+            session.execute(&mut service.disk, 0, Shape::Plain);
+        }
+        if service.manner == Manner::ServeAndClose {
+            let output = std::mem::take(&mut session.output);
+            let taken = stream.try_write(&output);
+            assert_eq!(taken, Ok(output.len()), "a short answer fits");
+            return;
+        }
+    }
+}
+
+struct World {
+    ends: [Attachment<Wire>; 2],
+    executor: Executor,
+    now: Instant,
+    storage: Storage,
+    server: Stack,
+    /// Rounds of the loop so far.
+    turns: u64,
+}
+
+fn limits() -> Limits {
+    Limits {
+        connections: 2,
+        volumes: 2,
+        commands: 16,
+        pool: [(4096, 16), (16384, 4), (32768, 4)],
+        share: 65536,
+        control: 16384,
+        iscsi: crate::IscsiLimits::default(),
+        scsi: crate::ScsiLimits { units: 2, nexuses: 8, commands: 16 },
+        nbd: crate::NbdLimits::default(),
+        hold: Duration::from_secs(25),
+        hold_off: Duration::from_secs(30),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let (a, b) = (Queue::default(), Queue::default());
+        let end = |last: u8, incoming: &Queue, outgoing: &Queue| {
+            let cidr = format!("10.78.0.{last}/24").parse().expect("an address");
+            let addressing = Addressing::Static { cidr, gateway: None };
+            let settings = Settings { side: Side::Service, addressing, foreign: None, seed: u64::from(last) };
+            let wire = Wire { last, incoming: incoming.clone(), outgoing: outgoing.clone() };
+            Attachment::new(&settings, wire, Instant::ZERO)
+        };
+        let ends = [end(1, &a, &b), end(2, &b, &a)];
+        let mut executor = Executor::new(16);
+        let storage = Storage::new(&limits(), executor.clock(), 1, None);
+        for index in 0..limits().volumes {
+            let stream = ends[0].stack().stream(65536, 65536);
+            executor.add("volume", storage.serve_volume(index, stream));
+        }
+        let server = ends[1].stack();
+        Self { ends, executor, now: Instant::ZERO, storage, server, turns: 0 }
+    }
+
+    fn service(&mut self, port: u16, name: &'static str, manner: Manner) -> Rc<RefCell<Service>> {
+        let service = Service { name, disk: Disk::new(1 << 20), manner, writes: 0 };
+        let service = Rc::new(RefCell::new(service));
+        for _ in 0..2 {
+            let stream = self.server.stream(65536, 65536);
+            let clock = self.executor.clock();
+            self.executor.add("service", serve(service.clone(), clock, port, stream));
+        }
+        service
+    }
+
+    fn control(&self) -> Control {
+        self.storage.control()
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.storage.0
+    }
+
+    fn expose(&self, id: &str, volume: &str) {
+        self.control().expose(exposure(id, volume)).expect("exposed");
+    }
+
+    fn state(&self, id: &str) -> VolumeState {
+        self.control().get(id).expect("exposed").state
+    }
+
+    /// A write that no command waits for, with bytes that must not stay away.
+    fn write(&self, volume: usize, offset: u64) {
+        let volume = &self.shared().volumes[volume];
+        let buffer = volume.share().expect("assigned").take(4096).expect("room");
+        let operation = Operation::Write { fua: false };
+        volume.push(Request { cookie: 0, operation, offset, length: 4096, buffer: Some(buffer) });
+    }
+
+    fn borrowed(&self, volume: usize) -> usize {
+        self.shared().volumes[volume].share().expect("assigned").used()
+    }
+
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.turns += 1;
+            let mut moved = false;
+            for attachment in &mut self.ends {
+                moved |= attachment.receive(self.now);
+            }
+            moved |= self.executor.run_ready(self.now) > 0;
+            for attachment in &mut self.ends {
+                moved |= attachment.transmit(self.now);
+                moved |= !attachment.nic().outgoing.borrow().is_empty();
+            }
+            // A turn takes its time, so one that is for nothing shows in their number and nowhere else.
+            let step = self.now + Duration::from_micros(100);
+            let deadlines = self.ends.iter_mut().filter_map(|end| end.next_deadline(self.now));
+            let next = deadlines.chain(self.executor.next_deadline()).min().unwrap_or(end);
+            self.now = if moved || self.executor.has_ready() { step } else { next.max(step).min(end) };
+        }
+    }
+}
+
+fn exposure(id: &str, volume: &str) -> Exposure {
+    Exposure {
+        id: id.into(),
+        iqn: format!("iqn.2026-01.test:{id}"),
+        lun: 0,
+        volume: volume.into(),
+        initiators: vec!["*".into()],
+        read_only: false,
+    }
+}
+
+#[test]
+fn a_place_that_is_assigned_anew_at_once_serves_the_new_disk() {
+    let mut world = World::new();
+    let old = world.service(10809, "old", Manner::Serve);
+    let new = world.service(10810, "new", Manner::Serve);
+    world.expose("one", "nbd://10.78.0.2:10809/old");
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.state("one"), VolumeState::Ready);
+    world.control().withdraw("one").expect("withdrawn");
+    world.expose("two", "nbd://10.78.0.2:10810/new");
+    assert_eq!(world.state("two"), VolumeState::Connecting);
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.state("two"), VolumeState::Ready);
+    world.write(0, 0);
+    world.run(Duration::from_secs(1));
+    assert_eq!((old.borrow().writes, new.borrow().writes), (0, 1));
+}
+
+#[test]
+fn a_place_that_is_assigned_anew_while_its_server_does_not_answer_serves_the_new_disk() {
+    let mut world = World::new();
+    world.expose("one", "nbd://10.78.0.9:10809/old");
+    world.run(Duration::from_millis(500));
+    world.control().withdraw("one").expect("withdrawn");
+    world.expose("two", "nbd://10.78.0.2:10810/new");
+    let new = world.service(10810, "new", Manner::Serve);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.state("two"), VolumeState::Ready);
+    world.write(0, 0);
+    world.run(Duration::from_secs(1));
+    assert_eq!(new.borrow().writes, 1);
+}
+
+#[test]
+fn what_was_answered_before_the_connection_ended_is_done() {
+    let mut world = World::new();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("one", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::ServeAndClose;
+    world.write(0, 0);
+    // Before the next connection can stand.
+    world.run(Duration::from_millis(10));
+    assert_eq!(service.borrow().writes, 1);
+    assert_eq!(world.borrowed(0), 0, "its buffer is back");
+    world.run(Duration::from_secs(5));
+    assert_eq!(service.borrow().writes, 1, "and it is not sent again");
+}
+
+#[test]
+fn when_a_lost_connection_can_write_no_more_there_is_peace() {
+    let mut world = World::new();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("one", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::Close;
+    world.write(0, 0);
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::Serve;
+    world.run(limits().hold_off + Duration::from_secs(2));
+    assert_eq!(world.borrowed(0), 0);
+    let before = world.turns;
+    world.run(Duration::from_secs(10));
+    let turns = world.turns - before;
+    // Each service looks every millisecond whether there is something to do.
+    assert!(turns < 60_000, "{turns} turns in ten seconds");
+}
+
+#[test]
+fn a_server_that_takes_requests_and_never_answers_holds_commands_no_longer_than_one_that_is_away() {
+    let mut world = World::new();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("one", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::Hang;
+    world.write(0, 0);
+    world.run(Duration::from_secs(20));
+    assert_ne!(world.borrowed(0), 0, "it is sent again for a while");
+    // Ten seconds until the server counts as dead, and as long as commands are held.
+    world.run(Duration::from_secs(18));
+    assert_eq!(world.borrowed(0), 0);
+    service.borrow_mut().manner = Manner::Serve;
+    world.run(Duration::from_secs(6));
+    assert_eq!(world.state("one"), VolumeState::Ready);
+}
