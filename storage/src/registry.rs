@@ -10,13 +10,16 @@ use core::num::NonZeroU16;
 use storage_iscsi::Peer;
 use storage_scsi::{AddError, Identity, Nexus, Target, TransportId, UnitId};
 
-/// A target's slot.
+/// A target's name: its slot, and in the higher digits how many targets had that slot before. Slots are used again and
+/// names are not: commands that outlive their target are never taken for those of the next one.
 pub(crate) type TargetIndex = usize;
 
 /// All targets, exposures and sessions.
 pub(crate) struct Registry {
     scsi: storage_scsi::Limits,
     targets: Vec<Option<TargetEntry>>,
+    /// The name of each slot's target, or of the last it had.
+    names: Vec<TargetIndex>,
     exposures: Vec<ExposureEntry>,
     capacity: usize,
     sessions: Vec<Option<Session>>,
@@ -60,6 +63,7 @@ impl Registry {
         Self {
             scsi: limits.scsi,
             targets: (0..limits.volumes).map(|_| None).collect(),
+            names: (0..limits.volumes).collect(),
             exposures: Vec::with_capacity(limits.volumes),
             capacity: limits.volumes,
             sessions: (0..limits.connections).map(|_| None).collect(),
@@ -72,7 +76,12 @@ impl Registry {
     }
 
     pub(crate) fn device_mut(&mut self, target: TargetIndex) -> Option<&mut Target> {
-        self.targets.get_mut(target)?.as_mut().map(|entry| &mut entry.device)
+        self.entry_mut(target).map(|entry| &mut entry.device)
+    }
+
+    fn entry_mut(&mut self, target: TargetIndex) -> Option<&mut TargetEntry> {
+        let slot = target.checked_rem(self.capacity)?;
+        self.targets[slot].as_mut().filter(|_| self.names[slot] == target)
     }
 
     /// The device, and the volume behind one of its units.
@@ -81,7 +90,7 @@ impl Registry {
         target: TargetIndex,
         unit: UnitId,
     ) -> Option<(&mut Target, Option<VolumeIndex>)> {
-        let entry = self.targets.get_mut(target)?.as_mut()?;
+        let entry = self.entry_mut(target)?;
         // The place of a unit that is gone may be another's by now.
         let is_there = entry.device.unit(unit).is_some();
         let volume = entry.volumes.get(unit.index()).copied().flatten().filter(|_| is_there);
@@ -91,7 +100,8 @@ impl Registry {
     /// Each unit that a volume is behind.
     pub(crate) fn for_each_unit(&mut self, volume: VolumeIndex, mut f: impl FnMut(&mut Target, UnitId)) {
         for entry in self.exposures.iter().filter(|entry| entry.volume == volume) {
-            if let Some(target) = self.targets.get_mut(entry.target).and_then(Option::as_mut) {
+            let slot = entry.target % self.capacity;
+            if let Some(target) = self.targets[slot].as_mut() {
                 f(&mut target.device, entry.unit);
             }
         }
@@ -109,7 +119,7 @@ impl Registry {
         let identity = Identity::new(crate::control::uuid(&exposure));
         let traits =
             storage_scsi::Traits { read_only: exposure.read_only, ..storage_scsi::Traits::default() };
-        let Some(entry) = self.targets[target].as_mut() else { return Err(ControlError::Full) };
+        let Some(entry) = self.entry_mut(target) else { return Err(ControlError::Full) };
         let unit = match entry.device.add_unit(exposure.lun, identity, traits) {
             Ok(unit) => unit,
             Err(error) => {
@@ -130,23 +140,24 @@ impl Registry {
     fn target_for(&mut self, exposure: &Exposure) -> Result<TargetIndex, ControlError> {
         let named =
             |entry: &Option<TargetEntry>| entry.as_ref().is_some_and(|entry| entry.iqn == exposure.iqn);
-        if let Some(index) = self.targets.iter().position(named) {
-            let allowed = self.targets[index].as_ref().map(|entry| &entry.initiators);
+        if let Some(slot) = self.targets.iter().position(named) {
+            let allowed = self.targets[slot].as_ref().map(|entry| &entry.initiators);
             // Who may log in is a property of the target, not of a unit.
             if allowed != Some(&exposure.initiators) {
                 let reason = format!("{} is exposed to other initiators", exposure.iqn);
                 return Err(ControlError::Conflict(reason));
             }
-            return Ok(index);
+            return Ok(self.names[slot]);
         }
-        let index = self.targets.iter().position(Option::is_none).ok_or(ControlError::Full)?;
-        self.targets[index] = Some(TargetEntry {
+        let slot = self.targets.iter().position(Option::is_none).ok_or(ControlError::Full)?;
+        self.names[slot] += self.capacity;
+        self.targets[slot] = Some(TargetEntry {
             iqn: exposure.iqn.clone(),
             initiators: exposure.initiators.clone(),
             device: Target::new(&exposure.iqn, self.scsi),
             volumes: (0..self.scsi.units).map(|_| None).collect(),
         });
-        Ok(index)
+        Ok(self.names[slot])
     }
 
     /// Take an exposure away; answers the volume that is free now.
@@ -157,7 +168,7 @@ impl Registry {
             return Err(ControlError::InUse);
         }
         let ExposureEntry { target, unit, volume, .. } = self.exposures.remove(place);
-        if let Some(entry) = self.targets[target].as_mut() {
+        if let Some(entry) = self.entry_mut(target) {
             entry.device.remove_unit(unit);
             entry.volumes[unit.index()] = None;
         }
@@ -167,7 +178,7 @@ impl Registry {
 
     fn drop_if_empty(&mut self, target: TargetIndex) {
         if !self.exposures.iter().any(|entry| entry.target == target) {
-            self.targets[target] = None;
+            self.targets[target % self.capacity] = None;
         }
     }
 
@@ -191,9 +202,9 @@ impl Registry {
         let wanted = peer.target.as_str();
         // Both are in lower case: the engine folds names, and exposures are made with folded ones.
         let named = |entry: &Option<TargetEntry>| entry.as_ref().is_some_and(|entry| entry.iqn == wanted);
-        let index = self.targets.iter().position(named).ok_or(Refused::NoTarget)?;
-        let allowed = self.targets[index].as_ref().is_some_and(|entry| entry.allows(peer.initiator.as_str()));
-        if allowed { Ok(index) } else { Err(Refused::NotAllowed) }
+        let slot = self.targets.iter().position(named).ok_or(Refused::NoTarget)?;
+        let allowed = self.targets[slot].as_ref().is_some_and(|entry| entry.allows(peer.initiator.as_str()));
+        if allowed { Ok(self.names[slot]) } else { Err(Refused::NotAllowed) }
     }
 
     /// The connection that serves the session which a login would replace (RFC 7143 section 6.3.5).
