@@ -15,8 +15,8 @@ use storage_scsi::{Memory, Status, Step};
 pub(crate) struct Path {
     shared: Rc<Shared>,
     index: ConnectionIndex,
-    /// The running command of each task slot of the connection's engine.
-    commands: Vec<Option<CommandIndex>>,
+    /// The running command of each task slot of the connection's engine, and its task: slots are used again.
+    commands: Vec<Option<(Task, CommandIndex)>>,
     ready: Vec<CommandIndex>,
 }
 
@@ -28,6 +28,17 @@ pub(crate) enum Other {
     TaskManagement(TaskManagement),
     Logout,
     Close,
+}
+
+/// What came of resuming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resumed {
+    /// There was nothing to resume.
+    Nothing,
+    /// Whatever was resumed has to wait as before.
+    Held,
+    /// Some command came further.
+    Moved,
 }
 
 impl Path {
@@ -70,8 +81,8 @@ impl Path {
         None
     }
 
-    /// Up: go on with every command that something happened to. Answers whether there was any.
-    pub(crate) fn resume(&mut self, connection: &mut Connection) -> bool {
+    /// Up: go on with every command that something happened to.
+    pub(crate) fn resume(&mut self, connection: &mut Connection) -> Resumed {
         let shared = self.shared.clone();
         while let Some((task, tell)) = shared.mailboxes[self.index].pop_revoked() {
             self.forget(task);
@@ -83,22 +94,23 @@ impl Path {
         }
         let mut ready = core::mem::take(&mut self.ready);
         shared.mailboxes[self.index].drain_into(&mut ready);
-        let any = !ready.is_empty();
+        let mut resumed = if ready.is_empty() { Resumed::Nothing } else { Resumed::Held };
         let state = &mut *shared.state.borrow_mut();
         for index in ready.drain(..) {
-            self.step(connection, state, index);
+            if self.step(connection, state, index) {
+                resumed = Resumed::Moved;
+            }
         }
         self.ready = ready;
-        any
+        resumed
     }
 
     /// The running command of a task.
     pub(crate) fn command(&self, task: Task) -> Option<CommandIndex> {
-        let index = self.commands.get(task.slot()).copied().flatten()?;
+        let (of, index) = self.commands.get(task.slot()).copied().flatten()?;
         let mut state = self.shared.state.borrow_mut();
-        // Slots are used again: the task must be the very one that the command was begun for.
         let owner = state.commands.get_mut(index)?.owner?;
-        (owner.connection == self.index && owner.task == task).then_some(index)
+        (of == task && owner.connection == self.index && owner.task == task).then_some(index)
     }
 
     fn begin(&mut self, connection: &mut Connection, command: &Command) {
@@ -122,22 +134,25 @@ impl Path {
             write: command.write,
             is_held: false,
         });
-        self.commands[command.task.slot()] = Some(index);
+        self.commands[command.task.slot()] = Some((command.task, index));
         self.step(connection, state, index);
     }
 
-    /// Let a command of this connection go on until it waits or has ended.
-    fn step(&mut self, connection: &mut Connection, state: &mut State, index: CommandIndex) {
+    /// Let a command of this connection go on until it waits or has ended. Answers whether it came any further.
+    fn step(&mut self, connection: &mut Connection, state: &mut State, index: CommandIndex) -> bool {
+        let mut moved = false;
         loop {
             let State { registry, commands, held } = &mut *state;
-            let Some(running) = commands.get_mut(index) else { return };
+            let Some(running) = commands.get_mut(index) else { return moved };
             // A command that ended meanwhile left its slot to another, which may be another connection's.
             let Some(Owner { task, .. }) = running.owner.filter(|owner| owner.connection == self.index)
             else {
-                return;
+                return moved;
             };
             let unit = running.command.unit();
-            let Some((device, volume)) = registry.device_and_volume(running.target, unit) else { return };
+            let Some((device, volume)) = registry.device_and_volume(running.target, unit) else {
+                return moved;
+            };
             let volume = volume.map(|volume| &self.shared.volumes[volume]);
             let share = volume.and_then(|volume| volume.share());
             let control = &self.shared.control;
@@ -160,24 +175,26 @@ impl Path {
                     connection.finish(task, answer(running, &outcome));
                     self.commands[task.slot()] = None;
                     commands.remove(index);
-                    return self.shared.wake_held(state);
+                    self.shared.wake_held(state);
+                    return true;
                 }
                 Step::Starved | Step::Blocked => {
                     if !running.is_held {
                         running.is_held = true;
                         held.push(index);
                     }
-                    return;
+                    return moved;
                 }
-                Step::Wait => return,
+                Step::Wait => return moved,
             }
+            moved = true;
         }
     }
 
     /// The task has no command any more.
     pub(crate) fn forget(&mut self, task: Task) {
         if let Some(slot) = self.commands.get_mut(task.slot()) {
-            *slot = None;
+            slot.take_if(|(of, _)| *of == task);
         }
     }
 
@@ -201,7 +218,7 @@ impl Path {
     pub(crate) fn end_session(&mut self) {
         let shared = self.shared.clone();
         let state = &mut *shared.state.borrow_mut();
-        for index in self.commands.iter_mut().filter_map(Option::take) {
+        for (_, index) in self.commands.iter_mut().filter_map(Option::take) {
             let is_ours = state
                 .commands
                 .get_mut(index)

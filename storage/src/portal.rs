@@ -1,6 +1,6 @@
 //! An iSCSI connection's task: bytes in and out, logins and the end of things.
 
-use crate::path::{Other, Path};
+use crate::path::{Other, Path, Resumed};
 use crate::registry::Refused;
 use crate::shared::{ConnectionIndex, Shared};
 use alloc::rc::Rc;
@@ -20,8 +20,11 @@ use storage_iscsi::{
 const PORTAL_GROUP: u16 = 1;
 /// How long a closed connection may take to drain.
 const FINISH: Duration = Duration::from_secs(5);
-/// How long data may stand on the connection without a place before its command is told to try again.
+/// How long data may stand on the connection without a place, while nothing of the connection moves, before its command
+/// is told to try again.
 const STALL: Duration = Duration::from_millis(500);
+/// How long it may do so at all: pings stand behind it, and initiators wait 5 s for their answer.
+const LONGEST_STALL: Duration = Duration::from_secs(3);
 /// Connection slots that open when the machine starts.
 const FIRST_SLOTS: usize = 2;
 /// How long after each other the slots behind them open, so many at a time.
@@ -58,7 +61,7 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
             path: &mut path,
             stream: &stream,
             has_session: false,
-            stalled_since: None,
+            stalled: None,
         };
         let end = poll_fn(|cx| serving.pump(cx, &mut sleep)).await;
         path.end_session();
@@ -85,7 +88,23 @@ struct Serving<'a> {
     stream: &'a Stream,
     /// A normal session was admitted. When the registry no longer has it, another login has replaced it.
     has_session: bool,
-    stalled_since: Option<Instant>,
+    stalled: Option<Stalled>,
+}
+
+/// Data that stands on the connection without a place.
+#[derive(Clone, Copy)]
+struct Stalled {
+    /// Since when it does.
+    since: Instant,
+    /// Since when nothing else of the connection has moved either.
+    quiet: Instant,
+}
+
+impl Stalled {
+    /// When its command is told to try again.
+    fn until(self) -> Instant {
+        (self.quiet + STALL).min(self.since + LONGEST_STALL)
+    }
 }
 
 impl Serving<'_> {
@@ -101,7 +120,7 @@ impl Serving<'_> {
                 Ok(true) => {}
                 Ok(false) => {
                     self.stream.register(cx);
-                    let stalled = self.stalled_since.map(|since| since + STALL);
+                    let stalled = self.stalled.map(Stalled::until);
                     let due = [self.connection.poll_timeout(), stalled].into_iter().flatten().min();
                     sleep.reset(due.unwrap_or(now + FINISH));
                     let asked = self.shared.mailboxes[self.index].poll(cx).is_ready();
@@ -123,17 +142,16 @@ impl Serving<'_> {
             return Err(End::Abrupt);
         }
         let resumed = self.path.resume(self.connection);
-        if resumed {
+        if let (Resumed::Moved, Some(stalled)) = (resumed, &mut self.stalled) {
             // Something of this connection goes on, so its turn will come.
-            self.stalled_since = None;
+            stalled.quiet = now;
         }
         let received = self.receive(now)?;
         let drained = self.drain()?;
         let transmitted = self.transmit()?;
-        if transmitted {
-            self.shared.wake_starved();
-        }
-        Ok(resumed | received | drained | transmitted)
+        // Buffers come back by many ways: sent, dropped with a command that was aborted, refused by the engine.
+        self.shared.wake_starved();
+        Ok(resumed != Resumed::Nothing || received | drained | transmitted)
     }
 
     fn receive(&mut self, now: Instant) -> Result<bool, End> {
@@ -144,7 +162,7 @@ impl Serving<'_> {
                 self.stalled(now);
                 break;
             }
-            self.stalled_since = None;
+            self.stalled = None;
             match self.stream.try_read(space) {
                 Ok(TryRead::Bytes(count)) => {
                     bytes += count;
@@ -159,13 +177,16 @@ impl Serving<'_> {
     }
 
     /// Reading has stopped. If that is because the data which stands next on the connection has no place, for want of
-    /// buffers or because its command is held, and nothing of this connection moves, the command ends with BUSY.
+    /// buffers or because its command is held, and that goes on for too long, the command ends with BUSY.
     fn stalled(&mut self, now: Instant) {
-        let Some(task) = self.connection.starved() else { return };
-        let since = *self.stalled_since.get_or_insert(now);
-        if now >= since + STALL {
+        let Some(task) = self.connection.starved() else {
+            self.stalled = None;
+            return;
+        };
+        let stalled = *self.stalled.get_or_insert(Stalled { since: now, quiet: now });
+        if now >= stalled.until() {
             self.path.turn_away(self.connection, task);
-            self.stalled_since = None;
+            self.stalled = None;
         }
     }
 
