@@ -8,7 +8,7 @@ use crate::mailbox::CommandIndex;
 use crate::path::Path;
 use crate::shared::{ConnectionIndex, Shared, State};
 use storage_iscsi::{Connection, Function, Referenced, TaskManagement, TaskManagementResponse};
-use storage_scsi::{Nexus, UnitId};
+use storage_scsi::{Attention, Nexus, UnitId};
 
 /// Which commands of a target are meant.
 #[derive(Clone, Copy)]
@@ -122,11 +122,16 @@ impl Path {
             next = index + 1;
             let (owner, unit) = (running.owner, running.command.unit());
             let Some(owner) = owner else { continue };
-            let tell = state
-                .registry
-                .device_mut(target)
-                .and_then(|device| device.unit(unit))
-                .is_some_and(|unit| unit.task_aborted_status());
+            let nexus = running.command.nexus();
+            let unit = state.registry.device_mut(target).and_then(|device| device.unit_mut(unit));
+            let tell = unit.is_some_and(|unit| {
+                let tell = unit.task_aborted_status();
+                if !tell && owner.connection != self.index() {
+                    // Without a status it would learn of it by a time-out only. A reset says more, and comes over it.
+                    unit.raise(nexus, Attention::CommandsCleared);
+                }
+                tell
+            });
             shared.abort(state, index);
             if owner.connection == self.index() {
                 self.forget(owner.task);
