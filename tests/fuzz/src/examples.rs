@@ -204,3 +204,10 @@ pub(crate) fn frame() -> Vec<Vec<u8>> {
     bytes[46 + 12] = 0x50;
     vec![bytes]
 }
+
+/// Frames both ways, then a lie.
+pub(crate) fn virtio_net() -> Vec<Vec<u8>> {
+    let honest = [[0, 1, 60], [3, 0, 0], [4, 7, 7], [5, 0, 0], [2, 0, 0], [6, 0, 0]].concat();
+    let lying = [[0, 1, 60], [1, 0, 200], [3, 0, 0], [7, 255, 0], [4, 1, 1], [5, 0, 0], [1, 1, 3]].concat();
+    vec![honest.repeat(20), [honest, lying].concat().repeat(8)]
+}

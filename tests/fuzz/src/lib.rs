@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "agent-protocol", examples: examples::json, run: targets::agent_protocol },
     Target { name: "configuration", examples: examples::configuration, run: targets::configuration },
     Target { name: "frame", examples: examples::frame, run: targets::frame },
+    Target { name: "virtio-net", examples: examples::virtio_net, run: targets::virtio_net },
 ];
 
 /// What a target did not survive.

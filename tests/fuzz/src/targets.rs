@@ -227,3 +227,41 @@ pub(crate) fn frame(input: &[u8]) {
     let header = prepare_transmit(&mut frame, NonZeroU16::new(header.gso_size));
     assert!(usize::from(header.csum_start) <= frame.len());
 }
+
+/// A virtio device that does and says what the bytes say. What it may not do to the driver it may do; what the driver may
+/// not do to it panics in the device.
+pub(crate) fn virtio_net(input: &[u8]) {
+    use drivers::emulated::Emulated;
+    use network_nic::{Device, Nic, RxToken, TxToken};
+    const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 5 | 1 << 3 | 0b1000_1000_0011;
+    let device = Emulated::nic(FEATURES);
+    let Ok(mut nic) = device.driver(64 << 10) else { return };
+    let mut now = 0;
+    let mut bytes = input.iter().copied();
+    let mut next = || bytes.next();
+    for _ in 0..200 {
+        let (Some(what), Some(a), Some(b)) = (next(), next(), next()) else { break };
+        let time = network_nic::Instant::from_millis(now);
+        match what % 8 {
+            0 => drop(device.deliver(&vec![a; 12 + usize::from(b)])),
+            1 => device.lie(usize::from(a & 1), u32::from(b), u32::from(a) << (b & 15), u16::from(a >> 4)),
+            2 => drop(device.sent()),
+            3 => {
+                if let Some((frame, _)) = nic.receive(time) {
+                    frame.consume(|frame| assert!(frame.len() <= 65549, "no longer than its buffer"));
+                }
+            }
+            4 => {
+                if let Some(token) = nic.transmit(time) {
+                    token.consume(60 + usize::from(a), |frame| frame.fill(b));
+                }
+            }
+            5 => nic.flush(),
+            6 => drop(nic.arm()),
+            _ => now += i64::from(a) * 16,
+        }
+    }
+    drop(nic);
+    let faults = kernel_io::emulated::faults();
+    assert!(faults.is_empty(), "{faults:?}");
+}

@@ -35,6 +35,7 @@ smoke_runs! {
     no_body_breaks_the_agent_protocol: "agent-protocol",
     no_text_breaks_the_configuration: "configuration",
     no_frame_breaks_the_offload_check: "frame",
+    a_device_cannot_break_the_network_driver: "virtio-net",
 }
 
 #[test]

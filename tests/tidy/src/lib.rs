@@ -70,10 +70,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("tests_tidy", &[]),
     (
+        "tests_sim",
+        &["image_appliance", "kernel_runtime", "network", "network_nic", "storage_iscsi", "storage_nbd"],
+    ),
+    (
         "tests_fuzz",
         &[
             "agent_protocol",
+            "drivers",
             "image_appliance",
+            "kernel_io",
             "kernel_runtime",
             "management_http",
             "network",
