@@ -17,6 +17,7 @@ pub(crate) fn run(machine: Machine) -> ! {
         "off" => power::off(),
         "reset" => power::reset(),
         "panic" => panic!("on purpose: {line}"),
+        "panic-in-panic" => panic!("{}", Trap),
         "stack-overflow" => {
             info!("{}", recurse(1));
         }
@@ -54,6 +55,15 @@ pub(crate) fn run(machine: Machine) -> ! {
 fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     recurse(depth + 1) + frame[(depth % 64) as usize]
+}
+
+/// Panics when it is printed.
+struct Trap;
+
+impl core::fmt::Display for Trap {
+    fn fmt(&self, _: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        panic!("on purpose, in a panic")
+    }
 }
 
 fn write_text() {

@@ -14,8 +14,10 @@ const PANIC: i32 = 65;
 const PAGE_FAULT: i32 = 67;
 const STACK_OVERFLOW: i32 = 69;
 const DOUBLE_FAULT: i32 = 71;
+const MACHINE_CHECK: i32 = 73;
 const NMI: i32 = 75;
 const EXCEPTION: i32 = 77;
+const PANIC_IN_PANIC: i32 = 79;
 
 fn expect(outcome: &Outcome, status: i32, what: &str) {
     assert_eq!(outcome.status, status, "{what}:\n{}", outcome.text());
@@ -112,6 +114,28 @@ fn an_interrupt_that_cannot_be_masked_is_reported_on_a_stack_of_its_own() {
             expect(&outcome, NMI, board);
             assert!(outcome.text().contains("non-maskable interrupt"), "{}", outcome.text());
         }
+    }
+}
+
+#[test]
+fn a_machine_check_is_reported_on_a_stack_of_its_own() {
+    for board in BOARDS {
+        let mut machine = Run::case(board, "wait-for-nmi").start();
+        machine.wait_for("waiting");
+        // CPU 0, bank 0: valid, uncorrected, enabled.
+        machine.tell_human("mce 0 0 0xb000000000000000 0 0 0");
+        let outcome = machine.finish();
+        expect(&outcome, MACHINE_CHECK, board);
+        assert!(outcome.text().contains("FAULT: machine check"), "{}", outcome.text());
+    }
+}
+
+#[test]
+fn a_panic_while_one_is_reported_ends_the_machine_at_once() {
+    for board in BOARDS {
+        let outcome = Run::case(board, "panic-in-panic").finish();
+        expect(&outcome, PANIC_IN_PANIC, board);
+        assert!(!outcome.text().contains("in a panic"), "{}", outcome.text());
     }
 }
 

@@ -178,6 +178,13 @@ impl Machine {
         self.monitor.write_all(line.as_bytes()).expect("the monitor listens");
     }
 
+    /// Give QEMU's monitor a command of the kind that people type.
+    pub(crate) fn tell_human(&mut self, command: &str) {
+        let arguments = format!("{{\"command-line\":\"{command}\"}}");
+        let line = format!("{{\"execute\":\"human-monitor-command\",\"arguments\":{arguments}}}\n");
+        self.monitor.write_all(line.as_bytes()).expect("the monitor listens");
+    }
+
     /// Wait for a line that contains `text`.
     pub(crate) fn wait_for(&mut self, text: &str) -> Line {
         loop {
