@@ -62,6 +62,12 @@ unsafe impl Platform for Machine {
         Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message })
     }
 
+    fn abandon_interrupt(&self, interrupt: &Interrupt) {
+        if let Some(line) = Line::of_bit(interrupt.bit) {
+            line.abandon();
+        }
+    }
+
     fn connect(&self, interrupt: &Interrupt, gsi: u32, trigger: Trigger) -> Result<(), Error> {
         match trigger {
             Trigger::Edge => {}

@@ -34,6 +34,10 @@ pub unsafe trait Platform: Sync {
     /// [`Error::NoVector`].
     fn allocate_interrupt(&self) -> Result<Interrupt, Error>;
 
+    /// Nobody will take `interrupt` any more: its bit keeps nobody from idling. The vector is given to nobody else, for a
+    /// device may still raise it.
+    fn abandon_interrupt(&self, interrupt: &Interrupt);
+
     /// Let the interrupt controllers' input `gsi` (ACPI's global system interrupt) raise `interrupt` from now on.
     ///
     /// # Errors

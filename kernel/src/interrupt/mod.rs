@@ -32,6 +32,8 @@ pub(crate) static PENDING: AtomicU64 = AtomicU64::new(0);
 static ACKNOWLEDGE: AtomicU64 = AtomicU64::new(0);
 /// Vectors given out, from the lowest.
 static TAKEN: AtomicU64 = AtomicU64::new(1 << TIMER);
+/// Bits that somebody takes, as long as there is somebody.
+static WATCHED: AtomicU64 = AtomicU64::new(0);
 /// The timer's bit.
 pub(crate) const TIMER: u8 = 0;
 
@@ -61,6 +63,7 @@ impl Line {
             return None;
         }
         TAKEN.fetch_or(1 << free, Ordering::Relaxed);
+        WATCHED.fetch_or(1 << free, Ordering::Relaxed);
         Some(Self { bit: free as u8 })
     }
 
@@ -72,6 +75,12 @@ impl Line {
     /// Its bit in [`PENDING`].
     pub(crate) fn bit(self) -> u8 {
         self.bit
+    }
+
+    /// Nobody takes its bit any more, so it must not keep the machine awake. The vector is not given out again: its
+    /// device may not have heard of it.
+    pub(crate) fn abandon(self) {
+        WATCHED.fetch_and(!(1 << self.bit), Ordering::Relaxed);
     }
 
     /// The one given out with this bit.
@@ -96,12 +105,17 @@ pub(crate) fn message_address() -> Option<u64> {
 /// Wait for an interrupt, unless the bit of a device is set already. The bits stay set for the drivers; the timer's is
 /// nobody's and is cleared.
 pub(crate) fn wait() {
-    if PENDING.fetch_and(!(1 << TIMER), Ordering::Acquire) & !(1 << TIMER) != 0 {
+    if is_due() {
         return;
     }
     // SAFETY: with interrupts on the CPU may enter our stubs, which keep all registers, write to PENDING and acknowledge.
     // STI lets none in before HLT has begun, so one that waits already ends the HLT: no wake-up is lost.
     unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// Whether a driver has an interrupt to take.
+fn is_due() -> bool {
+    PENDING.fetch_and(!(1 << TIMER), Ordering::Acquire) & WATCHED.load(Ordering::Relaxed) != 0
 }
 
 /// Sixty-four entries of 16 bytes: the number of the bit, and on to the common part.
@@ -165,4 +179,22 @@ unsafe extern "C" fn stray() {
 #[unsafe(naked)]
 unsafe extern "C" fn spurious() {
     naked_asm!("iretq")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_keeps_the_machine_awake_until_it_is_taken_or_its_driver_is_gone() {
+        let (first, second) = (Line::take().unwrap(), Line::take().unwrap());
+        PENDING.fetch_or(1 << TIMER, Ordering::Relaxed);
+        assert!(!is_due(), "the timer's is nobody's");
+        PENDING.fetch_or(1 << first.bit() | 1 << second.bit(), Ordering::Relaxed);
+        first.abandon();
+        assert!(is_due() && is_due(), "it stays for its driver");
+        PENDING.fetch_and(!(1 << second.bit()), Ordering::Relaxed);
+        assert!(!is_due());
+        assert_ne!(Line::take().unwrap(), first, "a device may still raise it");
+    }
 }

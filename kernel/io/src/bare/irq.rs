@@ -38,3 +38,9 @@ impl Irq {
             && self.0.word.fetch_and(!mask, Ordering::AcqRel) & mask != 0
     }
 }
+
+impl Drop for Irq {
+    fn drop(&mut self) {
+        platform().abandon_interrupt(&self.0);
+    }
+}
