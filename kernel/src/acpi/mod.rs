@@ -133,7 +133,9 @@ fn ecam(table: &Table) -> Option<Ecam> {
     entries.iter().find_map(|entry| {
         let base = table::number::<8>(entry, 0)?;
         let (segment, first, last) = (table::number::<2>(entry, 8)?, entry[10], entry[11]);
-        (segment == 0 && first <= last && base != 0).then_some(Ecam { base, buses: (first, last) })
+        // Where a bus takes a MiB, the last of 256 must still be an address.
+        let possible = base != 0 && base.is_multiple_of(1 << 20) && base.checked_add(1 << 28).is_some();
+        (segment == 0 && first <= last && possible).then_some(Ecam { base, buses: (first, last) })
     })
 }
 

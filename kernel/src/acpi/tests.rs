@@ -109,6 +109,10 @@ fn the_mcfg_entry_of_segment_zero_is_taken() {
     let table = parsed(b"MCFG", 44 + entries.len(), &[(44, &entries)]);
     assert_eq!(ecam(&table), Some(Ecam { base: 0xb000_0000, buses: (0, 255) }));
     assert_eq!(ecam(&parsed(b"MCFG", 50, &[])), None);
+    for nowhere in [0, 0xb000_0001, 0xffff_ffff_fff0_0000_u64] {
+        let entry = [&nowhere.to_le_bytes()[..], &[0, 0, 0, 255, 0, 0, 0, 0]].concat();
+        assert_eq!(ecam(&parsed(b"MCFG", 60, &[(44, &entry)])), None, "{nowhere:#x}");
+    }
 }
 
 #[test]
