@@ -12,6 +12,8 @@
 .set CR0_TS, 1 << 3
 .set CR0_NE, 1 << 5
 .set CR0_WP, 1 << 16
+.set CR0_NW, 1 << 29
+.set CR0_CD, 1 << 30
 .set CR0_PG, 1 << 31
 .set CR4_PAE, 1 << 5
 .set CR4_OSFXSR, 1 << 9
@@ -83,7 +85,7 @@ pvh_entry:
     orl %edi, %eax
     wrmsr
     movl %cr0, %eax
-    andl $~(CR0_EM | CR0_TS), %eax
+    andl $~(CR0_EM | CR0_TS | CR0_NW | CR0_CD), %eax  // a CPU comes out of reset without its caches
     orl $(CR0_PE | CR0_MP | CR0_NE | CR0_WP | CR0_PG), %eax
     movl %eax, %cr0
 
