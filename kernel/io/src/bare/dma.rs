@@ -78,7 +78,8 @@ impl Shared {
 
     /// Its address as the device has to be told; a multiple of [`PAGE`].
     pub fn address(&self) -> u64 {
-        self.region.start.addr().get() as u64
+        // Exposed, for who is told the address accesses the memory by it.
+        self.region.start.expose_provenance().get() as u64
     }
 
     /// Give it back.
@@ -184,7 +185,7 @@ impl DerefMut for Buffer {
 impl Lent {
     /// Its address as the device has to be told.
     pub fn address(&self) -> u64 {
-        self.0.start.addr().get() as u64
+        self.0.start.expose_provenance().get() as u64
     }
 
     /// Its bytes.
