@@ -263,7 +263,10 @@ fn hosted(net: &Net, scratch: &Scratch, plan: &Plan, config: &Config) -> Result<
     let mut command = net.command(&plan.corbel);
     command.args(["hosted", "--host", Wire::Host.name(), "--service", Wire::Service.name()]);
     command.args(config.text("\n").lines());
-    Process::start("appliance", command, &scratch.file("appliance.log"))
+    let log = scratch.file("appliance.log");
+    // What an earlier one said is not said by this one.
+    let _ = fs::remove_file(&log);
+    Process::start("appliance", command, &log)
 }
 
 /// Starts tgtd with every disk, one logical unit number higher: its LUN 0 is a controller.
