@@ -19,9 +19,16 @@ impl Cidr {
         (address.to_bits() ^ self.address.to_bits()) & self.mask() == 0
     }
 
-    /// The directed broadcast address of this network.
-    pub fn broadcast(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.address.to_bits() | !self.mask())
+    /// The directed broadcast address of this network; one of at most two addresses has none (RFC 3021).
+    pub fn broadcast(self) -> Option<Ipv4Addr> {
+        (self.prefix < 31).then(|| Ipv4Addr::from_bits(self.address.to_bits() | !self.mask()))
+    }
+
+    /// Whether the address is one that a host of this network can have: neither the network's own nor its broadcast
+    /// address.
+    pub fn is_host(self) -> bool {
+        self.prefix >= 31
+            || (Some(self.address) != self.broadcast() && self.address.to_bits() & !self.mask() != 0)
     }
 
     /// Whether the two networks have an address in common.
@@ -63,7 +70,8 @@ impl FromStr for Cidr {
         if !unicast || !(1..=32).contains(&prefix) {
             return Err(ParseError);
         }
-        Ok(Self { address, prefix })
+        let cidr = Self { address, prefix };
+        if cidr.is_host() { Ok(cidr) } else { Err(ParseError) }
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Side {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub(crate) side: Side,
+    /// Whether the address is asked for by DHCP, so that answers are to be let through.
+    pub(crate) dhcp: bool,
     /// The stack's own address, once it has one.
     pub(crate) own: Option<Cidr>,
     /// Whether there is a router, so that any source may be genuine.
@@ -40,7 +42,7 @@ impl Rules {
         let Ok(frame) = EthernetFrame::new_checked(frame) else { return false };
         match frame.ethertype() {
             EthernetProtocol::Arp => self.admit_arp(frame.payload()),
-            EthernetProtocol::Ipv4 => self.admit_ipv4(frame.payload()),
+            EthernetProtocol::Ipv4 => self.admit_ipv4(frame.payload(), frame.dst_addr().is_unicast()),
             EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => false,
         }
     }
@@ -52,10 +54,10 @@ impl Rules {
             return false;
         };
         let sender = Ipv4Addr::from(sender);
-        own.contains(sender) && sender != own.address && sender != own.broadcast()
+        own.contains(sender) && sender != own.address && Some(sender) != own.broadcast()
     }
 
-    fn admit_ipv4(&self, packet: &[u8]) -> bool {
+    fn admit_ipv4(&self, packet: &[u8], sent_to_one: bool) -> bool {
         // A segment the device merged may be longer than its length field can say; the headers are what counts.
         let Ok(packet) = Ipv4Packet::new_checked(packet) else { return false };
         if packet.version() != 4
@@ -66,13 +68,14 @@ impl Rules {
             return false;
         }
         let Some(own) = self.own else {
-            return is_dhcp_answer(&packet);
+            return self.dhcp && is_dhcp_answer(&packet);
         };
         let (source, destination) = (packet.src_addr(), packet.dst_addr());
         if destination != own.address {
-            return is_dhcp_answer(&packet);
+            return self.dhcp && is_dhcp_answer(&packet);
         }
-        self.genuine(own, source) && !is_senseless_tcp(&packet)
+        // What went to all stations is not for one address (RFC 1122 section 3.3.6).
+        sent_to_one && self.genuine(own, source) && !is_senseless_tcp(&packet)
     }
 
     fn genuine(&self, own: Cidr, source: Ipv4Addr) -> bool {
@@ -81,7 +84,7 @@ impl Rules {
             || source.is_multicast()
             || source.is_broadcast()
             || source.is_unspecified()
-            || source == own.broadcast();
+            || Some(source) == own.broadcast();
         if senseless || self.foreign.is_some_and(|foreign| foreign.contains(source)) {
             return false;
         }

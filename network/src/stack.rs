@@ -47,7 +47,13 @@ impl Stack {
         let mut inner = Inner {
             interface,
             sockets: SocketSet::new(vec![]),
-            rules: Rules { side: settings.side, own: None, routed: false, foreign: settings.foreign },
+            rules: Rules {
+                side: settings.side,
+                dhcp: settings.addressing == Addressing::Dhcp,
+                own: None,
+                routed: false,
+                foreign: settings.foreign,
+            },
             refused: 0,
             backlog: Backlog::default(),
             dhcp: None,

@@ -105,8 +105,12 @@ impl Stream {
         }
     }
 
-    /// Listen on `port` and wait for a peer. Several slots may listen on the same port; each takes one peer.
+    /// Listen on `port` and wait for a peer. Several slots may listen on the same port; each takes one peer. Nobody
+    /// ever comes to port zero.
     pub async fn accept(&mut self, port: u16) {
+        if port == 0 {
+            return core::future::pending().await;
+        }
         let handle = self.open();
         self.stack.0.borrow_mut().backlog.add(handle, port);
         loop {

@@ -254,6 +254,19 @@ fn peers_that_never_finish_their_handshake_keep_nobody_out() {
 }
 
 #[test]
+fn nobody_comes_to_port_zero_and_nothing_stops_for_it() {
+    let mut world = World::new();
+    let [_, server] = world.stacks();
+    let mut listener = server.stream(1024, 1024);
+    let clock = world.executor.clock();
+    world.executor.add("server", async move {
+        let until = clock.now() + Duration::from_millis(1);
+        assert!(kernel_runtime::with_deadline(&clock, until, listener.accept(0)).await.is_err());
+    });
+    world.run(Duration::from_secs(1));
+}
+
+#[test]
 fn a_closed_port_refuses() {
     let mut world = World::new();
     let [client, _] = world.stacks();
@@ -276,7 +289,7 @@ mod gate {
     fn rules(side: Side) -> Rules {
         let own: Cidr = "10.77.0.2/24".parse().expect("an address");
         let foreign = "10.77.1.2/24".parse().ok();
-        Rules { side, own: Some(own), routed: side == Side::Service, foreign }
+        Rules { side, dhcp: false, own: Some(own), routed: side == Side::Service, foreign }
     }
 
     pub(super) fn syn_from(source: &str) -> Vec<u8> {
@@ -330,6 +343,40 @@ mod gate {
         let rules = rules(Side::Service);
         assert!(rules.admit(&syn_from("8.8.8.8")));
         assert!(!rules.admit(&syn_from("10.77.1.9")), "that is the other network's");
+    }
+
+    #[test]
+    fn answers_of_dhcp_servers_are_heard_by_who_asks_for_them() {
+        let mut frame = syn_from("10.77.0.1");
+        let mut packet = Ipv4Packet::new_unchecked(&mut frame[14..]);
+        packet.set_next_header(IpProtocol::Udp);
+        packet.set_dst_addr(Ipv4Addr::BROADCAST);
+        let mut udp = UdpPacket::new_unchecked(packet.payload_mut());
+        udp.set_dst_port(68);
+        udp.set_len(20);
+        let told = rules(Side::HostOnly);
+        let asks = Rules { dhcp: true, ..told };
+        assert!(!told.admit(&frame) && asks.admit(&frame));
+        assert!(!Rules { own: None, ..told }.admit(&frame) && Rules { own: None, ..asks }.admit(&frame));
+    }
+
+    #[test]
+    fn what_went_to_all_stations_is_not_for_one_address() {
+        let mut frame = syn_from("10.77.0.1");
+        for all in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+            frame[..6].copy_from_slice(&all);
+            assert!(!rules(Side::HostOnly).admit(&frame));
+        }
+    }
+
+    #[test]
+    fn a_network_of_two_addresses_has_no_broadcast_address() {
+        let own: Cidr = "10.77.0.2/31".parse().expect("an address");
+        let rules = Rules { own: Some(own), ..rules(Side::HostOnly) };
+        assert!(rules.admit(&syn_from("10.77.0.3")), "the other of the two");
+        for nobody in ["10.77.0.0/24", "10.77.0.255/24", "10.77.0.3/30"] {
+            assert!(nobody.parse::<Cidr>().is_err(), "{nobody}");
+        }
     }
 
     #[test]
