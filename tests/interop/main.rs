@@ -6,6 +6,8 @@
 
 mod fixture;
 mod hostile;
+mod inside;
 mod libiscsi;
 mod linux;
+mod network;
 mod suite;

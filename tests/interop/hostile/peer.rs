@@ -139,7 +139,9 @@ impl Peer {
             match self.hear(end.saturating_duration_since(Instant::now())) {
                 Heard::Pdu(header, data) => heard.push((header, data)),
                 Heard::Closed => return Ok(heard),
-                Heard::Nothing => return Err(format!("still open after {limit:?}, {} PDUs heard", heard.len())),
+                Heard::Nothing => {
+                    return Err(format!("still open after {limit:?}, {} PDUs heard", heard.len()));
+                }
             }
         }
     }

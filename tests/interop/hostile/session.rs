@@ -2,6 +2,7 @@
 
 use super::peer::{Heard, Peer, SOON, Who};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 use storage_iscsi::wire::{
     DataIn, DataOut, Header, NopIn, NopOut, RESERVED_TAG, ReadyToTransfer, Reject, ScsiCommand, ScsiResponse,
@@ -26,7 +27,7 @@ const KEYS: &[(&str, &str)] = &[
 ];
 
 /// How a command ended.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Answer {
     pub(crate) status: u8,
     /// Key, code and qualifier.
@@ -37,10 +38,23 @@ pub(crate) struct Answer {
     pub(crate) residual: u32,
 }
 
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, sense, data, overflow, underflow, residual } = self;
+        let begin = &data[..data.len().min(4)];
+        write!(f, "status {status:#04x}, sense {sense:x?}, {} bytes {begin:x?}, ", data.len())?;
+        write!(f, "overflow {overflow}, underflow {underflow}, residual {residual}")
+    }
+}
+
 impl Answer {
     /// Fails unless it is GOOD.
     pub(crate) fn good(self) -> Result<Self, String> {
-        if self.status == GOOD { Ok(self) } else { Err(format!("status {:#04x}, sense {:x?}", self.status, self.sense)) }
+        if self.status == GOOD {
+            Ok(self)
+        } else {
+            Err(format!("status {:#04x}, sense {:x?}", self.status, self.sense))
+        }
     }
 }
 
@@ -100,13 +114,20 @@ impl Session {
     }
 
     /// Logs in on `peer`; `keys` take the place of those of the same name, or come behind.
-    pub(crate) fn open_with(mut peer: Peer, who: &Who, keys: &[(&str, &str)]) -> Result<Self, String> {
+    pub(crate) fn open_with(peer: Peer, who: &Who, keys: &[(&str, &str)]) -> Result<Self, String> {
+        let mut session = Self::open_silently(peer, who, keys)?;
+        session.settle()?;
+        Ok(session)
+    }
+
+    /// The same, and not a command yet.
+    pub(crate) fn open_silently(mut peer: Peer, who: &Who, keys: &[(&str, &str)]) -> Result<Self, String> {
         let kept = KEYS.iter().filter(|(key, _)| keys.iter().all(|(other, _)| key != other));
         let all: Vec<_> = kept.chain(keys).copied().collect();
         let response = peer.log_in(who, &all)?;
         peer.digests.header = keys.contains(&("HeaderDigest", "CRC32C"));
         peer.digests.data = keys.contains(&("DataDigest", "CRC32C"));
-        let mut session = Self {
+        Ok(Self {
             peer,
             cmd_sn: response.exp_cmd_sn,
             exp_stat_sn: response.stat_sn.wrapping_add(1),
@@ -115,9 +136,7 @@ impl Session {
             pending: BTreeMap::new(),
             answered: BTreeMap::new(),
             rejects: Vec::new(),
-        };
-        session.settle()?;
-        Ok(session)
+        })
     }
 
     /// TEST UNIT READY until there is no unit attention to tell.
@@ -161,6 +180,11 @@ impl Session {
         }
     }
 
+    /// Makes a place for the answer to a command that was sent by hand.
+    pub(crate) fn expect(&mut self, command: &ScsiCommand) {
+        self.pending.insert(command.initiator_task_tag, Pending { lun: command.lun, ..Pending::default() });
+    }
+
     /// Sends a command with `now` of its data `out`; the rest is given when it is asked for.
     pub(crate) fn send(&mut self, command: &ScsiCommand, out: &[u8], now: usize) -> u32 {
         let tag = command.initiator_task_tag;
@@ -176,7 +200,13 @@ impl Session {
     }
 
     /// Runs a command to its end.
-    pub(crate) fn run(&mut self, lun: [u8; 8], cdb: &[u8; 16], out: &[u8], expected: u32) -> Result<Answer, String> {
+    pub(crate) fn run(
+        &mut self,
+        lun: [u8; 8],
+        cdb: &[u8; 16],
+        out: &[u8],
+        expected: u32,
+    ) -> Result<Answer, String> {
         let tag = self.begin(lun, cdb, out, expected);
         self.finish(tag, SOON)
     }
@@ -251,6 +281,11 @@ impl Session {
             }
             self.step(end)?;
         }
+    }
+
+    /// Whether a ping or a function has its answer.
+    pub(crate) fn is_answered(&self, tag: u32) -> bool {
+        self.answered.contains_key(&tag)
     }
 
     /// Takes in whatever comes for a while.

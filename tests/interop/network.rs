@@ -1,0 +1,3 @@
+//! Frames.
+
+pub(crate) const SCENARIOS: &[(&str, fn())] = &[];
