@@ -11,6 +11,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
+use core::num::NonZeroU16;
 use core::str::FromStr;
 use network::{Addressing, Cidr};
 use storage::Exposure;
@@ -118,7 +119,7 @@ impl Config {
             host: interface(&mut keys, "host", false)?,
             service: interface(&mut keys, "service", true)?,
             agent: keys.take("agent", "an IPv4 address and port such as 10.77.0.1:4010")?,
-            api: keys.take("api", "a port number")?,
+            api: keys.take::<NonZeroU16>("api", "a port number")?.map(NonZeroU16::get),
             portal: keys.take("iscsi.portal", "an IPv4 address and port such as 10.77.0.2:3260")?,
             targets: targets(&mut keys)?,
             log,
@@ -136,6 +137,11 @@ impl Config {
         }
         if self.host.mac.is_some() && self.host.mac == self.service.mac {
             return Err(conflict("service.mac", "is the host network's as well".to_string()));
+        }
+        for (key, address) in [("agent", self.agent), ("iscsi.portal", self.portal)] {
+            if address.is_some_and(|address| address.port() == 0) {
+                return Err(conflict(key, "nobody can be reached at port 0".to_string()));
+            }
         }
         if let Some(agent) = self.agent
             && self.host.cidr().is_some_and(|host| !host.contains(*agent.ip()))

@@ -60,6 +60,11 @@ fn values_that_contradict_each_other_stop_the_boot() {
     );
     assert!(replace("service.gateway=10.77.1.1", "service.gateway=10.78.1.1").is_err());
     assert!(replace("agent=10.77.0.1:4010", "agent=10.77.1.1:4010").is_err());
+    assert!(replace("agent=10.77.0.1:4010", "agent=10.77.0.1:0").is_err());
+    assert!(replace("api=8080", "api=0").is_err());
+    assert!(replace("host.address=10.77.0.2/24", "host.address=10.77.0.0/24").is_err());
+    assert!(replace("host.address=10.77.0.2/24", "host.address=10.77.0.255/24").is_err());
+    assert!(replace("host.address=10.77.0.2/24", "host.address=10.77.0.0/31").is_ok());
     assert!(replace("host.address=10.77.0.2/24", "").is_err());
     assert!(replace("host.address=10.77.0.2/24", "host.address=127.0.0.1/8").is_err());
 }
