@@ -10,3 +10,4 @@ mod fixture;
 mod configuration;
 mod isolation;
 mod management;
+mod tour;
