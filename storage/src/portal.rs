@@ -62,6 +62,7 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
             stream: &stream,
             has_session: false,
             stalled: None,
+            relief: 0,
         };
         let end = poll_fn(|cx| serving.pump(cx, &mut sleep)).await;
         path.end_session();
@@ -89,6 +90,9 @@ struct Serving<'a> {
     /// A normal session was admitted. When the registry no longer has it, another login has replaced it.
     has_session: bool,
     stalled: Option<Stalled>,
+    /// Commands that are told to try again without waiting any further, because one has waited in vain: a ping behind a
+    /// whole window of them must not wait for each.
+    relief: u16,
 }
 
 /// Data that stands on the connection without a place.
@@ -146,6 +150,9 @@ impl Serving<'_> {
             // Something of this connection goes on, so its turn will come.
             stalled.quiet = now;
         }
+        if resumed == Resumed::Moved {
+            self.relief = 0;
+        }
         let received = self.receive(now)?;
         let drained = self.drain()?;
         let transmitted = self.transmit()?;
@@ -159,7 +166,9 @@ impl Serving<'_> {
         while bytes < BYTES_PER_PASS {
             let space = self.connection.space();
             if space.is_empty() {
-                self.stalled(now);
+                if self.turned_away(now) {
+                    continue;
+                }
                 break;
             }
             self.stalled = None;
@@ -178,16 +187,23 @@ impl Serving<'_> {
 
     /// Reading has stopped. If that is because the data which stands next on the connection has no place, for want of
     /// buffers or because its command is held, and that goes on for too long, the command ends with BUSY.
-    fn stalled(&mut self, now: Instant) {
+    /// Answers whether it did, so that there is a place to read to again.
+    fn turned_away(&mut self, now: Instant) -> bool {
         let Some(task) = self.connection.starved() else {
             self.stalled = None;
-            return;
+            return false;
         };
         let stalled = *self.stalled.get_or_insert(Stalled { since: now, quiet: now });
-        if now >= stalled.until() {
-            self.path.turn_away(self.connection, task);
-            self.stalled = None;
+        if self.relief > 0 {
+            self.relief -= 1;
+        } else if now >= stalled.until() {
+            self.relief = self.shared.limits.iscsi.commands;
+        } else {
+            return false;
         }
+        self.path.turn_away(self.connection, task);
+        self.stalled = None;
+        true
     }
 
     fn drain(&mut self) -> Result<bool, End> {

@@ -1,4 +1,6 @@
-//! Volumes against a storage service in memory, over a simulated wire.
+//! Volumes and sessions against a storage service in memory, over a simulated wire.
+
+mod sessions;
 
 use crate::shared::Shared;
 use crate::{Control, Exposure, Limits, Storage, VolumeState};
@@ -118,15 +120,11 @@ async fn converse(service: &RefCell<Service>, clock: &Clock, session: &mut Sessi
         if stream.write_all(&output).await.is_err() {
             return;
         }
-        let count = match stream.try_read(&mut buffer) {
-            Ok(TryRead::Bytes(count)) => count,
-            Ok(TryRead::Empty) => {
-                clock.sleep(Duration::from_millis(1)).await;
-                continue;
-            }
+        match stream.try_read(&mut buffer) {
+            Ok(TryRead::Bytes(count)) => session.receive(&buffer[..count]),
+            Ok(TryRead::Empty) => clock.sleep(Duration::from_millis(1)).await,
             Ok(TryRead::Finished) | Err(_) => return,
-        };
-        session.receive(&buffer[..count]);
+        }
         let service = &mut *service.borrow_mut();
         if session.waiting.is_empty() || service.manner == Manner::Hang {
             continue;
@@ -162,12 +160,12 @@ fn limits() -> Limits {
     Limits {
         connections: 2,
         volumes: 2,
-        commands: 16,
-        pool: [(4096, 16), (16384, 4), (32768, 4)],
+        commands: 64,
+        pool: [(4096, 64), (16384, 4), (32768, 4)],
         share: 65536,
         control: 16384,
         iscsi: crate::IscsiLimits::default(),
-        scsi: crate::ScsiLimits { units: 2, nexuses: 8, commands: 16 },
+        scsi: crate::ScsiLimits { units: 2, nexuses: 8, commands: 64 },
         nbd: crate::NbdLimits::default(),
         hold: Duration::from_secs(25),
         hold_off: Duration::from_secs(30),

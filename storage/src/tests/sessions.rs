@@ -1,0 +1,213 @@
+//! Initiators beside each other.
+
+use super::*;
+use storage_iscsi::wire::{
+    self, Digests, Header, LoginRequest, LoginResponse, NopOut, ScsiCommand, ScsiResponse,
+    TaskManagementRequest, opcode,
+};
+
+const GOOD: u8 = 0;
+const BUSY: u8 = 8;
+const TASK_ABORTED: u8 = 0x40;
+/// The iSCSI port.
+const PORT: u16 = 3260;
+
+struct Initiator {
+    stream: Stream,
+    input: Vec<u8>,
+    cmd_sn: u32,
+    tag: u32,
+}
+
+impl Initiator {
+    async fn log_in(mut stream: Stream, name: &str, target: &str) -> Self {
+        stream.connect(format!("10.78.0.1:{PORT}").parse().expect("address")).await.expect("connected");
+        let mut initiator = Self { stream, input: Vec::new(), cmd_sn: 1, tag: 0 };
+        let request = LoginRequest {
+            immediate: true,
+            transit: true,
+            current_stage: 1,
+            next_stage: 3,
+            isid: [0x80, 0, 0, 0, 0, 1],
+            cmd_sn: 1,
+            ..LoginRequest::default()
+        };
+        let keys = format!("InitiatorName=iqn.2026-01.test:{name}\0TargetName=iqn.2026-01.test:{target}\0");
+        initiator.say(request.header(), keys.as_bytes()).await;
+        let response = LoginResponse::read(&initiator.hear().await);
+        assert_eq!((response.status_class, response.transit), (0, true));
+        // The unit attention of a beginning.
+        initiator.test_unit_ready().await;
+        initiator.hear().await;
+        initiator
+    }
+
+    async fn say(&mut self, header: Header, data: &[u8]) {
+        let mut bytes = Vec::new();
+        Digests::default().write(header, &[], data, &mut bytes);
+        self.stream.write_all(&bytes).await.expect("sent");
+    }
+
+    async fn hear(&mut self) -> Header {
+        loop {
+            if let Some(pdu) = Digests::default().read(&self.input).expect("no digests") {
+                let (header, length) = (pdu.header, pdu.length);
+                self.input.drain(..length);
+                return header;
+            }
+            let mut bytes = [0; 4096];
+            let count = self.stream.read(&mut bytes).await.expect("no reset");
+            assert_ne!(count, 0, "the end");
+            self.input.extend_from_slice(&bytes[..count]);
+        }
+    }
+
+    /// Send a command; answers its tag.
+    async fn command(&mut self, cdb: &[u8], data: &[u8]) -> u32 {
+        let mut padded = [0; 16];
+        padded[..cdb.len()].copy_from_slice(cdb);
+        self.tag += 1;
+        let command = ScsiCommand {
+            last: true,
+            write: !data.is_empty(),
+            attribute: 1,
+            initiator_task_tag: self.tag,
+            expected_data_transfer_length: u32::try_from(data.len()).expect("short"),
+            cmd_sn: self.cmd_sn,
+            cdb: padded,
+            ..ScsiCommand::default()
+        };
+        self.cmd_sn += 1;
+        self.say(command.header(), data).await;
+        self.tag
+    }
+
+    async fn test_unit_ready(&mut self) -> u32 {
+        self.command(&[0; 6], &[]).await
+    }
+
+    /// Write 4 KiB at the `index`th 4 KiB.
+    async fn write(&mut self, index: u8) -> u32 {
+        self.command(&[0x2a, 0, 0, 0, 0, index * 8, 0, 0, 8, 0], &[index; 4096]).await
+    }
+
+    async fn ping(&mut self) -> u32 {
+        self.tag += 1;
+        let ping = NopOut {
+            immediate: true,
+            initiator_task_tag: self.tag,
+            target_transfer_tag: wire::RESERVED_TAG,
+            cmd_sn: self.cmd_sn,
+            ..NopOut::default()
+        };
+        self.say(ping.header(), &[]).await;
+        self.tag
+    }
+}
+
+fn world() -> World {
+    let mut world = World::new();
+    for index in 0..limits().connections {
+        let stream = world.ends[0].stack().stream(65536, 65536);
+        world.executor.add("portal", world.storage.serve_initiators(index, PORT, stream));
+    }
+    world
+}
+
+/// Run `task` to its end, which must come within `limit`.
+fn finish(world: &mut World, limit: Duration, task: impl Future<Output = ()> + 'static) {
+    let done = Rc::new(RefCell::new(false));
+    let told = done.clone();
+    world.executor.add("test", async move {
+        task.await;
+        *told.borrow_mut() = true;
+    });
+    let end = world.now + limit;
+    while !*done.borrow() {
+        assert!(world.now < end, "it takes too long");
+        world.run(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_ping_gets_through_a_window_of_writes_to_a_disk_that_hangs_beside_a_busy_one() {
+    let mut world = world();
+    let hanging = world.service(10809, "hanging", Manner::Serve);
+    world.service(10810, "busy", Manner::Serve);
+    world.expose("hanging", "nbd://10.78.0.2:10809/hanging");
+    world.expose("busy", "nbd://10.78.0.2:10810/busy");
+    world.run(Duration::from_secs(1));
+    hanging.borrow_mut().manner = Manner::Hang;
+    let stream = world.server.stream(65536, 65536);
+    world.executor.add("busy", async move {
+        let mut busy = Initiator::log_in(stream, "busy", "busy").await;
+        loop {
+            busy.write(0).await;
+            assert_eq!(ScsiResponse::read(&busy.hear().await).status, GOOD);
+        }
+    });
+    let stream = world.server.stream(65536, 65536);
+    finish(&mut world, Duration::from_secs(3), async move {
+        let mut initiator = Initiator::log_in(stream, "patient", "hanging").await;
+        // The share of a disk is sixteen such buffers.
+        for index in 0..30 {
+            initiator.write(index).await;
+        }
+        let ping = initiator.ping().await;
+        // Which of them is said first is the engine's to choose.
+        let (mut answered, mut turned_away) = (false, 0);
+        while !answered || turned_away < 14 {
+            let header = initiator.hear().await;
+            if header.opcode() == opcode::NOP_IN {
+                assert_eq!(header.initiator_task_tag(), ping);
+                answered = true;
+            } else {
+                assert_eq!(ScsiResponse::read(&header).status, BUSY);
+                turned_away += 1;
+            }
+        }
+    });
+}
+
+#[test]
+fn who_is_reset_by_another_hears_of_it_and_goes_on() {
+    let mut world = world();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("disk", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::Hang;
+    let [one, two] = [(), ()].map(|()| world.server.stream(65536, 65536));
+    let clock = world.executor.clock();
+    let disk = service.clone();
+    finish(&mut world, Duration::from_secs(5), async move {
+        let mut one = Initiator::log_in(one, "one", "disk").await;
+        let mut two = Initiator::log_in(two, "two", "disk").await;
+        one.write(1).await;
+        clock.sleep(Duration::from_millis(100)).await;
+        two.tag += 1;
+        // CLEAR TASK SET.
+        let request = TaskManagementRequest {
+            immediate: true,
+            function: 4,
+            initiator_task_tag: two.tag,
+            referenced_task_tag: wire::RESERVED_TAG,
+            cmd_sn: two.cmd_sn,
+            ..TaskManagementRequest::default()
+        };
+        two.say(request.header(), &[]).await;
+        assert_eq!(two.hear().await.opcode(), opcode::TASK_MANAGEMENT_RESPONSE);
+        // The aborted write is still under way; one that overlaps it waits for its end.
+        two.write(1).await;
+        clock.sleep(Duration::from_millis(100)).await;
+        assert_eq!(disk.borrow().writes, 0, "the service looks at nothing while it hangs");
+        disk.borrow_mut().manner = Manner::Serve;
+        two.ping().await;
+        let mut opcodes = [two.hear().await.opcode(), two.hear().await.opcode()];
+        opcodes.sort_unstable();
+        assert_eq!(opcodes, [opcode::NOP_IN, opcode::SCSI_RESPONSE]);
+        assert_eq!(ScsiResponse::read(&one.hear().await).status, TASK_ABORTED);
+        one.write(2).await;
+        assert_eq!(ScsiResponse::read(&one.hear().await).status, GOOD);
+    });
+    assert_eq!(service.borrow().writes, 3);
+}
