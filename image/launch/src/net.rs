@@ -114,7 +114,7 @@ impl Net {
             (["ip", "netns", "exec", &name].map(String::from).to_vec(), Some(name), None)
         } else if let Some(holder) = user_namespace(scratch)? {
             let pid = holder.pid().to_string();
-            let enter = ["nsenter", "--preserve-credentials", "--user", "--net", "--target", &pid];
+            let enter = ["nsenter", "--preserve-credentials", "--user", "--net", "--mount", "--target", &pid];
             (enter.map(String::from).to_vec(), None, Some(holder))
         } else {
             return Self::user(options);
@@ -333,13 +333,15 @@ fn delete(name: &str) {
 fn user_namespace(scratch: &Scratch) -> Result<Option<Process>> {
     let mut probe = process::command("unshare");
     let allowed = "ip tuntap add dev probe mode tap vnet_hdr";
-    probe.args(["--user", "--map-root-user", "--net", "sh", "-c", allowed]);
+    probe.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", allowed]);
     if process::run(probe, LIMIT)?.code != 0 {
         return Ok(None);
     }
     let log = scratch.file("namespace.log");
     let mut hold = process::command("unshare");
-    hold.args(["--user", "--map-root-user", "--net", "sh", "-c", "echo ready; exec sleep infinity"]);
+    // The devices of the namespace are in a /sys of its own, where it may have one.
+    let script = "mount -t sysfs sysfs /sys; echo ready; exec sleep infinity";
+    hold.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", script]);
     let mut holder = Process::start("namespace", hold, &log)?;
     wait::until("the namespace", LIMIT, || {
         holder.must_run()?;

@@ -9,6 +9,7 @@ use crate::net;
 use crate::stage::{Script, Stage};
 use crate::{Context, Error, Result, process, setup};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,13 @@ const SIZE: u64 = 64 << 20;
 /// The instance it makes.
 const CHILD: &str = "child";
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Prints a line; a reader that has gone away (`| head`) is no reason to end otherwise than in order.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
@@ -54,7 +62,7 @@ pub fn run(options: &Options) -> Result<()> {
     let up = began.elapsed();
     let result = show(&mut stage, options, up);
     if options.keep {
-        println!("kept: {}", stage.scratch.path().display());
+        say!("kept: {}", stage.scratch.path().display());
     }
     result
 }
@@ -64,12 +72,12 @@ fn show(stage: &mut Stage, options: &Options, up: Duration) -> Result<()> {
     if options.once {
         return tour(stage, up);
     }
-    println!("{}", screen(stage, up)?);
+    say!("{}", screen(stage, up)?);
     while !process::interrupted() {
         stage.appliance.process().must_run()?;
         std::thread::sleep(Duration::from_millis(100));
     }
-    println!("\nending everything");
+    say!("\nending everything");
     Ok(())
 }
 
@@ -90,7 +98,7 @@ fn expect(answer: &Answer, status: u16, doing: &str) -> Result<()> {
 /// Does what the screen invites to, and says what it saw.
 fn tour(stage: &Stage, up: Duration) -> Result<()> {
     let unit = stage.unit(0);
-    println!("{}, up after {} ms; {}", stage.describe(), up.as_millis(), stage.net.describe());
+    say!("{}, up after {} ms; {}", stage.describe(), up.as_millis(), stage.net.describe());
     let found = initiator::discover(&stage.net, stage.net.portal())?;
     let [target] = found.as_slice() else {
         return Error::because(format!("expected one target, found {found:?}"));
@@ -98,18 +106,18 @@ fn tour(stage: &Stage, up: Duration) -> Result<()> {
     if (target.iqn.as_str(), target.luns.as_slice()) != (unit.iqn.as_str(), [unit.lun].as_slice()) {
         return Error::because(format!("expected {}, found {target:?}", unit.url()));
     }
-    println!("discovery      {} at {}, LUN {}", target.iqn, target.portal, target.luns[0]);
+    say!("discovery      {} at {}, LUN {}", target.iqn, target.portal, target.luns[0]);
     let inquiry = initiator::inquiry(&stage.net, &unit)?;
     let field = |name: &str| {
         let line = inquiry.lines().find_map(|line| line.trim().strip_prefix(name)?.trim().strip_prefix(':'));
         line.unwrap_or_default().trim().to_string()
     };
-    println!("inquiry        {} {} {}", field("Vendor"), field("Product"), field("Revision"));
+    say!("inquiry        {} {} {}", field("Vendor"), field("Product"), field("Revision"));
     let capacity = initiator::capacity(&stage.net, &unit)?;
     if capacity.bytes() != SIZE {
         return Error::because(format!("expected {SIZE} bytes, found {capacity:?}"));
     }
-    println!("capacity       {} blocks of {} bytes", capacity.blocks, capacity.block);
+    say!("capacity       {} blocks of {} bytes", capacity.blocks, capacity.block);
     carry(stage)?;
     command(stage)
 }
@@ -127,7 +135,7 @@ fn carry(stage: &Stage) -> Result<()> {
     pattern.must_equal(&back).context("read back over iSCSI")?;
     pattern.must_equal(&stage.disks[0].file).context("in the storage service's file")?;
     let rate = |time: Duration| SIZE as f64 / f64::from(1 << 20) / time.as_secs_f64();
-    println!(
+    say!(
         "write, read    {} MiB there and back, equal at both ends ({:.0} and {:.0} MiB/s)",
         SIZE >> 20,
         rate(written),
@@ -148,13 +156,13 @@ fn command(stage: &Stage) -> Result<()> {
         return Error::because(format!("expected one instance that runs, got {}", list.body));
     }
     let guest = agent.wait_for_guests(1, LIMIT)?[0];
-    println!("instances      {} (image {}, {}) is {}: process {guest}", seen[0], seen[1], seen[2], seen[3]);
+    say!("instances      {} (image {}, {}) is {}: process {guest}", seen[0], seen[1], seen[2], seen[3]);
     let answer = api::ask(&stage.net, "POST", &commands(), Some(&json!({ "verb": "terminate" })))?;
     if !answer.succeeded() {
         return Error::because(format!("terminating the instance: {} {}", answer.status, answer.body));
     }
     agent.wait_for_guests(0, LIMIT).context("after terminate")?;
-    println!("terminate      {}; process {guest} is gone", answer.text("/evidence/0"));
+    say!("terminate      {}; process {guest} is gone", answer.text("/evidence/0"));
     Ok(())
 }
 
