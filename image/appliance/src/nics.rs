@@ -20,6 +20,10 @@ pub(crate) fn assign(macs: &[Mac], config: &Config) -> Result<(usize, usize), St
     let named = |key: &str, mac: Option<Mac>| match mac {
         None => Ok(None),
         Some(mac) => match macs.iter().position(|there| *there == mac) {
+            // Which network such a one is on would be a guess.
+            Some(place) if macs[place + 1..].contains(&mac) => {
+                Err(format!("configuration: {key}: more than one NIC has the address {}", Shown(&mac)))
+            }
             Some(place) => Ok(Some(place)),
             None => Err(format!(
                 "configuration: {key}: no NIC has the address {}; there are {}",
@@ -96,6 +100,8 @@ mod tests {
             error.contains("host.mac") && error.contains("52:54:00:00:00:0a, 52:54:00:00:00:0b"),
             "{error}"
         );
+        let twice = assign(&[A, B, B], &config("host.mac=52:54:00:00:00:0b")).unwrap_err();
+        assert!(twice.contains("host.mac: more than one NIC has the address 52:54:00:00:00:0b"), "{twice}");
         assert!(assign(&[A], &config("")).unwrap_err().contains("two NICs; there are 52:54:00:00:00:0a"));
         assert!(assign(&[], &config("")).unwrap_err().contains("none"));
         assert!(assign(&[A], &config("host.mac=52:54:00:00:00:0a")).is_err());
