@@ -53,10 +53,12 @@ impl Build<'_> {
     }
 }
 
+/// What of cargo's variables is the same for both builds: where packages are kept, and how the network is reached.
+const SHARED: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"];
+
 /// Whether a variable tells the outer build's programs about the outer build.
 fn belongs_to_outer_build(name: &str) -> bool {
-    // CARGO_HOME says where packages are kept: the same for both.
-    let cargo = name.starts_with("CARGO") && name != "CARGO_HOME";
+    let cargo = name.starts_with("CARGO") && !SHARED.iter().any(|shared| name.starts_with(shared));
     cargo
         || name.starts_with("RUSTC")
         || name.starts_with("RUSTDOC")
@@ -76,4 +78,31 @@ pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<PathBuf
         fs::write(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(stripped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inner_build_hears_of_the_network_and_of_nothing_else() {
+        let kept =
+            ["PATH", "CARGO_HOME", "CARGO_HTTP_PROXY", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_OURS_INDEX"];
+        for name in kept {
+            assert!(!belongs_to_outer_build(name), "{name}");
+        }
+        let outer = [
+            "CARGO",
+            "CARGO_BUILD_TARGET",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_MAKEFLAGS",
+            "CARGO_PROFILE_RELEASE_LTO",
+            "CARGO_TARGET_DIR",
+            "RUSTC_WORKSPACE_WRAPPER",
+            "RUSTFLAGS",
+        ];
+        for name in outer {
+            assert!(belongs_to_outer_build(name), "{name}");
+        }
+    }
 }
