@@ -7,6 +7,7 @@ use storage_iscsi::wire::{
 };
 
 const GOOD: u8 = 0;
+const CHECK_CONDITION: u8 = 2;
 const BUSY: u8 = 8;
 const TASK_ABORTED: u8 = 0x40;
 /// The iSCSI port.
@@ -210,4 +211,25 @@ fn who_is_reset_by_another_hears_of_it_and_goes_on() {
         assert_eq!(ScsiResponse::read(&one.hear().await).status, GOOD);
     });
     assert_eq!(service.borrow().writes, 3);
+}
+
+#[test]
+fn a_write_acknowledged_with_the_last_bytes_of_a_service_that_dies_is_a_failed_flush() {
+    let mut world = world();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("disk", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::ServeAndClose;
+    let stream = world.server.stream(65536, 65536);
+    finish(&mut world, Duration::from_secs(10), async move {
+        let mut initiator = Initiator::log_in(stream, "one", "disk").await;
+        initiator.write(1).await;
+        assert_eq!(ScsiResponse::read(&initiator.hear().await).status, GOOD);
+        service.borrow_mut().manner = Manner::Serve;
+        service.borrow_mut().disk.crash();
+        for _ in 0..2 {
+            initiator.command(&[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]).await;
+            assert_eq!(ScsiResponse::read(&initiator.hear().await).status, CHECK_CONDITION);
+        }
+    });
 }
