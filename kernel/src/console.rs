@@ -1,7 +1,7 @@
 //! The console: the first serial port, if there is one.
 //!
 //! It is written to without a lock and without interrupts, so that it works in a panic as well. Every wait is bounded:
-//! a port that takes no more bytes is given up, the machine goes on.
+//! what a port does not take is lost, the machine goes on, and is heard again once whoever reads has caught up.
 
 use crate::cpu::{port, relax};
 use core::fmt;
@@ -20,11 +20,13 @@ const SCRATCH: u16 = BASE + 7;
 const TRANSMITTER_EMPTY: u8 = 1 << 5;
 /// Bytes that fit when the transmitter is empty.
 const FIFO: usize = 16;
-/// How often the line status is read before the port is given up: a few milliseconds on any hypervisor, and longer
+/// How often the line status is read before the port counts as stalled: a few milliseconds on any hypervisor, and longer
 /// than sixteen bytes take at 115200 baud.
 const PATIENCE: u32 = 20_000;
 
 static PRESENT: AtomicBool = AtomicBool::new(false);
+/// Whether it took no more the last time. Until it does again nothing waits for it.
+static STALLED: AtomicBool = AtomicBool::new(false);
 
 /// Find out whether there is a port, and set it to 115200 baud, eight bits, no parity.
 pub(crate) fn init() {
@@ -67,14 +69,14 @@ fn put(byte: u8, room: &mut usize) {
     if *room == 0 {
         // SAFETY: the port is there (it was probed) and ours.
         let empty = || unsafe { port::read8(LINE_STATUS) } & TRANSMITTER_EMPTY != 0;
-        let mut left = PATIENCE;
-        while !empty() {
-            left -= 1;
-            if left == 0 {
-                PRESENT.store(false, Ordering::Relaxed);
-                return;
-            }
+        let patience = if STALLED.load(Ordering::Relaxed) { 1 } else { PATIENCE };
+        let ready = (0..patience).any(|_| {
             relax();
+            empty()
+        });
+        STALLED.store(!ready, Ordering::Relaxed);
+        if !ready {
+            return;
         }
         *room = FIFO;
     }
