@@ -56,6 +56,19 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
     /// When a target of the configuration cannot be exposed; the text names its key.
     pub fn assemble(config: &Config, parts: Parts<H, S>) -> Result<Self, String> {
         let limits = Limits::for_memory(parts.memory);
+        Self::assemble_within(config, parts, &limits, &limits.storage())
+    }
+
+    /// As [`Appliance::assemble`], within limits that need not be those of the memory: the simulator tries others.
+    ///
+    /// # Errors
+    /// As [`Appliance::assemble`].
+    pub fn assemble_within(
+        config: &Config,
+        parts: Parts<H, S>,
+        limits: &Limits,
+        storage: &storage::Limits,
+    ) -> Result<Self, String> {
         let [host_seed, service_seed, storage_seed, ..] = parts.seeds;
         let boot = u128::from(parts.seeds[3]) << 64 | u128::from(parts.seeds[4]);
         let mut executor = Executor::new(limits.tasks());
@@ -73,7 +86,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         let service = settings(Side::Service, &config.service, &config.host, service_seed);
         let service = Attachment::new(&service, parts.service, parts.now);
 
-        let storage = Storage::new(&limits.storage(), clock.clone(), storage_seed, config.portal);
+        let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal);
         // Volumes first: the way to a storage service is the longest, and a login may wait for its end.
         for index in 0..limits.volumes {
             let (receive, send) = limits.nbd_buffers;

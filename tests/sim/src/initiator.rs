@@ -1,0 +1,535 @@
+//! An initiator: logs in, works, loses its connection, comes back, and judges all it hears.
+
+mod command;
+mod session;
+
+use crate::bug::Bug;
+use crate::history::{History, Value};
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::service::Service;
+use command::{Answer, GOOD, Op, Task};
+use kernel_runtime::{Clock, Instant, Signal, Sleep, with_deadline};
+use network::{Stream, TryRead};
+use session::{Function, Heard, Management, Session, Wishes};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
+use std::future::{Future, poll_fn};
+use std::net::SocketAddrV4;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use storage_iscsi::wire::Digests;
+
+/// How often the target is pinged.
+const PING: Duration = Duration::from_secs(2);
+/// An answer to a ping is due after this long, whatever the storage service does.
+const PONG: Duration = Duration::from_secs(1);
+/// When a connection without a pong, a login or an answer to task management is given up.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// When a command is aborted. A flush may take the three minutes that a storage service is given.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(200);
+/// When a command that began after all faults must have ended.
+const CALM_TIMEOUT: Duration = Duration::from_secs(100);
+/// Task management functions under way at once.
+const MANAGING: usize = 4;
+/// Pause before a command or a login is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What the world wants of an initiator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    Drop { is_silent: bool },
+    Abort,
+    Reset { unit: usize },
+}
+
+/// What initiators and the world have in common.
+pub(crate) struct Shared {
+    pub(crate) plan: Plan,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) history: Rc<RefCell<History>>,
+    pub(crate) services: Vec<Rc<RefCell<Service>>>,
+    pub(crate) violation: RefCell<Option<String>>,
+    pub(crate) orders: Vec<RefCell<VecDeque<Order>>>,
+    pub(crate) signals: Vec<Signal>,
+    /// Since when nothing goes wrong any more.
+    pub(crate) calm: Cell<Option<Instant>>,
+    /// When the appliance was last restarted.
+    pub(crate) restarted: Cell<Instant>,
+    /// Initiators that have seen everything finish.
+    pub(crate) finished: Cell<usize>,
+    pub(crate) answered: Cell<u64>,
+    pub(crate) good: Cell<u64>,
+    /// Values that a COMPARE AND WRITE has replaced: each can be replaced once.
+    pub(crate) swapped: RefCell<BTreeSet<(usize, usize, usize)>>,
+}
+
+impl Shared {
+    pub(crate) fn fail(&self, reason: String) {
+        self.violation.borrow_mut().get_or_insert(reason);
+    }
+}
+
+/// How far the last examination of a unit has come.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Work,
+    /// Flush this unit, resetting it when it tells of a loss, then read all of it from this block on.
+    Flush(usize),
+    Read(usize, usize),
+    Done,
+}
+
+pub(crate) struct Initiator {
+    shared: Rc<Shared>,
+    index: usize,
+    clock: Clock,
+    random: Random,
+    target: SocketAddrV4,
+    given: usize,
+    next_at: Instant,
+    ping_at: Instant,
+    stage: Stage,
+    /// Writes of sessions that are gone: over for good once the next login has succeeded.
+    limbo: Vec<usize>,
+    /// When each unit told of a loss, if it did.
+    told: Vec<Option<Instant>>,
+    /// A block that was read, for COMPARE AND WRITE.
+    seen: Option<(usize, usize, Vec<u8>)>,
+}
+
+/// How a connection ends.
+enum End {
+    Reset,
+    Silently,
+    Finished,
+}
+
+impl Initiator {
+    pub(crate) fn new(
+        shared: Rc<Shared>,
+        index: usize,
+        clock: Clock,
+        random: Random,
+        target: SocketAddrV4,
+    ) -> Self {
+        let told = vec![None; shared.plan.units];
+        Self {
+            shared,
+            index,
+            clock,
+            random,
+            target,
+            given: 0,
+            next_at: Instant::ZERO,
+            ping_at: Instant::ZERO,
+            stage: Stage::Work,
+            limbo: Vec::new(),
+            told,
+            seen: None,
+        }
+    }
+
+    /// The initiator's task.
+    pub(crate) async fn run(mut self, mut stream: Stream) {
+        loop {
+            let deadline = self.clock.now() + PATIENCE;
+            let connected = with_deadline(&self.clock, deadline, stream.connect(self.target)).await;
+            if !matches!(connected, Ok(Ok(()))) {
+                stream.abort();
+                self.clock.sleep(AGAIN).await;
+                continue;
+            }
+            let mut session = self.session();
+            let opened = self.clock.now();
+            let mut sleep = self.clock.sleep_until(Instant::ZERO);
+            let end = poll_fn(|cx| self.pump(cx, &stream, &mut session, opened, &mut sleep)).await;
+            for task in session.tasks.values() {
+                self.limbo.extend(task.op.write());
+            }
+            match end {
+                End::Finished => {
+                    self.shared.finished.set(self.shared.finished.get() + 1);
+                    stream.abort();
+                    return;
+                }
+                End::Reset => stream.abort(),
+                // The next connection takes over the slot, and the peer is never told.
+                End::Silently => continue,
+            }
+            self.clock.sleep(AGAIN).await;
+        }
+    }
+
+    fn session(&mut self) -> Session {
+        let random = &mut self.random;
+        let wishes = Wishes {
+            digests: Digests { header: random.chance(200), data: random.chance(200) },
+            initial_r2t: random.chance(500),
+            immediate_data: random.chance(700),
+            max_recv: random.pick(&[512, 4096, 65_536]),
+            max_burst: random.pick(&[4096, 16_384, 262_144]),
+            first_burst: random.pick(&[512, 4096, 65_536]),
+            outstanding_r2t: random.pick(&[1, 2, 8]),
+            cmd_sn: random.pick(&[1, u32::MAX - 3, 0x7fff_fffe]),
+        };
+        let name = format!("iqn.2026-11.example.sim:{}", self.index);
+        let names = [
+            ("InitiatorName", name.as_str()),
+            ("TargetName", crate::world::TARGET),
+            ("SessionType", "Normal"),
+        ];
+        Session::new(&names, [0x80, 0, 0, 0, 0, 1], wishes, self.shared.plan.block, self.shared.bug)
+    }
+
+    fn pump(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &Stream,
+        session: &mut Session,
+        opened: Instant,
+        sleep: &mut Sleep,
+    ) -> Poll<End> {
+        loop {
+            let now = self.clock.now();
+            let mut moved = false;
+            let mut bytes = [0; 16 << 10];
+            match stream.try_read(&mut bytes) {
+                Ok(TryRead::Bytes(count)) => {
+                    session.received(&bytes[..count]);
+                    moved = true;
+                }
+                Ok(TryRead::Empty) => {}
+                Ok(TryRead::Finished) | Err(_) => return Poll::Ready(End::Reset),
+            }
+            loop {
+                match session.hear() {
+                    Ok(None) => break,
+                    Ok(Some(heard)) => {
+                        if let Some(end) = self.heard(now, session, heard) {
+                            return Poll::Ready(end);
+                        }
+                    }
+                    Err(reason) => {
+                        self.shared.fail(format!("initiator {}: {reason}", self.index));
+                        return Poll::Ready(End::Reset);
+                    }
+                }
+            }
+            if let Some(end) = self.act(now, session, opened) {
+                return Poll::Ready(end);
+            }
+            if !session.output.is_empty() {
+                match stream.try_write(&session.output) {
+                    Ok(count) => {
+                        session.output.drain(..count);
+                        moved |= count > 0;
+                    }
+                    Err(_) => return Poll::Ready(End::Reset),
+                }
+            }
+            if moved {
+                continue;
+            }
+            stream.register(cx);
+            sleep.reset(self.due(now, session));
+            let due = Pin::new(&mut *sleep).poll(cx).is_ready();
+            if self.shared.signals[self.index].poll_lower(cx).is_pending() && !due {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// When to look again although nothing came.
+    fn due(&self, now: Instant, session: &Session) -> Instant {
+        let aborts = session.tasks.values().filter_map(|task| task.abort_at);
+        aborts
+            .chain([self.next_at, self.ping_at])
+            .filter(|at| *at > now)
+            .min()
+            .unwrap_or(now + PING)
+            .min(now + PING)
+    }
+
+    /// Give orders, commands and pings that are due.
+    fn act(&mut self, now: Instant, session: &mut Session, opened: Instant) -> Option<End> {
+        if !session.is_up {
+            return (now > opened + PATIENCE).then_some(End::Reset);
+        }
+        let managed = session.managing.values().map(|management| management.invoked);
+        let pinged = session.ping.map(|(_, sent)| sent);
+        if managed.chain(pinged).any(|since| now > since + PATIENCE) {
+            return Some(End::Reset);
+        }
+        match session.ping {
+            Some((_, sent)) => self.check_pong(now, sent),
+            None if now >= self.ping_at => {
+                self.ping_at = now + PING;
+                session.ping(now);
+            }
+            None => {}
+        }
+        while let Some(order) = self.order() {
+            match order {
+                Order::Drop { is_silent: false } => return Some(End::Reset),
+                Order::Drop { is_silent: true } => return Some(End::Silently),
+                Order::Abort => {
+                    for task in session.tasks.values_mut() {
+                        let later = Duration::from_micros(self.random.below(2000));
+                        task.abort_at = self.random.chance(500).then_some(now + later);
+                    }
+                }
+                Order::Reset { unit } => session.reset(now, unit),
+            }
+        }
+        self.time_out(now, session);
+        self.give(now, session);
+        matches!(self.stage, Stage::Done).then_some(End::Finished)
+    }
+
+    fn order(&self) -> Option<Order> {
+        self.shared.orders[self.index].borrow_mut().pop_front()
+    }
+
+    /// A ping is answered within a second, unless the wire between is to blame.
+    fn check_pong(&self, now: Instant, sent: Instant) {
+        if now > sent + PONG && self.shared.plan.is_host_clean() && self.shared.restarted.get() + PONG < sent
+        {
+            self.shared.fail(format!("initiator {}: no answer to the ping of {sent:?}", self.index));
+        }
+    }
+
+    fn time_out(&mut self, now: Instant, session: &mut Session) {
+        let mut tags = Vec::new();
+        for (&tag, task) in &mut session.tasks {
+            let timeout = if matches!(task.op, Op::Flush | Op::Write { fua: true, .. }) {
+                FLUSH_TIMEOUT
+            } else {
+                TIMEOUT
+            };
+            let has_calm =
+                self.shared.calm.get().is_some_and(|calm| task.invoked.max(calm) + CALM_TIMEOUT < now);
+            if has_calm {
+                self.shared.fail(format!("initiator {}: never answered: {task:?}", self.index));
+            }
+            if task.is_aborting {
+            } else if task.abort_at.is_some_and(|at| at <= now) {
+                tags.push(tag);
+            } else if task.abort_at.is_none() && now > task.invoked + timeout {
+                if self.shared.plan.is_sunny() {
+                    self.shared
+                        .fail(format!("initiator {}: not answered on a sunny day: {task:?}", self.index));
+                }
+                task.abort_at = Some(now);
+                tags.push(tag);
+            }
+        }
+        // The others have to wait: a target takes only so many immediate requests at once.
+        let room = MANAGING.saturating_sub(session.managing.len());
+        for tag in tags.into_iter().take(room) {
+            session.abort(now, tag);
+        }
+    }
+
+    fn give(&mut self, now: Instant, session: &mut Session) {
+        while now >= self.next_at && session.has_window() {
+            match self.stage {
+                Stage::Work if self.given < self.shared.plan.commands => {
+                    if session.tasks.len() >= self.shared.plan.depth {
+                        return;
+                    }
+                    self.given += 1;
+                    let mean = self.shared.plan.horizon.as_micros() as u64 / self.shared.plan.commands as u64;
+                    // In bursts, so that commands meet.
+                    let pause = if self.random.chance(700) { 0 } else { self.random.below(6 * mean + 1) };
+                    self.next_at = now + Duration::from_micros(pause);
+                    self.work(now, session);
+                }
+                Stage::Work if session.tasks.is_empty() && self.shared.calm.get().is_some() => {
+                    self.stage = Stage::Flush(0);
+                }
+                Stage::Flush(unit) if session.tasks.is_empty() && session.managing.is_empty() => {
+                    self.next_at = now + AGAIN;
+                    session.command(now, unit, Op::Flush, Vec::new());
+                }
+                Stage::Read(unit, first) if session.tasks.is_empty() => {
+                    self.next_at = now + AGAIN;
+                    let blocks = self.shared.plan.longest.max(8).min(self.shared.plan.blocks - first);
+                    session.command(now, unit, Op::Read { first, blocks }, Vec::new());
+                }
+                Stage::Work | Stage::Flush(_) | Stage::Read(..) | Stage::Done => return,
+            }
+        }
+    }
+
+    /// A command of the load.
+    fn work(&mut self, now: Instant, session: &mut Session) {
+        let plan = &self.shared.plan;
+        let unit = self.random.below(plan.units as u64) as usize;
+        let blocks = self.random.range(1, plan.longest as u64) as usize;
+        // Half of all falls on the first few blocks.
+        let room = (plan.blocks - blocks) as u64 + 1;
+        let first =
+            if self.random.chance(500) { self.random.below(room) } else { self.random.below(room.min(6)) };
+        let first = first as usize;
+        let history = &mut *self.shared.history.borrow_mut();
+        let (op, data) = match self.random.below(100) {
+            0..40 => {
+                let id = history.begin(unit, first, blocks, None, now);
+                let fua = self.random.chance(150);
+                (Op::Write { first, blocks, fua, id }, history.bytes(id))
+            }
+            40..75 => (Op::Read { first, blocks }, Vec::new()),
+            75..85 => (Op::Flush, Vec::new()),
+            85..88 => {
+                let id = history.begin(unit, first, blocks, Some(Value::Zero), now);
+                (Op::Zero { first, blocks, id }, vec![0; plan.block])
+            }
+            88..91 => {
+                let id = history.begin_hint(unit, first, blocks, now);
+                (Op::Unmap { id }, unmap(first, blocks))
+            }
+            91..96 => match self.seen.take() {
+                Some((unit_seen, block, expected)) if unit_seen == unit => {
+                    let id = history.begin(unit, block, 1, None, now);
+                    let data = [expected.as_slice(), &history.bytes(id)].concat();
+                    (Op::Swap { block, expected, id }, data)
+                }
+                _ => (Op::Ready, Vec::new()),
+            },
+            96..98 => (Op::Capacity, Vec::new()),
+            _ => (Op::Ready, Vec::new()),
+        };
+        log::debug!("initiator {}: unit {unit} {op:?}", self.index);
+        session.command(now, unit, op, data);
+    }
+
+    fn heard(&mut self, now: Instant, session: &mut Session, heard: Heard) -> Option<End> {
+        match heard {
+            Heard::LoggedIn => {
+                log::debug!("initiator {}: logged in", self.index);
+                for id in self.limbo.drain(..) {
+                    self.shared.history.borrow_mut().end(id, now);
+                }
+            }
+            Heard::Refused | Heard::Farewell => return Some(End::Reset),
+            Heard::Pong(sent) => self.check_pong(now, sent),
+            Heard::Managed(management) => self.managed(now, session, management),
+            Heard::Answered(task, answer) => {
+                self.shared.answered.set(self.shared.answered.get() + 1);
+                self.shared.good.set(self.shared.good.get() + u64::from(answer.status == GOOD));
+                log::debug!("initiator {}: {:?} of {:?}: {answer:?}", self.index, task.op, task.invoked);
+                if let Err(reason) = self.judge(now, &task, answer) {
+                    self.shared.fail(format!("initiator {}: {reason}", self.index));
+                }
+                self.conclude(now, session, &task, answer);
+            }
+        }
+        None
+    }
+
+    fn managed(&mut self, now: Instant, session: &mut Session, management: Management) {
+        log::debug!("initiator {}: done: {:?}", self.index, management.what);
+        let mut over = Vec::new();
+        match management.what {
+            Function::Abort(tag) => over.extend(session.tasks.remove(&tag)),
+            Function::Reset(unit) => {
+                let since = management.invoked;
+                // Commands given after the reset are not meant.
+                let gone = session.tasks.extract_if(..management.tag, |_, task| task.unit == unit);
+                over.extend(gone.map(|(_, task)| task));
+                if let Some(told) = self.told[unit].take_if(|told| *told < since) {
+                    self.shared.history.borrow_mut().forgive(unit, self.index, told);
+                }
+            }
+        }
+        for id in over.iter().filter_map(|task| task.op.write()) {
+            self.shared.history.borrow_mut().end(id, now);
+        }
+    }
+
+    fn judge(&mut self, now: Instant, task: &Task, answer: Answer) -> Result<(), String> {
+        let plan = &self.shared.plan;
+        if !answer.is_explained(&task.op, plan) {
+            return Err(format!("nothing explains {answer:?} to {:?} of unit {}", task.op, task.unit));
+        }
+        let history = &mut *self.shared.history.borrow_mut();
+        if answer.status != GOOD {
+            if answer.tells_loss() {
+                self.told[task.unit] = Some(now);
+            }
+            if let Some(id) = task.op.write() {
+                history.end(id, now);
+            }
+            return Ok(());
+        }
+        if let Some(id) = task.op.write() {
+            history.acknowledge(id, now);
+        }
+        let durable = |blocks, seen| {
+            let service = self.shared.services[task.unit].borrow();
+            history.flushed(task.unit, blocks, self.index, service.disk.durable(), seen)
+        };
+        match &task.op {
+            Op::Flush => durable(0..plan.blocks, task.invoked),
+            // What this very write has overwritten must not be there any more.
+            Op::Write { first, blocks, fua: true, .. } => {
+                durable(*first..first + blocks, now + Duration::from_micros(1))
+            }
+            Op::Read { first, .. } => {
+                self.seen = task
+                    .data_in
+                    .first_chunk::<512>()
+                    .map(|_| (task.unit, *first, task.data_in[..plan.block].to_vec()));
+                history.read(task.unit, *first, &task.data_in, task.invoked)
+            }
+            Op::Swap { block, expected, .. } => {
+                history.read(task.unit, *block, expected, task.invoked)?;
+                let value = history.writer(expected);
+                let is_first =
+                    value.is_none_or(|id| self.shared.swapped.borrow_mut().insert((task.unit, *block, id)));
+                if is_first { Ok(()) } else { Err(format!("two commands replaced the same value: {task:?}")) }
+            }
+            Op::Capacity => {
+                let capacity = (plan.blocks as u64 - 1, plan.block as u32);
+                let last = task.data_in.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                let block = task.data_in[8..].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+                if (last, block) == capacity { Ok(()) } else { Err(format!("capacity {last}, {block}")) }
+            }
+            Op::Ready | Op::Write { .. } | Op::Zero { .. } | Op::Unmap { .. } => Ok(()),
+        }
+    }
+
+    /// Go on with the last examination.
+    fn conclude(&mut self, now: Instant, session: &mut Session, task: &Task, answer: Answer) {
+        let plan = &self.shared.plan;
+        match (self.stage, &task.op) {
+            (Stage::Flush(unit), Op::Flush) if answer.status == GOOD => {
+                self.stage = Stage::Read(unit, 0);
+                self.next_at = now;
+            }
+            (Stage::Flush(unit), Op::Flush) if answer.tells_loss() => session.reset(now, unit),
+            (Stage::Read(unit, _), Op::Read { first, blocks }) if answer.status == GOOD => {
+                self.next_at = now;
+                self.stage = match (first + blocks == plan.blocks, unit + 1 == plan.units) {
+                    (false, _) => Stage::Read(unit, first + blocks),
+                    (true, false) => Stage::Flush(unit + 1),
+                    (true, true) => Stage::Done,
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The parameter list of an UNMAP of one range.
+fn unmap(first: usize, blocks: usize) -> Vec<u8> {
+    let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+    list.extend((first as u64).to_be_bytes());
+    list.extend((blocks as u32).to_be_bytes());
+    list.extend([0; 4]);
+    list
+}

@@ -1,0 +1,22 @@
+//! The world in a box: the appliance's real code between simulated initiators and simulated storage services, on two
+//! simulated wires, in one thread and on virtual time.
+//!
+//! A seed decides everything: the shape of the world, the load, each frame's fate and what goes wrong when. The same seed
+//! is the same world, to the microsecond. The checker is [`history`](crate), the rules are those of storage/README.md.
+#![forbid(unsafe_code)]
+
+mod bug;
+mod history;
+mod initiator;
+pub mod log;
+mod plan;
+mod random;
+mod service;
+mod wire;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use bug::Bug;
+pub use world::{Report, run};
