@@ -15,7 +15,7 @@ pub struct Limits {
     pub pool: [(usize, usize); 3],
     /// Bytes of the pool that the commands of one disk may hold.
     pub share: usize,
-    /// Bytes of the pool for answers that need no disk.
+    /// Bytes, beside the pool, for answers that need no disk.
     pub control: usize,
     /// What a connection's engine is given.
     pub iscsi: storage_iscsi::Limits,

@@ -8,6 +8,7 @@ use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, cookie};
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
+use storage_block::Share;
 use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
 use storage_scsi::{Memory, Status, Step};
 
@@ -18,6 +19,8 @@ pub(crate) struct Path {
     /// The running command of each task slot of the connection's engine, and its task: slots are used again.
     commands: Vec<Option<(Task, CommandIndex)>>,
     ready: Vec<CommandIndex>,
+    /// Memory for answers that need no disk.
+    control: Share,
 }
 
 /// An event that is not about a command or its data: the portal answers it.
@@ -45,7 +48,8 @@ impl Path {
     pub(crate) fn new(shared: Rc<Shared>, index: ConnectionIndex) -> Self {
         let slots = usize::from(shared.limits.iscsi.commands) + usize::from(shared.limits.iscsi.immediate);
         let ready = Vec::with_capacity(shared.limits.commands);
-        Self { shared, index, commands: vec![None; slots], ready }
+        let control = shared.control();
+        Self { shared, index, commands: vec![None; slots], ready, control }
     }
 
     pub(crate) fn shared(&self) -> &Rc<Shared> {
@@ -155,7 +159,7 @@ impl Path {
             };
             let volume = volume.map(|volume| &self.shared.volumes[volume]);
             let share = volume.and_then(|volume| volume.share());
-            let control = &self.shared.control;
+            let control = &self.control;
             let memory = Memory { data: share.as_ref().unwrap_or(control), control };
             match running.command.step(device, &memory) {
                 Step::Receive { offset, buffer } => connection.receive(task, offset, buffer),

@@ -14,7 +14,10 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use kernel_runtime::Clock;
 use storage_block::{Completion, Geometry, Pool, Share};
-use storage_scsi::{LogicalUnit, Memory, Readiness, Step};
+use storage_scsi::{LogicalUnit, MAX_LIST, Memory, Readiness, Step};
+
+/// What part of the memory for answers one connection may hold, as a divisor.
+const CONTROL_PARTS: usize = 4;
 
 /// A volume's slot.
 pub(crate) type VolumeIndex = usize;
@@ -26,15 +29,18 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) pool: Pool,
-    /// Memory for answers that need no disk, so that they are given although every disk hangs.
-    pub(crate) control: Share,
+    /// Memory for answers that need no disk, so that they are given although every disk hangs and holds all it may of
+    /// the pool.
+    control: Pool,
+    /// A share of it from which nothing is taken, for commands that nobody waits for.
+    nothing: Share,
     pub(crate) state: RefCell<State>,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) mailboxes: Vec<Mailbox>,
     /// What discovery gives as the portal, if not the address the initiator came to.
     pub(crate) portal: Option<SocketAddrV4>,
     seed: Cell<u64>,
-    /// The pool's count of returned buffers when starved commands were last woken.
+    /// The pools' count of returned buffers when starved commands were last woken.
     returned: Cell<u64>,
 }
 
@@ -73,6 +79,11 @@ pub(crate) fn cookie(command: CommandIndex, part: u64) -> u64 {
 }
 
 impl Shared {
+    /// What one connection may hold of the memory for answers: who asks and does not listen starves itself only.
+    pub(crate) fn control(&self) -> Share {
+        self.control.share(self.limits.control / CONTROL_PARTS)
+    }
+
     pub(crate) fn new(limits: &Limits, clock: Clock, seed: u64, portal: Option<SocketAddrV4>) -> Rc<Self> {
         let pool = Pool::new(&limits.pool);
         let state = State {
@@ -80,16 +91,19 @@ impl Shared {
             commands: Commands::new(limits.commands),
             held: Vec::with_capacity(limits.commands),
         };
+        let list = MAX_LIST as usize;
+        let control = Pool::new(&[(list, (limits.control / list).max(1))]);
         Rc::new(Self {
             clock,
             limits: *limits,
-            control: pool.share(limits.control),
+            nothing: control.share(0),
+            returned: Cell::new(pool.returned().wrapping_add(control.returned())),
+            control,
             state: RefCell::new(state),
             volumes: (0..limits.volumes).map(|_| Volume::new()).collect(),
             mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
             portal,
             seed: Cell::new(seed),
-            returned: Cell::new(pool.returned()),
             pool,
         })
     }
@@ -133,7 +147,7 @@ impl Shared {
         let is_over = match registry.device_mut(running.target) {
             None => running.command.is_quiet(),
             Some(device) => {
-                let memory = Memory { data: &self.control, control: &self.control };
+                let memory = Memory { data: &self.nothing, control: &self.nothing };
                 matches!(running.command.step(device, &memory), Step::Finish(_))
             }
         };
@@ -156,7 +170,7 @@ impl Shared {
 
     /// Let commands that lacked a buffer try again, if one has come back.
     pub(crate) fn wake_starved(&self) {
-        let returned = self.pool.returned();
+        let returned = self.pool.returned().wrapping_add(self.control.returned());
         if self.returned.replace(returned) != returned {
             let state = &mut *self.state.borrow_mut();
             self.wake_held(state);

@@ -13,7 +13,7 @@ const MIB: usize = 1 << 20;
 /// The longest piece of a read or write that travels in one buffer; longer ones are cut. It is also the largest
 /// data segment we take from an initiator.
 pub const SEGMENT: usize = 256 * KIB;
-/// Bytes of the pool for answers that need no disk.
+/// Bytes beside the pool for answers that need no disk.
 const CONTROL: usize = 64 * KIB;
 /// How long commands wait for a lost storage service before they end with BUSY: initiators begin to abort after 30 s.
 const HOLD: Duration = Duration::from_secs(25);
@@ -111,7 +111,7 @@ impl Limits {
         let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
             + self.volumes * (self.nbd_buffers.0 + self.nbd_buffers.1)
             + (API_CONNECTIONS + 1) * 2 * API_BUFFER;
-        let mut total = sockets;
+        let mut total = sockets + CONTROL;
         let mut index = 0;
         while index < self.pool.len() {
             total += self.pool[index].0 * self.pool[index].1;

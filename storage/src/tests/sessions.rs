@@ -233,3 +233,29 @@ fn a_write_acknowledged_with_the_last_bytes_of_a_service_that_dies_is_a_failed_f
         }
     });
 }
+
+#[test]
+fn answers_that_need_no_disk_are_given_although_no_buffer_is_left() {
+    let mut world = world();
+    world.service(10809, "disk", Manner::Serve);
+    world.expose("disk", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    let all = world.shared().pool.share(usize::MAX / 2);
+    let held: Vec<_> = std::iter::from_fn(|| all.take(1)).collect();
+    let stream = world.server.stream(65536, 65536);
+    finish(&mut world, Duration::from_secs(1), async move {
+        let mut initiator = Initiator::log_in(stream, "one", "disk").await;
+        let inquiry = ScsiCommand {
+            last: true,
+            read: true,
+            initiator_task_tag: 77,
+            expected_data_transfer_length: 255,
+            cmd_sn: initiator.cmd_sn,
+            cdb: [0x12, 0, 0, 0, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            ..ScsiCommand::default()
+        };
+        initiator.say(inquiry.header(), &[]).await;
+        assert_eq!(initiator.hear().await.opcode(), opcode::DATA_IN);
+    });
+    assert!(!held.is_empty());
+}
