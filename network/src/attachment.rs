@@ -41,17 +41,21 @@ impl<N: Nic> Attachment<N> {
     pub fn receive(&mut self, now: Instant) -> bool {
         let mut inner = self.stack.0.borrow_mut();
         let Inner { interface, sockets, rules, refused, backlog, .. } = &mut *inner;
-        let now = timestamp(now);
+        backlog.refresh(now, sockets);
+        let full = Cell::new(backlog.full());
         let opening = Cell::new(None);
-        let mut gated = Gated { device: &mut self.nic, rules: *rules, refused, opening: &opening };
-        interface.poll_maintenance(now);
+        let mut gated =
+            Gated { device: &mut self.nic, rules: *rules, refused, opening: &opening, full: &full };
+        interface.poll_maintenance(timestamp(now));
         let mut frames = 0;
         while frames < FRAMES_PER_TURN
-            && interface.poll_ingress_single(now, &mut gated, sockets) != PollIngressSingleResult::None
+            && interface.poll_ingress_single(timestamp(now), &mut gated, sockets)
+                != PollIngressSingleResult::None
         {
             frames += 1;
             if let Some(port) = opening.take() {
-                backlog.opened(port, sockets);
+                backlog.opened(port, now, sockets);
+                full.set(backlog.full());
             }
         }
         if frames > 0 {

@@ -1,34 +1,40 @@
 //! Slots that wait for a peer, and what peers that never come may take of them.
 //!
 //! A SYN takes a listening slot until its handshake ends. If its source is forged that never happens, and a handful of
-//! such SYNs would keep everybody out for as long as a silent peer is borne with. So a port is never left without a
-//! listening slot while some are half open: the oldest of these listens again. A peer that is there ends its
-//! handshake within a round trip, long before its slot has become the oldest one of a flood it can withstand.
+//! such SYNs would keep everybody out for as long as a silent peer is borne with. So when a SYN has taken the last
+//! listening slot of a port, the oldest half-open one listens again, unless it is so young that its peer may still
+//! answer. Until one is old enough further SYNs are not heard: their senders ask again after a second, where a refusal
+//! would have been the last word.
 
 use alloc::vec::Vec;
+use core::time::Duration;
+use kernel_runtime::Instant;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
+
+/// How long a half-open slot is safe. Within it the handshakes of all peers nearby end, on a busy host too.
+const GRACE: Duration = Duration::from_millis(10);
 
 /// The slots of one stack that accept peers.
 #[derive(Default)]
 pub(crate) struct Backlog {
     slots: Vec<Slot>,
-    /// Counts the SYNs, to tell older from younger.
-    arrivals: u64,
+    /// A port whose slots are taken or half open, and these young.
+    full: Option<u16>,
 }
 
 struct Slot {
     handle: SocketHandle,
     port: u16,
-    /// Which SYN made it half open.
-    arrival: Option<u64>,
+    /// When a SYN made it half open.
+    since: Option<Instant>,
 }
 
 impl Backlog {
     /// The slot of `handle` accepts peers on `port` from now on.
     pub(crate) fn add(&mut self, handle: SocketHandle, port: u16) {
         self.remove(handle);
-        self.slots.push(Slot { handle, port, arrival: None });
+        self.slots.push(Slot { handle, port, since: None });
     }
 
     /// The slot of `handle` accepts nobody any more.
@@ -36,31 +42,51 @@ impl Backlog {
         self.slots.retain(|slot| slot.handle != handle);
     }
 
-    /// A SYN for `port` came in. If it took the last slot that listened there, the oldest half-open one is given up.
-    pub(crate) fn opened(&mut self, port: u16, sockets: &mut SocketSet<'_>) {
-        self.arrivals += 1;
-        let mut oldest: Option<(u64, SocketHandle)> = None;
-        for slot in self.slots.iter_mut().filter(|slot| slot.port == port) {
+    /// The port for which no SYN is to be heard at the moment.
+    pub(crate) fn full(&self) -> Option<u16> {
+        self.full
+    }
+
+    /// A SYN for `port` came in.
+    pub(crate) fn opened(&mut self, port: u16, now: Instant, sockets: &mut SocketSet<'_>) {
+        self.full = self.make_room(port, now, sockets);
+    }
+
+    /// Time has passed, or slots have changed: see whether a port is still full.
+    pub(crate) fn refresh(&mut self, now: Instant, sockets: &mut SocketSet<'_>) {
+        if let Some(port) = self.full {
+            self.full = self.make_room(port, now, sockets);
+        }
+    }
+
+    /// See to it that a slot listens on `port`; answers the port if that must wait.
+    fn make_room(&mut self, port: u16, now: Instant, sockets: &mut SocketSet<'_>) -> Option<u16> {
+        let mut oldest: Option<(Instant, usize)> = None;
+        let mut listens = false;
+        for (index, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.port == port) {
             match sockets.get::<Socket<'_>>(slot.handle).state() {
-                State::Listen => return,
                 State::SynReceived => {
-                    let arrival = *slot.arrival.get_or_insert(self.arrivals);
-                    // Not the one that this very SYN has opened.
-                    let is_older = oldest.is_none_or(|(earliest, _)| arrival < earliest);
-                    if is_older && arrival != self.arrivals {
-                        oldest = Some((arrival, slot.handle));
+                    let since = *slot.since.get_or_insert(now);
+                    if oldest.is_none_or(|(earliest, _)| since < earliest) {
+                        oldest = Some((since, index));
                     }
                 }
-                _ => slot.arrival = None,
+                state => {
+                    slot.since = None;
+                    listens |= state == State::Listen;
+                }
             }
         }
-        let Some((_, handle)) = oldest else { return };
-        let socket = sockets.get_mut::<Socket<'_>>(handle);
+        let (since, index) = oldest.filter(|_| !listens)?;
+        if now < since + GRACE {
+            return Some(port);
+        }
+        let slot = &mut self.slots[index];
+        slot.since = None;
+        let socket = sockets.get_mut::<Socket<'_>>(slot.handle);
         socket.abort();
         // Fails only for port zero and for an open socket, and this one was just closed.
         let _ = socket.listen(port);
-        for slot in self.slots.iter_mut().filter(|slot| slot.handle == handle) {
-            slot.arrival = None;
-        }
+        None
     }
 }

@@ -107,7 +107,7 @@ fn is_senseless_tcp(packet: &Ipv4Packet<&[u8]>) -> bool {
             .is_ok_and(|tcp| (tcp.syn() && (tcp.fin() || tcp.rst())) || (tcp.fin() && tcp.rst()))
 }
 
-/// The port to which an admitted frame wants to open a connection.
+/// The port to which a frame wants to open a connection.
 fn opened_port(frame: &[u8]) -> Option<u16> {
     let frame = EthernetFrame::new_checked(frame).ok()?;
     let packet = (frame.ethertype() == EthernetProtocol::Ipv4).then(|| frame.payload())?;
@@ -124,6 +124,8 @@ pub(crate) struct Gated<'a, D> {
     pub(crate) refused: &'a mut u64,
     /// The port of the last frame that asked for a connection.
     pub(crate) opening: &'a Cell<Option<u16>>,
+    /// The port that has no room for another connection at the moment.
+    pub(crate) full: &'a Cell<Option<u16>>,
 }
 
 /// A received frame that the gate has yet to look at.
@@ -132,6 +134,7 @@ pub(crate) struct GatedRx<'a, R> {
     rules: Rules,
     refused: &'a mut u64,
     opening: &'a Cell<Option<u16>>,
+    full: &'a Cell<Option<u16>>,
 }
 
 impl<D: Device> Device for Gated<'_, D> {
@@ -146,8 +149,8 @@ impl<D: Device> Device for Gated<'_, D> {
 
     fn receive(&mut self, timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let (token, reply) = self.device.receive(timestamp)?;
-        let Self { rules, refused, opening, .. } = self;
-        Some((GatedRx { token, rules: *rules, refused, opening }, reply))
+        let Self { rules, refused, opening, full, .. } = self;
+        Some((GatedRx { token, rules: *rules, refused, opening, full }, reply))
     }
 
     fn transmit(&mut self, timestamp: Instant) -> Option<Self::TxToken<'_>> {
@@ -161,10 +164,11 @@ impl<D: Device> Device for Gated<'_, D> {
 
 impl<R: RxToken> RxToken for GatedRx<'_, R> {
     fn consume<T, F: FnOnce(&[u8]) -> T>(self, f: F) -> T {
-        let Self { token, rules, refused, opening } = self;
+        let Self { token, rules, refused, opening, full } = self;
         token.consume(|frame| {
-            if rules.admit(frame) {
-                opening.set(opened_port(frame));
+            let port = opened_port(frame);
+            if rules.admit(frame) && (port.is_none() || port != full.get()) {
+                opening.set(port);
                 return f(frame);
             }
             *refused += 1;

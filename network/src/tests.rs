@@ -250,7 +250,30 @@ fn peers_that_never_finish_their_handshake_keep_nobody_out() {
             clock.sleep_until(clock.now() + Duration::from_millis(100)).await;
         }
     });
-    world.run(Duration::from_secs(5));
+    world.run(Duration::from_secs(20));
+}
+
+#[test]
+fn of_two_peers_that_come_at_once_for_the_last_slot_each_gets_it_in_turn() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let mut listener = server.stream(4096, 4096);
+    world.executor.add("server", async move {
+        for _ in 0..2 {
+            listener.accept(80).await;
+            listener.write_all(b"hello").await.expect("written");
+            listener.finish().await;
+        }
+    });
+    for _ in 0..2 {
+        let mut stream = client.stream(4096, 4096);
+        world.executor.add("client", async move {
+            stream.connect("10.77.0.2:80".parse().expect("address")).await.expect("connected");
+            assert_eq!(stream.read(&mut [0; 5]).await, Ok(5));
+            stream.finish().await;
+        });
+    }
+    world.run(Duration::from_secs(20));
 }
 
 #[test]
