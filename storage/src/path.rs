@@ -4,7 +4,7 @@
 //! `step` takes what the SCSI engine says next and hands it to the iSCSI engine or to a volume.
 
 use crate::mailbox::CommandIndex;
-use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, cookie};
+use crate::shared::{ConnectionIndex, Held, Owner, Running, Shared, State, cookie};
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -136,7 +136,7 @@ impl Path {
             owner: Some(Owner { connection: self.index, task: command.task }),
             read: command.read,
             write: command.write,
-            is_held: false,
+            held: None,
         });
         self.commands[command.task.slot()] = Some((command.task, index));
         self.step(connection, state, index);
@@ -178,13 +178,14 @@ impl Path {
                 Step::Finish(outcome) => {
                     connection.finish(task, answer(running, &outcome));
                     self.commands[task.slot()] = None;
+                    let target = running.target;
                     commands.remove(index);
-                    self.shared.wake_held(state);
+                    self.shared.wake_blocked(state, target, unit);
                     return true;
                 }
-                Step::Starved | Step::Blocked => {
-                    if !running.is_held {
-                        running.is_held = true;
+                step @ (Step::Starved | Step::Blocked) => {
+                    let why = if matches!(step, Step::Starved) { Held::Starved } else { Held::Blocked };
+                    if running.held.replace(why).is_none() {
                         held.push(index);
                     }
                     return moved;

@@ -5,7 +5,7 @@
 use crate::Limits;
 use crate::commands::Commands;
 use crate::mailbox::{CommandIndex, Mailbox};
-use crate::registry::Registry;
+use crate::registry::{Registry, TargetIndex};
 use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -14,7 +14,7 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use kernel_runtime::Clock;
 use storage_block::{Completion, Geometry, Pool, Share};
-use storage_scsi::{LogicalUnit, MAX_LIST, Memory, Readiness, Step};
+use storage_scsi::{LogicalUnit, MAX_LIST, Memory, Readiness, Step, UnitId};
 
 /// What part of the memory for answers one connection may hold, as a divisor.
 const CONTROL_PARTS: usize = 4;
@@ -55,14 +55,23 @@ pub(crate) struct State {
 /// A command of some session, from its arrival until nothing of it is under way any more.
 pub(crate) struct Running {
     pub(crate) command: storage_scsi::Command,
-    pub(crate) target: usize,
+    pub(crate) target: TargetIndex,
     /// Whose it is; `None` once it was aborted and only its requests are still under way.
     pub(crate) owner: Option<Owner>,
     /// Which way its data goes.
     pub(crate) read: bool,
     pub(crate) write: bool,
-    /// It stands in [`State::held`].
-    pub(crate) is_held: bool,
+    /// It stands in [`State::held`], for this reason.
+    pub(crate) held: Option<Held>,
+}
+
+/// Why a command is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// Another command of its unit stands before it, or the unit is not known yet.
+    Blocked,
+    /// There was no buffer.
+    Starved,
 }
 
 /// The session that waits for a command.
@@ -151,21 +160,38 @@ impl Shared {
                 matches!(running.command.step(device, &memory), Step::Finish(_))
             }
         };
-        if is_over {
-            commands.remove(index);
-            self.wake_held(state);
+        if is_over && let Some(over) = commands.remove(index) {
+            self.wake_blocked(state, over.target, over.command.unit());
         }
     }
 
     /// Something that held commands may wait for has changed: let their sessions try again.
     pub(crate) fn wake_held(&self, state: &mut State) {
-        for index in state.held.drain(..) {
-            let Some(running) = state.commands.get_mut(index) else { continue };
-            running.is_held = false;
-            if let Some(owner) = running.owner {
-                self.mailboxes[owner.connection].push(index);
+        self.wake(state, |_| true);
+    }
+
+    /// A command of a unit has ended: let those try again that it may have stood before. No others, or a window of
+    /// commands for a disk that hangs would be tried in vain with every command for one that works.
+    pub(crate) fn wake_blocked(&self, state: &mut State, target: TargetIndex, unit: UnitId) {
+        self.wake(state, |running| running.target == target && running.command.unit() == unit);
+    }
+
+    fn wake(&self, state: &mut State, is_meant: impl Fn(&Running) -> bool) {
+        let State { held, commands, .. } = state;
+        held.retain(|&index| {
+            // The place of a command that is gone may be another's, which is not held or stands here for itself.
+            let Some(running) = commands.get_mut(index).filter(|running| running.held.is_some()) else {
+                return false;
+            };
+            let stays = !is_meant(running);
+            if !stays {
+                running.held = None;
+                if let Some(owner) = running.owner {
+                    self.mailboxes[owner.connection].push(index);
+                }
             }
-        }
+            stays
+        });
     }
 
     /// Let commands that lacked a buffer try again, if one has come back.
@@ -173,7 +199,7 @@ impl Shared {
         let returned = self.pool.returned().wrapping_add(self.control.returned());
         if self.returned.replace(returned) != returned {
             let state = &mut *self.state.borrow_mut();
-            self.wake_held(state);
+            self.wake(state, |running| running.held == Some(Held::Starved));
         }
     }
 
