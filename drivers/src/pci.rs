@@ -94,10 +94,15 @@ impl Pci {
         self.root.set_command(at, command - working);
     }
 
-    /// Let a function answer at its addresses and reach memory.
-    pub(crate) fn enable(&mut self, at: DeviceFunction) {
+    /// Let a function answer at its addresses.
+    pub(crate) fn enable_registers(&mut self, at: DeviceFunction) {
         let (_, command) = self.root.get_status_command(at);
-        let wanted = Command::MEMORY_SPACE | Command::BUS_MASTER | Command::INTERRUPT_DISABLE;
-        self.root.set_command(at, command | wanted);
+        self.root.set_command(at, command | Command::MEMORY_SPACE | Command::INTERRUPT_DISABLE);
+    }
+
+    /// Let a function that has been reset reach memory, and send messages.
+    pub(crate) fn enable_memory(&mut self, at: DeviceFunction) {
+        let (_, command) = self.root.get_status_command(at);
+        self.root.set_command(at, command | Command::BUS_MASTER);
     }
 }

@@ -41,7 +41,7 @@ impl Pci {
         Ok(Vectors { capability, table, entries })
     }
 
-    /// Let the function, which must be enabled, raise `messages`: one per vector, from the first, as many as it has.
+    /// Let the function, whose registers must be enabled, raise `messages`: one per vector, from the first, as many as it has.
     /// Answers how many.
     pub(crate) fn use_vectors(&mut self, at: DeviceFunction, vectors: &Vectors, messages: &[Message]) -> u16 {
         let Vectors { capability, table, entries } = vectors;

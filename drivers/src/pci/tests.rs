@@ -256,7 +256,8 @@ fn vectors_are_written_into_the_table_and_the_function_is_let_loose() {
     let (machine, mut pci) = machine(&[(at(0, 1, 0), msix), (at(0, 2, 0), Emulated::new(NIC))]);
     let capabilities = pci.capabilities(at(0, 1, 0)).expect("a list");
     let vectors = pci.vectors(at(0, 1, 0), &capabilities, 3).expect("a table");
-    pci.enable(at(0, 1, 0));
+    pci.enable_registers(at(0, 1, 0));
+    pci.enable_memory(at(0, 1, 0));
     let message = |data| Message { address: 0xfee0_1000, data };
     assert_eq!(pci.use_vectors(at(0, 1, 0), &vectors, &[message(0x41), message(0x42), message(0x43)]), 2);
     let memory = table.0.borrow();

@@ -26,7 +26,7 @@ struct Structure {
     capability: Capability,
 }
 
-/// Open the device at `at`: map its structures, give it interrupts. It is not reset yet.
+/// Open the device at `at`: map its structures, give it interrupts, and reset it before it reaches memory.
 pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     let capabilities = pci.capabilities(at)?;
     // Finding out how long registers are means moving them, which is cheap only as long as they are nowhere.
@@ -51,13 +51,16 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     let transport = PciTransport::new::<Machine, _>(&mut pci.root, at).map_err(refusal)?;
     let (queues, configuration) = (Irq::allocate()?, Irq::allocate()?);
 
-    pci.enable(at);
+    pci.enable_registers(at);
     let count = pci.use_vectors(at, &vectors, &[queues.message(), configuration.message()]);
     let vectors = (if count > 1 { 1 } else { NO_VECTOR }, 0);
     let registers =
         PciRegisters { common: common.registers, doorbells: notify.registers, multiplier, vectors };
     let bus = Bus::Pci { transport, registers };
-    Ok(Device::new(bus, Location::Pci(at), queues, Some(configuration)))
+    let mut device = Device::new(bus, Location::Pci(at), queues, Some(configuration));
+    device.reset()?;
+    pci.enable_memory(at);
+    Ok(device)
 }
 
 /// The first structure of a type, as the package chooses it; `None` when there is none.
