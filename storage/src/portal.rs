@@ -63,6 +63,7 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
             has_session: false,
             stalled: None,
             relief: 0,
+            relief_ends: Instant::ZERO,
         };
         let end = poll_fn(|cx| serving.pump(cx, &mut sleep)).await;
         path.end_session();
@@ -93,6 +94,8 @@ struct Serving<'a> {
     /// Commands that are told to try again without waiting any further, because one has waited in vain: a ping behind a
     /// whole window of them must not wait for each.
     relief: u16,
+    /// When those that lack a place are waited for again.
+    relief_ends: Instant,
 }
 
 /// Data that stands on the connection without a place.
@@ -150,9 +153,6 @@ impl Serving<'_> {
             // Something of this connection goes on, so its turn will come.
             stalled.quiet = now;
         }
-        if resumed == Resumed::Moved {
-            self.relief = 0;
-        }
         let received = self.receive(now)?;
         let drained = self.drain()?;
         let transmitted = self.transmit()?;
@@ -194,10 +194,11 @@ impl Serving<'_> {
             return false;
         };
         let stalled = *self.stalled.get_or_insert(Stalled { since: now, quiet: now });
-        if self.relief > 0 {
+        if self.relief > 0 && now < self.relief_ends {
             self.relief -= 1;
         } else if now >= stalled.until() {
             self.relief = self.shared.limits.iscsi.commands;
+            self.relief_ends = now + STALL;
         } else {
             return false;
         }
