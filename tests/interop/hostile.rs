@@ -7,6 +7,7 @@ mod commands;
 mod liar;
 mod login;
 mod peer;
+mod requests;
 mod services;
 mod session;
 mod steady;
@@ -17,7 +18,9 @@ use image_launch::appliance::Kind;
 use image_launch::disk::Server;
 use image_launch::net::Wire;
 use image_launch::stage::{IQN, Script};
+use std::time::Instant;
 
+pub(crate) use requests::healthy;
 pub(crate) use steady::{Steady, good_login};
 
 const SIZE: u64 = 8 << 20;
@@ -29,6 +32,8 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     ("slow_logins", login::slow_logins),
     ("bad_sessions", commands::bad_sessions),
     ("noise", commands::noise),
+    ("bad_requests", requests::bad_requests),
+    ("slow_requests", requests::slow_requests),
     ("lying_services", services::lying_services),
 ];
 
@@ -39,8 +44,8 @@ pub(crate) fn body() -> Kind {
 
 /// Three disks: for the steady session, for the misbehaved, and for those that reserve and lock what they can.
 pub(crate) fn three_disks(kind: Kind) -> Script {
-    let mut script = script(kind, SIZE, Server::nbdkit());
-    script.disks = vec![(SIZE, Server::nbdkit()); 3];
+    let mut script = script(kind, SIZE, Server::QemuNbd);
+    script.disks = vec![(SIZE, Server::QemuNbd); 3];
     script
 }
 
@@ -65,7 +70,7 @@ fn sessions_that_break_the_rules_disturb_nobody() {
 }
 
 #[test]
-fn storage_services_that_lie_hold_up_their_own_disk_only() {
+fn services_that_lie_and_clients_that_dawdle_hold_up_their_own_only() {
     let mut script = script(body(), SIZE, Server::nbdkit());
     for n in 0..services::liars() {
         let mut set =
@@ -75,5 +80,27 @@ fn storage_services_that_lie_hold_up_their_own_disk_only() {
         set("initiators", "*".into());
     }
     let (mut stage, _turn) = stage(&script);
-    play(&mut stage, "lying_services");
+    // Both are a matter of waiting, in different places.
+    play(&mut stage, "lying_services+slow_requests");
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused_and_disturb_nobody() {
+    let (mut stage, _turn) = stage(&three_disks(body()));
+    play(&mut stage, "bad_requests");
+}
+
+#[test]
+fn the_image_bears_what_the_process_bears() {
+    if std::env::var_os("TARGET").is_some() {
+        return; // the tests above have played on that body
+    }
+    let (mut stage, _turn) = stage(&three_disks(Kind::default()));
+    for scenario in
+        ["bad_logins", "same_isid_races", "bad_sessions", "noise", "bad_requests", "forged_frames", "flood"]
+    {
+        let start = Instant::now();
+        play(&mut stage, scenario);
+        println!("{scenario}: {:?}", start.elapsed());
+    }
 }

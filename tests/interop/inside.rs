@@ -11,7 +11,7 @@ const SCENARIO: &str = "CORBEL_SCENARIO";
 /// No scenario takes as long, on any machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Plays the scenario of that name inside the networks of `stage`, where it must succeed; the appliance must be there
+/// Plays the scenario of that name, or those with `+` between them at the same time, inside the networks of `stage`, where it must succeed; the appliance must be there
 /// and well afterwards. Answers what the scenario printed.
 pub(crate) fn play(stage: &mut Stage, scenario: &str) -> String {
     assert!(!stage.net.is_user_mode(), "hostile peers need TAP devices: run this as root");
@@ -35,7 +35,11 @@ pub(crate) fn play(stage: &mut Stage, scenario: &str) -> String {
 fn inside() {
     // Asked for by hand, there is nothing to play.
     let Ok(name) = env::var(SCENARIO) else { return };
-    let scenarios = hostile::SCENARIOS.iter().chain(network::SCENARIOS);
-    let (_, scenario) = scenarios.into_iter().find(|(known, _)| *known == name).unwrap();
-    scenario();
+    std::thread::scope(|scope| {
+        for name in name.split('+') {
+            let mut scenarios = hostile::SCENARIOS.iter().chain(network::SCENARIOS);
+            let (_, scenario) = scenarios.find(|(known, _)| *known == name).unwrap();
+            scope.spawn(scenario);
+        }
+    });
 }

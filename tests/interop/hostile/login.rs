@@ -286,7 +286,7 @@ fn continued_by_something_else() -> Result<(), String> {
 
 /// One initiator from two connections at once, again and again: one session lives in the end, and nobody else sees it.
 pub(crate) fn same_isid_races() {
-    const LOGINS: usize = 100;
+    const LOGINS: usize = 500;
     let steady = Steady::start(0);
     let who = Who::new("twin", 1);
     let racers: Vec<_> = (0..2)

@@ -72,7 +72,6 @@ pub(crate) struct Session {
     pub(crate) peer: Peer,
     pub(crate) cmd_sn: u32,
     pub(crate) exp_stat_sn: u32,
-    pub(crate) tsih: u16,
     tag: u32,
     pending: BTreeMap<u32, Pending>,
     /// Answers to pings and to task management, by tag.
@@ -131,7 +130,6 @@ impl Session {
             peer,
             cmd_sn: response.exp_cmd_sn,
             exp_stat_sn: response.stat_sn.wrapping_add(1),
-            tsih: response.tsih,
             tag: 0x100,
             pending: BTreeMap::new(),
             answered: BTreeMap::new(),
