@@ -147,7 +147,8 @@ impl Command {
     pub(crate) fn is_offered(&self, unit: Option<&LogicalUnit>) -> bool {
         match self.offered {
             Offered::Always => true,
-            Offered::Thin => unit.is_none_or(LogicalUnit::is_thin),
+            // Of a disk that is not known yet it cannot be denied: initiators never ask again.
+            Offered::Thin => unit.is_none_or(|unit| unit.geometry().is_none() || unit.is_thin()),
         }
     }
 

@@ -377,9 +377,14 @@ fn a_disk_on_its_way_is_held_and_one_out_of_reach_says_why() {
     assert_eq!(sense(&outcome.expect("a unit attention")), (6, code::POWER_ON));
     assert!(start(&mut bench, &[0x12, 1, 0x83, 0x10, 0, 0]).1.is_some(), "names do not wait");
     assert!(start(&mut bench, &[0x03, 0, 0, 0, 255, 0]).1.is_some());
-    let held =
-        [&[0; 6][..], &[0x12, 1, 0xb0, 0x10, 0, 0], &cdb10(0x25, 0, 0, 0), &[0x1a, 0, 0x3f, 0, 255, 0]]
-            .map(|cdb| start(&mut bench, cdb).0);
+    let held = [
+        &[0; 6][..],
+        &[0x12, 1, 0xb0, 0x10, 0, 0],
+        &cdb10(0x25, 0, 0, 0),
+        &[0x1a, 0, 0x3f, 0, 255, 0],
+        &cdb10(0x42, 0, 0, 0),
+    ]
+    .map(|cdb| start(&mut bench, cdb).0);
     for index in held {
         assert!(bench.slots[index].command.is_held());
         assert_eq!(bench.slots[index].waits, "blocked");
