@@ -148,6 +148,7 @@ fn measure(options: &Options, out: &Path, words: &[&str]) -> Result<()> {
 fn python(script: &str) -> Command {
     let mut command = process::command("python3");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/bench/peer").join(script));
+    command.env("PEER_NS", namespace());
     command
 }
 
@@ -158,9 +159,14 @@ fn run(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { Error::because(format!("`{shown}`: {status}")) }
 }
 
+/// The network namespace of this run, by which bench.py also names its disk.
+fn namespace() -> String {
+    format!("bench-{}", std::process::id())
+}
+
 /// Takes away what bench.py leaves for the next of its runs: a namespace, and a disk in memory.
 fn clear() {
-    let mut ip = Command::new("ip");
-    let _ = ip.args(["netns", "delete", "peer"]).status();
-    let _ = fs::remove_file("/dev/shm/peer.raw");
+    let name = namespace();
+    let _ = Command::new("ip").args(["netns", "delete", &name]).status();
+    let _ = fs::remove_file(format!("/dev/shm/{name}.raw"));
 }
