@@ -6,15 +6,15 @@ use image_launch::setup;
 use image_launch::stage::{Script, Stage};
 use std::fs::File;
 
-/// The bodies the tests run against: all of them, or the one `TARGET` names.
+/// The bodies the tests run against: all of them, or the one `CORBEL_TARGET` names.
 pub(crate) fn targets() -> Vec<Kind> {
-    match std::env::var("TARGET") {
+    match std::env::var("CORBEL_TARGET") {
         Ok(name) => vec![name.parse().unwrap()],
         Err(_) => ["q35", "pc", "microvm", "hosted"].iter().map(|name| name.parse().unwrap()).collect(),
     }
 }
 
-/// The body for a test that needs only one: the image on q35, or what `TARGET` names.
+/// The body for a test that needs only one: the image on q35, or what `CORBEL_TARGET` names.
 pub(crate) fn target() -> Kind {
     targets()[0]
 }

@@ -1,6 +1,6 @@
 //! Real initiators and real NBD servers against the appliance, in every body it has.
 //!
-//! Each test makes a host of its own ([`image_launch::stage`]). `TARGET=hosted` (or `tgtd`, a peer) runs those that do
+//! Each test makes a host of its own ([`image_launch::stage`]). `CORBEL_TARGET=hosted` (or `tgtd`, a peer) runs those that do
 //! not name a board against that body instead, to tell a fault of ours from one of a tool or of the emulation.
 #![allow(clippy::unwrap_used, reason = "in a test an error is the end, and its sentence is printed")]
 

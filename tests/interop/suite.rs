@@ -26,12 +26,12 @@ fn the_libiscsi_suite_scores_no_less_than_it_did() {
         score.add(&suite, run(&stage, &suite));
     }
     println!("{}\n{:.0} s", score.table(), start.elapsed().as_secs_f32());
-    if std::env::var("TARGET").is_ok() {
-        println!("TARGET is set: not compared with the score of the image");
+    if std::env::var("CORBEL_TARGET").is_ok() {
+        println!("CORBEL_TARGET is set: not compared with the score of the image");
         return;
     }
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/iscsi-test-cu.score");
-    if std::env::var("SCORE").is_ok_and(|word| word == "update") {
+    if std::env::var("CORBEL_SCORE").is_ok_and(|word| word == "update") {
         std::fs::write(&file, score.text()).unwrap();
         println!("wrote {}", file.display());
         return;

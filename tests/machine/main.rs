@@ -1,6 +1,6 @@
 //! The image as a machine: boards, configuration, its two networks, its management of other machines.
 //!
-//! Each test makes a host of its own ([`image_launch::stage`]). `TARGET=hosted` runs those that do not name a board
+//! Each test makes a host of its own ([`image_launch::stage`]). `CORBEL_TARGET=hosted` runs those that do not name a board
 //! against the hosted appliance instead.
 #![allow(clippy::unwrap_used, reason = "in a test an error is the end, and its sentence is printed")]
 

@@ -21,12 +21,13 @@ pub mod wait;
 
 use std::path::PathBuf;
 
-/// The image to boot: the one the environment's `IMAGE` names, or the one built with this program.
+/// The image to boot: the one the environment's `CORBEL_IMAGE` names, or the one built with this program.
 ///
 /// # Errors
 /// When it is not there.
 pub fn image() -> Result<PathBuf> {
-    let image = std::env::var_os("IMAGE").map_or_else(|| image_pack::elf().to_path_buf(), PathBuf::from);
+    let image =
+        std::env::var_os("CORBEL_IMAGE").map_or_else(|| image_pack::elf().to_path_buf(), PathBuf::from);
     if image.is_file() {
         return Ok(image);
     }

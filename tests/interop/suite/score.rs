@@ -96,7 +96,7 @@ impl Score {
             [Outcome::Pass, Outcome::Fail, Outcome::Skip, Outcome::Unfinished]
                 .map(|outcome| self.count(outcome));
         let mut text = format!(
-            "# The image on q35 before iscsi-test-cu; made by SCORE=update, compared with by every run of the tests.\n\
+            "# The image on q35 before iscsi-test-cu; made by CORBEL_SCORE=update, compared with by every run of the tests.\n\
              # pass {pass}  fail {fail}  skip {skip}  unfinished {unfinished}\n"
         );
         for (suite, tests) in &self.0 {
@@ -146,7 +146,9 @@ impl Score {
             list.push(format!("{word} {line}"));
         }
         if worse.is_empty() && !better.is_empty() {
-            better.push("The score rose: keep it with SCORE=update cargo test --test interop suite".into());
+            better.push(
+                "The score rose: keep it with CORBEL_SCORE=update cargo test --test interop suite".into(),
+            );
         }
         worse.extend(better);
         worse
