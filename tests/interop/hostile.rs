@@ -23,7 +23,7 @@ use std::time::Instant;
 pub(crate) use requests::healthy;
 pub(crate) use steady::{Steady, good_login};
 
-const SIZE: u64 = 8 << 20;
+const SIZE: u64 = 16 << 20;
 
 /// What can be played inside.
 pub(crate) const SCENARIOS: &[(&str, fn())] = &[
@@ -32,14 +32,15 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     ("slow_logins", login::slow_logins),
     ("bad_sessions", commands::bad_sessions),
     ("noise", commands::noise),
+    ("greedy", commands::greedy),
     ("bad_requests", requests::bad_requests),
     ("slow_requests", requests::slow_requests),
     ("lying_services", services::lying_services),
 ];
 
-/// The appliance as a process, unless `TARGET` names another body: most of this is about protocols.
+/// The appliance as a process, unless `CORBEL_TARGET` names another body: most of this is about protocols.
 pub(crate) fn body() -> Kind {
-    if std::env::var_os("TARGET").is_some() { targets()[0] } else { Kind::Hosted }
+    if std::env::var_os("CORBEL_TARGET").is_some() { targets()[0] } else { Kind::Hosted }
 }
 
 /// Three disks: for the steady session, for the misbehaved, and for those that reserve and lock what they can.
@@ -67,6 +68,7 @@ fn sessions_that_break_the_rules_disturb_nobody() {
     let (mut stage, _turn) = stage(&three_disks(body()));
     play(&mut stage, "bad_sessions");
     play(&mut stage, "noise");
+    play(&mut stage, "greedy");
 }
 
 #[test]
@@ -92,13 +94,20 @@ fn requests_that_make_no_sense_are_refused_and_disturb_nobody() {
 
 #[test]
 fn the_image_bears_what_the_process_bears() {
-    if std::env::var_os("TARGET").is_some() {
+    if std::env::var_os("CORBEL_TARGET").is_some() {
         return; // the tests above have played on that body
     }
     let (mut stage, _turn) = stage(&three_disks(Kind::default()));
-    for scenario in
-        ["bad_logins", "same_isid_races", "bad_sessions", "noise", "bad_requests", "forged_frames", "flood"]
-    {
+    for scenario in [
+        "bad_logins",
+        "same_isid_races",
+        "bad_sessions",
+        "noise",
+        "greedy",
+        "bad_requests",
+        "forged_frames",
+        "flood",
+    ] {
         let start = Instant::now();
         play(&mut stage, scenario);
         println!("{scenario}: {:?}", start.elapsed());

@@ -1,7 +1,7 @@
 //! From within a session: PDUs out of order, data that lies, tasks that are not one's own, commands that make no sense.
 
 use super::login::login_again;
-use super::peer::{Heard, Peer, SOON, Who};
+use super::peer::{BRIEF, Heard, Peer, SOON, Who};
 use super::session::{
     Answer, BLOCK, CHECK_CONDITION, GOOD, SYNCHRONIZE_CACHE, Session, data_out, lun, read10, write10,
 };
@@ -272,8 +272,11 @@ fn data_for_nobody(session: &mut Session) -> Result<(), String> {
     serves(session)
 }
 
+/// What is said in answer to an R2T, and how many bytes of data go with it.
+type Lie = fn(&ReadyToTransfer) -> (DataOut, usize);
+
 /// A lie in answer to an R2T. Its command ends with CHECK CONDITION, or the truth is still taken; the session lives.
-fn lie(session: &mut Session, lies: &[fn(&ReadyToTransfer) -> (DataOut, usize)]) -> Result<(), String> {
+fn lie(session: &mut Session, lies: &[Lie]) -> Result<(), String> {
     for lie in lies {
         let (command, wanted) = wanted(session)?;
         let (header, length) = lie(&wanted);
@@ -523,9 +526,6 @@ fn manage_nothing(session: &mut Session) -> Result<(), String> {
     let tag = session.tag();
     // Every code there is, and those that are none, for a task that is none.
     for function in 0..=0x7f {
-        if matches!(function, 6 | 7) {
-            continue; // target resets close sessions or may: not on a connection that has to answer
-        }
         let response = session.manage(function, lun(0), (tag, session.cmd_sn.wrapping_add(5)))?;
         if function == TASK_REASSIGN && response == 0 {
             return Err("TASK REASSIGN succeeded at error recovery level 0".into());
@@ -725,6 +725,43 @@ fn others_tasks(steady: &Steady) -> Result<(), String> {
         session.run(lun(0), &SYNCHRONIZE_CACHE, &[], 0)?;
     }
     if steady.rounds() > before { Ok(()) } else { Err("the steady session stood still".into()) }
+}
+
+/// Initiators that ask for much and take none of it, or offer much and give none of it, on the very disk of the steady
+/// session: what they hold is their own part.
+pub(crate) fn greedy() {
+    const LASTS: Duration = Duration::from_secs(3);
+    let steady = Steady::start(0);
+    let block = |n: u32| 8192 + n * 32;
+    let who = |n: u32| Who::new(&format!("greedy-{n}"), 0);
+    let mut takers: Vec<_> = (0..2).map(|n| Session::open(&who(n))).collect();
+    let mut givers: Vec<_> = (2..5).map(|n| Session::open(&who(n))).collect();
+    for n in 0..60 {
+        for session in &mut takers {
+            session.begin(lun(0), &read10(block(n), 512), &[], 512 * BLOCK as u32);
+        }
+        for session in &mut givers {
+            let write = session.command(lun(0), &write10(block(n), 512), 512 * BLOCK, 0);
+            session.peer.say(write.header(), &[]);
+        }
+    }
+    let (start, before) = (Instant::now(), steady.rounds());
+    while start.elapsed() < LASTS {
+        // They are well and answer pings; they just give nothing for the R2Ts they get.
+        for session in &mut givers {
+            session.listen(BRIEF).unwrap();
+            session.ping().unwrap();
+        }
+    }
+    let rounds = steady.rounds() - before;
+    println!("{rounds} rounds beside the greedy");
+    assert!(rounds > 20, "the steady session starves: {rounds} rounds");
+    steady.finish(Duration::from_secs(2));
+    // The disk is theirs again as soon as they want it.
+    for mut session in givers {
+        session.manage(ABORT_TASK_SET, lun(0), (RESERVED_TAG, 0)).unwrap();
+        session.run(lun(0), &read10(0, 1), &[], 512).unwrap().good().unwrap();
+    }
 }
 
 /// Headers of noise behind a valid login: whatever it is, it is answered or the connection ends, and nobody else sees it.

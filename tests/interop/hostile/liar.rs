@@ -249,8 +249,11 @@ impl<'a> Connection<'a> {
 
     fn say(&mut self, bytes: &[u8], then: Then) -> Option<()> {
         self.stream.write_all(bytes).ok()?;
-        while then == Then::Silence {
-            self.hear()?;
+        if then == Then::Silence {
+            // Until the peer has had enough.
+            loop {
+                self.hear()?;
+            }
         }
         Some(())
     }

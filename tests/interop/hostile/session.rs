@@ -374,7 +374,7 @@ impl Session {
         let end = start + usize::try_from(wanted.desired_data_transfer_length).unwrap();
         let Some(data) = pending.out.get(start..end) else { return };
         let header = DataOut { lun: pending.lun, ..data_out(wanted, self.exp_stat_sn) };
-        self.peer.say(header.header(), &data.to_vec());
+        self.peer.say(header.header(), data);
     }
 
     fn pong(&mut self, ping: &NopIn, data: &[u8]) {
