@@ -194,7 +194,9 @@ impl History {
     ) -> Result<(), String> {
         let all = &self.touched[unit][block];
         let mut reason = format!("unit {unit} block {block} holds {value:?}, which nobody wrote there");
-        for &(id, _) in all.iter().rev().filter(|(_, other)| *other == value) {
+        // What a crash has left is no write that a flush could mean.
+        let is_meant = |id: WriteId| flush_of.is_none() || !self.writes[id].is_loss;
+        for &(id, _) in all.iter().rev().filter(|(id, other)| *other == value && is_meant(*id)) {
             match all.iter().find(|&&(other, _)| self.overwrites(other, id, invoked, flush_of)) {
                 None => return Ok(()),
                 Some(&(newer, newest)) => {
@@ -292,7 +294,7 @@ fn identify(bytes: &[u8], writes: usize, unit: usize, block: usize) -> Result<Va
     }
     let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_be_bytes(*word));
     let id = (word(0) & !(1 << 63)) as WriteId;
-    let (is_unit, is_block) = ((word(8) >> 56) as usize, (word(8) & (1 << 56) - 1) as usize);
+    let (is_unit, is_block) = ((word(8) >> 56) as usize, (word(8) & ((1 << 56) - 1)) as usize);
     let mut expected = Vec::with_capacity(bytes.len());
     fill(&mut expected, bytes.len(), id, is_unit, is_block);
     if id >= writes || expected != bytes {

@@ -24,8 +24,12 @@ use storage_iscsi::wire::Digests;
 
 /// How often the target is pinged.
 const PING: Duration = Duration::from_secs(2);
-/// An answer to a ping is due after this long, whatever the storage service does.
+/// An answer to a ping is due after this long when the storage services hang.
 const PONG: Duration = Duration::from_secs(1);
+/// And after this long when they are just slow: initiators wait 5 s.
+const LATEST_PONG: Duration = Duration::from_secs(4);
+/// The first ping after a restart may meet an appliance that does not know its connection, nor its neighbours yet.
+const SETTLED: Duration = Duration::from_secs(5);
 /// When a connection without a pong, a login or an answer to task management is given up.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// When a command is aborted. A flush may take the three minutes that a storage service is given.
@@ -57,17 +61,27 @@ pub(crate) struct Shared {
     pub(crate) signals: Vec<Signal>,
     /// Since when nothing goes wrong any more.
     pub(crate) calm: Cell<Option<Instant>>,
+    pub(crate) is_down: Cell<bool>,
     /// When the appliance was last restarted.
     pub(crate) restarted: Cell<Instant>,
     /// Initiators that have seen everything finish.
     pub(crate) finished: Cell<usize>,
     pub(crate) answered: Cell<u64>,
     pub(crate) good: Cell<u64>,
+    /// When each initiator was told of a loss by each unit, if it was.
+    pub(crate) told: RefCell<Vec<Vec<Option<Instant>>>>,
+    /// When each unit was last reset.
+    pub(crate) resets: RefCell<Vec<Instant>>,
     /// Values that a COMPARE AND WRITE has replaced: each can be replaced once.
     pub(crate) swapped: RefCell<BTreeSet<(usize, usize, usize)>>,
 }
 
 impl Shared {
+    /// Requests that all services have executed.
+    fn executed(&self) -> u64 {
+        self.services.iter().map(|service| service.borrow().executed).sum()
+    }
+
     pub(crate) fn fail(&self, reason: String) {
         self.violation.borrow_mut().get_or_insert(reason);
     }
@@ -92,11 +106,11 @@ pub(crate) struct Initiator {
     given: usize,
     next_at: Instant,
     ping_at: Instant,
+    /// What the services had executed when the ping was sent.
+    executed: u64,
     stage: Stage,
     /// Writes of sessions that are gone: over for good once the next login has succeeded.
     limbo: Vec<usize>,
-    /// When each unit told of a loss, if it did.
-    told: Vec<Option<Instant>>,
     /// A block that was read, for COMPARE AND WRITE.
     seen: Option<(usize, usize, Vec<u8>)>,
 }
@@ -116,7 +130,6 @@ impl Initiator {
         random: Random,
         target: SocketAddrV4,
     ) -> Self {
-        let told = vec![None; shared.plan.units];
         Self {
             shared,
             index,
@@ -126,9 +139,9 @@ impl Initiator {
             given: 0,
             next_at: Instant::ZERO,
             ping_at: Instant::ZERO,
+            executed: 0,
             stage: Stage::Work,
             limbo: Vec::new(),
-            told,
             seen: None,
         }
     }
@@ -268,6 +281,7 @@ impl Initiator {
             Some((_, sent)) => self.check_pong(now, sent),
             None if now >= self.ping_at => {
                 self.ping_at = now + PING;
+                self.executed = self.shared.executed();
                 session.ping(now);
             }
             None => {}
@@ -296,8 +310,10 @@ impl Initiator {
 
     /// A ping is answered within a second, unless the wire between is to blame.
     fn check_pong(&self, now: Instant, sent: Instant) {
-        if now > sent + PONG && self.shared.plan.is_host_clean() && self.shared.restarted.get() + PONG < sent
-        {
+        let is_up = !self.shared.is_down.get() && self.shared.restarted.get() + SETTLED < sent;
+        let hangs = self.shared.executed() == self.executed;
+        let due = sent + if hangs { PONG } else { LATEST_PONG };
+        if now > due && self.shared.plan.is_host_clean() && is_up {
             self.shared.fail(format!("initiator {}: no answer to the ping of {sent:?}", self.index));
         }
     }
@@ -441,8 +457,13 @@ impl Initiator {
                 // Commands given after the reset are not meant.
                 let gone = session.tasks.extract_if(..management.tag, |_, task| task.unit == unit);
                 over.extend(gone.map(|(_, task)| task));
-                if let Some(told) = self.told[unit].take_if(|told| *told < since) {
-                    self.shared.history.borrow_mut().forgive(unit, self.index, told);
+                // Whoever was told of a loss before starts anew with it.
+                self.shared.resets.borrow_mut()[unit] = now;
+                for initiator in 0..self.shared.plan.initiators {
+                    let told = self.shared.told.borrow_mut()[initiator][unit].take_if(|told| *told <= since);
+                    if let Some(told) = told {
+                        self.shared.history.borrow_mut().forgive(unit, initiator, told);
+                    }
                 }
             }
         }
@@ -459,7 +480,11 @@ impl Initiator {
         let history = &mut *self.shared.history.borrow_mut();
         if answer.status != GOOD {
             if answer.tells_loss() {
-                self.told[task.unit] = Some(now);
+                self.shared.told.borrow_mut()[self.index][task.unit] = Some(now);
+                if self.shared.resets.borrow()[task.unit] >= task.invoked {
+                    // The reset may have come just after the answer was sent.
+                    history.forgive(task.unit, self.index, now);
+                }
             }
             if let Some(id) = task.op.write() {
                 history.end(id, now);

@@ -3,15 +3,20 @@
 
 use std::process::ExitCode;
 use std::time::Instant;
+use tests_sim::Bug;
 
-const USAGE: &str = "usage: sim SEED [COUNT]
-One seed: run its world and print its log. COUNT worlds from SEED on: print those in which something is wrong.";
+const USAGE: &str = "usage: sim SEED [COUNT [BUG]]
+One seed: run its world and print its log. COUNT worlds from SEED on: print those in which something is wrong.
+BUG is the number of one to plant.";
 
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
-    match (numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(seed)), None, None) => one(seed),
-        (Some(Ok(seed)), Some(Ok(count)), None) => many(seed, count),
+    match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(seed)), None, None, None) => one(seed),
+        (Some(Ok(seed)), Some(Ok(count)), None, None) => many(seed, count, None),
+        (Some(Ok(seed)), Some(Ok(count)), Some(Ok(bug)), None) => {
+            many(seed, count, Bug::ALL.get(bug as usize).copied())
+        }
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
@@ -26,12 +31,12 @@ fn one(seed: u64) -> ExitCode {
     ExitCode::from(u8::from(report.violation.is_some()))
 }
 
-fn many(seed: u64, count: u64) -> ExitCode {
+fn many(seed: u64, count: u64, bug: Option<Bug>) -> ExitCode {
     let started = Instant::now();
     let mut wrong = 0;
     let (mut answered, mut time) = (0, 0);
     for seed in seed..seed.saturating_add(count) {
-        match std::panic::catch_unwind(|| tests_sim::run(seed, None)) {
+        match std::panic::catch_unwind(|| tests_sim::run(seed, bug)) {
             Ok(report) => {
                 answered += report.answered.0;
                 time += report.time.as_secs();

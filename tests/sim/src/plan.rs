@@ -20,8 +20,8 @@ pub(crate) enum Net {
 pub(crate) enum Fault {
     /// The process of a storage service dies and is back after a time.
     Crash { unit: usize, loses_cache: bool, keeps_requests: bool, down: Duration },
-    /// The connections to a service are reset; what they brought is still executed.
-    Kill { unit: usize },
+    /// The connections to a service are reset; what they brought is still executed, and may be so late.
+    Kill { unit: usize, lingers: bool },
     /// A service executes nothing for a time.
     Stuck { unit: usize, time: Duration },
     /// A service takes up to `delay` for each request for a time.
@@ -151,7 +151,7 @@ impl Plan {
                 keeps_requests: random.chance(500),
                 down: time(random),
             },
-            2 => Fault::Kill { unit },
+            2 => Fault::Kill { unit, lingers: random.chance(700) },
             3 => Fault::Stuck { unit, time: time(random) },
             4 => {
                 let delay = Duration::from_millis(random.pick(&[20, 1000, 20_000]));

@@ -101,7 +101,7 @@ impl Service {
         history: &mut History,
     ) -> Result<(), String> {
         self.down_until = now + down;
-        self.kill();
+        self.kill(now, keeps_requests);
         if !keeps_requests || loses_cache {
             self.live.clear();
         }
@@ -114,10 +114,15 @@ impl Service {
         Ok(())
     }
 
-    /// All connections are reset.
-    pub(crate) fn kill(&mut self) {
-        for live in &mut self.live {
+    /// All connections are reset. What they brought is executed in its time or, where it `lingers`, at any time that the
+    /// service's promise allows.
+    pub(crate) fn kill(&mut self, now: Instant, lingers: bool) {
+        for live in self.live.iter_mut().filter(|live| live.is_connected) {
             live.is_connected = false;
+            for (came, due) in live.times.iter_mut().filter(|_| lingers) {
+                let left = (*came + PROMISE).since(now).as_micros() as u64;
+                *due = now + Duration::from_micros(self.random.below(left + 1));
+            }
         }
         self.wake();
     }
@@ -210,7 +215,7 @@ impl Service {
         self.check_order(place);
     }
 
-    /// Two overlapping requests, one of which changes the medium, must never be in flight together.
+    /// Two overlapping requests that change the medium must never be in flight together.
     fn check_order(&mut self, place: usize) {
         let waiting = &self.live[place].session.waiting;
         let Some((last, others)) = waiting.split_last() else { return };
@@ -219,7 +224,7 @@ impl Service {
             let (a, b) = (&last.request, &other.request);
             let overlap =
                 a.offset < b.offset + u64::from(b.length) && b.offset < a.offset + u64::from(a.length);
-            if overlap && (changes(a.command) || changes(b.command)) {
+            if overlap && changes(a.command) && changes(b.command) {
                 self.violation.get_or_insert(format!("unit {}: {a:?} in flight with {b:?}", self.unit));
             }
         }

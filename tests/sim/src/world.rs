@@ -123,12 +123,15 @@ impl World {
         let shared = Rc::new(Shared {
             orders: (0..plan.initiators).map(|_| RefCell::default()).collect(),
             signals: (0..plan.initiators).map(|_| Signal::new()).collect(),
+            told: RefCell::new(vec![vec![None; plan.units]; plan.initiators]),
+            resets: RefCell::new(vec![Instant::ZERO; plan.units]),
             plan,
             bug,
             history,
             services,
             violation: RefCell::new(None),
             calm: Cell::new(None),
+            is_down: Cell::new(true),
             restarted: Cell::new(Instant::ZERO),
             finished: Cell::new(0),
             answered: Cell::new(0),
@@ -267,7 +270,7 @@ impl World {
                 let history = &mut *self.shared.history.borrow_mut();
                 service(unit).crash(now, down, loses_cache, keeps_requests, history)?;
             }
-            Fault::Kill { unit } => service(unit).kill(),
+            Fault::Kill { unit, lingers } => service(unit).kill(now, lingers),
             Fault::Stuck { unit, time } => service(unit).stick(now + time),
             Fault::Slow { unit, time, delay } => service(unit).slow_down(now + time, delay),
             Fault::FlushErrors { unit, count, drops } => {
@@ -317,6 +320,7 @@ impl World {
         if self.appliance.take().is_none() {
             return;
         }
+        self.shared.is_down.set(true);
         let history = &mut *self.shared.history.borrow_mut();
         for (unit, service) in self.shared.services.iter().enumerate() {
             let service = &mut *service.borrow_mut();
@@ -344,6 +348,7 @@ impl World {
             Ok(appliance) => self.appliance = Some(appliance),
             Err(reason) => self.shared.fail(reason),
         }
+        self.shared.is_down.set(false);
         self.shared.restarted.set(now);
     }
 }

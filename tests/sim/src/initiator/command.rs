@@ -148,7 +148,10 @@ impl Answer {
         let changes = op.write().is_some();
         match (self.status, self.sense) {
             (GOOD, _) => true,
-            (BUSY | TASK_SET_FULL, _) => !plan.is_sunny(),
+            // Data of a command that has to wait can stand on the connection before data of the one it waits for: of
+            // the two the first is told to try again.
+            (BUSY, _) => !plan.is_sunny() || changes && plan.depth + plan.initiators > 2,
+            (TASK_SET_FULL, _) => !plan.is_sunny(),
             // The other initiator has reset the unit.
             (TASK_ABORTED, _) => plan.initiators > 1 && !plan.is_sunny(),
             (CHECK_CONDITION, Some((key, code))) => match (key, code) {
