@@ -64,6 +64,7 @@ impl Control {
         let exposed = state.registry.exposures().iter().map(|entry| {
             let (volume, size) = self.0.volumes[entry.volume].state();
             let sessions = state.registry.sessions_of(entry.target);
+            let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
             Exposed { exposure: entry.exposure.clone(), state: volume, size, sessions }
         });
         exposed.collect()

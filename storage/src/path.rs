@@ -5,6 +5,7 @@
 
 use crate::mailbox::CommandIndex;
 use crate::shared::{ConnectionIndex, Held, Owner, Running, Shared, State, cookie};
+use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,6 +22,8 @@ pub(crate) struct Path {
     ready: Vec<CommandIndex>,
     /// Memory for answers that need no disk.
     control: Share,
+    /// The connection's part of the memory of each volume that it has used.
+    parts: Vec<Option<Share>>,
 }
 
 /// An event that is not about a command or its data: the portal answers it.
@@ -48,8 +51,8 @@ impl Path {
     pub(crate) fn new(shared: Rc<Shared>, index: ConnectionIndex) -> Self {
         let slots = usize::from(shared.limits.iscsi.commands) + usize::from(shared.limits.iscsi.immediate);
         let ready = Vec::with_capacity(shared.limits.commands);
-        let control = shared.control();
-        Self { shared, index, commands: vec![None; slots], ready, control }
+        let (control, parts) = (shared.control(), vec![None; shared.limits.volumes]);
+        Self { shared, index, commands: vec![None; slots], ready, control, parts }
     }
 
     pub(crate) fn shared(&self) -> &Rc<Shared> {
@@ -154,13 +157,17 @@ impl Path {
                 return moved;
             };
             let unit = running.command.unit();
+            let sessions = registry.sessions_of(running.target);
             let Some((device, volume)) = registry.device_and_volume(running.target, unit) else {
                 return moved;
             };
-            let volume = volume.map(|volume| &self.shared.volumes[volume]);
-            let share = volume.and_then(|volume| volume.share());
             let control = &self.control;
-            let memory = Memory { data: share.as_ref().unwrap_or(control), control };
+            let data = volume.and_then(|volume| part(&mut self.parts[volume], &self.shared.volumes[volume]));
+            if let Some(data) = data {
+                data.bound(sessions);
+            }
+            let volume = volume.map(|volume| &self.shared.volumes[volume]);
+            let memory = Memory { data: data.unwrap_or(control), control };
             match running.command.step(device, &memory) {
                 Step::Receive { offset, buffer } => connection.receive(task, offset, buffer),
                 Step::Send { offset, buffer } => connection.send(task, offset, buffer),
@@ -234,6 +241,17 @@ impl Path {
         }
         state.registry.detach(self.index);
     }
+}
+
+/// A connection's part of what the commands of a volume may hold. All sessions have equal parts, so that one which keeps
+/// what it has, because it takes no data or gives none, starves itself only.
+fn part<'a>(place: &'a mut Option<Share>, volume: &Volume) -> Option<&'a Share> {
+    let share = volume.share()?;
+    // The volume may be another one than before.
+    if !place.as_ref().is_some_and(|part| part.is_part_of(&share)) {
+        *place = Some(share.part());
+    }
+    place.as_ref()
 }
 
 /// Bytes that the initiator offers, and bytes that it can take.

@@ -29,6 +29,8 @@ pub(crate) struct Registry {
 struct TargetEntry {
     iqn: String,
     initiators: Vec<String>,
+    /// How many are logged in.
+    sessions: usize,
     device: Target,
     /// The volume behind each unit, by [`UnitId::index`].
     volumes: Vec<Option<VolumeIndex>>,
@@ -77,6 +79,11 @@ impl Registry {
 
     pub(crate) fn device_mut(&mut self, target: TargetIndex) -> Option<&mut Target> {
         self.entry_mut(target).map(|entry| &mut entry.device)
+    }
+
+    fn entry(&self, target: TargetIndex) -> Option<&TargetEntry> {
+        let slot = target.checked_rem(self.capacity)?;
+        self.targets[slot].as_ref().filter(|_| self.names[slot] == target)
     }
 
     fn entry_mut(&mut self, target: TargetIndex) -> Option<&mut TargetEntry> {
@@ -154,6 +161,7 @@ impl Registry {
         self.targets[slot] = Some(TargetEntry {
             iqn: exposure.iqn.clone(),
             initiators: exposure.initiators.clone(),
+            sessions: 0,
             device: Target::new(&exposure.iqn, self.scsi),
             volumes: (0..self.scsi.units).map(|_| None).collect(),
         });
@@ -182,8 +190,8 @@ impl Registry {
         }
     }
 
-    pub(crate) fn sessions_of(&self, target: TargetIndex) -> u32 {
-        self.sessions.iter().flatten().map(|session| u32::from(session.target == target)).sum()
+    pub(crate) fn sessions_of(&self, target: TargetIndex) -> usize {
+        self.entry(target).map_or(0, |entry| entry.sessions)
     }
 
     /// Names of the targets that an initiator may see.
@@ -229,6 +237,9 @@ impl Registry {
         let tsih = self.next_tsih();
         let (initiator, isid) = (peer.initiator, peer.isid);
         self.sessions[connection] = Some(Session { target, nexus, tsih, initiator, isid });
+        if let Some(entry) = self.entry_mut(target) {
+            entry.sessions += 1;
+        }
         Ok(tsih)
     }
 
@@ -252,9 +263,10 @@ impl Registry {
     /// The connection has no session any more.
     pub(crate) fn detach(&mut self, connection: ConnectionIndex) {
         if let Some(session) = self.sessions.get_mut(connection).and_then(Option::take)
-            && let Some(device) = self.device_mut(session.target)
+            && let Some(entry) = self.entry_mut(session.target)
         {
-            device.detach(session.nexus);
+            entry.sessions -= 1;
+            entry.device.detach(session.nexus);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Pool`] holds every payload byte the appliance can have in flight. It is filled once; afterwards taking
 //! and returning a [`Buffer`] moves a pointer between two lists and allocates nothing. A [`Share`] bounds what
-//! one disk may hold of it, so that a disk that hangs cannot starve the others.
+//! one disk may hold of it, so that a disk that hangs cannot starve the others; a part of a share bounds one of its
+//! users, so that one who keeps what he has cannot starve the others.
 
 use alloc::{rc::Rc, vec::Vec};
 use core::cell::{Cell, RefCell};
@@ -12,6 +13,9 @@ use core::ops::{Deref, DerefMut};
 /// Padding behind each buffer, so that buffers of a power-of-two size do not lie at power-of-two distances:
 /// equal low address bits alias in caches, and in an emulator's TLB they cost a factor of ten.
 const STAGGER: usize = 4096 + 64;
+
+/// How many of the largest buffers a user needs at the same time to go on: see [`Share::take_two`].
+const NEEDS: usize = 2;
 
 /// The store of all payload buffers.
 #[derive(Clone)]
@@ -66,7 +70,7 @@ impl Pool {
 
     /// A share of at most `limit` bytes for one disk.
     pub fn share(&self, limit: usize) -> Share {
-        Share { pool: self.clone(), account: Rc::new(Account { limit, used: Cell::new(0) }) }
+        Share { pool: self.clone(), account: Account::new(limit), whole: None }
     }
 
     fn pop(&self, length: usize) -> Option<(usize, Vec<u8>)> {
@@ -89,25 +93,37 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// One disk's share of a [`Pool`].
+/// One disk's share of a [`Pool`], or a part of one.
 #[derive(Clone, Debug)]
 pub struct Share {
     pool: Pool,
     account: Rc<Account>,
+    /// Of what it is a part.
+    whole: Option<Rc<Account>>,
 }
 
 #[derive(Debug)]
 struct Account {
-    limit: usize,
+    limit: Cell<usize>,
     used: Cell<usize>,
+}
+
+impl Account {
+    fn new(limit: usize) -> Rc<Self> {
+        Rc::new(Self { limit: Cell::new(limit), used: Cell::new(0) })
+    }
+
+    /// Whether `length` more are within the limit.
+    fn has_room(&self, length: usize) -> bool {
+        self.used.get() + length <= self.limit.get()
+    }
 }
 
 impl Share {
     /// A buffer of `length` bytes with undefined content, or `None` when the share or the pool has no room now.
     pub fn take(&self, length: usize) -> Option<Buffer> {
-        let used = self.account.used.get();
         // One buffer is always allowed: a share smaller than a buffer must not stop its disk for ever.
-        if used != 0 && used + length > self.account.limit {
+        if self.used() != 0 && !self.has_room(length) {
             return None;
         }
         let (class, mut memory) = self.pool.pop(length)?;
@@ -115,15 +131,25 @@ impl Share {
             memory.resize(length, 0);
         }
         let charged = self.pool.0.classes[class].size;
-        self.account.used.set(used + charged);
+        for account in [Some(&self.account), self.whole.as_ref()].into_iter().flatten() {
+            account.used.set(account.used.get() + charged);
+        }
         Some(Buffer { memory, length, class, share: self.clone() })
+    }
+
+    /// Whether `length` more are within the limits. What a part needs to go on at all it may have whatever the others
+    /// hold: they may have had their own before there was this one.
+    fn has_room(&self, length: usize) -> bool {
+        let needs = self.used() + length <= NEEDS * self.largest();
+        let whole = self.whole.as_ref();
+        self.account.has_room(length) && (needs || whole.is_none_or(|whole| whole.has_room(length)))
     }
 
     /// As [`Share::take`], for one who has had buffers of this share already: half of the share is left to those who
     /// have had none yet.
     pub fn take_further(&self, length: usize) -> Option<Buffer> {
         let used = self.account.used.get();
-        if used != 0 && used + length > self.account.limit / 2 {
+        if used != 0 && used + length > self.account.limit.get() / 2 {
             return None;
         }
         self.take(length)
@@ -140,6 +166,30 @@ impl Share {
         drop(first);
         self.pool.0.returned.set(returned);
         None
+    }
+
+    /// A part of this share, for one of those who use the disk; it may hold all of it until [`Share::bound`] says less.
+    pub fn part(&self) -> Self {
+        let whole = self.whole.as_ref().unwrap_or(&self.account);
+        Self {
+            pool: self.pool.clone(),
+            account: Account::new(whole.limit.get()),
+            whole: Some(Rc::clone(whole)),
+        }
+    }
+
+    /// Whether this is a part of `share`.
+    pub fn is_part_of(&self, share: &Self) -> bool {
+        self.whole.as_ref().is_some_and(|whole| Rc::ptr_eq(whole, &share.account))
+    }
+
+    /// Let this part be one of `parts` of equal size, though never too small to go on. What it holds it may keep.
+    pub fn bound(&self, parts: usize) {
+        if let Some(whole) = &self.whole {
+            let equal = whole.limit.get() / parts.max(1);
+            let least = (NEEDS * self.largest()).min(whole.limit.get());
+            self.account.limit.set(equal.max(least));
+        }
     }
 
     /// The pool this is a share of.
@@ -200,8 +250,9 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let store = &self.share.pool.0;
         let class = &store.classes[self.class];
-        let used = &self.share.account.used;
-        used.set(used.get() - class.size);
+        for account in [Some(&self.share.account), self.share.whole.as_ref()].into_iter().flatten() {
+            account.used.set(account.used.get() - class.size);
+        }
         // The list was full at start, so this push never grows it.
         class.free.borrow_mut().push(core::mem::take(&mut self.memory));
         store.returned.set(store.returned.get().wrapping_add(1));
@@ -246,6 +297,34 @@ mod tests {
         let held: Vec<_> = core::iter::from_fn(|| greedy.take(4096)).collect();
         assert_eq!(held.len(), 2);
         assert!(other.take(4096).is_some());
+    }
+
+    #[test]
+    fn a_part_stops_its_user_and_no_other() {
+        let share = Pool::new(&[(4096, 16)]).share(8 * 4096);
+        let (greedy, other) = (share.part(), share.part());
+        assert!(greedy.is_part_of(&share) && !share.is_part_of(&greedy));
+        greedy.bound(2);
+        other.bound(2);
+        let held: Vec<_> = core::iter::from_fn(|| greedy.take(4096)).collect();
+        assert_eq!(held.len(), 4);
+        let others: Vec<_> = core::iter::from_fn(|| other.take(4096)).collect();
+        assert_eq!((others.len(), share.used()), (4, 8 * 4096));
+        drop((held, others));
+        assert_eq!((share.used(), greedy.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_part_can_go_on_although_the_others_have_had_all_before() {
+        let share = Pool::new(&[(4096, 16)]).share(4 * 4096);
+        let (early, late) = (share.part(), share.part());
+        let held: Vec<_> = core::iter::from_fn(|| early.take(4096)).collect();
+        assert_eq!(held.len(), 4);
+        early.bound(9);
+        late.bound(9);
+        assert!(early.take(1).is_none());
+        let two = late.take_two(4096);
+        assert!(two.is_some() && late.take(4096).is_none());
     }
 
     #[test]
