@@ -731,7 +731,7 @@ fn others_tasks(steady: &Steady) -> Result<(), String> {
 /// session: what they hold is their own part.
 pub(crate) fn greedy() {
     const LASTS: Duration = Duration::from_secs(3);
-    let steady = Steady::start(0);
+    let steady = Steady::start_without_flushes(0);
     let block = |n: u32| 8192 + n * 32;
     let who = |n: u32| Who::new(&format!("greedy-{n}"), 0);
     let mut takers: Vec<_> = (0..2).map(|n| Session::open(&who(n))).collect();

@@ -36,12 +36,26 @@ pub(crate) struct Steady {
 impl Steady {
     /// Logs in to disk `n` and begins.
     pub(crate) fn start(n: usize) -> Self {
+        Self::start_with(n, true)
+    }
+
+    /// The same without flushes: they wait for all writes before them, whoever made these.
+    pub(crate) fn start_without_flushes(n: usize) -> Self {
+        Self::start_with(n, false)
+    }
+
+    fn start_with(n: usize, flushes: bool) -> Self {
         let who = Who::new("steady", n);
         let session = Session::open(&who);
         let (stop, rounds, tag) = (Arc::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
         let port = session.peer.port();
-        let mut worker =
-            Worker { session, stop: Arc::clone(&stop), rounds: Arc::clone(&rounds), tag: Arc::clone(&tag) };
+        let mut worker = Worker {
+            session,
+            flushes,
+            stop: Arc::clone(&stop),
+            rounds: Arc::clone(&rounds),
+            tag: Arc::clone(&tag),
+        };
         for piece in 0..PIECES {
             worker.write(piece, 0).unwrap();
         }
@@ -81,6 +95,7 @@ impl Drop for Steady {
 
 struct Worker {
     session: Session,
+    flushes: bool,
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU32>,
     tag: Arc<AtomicU32>,
@@ -102,7 +117,9 @@ impl Worker {
             seen.longest = seen.longest.max(start.elapsed());
             if round % 16 == 0 {
                 let start = Instant::now();
-                self.run(&SYNCHRONIZE_CACHE, &[], 0)?;
+                if self.flushes {
+                    self.run(&SYNCHRONIZE_CACHE, &[], 0)?;
+                }
                 self.session.ping()?;
                 seen.longest = seen.longest.max(start.elapsed());
             }
