@@ -138,6 +138,10 @@ impl Job {
                     match (step, failure) {
                         (Some(step), _) => return Progress::Step(step),
                         (None, Some(refusal)) => return self.over(unit, Err(refusal)),
+                        // What was durable when it was acknowledged may be so no more, if it came by way of a cache.
+                        (None, None) if self.durability.fua && unit.cache.tell_loss(head.nexus) => {
+                            return self.over(unit, Err(failure::write_loss()));
+                        }
                         (None, None) => self.phase = Phase::FlushingAfter,
                     }
                 }
@@ -153,6 +157,13 @@ impl Job {
             Work::Ranges(ranges) => ranges.drain(unit),
         };
         let quiet = quiet && !matches!(self.flush, Flush::InFlight(_));
+        // That nobody waits for it any more makes a failed flush no better.
+        if let Flush::Returned(_, Err(error)) = self.flush
+            && !matches!(error, Error::NoMemory | Error::Lost)
+        {
+            unit.cache.lose();
+            self.flush = Flush::Idle;
+        }
         if quiet {
             unit.tasks.leave(self.ticket);
         }

@@ -139,6 +139,12 @@ impl Ranges {
                 }
                 (Ok(()), _) => {}
                 (Err(error), operation) => {
+                    if matches!(
+                        operation,
+                        Operation::Trim { fua: true } | Operation::WriteZeroes { fua: true, .. }
+                    ) {
+                        unit.durability_failed(error);
+                    }
                     let refusal = failure::refusal(error, operation, extent.offset, extent.length, unit);
                     self.failure.get_or_insert(refusal);
                 }

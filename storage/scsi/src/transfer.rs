@@ -201,6 +201,11 @@ impl Transfer {
                 {
                     unit.wrote();
                 }
+                State::Returned(Err(error))
+                    if self.pass.program.get(segment.at) == Some(&Move::Store) && self.fua =>
+                {
+                    unit.durability_failed(error);
+                }
                 State::Returned(_) | State::Idle | State::Receiving => {}
             }
             *place = None;
@@ -297,6 +302,9 @@ impl Transfer {
                     continue;
                 }
                 State::Returned(Err(error)) => {
+                    if step == Some(Move::Store) && self.fua {
+                        unit.durability_failed(error);
+                    }
                     let operation = operation(step, self.fua);
                     self.fail(start, failure::refusal(error, operation, offset, u64::from(length), unit));
                     self.segments[index] = None;

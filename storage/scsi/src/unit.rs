@@ -12,7 +12,7 @@ use crate::target::Limits;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use storage_block::Geometry;
+use storage_block::{Error, Geometry};
 
 /// The name of a logical unit inside its target, never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,6 +180,14 @@ impl LogicalUnit {
     pub(crate) fn wrote(&mut self) {
         if self.geometry.is_some_and(|geometry| geometry.flush) {
             self.cache.wrote();
+        }
+    }
+
+    /// A request that was to be durable at once has failed. Many a service flushes all it has for that, and a cache
+    /// drops what it could not write: the next flush would not say so.
+    pub(crate) fn durability_failed(&mut self, error: Error) {
+        if matches!(error, Error::Io | Error::NoSpace) {
+            self.cache.lose();
         }
     }
 

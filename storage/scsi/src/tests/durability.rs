@@ -219,3 +219,33 @@ fn a_flush_under_way_while_another_fails_does_not_succeed() {
     assert_eq!(sense(&bench.slots[first].outcome.expect("an end")), (7, code::SPACE_ALLOCATION_FAILED));
     assert_eq!(sense(&bench.slots[second].outcome.expect("an end")), (3, code::WRITE_ERROR));
 }
+
+#[test]
+fn a_failed_write_with_force_unit_access_is_a_failed_flush() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    good(&bench.run(&cdb10(0x2a, 0, 3, 1), &[1; 512], 0).0);
+    bench.disk.faults.push((Operation::Write { fua: true }, 8 * 512, Error::Io));
+    let failed = (3, code::WRITE_ERROR);
+    assert_eq!(sense(&bench.run(&cdb10(0x2a, 8, 8, 1), &[2; 512], 0).0), failed);
+    assert_eq!(
+        sense(&bench.run(&SYNC, &[], 0).0),
+        failed,
+        "a service may have lost the write before with it"
+    );
+    assert!(bench.target.lun_reset(bench.unit));
+    assert_eq!(sense(&bench.run(&SYNC, &[], 0).0), (6, code::DEVICE_RESET));
+    good(&bench.run(&SYNC, &[], 0).0);
+}
+
+#[test]
+fn a_failed_flush_of_an_aborted_command_stays_failed() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let nexus = bench.nexuses[0];
+    good(&bench.run(&cdb10(0x2a, 0, 3, 1), &[1; 512], 0).0);
+    bench.disk.faults.push((Operation::Flush, 0, Error::Io));
+    let sync = bench.start(nexus, [0; 8], &SYNC, &[], 0);
+    bench.step_all();
+    bench.slots[sync].command.abort();
+    bench.run_all();
+    assert_eq!(sense(&bench.run(&SYNC, &[], 0).0), (3, code::WRITE_ERROR));
+}
