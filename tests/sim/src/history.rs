@@ -54,20 +54,13 @@ pub(crate) struct History {
     writes: Vec<Write>,
     /// For each unit and block the writes that touched it and what they leave there.
     touched: Vec<Vec<Vec<(WriteId, Value)>>>,
-    /// When each unit rolled back.
-    losses: Vec<Vec<Instant>>,
     reads: u64,
 }
 
 impl History {
     pub(crate) fn new(units: usize, blocks: usize, block: usize) -> Self {
-        let mut history = Self {
-            block,
-            writes: Vec::new(),
-            touched: vec![vec![Vec::new(); blocks]; units],
-            losses: vec![Vec::new(); units],
-            reads: 0,
-        };
+        let mut history =
+            Self { block, writes: Vec::new(), touched: vec![vec![Vec::new(); blocks]; units], reads: 0 };
         for unit in 0..units {
             let write = history.begin(unit, 0, blocks, Some(Value::Zero), Instant::ZERO);
             history.acknowledge(write, Instant::ZERO);
@@ -232,7 +225,6 @@ impl History {
         durable: &[u8],
         now: Instant,
     ) -> Result<(), String> {
-        self.losses[unit].push(now);
         for block in 0..self.blocks() {
             let range = block * self.block..(block + 1) * self.block;
             if content[range.clone()] == durable[range.clone()] {
@@ -246,10 +238,11 @@ impl History {
         Ok(())
     }
 
-    /// `initiator` was told at `told` that writes to `unit` may be lost, and has taken note.
+    /// `initiator` was told at `told` that what `unit` had acknowledged may be lost, and has taken note.
     pub(crate) fn forgive(&mut self, unit: usize, initiator: usize, told: Instant) {
-        let Some(&loss) = self.losses[unit].iter().rev().find(|at| **at <= told) else { return };
-        for write in self.writes.iter_mut().filter(|write| write.unit == unit && write.invoked <= loss) {
+        let is_meant =
+            |write: &&mut Write| write.unit == unit && write.acknowledged.is_some_and(|at| at <= told);
+        for write in self.writes.iter_mut().filter(is_meant) {
             write.forgiven |= 1 << initiator;
         }
     }

@@ -426,7 +426,7 @@ impl Initiator {
     fn heard(&mut self, now: Instant, session: &mut Session, heard: Heard) -> Option<End> {
         match heard {
             Heard::LoggedIn => {
-                log::debug!("initiator {}: logged in", self.index);
+                log::debug!("initiator {}: logged in: {:?}", self.index, session.wishes);
                 for id in self.limbo.drain(..) {
                     self.shared.history.borrow_mut().end(id, now);
                 }

@@ -290,7 +290,11 @@ impl Service {
         self.writes += u64::from(is_write);
         let strikes = is_write && self.writes.is_multiple_of(STRIKES);
         let live = &mut self.live[place];
-        live.times.remove(index);
+        let (came, _) = live.times.remove(index);
+        let (offset, length) =
+            (live.session.waiting[index].request.offset, live.session.waiting[index].request.length);
+        let connection = if live.is_connected { "alive" } else { "dead" };
+        log::debug!("service {}: {code} {offset}+{length} of {came:?} ({connection}): {shape:?}", self.unit);
         match self.bug {
             Some(Bug::LostWrite) if strikes => live.session.execute(&mut self.disk.clone(), index, shape),
             Some(Bug::LyingFlush) if code == command::FLUSH => {

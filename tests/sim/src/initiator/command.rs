@@ -150,7 +150,11 @@ impl Answer {
             (GOOD, _) => true,
             // Data of a command that has to wait can stand on the connection before data of the one it waits for: of
             // the two the first is told to try again.
-            (BUSY, _) => !plan.is_sunny() || changes && plan.depth + plan.initiators > 2,
+            (BUSY, _) => {
+                !plan.is_sunny()
+                    || changes && plan.depth + plan.initiators > 2
+                    || matches!(op, Op::Swap { .. })
+            }
             (TASK_SET_FULL, _) => !plan.is_sunny(),
             // The other initiator has reset the unit.
             (TASK_ABORTED, _) => plan.initiators > 1 && !plan.is_sunny(),

@@ -69,7 +69,7 @@ pub(crate) enum Heard {
 pub(crate) struct Session {
     input: Vec<u8>,
     pub(crate) output: Vec<u8>,
-    wishes: Wishes,
+    pub(crate) wishes: Wishes,
     agreed: Agreed,
     digests: Digests,
     pub(crate) is_up: bool,
