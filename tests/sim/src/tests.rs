@@ -3,7 +3,7 @@
 use crate::{Bug, run};
 
 /// Worlds of the smoke.
-const SMOKE: u64 = 150;
+const SMOKE: u64 = 400;
 /// Worlds in which a planted bug must have been found.
 const ENOUGH: u64 = 200;
 

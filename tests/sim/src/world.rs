@@ -212,7 +212,8 @@ impl World {
         match self.appliance.as_mut().map(|appliance| appliance.turn(now)) {
             Some(Next::Again) => moved = true,
             Some(Next::Idle(deadline)) => earliest(deadline),
-            None => {}
+            // Nobody is there to receive.
+            None => self.wires.iter().for_each(|wire| wire.clear(APPLIANCE)),
         }
         if moved || self.executor.has_ready() {
             return (true, None);
