@@ -19,6 +19,8 @@ pub(crate) struct Path {
     index: ConnectionIndex,
     /// The running command of each task slot of the connection's engine, and its task: slots are used again.
     commands: Vec<Option<(Task, CommandIndex)>>,
+    /// How many there are.
+    running: usize,
     ready: Vec<CommandIndex>,
     /// Memory for answers that need no disk.
     control: Share,
@@ -52,7 +54,7 @@ impl Path {
         let slots = usize::from(shared.limits.iscsi.commands) + usize::from(shared.limits.iscsi.immediate);
         let ready = Vec::with_capacity(shared.limits.commands);
         let (control, parts) = (shared.control(), vec![None; shared.limits.volumes]);
-        Self { shared, index, commands: vec![None; slots], ready, control, parts }
+        Self { shared, index, commands: vec![None; slots], running: 0, ready, control, parts }
     }
 
     pub(crate) fn shared(&self) -> &Rc<Shared> {
@@ -127,7 +129,7 @@ impl Path {
         let session = registry.session(self.index);
         let Some((target, nexus)) = session else { return connection.abort(command.task) };
         let Some(device) = registry.device_mut(target) else { return connection.abort(command.task) };
-        if commands.is_full() {
+        if !commands.admits(self.running, shared.limits.connections) {
             let outcome = Outcome { status: Status::TaskSetFull as u8, ..Outcome::good(0) };
             return connection.finish(command.task, outcome);
         }
@@ -141,7 +143,9 @@ impl Path {
             write: command.write,
             held: None,
         });
-        self.commands[command.task.slot()] = Some((command.task, index));
+        if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
+            self.running += 1;
+        }
         self.step(connection, state, index);
     }
 
@@ -184,7 +188,7 @@ impl Path {
                 }
                 Step::Finish(outcome) => {
                     connection.finish(task, answer(running, &outcome));
-                    self.commands[task.slot()] = None;
+                    self.forget(task);
                     let target = running.target;
                     commands.remove(index);
                     self.shared.wake_blocked(state, target, unit);
@@ -205,8 +209,9 @@ impl Path {
 
     /// The task has no command any more.
     pub(crate) fn forget(&mut self, task: Task) {
-        if let Some(slot) = self.commands.get_mut(task.slot()) {
-            slot.take_if(|(of, _)| *of == task);
+        let slot = self.commands.get_mut(task.slot());
+        if slot.and_then(|slot| slot.take_if(|(of, _)| *of == task)).is_some() {
+            self.running -= 1;
         }
     }
 
@@ -230,6 +235,7 @@ impl Path {
     pub(crate) fn end_session(&mut self) {
         let shared = self.shared.clone();
         let state = &mut *shared.state.borrow_mut();
+        self.running = 0;
         for (_, index) in self.commands.iter_mut().filter_map(Option::take) {
             let is_ours = state
                 .commands
