@@ -28,7 +28,7 @@ const LONGEST_STALL: Duration = Duration::from_secs(3);
 /// Connection slots that open when the machine starts.
 const FIRST_SLOTS: usize = 2;
 /// How long after each other the slots behind them open, so many at a time.
-const STAGGER: Duration = Duration::from_millis(25);
+const STAGGER: Duration = Duration::from_millis(5);
 /// Passes over both directions before other tasks have their turn.
 const PASSES: usize = 16;
 /// Bytes taken from one initiator in a pass.
