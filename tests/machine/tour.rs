@@ -51,6 +51,37 @@ fn what_ends_the_launcher_ends_everything_it_started() {
 }
 
 #[test]
+fn a_launcher_under_timeout_ends_everything_though_it_is_signalled_twice() {
+    let _turn = Turn::take();
+    let scratch = Scratch::new().unwrap();
+    let log = scratch.file("corbel.log");
+    let mut timeout = process::command("timeout");
+    timeout.args(["8", env!("CARGO_BIN_EXE_corbel")]);
+    let mut timeout = Process::start("timeout", timeout, &log).unwrap();
+    let folder = wait::until("the screen", LIMIT, || {
+        timeout.must_run()?;
+        let output = timeout.output();
+        let rest = output.split_once("Console and logs: ").map(|(_, rest)| rest.to_string());
+        Ok(rest.filter(|rest| rest.contains("Ctrl-C ends everything")))
+    });
+    let folder = folder.unwrap();
+    // corbel-PID-0: all that this run names begins so.
+    let name = folder
+        .lines()
+        .next()
+        .unwrap()
+        .rsplit('/')
+        .next()
+        .unwrap()
+        .trim_end_matches(char::is_numeric)
+        .to_string();
+    assert!(living(&name) >= 4, "{}", timeout.output());
+    timeout.wait(LIMIT).unwrap();
+    wait::until("the end of all", LIMIT, || Ok((living(&name) == 0).then_some(()))).unwrap();
+    assert_eq!(left(&name), Vec::<String>::new());
+}
+
+#[test]
 fn a_launcher_that_is_killed_takes_its_children_along_and_the_next_one_clears_up() {
     let _turn = Turn::take();
     let scratch = Scratch::new().unwrap();
@@ -58,11 +89,7 @@ fn a_launcher_that_is_killed_takes_its_children_along_and_the_next_one_clears_up
     let name = mark(&launcher);
     kill_process(Pid::from_raw(launcher.pid().cast_signed()).unwrap(), Signal::KILL).unwrap();
     launcher.wait(LIMIT).unwrap();
-    // All but what the agent runs: that outlives an agent that is killed, until somebody takes it over.
-    wait::until("the children's end", LIMIT, || Ok((living(&name) <= 1).then_some(()))).unwrap();
-    for pid in pids(&name) {
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    }
+    wait::until("the children's end", LIMIT, || Ok((living(&name) == 0).then_some(()))).unwrap();
     process::check(corbel(&["--once"]), LIMIT).unwrap();
     assert_eq!(left(&name), Vec::<String>::new());
 }

@@ -39,7 +39,9 @@ impl Agent {
         child::write(&kernel)?;
         let table = scratch.file("images.json");
         fs::write(&table, self::table(&kernel).to_string()).context(table.display())?;
-        let mut command = net.command(corbel);
+        // Not killed but asked to end when we are gone, so that it takes its guests along.
+        let mut command = net.command("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(corbel);
         command.args(["agent", "--listen", &listen.to_string(), "--end-guests", "--config"]).arg(&table);
         command.arg("--run-dir").arg(&run);
         let mut process = Process::start("agent", command, &scratch.file("agent.log"))?;

@@ -5,7 +5,7 @@
 //! and the kernel ends the children if this process is killed outright.
 
 use crate::{Context, Error, Result, wait};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -16,10 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a process may take to end when asked, before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
+/// A second signal that comes later than this after the first means: at once.
+const IMPATIENCE: Duration = Duration::from_millis(500);
 /// How long the owners may take to end everything after a signal.
 const ORDERLY: Duration = Duration::from_secs(10);
 
@@ -48,9 +50,12 @@ static KEEPER: LazyLock<Sender<Spawn>> = LazyLock::new(|| {
 fn watch_signals() {
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     thread::spawn(move || {
+        let mut first = None;
         for signal in &mut signals {
-            let again = INTERRUPTED.swap(true, Ordering::SeqCst);
-            if again {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+            let first = *first.get_or_insert_with(Instant::now);
+            // `timeout` signals its child and then its child's group: that is one wish, not two.
+            if first.elapsed() >= IMPATIENCE {
                 end_at_once(signal);
             }
             thread::spawn(move || {
@@ -61,9 +66,18 @@ fn watch_signals() {
     });
 }
 
-/// The last resort: every group is killed, youngest first, and so are we.
+/// The last resort, youngest first: every group is asked to end (the agent ends its guests then), those that do not
+/// are killed, and so are we.
 fn end_at_once(signal: i32) -> ! {
     let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    for group in running.iter().rev() {
+        let _ = kill_process_group(*group, Signal::TERM);
+    }
+    let end = Instant::now() + GRACE;
+    let alive = |group: &Pid| test_kill_process_group(*group).is_ok();
+    while running.iter().any(alive) && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+    }
     for group in running.iter().rev() {
         let _ = kill_process_group(*group, Signal::KILL);
     }
@@ -175,8 +189,8 @@ impl Process {
         let Some(group) = self.group.take() else { return };
         if let Ok(None) = self.child.try_wait() {
             let _ = kill_process_group(group, Signal::TERM);
-            let end = std::time::Instant::now() + GRACE;
-            while matches!(self.child.try_wait(), Ok(None)) && std::time::Instant::now() < end {
+            let end = Instant::now() + GRACE;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
                 thread::sleep(Duration::from_millis(2));
             }
         }
