@@ -453,15 +453,14 @@ impl Initiator {
         match management.what {
             Function::Abort(tag) => over.extend(session.tasks.remove(&tag)),
             Function::Reset(unit) => {
-                let since = management.invoked;
                 // Commands given after the reset are not meant.
                 let gone = session.tasks.extract_if(..management.tag, |_, task| task.unit == unit);
                 over.extend(gone.map(|(_, task)| task));
-                // Whoever was told of a loss before starts anew with it.
+                // Whoever was told of a loss before starts anew with it; answers that came before this one were
+                // sent before the reset.
                 self.shared.resets.borrow_mut()[unit] = now;
                 for initiator in 0..self.shared.plan.initiators {
-                    let told = self.shared.told.borrow_mut()[initiator][unit].take_if(|told| *told <= since);
-                    if let Some(told) = told {
+                    if let Some(told) = self.shared.told.borrow_mut()[initiator][unit].take() {
                         self.shared.history.borrow_mut().forgive(unit, initiator, told);
                     }
                 }

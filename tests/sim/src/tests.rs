@@ -5,7 +5,7 @@ use crate::{Bug, run};
 /// Worlds of the smoke.
 const SMOKE: u64 = 400;
 /// Worlds in which a planted bug must have been found.
-const ENOUGH: u64 = 200;
+const ENOUGH: u64 = 2000;
 
 /// Seeds that found something, and what. A seed stands for another world once the plan changes, so each find has a test
 /// of its own beside the code that was mended; these go on as worlds that were once the wrong ones.
