@@ -106,6 +106,8 @@ pub(crate) struct Initiator {
     given: usize,
     next_at: Instant,
     ping_at: Instant,
+    /// It was logged in before.
+    is_known: bool,
     /// What the services had executed when the ping was sent.
     executed: u64,
     stage: Stage,
@@ -139,6 +141,7 @@ impl Initiator {
             given: 0,
             next_at: Instant::ZERO,
             ping_at: Instant::ZERO,
+            is_known: false,
             executed: 0,
             stage: Stage::Work,
             limbo: Vec::new(),
@@ -427,8 +430,13 @@ impl Initiator {
         match heard {
             Heard::LoggedIn => {
                 log::debug!("initiator {}: logged in: {:?}", self.index, session.wishes);
+                let history = &mut *self.shared.history.borrow_mut();
+                if !core::mem::replace(&mut self.is_known, true) {
+                    // A newcomer is promised nothing about losses before its time.
+                    (0..self.shared.plan.units).for_each(|unit| history.forgive(unit, self.index, now));
+                }
                 for id in self.limbo.drain(..) {
-                    self.shared.history.borrow_mut().end(id, now);
+                    history.end(id, now);
                 }
             }
             Heard::Refused | Heard::Farewell => return Some(End::Reset),
@@ -460,8 +468,9 @@ impl Initiator {
                 // sent before the reset.
                 self.shared.resets.borrow_mut()[unit] = now;
                 for initiator in 0..self.shared.plan.initiators {
-                    if let Some(told) = self.shared.told.borrow_mut()[initiator][unit].take() {
-                        self.shared.history.borrow_mut().forgive(unit, initiator, told);
+                    // Until then each of its flushes has failed, also after writes that came later.
+                    if self.shared.told.borrow_mut()[initiator][unit].take().is_some() {
+                        self.shared.history.borrow_mut().forgive(unit, initiator, now);
                     }
                 }
             }
