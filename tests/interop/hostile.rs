@@ -4,10 +4,13 @@
 //! disk, which must lose nothing and never wait long.
 
 mod commands;
+mod data_out;
 mod liar;
 mod login;
+mod neighbours;
 mod peer;
 mod requests;
+mod sequence;
 mod services;
 mod session;
 mod steady;
@@ -31,8 +34,8 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     ("same_isid_races", login::same_isid_races),
     ("slow_logins", login::slow_logins),
     ("bad_sessions", commands::bad_sessions),
-    ("noise", commands::noise),
-    ("greedy", commands::greedy),
+    ("noise", neighbours::noise),
+    ("greedy", neighbours::greedy),
     ("bad_requests", requests::bad_requests),
     ("slow_requests", requests::slow_requests),
     ("lying_services", services::lying_services),

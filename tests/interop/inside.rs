@@ -26,7 +26,7 @@ pub(crate) fn play(stage: &mut Stage, scenario: &str) -> String {
     };
     assert_eq!(output.code, 0, "{}", report());
     assert!(alive.is_ok() && !console.contains("panicked"), "{}", report());
-    println!("{}", output.text());
+    println!("{}: {}", stage.describe(), output.text());
     output.text()
 }
 

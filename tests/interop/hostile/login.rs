@@ -323,7 +323,8 @@ pub(crate) fn slow_logins() {
     let start = Instant::now();
     let mut crowd = Vec::new();
     // Every kind of slowness: silent at once, silent within the header, silent within the text, silent after an answer.
-    while let Ok(mut peer) = Peer::connect_within(Duration::from_millis(500)) {
+    // A SYN that finds every slot half open is asked again after a second.
+    while let Ok(mut peer) = Peer::connect_within(Duration::from_millis(1500)) {
         let length = [0, 20, 60, request.len()][crowd.len() % 4];
         if length == request.len() {
             let unfinished = LoginRequest { transit: false, ..login(&nobody()) };

@@ -219,6 +219,13 @@ impl Session {
         Ok(Answer { data: pending.read, ..pending.answer.unwrap() })
     }
 
+    /// Forgets the commands that have ended, and tells how many there were.
+    pub(crate) fn forget_ended(&mut self) -> usize {
+        let before = self.pending.len();
+        self.pending.retain(|_, pending| pending.answer.is_none());
+        before - self.pending.len()
+    }
+
     /// Whether a command has ended.
     pub(crate) fn is_done(&self, tag: u32) -> bool {
         self.pending.get(&tag).is_some_and(|pending| pending.answer.is_some())

@@ -18,7 +18,7 @@ pub(crate) struct Ether {
     mac: [u8; 6],
     datagrams: UdpSocket,
     bridge: SocketAddr,
-    _socat: Process,
+    socat: Process,
     _scratch: Scratch,
 }
 
@@ -40,7 +40,7 @@ impl Ether {
         let scratch = Scratch::new().unwrap();
         let socat = Process::start("socat", socat, &scratch.file("socat.log")).unwrap();
         let mac = [0xff; 6];
-        let mut ether = Self { wire, mac, datagrams, bridge, _socat: socat, _scratch: scratch };
+        let mut ether = Self { wire, mac, datagrams, bridge, socat, _scratch: scratch };
         ether.mac = ether.introduce(200);
         ether
     }
@@ -129,8 +129,8 @@ impl Ether {
 
     /// Fails if the bridge is gone.
     pub(crate) fn must_stand(&mut self) {
-        self._socat
+        self.socat
             .must_run()
-            .unwrap_or_else(|error| panic!("{error}\n{}", process::last_lines(&self._socat.output(), 5)));
+            .unwrap_or_else(|error| panic!("{error}\n{}", process::last_lines(&self.socat.output(), 5)));
     }
 }
