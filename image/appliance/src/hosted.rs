@@ -43,7 +43,6 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
     let parts = Parts { host, service, seeds: seeds()?, memory: HOSTED_MEMORY, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready");
-    log::info!(target: "corbel", "ready");
     loop {
         match appliance.turn(now()) {
             Next::Again => {}
