@@ -31,6 +31,7 @@ pub const RUN: &[Need] = &[
 /// Needed by the tests on top of [`RUN`].
 pub const TESTS: &[Need] = &[
     ("/usr/bin/nbdkit", "nbdkit"),
+    ("nbd-server", "nbd-server"),
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/socat", "socat"),
