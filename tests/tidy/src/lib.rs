@@ -100,7 +100,6 @@ const UNSAFE: &[(&str, &str)] = &[
     ("kernel_io", "it is what drivers hold of the machine"),
     ("drivers", "the virtio-drivers crate asks for an unsafe Hal"),
     ("image_appliance", "hosted: system calls; machine: the entry point"),
-    ("image_launch", "signals and namespaces are system calls"),
 ];
 
 /// Code lines (blank lines, comments and test modules aside) a file may have before it is split by state or by PDU.
