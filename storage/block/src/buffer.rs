@@ -217,6 +217,18 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Let this buffer's bytes change places with those of an empty one of another share, without a copy: what was
+    /// lent by one share is kept in the other, and the memory of the first is free as soon as `self` is dropped.
+    /// Answers whether it was done, which it is for buffers of one size only.
+    pub fn exchange(&mut self, other: &mut Self) -> bool {
+        let same = self.share.pool.0.classes[self.class].size == other.share.pool.0.classes[other.class].size;
+        if same {
+            core::mem::swap(&mut self.memory, &mut other.memory);
+            core::mem::swap(&mut self.length, &mut other.length);
+        }
+        same
+    }
+
     /// Shorten to the first `length` bytes.
     ///
     /// # Panics
@@ -346,6 +358,21 @@ mod tests {
         assert_eq!(share.used(), 4096);
         drop(held);
         assert!(share.take_two(4096).is_some());
+    }
+
+    #[test]
+    fn bytes_move_to_another_share_without_a_copy() {
+        let (commands, journal) =
+            (Pool::new(&[(512, 1), (4096, 1)]).share(9000), Pool::new(&[(4096, 1)]).share(4096));
+        let (mut buffer, mut spare) = (commands.take(600).expect("one"), journal.take(1).expect("one"));
+        buffer.fill(7);
+        let address = buffer.as_ptr();
+        assert!(buffer.exchange(&mut spare));
+        drop(buffer);
+        assert_eq!((commands.used(), spare.as_ptr(), spare.len()), (0, address, 600));
+        assert!(spare.iter().all(|&byte| byte == 7));
+        let mut small = commands.take(100).expect("one");
+        assert!(!small.exchange(&mut spare), "of another size");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! - **Ranges** are in bytes. Who makes a [`Request`] has checked it against [`Geometry::size`] and its
 //!   [`Geometry::block_size`]; who carries it splits it at the backend's own limits and never widens it.
-//! - **A [`Buffer`] is moved with the request** and comes back in the [`Completion`], on success and on error.
+//! - **A [`Buffer`] is moved with the request** and comes back in the [`Completion`], on success and on error; only that
+//!   of a write that succeeded may be kept below until a flush has made it durable.
 //!   A read that succeeded has overwritten all of `buffer[..length]`; nothing is ever sent from a buffer that
 //!   was not, so no byte of one customer reaches another.
 //! - **A [`Operation::Flush`]** makes durable every write whose completion was seen before the flush was
@@ -21,4 +22,4 @@ mod buffer;
 mod request;
 
 pub use buffer::{Buffer, Pool, Share};
-pub use request::{Completion, Error, Geometry, Operation, Request};
+pub use request::{Completion, Error, Extent, Geometry, Operation, Request};

@@ -26,9 +26,15 @@ pub enum Operation {
         fua: bool,
         /// Keep the space allocated.
         no_hole: bool,
+        /// Fail at once with [`Error::NotSupported`] if it would take as long as writing zeroes.
+        fast: bool,
     },
     /// A hint that the range will be read soon.
     Cache,
+    /// Tell which parts of the range are allocated: the buffer comes back shortened to whole [`Extent`]s, at least one,
+    /// which follow one another from the beginning of the range on. They may end short of its end, for want of room or
+    /// because the service says no more at once, and the last may reach beyond.
+    Status,
 }
 
 impl Operation {
@@ -36,11 +42,11 @@ impl Operation {
     pub const fn changes_medium(self) -> bool {
         match self {
             Self::Write { .. } | Self::Trim { .. } | Self::WriteZeroes { .. } => true,
-            Self::Read | Self::Flush | Self::Cache => false,
+            Self::Read | Self::Flush | Self::Cache | Self::Status => false,
         }
     }
 
-    /// Whether a buffer of the request's length travels with it.
+    /// Whether the bytes of the range travel with it, in a buffer of the request's length.
     pub const fn carries_data(self) -> bool {
         matches!(self, Self::Read | Self::Write { .. })
     }
@@ -57,8 +63,42 @@ pub struct Request {
     pub offset: u64,
     /// Bytes in the range. For [`Operation::carries_data`] it equals the buffer's length.
     pub length: u64,
-    /// The data for a write, the place for a read, else `None`.
+    /// The data for a write, the place for a read or for extents, else `None`.
     pub buffer: Option<Buffer>,
+}
+
+/// A part of the disk that is all in one state, as [`Operation::Status`] tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes, at least one.
+    pub length: u64,
+    /// Nothing is allocated for it.
+    pub hole: bool,
+    /// It reads as zeroes.
+    pub zero: bool,
+}
+
+impl Extent {
+    /// Bytes of one in a buffer.
+    pub const SIZE: usize = 16;
+
+    /// One as it lies in a buffer.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&self.length.to_le_bytes());
+        bytes[8] = u8::from(self.hole) | u8::from(self.zero) << 1;
+        bytes
+    }
+
+    /// Those in a buffer.
+    pub fn all(buffer: &[u8]) -> impl Iterator<Item = Self> {
+        let (extents, _) = buffer.as_chunks::<{ Self::SIZE }>();
+        extents.iter().map(|bytes| {
+            let (length, flags) = bytes.split_at(8);
+            let length = length.try_into().map_or(0, u64::from_le_bytes);
+            Self { length, hole: flags[0] & 1 != 0, zero: flags[0] & 2 != 0 }
+        })
+    }
 }
 
 /// How a [`Request`] ended.
@@ -68,7 +108,8 @@ pub struct Completion {
     pub cookie: u64,
     /// Success, or the first error that any part of it met.
     pub result: Result<(), Error>,
-    /// The request's buffer, always returned.
+    /// The request's buffer. That of a write that succeeded may be kept below, to be written again if the service
+    /// forgets it.
     pub buffer: Option<Buffer>,
 }
 
@@ -126,8 +167,12 @@ pub struct Geometry {
     pub trim: bool,
     /// [`Operation::WriteZeroes`] is offered.
     pub write_zeroes: bool,
+    /// `fast` is offered with it.
+    pub fast_zero: bool,
     /// [`Operation::Cache`] is offered.
     pub cache: bool,
+    /// [`Operation::Status`] is offered.
+    pub status: bool,
     /// The medium has seek times.
     pub rotational: bool,
 }

@@ -126,7 +126,9 @@ impl Export {
             fua: flush || has(TransmissionFlags::SEND_FUA),
             trim: has(TransmissionFlags::SEND_TRIM),
             write_zeroes: has(TransmissionFlags::SEND_WRITE_ZEROES),
+            fast_zero: false,
             cache: has(TransmissionFlags::SEND_CACHE),
+            status: false,
             rotational: has(TransmissionFlags::ROTATIONAL),
         };
         Ok(Self {

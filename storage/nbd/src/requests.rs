@@ -159,7 +159,7 @@ impl Slot {
 /// Whether a server may take long for it without being dead.
 const fn is_slow(operation: Operation) -> bool {
     match operation {
-        Operation::Read | Operation::Cache => false,
+        Operation::Read | Operation::Cache | Operation::Status => false,
         Operation::Write { fua } => fua,
         Operation::Flush | Operation::Trim { .. } | Operation::WriteZeroes { .. } => true,
     }
@@ -211,6 +211,8 @@ impl Requests {
                 trim: false,
                 write_zeroes: false,
                 cache: false,
+                fast_zero: false,
+                status: false,
                 rotational: false,
             },
             native_fua: false,
@@ -316,6 +318,7 @@ impl Requests {
             Operation::Trim { fua } => (geometry.trim, fua),
             Operation::WriteZeroes { fua, .. } => (geometry.write_zeroes, fua),
             Operation::Cache => (geometry.cache, false),
+            Operation::Status => (geometry.status, false),
         };
         let whole = buffer.as_ref().is_some_and(|buffer| buffer.len() as u64 == *length);
         let inside = offset.checked_add(*length).is_some_and(|end| end <= geometry.size);

@@ -410,7 +410,7 @@ fn same_job(target: &mut Target, head: &Head, pattern: Option<Buffer>) -> Result
     let zero = pattern.as_ref().is_none_or(|pattern| pattern.iter().all(|&byte| byte == 0));
     let work = if zero && unit.geometry().is_some_and(|geometry| geometry.write_zeroes) {
         let no_hole = !same_flags(&head.cdb).0;
-        let operation = Operation::WriteZeroes { fua: durability.fua, no_hole };
+        let operation = Operation::WriteZeroes { fua: durability.fua, no_hole, fast: false };
         Work::Ranges(Ranges::one(operation, blocks.start(), blocks.bytes()))
     } else {
         let transfer = Transfer::new(transfer::WRITE_SAME, blocks.start(), blocks.bytes() as u32);
@@ -461,7 +461,7 @@ fn unmap_job(unit: &mut LogicalUnit, head: &Head, list: Buffer) -> Result<Task, 
     let fua = durability.fua;
     // With zeroes what was given back reads as zero, which is promised then (LBPRZ).
     let operation = if geometry.write_zeroes {
-        Operation::WriteZeroes { fua, no_hole: false }
+        Operation::WriteZeroes { fua, no_hole: false, fast: false }
     } else {
         Operation::Trim { fua }
     };

@@ -25,6 +25,8 @@ pub fn geometry(blocks: u64, block_size: u32) -> Geometry {
         trim: true,
         write_zeroes: true,
         cache: true,
+        fast_zero: false,
+        status: false,
         rotational: false,
     }
 }

@@ -134,7 +134,7 @@ const fn needs_flush(operation: Operation, native_fua: bool) -> bool {
         Operation::Write { fua } | Operation::Trim { fua } | Operation::WriteZeroes { fua, .. } => {
             fua && !native_fua
         }
-        Operation::Read | Operation::Flush | Operation::Cache => false,
+        Operation::Read | Operation::Flush | Operation::Cache | Operation::Status => false,
     }
 }
 
@@ -145,8 +145,10 @@ const fn encode(operation: Operation, native_fua: bool) -> (u16, u16) {
         Operation::Write { fua } => (command::WRITE, fua, false),
         Operation::Flush => (command::FLUSH, false, false),
         Operation::Trim { fua } => (command::TRIM, fua, false),
-        Operation::WriteZeroes { fua, no_hole } => (command::WRITE_ZEROES, fua, no_hole),
+        Operation::WriteZeroes { fua, no_hole, .. } => (command::WRITE_ZEROES, fua, no_hole),
         Operation::Cache => (command::CACHE, false, false),
+        // Not offered, so never here.
+        Operation::Status => (command::BLOCK_STATUS, false, false),
     };
     let fua = if fua && native_fua { command_flag::FUA } else { 0 };
     (command, fua | if no_hole { command_flag::NO_HOLE } else { 0 })

@@ -18,7 +18,7 @@ fn random_operation(random: &mut Random) -> Operation {
     match random.below(8) {
         0 => Operation::Flush,
         1 => Operation::Trim { fua },
-        2 => Operation::WriteZeroes { fua, no_hole: fua },
+        2 => Operation::WriteZeroes { fua, no_hole: fua, fast: false },
         3 => Operation::Cache,
         4 | 5 => Operation::Write { fua },
         _ => Operation::Read,

@@ -420,7 +420,9 @@ fn errors_without_end_and_disorder_without_end_end_the_connection() {
 
 #[test]
 fn data_for_a_command_that_reads_nothing_ends_the_connection() {
-    for operation in [WRITE, Operation::Flush, Operation::WriteZeroes { fua: false, no_hole: false }] {
+    for operation in
+        [WRITE, Operation::Flush, Operation::WriteZeroes { fua: false, no_hole: false, fast: false }]
+    {
         for kind in [chunk::OFFSET_DATA, chunk::OFFSET_HOLE] {
             let mut pair = structured();
             let length = if operation == Operation::Flush { 0 } else { 512 };
@@ -435,7 +437,7 @@ fn data_for_a_command_that_reads_nothing_ends_the_connection() {
 #[test]
 fn commands_say_what_they_mean() {
     let mut pair = structured();
-    let zeroes = |fua, no_hole| Operation::WriteZeroes { fua, no_hole };
+    let zeroes = |fua, no_hole| Operation::WriteZeroes { fua, no_hole, fast: false };
     let cases = [
         (READ, command::READ, 0),
         (WRITE, command::WRITE, 0),
@@ -466,7 +468,7 @@ fn commands_say_what_they_mean() {
 fn what_the_export_cannot_do_is_answered_without_being_sent() {
     let flags = TransmissionFlags::HAS_FLAGS;
     let mut bare = Pair::new(&Settings { flags, ..Settings::default() }, SIZE);
-    let zeroes = Operation::WriteZeroes { fua: false, no_hole: false };
+    let zeroes = Operation::WriteZeroes { fua: false, no_hole: false, fast: false };
     for operation in [Operation::Flush, Operation::Trim { fua: false }, zeroes, Operation::Cache, FUA] {
         assert_eq!(bare.run(operation, 0, 512, Shape::Plain), Err(Error::NotSupported));
     }
@@ -546,7 +548,8 @@ fn long_requests_are_cut_and_become_one_completion() {
                 break;
             }
         }
-        pair.run(Operation::WriteZeroes { fua: false, no_hole: false }, 0, 8192, Shape::Plain).expect("done");
+        pair.run(Operation::WriteZeroes { fua: false, no_hole: false, fast: false }, 0, 8192, Shape::Plain)
+            .expect("done");
         assert!(pair.disk.content()[..8192].iter().all(|&byte| byte == 0));
         pair.session.assert_obeyed();
     }
@@ -619,7 +622,7 @@ fn too_much_at_once_is_sent_again_in_pieces() {
 fn einval_for_a_range_longer_than_any_payload_means_too_much_as_well() {
     let sizes = BlockSizes { minimum: 512, preferred: 512, maximum: 4096 };
     let mut pair = Pair::new(&Settings { block_sizes: Some(sizes), ..Settings::default() }, SIZE);
-    pair.submit(1, Operation::WriteZeroes { fua: false, no_hole: false }, 0, 65536);
+    pair.submit(1, Operation::WriteZeroes { fua: false, no_hole: false, fast: false }, 0, 65536);
     let completion = loop {
         pair.send();
         while let Some(waiting) = pair.session.waiting.first() {

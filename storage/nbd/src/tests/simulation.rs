@@ -83,7 +83,7 @@ impl World {
         let operation = match self.random.below(8) {
             0 => Operation::Flush,
             1 => Operation::Trim { fua },
-            2 => Operation::WriteZeroes { fua, no_hole: fua },
+            2 => Operation::WriteZeroes { fua, no_hole: fua, fast: false },
             3..6 => Operation::Write { fua },
             _ => Operation::Read,
         };

@@ -82,7 +82,7 @@ fn a_stall_in_the_middle_of_a_read_is_noticed_and_progress_puts_it_off() {
 
 #[test]
 fn slow_is_not_dead() {
-    let zeroes = Operation::WriteZeroes { fua: false, no_hole: false };
+    let zeroes = Operation::WriteZeroes { fua: false, no_hole: false, fast: false };
     for operation in
         [Operation::Flush, zeroes, Operation::Trim { fua: false }, Operation::Write { fua: true }]
     {

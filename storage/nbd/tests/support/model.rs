@@ -136,7 +136,7 @@ impl Model {
             0 if geometry.flush => Operation::Flush,
             1 if geometry.trim => Operation::Trim { fua },
             2 | 3 if geometry.write_zeroes => {
-                Operation::WriteZeroes { fua, no_hole: self.random.below(2) == 0 }
+                Operation::WriteZeroes { fua, no_hole: self.random.below(2) == 0, fast: false }
             }
             4 if geometry.cache => Operation::Cache,
             5..9 => Operation::Write { fua },
@@ -214,6 +214,7 @@ impl Model {
             (operation, Err(Error::Lost)) if operation.changes_medium() => self.unknown[blocks].fill(true),
             (Operation::Trim { .. }, _) => self.unknown[blocks].fill(true),
             (Operation::Flush | Operation::Cache, Ok(())) | (_, Err(Error::Lost)) => {}
+            (Operation::Status, Ok(())) => unreachable!("never asked for"),
             (operation, Err(error)) => panic!("{operation:?} failed: {error}"),
         }
     }

@@ -165,7 +165,7 @@ fn each_error_below_has_its_sense_above() {
         good(&bench.run(&cdb10(opcode, 0, 0, 1), &[0; 512], 512).0);
     }
     let mut bench = Bench::new(geometry(1000, 512));
-    let zeroes = Operation::WriteZeroes { fua: false, no_hole: true };
+    let zeroes = Operation::WriteZeroes { fua: false, no_hole: true, fast: false };
     bench.disk.faults.push((zeroes, 0, Error::NotSupported));
     let (outcome, _) = bench.run(&cdb16(0x93, 0, 0, 8), &[0; 512], 0);
     assert_eq!(sense(&outcome), (5, code::INVALID_OPERATION_CODE), "so that Linux does without");
@@ -328,7 +328,7 @@ fn write_same_repeats_its_block() {
                 let zero = bench.disk.bytes.iter().filter(|byte| **byte == 0).count();
                 assert_eq!(zero, count * 512, "{cdb:02x?}");
             }
-            let no_hole = Operation::WriteZeroes { fua: false, no_hole: true };
+            let no_hole = Operation::WriteZeroes { fua: false, no_hole: true, fast: false };
             let used = bench.disk.log.iter().any(|(operation, ..)| *operation == no_hole);
             assert_eq!(used, write_zeroes);
         }
@@ -341,7 +341,7 @@ fn write_same_gives_back_only_what_reads_as_zero() {
     bench.disk.bytes.fill(3);
     good(&bench.run(&cdb16(0x93, 8, 10, 4), &[0; 512], 0).0);
     good(&bench.run(&cdb16(0x93, 9, 20, 4), &[], 0).0);
-    let hole = Operation::WriteZeroes { fua: false, no_hole: false };
+    let hole = Operation::WriteZeroes { fua: false, no_hole: false, fast: false };
     assert_eq!(bench.disk.log, [(hole, 5120, 2048), (hole, 10240, 2048)]);
     // What is not zero is written, whatever the UNMAP bit says.
     good(&bench.run(&cdb10(0x41, 8, 10, 4), &[9; 512], 0).0);
