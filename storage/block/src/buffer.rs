@@ -8,7 +8,7 @@
 use alloc::{rc::Rc, vec::Vec};
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::ops::{Deref, DerefMut};
+use core::ops::{Deref, DerefMut, Range};
 
 /// Padding behind each buffer, so that buffers of a power-of-two size do not lie at power-of-two distances:
 /// equal low address bits alias in caches, and in an emulator's TLB they cost a factor of ten.
@@ -134,7 +134,7 @@ impl Share {
         for account in [Some(&self.account), self.whole.as_ref()].into_iter().flatten() {
             account.used.set(account.used.get() + charged);
         }
-        Some(Buffer { memory, length, class, share: self.clone() })
+        Some(Buffer { memory, start: 0, length, class, share: self.clone() })
     }
 
     /// Whether `length` more are within the limits. What a part needs to go on at all it may have whatever the others
@@ -202,6 +202,11 @@ impl Share {
         self.pool.largest()
     }
 
+    /// Bytes that may be lent out of this share: of a part, as [`Share::bound`] has it.
+    pub fn limit(&self) -> usize {
+        self.account.limit.get()
+    }
+
     /// Bytes lent out of this share now.
     pub fn used(&self) -> usize {
         self.account.used.get()
@@ -211,6 +216,8 @@ impl Share {
 /// Memory lent from a [`Pool`]; dropping it gives it back.
 pub struct Buffer {
     memory: Vec<u8>,
+    /// The part that is shown.
+    start: usize,
     length: usize,
     class: usize,
     share: Share,
@@ -224,9 +231,30 @@ impl Buffer {
         let same = self.share.pool.0.classes[self.class].size == other.share.pool.0.classes[other.class].size;
         if same {
             core::mem::swap(&mut self.memory, &mut other.memory);
+            core::mem::swap(&mut self.start, &mut other.start);
             core::mem::swap(&mut self.length, &mut other.length);
         }
         same
+    }
+
+    /// Show only this part of what is shown, for as long as the buffer is not shown again with [`Buffer::show`].
+    ///
+    /// # Panics
+    /// When there is no such part.
+    pub fn narrow(&mut self, part: Range<usize>) {
+        assert!(part.start <= part.end && part.end <= self.length, "a buffer cannot grow");
+        self.start += part.start;
+        self.length = part.end - part.start;
+    }
+
+    /// Show the first `length` bytes of the memory, whatever was shown before.
+    ///
+    /// # Panics
+    /// When that many were never in it.
+    pub fn show(&mut self, length: usize) {
+        assert!(length <= self.memory.len(), "a buffer cannot grow");
+        self.start = 0;
+        self.length = length;
     }
 
     /// Shorten to the first `length` bytes.
@@ -242,13 +270,13 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.memory[..self.length]
+        &self.memory[self.start..self.start + self.length]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[..self.length]
+        &mut self.memory[self.start..self.start + self.length]
     }
 }
 
@@ -358,6 +386,17 @@ mod tests {
         assert_eq!(share.used(), 4096);
         drop(held);
         assert!(share.take_two(4096).is_some());
+    }
+
+    #[test]
+    fn a_part_of_a_buffer_can_be_shown_and_the_whole_again() {
+        let mut buffer = Pool::new(&[(4096, 1)]).share(4096).take(10).expect("one");
+        buffer.copy_from_slice(b"0123456789");
+        buffer.narrow(2..8);
+        buffer.narrow(1..3);
+        assert_eq!(&buffer[..], b"34");
+        buffer.show(10);
+        assert_eq!(&buffer[..], b"0123456789");
     }
 
     #[test]
