@@ -130,7 +130,7 @@ impl World {
                 Operation::Write { .. } => self.expected[range.clone()].fill(Some(fill)),
                 Operation::WriteZeroes { .. } => self.expected[range.clone()].fill(Some(0)),
                 Operation::Trim { .. } => self.expected[range.clone()].fill(None),
-                Operation::Flush | Operation::Cache => {}
+                Operation::Flush | Operation::Cache | Operation::Status => {}
             }
             let durable = match operation {
                 Operation::Write { fua: true } => Some(fill),
