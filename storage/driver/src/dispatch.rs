@@ -1,0 +1,269 @@
+//! What goes to which connection, and when.
+
+use crate::driver::{Driver, Phase, Waiting};
+use crate::flights::{Flight, What};
+use crate::journal::Room;
+use crate::paths::Path;
+use crate::rewrite::Next;
+use kernel_runtime::Instant;
+use storage_block::{Completion, Error, Operation, Request};
+
+/// What is to be done with a request that is next in turn.
+enum Verdict {
+    /// Send it, durably if `fua`, with this place in the journal.
+    Go { fua: bool, room: Option<Room> },
+    /// It has to wait; others need not.
+    Wait,
+    /// It cannot be kept and is refused.
+    Fail(Error),
+}
+
+impl Driver {
+    /// Give to the connections what can go. Answers whether anything moved.
+    pub fn dispatch(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        match self.phase {
+            Phase::Away => {}
+            Phase::Replaying { .. } => moved |= self.dispatch_rewrite(now, false),
+            Phase::Repairing { .. } => {
+                moved |= self.dispatch_rewrite(now, true);
+                moved |= self.dispatch_queue(now, false);
+            }
+            Phase::Open => {
+                moved |= self.dispatch_flush(now);
+                if self.phase == Phase::Open {
+                    moved |= self.dispatch_queue(now, true);
+                }
+            }
+        }
+        if self.closing && self.is_drained() {
+            for path in self.paths.iter_mut().filter(|path| path.is_connected()) {
+                path.client.disconnect();
+            }
+        }
+        moved
+    }
+
+    /// The connection with the fewest requests under way that takes one more.
+    pub(crate) fn least_busy(&self) -> Option<usize> {
+        let paths = self.paths.iter().enumerate().filter(|(_, path)| path.has_room());
+        paths.min_by_key(|(_, path)| path.outstanding).map(|(index, _)| index)
+    }
+
+    /// Give a request to the connection that its flight names.
+    pub(crate) fn send(&mut self, now: Instant, flight: Flight, request: Request) -> Result<(), Request> {
+        let (path, cookie) = (flight.path, request.cookie);
+        let Some(name) = self.flights.insert(flight) else { return Err(request) };
+        match self.paths[path].client.submit(now, Request { cookie: name, ..request }) {
+            Ok(()) => {
+                self.paths[path].outstanding += 1;
+                self.wakes |= 1 << path;
+                Ok(())
+            }
+            Err(request) => {
+                if let Some(room) = self.flights.remove(name).and_then(|flight| flight.room) {
+                    self.journal.release(room);
+                }
+                Err(Request { cookie, ..request })
+            }
+        }
+    }
+
+    /// Send what waits, as far as nothing holds it back.
+    fn dispatch_queue(&mut self, now: Instant, changes: bool) -> bool {
+        let mut moved = false;
+        let mut index = 0;
+        // Once one change finds no place, the others need not look for one.
+        let mut changes = changes;
+        self.metered = None;
+        while index < self.queue.len() {
+            let Some(path) = self.least_busy() else { break };
+            let waiting = &self.queue[index];
+            let operation = waiting.request.operation;
+            if waiting.not_before.is_some_and(|at| now < at) || operation.changes_medium() && !changes {
+                index += 1;
+                continue;
+            }
+            if let Some(until) = self.meter.blocked(now) {
+                self.metered = Some(until);
+                break;
+            }
+            let (fua, room) = match self.judge(index, now, &mut changes) {
+                Verdict::Go { fua, room } => (fua, room),
+                Verdict::Wait => {
+                    index += 1;
+                    continue;
+                }
+                Verdict::Fail(error) => {
+                    if let Some(Waiting { request: Request { cookie, buffer, .. }, .. }) =
+                        self.queue.remove(index)
+                    {
+                        self.done.push_back(Completion { cookie, result: Err(error), buffer });
+                    }
+                    moved = true;
+                    continue;
+                }
+            };
+            let Some(waiting) = self.queue.remove(index) else { break };
+            moved = true;
+            if !self.depart(now, path, waiting, fua, room) {
+                break;
+            }
+        }
+        moved
+    }
+
+    fn depart(&mut self, now: Instant, path: usize, waiting: Waiting, fua: bool, room: Option<Room>) -> bool {
+        let Waiting { request, since, again, tries, .. } = waiting;
+        let Request { cookie, operation, offset, length, .. } = request;
+        let what = What::Request(cookie);
+        let flight = Flight { what, path, operation, offset, length, since, tries, again, room };
+        let sent = Request { operation: durable(operation, fua), ..request };
+        self.meter.take(length);
+        match self.send(now, flight, sent) {
+            Ok(()) => true,
+            Err(request) => {
+                let request = Request { operation, ..request };
+                self.queue.push_front(Waiting { request, since, again, tries, not_before: None });
+                false
+            }
+        }
+    }
+
+    /// Whether the request at `index` may go, and how.
+    fn judge(&mut self, index: usize, now: Instant, changes: &mut bool) -> Verdict {
+        let Waiting { request, again, .. } = &self.queue[index];
+        let Request { operation, offset, length, .. } = *request;
+        if !operation.changes_medium() {
+            return Verdict::Go { fua: false, room: None };
+        }
+        if !again && self.quarantine.blocked(now, offset, length).is_some() {
+            return Verdict::Wait;
+        }
+        let Some(export) = self.known else { return Verdict::Wait };
+        if !export.geometry.flush {
+            // What offers FUA alone is written durably; what offers nothing was declared durable by the operator.
+            return Verdict::Go { fua: export.geometry.fua, room: None };
+        }
+        let is_durable = is_durable(operation);
+        let overlaps = (is_durable || self.suspect) && self.journal.overlaps(offset, length);
+        if is_durable && !overlaps {
+            return Verdict::Go { fua: true, room: None };
+        }
+        // A durable write over one that is in the journal has to stand behind it there, or a replay would undo it.
+        if let Some(room) = self.journal.reserve(operation, length) {
+            return Verdict::Go { fua: is_durable, room: Some(room) };
+        }
+        if self.journal.is_empty() {
+            return Verdict::Go { fua: true, room: None };
+        }
+        if self.suspect {
+            // Flushing fails, so there will be no room: only what becomes durable by itself can be acknowledged.
+            return if overlaps { Verdict::Fail(Error::Io) } else { Verdict::Go { fua: true, room: None } };
+        }
+        self.flushes.want();
+        *changes = false;
+        Verdict::Wait
+    }
+
+    /// Send more of the journal.
+    fn dispatch_rewrite(&mut self, now: Instant, repairs: bool) -> bool {
+        let (started, failed) = match self.phase {
+            Phase::Replaying { started } => (started, None),
+            Phase::Repairing { started, failed } => (started, failed),
+            Phase::Away | Phase::Open => return false,
+        };
+        if self.flushes.is_under_way() {
+            return false;
+        }
+        if let Some(error) = failed {
+            if self.flights.pieces() > 0 {
+                return false;
+            }
+            self.not_repaired(now, error);
+            return true;
+        }
+        if !started {
+            // What is under way is newer than the journal, and what was handed out of it has to be back.
+            if self.flights.changes() > 0 || self.flights.pieces() > 0 {
+                return false;
+            }
+            self.rewrite.start(&self.journal);
+            match &mut self.phase {
+                Phase::Replaying { started } | Phase::Repairing { started, .. } => *started = true,
+                Phase::Away | Phase::Open => {}
+            }
+        }
+        let native = self.known.is_some_and(|export| export.flags.contains(SEND_FUA));
+        let mut moved = false;
+        while let Some(path) = self.least_busy() {
+            let (index, request) = match self.rewrite.next(&mut self.journal, repairs && native) {
+                Next::Piece { index, request } => (index, request),
+                Next::Wait => break,
+                Next::Done if self.flights.pieces() > 0 => break,
+                Next::Done => {
+                    self.rewritten(now, repairs, native);
+                    return true;
+                }
+            };
+            moved = true;
+            let Request { operation, offset, length, .. } = request;
+            let what = What::Piece(index);
+            let since = now;
+            let flight =
+                Flight { what, path, operation, offset, length, since, tries: 0, again: true, room: None };
+            if let Err(request) = self.send(now, flight, request) {
+                if let Some(bytes) = request.buffer {
+                    self.journal.put_back(index, bytes);
+                }
+                match &mut self.phase {
+                    Phase::Replaying { started } | Phase::Repairing { started, .. } => *started = false,
+                    Phase::Away | Phase::Open => {}
+                }
+                break;
+            }
+        }
+        moved
+    }
+
+    /// All of the journal was written again.
+    fn rewritten(&mut self, now: Instant, repairs: bool, native: bool) {
+        if repairs && native {
+            self.rewritten_durably();
+        } else if repairs {
+            // Its answer ends the repair. Without a connection to take it now, the next turn tries again.
+            let _ = self.send_flush(now);
+        } else {
+            self.suspect = false;
+            self.phase = Phase::Open;
+            self.note(crate::Event::Replayed);
+            self.wake_all();
+        }
+    }
+
+    /// Whether any connection is up.
+    pub fn is_up(&self) -> bool {
+        self.paths.iter().any(Path::is_up)
+    }
+}
+
+const SEND_FUA: storage_nbd::TransmissionFlags = storage_nbd::TransmissionFlags::SEND_FUA;
+
+const fn is_durable(operation: Operation) -> bool {
+    match operation {
+        Operation::Write { fua } | Operation::Trim { fua } | Operation::WriteZeroes { fua, .. } => fua,
+        Operation::Read | Operation::Flush | Operation::Cache | Operation::Status => false,
+    }
+}
+
+/// The operation, durable at once if `more` asks for it.
+const fn durable(operation: Operation, more: bool) -> Operation {
+    match operation {
+        Operation::Write { fua } => Operation::Write { fua: fua || more },
+        Operation::Trim { fua } => Operation::Trim { fua: fua || more },
+        Operation::WriteZeroes { fua, no_hole, fast } => {
+            Operation::WriteZeroes { fua: fua || more, no_hole, fast }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,318 @@
+//! The driver as its caller sees it: requests in, events out, and what is known of the disk.
+
+use crate::flights::Flights;
+use crate::flush::Flushes;
+use crate::journal::Journal;
+use crate::paths::Path;
+use crate::rate::{Meter, Rate};
+use crate::rewrite::Rewrite;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::time::Duration;
+use kernel_runtime::Instant;
+use storage_block::{Completion, Error, Geometry, Operation, Request, Share};
+use storage_nbd::{ClientError, Export, Quarantine};
+
+/// Events for people that wait to be fetched; more than so many are forgotten, the oldest first.
+const MAX_NOTES: usize = 32;
+
+/// The numbers that bound a driver.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What each connection is given.
+    pub nbd: storage_nbd::Limits,
+    /// Connections at once, if the service can do with several.
+    pub paths: usize,
+    /// Entries of the journal.
+    pub entries: usize,
+    /// How long a request may wait for a service before its command ends with BUSY, and how long one is tried again
+    /// that the service has no room for.
+    pub hold: Duration,
+    /// How long a write of a lost connection may still reach the medium: as long, newer writes to the same range wait,
+    /// unless the service has fenced the connection.
+    pub hold_off: Duration,
+    /// After so long without a flush the driver flushes of its own accord.
+    pub flush_after: Duration,
+}
+
+/// What one disk is.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// The export's name.
+    pub export: &'a str,
+    /// How many portals lead to it.
+    pub portals: usize,
+    /// Another number for each disk and each start.
+    pub seed: u64,
+    /// How much it may do.
+    pub rate: Rate,
+    /// The operator says that what the service has acknowledged is durable, although it offers neither FLUSH nor FUA.
+    pub assume_durable: bool,
+}
+
+/// What the driver has to tell.
+#[derive(Debug)]
+pub enum Event {
+    /// A request ended.
+    Completed(Completion),
+    /// The disk can be used, and this is its shape, for the first time or again.
+    Ready(Geometry),
+    /// The last connection is gone. Requests wait.
+    Away,
+    /// A connection is silent although answers are due.
+    Suspect(usize),
+    /// The service of a connection is shutting down.
+    Closing(usize),
+    /// The service that is there may have forgotten what it acknowledged: so many entries are written again.
+    Replaying(usize),
+    /// All of them were.
+    Replayed,
+    /// A flush failed: so many entries are written again, durably.
+    Repairing(Error, usize),
+    /// All of them were: nothing is lost.
+    Repaired,
+    /// It did not succeed; the flush has failed, and the entries are kept.
+    NotRepaired(Error),
+}
+
+/// How a driver fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Connections in use.
+    pub connections: usize,
+    /// Acknowledged writes that are kept.
+    pub entries: usize,
+    /// Bytes of memory that they hold.
+    pub journal: usize,
+    /// Requests that wait to be sent.
+    pub waiting: usize,
+    /// Requests under way.
+    pub under_way: usize,
+    /// Times the journal was written again after a loss.
+    pub replays: u64,
+    /// Times it was written again after a failed flush.
+    pub repairs: u64,
+    /// Times a connection died with a write unanswered.
+    pub ghosts: u64,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) request: Request,
+    pub(crate) since: Instant,
+    /// It was on a connection that is lost: the same bytes may reach the medium twice, which does no harm.
+    pub(crate) again: bool,
+    pub(crate) tries: u8,
+    pub(crate) not_before: Option<Instant>,
+}
+
+/// What the driver is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// There is no connection.
+    Away,
+    /// The journal is written again for a service that may have forgotten it.
+    Replaying {
+        /// It has begun: before, what is under way must have come back.
+        started: bool,
+    },
+    /// Requests are sent.
+    Open,
+    /// The journal is written again because a flush failed.
+    Repairing {
+        /// As for replaying.
+        started: bool,
+        /// Why the flush fails after all.
+        failed: Option<Error>,
+    },
+}
+
+/// One disk. See the crate's documentation for what it promises.
+///
+/// A caller has one task, or part of one, for each of [`Limits::paths`] connections: it asks [`Driver::dial`] when to
+/// connect and to which portal, tells [`Driver::connected`] and [`Driver::disconnected`], and carries bytes as for a
+/// [`storage_nbd::Client`]. After each input it calls [`Driver::dispatch`] and fetches all events; [`Driver::take_wakes`]
+/// tells which other connections have something to do.
+pub struct Driver {
+    pub(crate) limits: Limits,
+    pub(crate) assume_durable: bool,
+    pub(crate) paths: Vec<Path>,
+    pub(crate) portal: usize,
+    pub(crate) phase: Phase,
+    pub(crate) queue: VecDeque<Waiting>,
+    pub(crate) flushes: Flushes,
+    pub(crate) flights: Flights,
+    pub(crate) journal: Journal,
+    pub(crate) rewrite: Rewrite,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) meter: Meter,
+    /// When the meter lets the next request through.
+    pub(crate) metered: Option<Instant>,
+    /// The export as the disk's users know it.
+    pub(crate) known: Option<Export>,
+    /// A flush or a durable write has failed since the journal was last written again: the next flush is not to be
+    /// believed by itself.
+    pub(crate) suspect: bool,
+    /// Since when nothing was answered, because the connection is lost or new.
+    pub(crate) stalled: Option<Instant>,
+    pub(crate) closing: bool,
+    pub(crate) wakes: u64,
+    pub(crate) done: VecDeque<Completion>,
+    pub(crate) notes: VecDeque<Event>,
+    /// Memory for requests that come back from a lost connection.
+    pub(crate) returned: Vec<Waiting>,
+    pub(crate) replays: u64,
+    pub(crate) repairs: u64,
+    pub(crate) ghosts: u64,
+}
+
+impl Driver {
+    /// A driver whose journal keeps its bytes in memory of `journal`. All else that it will ever need is taken here.
+    ///
+    /// # Errors
+    /// When the export's name or the number of slots cannot be.
+    pub fn new(
+        now: Instant,
+        limits: &Limits,
+        settings: &Settings<'_>,
+        journal: Share,
+    ) -> Result<Self, ClientError> {
+        let count = limits.paths.clamp(1, crate::paths::MAX_PATHS);
+        let paths: Result<Vec<_>, _> = (0..count).map(|index| Path::new(limits, settings, index)).collect();
+        let slots = count * limits.nbd.slots;
+        Ok(Self {
+            limits: *limits,
+            assume_durable: settings.assume_durable,
+            paths: paths?,
+            portal: 0,
+            phase: Phase::Away,
+            queue: VecDeque::with_capacity(slots),
+            flushes: Flushes::new(limits.nbd.slots),
+            flights: Flights::new(slots),
+            journal: Journal::new(limits.entries, journal),
+            rewrite: Rewrite::new(limits.entries),
+            quarantine: Quarantine::new(slots, limits.hold_off),
+            meter: Meter::new(now, settings.rate),
+            metered: None,
+            known: None,
+            suspect: false,
+            stalled: Some(now),
+            closing: false,
+            wakes: 0,
+            done: VecDeque::with_capacity(slots),
+            notes: VecDeque::with_capacity(MAX_NOTES),
+            returned: Vec::with_capacity(slots),
+            replays: 0,
+            repairs: 0,
+            ghosts: 0,
+        })
+    }
+
+    /// Take a request over. Its completion comes with [`Event::Completed`].
+    pub fn push(&mut self, now: Instant, request: Request) {
+        if request.operation == Operation::Flush {
+            self.flushes.push(request.cookie, now);
+        } else {
+            self.queue.push_back(Waiting { request, since: now, again: false, tries: 0, not_before: None });
+        }
+    }
+
+    /// Complete as lost what waits to be sent and is named by `is_meant`. What is under way is not touched.
+    pub fn lose(&mut self, is_meant: impl Fn(u64) -> bool) {
+        let mut index = 0;
+        while let Some(waiting) = self.queue.get(index) {
+            if !is_meant(waiting.request.cookie) {
+                index += 1;
+            } else if let Some(waiting) = self.queue.remove(index) {
+                let Request { cookie, buffer, .. } = waiting.request;
+                self.done.push_back(Completion { cookie, result: Err(Error::Lost), buffer });
+            }
+        }
+        self.flushes.lose(is_meant, &mut self.done);
+    }
+
+    /// The next event, if any.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(note) = self.notes.pop_front() {
+            return Some(note);
+        }
+        self.done.pop_front().map(Event::Completed)
+    }
+
+    /// Whether commands have to wait for the service, and since when: none of them should longer than [`Limits::hold`].
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some() || self.phase != Phase::Open
+    }
+
+    /// The export as it is shown, once known.
+    pub fn export(&self) -> Option<&Export> {
+        self.known.as_ref()
+    }
+
+    /// Take no more requests to the service than there are; flush, and when nothing is left to be made durable say
+    /// farewell on all connections.
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.wake_all();
+    }
+
+    /// Whether everything that was acknowledged is durable, and nothing is under way.
+    pub fn is_drained(&self) -> bool {
+        self.journal.is_empty()
+            && self.queue.is_empty()
+            && self.flights.requests() == 0
+            && self.flushes.is_idle()
+    }
+
+    /// How it fares.
+    pub fn status(&self) -> Status {
+        Status {
+            connections: self.paths.iter().filter(|path| path.is_up()).count(),
+            entries: self.journal.len(),
+            journal: self.journal.used(),
+            waiting: self.queue.len() + self.flushes.waiting(),
+            under_way: self.flights.requests(),
+            replays: self.replays,
+            repairs: self.repairs,
+            ghosts: self.ghosts,
+        }
+    }
+
+    /// Which connections have something to do since this was last asked: a bit for each.
+    pub fn take_wakes(&mut self) -> u64 {
+        core::mem::take(&mut self.wakes)
+    }
+
+    /// When something is due that is no connection's own.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let is_open = self.phase == Phase::Open;
+        let idle = self.journal.oldest().map(|since| since + self.limits.flush_after);
+        let retry = self.queue.iter().filter_map(|waiting| waiting.not_before).min();
+        let quarantine = if self.queue.is_empty() { None } else { self.quarantine.poll_timeout() };
+        let stalled = self.stalled.map(|since| since + self.limits.hold);
+        let open = [
+            idle.filter(|_| self.flushes.is_idle()),
+            self.flushes.not_before(),
+            retry,
+            quarantine,
+            self.metered,
+        ];
+        let open = open.into_iter().flatten().min().filter(|_| is_open);
+        let stalled = stalled.filter(|_| self.paths.iter().any(Path::is_connected));
+        [open, stalled].into_iter().flatten().min()
+    }
+
+    pub(crate) fn note(&mut self, event: Event) {
+        if self.notes.len() == MAX_NOTES {
+            // A shape that was never told would leave a disk without one.
+            let old = self.notes.iter().position(|note| !matches!(note, Event::Ready(_) | Event::Away));
+            self.notes.remove(old.unwrap_or(0));
+        }
+        self.notes.push_back(event);
+    }
+
+    pub(crate) fn wake_all(&mut self) {
+        self.wakes = u64::MAX;
+    }
+}

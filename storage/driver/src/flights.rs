@@ -1,0 +1,100 @@
+//! What is under way on the connections, by the cookie it travels under.
+
+use crate::journal::Room;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use kernel_runtime::Instant;
+use storage_block::Operation;
+
+/// Whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A request of the disk, with its own cookie.
+    Request(u64),
+    /// The flush there is at most one of.
+    Flush,
+    /// A part of the journal's entry at this place.
+    Piece(usize),
+}
+
+/// One request given to a connection.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) what: What,
+    pub(crate) path: usize,
+    /// As it was asked for; it may have been sent with `fua` beside.
+    pub(crate) operation: Operation,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    /// It was asked for at this time.
+    pub(crate) since: Instant,
+    /// How often it failed.
+    pub(crate) tries: u8,
+    /// It was on a connection before that died.
+    pub(crate) again: bool,
+    /// Its place in the journal.
+    pub(crate) room: Option<Room>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Flights {
+    slots: Box<[Option<Flight>]>,
+    free: Vec<usize>,
+    /// Requests of the disk that change it.
+    changes: usize,
+    pieces: usize,
+    requests: usize,
+}
+
+impl Flights {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let slots = (0..capacity).map(|_| None).collect();
+        Self { slots, free: (0..capacity).rev().collect(), changes: 0, pieces: 0, requests: 0 }
+    }
+
+    /// A cookie for it. There are as many as the connections have slots.
+    pub(crate) fn insert(&mut self, flight: Flight) -> Option<u64> {
+        let index = self.free.pop()?;
+        self.count(&flight, 1);
+        self.slots[index] = Some(flight);
+        Some(index as u64)
+    }
+
+    pub(crate) fn remove(&mut self, cookie: u64) -> Option<Flight> {
+        let index = usize::try_from(cookie).ok()?;
+        let flight = self.slots.get_mut(index)?.take()?;
+        self.count(&flight, usize::MAX);
+        self.free.push(index);
+        Some(flight)
+    }
+
+    /// Requests of the disk that change it.
+    pub(crate) fn changes(&self) -> usize {
+        self.changes
+    }
+
+    /// Parts of the journal.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces
+    }
+
+    /// Requests of the disk.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    fn count(&mut self, flight: &Flight, by: usize) {
+        let counter = match flight.what {
+            What::Piece(_) => &mut self.pieces,
+            What::Flush => return,
+            What::Request(_) => {
+                self.requests = self.requests.wrapping_add(by);
+                if !flight.operation.changes_medium() {
+                    return;
+                }
+                &mut self.changes
+            }
+        };
+        *counter = counter.wrapping_add(by);
+    }
+}

@@ -1,0 +1,209 @@
+//! Flushes: at most one is under way, and it answers everybody who asked before it was sent.
+
+use crate::driver::{Driver, Event, Phase};
+use crate::flights::{Flight, What};
+use alloc::collections::VecDeque;
+use core::time::Duration;
+use kernel_runtime::Instant;
+use storage_block::{Completion, Error, Operation, Request};
+
+/// After a flush failed that nobody asked for, the next one is tried so much later.
+const PAUSE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Flushes {
+    /// Who waits for the next one, and since when.
+    waiting: VecDeque<(u64, Instant)>,
+    /// Who is answered by the one under way, or by the repair that became of it.
+    riding: VecDeque<(u64, Instant)>,
+    /// It makes durable what is before this entry of the journal.
+    flight: Option<u64>,
+    /// The driver itself wants one.
+    wanted: bool,
+    /// Not before this moment for the driver's own sake.
+    not_before: Option<Instant>,
+}
+
+impl Flushes {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            waiting: VecDeque::with_capacity(capacity),
+            riding: VecDeque::with_capacity(capacity),
+            flight: None,
+            wanted: false,
+            not_before: None,
+        }
+    }
+
+    pub(crate) fn push(&mut self, cookie: u64, now: Instant) {
+        self.waiting.push_back((cookie, now));
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len() + self.riding.len()
+    }
+
+    pub(crate) fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.riding.is_empty() && self.flight.is_none()
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    /// When the driver's own flush, which failed, may be tried again.
+    pub(crate) fn not_before(&self) -> Option<Instant> {
+        self.not_before.filter(|_| self.wanted && self.flight.is_none())
+    }
+
+    pub(crate) fn lose(&mut self, is_meant: impl Fn(u64) -> bool, done: &mut VecDeque<Completion>) {
+        self.waiting.retain(|&(cookie, _)| {
+            let meant = is_meant(cookie);
+            if meant {
+                done.push_back(Completion { cookie, result: Err(Error::Lost), buffer: None });
+            }
+            !meant
+        });
+    }
+
+    /// The one under way got no answer: whoever rode on it waits again, before those that came later.
+    pub(crate) fn unanswered(&mut self) {
+        self.flight = None;
+        self.wanted = true;
+        while let Some(rider) = self.riding.pop_back() {
+            self.waiting.push_front(rider);
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let wanted = self.wanted && self.not_before.is_none_or(|at| now >= at);
+        self.flight.is_none() && (wanted || !self.waiting.is_empty())
+    }
+
+    fn board(&mut self) {
+        self.wanted = false;
+        self.riding.append(&mut self.waiting);
+    }
+
+    fn answer(&mut self, result: Result<(), Error>, done: &mut VecDeque<Completion>) {
+        self.flight = None;
+        for (cookie, _) in self.riding.drain(..) {
+            done.push_back(Completion { cookie, result, buffer: None });
+        }
+    }
+}
+
+impl Driver {
+    /// Send the next flush, if one is due. Answers whether anything moved.
+    pub(crate) fn dispatch_flush(&mut self, now: Instant) -> bool {
+        let is_old = self.journal.oldest().is_some_and(|since| now >= since + self.limits.flush_after);
+        if is_old || self.journal.is_half_full() || self.closing && !self.journal.is_empty() {
+            self.flushes.want();
+        }
+        if !self.flushes.is_due(now) {
+            return false;
+        }
+        if !self.known.is_some_and(|export| export.geometry.flush) {
+            self.flushes.board();
+            self.flushes.answer(Err(Error::NotSupported), &mut self.done);
+            return true;
+        }
+        if self.suspect && !self.journal.is_empty() {
+            self.flushes.board();
+            self.repair(Error::Io);
+            return true;
+        }
+        let sent = self.send_flush(now);
+        if sent {
+            self.flushes.board();
+        }
+        sent
+    }
+
+    /// Give a FLUSH to a connection, if one has room.
+    pub(crate) fn send_flush(&mut self, now: Instant) -> bool {
+        let Some(path) = self.least_busy() else { return false };
+        let flight = Flight {
+            what: What::Flush,
+            path,
+            operation: Operation::Flush,
+            offset: 0,
+            length: 0,
+            since: now,
+            tries: 0,
+            again: false,
+            room: None,
+        };
+        let end = self.journal.end();
+        let request = Request { cookie: 0, operation: Operation::Flush, offset: 0, length: 0, buffer: None };
+        let sent = self.send(now, flight, request).is_ok();
+        if sent {
+            self.flushes.flight = Some(end);
+        }
+        sent
+    }
+
+    /// The flush under way was answered.
+    pub(crate) fn flushed(&mut self, now: Instant, result: Result<(), Error>) {
+        let end = self.flushes.flight.take().unwrap_or(0);
+        match (result, self.phase) {
+            (Ok(()), phase) => {
+                self.journal.forget(end);
+                self.flushes.answer(Ok(()), &mut self.done);
+                if matches!(phase, Phase::Repairing { .. }) {
+                    self.repaired();
+                }
+            }
+            (Err(error), Phase::Repairing { .. }) => self.not_repaired(now, error),
+            // A service that does not do it has made nothing worse.
+            (Err(error @ (Error::NotSupported | Error::NotPermitted)), _) => {
+                self.flushes.answer(Err(error), &mut self.done);
+            }
+            (Err(_), Phase::Replaying { .. }) => {
+                // It was sent before; after the journal another one is, and that one is not believed by itself.
+                self.suspect = true;
+                self.flushes.unanswered();
+            }
+            (Err(error), _) if self.journal.is_empty() => self.flushes.answer(Err(error), &mut self.done),
+            (Err(error), _) => self.repair(error),
+        }
+    }
+
+    /// A flush cannot be trusted: write all that was acknowledged again.
+    fn repair(&mut self, error: Error) {
+        self.repairs += 1;
+        self.note(Event::Repairing(error, self.journal.len()));
+        self.phase = Phase::Repairing { started: false, failed: None };
+    }
+
+    /// All that was acknowledged is durable after all.
+    pub(crate) fn repaired(&mut self) {
+        self.suspect = false;
+        self.phase = Phase::Open;
+        self.flushes.answer(Ok(()), &mut self.done);
+        self.note(Event::Repaired);
+        self.wake_all();
+    }
+
+    /// It is not, and those who asked must hear it. The journal keeps what it has: the next flush begins by writing it
+    /// again, so that none ever succeeds without it.
+    pub(crate) fn not_repaired(&mut self, now: Instant, error: Error) {
+        self.suspect = true;
+        self.phase = Phase::Open;
+        self.flushes.not_before = Some(now + PAUSE);
+        self.flushes.want();
+        self.flushes.answer(Err(error), &mut self.done);
+        self.note(Event::NotRepaired(error));
+        self.wake_all();
+    }
+
+    /// The repair has written everything with FUA: no flush is needed.
+    pub(crate) fn rewritten_durably(&mut self) {
+        self.journal.forget(self.journal.end());
+        self.repaired();
+    }
+}

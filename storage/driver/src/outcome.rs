@@ -1,0 +1,97 @@
+//! What the service's answers mean.
+
+use crate::driver::{Driver, Phase, Waiting};
+use crate::flights::{Flight, What};
+use crate::paths::End;
+use core::time::Duration;
+use kernel_runtime::Instant;
+use storage_block::{Completion, Error, Operation, Request};
+
+/// The first pause before a request is tried again that the service had no room for; each further one is twice as long.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Driver {
+    /// Something that was under way on `path` has an outcome.
+    pub(crate) fn completed(&mut self, path: usize, now: Instant, completion: Completion) -> Result<(), End> {
+        let Some(mut flight) = self.flights.remove(completion.cookie) else { return Ok(()) };
+        self.paths[path].outstanding = self.paths[path].outstanding.saturating_sub(1);
+        self.stalled = None;
+        let result = completion.result;
+        match flight.what {
+            What::Flush => self.flushed(now, result),
+            What::Piece(index) => {
+                if let Some(bytes) = completion.buffer {
+                    self.journal.put_back(index, bytes);
+                }
+                return self.rewrote(&flight, result);
+            }
+            What::Request(cookie) => {
+                let room = flight.room.take();
+                match (result, room) {
+                    (Ok(()), Some(room)) => {
+                        let range = (flight.offset, flight.length);
+                        self.journal.keep(now, room, flight.operation, range, completion.buffer);
+                        self.done.push_back(Completion { cookie, result, buffer: None });
+                    }
+                    (Ok(()), None) => self.done.push_back(Completion { cookie, ..completion }),
+                    (Err(error), room) => {
+                        if let Some(room) = room {
+                            self.journal.release(room);
+                        }
+                        self.failed(now, cookie, &flight, error, completion);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A part of the journal was written again, or not.
+    fn rewrote(&mut self, flight: &Flight, result: Result<(), Error>) -> Result<(), End> {
+        let is_trim = matches!(flight.operation, Operation::Trim { .. });
+        let error = match result {
+            Ok(()) => return Ok(()),
+            // What is given back may hold anything.
+            Err(Error::NotSupported) if is_trim => return Ok(()),
+            Err(error) => error,
+        };
+        match &mut self.phase {
+            Phase::Repairing { failed, .. } => {
+                failed.get_or_insert(error);
+                Ok(())
+            }
+            Phase::Replaying { started } => {
+                *started = false;
+                Err(End::Replay(error))
+            }
+            Phase::Away | Phase::Open => Ok(()),
+        }
+    }
+
+    /// A request failed: once more, later, or that was it.
+    fn failed(&mut self, now: Instant, cookie: u64, flight: &Flight, error: Error, completion: Completion) {
+        let Flight { operation, offset, length, since, tries, again, .. } = *flight;
+        let is_change = operation.changes_medium();
+        if is_change && matches!(error, Error::Io | Error::NoSpace) {
+            // A service that failed to make something durable may have dropped more than that from its cache.
+            self.suspect |= !self.journal.is_empty();
+        }
+        let pause = match error {
+            // Errors of the moment are not rare where the medium is far away.
+            Error::Io if tries == 0 => Some(Duration::ZERO),
+            Error::NoMemory | Error::NoSpace if now < since + self.limits.hold => {
+                Some(PAUSE.saturating_mul(1 << tries.min(8)).min(LONGEST_PAUSE))
+            }
+            _ => None,
+        };
+        let Some(pause) = pause.filter(|_| !self.closing) else {
+            return self.done.push_back(Completion { cookie, ..completion });
+        };
+        let request = Request { cookie, operation, offset, length, buffer: completion.buffer };
+        let not_before = (!pause.is_zero()).then_some(now + pause);
+        let waiting = Waiting { request, since, again, tries: tries.saturating_add(1), not_before };
+        self.queue.push_front(waiting);
+    }
+}

@@ -1,0 +1,347 @@
+//! The connections: when to dial, what to make of an export that is there, what a dead connection leaves behind.
+
+use crate::driver::{Driver, Event, Limits, Phase, Settings, Waiting};
+use crate::flights::What;
+use core::fmt;
+use kernel_runtime::Instant;
+use storage_block::{Error, Request};
+use storage_nbd::{
+    Client, ClientError, Export, Fatal, Mismatch, Reconnect, Retry, TransmissionFlags, validate,
+};
+
+/// The most connections one disk may have.
+pub(crate) const MAX_PATHS: usize = 8;
+
+/// When to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dial {
+    /// Now, to the portal of this number.
+    Now(usize),
+    /// Ask again at this time.
+    At(Instant),
+    /// Ask again when woken: this connection is not needed, or there is one.
+    Later,
+}
+
+/// Why a connection has to be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// What was received, or not, breaks the protocol.
+    Fatal(Fatal),
+    /// What is there is not the disk that went.
+    Mismatch(Mismatch),
+    /// It is writable and cannot make anything durable.
+    NotDurable,
+    /// It takes requests and answers none.
+    Stalled,
+    /// Another connection leads to a service that has replaced this one's.
+    Replaced,
+    /// It would not take back what had been acknowledged.
+    Replay(Error),
+    /// The service has shut down.
+    ShutDown,
+    /// The driver is closed.
+    Farewell,
+}
+
+impl End {
+    /// When it makes sense to connect again.
+    pub const fn retry(&self) -> Retry {
+        match self {
+            Self::Fatal(fatal) => fatal.retry(),
+            Self::Mismatch(_) | Self::NotDurable | Self::Replay(_) => Retry::Slowly,
+            Self::Stalled | Self::Replaced | Self::ShutDown | Self::Farewell => Retry::Soon,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fatal(fatal) => fatal.fmt(f),
+            Self::Mismatch(mismatch) => mismatch.fmt(f),
+            Self::NotDurable => f.write_str(
+                "the export offers neither FLUSH nor FUA, so nothing written to it could be promised to last",
+            ),
+            Self::Stalled => f.write_str("no request was answered in time"),
+            Self::Replaced => f.write_str("the service was replaced"),
+            Self::Replay(error) => write!(f, "acknowledged writes could not be written again: {error}"),
+            Self::ShutDown => f.write_str("the server shut down"),
+            Self::Farewell => f.write_str("closed"),
+        }
+    }
+}
+
+/// One connection.
+pub(crate) struct Path {
+    pub(crate) client: Client,
+    reconnect: Reconnect,
+    /// A connection stands, perhaps not shaken hands yet.
+    connected: bool,
+    up: bool,
+    /// Requests given to it and not back.
+    pub(crate) outstanding: usize,
+    condemned: Option<End>,
+}
+
+impl Path {
+    pub(crate) fn new(limits: &Limits, settings: &Settings<'_>, index: usize) -> Result<Self, ClientError> {
+        Ok(Self {
+            client: Client::new(&limits.nbd, settings.export)?,
+            reconnect: Reconnect::new(settings.portals, settings.seed.wrapping_add(index as u64)),
+            connected: false,
+            up: false,
+            outstanding: 0,
+            condemned: None,
+        })
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether a request can be given to it.
+    pub(crate) fn has_room(&self) -> bool {
+        self.up && self.condemned.is_none() && self.client.free_slots() > 0
+    }
+}
+
+/// Connections.
+impl Driver {
+    /// When connection `path` is to be made. After [`Dial::Now`], [`Driver::connected`] or [`Driver::disconnected`] is due.
+    pub fn dial(&mut self, path: usize, now: Instant) -> Dial {
+        let others_up = self.paths.iter().any(Path::is_up);
+        // The first connection finds out whether the service can do with several, and where it is.
+        let wanted = if others_up { self.is_shared() } else { path == 0 };
+        if self.closing || !wanted || self.paths[path].connected {
+            return Dial::Later;
+        }
+        let portal = self.portal;
+        let reconnect = &mut self.paths[path].reconnect;
+        match (reconnect.poll_dial(now), reconnect.poll_timeout()) {
+            (Some(_), _) if others_up => Dial::Now(portal),
+            (Some(portal), _) => {
+                self.portal = portal;
+                Dial::Now(portal)
+            }
+            (None, Some(at)) => Dial::At(at),
+            (None, None) => Dial::Later,
+        }
+    }
+
+    /// Whether the export may be used over several connections: what one has flushed or written durably is so for all
+    /// (protocol section "Transmission flags", CAN_MULTI_CONN).
+    fn is_shared(&self) -> bool {
+        self.known.is_some_and(|export| export.flags.contains(TransmissionFlags::CAN_MULTI_CONN))
+    }
+
+    /// Connection `path` stands.
+    pub fn connected(&mut self, path: usize, now: Instant) {
+        self.paths[path].connected = true;
+        self.paths[path].client.connected(now);
+    }
+
+    /// Where the next bytes of connection `path` belong. Never empty.
+    pub fn space(&mut self, path: usize) -> &mut [u8] {
+        self.paths[path].client.space()
+    }
+
+    /// `count` bytes were put there.
+    ///
+    /// # Errors
+    /// Why the connection is to be dropped; then [`Driver::disconnected`] is due.
+    pub fn received(&mut self, path: usize, now: Instant, count: usize) -> Result<(), End> {
+        self.paths[path].client.received(now, count).map_err(End::Fatal)?;
+        self.drain(path, now)
+    }
+
+    /// The next bytes for connection `path`.
+    pub fn poll_transmit(&mut self, path: usize) -> Option<&[u8]> {
+        self.paths[path].client.poll_transmit()
+    }
+
+    /// The first `count` of them were taken.
+    ///
+    /// # Errors
+    /// The connection has served its purpose, and is to be dropped.
+    pub fn transmitted(&mut self, path: usize, now: Instant, count: usize) -> Result<(), End> {
+        self.paths[path].client.transmitted(now, count);
+        self.drain(path, now)
+    }
+
+    /// When [`Driver::handle_timeout`] is to be called for connection `path`.
+    pub fn path_timeout(&self, path: usize) -> Option<Instant> {
+        self.paths[path].client.poll_timeout()
+    }
+
+    /// The time has come, or any other.
+    ///
+    /// # Errors
+    /// Why the connection is to be dropped.
+    pub fn handle_timeout(&mut self, path: usize, now: Instant) -> Result<(), End> {
+        self.quarantine.expire(now);
+        if self.stalled.is_some_and(|since| now >= since + self.limits.hold) {
+            // A service may take connections, and even say what it serves, and then never serve it.
+            self.stalled = Some(now);
+            for path in &mut self.paths {
+                path.condemned = path.condemned.or(path.connected.then_some(End::Stalled));
+            }
+            self.wake_all();
+        }
+        if let Some(end) = self.paths[path].condemned {
+            return Err(end);
+        }
+        self.paths[path].client.handle_timeout(now).map_err(End::Fatal)?;
+        self.drain(path, now)
+    }
+
+    /// The server's last words on connection `path`, for people.
+    pub fn remark(&self, path: usize) -> &str {
+        self.paths[path].client.remark().as_str()
+    }
+
+    fn drain(&mut self, path: usize, now: Instant) -> Result<(), End> {
+        while let Some(event) = self.paths[path].client.poll_event() {
+            match event {
+                storage_nbd::Event::Ready => self.up(path, now)?,
+                storage_nbd::Event::Completed(completion) => self.completed(path, now, completion)?,
+                storage_nbd::Event::Suspect => self.note(Event::Suspect(path)),
+                storage_nbd::Event::Closing => self.note(Event::Closing(path)),
+                storage_nbd::Event::Closed if self.closing => return Err(End::Farewell),
+                storage_nbd::Event::Closed => return Err(End::ShutDown),
+            }
+        }
+        Ok(())
+    }
+
+    /// The handshake is done: is it the disk that went, and has it all that was acknowledged?
+    fn up(&mut self, path: usize, now: Instant) -> Result<(), End> {
+        let Some(export) = self.paths[path].client.export().copied() else { return Ok(()) };
+        let mut geometry = export.geometry;
+        let mut same = false;
+        if let Some(known) = &self.known {
+            validate(known, &export).map_err(End::Mismatch)?;
+            // A block size is for life: initiators do not look twice.
+            geometry.block_size = known.geometry.block_size;
+            geometry.preferred_block = known.geometry.preferred_block;
+            geometry.size = export.size - export.size % u64::from(geometry.block_size);
+            same = is_same_life(known, &export);
+        }
+        let durable = geometry.flush || export.flags.contains(TransmissionFlags::SEND_FUA);
+        if !geometry.read_only && !durable && !self.assume_durable {
+            return Err(End::NotDurable);
+        }
+        let joins = self.paths.iter().any(Path::is_up);
+        if joins && is_another_life(self.known.as_ref(), &export) {
+            // The others lead to something that is gone.
+            for other in self.paths.iter_mut().filter(|other| other.connected) {
+                other.condemned = Some(End::Replaced);
+            }
+            self.paths[path].condemned = None;
+        }
+        self.paths[path].up = true;
+        self.paths[path].reconnect.up(now);
+        // With the geometry that is shown, which the next export has to match.
+        let shown = self.known.map(|known| known.geometry);
+        self.known = Some(Export { geometry, ..export });
+        if shown != Some(geometry) || !joins {
+            self.note(Event::Ready(geometry));
+        }
+        self.resume(joins, same, now);
+        self.wake_all();
+        Ok(())
+    }
+
+    /// A connection has come up: go on, or first write again what may be forgotten.
+    fn resume(&mut self, joins: bool, same: bool, now: Instant) {
+        if !self.journal.is_empty() && !same {
+            self.replays += 1;
+            self.note(Event::Replaying(self.journal.len()));
+            self.phase = Phase::Replaying { started: false };
+        } else if !joins {
+            self.phase = Phase::Open;
+        }
+        // A new connection has proved nothing yet; but only who waits for an answer can wait too long.
+        let waits = self.queue.iter().any(|waiting| waiting.again);
+        self.stalled = if waits { self.stalled.or(Some(now)) } else { None };
+    }
+
+    /// Connection `path` is gone, or did not come about. What it left without an answer waits to be sent again.
+    pub fn disconnected(&mut self, path: usize, now: Instant, retry: Retry) {
+        self.paths[path].client.disconnected(now);
+        // What was answered before the end has an outcome; only the rest is sent again. And it does not matter any
+        // more what such an outcome would have meant for the connection.
+        while let Some(event) = self.paths[path].client.poll_event() {
+            if let storage_nbd::Event::Completed(completion) = event {
+                let _ = self.completed(path, now, completion);
+            }
+        }
+        self.take_back(path, now);
+        let lost = &mut self.paths[path];
+        let was_up = core::mem::take(&mut lost.up);
+        lost.connected = false;
+        lost.condemned = None;
+        lost.outstanding = 0;
+        lost.reconnect.down(now, retry);
+        if was_up && !self.paths.iter().any(Path::is_up) {
+            self.phase = Phase::Away;
+            self.stalled.get_or_insert(now);
+            self.flushes.unanswered();
+            self.note(Event::Away);
+        }
+        self.wake_all();
+    }
+
+    fn take_back(&mut self, path: usize, now: Instant) {
+        while let Some(left) = self.paths[path].client.take_unfinished() {
+            if let Some((offset, length)) = left.ghost() {
+                self.quarantine.hold(now, offset, length);
+                self.ghosts += 1;
+            }
+            let Some(flight) = self.flights.remove(left.request.cookie) else { continue };
+            if let Some(room) = flight.room {
+                self.journal.release(room);
+            }
+            match flight.what {
+                What::Request(cookie) => {
+                    let request = Request { cookie, operation: flight.operation, ..left.request };
+                    let (since, tries) = (flight.since, flight.tries);
+                    let again = flight.again || left.touched;
+                    self.returned.push(Waiting { request, since, again, tries, not_before: None });
+                }
+                What::Flush => self.flushes.unanswered(),
+                What::Piece(index) => {
+                    if let Some(bytes) = left.request.buffer {
+                        self.journal.put_back(index, bytes);
+                    }
+                    self.begin_again();
+                }
+            }
+        }
+        while let Some(waiting) = self.returned.pop() {
+            self.queue.push_front(waiting);
+        }
+    }
+
+    /// Not all that is written again has arrived: from the beginning.
+    fn begin_again(&mut self) {
+        match &mut self.phase {
+            Phase::Replaying { started } | Phase::Repairing { started, .. } => *started = false,
+            Phase::Away | Phase::Open => {}
+        }
+    }
+}
+
+/// Whether the service has proved that it has forgotten nothing that it acknowledged.
+fn is_same_life(_before: &Export, _now: &Export) -> bool {
+    false
+}
+
+/// Whether the service has proved that it is another one than before.
+fn is_another_life(_before: Option<&Export>, _now: &Export) -> bool {
+    false
+}
