@@ -5,11 +5,10 @@ use crate::handshake::{self, Goal, Handshake, Step};
 use crate::receive::{LONGEST_ERROR, Notice, Receiver};
 use crate::requests::{PARTS, Requests, Unfinished};
 use crate::send::{Progress, Sender};
-use crate::wire::MAX_STRING;
-use crate::{Counters, Fatal, Limits, Text};
+use crate::settings::{ClientError, Headers, Settings};
+use crate::{Counters, Fatal, Latency, Limits, Text};
 use alloc::boxed::Box;
 use alloc::vec;
-use core::fmt;
 use core::time::Duration;
 use kernel_runtime::Instant;
 use storage_block::{Completion, Request};
@@ -17,7 +16,7 @@ use storage_block::{Completion, Request};
 /// Bytes of scratch memory: the longest element of the handshake, or of a reply's error.
 const SCRATCH: usize = if handshake::LONGEST > LONGEST_ERROR { handshake::LONGEST } else { LONGEST_ERROR };
 /// Slots that a cookie has room for, beside the heartbeat's.
-const MAX_SLOTS: usize = (1 << 16) / PARTS - 1;
+pub(crate) const MAX_SLOTS: usize = (1 << 16) / PARTS - 1;
 
 /// What the engine has to tell.
 #[derive(Debug)]
@@ -33,24 +32,6 @@ pub enum Event {
     Closing,
     /// The farewell was sent: close the connection, call [`Client::disconnected`] and fetch what is unfinished.
     Closed,
-}
-
-/// Why a client was not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientError {
-    /// The export's name is longer than the 4096 bytes the protocol allows.
-    NameTooLong,
-    /// There must be at least one slot, and no more than a cookie has room for.
-    Slots,
-}
-
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NameTooLong => write!(f, "an export's name has at most {MAX_STRING} bytes"),
-            Self::Slots => write!(f, "there must be 1 to {MAX_SLOTS} slots"),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +64,7 @@ struct Pending {
 /// A driver loops: bytes from the connection go into [`Client::space`] and are told to [`Client::received`]; what
 /// [`Client::poll_transmit`] gives is sent and told to [`Client::transmitted`]; after each input all events are
 /// fetched with [`Client::poll_event`]; at the time [`Client::poll_timeout`] tells, [`Client::handle_timeout`] is
-/// called. Receiving never depends on sending, nor the reverse, so both directions are always served.
+/// called; where TLS is required, [`Client::wants_tls`] tells when it is due. Receiving never depends on sending, nor the reverse, so both directions are always served.
 pub struct Client {
     limits: Limits,
     phase: Phase,
@@ -92,6 +73,8 @@ pub struct Client {
     sender: Sender,
     requests: Requests,
     export: Option<Export>,
+    /// The counters as the connection found them.
+    before: Counters,
     pending: Pending,
     /// When the connection last showed life, or began to have to.
     progress: Instant,
@@ -100,26 +83,26 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for the export of this name; the empty name is the server's default export. All memory that it will
-    /// ever need is taken here.
+    /// A client with these settings, of which an export's name alone will do. All memory that it will ever need is
+    /// taken here.
     ///
     /// # Errors
-    /// When the name or the number of slots cannot be.
-    pub fn new(limits: &Limits, export: &str) -> Result<Self, ClientError> {
-        if export.len() > MAX_STRING {
-            return Err(ClientError::NameTooLong);
-        }
+    /// When the settings or the number of slots cannot be.
+    pub fn new<'a>(limits: &Limits, settings: impl Into<Settings<'a>>) -> Result<Self, ClientError> {
+        let settings = settings.into();
+        settings.check()?;
         if limits.slots == 0 || limits.slots > MAX_SLOTS {
             return Err(ClientError::Slots);
         }
         Ok(Self {
             limits: *limits,
             phase: Phase::Idle,
-            handshake: Handshake::new(Goal::Transmission, export),
+            handshake: Handshake::new(Goal::Transmission, &settings),
             receiver: Receiver::new(),
             sender: Sender::new(),
             requests: Requests::new(limits.slots),
             export: None,
+            before: Counters::default(),
             pending: Pending::default(),
             progress: Instant::ZERO,
             suspected: false,
@@ -127,10 +110,18 @@ impl Client {
         })
     }
 
+    /// Say, before [`Client::connected`], which connection of which session the next one is, and which others of the
+    /// session are alive: a server that takes the claim of [`Settings::writer`] cuts all that are not named. At most
+    /// [`MAX_ALIVE`](crate::MAX_ALIVE) can be. `session` has to be another one for each start of the writer.
+    pub fn set_place(&mut self, session: u64, connection: u32, alive: &[u32]) {
+        self.handshake.set_place(session, connection, alive);
+    }
+
     /// A new connection stands: negotiate. Requests that are unfinished from an earlier one stay where they are
     /// until they are fetched.
     pub fn connected(&mut self, now: Instant) {
         self.disconnected(now);
+        self.before = self.requests.counters;
         self.requests.counters.connections += 1;
         self.phase = Phase::Handshake { deadline: now + self.limits.handshake };
         self.handshake.start();
@@ -142,7 +133,7 @@ impl Client {
     pub fn disconnected(&mut self, now: Instant) {
         self.phase = Phase::Idle;
         self.pending = Pending::default();
-        self.sender.start();
+        self.sender.start(false);
         self.requests.close();
         self.alive(now);
     }
@@ -168,6 +159,37 @@ impl Client {
         &self.requests.counters
     }
 
+    /// What has happened on the connection there is, or on the last one.
+    pub const fn connection_counters(&self) -> Counters {
+        self.requests.counters.since(&self.before)
+    }
+
+    /// How long requests have taken so far.
+    pub const fn latency(&self) -> &Latency {
+        &self.requests.latency
+    }
+
+    /// How many requests wait for the server.
+    pub fn outstanding(&self) -> usize {
+        self.requests.outstanding()
+    }
+
+    /// Whether TLS is to be set up now, which is to be asked after bytes were received wherever TLS is required. Then
+    /// its handshake is made over the connection, with nothing else sent or received between; not one byte more than
+    /// was read into [`Client::space`] so far is the engine's. Afterwards [`Client::tls_established`] is due.
+    pub const fn wants_tls(&self) -> bool {
+        matches!(self.phase, Phase::Handshake { .. }) && self.handshake.wants_tls()
+    }
+
+    /// TLS stands, with a server that is the right one: from here on all bytes, in and out, are those inside of it. Where
+    /// it does not come to stand, the connection is to be dropped.
+    pub fn tls_established(&mut self, now: Instant) {
+        if self.wants_tls() {
+            self.handshake.tls_established();
+            self.alive(now);
+        }
+    }
+
     /// Whether requests are taken: from the moment [`Event::Ready`] is fetched, so that the caller can look at the
     /// export before anything is sent to it.
     pub const fn is_ready(&self) -> bool {
@@ -190,6 +212,7 @@ impl Client {
         if !self.is_ready() {
             return Err(request);
         }
+        self.requests.now = now;
         if self.requests.active() == 0 {
             // From now on there is something to wait for.
             self.alive(now);
@@ -255,6 +278,7 @@ impl Client {
             }
             Phase::Open | Phase::Closing => {
                 self.alive(now);
+                self.requests.now = now;
                 match self.receiver.received(&mut self.requests, &self.scratch, count) {
                     Ok(Notice::Nothing) => Ok(()),
                     Ok(Notice::ShuttingDown) => {
@@ -283,7 +307,12 @@ impl Client {
             Ok(export) => export,
             Err(fatal) => return self.fail(fatal),
         };
-        self.receiver.start(export.structured);
+        self.receiver.start(match (export.extended, export.structured) {
+            (true, _) => Headers::Extended,
+            (false, true) => Headers::Structured,
+            (false, false) => Headers::Simple,
+        });
+        self.sender.start(export.extended);
         self.requests.open(&export, self.limits.max_range);
         self.export = Some(export);
         self.phase = Phase::Open;
@@ -313,10 +342,12 @@ impl Client {
         match self.phase {
             Phase::Handshake { .. } => self.handshake.transmitted(count),
             Phase::Open | Phase::Closing => {
-                if count > 0 {
-                    // The peer has made room for them, so it lives.
+                // The peer has made room for them, so it lives. Once it owes an answer, that is no longer enough: what the
+                // connection's own memory takes in would look like life for ever.
+                if count > 0 && !self.requests.is_answer_due() {
                     self.alive(now);
                 }
+                self.requests.now = now;
                 if self.sender.transmitted(&mut self.requests, count) == Progress::Disconnected {
                     self.phase = Phase::Closed;
                     self.pending.closed = true;

@@ -1,5 +1,6 @@
 //! What the server tells about an export, and what that makes of it as a disk.
 
+use crate::contexts::{Granted, MAX_CONTEXTS};
 use crate::wire::{MAX_STRING, TransmissionFlags};
 use crate::{Fatal, Text};
 use core::fmt;
@@ -45,8 +46,10 @@ impl BlockSizes {
 /// What the handshake found out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
+    pub(crate) tls: bool,
     pub(crate) structured: bool,
-    pub(crate) allocation: Option<u32>,
+    pub(crate) extended: bool,
+    pub(crate) contexts: Granted,
     pub(crate) size_and_flags: Option<(u64, TransmissionFlags)>,
     pub(crate) block_sizes: Option<BlockSizes>,
     pub(crate) name: Text,
@@ -55,8 +58,10 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(crate) const NONE: Self = Self {
+        tls: false,
         structured: false,
-        allocation: None,
+        extended: false,
+        contexts: Granted::NONE,
         size_and_flags: None,
         block_sizes: None,
         name: Text::EMPTY,
@@ -77,10 +82,25 @@ pub struct Export {
     pub flags: TransmissionFlags,
     /// Its size constraints, or the defaults.
     pub block_sizes: BlockSizes,
-    /// Reads are answered with structured replies.
+    /// The connection is in TLS.
+    pub tls: bool,
+    /// Reads are answered in chunks.
     pub structured: bool,
+    /// Requests and chunks have extended headers.
+    pub extended: bool,
     /// The number of the metadata context `base:allocation`, when the server has it.
     pub allocation: Option<u32>,
+    /// What the server's memory of unflushed writes is bound to, as `x-corbel:incarnation` tells it: another one than
+    /// before, or none, says that writes which were acknowledged and not flushed may be forgotten.
+    pub incarnation: Option<Text>,
+    /// The server took the claim of [`crate::Settings::writer`]: nothing that came by a connection of somebody else, or
+    /// by an earlier one of this session that was not told to be alive, can change the medium any more.
+    pub fenced: bool,
+    /// Requests may be spread over several connections: what FLUSH and FUA make durable is so for all of them. Never
+    /// without FLUSH, whatever the server's flags say, unless the export is read-only.
+    pub multi_conn: bool,
+    /// The numbers of all contexts.
+    pub(crate) contexts: [Option<u32>; MAX_CONTEXTS],
     /// What it is as a disk. `fua` is also offered when the server has FLUSH but not FUA: the engine then sends
     /// a FLUSH behind the write and completes after it.
     pub geometry: Geometry,
@@ -126,9 +146,9 @@ impl Export {
             fua: flush || has(TransmissionFlags::SEND_FUA),
             trim: has(TransmissionFlags::SEND_TRIM),
             write_zeroes: has(TransmissionFlags::SEND_WRITE_ZEROES),
-            fast_zero: false,
+            fast_zero: has(TransmissionFlags::SEND_WRITE_ZEROES) && has(TransmissionFlags::SEND_FAST_ZERO),
             cache: has(TransmissionFlags::SEND_CACHE),
-            status: false,
+            status: facts.contexts.allocation.is_some(),
             rotational: has(TransmissionFlags::ROTATIONAL),
         };
         Ok(Self {
@@ -137,8 +157,14 @@ impl Export {
             size,
             flags,
             block_sizes,
+            tls: facts.tls,
             structured: facts.structured,
-            allocation: facts.allocation,
+            extended: facts.extended,
+            allocation: facts.contexts.allocation,
+            incarnation: facts.contexts.incarnation,
+            fenced: facts.contexts.fenced,
+            multi_conn: has(TransmissionFlags::CAN_MULTI_CONN) && (flush || geometry.read_only),
+            contexts: facts.contexts.numbers,
             geometry,
         })
     }

@@ -51,6 +51,14 @@ pub enum Fatal {
         /// The server's reason.
         reason: Refusal,
     },
+    /// TLS is required here, and the server refuses it.
+    TlsRefused(Refusal),
+    /// Bytes in clear behind the server's consent to TLS.
+    ClearBytes,
+    /// The server knows a writer of a newer generation, or another one of the same (see [`crate::Writer`]).
+    Fenced,
+    /// The server selected more metadata contexts than were asked for, or gave two of them this number.
+    ContextTwice(u32),
     /// The server entered transmission without telling the export's size, or told it twice.
     ExportInfo,
     /// The export's transmission flags lack the bit that says that they are any.
@@ -79,7 +87,7 @@ pub enum Fatal {
     ReplyMagic(u32),
     /// A reply to a request that is not in flight: never sent, already answered, or of an earlier connection.
     UnknownCookie(u64),
-    /// Success was reported for a request that was not sent to its end.
+    /// Success was reported for a request, or consent to TLS, before all of it was sent.
     AnsweredTooEarly,
     /// A simple reply to a read although structured replies were agreed on.
     SimpleReplyToRead,
@@ -93,6 +101,24 @@ pub enum Fatal {
         kind: u16,
         /// The length given.
         length: u32,
+    },
+    /// A chunk that repeats another offset than its request's.
+    OffsetEcho {
+        /// The request's offset.
+        sent: u64,
+        /// The chunk's.
+        echoed: u64,
+    },
+    /// Extents of a metadata context that was not selected, or was told of before.
+    ExtentContext(u32),
+    /// An extent without length.
+    EmptyExtent,
+    /// A chunk that does not hold the number of extents it gives.
+    ExtentCount {
+        /// The number given.
+        given: u32,
+        /// The number held.
+        held: u32,
     },
     /// A chunk for bytes that were not asked for.
     ChunkOutside,
@@ -188,6 +214,7 @@ impl fmt::Display for OptionName {
             option::INFO => "INFO",
             option::GO => "GO",
             option::STRUCTURED_REPLY => "STRUCTURED_REPLY",
+            option::EXTENDED_HEADERS => "EXTENDED_HEADERS",
             option::SET_META_CONTEXT => "SET_META_CONTEXT",
             other => return write!(f, "{other}"),
         })
@@ -201,12 +228,12 @@ impl fmt::Display for Refusal {
             Self::Policy => "policy forbids it",
             Self::Invalid => "it is invalid",
             Self::Platform => "the platform cannot do it",
-            Self::TlsRequired => "TLS is required, which is not offered yet",
+            Self::TlsRequired => "it is served only in TLS, which is switched off here",
             Self::UnknownExport => "there is no such export",
             Self::ShuttingDown => "the server is shutting down",
             Self::BlockSizeRequired => "the block size must be asked for",
             Self::TooBig => "request or reply are too big",
-            Self::ExtendedHeadersRequired => "extended headers are required, which are not offered yet",
+            Self::ExtendedHeadersRequired => "only with extended headers, which it does not offer",
             Self::Other(code) => return write!(f, "error {code:#x}"),
         })
     }
@@ -235,6 +262,14 @@ impl fmt::Display for Fatal {
             Self::Refused { option, reason } => {
                 write!(f, "the server refused option {}: {reason}", OptionName(option))
             }
+            Self::TlsRefused(reason) => {
+                write!(f, "TLS is required here, and the server refuses it: {reason}")
+            }
+            Self::ClearBytes => f.write_str("the server went on in clear after it consented to TLS"),
+            Self::Fenced => f.write_str("a newer generation writes to this export"),
+            Self::ContextTwice(number) => {
+                write!(f, "the metadata context of number {number} is one too many")
+            }
             Self::ExportInfo => f.write_str("the server did not tell the export's size exactly once"),
             Self::NoTransmissionFlags => f.write_str("the export has no transmission flags"),
             Self::Size(size) => write!(f, "an export of {size} bytes cannot be used"),
@@ -256,6 +291,16 @@ impl fmt::Display for Fatal {
             Self::ChunkType(kind) => write!(f, "a chunk of type {kind:#x} where it cannot be"),
             Self::ChunkLength { kind, length } => {
                 write!(f, "a chunk of type {kind:#x} has {length} bytes")
+            }
+            Self::OffsetEcho { sent, echoed } => {
+                write!(f, "a chunk for a request at {sent} names the offset {echoed}")
+            }
+            Self::ExtentContext(number) => {
+                write!(f, "extents of the metadata context {number}, which are not due")
+            }
+            Self::EmptyExtent => f.write_str("an extent has no length"),
+            Self::ExtentCount { given, held } => {
+                write!(f, "a chunk of {held} extents claims to have {given}")
             }
             Self::ChunkOutside => f.write_str("a chunk lies outside of its request"),
             Self::ChunkOverlap => f.write_str("a chunk repeats bytes of its reply"),

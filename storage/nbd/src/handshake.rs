@@ -1,9 +1,15 @@
-//! The fixed newstyle negotiation, from the server's greeting to transmission, or to a list of exports.
+//! The fixed newstyle negotiation, from the server's greeting to transmission, to the facts of one export, or to a
+//! list of exports.
 //!
-//! Options are asked strictly one at a time. What is merely good to have (structured replies, the allocation
-//! context) is done without when the server refuses it; what is needed ends the connection when refused.
+//! Options are asked strictly one at a time. What is merely good to have (extended headers, structured replies,
+//! contexts) is done without when the server refuses it; what is needed ends the connection when refused. TLS, where it
+//! is wanted, is the first thing asked for, and nothing else is said before it stands.
 
+mod ask;
+
+use crate::contexts::{Contexts, Granted, MAX_CONTEXTS};
 use crate::export::{BlockSizes, Facts};
+use crate::settings::{Headers, Settings, Tls};
 use crate::wire::{self, MAX_STRING, OPTION_REPLY_HEADER, handshake_flag, info, option, option_reply};
 use crate::wire::{u16_at, u32_at, u64_at};
 use crate::{Fatal, Refusal, Text, TransmissionFlags};
@@ -15,14 +21,14 @@ pub(crate) const LONGEST: usize = OPTION_REPLY_HEADER + 4 + 2 * MAX_STRING;
 const ZEROES: usize = 124;
 /// A server has a handful of facts to tell about one export.
 const MAX_INFOS: u32 = 64;
-/// The one metadata context that means something to a disk.
-const ALLOCATION: &str = "base:allocation";
 
 /// What the negotiation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
     /// Transmission with the named export.
     Transmission,
+    /// The facts of the named export.
+    Info,
     /// The names of up to this many exports.
     List(u32),
 }
@@ -33,6 +39,8 @@ enum Stage {
     Greeting,
     /// Waiting for replies to this option.
     Option(u32),
+    /// Waiting until TLS stands.
+    Tls,
     /// Waiting for the answer to `NBD_OPT_EXPORT_NAME`, which has no header.
     ExportName,
     /// Nothing more to come.
@@ -55,6 +63,11 @@ pub(crate) struct Handshake {
     goal: Goal,
     stage: Stage,
     name: Vec<u8>,
+    tls: Tls,
+    headers: Headers,
+    contexts: Contexts,
+    /// Only the contexts that every server understands are asked for: with the others it refused them all.
+    plain: bool,
     have: usize,
     no_zeroes: bool,
     replies: u32,
@@ -65,29 +78,35 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// A negotiation about the export `name`, which has at most [`MAX_STRING`] bytes.
-    pub(crate) fn new(goal: Goal, name: &str) -> Self {
-        // All that is ever said: flags, and four options of which three carry the name. A server that answers
-        // before it was asked could make it all wait here together.
-        let output =
-            Vec::with_capacity(4 + 4 * 16 + 3 * name.len() + 2 * 4 + 4 + 4 + ALLOCATION.len() + 2 + 6);
+    /// A negotiation with these settings, which were checked.
+    pub(crate) fn new(goal: Goal, settings: &Settings<'_>) -> Self {
         Self {
             goal,
             stage: Stage::Finished,
-            name: name.as_bytes().to_vec(),
+            name: settings.export.as_bytes().to_vec(),
+            tls: settings.tls,
+            headers: settings.headers,
+            contexts: Contexts::new(settings.writer),
+            plain: false,
             have: 0,
             no_zeroes: false,
             replies: 0,
             facts: Facts::NONE,
-            output,
+            output: Vec::with_capacity(ask::longest(settings.export.len())),
             sent: 0,
             remark: Text::EMPTY,
         }
     }
 
+    /// See [`crate::Client::set_place`].
+    pub(crate) fn set_place(&mut self, session: u64, connection: u32, alive: &[u32]) {
+        self.contexts.set_place(session, connection, alive);
+    }
+
     /// Begin anew.
     pub(crate) fn start(&mut self) {
         self.stage = Stage::Greeting;
+        self.plain = false;
         self.have = 0;
         self.no_zeroes = false;
         self.replies = 0;
@@ -95,6 +114,19 @@ impl Handshake {
         self.output.clear();
         self.sent = 0;
         self.remark = Text::EMPTY;
+    }
+
+    /// Whether TLS is to be set up now, and [`Handshake::tls_established`] to be called.
+    pub(crate) const fn wants_tls(&self) -> bool {
+        matches!(self.stage, Stage::Tls)
+    }
+
+    /// TLS stands: from here on all bytes are those inside of it.
+    pub(crate) fn tls_established(&mut self) {
+        if self.wants_tls() {
+            self.facts.tls = true;
+            self.begin();
+        }
     }
 
     /// What was found out.
@@ -136,6 +168,7 @@ impl Handshake {
         match self.stage {
             Stage::Greeting => self.greeting(input),
             Stage::Option(option) => self.reply(option, input),
+            Stage::Tls => Err(Fatal::ClearBytes),
             Stage::ExportName => self.export_name(input),
             Stage::Finished => Ok(Step::Finished),
         }
@@ -147,6 +180,7 @@ impl Handshake {
             Stage::Greeting => wire::GREETING,
             Stage::Option(_) if self.have < OPTION_REPLY_HEADER => OPTION_REPLY_HEADER,
             Stage::Option(_) => OPTION_REPLY_HEADER + u32_at(scratch, 16) as usize,
+            Stage::Tls => 1,
             Stage::ExportName if self.no_zeroes => 10,
             Stage::ExportName => 10 + ZEROES,
             Stage::Finished => self.have,
@@ -177,55 +211,22 @@ impl Handshake {
         let echoed = flags & (handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
         self.no_zeroes = flags & handshake_flag::NO_ZEROES != 0;
         self.output.extend_from_slice(&u32::from(echoed).to_be_bytes());
-        match self.goal {
-            Goal::Transmission => self.ask(option::STRUCTURED_REPLY),
-            Goal::List(_) => self.ask(option::LIST),
+        match self.tls {
+            Tls::Off => self.begin(),
+            Tls::Required => self.ask(option::STARTTLS),
         }
         Ok(Step::More)
     }
 
-    /// Send an option. What was sent before has been answered, so its memory can be used again; only the
-    /// client's flags, which have no answer, may still be waiting in front.
-    fn ask(&mut self, code: u32) {
-        self.output.drain(..self.sent);
-        self.sent = 0;
-        self.have = 0;
-        self.replies = 0;
-        self.stage = Stage::Option(code);
-        let name = self.name.len() as u32;
-        let output = &mut self.output;
-        let mut begin = |code: u32, length: u32| {
-            output.extend_from_slice(&wire::OPTION_MAGIC.to_be_bytes());
-            output.extend_from_slice(&code.to_be_bytes());
-            output.extend_from_slice(&length.to_be_bytes());
-        };
-        match code {
-            option::EXPORT_NAME => {
-                self.stage = Stage::ExportName;
-                begin(code, name);
-                self.output.extend_from_slice(&self.name);
-            }
-            option::GO => {
-                let facts = [info::NAME, info::DESCRIPTION, info::BLOCK_SIZE];
-                begin(code, 4 + name + 2 + 2 * facts.len() as u32);
-                self.output.extend_from_slice(&name.to_be_bytes());
-                self.output.extend_from_slice(&self.name);
-                self.output.extend_from_slice(&(facts.len() as u16).to_be_bytes());
-                for fact in facts {
-                    self.output.extend_from_slice(&fact.to_be_bytes());
-                }
-            }
-            option::SET_META_CONTEXT => {
-                begin(code, 4 + name + 4 + 4 + ALLOCATION.len() as u32);
-                self.output.extend_from_slice(&name.to_be_bytes());
-                self.output.extend_from_slice(&self.name);
-                self.output.extend_from_slice(&1u32.to_be_bytes());
-                self.output.extend_from_slice(&(ALLOCATION.len() as u32).to_be_bytes());
-                self.output.extend_from_slice(ALLOCATION.as_bytes());
-            }
-            // STRUCTURED_REPLY and LIST carry nothing.
-            _ => begin(code, 0),
-        }
+    /// Ask the first option that is about the goal.
+    fn begin(&mut self) {
+        self.ask(match (self.goal, self.headers) {
+            (Goal::List(_), _) => option::LIST,
+            (Goal::Info, _) => option::INFO,
+            (Goal::Transmission, Headers::Extended) => option::EXTENDED_HEADERS,
+            (Goal::Transmission, Headers::Structured) => option::STRUCTURED_REPLY,
+            (Goal::Transmission, Headers::Simple) => option::GO,
+        });
     }
 
     fn reply(&mut self, asked: u32, input: &[u8]) -> Result<Step, Fatal> {
@@ -249,13 +250,11 @@ impl Handshake {
         self.have = 0;
         match reply {
             option_reply::ACK => self.acknowledged(asked),
-            option_reply::INFO => self.info(payload),
+            option_reply::INFO => self.info(asked, payload),
             option_reply::META_CONTEXT => {
-                // Not asked for with a wildcard, so any other name is not ours.
-                if &payload[4..] == ALLOCATION.as_bytes() {
-                    self.facts.allocation = Some(u32_at(payload, 0));
-                }
-                Ok(Step::More)
+                let number = u32_at(payload, 0);
+                let sound = self.facts.contexts.add(&self.contexts, number, &payload[4..]);
+                if sound { Ok(Step::More) } else { Err(Fatal::ContextTwice(number)) }
             }
             option_reply::SERVER => {
                 let name = u32_at(payload, 0) as usize;
@@ -277,8 +276,8 @@ impl Handshake {
         let string = MAX_STRING as u32;
         let (lengths, most) = match (option, reply) {
             (_, option_reply::ACK) => (0..=0, 1),
-            (option::GO, option_reply::INFO) => (2..=2 + string, MAX_INFOS),
-            (option::SET_META_CONTEXT, option_reply::META_CONTEXT) => (4..=4 + string, 1),
+            (option::GO | option::INFO, option_reply::INFO) => (2..=2 + string, MAX_INFOS),
+            (option::SET_META_CONTEXT, option_reply::META_CONTEXT) => (4..=4 + string, MAX_CONTEXTS as u32),
             (option::LIST, option_reply::SERVER) => {
                 let Goal::List(most) = self.goal else {
                     return Err(Fatal::UnexpectedReply { option, reply });
@@ -300,49 +299,74 @@ impl Handshake {
 
     fn acknowledged(&mut self, option: u32) -> Result<Step, Fatal> {
         match option {
-            option::STRUCTURED_REPLY => {
+            // What is still to be sent would be sent in clear, or not at all.
+            option::STARTTLS if self.outgoing().is_some() => return Err(Fatal::AnsweredTooEarly),
+            option::STARTTLS => self.stage = Stage::Tls,
+            option::EXTENDED_HEADERS | option::STRUCTURED_REPLY => {
                 self.facts.structured = true;
+                self.facts.extended = option == option::EXTENDED_HEADERS;
                 self.ask(option::SET_META_CONTEXT);
-                Ok(Step::More)
             }
-            option::SET_META_CONTEXT => {
-                self.ask(option::GO);
-                Ok(Step::More)
+            option::SET_META_CONTEXT => self.ask(option::GO),
+            option::GO | option::INFO if self.facts.size_and_flags.is_none() => {
+                return Err(Fatal::ExportInfo);
             }
-            option::GO if self.facts.size_and_flags.is_none() => Err(Fatal::ExportInfo),
+            option::GO => return Ok(self.finish()),
+            // A server may close without a reply, so nobody waits for it.
             _ => {
-                self.stage = Stage::Finished;
-                Ok(Step::Finished)
+                self.ask(option::ABORT);
+                return Ok(self.finish());
             }
         }
+        Ok(Step::More)
+    }
+
+    fn finish(&mut self) -> Step {
+        self.stage = Stage::Finished;
+        Step::Finished
     }
 
     fn refused(&mut self, option: u32, reason: Refusal) -> Result<Step, Fatal> {
         let hopeless = matches!(reason, Refusal::TlsRequired | Refusal::ShuttingDown);
         match option {
-            option::STRUCTURED_REPLY | option::SET_META_CONTEXT if !hopeless => {
-                self.facts.allocation = None;
-                self.ask(option::GO);
-                Ok(Step::More)
-            }
-            option::GO if reason == Refusal::Unsupported => {
+            option::STARTTLS => return Err(Fatal::TlsRefused(reason)),
+            option::EXTENDED_HEADERS if !hopeless => self.ask(option::STRUCTURED_REPLY),
+            option::STRUCTURED_REPLY if !hopeless => self.ask(option::GO),
+            option::SET_META_CONTEXT if !hopeless => self.contexts_refused(reason)?,
+            option::GO if reason == Refusal::Unsupported && !self.facts.extended => {
                 // What was said in reply to GO was said about nothing.
                 self.facts.size_and_flags = None;
                 self.facts.block_sizes = None;
                 self.ask(option::EXPORT_NAME);
-                Ok(Step::More)
             }
-            _ => Err(Fatal::Refused { option, reason }),
+            _ => return Err(Fatal::Refused { option, reason }),
         }
+        Ok(Step::More)
     }
 
-    fn info(&mut self, payload: &[u8]) -> Result<Step, Fatal> {
+    fn contexts_refused(&mut self, reason: Refusal) -> Result<(), Fatal> {
+        self.facts.contexts = Granted::NONE;
+        if self.plain || reason == Refusal::Unsupported {
+            self.ask(option::GO);
+            return Ok(());
+        }
+        // A claim that was heard and rejected: to go on without it would be to write behind the back of its owner.
+        if reason == Refusal::Policy && self.contexts.claims() {
+            return Err(Fatal::Fenced);
+        }
+        // Some servers take a namespace that they do not know for an error.
+        self.plain = true;
+        self.ask(option::SET_META_CONTEXT);
+        Ok(())
+    }
+
+    fn info(&mut self, asked: u32, payload: &[u8]) -> Result<Step, Fatal> {
         let (fact, rest) = (u16_at(payload, 0), &payload[2..]);
         let expect = |length: usize| {
             if rest.len() == length {
                 return Ok(());
             }
-            let (option, reply) = (option::GO, option_reply::INFO);
+            let (option, reply) = (asked, option_reply::INFO);
             Err(Fatal::ReplyLength { option, reply, length: payload.len() as u32 })
         };
         match fact {
@@ -375,7 +399,6 @@ impl Handshake {
             return Ok(Step::More);
         }
         self.facts.size_and_flags = Some((u64_at(input, 0), TransmissionFlags(u16_at(input, 8))));
-        self.stage = Stage::Finished;
-        Ok(Step::Finished)
+        Ok(self.finish())
     }
 }

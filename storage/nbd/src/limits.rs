@@ -9,9 +9,9 @@ pub struct Limits {
     pub slots: usize,
     /// Bytes in the payload of one command, if the server has no smaller limit. 32 MiB is what every server takes.
     pub max_payload: u32,
-    /// Bytes in one command without payload (TRIM, WRITE_ZEROES, CACHE). A server has to be able to do that much
-    /// before [`Limits::slow`] has passed.
-    pub max_range: u32,
+    /// Bytes in one command without payload (TRIM, WRITE_ZEROES, CACHE, BLOCK_STATUS). A server has to be able to do
+    /// that much before [`Limits::slow`] has passed. Only extended headers can say more than 32 bits of it.
+    pub max_range: u64,
     /// How long the handshake may take.
     pub handshake: Duration,
     /// After this long a silence, with answers due, the connection is suspect; after twice as long it is dead.
@@ -65,8 +65,29 @@ pub struct Counters {
     pub bytes_read: u64,
     /// Bytes of writes that were acknowledged.
     pub bytes_written: u64,
-    /// Replies to reads that lacked bytes without telling an error.
+    /// Replies to reads that lacked bytes, and to BLOCK_STATUS that lacked extents, without telling an error.
     pub short_reads: u64,
     /// Times a server found a command too long, and it was sent again in pieces.
     pub split_again: u64,
+}
+
+impl Counters {
+    /// What has happened since `earlier`, of the same client.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            connections: self.connections - earlier.connections,
+            fatal: self.fatal - earlier.fatal,
+            suspected: self.suspected - earlier.suspected,
+            heartbeats: self.heartbeats - earlier.heartbeats,
+            requests: self.requests - earlier.requests,
+            errors: self.errors - earlier.errors,
+            commands: self.commands - earlier.commands,
+            chunks: self.chunks - earlier.chunks,
+            bytes_read: self.bytes_read - earlier.bytes_read,
+            bytes_written: self.bytes_written - earlier.bytes_written,
+            short_reads: self.short_reads - earlier.short_reads,
+            split_again: self.split_again - earlier.split_again,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Asking a server which exports it has.
 
 use crate::handshake::{self, Goal, Handshake, Step};
+use crate::settings::{Settings, Tls};
 use crate::{Fatal, Text};
 use alloc::boxed::Box;
 use alloc::vec;
@@ -45,9 +46,24 @@ pub enum Listed<'a> {
 impl Listing {
     /// Ask over a connection that stands since `now`, for at most `most` exports and for at most `time`.
     pub fn new(now: Instant, most: u32, time: Duration) -> Self {
-        let mut handshake = Handshake::new(Goal::List(most), "");
+        Self::with_tls(now, most, time, Tls::Off)
+    }
+
+    /// As [`Listing::new`], in TLS where it is required.
+    pub fn with_tls(now: Instant, most: u32, time: Duration, tls: Tls) -> Self {
+        let mut handshake = Handshake::new(Goal::List(most), &Settings { tls, ..Settings::of("") });
         handshake.start();
         Self { handshake, deadline: now + time, scratch: vec![0; handshake::LONGEST].into_boxed_slice() }
+    }
+
+    /// Whether TLS is to be set up now: see [`crate::Client::wants_tls`].
+    pub const fn wants_tls(&self) -> bool {
+        self.handshake.wants_tls()
+    }
+
+    /// TLS stands: see [`crate::Client::tls_established`].
+    pub fn tls_established(&mut self) {
+        self.handshake.tls_established();
     }
 
     /// Where the next bytes from the connection belong. Empty once the list is finished.
@@ -69,7 +85,7 @@ impl Listing {
         })
     }
 
-    /// The next bytes for the connection, if any.
+    /// The next bytes for the connection, if any. Behind a finished list they are a farewell, which need not be sent.
     pub fn poll_transmit(&self) -> Option<&[u8]> {
         self.handshake.outgoing()
     }

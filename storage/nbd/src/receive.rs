@@ -4,15 +4,22 @@
 //! from the connection into the request's buffer without a stop on the way.
 
 use crate::requests::{Key, Requests};
-use crate::wire::{self, CHUNK_HEADER, MAX_STRING, SIMPLE_REPLY_HEADER, chunk, u16_at, u32_at, u64_at};
+use crate::settings::Headers;
+use crate::wire::{self, CHUNK_HEADER, EXTENDED_HEADER, MAX_STRING, SIMPLE_REPLY_HEADER, chunk};
+use crate::wire::{u16_at, u32_at, u64_at};
 use crate::{Fatal, Text};
 
 /// A chunk's header and what of fixed length follows it at most (a hole).
-const LONGEST_HEADER: usize = CHUNK_HEADER + 12;
+const LONGEST_HEADER: usize = EXTENDED_HEADER + 12;
 /// Bytes of an error chunk besides its message: error, length of the message, offset.
 const ERROR_FIXED: usize = 4 + 2 + 8;
 /// Scratch memory that the payload of an error chunk needs.
 pub(crate) const LONGEST_ERROR: usize = ERROR_FIXED + MAX_STRING;
+/// Bytes of extents that are looked at together: whole ones of either kind.
+const EXTENTS: usize = 4096;
+const _: () = assert!(EXTENTS <= LONGEST_ERROR && EXTENTS.is_multiple_of(16));
+/// Extents in one chunk at most (protocol section "Structured reply types").
+const MAX_EXTENTS: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -22,6 +29,8 @@ enum State {
     Data { key: Key, at: u32, end: u32, done: bool },
     /// The payload of an error chunk is being collected in scratch memory: `at` of `length` bytes.
     Error { key: Key, kind: u16, at: usize, length: usize, done: bool },
+    /// `left` bytes of extents are to come, of which `at` are in scratch memory; they are wanted, or only passed over.
+    Extents { key: Key, wanted: bool, at: usize, left: u32, done: bool },
 }
 
 /// Where in the stream of replies the connection is.
@@ -30,7 +39,7 @@ pub(crate) struct Receiver {
     state: State,
     header: [u8; LONGEST_HEADER],
     have: usize,
-    structured: bool,
+    headers: Headers,
     remark: Text,
 }
 
@@ -48,14 +57,14 @@ impl Receiver {
             state: State::Header,
             header: [0; LONGEST_HEADER],
             have: 0,
-            structured: false,
+            headers: Headers::Simple,
             remark: Text::EMPTY,
         }
     }
 
-    /// The first reply of a connection is to come.
-    pub(crate) fn start(&mut self, structured: bool) {
-        *self = Self { structured, ..Self::new() };
+    /// The first reply of a connection is to come, in this form.
+    pub(crate) fn start(&mut self, headers: Headers) {
+        *self = Self { headers, ..Self::new() };
     }
 
     /// The server's words with its last error.
@@ -78,6 +87,7 @@ impl Receiver {
                 }
             },
             State::Error { at, length, .. } => &mut scratch[at..length],
+            State::Extents { at, left, .. } => &mut scratch[at..EXTENTS.min(left as usize)],
         }
     }
 
@@ -110,35 +120,65 @@ impl Receiver {
                 self.error_chunk(requests, key, kind, &scratch[..length])?;
                 self.end_of_chunk(requests, key, done)
             }
+            State::Extents { key, wanted, at, left, done } => {
+                let end = EXTENTS.min(left as usize);
+                let at = end.min(at + count);
+                if at < end {
+                    self.state = State::Extents { key, wanted, at, left, done };
+                    return Ok(Notice::Nothing);
+                }
+                if wanted {
+                    self.extents(requests, key, &scratch[..end])?;
+                }
+                let left = left - end as u32;
+                if left > 0 {
+                    self.state = State::Extents { key, wanted, at: 0, left, done };
+                    return Ok(Notice::Nothing);
+                }
+                self.end_of_chunk(requests, key, done)
+            }
         }
     }
 
     /// Bytes of the header under way.
     fn want(&self) -> usize {
-        if self.have < 4 {
-            return SIMPLE_REPLY_HEADER;
-        }
-        if u32_at(&self.header, 0) != wire::STRUCTURED_REPLY_MAGIC || self.have < SIMPLE_REPLY_HEADER {
-            return SIMPLE_REPLY_HEADER;
-        }
-        match u16_at(&self.header, 6) {
-            _ if self.have < CHUNK_HEADER => CHUNK_HEADER,
-            chunk::OFFSET_DATA => CHUNK_HEADER + 8,
-            chunk::OFFSET_HOLE => CHUNK_HEADER + 12,
+        let chunk_header = match self.headers {
+            Headers::Extended => EXTENDED_HEADER,
+            Headers::Simple | Headers::Structured if self.have < 4 => return SIMPLE_REPLY_HEADER,
+            _ if u32_at(&self.header, 0) != wire::STRUCTURED_REPLY_MAGIC => return SIMPLE_REPLY_HEADER,
+            _ if self.have < SIMPLE_REPLY_HEADER => return SIMPLE_REPLY_HEADER,
             _ => CHUNK_HEADER,
+        };
+        if self.have < chunk_header {
+            return chunk_header;
         }
+        chunk_header
+            + match u16_at(&self.header, 6) {
+                chunk::OFFSET_DATA | chunk::BLOCK_STATUS_EXT => 8,
+                chunk::OFFSET_HOLE => 12,
+                chunk::BLOCK_STATUS => 4,
+                _ => 0,
+            }
     }
 
     fn header(&mut self, requests: &mut Requests) -> Result<Notice, Fatal> {
         if self.have < 4 {
             return Ok(Notice::Nothing);
         }
-        match u32_at(&self.header, 0) {
-            wire::SIMPLE_REPLY_MAGIC if self.have == SIMPLE_REPLY_HEADER => self.simple(requests),
-            wire::STRUCTURED_REPLY_MAGIC if !self.structured => Err(Fatal::UnexpectedStructuredReply),
-            wire::STRUCTURED_REPLY_MAGIC if self.have >= CHUNK_HEADER => self.chunk(requests),
-            wire::SIMPLE_REPLY_MAGIC | wire::STRUCTURED_REPLY_MAGIC => Ok(Notice::Nothing),
-            other => Err(Fatal::ReplyMagic(other)),
+        let magic = u32_at(&self.header, 0);
+        match (self.headers, magic) {
+            (Headers::Extended, wire::EXTENDED_REPLY_MAGIC) if self.have >= EXTENDED_HEADER => {
+                self.chunk(requests, EXTENDED_HEADER)
+            }
+            (Headers::Extended, wire::EXTENDED_REPLY_MAGIC) => Ok(Notice::Nothing),
+            (Headers::Extended, _) => Err(Fatal::ReplyMagic(magic)),
+            (_, wire::SIMPLE_REPLY_MAGIC) if self.have == SIMPLE_REPLY_HEADER => self.simple(requests),
+            (Headers::Simple, wire::STRUCTURED_REPLY_MAGIC) => Err(Fatal::UnexpectedStructuredReply),
+            (_, wire::STRUCTURED_REPLY_MAGIC) if self.have >= CHUNK_HEADER => {
+                self.chunk(requests, CHUNK_HEADER)
+            }
+            (_, wire::SIMPLE_REPLY_MAGIC | wire::STRUCTURED_REPLY_MAGIC) => Ok(Notice::Nothing),
+            (_, other) => Err(Fatal::ReplyMagic(other)),
         }
     }
 
@@ -146,42 +186,54 @@ impl Receiver {
         let (code, cookie) = (u32_at(&self.header, 4), u64_at(&self.header, 8));
         let key = requests.find(cookie)?;
         let is_read = requests.is_read(key);
-        if is_read && self.structured {
+        if is_read && self.headers != Headers::Simple {
             return Err(Fatal::SimpleReplyToRead);
         }
         self.have = 0;
         if code != 0 {
             requests.fail(key, code, None)?;
         } else if is_read {
-            requests.deliver_all(key)?;
-            self.state = State::Data { key, at: 0, end: requests.length(key), done: true };
+            let end = requests.deliver_all(key)?;
+            self.state = State::Data { key, at: 0, end, done: true };
             return Ok(Notice::Nothing);
         }
         self.end_of_chunk(requests, key, true)
     }
 
-    fn chunk(&mut self, requests: &mut Requests) -> Result<Notice, Fatal> {
+    /// A chunk whose header has this many bytes.
+    fn chunk(&mut self, requests: &mut Requests, header: usize) -> Result<Notice, Fatal> {
         let done = u16_at(&self.header, 4) & chunk::FLAG_DONE != 0;
         let kind = u16_at(&self.header, 6);
-        let length = u32_at(&self.header, 16);
         let key = requests.find(u64_at(&self.header, 8))?;
-        if self.have == CHUNK_HEADER {
+        let length = match self.headers {
+            // No chunk may be that long, so what more it is makes no difference.
+            Headers::Extended => u32::try_from(u64_at(&self.header, 24)).unwrap_or(u32::MAX),
+            Headers::Simple | Headers::Structured => u32_at(&self.header, 16),
+        };
+        if self.have == header {
             requests.counters.chunks += 1;
-            check(kind, length, done, requests.is_read(key))?;
+            if self.headers == Headers::Extended {
+                let (sent, echoed) = (requests.range(key).0, u64_at(&self.header, 16));
+                if sent != echoed {
+                    return Err(Fatal::OffsetEcho { sent, echoed });
+                }
+            }
+            check(kind, length, done, self.content(requests, key))?;
         }
         if self.have < self.want() {
             return Ok(Notice::Nothing);
         }
         self.have = 0;
+        let fixed = header;
         match kind {
             chunk::OFFSET_DATA => {
-                let (offset, length) = (u64_at(&self.header, 20), length - 8);
+                let (offset, length) = (u64_at(&self.header, fixed), length - 8);
                 let at = requests.deliver(key, offset, length)?;
                 self.state = State::Data { key, at, end: at + length, done };
                 Ok(Notice::Nothing)
             }
             chunk::OFFSET_HOLE => {
-                let (offset, length) = (u64_at(&self.header, 20), u32_at(&self.header, 28));
+                let (offset, length) = (u64_at(&self.header, fixed), u32_at(&self.header, fixed + 8));
                 if length == 0 {
                     return Err(Fatal::ChunkLength { kind, length });
                 }
@@ -189,11 +241,45 @@ impl Receiver {
                 requests.zero(key, at, at + length);
                 self.end_of_chunk(requests, key, done)
             }
+            chunk::BLOCK_STATUS | chunk::BLOCK_STATUS_EXT => {
+                let wanted = requests.begin_extents(key, u32_at(&self.header, fixed))?;
+                let left = if kind == chunk::BLOCK_STATUS { length - 4 } else { length - 8 };
+                if kind == chunk::BLOCK_STATUS_EXT {
+                    let (given, held) = (u32_at(&self.header, fixed + 4), left / 16);
+                    if given != held {
+                        return Err(Fatal::ExtentCount { given, held });
+                    }
+                }
+                self.state = State::Extents { key, wanted, at: 0, left, done };
+                Ok(Notice::Nothing)
+            }
             chunk::NONE => self.end_of_chunk(requests, key, done),
             _ => {
                 self.state = State::Error { key, kind, at: 0, length: length as usize, done };
                 Ok(Notice::Nothing)
             }
+        }
+    }
+
+    /// What chunks besides errors a reply may have.
+    fn content(&self, requests: &Requests, key: Key) -> Content {
+        match self.headers {
+            _ if requests.is_read(key) => Content::Data,
+            Headers::Extended if requests.is_status(key) => Content::WideExtents,
+            _ if requests.is_status(key) => Content::Extents,
+            _ => Content::Nothing,
+        }
+    }
+
+    fn extents(&self, requests: &mut Requests, key: Key, bytes: &[u8]) -> Result<(), Fatal> {
+        if self.headers == Headers::Extended {
+            let (extents, _) = bytes.as_chunks::<16>();
+            extents.iter().try_for_each(|extent| requests.extent(key, u64_at(extent, 0), u64_at(extent, 8)))
+        } else {
+            let (extents, _) = bytes.as_chunks::<8>();
+            extents.iter().try_for_each(|extent| {
+                requests.extent(key, u32_at(extent, 0).into(), u32_at(extent, 4).into())
+            })
         }
     }
 
@@ -225,19 +311,38 @@ impl Receiver {
     }
 }
 
+/// What the reply to a command is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Nothing,
+    Data,
+    Extents,
+    /// In extended headers.
+    WideExtents,
+}
+
 /// Whether a chunk of this type and length can be part of the reply to a command.
-fn check(kind: u16, length: u32, done: bool, is_read: bool) -> Result<(), Fatal> {
+fn check(kind: u16, length: u32, done: bool, content: Content) -> Result<(), Fatal> {
     let longest = LONGEST_ERROR as u32;
+    // A whole number of extents, at least one, behind so many other bytes.
+    let extents = |before: u32, size: u32| {
+        let rest = length.checked_sub(before)?;
+        let sound = rest > 0 && rest % size == 0 && u64::from(rest / size) <= MAX_EXTENTS;
+        sound.then_some(length..=length)
+    };
     let lengths = match kind {
         chunk::NONE if !done => return Err(Fatal::NoneNotDone),
-        chunk::NONE => 0..=0,
+        chunk::NONE => Some(0..=0),
         // That it lies inside of the request is checked once the offset is known.
-        chunk::OFFSET_DATA if is_read => 9..=u32::MAX,
-        chunk::OFFSET_HOLE if is_read => 12..=12,
-        chunk::ERROR_OFFSET => ERROR_FIXED as u32..=longest,
+        chunk::OFFSET_DATA if content == Content::Data => Some(9..=u32::MAX),
+        chunk::OFFSET_HOLE if content == Content::Data => Some(12..=12),
+        chunk::BLOCK_STATUS if content == Content::Extents => extents(4, 8),
+        chunk::BLOCK_STATUS_EXT if content == Content::WideExtents => extents(8, 16),
+        chunk::ERROR_OFFSET => Some(ERROR_FIXED as u32..=longest),
         // Errors of unknown type begin like those of known type.
-        error if error & chunk::ERROR_BIT != 0 => 6..=longest,
+        error if error & chunk::ERROR_BIT != 0 => Some(6..=longest),
         _ => return Err(Fatal::ChunkType(kind)),
     };
-    if lengths.contains(&length) { Ok(()) } else { Err(Fatal::ChunkLength { kind, length }) }
+    let fits = lengths.is_some_and(|lengths| lengths.contains(&length));
+    if fits { Ok(()) } else { Err(Fatal::ChunkLength { kind, length }) }
 }

@@ -5,13 +5,16 @@
 //! gigabyte delays its neighbours by one command. A command's place in the table is part of its cookie.
 
 mod down;
+mod extents;
 mod up;
 
+use crate::contexts::MAX_CONTEXTS;
 use crate::coverage::Coverage;
-use crate::{Counters, Export};
+use crate::{Counters, Export, Latency};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use storage_block::{Completion, Error, Geometry, Operation, Request};
+use kernel_runtime::Instant;
+use storage_block::{Completion, Error, Extent, Geometry, Operation, Request};
 
 /// Commands of one request that may be in flight together.
 pub(crate) const PARTS: usize = 4;
@@ -71,7 +74,8 @@ struct Part {
     state: PartState,
     sequence: u32,
     offset: u64,
-    length: u32,
+    /// No more than 32 bits of a read or a write.
+    length: u64,
     /// Where the range ends that this part has to see to; beyond `offset + length` only after an EOVERFLOW.
     end: u64,
     /// All its bytes were handed to the connection.
@@ -80,6 +84,12 @@ struct Part {
     answered: bool,
     error: Option<u32>,
     errors: u16,
+    /// Extents in the request's buffer, the bytes they are about, and whether there is no room for more.
+    extents: usize,
+    told: u64,
+    is_full: bool,
+    /// Contexts told of, a bit for each.
+    contexts: u8,
 }
 
 impl Part {
@@ -93,6 +103,10 @@ impl Part {
         answered: false,
         error: None,
         errors: 0,
+        extents: 0,
+        told: 0,
+        is_full: false,
+        contexts: 0,
     };
 }
 
@@ -122,6 +136,7 @@ struct Slot {
     state: SlotState,
     request: Option<Request>,
     order: u64,
+    since: Instant,
     stage: Stage,
     /// Parts that are not free.
     outstanding: usize,
@@ -138,6 +153,7 @@ impl Slot {
         state: SlotState::Free,
         request: None,
         order: 0,
+        since: Instant::ZERO,
         stage: Stage::Sent,
         outstanding: 0,
         error: None,
@@ -177,18 +193,25 @@ pub(crate) struct Requests {
     coverage: Coverage,
     geometry: Geometry,
     native_fua: bool,
+    allocation: Option<u32>,
+    contexts: [Option<u32>; MAX_CONTEXTS],
     /// Bytes in one READ or WRITE.
     payload: u32,
-    /// Bytes in one TRIM, WRITE_ZEROES or CACHE.
-    range: u32,
+    /// Bytes in one TRIM, WRITE_ZEROES, CACHE or BLOCK_STATUS.
+    range: u64,
     generation: u16,
     sequence: u32,
     order: u64,
     active: usize,
     slow: usize,
+    /// Commands that were sent to their end and not answered.
+    due: usize,
+    /// The time of what is being done.
+    pub(crate) now: Instant,
     /// Nothing new is sent any more.
     stopped: bool,
     pub(crate) counters: Counters,
+    pub(crate) latency: Latency,
 }
 
 impl Requests {
@@ -216,6 +239,8 @@ impl Requests {
                 rotational: false,
             },
             native_fua: false,
+            allocation: None,
+            contexts: [None; MAX_CONTEXTS],
             payload: 512,
             range: 512,
             generation: 0,
@@ -223,18 +248,24 @@ impl Requests {
             order: 0,
             active: 0,
             slow: 0,
+            due: 0,
+            now: Instant::ZERO,
             stopped: false,
             counters: Counters::default(),
+            latency: Latency::default(),
         }
     }
 
     /// A connection to `export` stands. Cookies of earlier ones are void from here on.
-    pub(crate) fn open(&mut self, export: &Export, max_range: u32) {
+    pub(crate) fn open(&mut self, export: &Export, max_range: u64) {
         self.generation = self.generation.wrapping_add(1);
         self.geometry = export.geometry;
         self.native_fua = export.native_fua();
         self.payload = export.geometry.max_transfer;
-        let block = export.geometry.block_size;
+        self.allocation = export.allocation;
+        self.contexts = export.contexts;
+        let block = u64::from(export.geometry.block_size);
+        let max_range = if export.extended { max_range } else { max_range.min(u64::from(u32::MAX)) };
         self.range = (max_range - max_range % block).max(block);
         self.stopped = false;
     }
@@ -243,6 +274,7 @@ impl Requests {
     pub(crate) fn close(&mut self) {
         self.coverage.clear();
         self.queue.clear();
+        self.due = 0;
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             slot.queued = false;
@@ -270,9 +302,20 @@ impl Requests {
         self.free.len()
     }
 
-    /// Requests that wait for the server.
+    /// Requests that wait for the server, the heartbeat among them.
     pub(crate) fn active(&self) -> usize {
         self.active
+    }
+
+    /// Requests that wait for the server.
+    pub(crate) fn outstanding(&self) -> usize {
+        let probe = self.slots.last().is_some_and(|slot| slot.state == SlotState::Active);
+        self.active - usize::from(probe)
+    }
+
+    /// Whether a command that was sent to its end waits for its answer.
+    pub(crate) fn is_answer_due(&self) -> bool {
+        self.due > 0
     }
 
     /// Whether one of them is of a kind that may take long.
@@ -316,21 +359,25 @@ impl Requests {
             Operation::Write { fua } => (true, fua),
             Operation::Flush => return (!geometry.flush).then_some(Err(Error::NotSupported)),
             Operation::Trim { fua } => (geometry.trim, fua),
-            Operation::WriteZeroes { fua, .. } => (geometry.write_zeroes, fua),
+            Operation::WriteZeroes { fua, fast, .. } => {
+                (geometry.write_zeroes && (!fast || geometry.fast_zero), fua)
+            }
             Operation::Cache => (geometry.cache, false),
             Operation::Status => (geometry.status, false),
         };
-        let whole = buffer.as_ref().is_some_and(|buffer| buffer.len() as u64 == *length);
+        let room = buffer.as_ref().map_or(0, |buffer| buffer.len());
+        let fits = match operation {
+            // To tell of nothing would look like the end of the disk.
+            Operation::Status => room >= Extent::SIZE && *length > 0,
+            Operation::Read | Operation::Write { .. } => buffer.is_some() && room as u64 == *length,
+            _ => true,
+        };
         let inside = offset.checked_add(*length).is_some_and(|end| end <= geometry.size);
         if operation.changes_medium() && geometry.read_only {
             Some(Err(Error::NotPermitted))
         } else if !offered || (fua && !geometry.fua) {
             Some(Err(Error::NotSupported))
-        } else if !inside
-            || offset % block != 0
-            || length % block != 0
-            || (operation.carries_data() && !whole)
-        {
+        } else if !inside || offset % block != 0 || length % block != 0 || !fits {
             Some(Err(Error::Invalid))
         } else {
             (*length == 0).then_some(Ok(()))
@@ -350,6 +397,7 @@ impl Requests {
             state: SlotState::Active,
             request: Some(request),
             order: self.order,
+            since: self.now,
             stage,
             queued: true,
             ..Slot::FREE
@@ -368,6 +416,9 @@ impl Requests {
         }
         slot.state = state;
         if state == SlotState::Done {
+            if let Some(request) = &slot.request {
+                self.latency.add(request.operation, self.now.since(slot.since));
+            }
             self.done.push_back(index);
         }
     }

@@ -18,6 +18,10 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Begins every chunk of a structured reply.
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// Begins every request with an extended header.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// Begins every chunk with an extended header.
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Bytes in the longest string the protocol allows.
 pub const MAX_STRING: usize = 4096;
@@ -31,6 +35,8 @@ pub const REQUEST_HEADER: usize = 28;
 pub const SIMPLE_REPLY_HEADER: usize = 16;
 /// Bytes in the header of a chunk.
 pub const CHUNK_HEADER: usize = 20;
+/// Bytes in an extended header, of a request as of a chunk.
+pub const EXTENDED_HEADER: usize = 32;
 
 /// Flags of the server's greeting.
 pub mod handshake_flag {
@@ -56,8 +62,12 @@ pub mod option {
     pub const GO: u32 = 7;
     /// Answer with structured replies.
     pub const STRUCTURED_REPLY: u32 = 8;
+    /// Name the metadata contexts there are.
+    pub const LIST_META_CONTEXT: u32 = 9;
     /// Select metadata contexts.
     pub const SET_META_CONTEXT: u32 = 10;
+    /// Use extended headers.
+    pub const EXTENDED_HEADERS: u32 = 11;
 }
 
 /// Types of replies to options. Errors have bit 31 set.
@@ -132,6 +142,14 @@ pub mod command_flag {
     pub const FUA: u16 = 1 << 0;
     /// Keep the space allocated.
     pub const NO_HOLE: u16 = 1 << 1;
+    /// Answer a read in one piece.
+    pub const DF: u16 = 1 << 2;
+    /// Tell one extent only.
+    pub const REQ_ONE: u16 = 1 << 3;
+    /// Zero at once or not at all.
+    pub const FAST_ZERO: u16 = 1 << 4;
+    /// The length is that of a payload; in extended headers only.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Types of chunks of a structured reply. Errors have bit 15 set.
@@ -146,12 +164,22 @@ pub mod chunk {
     pub const OFFSET_HOLE: u16 = 2;
     /// Extents of one metadata context.
     pub const BLOCK_STATUS: u16 = 5;
+    /// Extents of one metadata context, with lengths of 64 bits.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     /// The bit all errors have.
     pub const ERROR_BIT: u16 = 1 << 15;
     /// An error.
     pub const ERROR: u16 = ERROR_BIT + 1;
     /// An error at an offset.
     pub const ERROR_OFFSET: u16 = ERROR_BIT + 2;
+}
+
+/// The states of an extent in `base:allocation`.
+pub mod state {
+    /// Nothing is allocated for it.
+    pub const HOLE: u64 = 1 << 0;
+    /// It reads as zeroes.
+    pub const ZERO: u64 = 1 << 1;
 }
 
 /// Error values in replies.
@@ -201,6 +229,8 @@ impl TransmissionFlags {
     pub const SEND_CACHE: Self = Self(1 << 10);
     /// Zeroing can be asked for only if it is fast.
     pub const SEND_FAST_ZERO: Self = Self(1 << 11);
+    /// `NBD_CMD_BLOCK_STATUS` can be limited to some contexts.
+    pub const BLOCK_STATUS_PAYLOAD: Self = Self(1 << 12);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
@@ -256,6 +286,46 @@ impl Request {
             cookie: u64_at(bytes, 8),
             offset: u64_at(bytes, 16),
             length: u32_at(bytes, 24),
+        })
+    }
+}
+
+/// A request's extended header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtendedRequest {
+    /// See [`command_flag`].
+    pub flags: u16,
+    /// See [`command`].
+    pub command: u16,
+    /// The client's name for it.
+    pub cookie: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes of the payload, if [`command_flag::PAYLOAD_LEN`] says so, else of the range.
+    pub length: u64,
+}
+
+impl ExtendedRequest {
+    /// The bytes on the wire.
+    pub fn to_bytes(&self) -> [u8; EXTENDED_HEADER] {
+        let mut bytes = [0; EXTENDED_HEADER];
+        bytes[0..4].copy_from_slice(&EXTENDED_REQUEST_MAGIC.to_be_bytes());
+        bytes[4..6].copy_from_slice(&self.flags.to_be_bytes());
+        bytes[6..8].copy_from_slice(&self.command.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.cookie.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.offset.to_be_bytes());
+        bytes[24..32].copy_from_slice(&self.length.to_be_bytes());
+        bytes
+    }
+
+    /// Take the fields from the wire; `None` when the magic is another.
+    pub fn read(bytes: &[u8; EXTENDED_HEADER]) -> Option<Self> {
+        (u32_at(bytes, 0) == EXTENDED_REQUEST_MAGIC).then(|| Self {
+            flags: u16_at(bytes, 4),
+            command: u16_at(bytes, 6),
+            cookie: u64_at(bytes, 8),
+            offset: u64_at(bytes, 16),
+            length: u64_at(bytes, 24),
         })
     }
 }

@@ -1,12 +1,12 @@
 //! The way down: cutting requests into commands.
 
 use super::{Key, PARTS, Part, PartState, Requests, SlotState, Stage};
-use crate::wire::{self, command, command_flag};
-use storage_block::{Operation, Request};
+use crate::wire::{ExtendedRequest, command, command_flag};
+use storage_block::{Extent, Operation, Request};
 
 impl Requests {
-    /// The next command to be sent.
-    pub(crate) fn next_command(&mut self) -> Option<(Key, wire::Request)> {
+    /// The next command to be sent. Its flags and length are those of a compact header.
+    pub(crate) fn next_command(&mut self) -> Option<(Key, ExtendedRequest)> {
         while let Some(index) = self.queue.pop_front() {
             self.slots[index].queued = false;
             if self.slots[index].state != SlotState::Active {
@@ -44,37 +44,46 @@ impl Requests {
             }
     }
 
-    fn issue(&mut self, index: usize) -> Option<(Key, wire::Request)> {
+    fn issue(&mut self, index: usize) -> Option<(Key, ExtendedRequest)> {
         if !self.can_issue(index) {
             return None;
         }
         let operation = self.slots[index].request.as_ref()?.operation;
-        let limit = if operation.carries_data() { self.payload } else { self.range };
+        let limit = if operation.carries_data() { u64::from(self.payload) } else { self.range };
         let waiting = self.slots[index].parts.iter().position(|part| part.state == PartState::Waiting);
         let part = waiting.or_else(|| self.claim(index, limit))?;
         let key = Key { slot: index, part };
         self.sequence = self.sequence.wrapping_add(1);
         let part = &mut self.slots[index].parts[part];
         let Part { offset, end, .. } = *part;
-        // At most the limit, which is 32 bits wide.
-        let length = (end - offset).min(u64::from(limit)) as u32;
+        let length = (end - offset).min(limit);
         *part = Part { state: PartState::Issued, sequence: self.sequence, offset, length, end, ..Part::FREE };
         // Nothing but a FLUSH has no length.
         let operation = if length == 0 { Operation::Flush } else { operation };
-        let (command, flags) = encode(operation, self.native_fua);
+        let (command, mut flags) = encode(operation, self.native_fua);
+        if operation == Operation::Status && self.has_room_for_one(index) {
+            flags |= command_flag::REQ_ONE;
+        }
         let cookie = self.cookie(key);
-        Some((key, wire::Request { flags, command, cookie, offset, length }))
+        Some((key, ExtendedRequest { flags, command, cookie, offset, length }))
+    }
+
+    fn has_room_for_one(&self, index: usize) -> bool {
+        let request = self.slots[index].request.as_ref();
+        let buffer = request.and_then(|request| request.buffer.as_ref());
+        buffer.is_some_and(|buffer| buffer.len() < 2 * Extent::SIZE)
     }
 
     /// Give the next piece of a request's range, or its FLUSH, to a free part.
-    fn claim(&mut self, index: usize, limit: u32) -> Option<usize> {
+    fn claim(&mut self, index: usize, limit: u64) -> Option<usize> {
         let slot = &mut self.slots[index];
         let request = slot.request.as_ref()?;
         let part = slot.parts.iter().position(|part| part.state == PartState::Free)?;
         let (offset, end) = match slot.stage {
             Stage::Range(given) => {
-                let next = request.length.min(given + u64::from(limit));
-                slot.stage = if next < request.length {
+                let next = request.length.min(given + limit);
+                // What is told of a range follows from its beginning on, so nothing can be asked beside it.
+                slot.stage = if next < request.length && request.operation != Operation::Status {
                     Stage::Range(next)
                 } else if needs_flush(request.operation, self.native_fua) {
                     Stage::Flush
@@ -124,6 +133,8 @@ impl Requests {
         part.sent = true;
         if part.answered {
             self.end(key);
+        } else {
+            self.due += 1;
         }
     }
 }
@@ -140,16 +151,18 @@ const fn needs_flush(operation: Operation, native_fua: bool) -> bool {
 
 /// The command and its flags.
 const fn encode(operation: Operation, native_fua: bool) -> (u16, u16) {
-    let (command, fua, no_hole) = match operation {
-        Operation::Read => (command::READ, false, false),
-        Operation::Write { fua } => (command::WRITE, fua, false),
-        Operation::Flush => (command::FLUSH, false, false),
-        Operation::Trim { fua } => (command::TRIM, fua, false),
-        Operation::WriteZeroes { fua, no_hole, .. } => (command::WRITE_ZEROES, fua, no_hole),
-        Operation::Cache => (command::CACHE, false, false),
-        // Not offered, so never here.
-        Operation::Status => (command::BLOCK_STATUS, false, false),
+    let (command, fua, flags) = match operation {
+        Operation::Read => (command::READ, false, 0),
+        Operation::Write { fua } => (command::WRITE, fua, 0),
+        Operation::Flush => (command::FLUSH, false, 0),
+        Operation::Trim { fua } => (command::TRIM, fua, 0),
+        Operation::WriteZeroes { fua, no_hole, fast } => {
+            let no_hole = if no_hole { command_flag::NO_HOLE } else { 0 };
+            let fast = if fast { command_flag::FAST_ZERO } else { 0 };
+            (command::WRITE_ZEROES, fua, no_hole | fast)
+        }
+        Operation::Cache => (command::CACHE, false, 0),
+        Operation::Status => (command::BLOCK_STATUS, false, 0),
     };
-    let fua = if fua && native_fua { command_flag::FUA } else { 0 };
-    (command, fua | if no_hole { command_flag::NO_HOLE } else { 0 })
+    (command, if fua && native_fua { flags | command_flag::FUA } else { flags })
 }

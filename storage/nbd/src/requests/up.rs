@@ -23,8 +23,10 @@ impl Requests {
         request.as_ref().is_some_and(|request| request.operation == Operation::Read)
     }
 
-    pub(crate) fn length(&self, key: Key) -> u32 {
-        self.slots[key.slot].parts[key.part].length
+    /// Where the range of a command begins, and how long it is.
+    pub(crate) fn range(&self, key: Key) -> (u64, u64) {
+        let Part { offset, length, .. } = self.slots[key.slot].parts[key.part];
+        (offset, length)
     }
 
     /// Bytes `length` at the absolute `offset` are being delivered; tells where they lie in the command.
@@ -32,22 +34,23 @@ impl Requests {
         let part = &self.slots[key.slot].parts[key.part];
         let start = offset.checked_sub(part.offset).ok_or(Fatal::ChunkOutside)?;
         let end = start.checked_add(u64::from(length)).ok_or(Fatal::ChunkOutside)?;
-        if end > u64::from(part.length) {
+        if end > part.length {
             return Err(Fatal::ChunkOutside);
         }
         if !part.sent {
             return Err(Fatal::AnsweredTooEarly);
         }
-        // Both fit, as neither is more than the part's length.
+        // Both fit, as neither is more than the length of a read.
         self.coverage.add(key.index(), start as u32, end as u32)?;
         self.counters.bytes_read += u64::from(length);
         Ok(start as u32)
     }
 
-    /// All bytes of a command are being delivered.
-    pub(crate) fn deliver_all(&mut self, key: Key) -> Result<(), Fatal> {
-        let Part { offset, length, .. } = self.slots[key.slot].parts[key.part];
-        self.deliver(key, offset, length).map(|_| ())
+    /// All bytes of a read are being delivered; tells how many.
+    pub(crate) fn deliver_all(&mut self, key: Key) -> Result<u32, Fatal> {
+        let (offset, length) = self.range(key);
+        let length = length as u32;
+        self.deliver(key, offset, length).map(|_| length)
     }
 
     /// The memory for bytes `start..end` of a read; none for the heartbeat, whose bytes nobody wants.
@@ -68,7 +71,7 @@ impl Requests {
     /// An error was reported, at an absolute offset if one is given.
     pub(crate) fn fail(&mut self, key: Key, code: u32, offset: Option<u64>) -> Result<(), Fatal> {
         let part = &mut self.slots[key.slot].parts[key.part];
-        let range = part.offset..part.offset + u64::from(part.length.max(1));
+        let range = part.offset..part.offset + part.length.max(1);
         if offset.is_some_and(|offset| !range.contains(&offset)) {
             return Err(Fatal::ChunkOutside);
         }
@@ -82,13 +85,16 @@ impl Requests {
 
     /// The final reply is complete. Tells whether the server is shutting down.
     pub(crate) fn answered(&mut self, key: Key) -> Result<bool, Fatal> {
-        let is_read = self.is_read(key);
+        let (is_read, is_status) = (self.is_read(key), self.is_status(key));
         let part = &mut self.slots[key.slot].parts[key.part];
         if part.error.is_none() && !part.sent {
             return Err(Fatal::AnsweredTooEarly);
         }
-        let length = part.length;
-        if is_read && !self.coverage.finish(key.index(), length) && part.error.is_none() {
+        let (length, failed) = (part.length, part.error.is_some());
+        let complete = (!is_read || self.coverage.finish(key.index(), length as u32))
+            && (!is_status || failed || self.finish_extents(key));
+        let part = &mut self.slots[key.slot].parts[key.part];
+        if !complete && !failed {
             // The stream is in step, so only this request suffers; but it must not pass for a success.
             self.counters.short_reads += 1;
             part.error = Some(error::EIO);
@@ -96,6 +102,7 @@ impl Requests {
         part.answered = true;
         let shutting_down = part.error == Some(error::ESHUTDOWN);
         if part.sent {
+            self.due -= 1;
             self.end(key);
         }
         Ok(shutting_down)
@@ -104,24 +111,31 @@ impl Requests {
     /// A command was sent and answered: see what is next for its range.
     pub(super) fn end(&mut self, key: Key) {
         let Geometry { block_size: block, max_transfer: max_payload, .. } = self.geometry;
+        let (block, max_payload) = (u64::from(block), u64::from(max_payload));
         let slot = &mut self.slots[key.slot];
         let Some(request) = slot.request.as_ref() else { return };
         let part = &mut slot.parts[key.part];
         match part.error {
             None => {
                 if matches!(request.operation, Operation::Write { .. }) {
-                    self.counters.bytes_written += u64::from(part.length);
+                    self.counters.bytes_written += part.length;
                 }
-                part.offset += u64::from(part.length);
+                part.offset += part.length;
+                if request.operation == Operation::Status {
+                    part.offset = part.end;
+                }
             }
             Some(code)
                 if part.length > block && is_too_long(code, request.operation, part.length, max_payload) =>
             {
                 // Too much at once: from now on half as much.
-                let limit =
-                    if request.operation.carries_data() { &mut self.payload } else { &mut self.range };
                 let half = part.length / 2;
-                *limit = (*limit).min((half - half % block).max(block));
+                let half = (half - half % block).max(block);
+                if request.operation.carries_data() {
+                    self.payload = self.payload.min(half as u32);
+                } else {
+                    self.range = self.range.min(half);
+                }
                 self.counters.split_again += 1;
             }
             Some(error::ESHUTDOWN) => {
@@ -165,7 +179,7 @@ impl Requests {
 
 /// Whether an error says that less at once would do. For commands without payload EINVAL may mean that, too
 /// (protocol section "Size constraints").
-const fn is_too_long(code: u32, operation: Operation, length: u32, max_payload: u32) -> bool {
+const fn is_too_long(code: u32, operation: Operation, length: u64, max_payload: u64) -> bool {
     code == error::EOVERFLOW || code == error::EINVAL && !operation.carries_data() && length > max_payload
 }
 

@@ -43,10 +43,15 @@ fn context(number: u32, name: &str) -> Vec<u8> {
     option_reply_bytes(option::SET_META_CONTEXT, option_reply::META_CONTEXT, &payload)
 }
 
+/// The words of a server that does not know extended headers.
+fn compact() -> Vec<u8> {
+    [greeting(3), refusal(option::EXTENDED_HEADERS, option_reply::ERR_UNSUP, "what?")].concat()
+}
+
 /// The server's part up to GO, structured replies and the context agreed on.
 fn before_go() -> Vec<u8> {
     let structured = ack(option::STRUCTURED_REPLY);
-    [greeting(3), structured, context(9, "base:allocation"), ack(option::SET_META_CONTEXT)].concat()
+    [compact(), structured, context(9, "base:allocation"), ack(option::SET_META_CONTEXT)].concat()
 }
 
 /// The whole of a server's part with these replies to GO before the acknowledgement.
@@ -117,9 +122,11 @@ fn the_full_negotiation_asks_one_option_after_the_other() {
     let (flags, options) = options(&said);
     assert_eq!(flags, 3);
     let codes: Vec<_> = options.iter().map(|(code, _)| *code).collect();
-    assert_eq!(codes, [option::STRUCTURED_REPLY, option::SET_META_CONTEXT, option::GO]);
-    assert_eq!(options[1].1, b"\0\0\0\x04disk\0\0\0\x01\0\0\0\x0fbase:allocation");
-    assert_eq!(options[2].1, b"\0\0\0\x04disk\0\x03\0\x01\0\x02\0\x03");
+    let first = [option::EXTENDED_HEADERS, option::STRUCTURED_REPLY];
+    assert_eq!(codes, [&first[..], &[option::SET_META_CONTEXT, option::GO]].concat());
+    let contexts = b"\0\0\0\x04disk\0\0\0\x02\0\0\0\x0fbase:allocation\0\0\0\x15x-corbel:incarnation:";
+    assert_eq!(options[2].1, contexts);
+    assert_eq!(options[3].1, b"\0\0\0\x04disk\0\x03\0\x01\0\x02\0\x03");
     let export = client.export().expect("an export");
     assert_eq!((&*export.name, &*export.description), ("canonical", "a disk\u{fffd}[2J"));
     assert!(export.structured && export.allocation == Some(9));
@@ -134,8 +141,8 @@ fn the_full_negotiation_asks_one_option_after_the_other() {
 #[test]
 fn the_next_option_is_asked_only_after_the_last_reply_to_the_one_before() {
     let mut client = client();
-    feed(&mut client, &greeting(3), usize::MAX).expect("sound");
-    assert_eq!(options(&drain(&mut client)).1.len(), 1);
+    feed(&mut client, &compact(), usize::MAX).expect("sound");
+    assert_eq!(options(&drain(&mut client)).1.len(), 2);
     feed(&mut client, &ack(option::STRUCTURED_REPLY), usize::MAX).expect("sound");
     assert!(!drain(&mut client).is_empty());
     feed(&mut client, &context(1, "base:allocation"), usize::MAX).expect("sound");
@@ -157,20 +164,30 @@ fn what_is_only_good_to_have_is_done_without() {
     ];
     let end = [export_fact(SIZE, FLAGS), ack(option::GO)].concat();
     for kind in refusals {
-        let plain = [greeting(3), refusal(option::STRUCTURED_REPLY, kind, "no"), end.clone()].concat();
+        let plain = [compact(), refusal(option::STRUCTURED_REPLY, kind, "no"), end.clone()].concat();
         let plain = export(&plain).expect("simple replies do");
         assert!(!plain.structured && plain.allocation.is_none());
+        let refused = refusal(option::SET_META_CONTEXT, kind, "no");
+        // Without the contexts that it may not know it is asked once more, unless it knows none at all.
+        let again = if kind == option_reply::ERR_UNSUP { Vec::new() } else { refused.clone() };
         let contextless = [
-            greeting(3),
+            compact(),
             ack(option::STRUCTURED_REPLY),
             context(1, "base:allocation"),
-            refusal(option::SET_META_CONTEXT, kind, "no"),
+            refused,
+            again,
             end.clone(),
         ];
         let contextless = export(&contextless.concat()).expect("no context does");
-        assert!(contextless.structured && contextless.allocation.is_none());
+        assert!(contextless.structured && contextless.allocation.is_none() && !contextless.geometry.status);
     }
-    let other = [before_go()[..38].to_vec(), context(1, "base:dirty"), ack(option::SET_META_CONTEXT), end];
+    let other = [
+        compact(),
+        ack(option::STRUCTURED_REPLY),
+        context(1, "base:dirty"),
+        ack(option::SET_META_CONTEXT),
+        end,
+    ];
     assert_eq!(export(&other.concat()).map(|export| export.allocation), Ok(None));
 }
 
@@ -198,10 +215,12 @@ fn what_is_needed_and_refused_ends_the_connection_with_the_servers_reason() {
         assert_eq!(client.received(Instant::ZERO, 1), Err(Fatal::Refused { option: option::GO, reason }));
     }
     for kind in [option_reply::ERR_TLS_REQD, option_reply::ERR_SHUTDOWN] {
-        let option = option::STRUCTURED_REPLY;
-        let script = [greeting(3), refusal(option, kind, "")].concat();
-        let reason = Refusal::of(kind);
-        assert_eq!(negotiate(&script).err(), Some(Fatal::Refused { option, reason }));
+        for option in [option::EXTENDED_HEADERS, option::STRUCTURED_REPLY] {
+            let before = if option == option::EXTENDED_HEADERS { greeting(3) } else { compact() };
+            let reason = Refusal::of(kind);
+            let script = [before, refusal(option, kind, "")].concat();
+            assert_eq!(negotiate(&script).err(), Some(Fatal::Refused { option, reason }));
+        }
     }
 }
 
@@ -211,7 +230,8 @@ fn a_server_without_go_is_entered_by_name() {
     let answer = [&SIZE.to_be_bytes()[..], &FLAGS.to_be_bytes()].concat();
     for flags in [1, 3] {
         let structured = refusal(option::STRUCTURED_REPLY, option_reply::ERR_UNSUP, "");
-        let mut script = [greeting(flags), structured, unsup.clone(), answer.clone()].concat();
+        let extended = refusal(option::EXTENDED_HEADERS, option_reply::ERR_UNSUP, "");
+        let mut script = [greeting(flags), extended, structured, unsup.clone(), answer.clone()].concat();
         if flags == 1 {
             let (client, _) = negotiate(&script).expect("sound so far");
             assert!(client.export().is_none(), "zeroes are to follow");
@@ -273,7 +293,7 @@ fn replies_that_cannot_be_are_refused_by_their_header_alone() {
         bytes
     };
     let structured = option::STRUCTURED_REPLY;
-    let after_greeting = |reply: Vec<u8>| negotiate(&[greeting(3), reply].concat()).err();
+    let after_greeting = |reply: Vec<u8>| negotiate(&[compact(), reply].concat()).err();
     let after_go = |reply: Vec<u8>| negotiate(&[before_go(), reply].concat()).err();
 
     let mut magic = ack(structured);
@@ -327,9 +347,14 @@ fn facts_without_end_and_facts_told_twice_are_refused() {
     let twice = going(&[export_fact(SIZE, FLAGS), export_fact(SIZE, FLAGS)]);
     assert_eq!(negotiate(&twice).err(), Some(Fatal::ExportInfo));
     assert_eq!(negotiate(&going(&[sizes_fact(1, 4096, 65536)])).err(), Some(Fatal::ExportInfo));
-    let contexts = [greeting(3), ack(option::STRUCTURED_REPLY), context(1, "x").repeat(2)].concat();
+    let contexts =
+        |numbers: &[u32]| numbers.iter().flat_map(|&number| context(number, "x")).collect::<Vec<_>>();
+    let selecting = |numbers: &[u32]| {
+        negotiate(&[compact(), ack(option::STRUCTURED_REPLY), contexts(numbers)].concat()).err()
+    };
     let flood = Fatal::TooManyReplies { option: option::SET_META_CONTEXT };
-    assert_eq!(negotiate(&contexts).err(), Some(flood));
+    assert_eq!(selecting(&[1, 2, 3, 4]), Some(flood));
+    assert_eq!(selecting(&[1, 2, 1]), Some(Fatal::ContextTwice(1)));
 }
 
 #[test]
