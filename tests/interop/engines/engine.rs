@@ -1,0 +1,188 @@
+//! What every engine needs: its script, its gateways, and the address under which the appliance knows them.
+
+use crate::fixture::{self, Turn};
+use image_launch::disk::{NBD, Server};
+use image_launch::initiator::{self, Unit};
+use image_launch::net::{Net, Wire};
+use image_launch::process::{self, Process};
+use image_launch::stage::{IQN, Stage};
+use image_launch::{Error, Result, wait};
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Packages over a slow line are what takes longest.
+const INSTALL: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The size of every image here.
+pub(crate) const SIZE: u64 = 32 << 20;
+
+/// A host with one disk that nobody serves yet: `nbd://10.77.1.1:10809/`.
+pub(crate) fn host() -> (Stage, Turn) {
+    let mut script = fixture::script(fixture::target(), 0, Server::QemuNbd);
+    script.disks.clear();
+    let address = SocketAddrV4::new(Wire::Service.here(), NBD);
+    for (key, value) in [
+        ("iqn", format!("{IQN}:disk0")),
+        ("lun", "0".into()),
+        ("volume", format!("nbd://{address}/")),
+        ("initiators", "*".into()),
+    ] {
+        script.config.push((format!("target.0.{key}"), value));
+    }
+    fixture::stage(&script)
+}
+
+/// The disk as an initiator names it.
+pub(crate) fn unit(stage: &Stage) -> Unit {
+    Unit { portal: stage.net.portal(), iqn: format!("{IQN}:disk0"), lun: 0 }
+}
+
+/// Waits until the appliance serves the disk.
+pub(crate) fn served(stage: &Stage) {
+    let served = wait::until("the disk, served by the appliance", LIMIT, || {
+        Ok(initiator::capacity(&stage.net, &unit(stage))
+            .is_ok_and(|found| found.bytes() == SIZE)
+            .then_some(()))
+    });
+    served.unwrap_or_else(|error| panic!("{error}\n{}", stage.appliance.console()));
+}
+
+/// One engine: a script, and a folder where it keeps everything.
+pub(crate) struct Engine {
+    script: PathBuf,
+    pub(crate) folder: PathBuf,
+    daemons: Process,
+}
+
+impl Engine {
+    /// Installs what `script` needs and starts its daemons on the networks of `stage`.
+    pub(crate) fn start(stage: &Stage, script: &str) -> Self {
+        let name = script.trim_end_matches(".sh");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/engines").join(script);
+        let mut install = process::command(&script);
+        install.arg("install");
+        let start = Instant::now();
+        process::check(install, INSTALL).unwrap();
+        let installed = start.elapsed();
+        let folder = stage.scratch.file(name);
+        let mut run = stage.net.command(&script);
+        run.arg("run").arg(&folder);
+        let mut daemons = Process::start(name, run, &stage.scratch.file(&format!("{name}.log"))).unwrap();
+        let up = wait::until(format!("{name} up"), LIMIT, || {
+            daemons.must_run()?;
+            Ok(daemons.output().contains("up\n").then_some(()))
+        });
+        up.unwrap_or_else(|error| panic!("{error}\n{}", daemons.tail()));
+        println!("{name}: packages {installed:.1?}, start {:.1?}", start.elapsed() - installed);
+        Self { script, folder, daemons }
+    }
+
+    /// Runs `VERB FOLDER WORDS...` of the script, which must succeed.
+    pub(crate) fn call<S: AsRef<OsStr>>(&self, net: &Net, verb: &str, words: &[S]) -> String {
+        process::check(self.command(net, verb, words), LIMIT).unwrap()
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, net: &Net, verb: &str, words: &[S]) -> std::process::Command {
+        let mut command = net.command(&self.script);
+        command.arg(verb).arg(&self.folder).args(words);
+        command
+    }
+
+    /// Starts `VERB FOLDER WORDS...` of the script, which stays.
+    pub(crate) fn begin<S: AsRef<OsStr>>(&self, stage: &Stage, verb: &str, words: &[S]) -> Process {
+        let last = words.last().map_or_else(String::new, |word| word.as_ref().to_string_lossy().into_owned());
+        let name = format!("{verb}-{last}");
+        let log = stage.scratch.file(&format!("{name}.log"));
+        Process::start(name, self.command(&stage.net, verb, words), &log).unwrap()
+    }
+
+    /// A gateway to `image` on `address`, by the script's `verb`; returns when it listens.
+    pub(crate) fn gateway(&self, stage: &Stage, verb: &str, image: &str, address: SocketAddrV4) -> Process {
+        let words = [image.to_string(), address.ip().to_string(), address.port().to_string()];
+        let mut gateway = self.begin(stage, verb, &words);
+        stage.net.listening(&mut gateway, address, LIMIT).unwrap();
+        gateway
+    }
+
+    /// Kills a daemon the way a power failure does; `name` is that of its file of the process id.
+    pub(crate) fn kill(&self, name: &str) {
+        let text = std::fs::read_to_string(self.folder.join(format!("{name}.pid"))).unwrap();
+        signal(text.trim().parse().unwrap(), Signal::KILL);
+    }
+
+    /// Fails if the script has ended.
+    pub(crate) fn must_run(&mut self) {
+        self.daemons.must_run().unwrap();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The script ends its daemons before itself; some engines' daemons leave its process group.
+        self.daemons.stop();
+    }
+}
+
+/// Sends `signal` to one process.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// The one address that the appliance knows, pointed at one gateway after another, as a floating address would be.
+pub(crate) struct Address {
+    forward: Option<Process>,
+}
+
+impl Address {
+    /// The address, pointed at nobody.
+    pub(crate) fn new() -> Self {
+        Self { forward: None }
+    }
+
+    /// Cuts every connection and points the address at `gateway`.
+    pub(crate) fn point(&mut self, stage: &Stage, gateway: SocketAddrV4) {
+        self.cut();
+        let listen = SocketAddrV4::new(Wire::Service.here(), NBD);
+        let mut socat = stage.net.command("socat");
+        socat.arg(format!("TCP-LISTEN:{NBD},bind={},fork,reuseaddr", listen.ip()));
+        socat.arg(format!("TCP:{gateway}"));
+        let mut forward = Process::start("socat", socat, &stage.scratch.file("socat.log")).unwrap();
+        stage.net.listening(&mut forward, listen, LIMIT).unwrap();
+        self.forward = Some(forward);
+    }
+
+    /// Cuts every connection; the gateway's process lives on with all that it has received.
+    pub(crate) fn cut(&mut self) {
+        self.forward = None;
+    }
+}
+
+/// Place `n` for a gateway on the service network.
+pub(crate) fn place(n: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Wire::Service.here(), NBD + n)
+}
+
+/// Commands of `qemu-io` on an NBD export, past the appliance.
+pub(crate) fn directly(net: &Net, gateway: SocketAddrV4, commands: &[String]) -> Result<String> {
+    let output = process::run(qemu_io(net, &format!("nbd://{gateway}"), commands), LIMIT)?;
+    // A failed command is told in words; the exit code counts only some of them.
+    if output.code != 0 || output.text().contains("fail") {
+        return Error::because(output.text());
+    }
+    Ok(output.stdout)
+}
+
+/// `qemu-io` on `url`, which writes each line as soon as it has it.
+pub(crate) fn qemu_io(net: &Net, url: &str, commands: &[String]) -> std::process::Command {
+    let mut io = net.command("stdbuf");
+    io.args(["-oL", "qemu-io", "-f", "raw"]);
+    for command in commands {
+        io.args(["-c", command]);
+    }
+    io.arg(url);
+    io
+}
