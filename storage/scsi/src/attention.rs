@@ -13,6 +13,8 @@ pub enum Attention {
     PowerOn,
     /// The logical unit or the target was reset.
     Reset,
+    /// Another disk is behind the unit, and the operator means it to be.
+    MediumMayHaveChanged,
     /// The nexus was lost, and with it a reservation or a lock of the medium.
     NexusLoss,
     /// Another nexus has changed mode parameters.
@@ -34,9 +36,10 @@ pub enum Attention {
 }
 
 impl Attention {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::PowerOn,
         Self::Reset,
+        Self::MediumMayHaveChanged,
         Self::NexusLoss,
         Self::ModeParametersChanged,
         Self::ReservationsPreempted,
@@ -52,6 +55,7 @@ impl Attention {
         match self {
             Self::PowerOn => code::POWER_ON,
             Self::Reset => code::DEVICE_RESET,
+            Self::MediumMayHaveChanged => code::MEDIUM_MAY_HAVE_CHANGED,
             Self::NexusLoss => code::NEXUS_LOSS,
             Self::ModeParametersChanged => code::MODE_PARAMETERS_CHANGED,
             Self::ReservationsPreempted => code::RESERVATIONS_PREEMPTED,
@@ -70,15 +74,21 @@ impl Attention {
     }
 }
 
+/// What a reset does not settle.
+const KEPT: u16 = 1 << Attention::ReportedLunsChanged as u8
+    | 1 << Attention::CapacityChanged as u8
+    | 1 << Attention::MediumMayHaveChanged as u8;
+
 /// The conditions that one nexus has yet to be told of one logical unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attentions(u16);
 
 impl Attentions {
-    /// Add a condition. A reset makes everything raised before it meaningless except a change of the set of units.
+    /// Add a condition. A reset makes everything raised before it meaningless except what has changed that is no state
+    /// of the nexus: the disk, its size, the set of units.
     pub(crate) fn raise(&mut self, attention: Attention) {
         if matches!(attention, Attention::PowerOn | Attention::Reset) {
-            self.0 &= 1 << Attention::ReportedLunsChanged as u8 | 1 << Attention::CapacityChanged as u8;
+            self.0 &= KEPT;
         }
         self.0 |= 1 << attention as u8;
     }

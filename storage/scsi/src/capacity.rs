@@ -1,8 +1,8 @@
-//! What there is of the disk: READ CAPACITY (SBC-3 sections 5.16, 5.17), GET LBA STATUS (5.6), READ DEFECT DATA (5.18).
+//! What there is of the disk: READ CAPACITY (SBC-3 sections 5.16, 5.17), READ DEFECT DATA (5.18).
 
 use crate::command::{Call, Head, Task};
-use crate::field::{Answer, u16_at, u32_at, u64_at};
-use crate::sense::{Refusal, Sense, code};
+use crate::field::{Answer, u16_at, u32_at};
+use crate::sense::Refusal;
 use crate::target::Target;
 
 pub(crate) fn read_10(_: &mut Target, _: &Head) -> Result<Task, Refusal> {
@@ -31,27 +31,6 @@ fn answer_16(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
     // LBPME, and LBPRZ where what was given back reads as zero.
     answer.put_u8(u8::from(unit.is_thin()) << 7 | u8::from(geometry.write_zeroes) << 6);
     answer.pad_to(32);
-    Ok(())
-}
-
-pub(crate) fn get_lba_status(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
-    let unit = target.unit(head.unit).ok_or(Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED))?;
-    if u64_at(&head.cdb, 2) >= unit.medium()?.blocks() {
-        return Err(Sense::illegal(code::LBA_OUT_OF_RANGE).into());
-    }
-    Ok(Task::answer(answer_lba_status, u32_at(&head.cdb, 10)))
-}
-
-/// One descriptor: mapped, to the end of the disk or as far as it can say. What the backend has given back is not
-/// known here, and "mapped" is what is then true for sure: it reads as what was written.
-fn answer_lba_status(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
-    let first = u64_at(call.cdb(), 2);
-    let blocks = call.unit()?.medium()?.blocks().saturating_sub(first);
-    answer.put_u32(4 + 16);
-    answer.put_u32(0);
-    answer.put_u64(first);
-    answer.put_u32(u32::try_from(blocks).unwrap_or(u32::MAX));
-    answer.put_u32(0);
     Ok(())
 }
 

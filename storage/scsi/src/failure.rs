@@ -1,7 +1,7 @@
 //! What an error below becomes above.
 
-use crate::sense::{Refusal, Sense, SenseKey, Status, code};
-use crate::unit::LogicalUnit;
+use crate::sense::{Refusal, Sense, SenseKey, code};
+use crate::unit::{LogicalUnit, NoSpace};
 use storage_block::{Error, Operation};
 
 /// The end of a command one of whose requests, for `length` bytes from `offset` on, has failed.
@@ -22,9 +22,9 @@ pub(crate) fn refusal(
         Error::Io if operation == Operation::Read => at(SenseKey::MediumError, code::UNRECOVERED_READ_ERROR),
         Error::Io => at(SenseKey::MediumError, code::WRITE_ERROR),
         Error::NotPermitted => Sense::new(SenseKey::DataProtect, code::WRITE_PROTECTED).into(),
-        Error::NoSpace => Sense::new(SenseKey::DataProtect, code::SPACE_ALLOCATION_FAILED).into(),
-        Error::NoMemory if unit.tasks.len() > 1 => Refusal { status: Status::TaskSetFull, ..Refusal::BUSY },
-        Error::NoMemory | Error::Lost => Refusal::BUSY,
+        Error::NoSpace => no_space(unit),
+        Error::NoMemory => no_memory(unit),
+        Error::Lost => lost(unit),
         Error::Invalid if is_beyond_end(offset, length, unit) => {
             Sense::illegal(code::LBA_OUT_OF_RANGE).into()
         }
@@ -38,6 +38,38 @@ pub(crate) fn refusal(
             Sense::new(SenseKey::HardwareError, code::INTERNAL_TARGET_FAILURE).into()
         }
     }
+}
+
+/// The end of a command whose flush has failed.
+///
+/// What could not be allocated at a flush was acknowledged before, so that it is told as what it is: those writes are not
+/// where they should be. Only where space never comes the initiator is told of that.
+pub(crate) fn of_flush(error: Error, unit: &LogicalUnit) -> Refusal {
+    match error {
+        Error::NoSpace if unit.traits.no_space == NoSpace::Final => no_space(unit),
+        Error::NoMemory => no_memory(unit),
+        Error::Lost => lost(unit),
+        _ => write_loss(),
+    }
+}
+
+/// Windows takes a disk offline for good that says 27h/07h, and tries again for a while at 04h/14h, as Linux does.
+fn no_space(unit: &LogicalUnit) -> Refusal {
+    match unit.traits.no_space {
+        NoSpace::Temporary => Sense::new(SenseKey::NotReady, code::SPACE_ALLOCATION_IN_PROGRESS).into(),
+        NoSpace::Final => Sense::new(SenseKey::DataProtect, code::SPACE_ALLOCATION_FAILED).into(),
+    }
+}
+
+/// TASK SET FULL says "when another has ended", so there has to be another.
+fn no_memory(unit: &LogicalUnit) -> Refusal {
+    if unit.tasks.len() > 1 { Refusal::FULL } else { Refusal::BUSY }
+}
+
+/// The way to the bytes was lost: not an error, whatever the transport below may call it. Where it is closed for long
+/// already, that is said; 08h/00h never is, at which Linux gives up at once.
+fn lost(unit: &LogicalUnit) -> Refusal {
+    unit.medium().err().unwrap_or(Refusal::BUSY)
 }
 
 /// The disk has shrunk since the command was checked.

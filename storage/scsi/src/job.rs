@@ -2,16 +2,18 @@
 //!
 //! It takes what it needs in one fixed order: its parameter list in control memory (before it is a job, see
 //! [`crate::ordering`]), then its range among the commands of the unit, then data buffers. Whoever waits for a range
-//! therefore holds no data buffer, and whoever has one needs nothing that a waiting command holds: there is no circle to
-//! wait in.
+//! therefore holds no data buffer, or none that those before it could need (ordering.rs says why), and whoever has one
+//! needs nothing that a waiting command holds: there is no circle to wait in.
 
+use crate::attention::Attention;
 use crate::cache::Mark;
 use crate::command::{Head, Memory, Step, Task};
+use crate::extents::Extents;
 use crate::failure;
 use crate::medium::Durability;
-use crate::ordering::{Ticket, Touch};
+use crate::ordering::{Stage, Ticket, Touch};
 use crate::ranges::Ranges;
-use crate::sense::{Refusal, Sense, SenseKey, code};
+use crate::sense::Refusal;
 use crate::transfer::Transfer;
 use crate::unit::{LogicalUnit, UnitId};
 use core::ops::Range;
@@ -30,6 +32,22 @@ pub(crate) enum Work {
     None,
     Transfer(Transfer),
     Ranges(Ranges),
+    Extents(Extents),
+}
+
+impl Work {
+    /// What it has yet to get from others than the backend.
+    fn stage(&self) -> Stage {
+        match self {
+            Self::None => Stage::Complete,
+            Self::Transfer(transfer) if !transfer.is_sated() => Stage::Wanting,
+            Self::Transfer(transfer) if !transfer.has_data() => Stage::Sated,
+            Self::Transfer(_) => Stage::Complete,
+            Self::Ranges(ranges) if ranges.may_expand() => Stage::Wanting,
+            Self::Ranges(_) => Stage::Complete,
+            Self::Extents(_) => Stage::Wanting,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +70,11 @@ pub(crate) struct Job {
     phase: Phase,
     flush: Flush,
     work: Work,
+    /// What the task set was told of [`Work::stage`].
+    stage: Stage,
     durability: Durability,
+    /// The disk it is for.
+    incarnation: u32,
     /// Bytes that the CDB asks to move to the medium and to the initiator.
     wanted_out: u64,
     wanted_in: u64,
@@ -90,8 +112,17 @@ impl Job {
                 ticket.ok_or(Refusal::FULL)?
             }
         };
-        let (phase, flush) = (Phase::Entering, Flush::Idle);
-        Ok(Task::Job(Self { ticket, phase, flush, work, durability, wanted_out: 0, wanted_in: 0 }))
+        Ok(Task::Job(Self {
+            ticket,
+            phase: Phase::Entering,
+            flush: Flush::Idle,
+            work,
+            stage: Stage::Wanting,
+            durability,
+            incarnation: unit.incarnation(),
+            wanted_out: 0,
+            wanted_in: 0,
+        }))
     }
 
     /// With what the CDB asks to move.
@@ -106,18 +137,30 @@ impl Job {
         head: &Head,
         memory: &Memory<'_>,
     ) -> Progress {
+        if self.incarnation != unit.incarnation() {
+            return self.leave_disk(unit);
+        }
+        let progress = self.go_on(unit, id, head, memory);
+        let stage = self.work.stage();
+        if stage > self.stage && matches!(progress, Progress::Step(_)) {
+            self.stage = stage;
+            unit.tasks.reached(self.ticket, stage);
+        }
+        progress
+    }
+
+    fn go_on(&mut self, unit: &mut LogicalUnit, id: UnitId, head: &Head, memory: &Memory<'_>) -> Progress {
         loop {
             match self.phase {
                 Phase::Entering => {
                     if !unit.tasks.may_start(self.ticket) {
-                        return Progress::Step(Step::Blocked);
+                        return Progress::Step(self.wait(unit, memory));
                     }
                     self.phase = Phase::FlushingBefore;
                 }
                 Phase::FlushingBefore | Phase::FlushingAfter => {
                     let before = self.phase == Phase::FlushingBefore;
-                    let due = if before { self.durability.flush_before } else { self.durability.flush_after };
-                    if due {
+                    if self.is_flush_due(unit) {
                         match self.step_flush(unit, id, head) {
                             Ok(None) => {}
                             Ok(Some(step)) => return Progress::Step(step),
@@ -134,6 +177,11 @@ impl Job {
                         Work::None => (None, None),
                         Work::Transfer(transfer) => (transfer.step(unit, id, memory), transfer.failure()),
                         Work::Ranges(ranges) => (ranges.step(unit, id), ranges.failure()),
+                        Work::Extents(extents) => {
+                            let step = extents.step(unit, id, memory);
+                            self.wanted_in = extents.wanted();
+                            (step, extents.failure())
+                        }
                     };
                     match (step, failure) {
                         (Some(step), _) => return Progress::Step(step),
@@ -142,10 +190,56 @@ impl Job {
                         (None, None) if self.durability.fua && unit.cache.tell_loss(head.nexus) => {
                             return self.over(unit, Err(failure::write_loss()));
                         }
-                        (None, None) => self.phase = Phase::FlushingAfter,
+                        (None, None) => match self.instead() {
+                            Some(work) => self.work = work,
+                            None => self.phase = Phase::FlushingAfter,
+                        },
                     }
                 }
             }
+        }
+    }
+
+    /// The disk it was for is not there any more: nothing of it may reach the one that is.
+    fn leave_disk(&mut self, unit: &mut LogicalUnit) -> Progress {
+        if !self.drain(unit) {
+            return Progress::Step(Step::Wait);
+        }
+        let refusal = unit.medium().err().unwrap_or(Attention::MediumMayHaveChanged.sense().into());
+        self.over(unit, Err(refusal))
+    }
+
+    /// Others are before it: all it can do meanwhile is to take in its data.
+    fn wait(&mut self, unit: &mut LogicalUnit, memory: &Memory<'_>) -> Step {
+        if let Work::Transfer(transfer) = &mut self.work
+            && unit.tasks.may_take_ahead(self.ticket)
+        {
+            let step = transfer.step_ahead(unit, memory);
+            if transfer.holds_buffers() {
+                unit.tasks.took_ahead(self.ticket);
+            }
+            return step.unwrap_or(Step::Blocked);
+        }
+        Step::Blocked
+    }
+
+    /// Whether the flush of this phase is to be made, or goes on.
+    fn is_flush_due(&self, unit: &LogicalUnit) -> bool {
+        match self.phase {
+            // A read from the medium finds there what was acknowledged, if nothing of it is in the cache any more; what
+            // overlaps it and was not acknowledged has not been let past.
+            Phase::FlushingBefore => {
+                self.durability.flush_before && (unit.is_dirty() || !matches!(self.flush, Flush::Idle))
+            }
+            _ => self.durability.flush_after,
+        }
+    }
+
+    /// What is done where the backend has declined to do it in a better way.
+    fn instead(&self) -> Option<Work> {
+        match &self.work {
+            Work::Ranges(ranges) => ranges.expansion().map(Work::Transfer),
+            Work::None | Work::Transfer(_) | Work::Extents(_) => None,
         }
     }
 
@@ -155,6 +249,7 @@ impl Job {
             Work::None => true,
             Work::Transfer(transfer) => transfer.drain(unit),
             Work::Ranges(ranges) => ranges.drain(unit),
+            Work::Extents(extents) => extents.drain(),
         };
         let quiet = quiet && !matches!(self.flush, Flush::InFlight(_));
         // That nobody waits for it any more makes a failed flush no better.
@@ -173,7 +268,7 @@ impl Job {
     /// Let the unit know of all that has returned.
     pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
         match &mut self.work {
-            Work::None => {}
+            Work::None | Work::Extents(_) => {}
             Work::Transfer(transfer) => transfer.settle(unit),
             Work::Ranges(ranges) => ranges.settle(unit),
         }
@@ -196,6 +291,7 @@ impl Job {
             }
             (Work::Transfer(transfer), _) => transfer.completed(index, completion),
             (Work::Ranges(ranges), _) => ranges.completed(index, &completion),
+            (Work::Extents(extents), _) => extents.completed(completion),
             (Work::None, _) => {}
         }
     }
@@ -230,17 +326,19 @@ impl Job {
                 match result {
                     Ok(()) => unit.cache.flushed(mark),
                     // Not tried, or not known to have been: nothing is lost by that alone.
-                    Err(Error::NoMemory | Error::Lost) => {
+                    Err(error @ (Error::NoMemory | Error::Lost)) => {
                         let lost = unit.cache.tell_loss(head.nexus);
-                        return Err(if lost { failure::write_loss() } else { Refusal::BUSY });
+                        return Err(if lost {
+                            failure::write_loss()
+                        } else {
+                            failure::of_flush(error, unit)
+                        });
                     }
                     // The cache below may have dropped what it could not write, and the next flush would not say so.
                     Err(error) => {
                         unit.cache.lose();
                         unit.cache.tell_loss(head.nexus);
-                        let no_space =
-                            Sense::new(SenseKey::DataProtect, code::SPACE_ALLOCATION_FAILED).into();
-                        return Err(if error == Error::NoSpace { no_space } else { failure::write_loss() });
+                        return Err(failure::of_flush(error, unit));
                     }
                 }
                 // Another flush may have failed while this one was under way.

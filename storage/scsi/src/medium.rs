@@ -1,16 +1,18 @@
 //! Commands on the medium (SBC-3 section 5): what each checks, and which program or ranges it comes down to.
 
-use crate::command::{Head, Task};
+use crate::command::{Call, Head, Task};
+use crate::extents::{Extents, Question};
 use crate::failure;
-use crate::field::{u16_at, u24_at, u32_at, u64_at};
+use crate::field::{Answer, u16_at, u24_at, u32_at, u64_at};
 use crate::job::{Job, Work};
 use crate::list::{List, MAX_LIST};
 use crate::nexus::Nexus;
 use crate::ordering::Touch;
 use crate::ranges::{DESCRIPTOR, DESCRIPTORS, Ranges};
+use crate::segment::{self, Program};
 use crate::sense::{Refusal, Sense, SenseKey, code};
 use crate::target::Target;
-use crate::transfer::{self, Pass, Program, Transfer};
+use crate::transfer::{Pass, Transfer};
 use crate::unit::LogicalUnit;
 use storage_block::{Buffer, Geometry, Operation};
 
@@ -185,7 +187,8 @@ pub(crate) fn read(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
     let blocks = transfer_blocks(unit, head)?;
     let fua = head.cdb[0] >> 5 != 0 && head.cdb[1] & DPO_FUA_FUA != 0;
     let mut durability = Durability::NONE;
-    // Force unit access on a read: from the medium, so what is in the cache has to be there first.
+    // Force unit access on a read: from the medium, so what is in the cache has to be there first. Whether anything is
+    // shows when the command starts.
     if fua && unit.geometry().is_some_and(|geometry| geometry.flush) {
         check_loss(unit, head.nexus)?;
         durability.flush_before = true;
@@ -197,7 +200,7 @@ pub(crate) fn read(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
     if total == 0 {
         return Ok(Task::done().wanting(0, wanted));
     }
-    let transfer = Transfer::new(transfer::READ, blocks.start(), total as u32).with_room(room);
+    let transfer = Transfer::new(segment::READ, blocks.start(), total as u32).with_room(room);
     let work = Work::Transfer(transfer);
     Ok(Job::begin(unit, head, Touch::Read, blocks.range(), work, durability)?.wanting(0, wanted))
 }
@@ -209,7 +212,7 @@ pub(crate) fn write(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
     let blocks = transfer_blocks(unit, head)?;
     let fua = head.cdb[0] >> 5 != 0 && head.cdb[1] & DPO_FUA_FUA != 0;
     let durability = durability(unit, head.nexus, fua)?;
-    write_job(unit, head, blocks, (transfer::WRITE, transfer::WRITE_PART), durability)
+    write_job(unit, head, blocks, (segment::WRITE, segment::WRITE_PART), durability)
 }
 
 /// A job that writes as much as the initiator offers, and no more than the CDB says. Where it offers less the rest is
@@ -250,8 +253,8 @@ pub(crate) fn write_and_verify(target: &mut Target, head: &Head) -> Result<Task,
     check_writable(unit)?;
     let blocks = transfer_blocks(unit, head)?;
     let programs = match byte_check(&head.cdb) {
-        0 => (transfer::WRITE_AND_VERIFY, transfer::WRITE_PART_AND_VERIFY),
-        1 => (transfer::WRITE_AND_COMPARE, transfer::WRITE_PART_AND_COMPARE),
+        0 => (segment::WRITE_AND_VERIFY, segment::WRITE_PART_AND_VERIFY),
+        1 => (segment::WRITE_AND_COMPARE, segment::WRITE_PART_AND_COMPARE),
         _ => return Err(Sense::in_cdb(1, Some(2)).into()),
     };
     let durability = durability(unit, head.nexus, true)?;
@@ -265,13 +268,13 @@ pub(crate) fn verify(target: &mut Target, head: &Head) -> Result<Task, Refusal> 
     let blocks = transfer_blocks(unit, head)?;
     match byte_check(&head.cdb) {
         0 if blocks.count == 0 => Ok(Task::done()),
-        0 => verify_job(unit, head, blocks, transfer::VERIFY, None),
-        1 => data_out_job(unit, head, Touch::Read, blocks, transfer::VERIFY_DATA, Durability::NONE),
+        0 => verify_job(unit, head, blocks, segment::VERIFY, None),
+        1 => data_out_job(unit, head, Touch::Read, blocks, segment::VERIFY_DATA, Durability::NONE),
         3 if blocks.count == 0 => Ok(Task::done()),
         3 => List::task_on_medium(unit, head, blocks.block_size, |target, head, pattern| {
             let unit = find_unit(target, head)?;
             let blocks = transfer_blocks(unit, head)?;
-            verify_job(unit, head, blocks, transfer::VERIFY_PATTERN, pattern)
+            verify_job(unit, head, blocks, segment::VERIFY_PATTERN, pattern)
         }),
         _ => Err(Sense::in_cdb(1, Some(2)).into()),
     }
@@ -296,7 +299,7 @@ pub(crate) fn or_write(target: &mut Target, head: &Head) -> Result<Task, Refusal
     check_writable(unit)?;
     let blocks = transfer_blocks(unit, head)?;
     let durability = durability(unit, head.nexus, head.cdb[1] & DPO_FUA_FUA != 0)?;
-    data_out_job(unit, head, Touch::Change, blocks, transfer::OR_WRITE, durability)
+    data_out_job(unit, head, Touch::Change, blocks, segment::OR_WRITE, durability)
 }
 
 /// COMPARE AND WRITE: the second half of Data-Out, if the medium equals the first. One for all other commands of the
@@ -315,8 +318,8 @@ pub(crate) fn compare_and_write(target: &mut Target, head: &Head) -> Result<Task
     }
     let durability = durability(unit, head.nexus, head.cdb[1] & DPO_FUA_FUA != 0)?;
     let (start, total) = (blocks.start(), blocks.bytes() as u32);
-    let write = Pass { program: transfer::WRITE, start, total, data: total, part: 0 };
-    let transfer = Transfer::new(transfer::VERIFY_DATA, start, total).with_fua(durability.fua).then(write);
+    let write = Pass { program: segment::WRITE, start, total, data: total, part: 0 };
+    let transfer = Transfer::new(segment::VERIFY_DATA, start, total).with_fua(durability.fua).then(write);
     let work = Work::Transfer(transfer);
     Ok(Job::begin(unit, head, Touch::Change, blocks.range(), work, durability)?.wanting(wanted, 0))
 }
@@ -408,15 +411,42 @@ fn same_job(target: &mut Target, head: &Head, pattern: Option<Buffer>) -> Result
     let durability = durability(unit, head.nexus, false)?;
     let wanted = pattern.as_ref().map_or(0, |pattern| pattern.len() as u64);
     let zero = pattern.as_ref().is_none_or(|pattern| pattern.iter().all(|&byte| byte == 0));
-    let work = if zero && unit.geometry().is_some_and(|geometry| geometry.write_zeroes) {
-        let no_hole = !same_flags(&head.cdb).0;
-        let operation = Operation::WriteZeroes { fua: durability.fua, no_hole, fast: false };
-        Work::Ranges(Ranges::one(operation, blocks.start(), blocks.bytes()))
-    } else {
-        let transfer = Transfer::new(transfer::WRITE_SAME, blocks.start(), blocks.bytes() as u32);
-        Work::Transfer(transfer.with_fua(durability.fua).with_pattern(pattern))
+    let (fua, start, length) = (durability.fua, blocks.start(), blocks.bytes() as u32);
+    let work = match unit.geometry().filter(|geometry| zero && geometry.write_zeroes) {
+        Some(geometry) => {
+            let no_hole = !same_flags(&head.cdb).0;
+            // Zeroes that keep their space may be as slow as any write, in one request of any length. A backend that can
+            // say so is asked; then they are written from here, piece by piece, like everything else.
+            let fast = no_hole && geometry.fast_zero;
+            Work::Ranges(Ranges::zeroes(Operation::WriteZeroes { fua, no_hole, fast }, start, length))
+        }
+        None => {
+            let transfer = Transfer::new(segment::WRITE_SAME, start, length);
+            Work::Transfer(transfer.with_fua(fua).with_pattern(pattern))
+        }
     };
     Ok(Job::begin(unit, head, Touch::Change, blocks.range(), work, durability)?.wanting(wanted, 0))
+}
+
+/// GET LBA STATUS.
+pub(crate) fn get_lba_status(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
+    let unit = find_unit(target, head)?;
+    let geometry = unit.medium()?;
+    let first = u64_at(&head.cdb, 2);
+    if first >= geometry.blocks() {
+        return Err(Sense::illegal(code::LBA_OUT_OF_RANGE).into());
+    }
+    let allocation = u32_at(&head.cdb, 10);
+    if !geometry.status || allocation == 0 {
+        return Ok(Task::answer(answer_all_mapped, allocation));
+    }
+    let work = Work::Extents(Extents::new(Question::new(geometry, first), allocation, head.data_in));
+    Job::begin(unit, head, Touch::Read, 0..0, work, Durability::NONE)
+}
+
+fn answer_all_mapped(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
+    Question::new(call.unit()?.medium()?, u64_at(call.cdb(), 2)).answer_mapped(answer);
+    Ok(())
 }
 
 /// UNMAP.

@@ -3,7 +3,9 @@
 use crate::command::Step;
 use crate::failure;
 use crate::field::{u32_at, u64_at};
+use crate::segment;
 use crate::sense::{Refusal, Sense, code};
+use crate::transfer::Transfer;
 use crate::unit::{LogicalUnit, UnitId};
 use storage_block::{Buffer, Completion, Error, Operation, Request};
 
@@ -34,7 +36,20 @@ pub(crate) struct Ranges {
     /// The next range to be begun.
     next: usize,
     requests: [Option<(Extent, State)>; WINDOW],
+    /// What is done if the backend declines.
+    declined: Declined,
     failure: Option<Refusal>,
+}
+
+/// What is done about zeroes that the backend does not write by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Declined {
+    /// The command fails, and the initiator does without.
+    Fail,
+    /// They are written from here.
+    Expand,
+    /// They are to be written from here: it has declined.
+    Expanded,
 }
 
 enum Source {
@@ -58,13 +73,20 @@ impl Ranges {
         Self::new(operation, Source::One(Extent { offset, length }))
     }
 
+    /// Zeroes, which are written from here if the backend cannot do it (fast enough).
+    pub(crate) fn zeroes(operation: Operation, offset: u64, length: u32) -> Self {
+        let ranges = Self::new(operation, Source::One(Extent { offset, length: length.into() }));
+        Self { declined: Declined::Expand, ..ranges }
+    }
+
     /// The ranges of an UNMAP parameter list of `count` descriptors, which the caller has checked.
     pub(crate) fn list(operation: Operation, buffer: Buffer, count: usize, block_size: u32) -> Self {
         Self::new(operation, Source::List { buffer, count, block_size: u64::from(block_size) })
     }
 
     fn new(operation: Operation, source: Source) -> Self {
-        Self { operation, source, next: 0, requests: [None; WINDOW], failure: None }
+        let (declined, failure) = (Declined::Fail, None);
+        Self { operation, source, next: 0, requests: [None; WINDOW], declined, failure }
     }
 
     fn extent(&self, index: usize) -> Option<Extent> {
@@ -113,6 +135,19 @@ impl Ranges {
         self.failure
     }
 
+    /// Whether it may still become a transfer.
+    pub(crate) fn may_expand(&self) -> bool {
+        self.declined != Declined::Fail
+    }
+
+    /// The transfer that does what the backend has declined to do.
+    pub(crate) fn expansion(&self) -> Option<Transfer> {
+        let extent = self.extent(0).filter(|_| self.declined == Declined::Expanded)?;
+        let fua = matches!(self.operation, Operation::WriteZeroes { fua: true, .. });
+        let length = u32::try_from(extent.length).ok()?;
+        Some(Transfer::new(segment::WRITE_SAME, extent.offset, length).with_fua(fua))
+    }
+
     /// Begin nothing more. True when nothing is in flight.
     pub(crate) fn drain(&mut self, unit: &mut LogicalUnit) -> bool {
         self.settle(unit);
@@ -138,13 +173,10 @@ impl Ranges {
                     unit.wrote();
                 }
                 (Ok(()), _) => {}
+                (Err(Error::NotSupported), _) if self.declined == Declined::Expand => {
+                    self.declined = Declined::Expanded;
+                }
                 (Err(error), operation) => {
-                    if matches!(
-                        operation,
-                        Operation::Trim { fua: true } | Operation::WriteZeroes { fua: true, .. }
-                    ) {
-                        unit.durability_failed(error);
-                    }
                     let refusal = failure::refusal(error, operation, extent.offset, extent.length, unit);
                     self.failure.get_or_insert(refusal);
                 }

@@ -76,6 +76,7 @@ pub mod code {
     pub const NO_ADDITIONAL_SENSE: u16 = 0x0000;
     pub const BECOMING_READY: u16 = 0x0401;
     pub const MANUAL_INTERVENTION_REQUIRED: u16 = 0x0403;
+    pub const SPACE_ALLOCATION_IN_PROGRESS: u16 = 0x0414;
     pub const WRITE_ERROR: u16 = 0x0c00;
     pub const INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT: u16 = 0x0e03;
     pub const UNRECOVERED_READ_ERROR: u16 = 0x1100;
@@ -89,6 +90,7 @@ pub mod code {
     pub const INVALID_RELEASE_OF_PERSISTENT_RESERVATION: u16 = 0x2604;
     pub const WRITE_PROTECTED: u16 = 0x2700;
     pub const SPACE_ALLOCATION_FAILED: u16 = 0x2707;
+    pub const MEDIUM_MAY_HAVE_CHANGED: u16 = 0x2800;
     pub const POWER_ON: u16 = 0x2900;
     pub const DEVICE_RESET: u16 = 0x2903;
     pub const NEXUS_LOSS: u16 = 0x2907;

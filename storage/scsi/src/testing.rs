@@ -10,7 +10,7 @@ use crate::{
 };
 use alloc::vec;
 use alloc::vec::Vec;
-use storage_block::{Buffer, Completion, Error, Geometry, Operation, Pool, Request, Share};
+use storage_block::{Buffer, Completion, Error, Extent, Geometry, Operation, Pool, Request, Share};
 
 /// The geometry of a plain disk that offers everything.
 pub fn geometry(blocks: u64, block_size: u32) -> Geometry {
@@ -44,13 +44,19 @@ pub struct RamDisk {
     pub log: Vec<(Operation, u64, u64)>,
     /// An error for the request that begins at this byte, once.
     pub faults: Vec<(Operation, u64, Error)>,
+    /// What [`Operation::Status`] tells of the disk from its beginning on; all behind is allocated.
+    pub extents: Vec<Extent>,
+    /// Keep the buffers of writes that succeed, as a journal does.
+    pub keeps: bool,
 }
 
 impl RamDisk {
     /// A disk of `size` zero bytes.
     pub fn new(size: u64) -> Self {
         let bytes = vec![0; size as usize];
-        Self { durable: bytes.clone(), bytes, pending: Vec::new(), log: Vec::new(), faults: Vec::new() }
+        let durable = bytes.clone();
+        let (pending, log, faults, extents) = Default::default();
+        Self { bytes, durable, pending, log, faults, extents, keeps: false }
     }
 
     /// Take a request.
@@ -61,11 +67,18 @@ impl RamDisk {
         let end = request.offset.checked_add(request.length).expect("no overflow");
         assert!(end <= self.bytes.len() as u64, "within the disk: {request:?}");
         let carried = request.buffer.as_ref().map(|buffer| buffer.len() as u64);
+        if request.operation == Operation::Status {
+            assert!(carried.is_some_and(|length| length >= Extent::SIZE as u64), "room: {request:?}");
+            self.pending.push(request);
+            return;
+        }
         let carries = request.operation.carries_data().then_some(request.length);
         assert_eq!(carried, carries, "a buffer of the right length, if any: {request:?}");
         for other in &self.pending {
             let overlap = request.offset < other.offset + other.length && other.offset < end;
+            let is_question = other.operation == Operation::Status;
             let changes = request.operation.changes_medium() || other.operation.changes_medium();
+            let changes = changes && !is_question;
             assert!(!(overlap && changes), "in flight together: {request:?} and {other:?}");
         }
         self.pending.push(request);
@@ -87,6 +100,13 @@ impl RamDisk {
             // Undefined afterwards, so anything but what a test might hope for.
             (Operation::Trim { .. }, _) => self.bytes[range.clone()].fill(0xdd),
             (Operation::Flush, _) => self.durable.copy_from_slice(&self.bytes),
+            (Operation::Status, Some(place)) => {
+                let length = self.tell_extents(offset, length, place);
+                buffer = buffer.map(|mut buffer| {
+                    buffer.truncate(length);
+                    buffer
+                });
+            }
             _ => {}
         }
         if let Operation::Write { fua: true }
@@ -96,7 +116,24 @@ impl RamDisk {
             self.durable[range.clone()].copy_from_slice(&self.bytes[range]);
         }
         self.log.push((operation, offset, length));
+        buffer.take_if(|_| self.keeps && matches!(operation, Operation::Write { .. }));
         Completion { cookie, result: Ok(()), buffer }
+    }
+
+    /// The extents from `offset` on, as far as there is room.
+    fn tell_extents(&self, offset: u64, length: u64, place: &mut [u8]) -> usize {
+        let (mut start, mut at, mut told) = (0, offset, 0);
+        let rest = Extent { length: u64::MAX / 2, hole: false, zero: false };
+        for extent in self.extents.iter().chain([&rest]) {
+            let end = start + extent.length;
+            if end > at && at < offset + length && told + Extent::SIZE <= place.len() {
+                let extent = Extent { length: end - at, ..*extent };
+                place[told..][..Extent::SIZE].copy_from_slice(&extent.to_bytes());
+                (at, told) = (end, told + Extent::SIZE);
+            }
+            start = end;
+        }
+        told
     }
 }
 

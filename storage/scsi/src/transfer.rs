@@ -4,63 +4,28 @@
 //! segments at once: while one is on its way to the backend the next is being received. What all commands with data
 //! have in common is here; a command is just its program.
 //!
+//! # Memory
 //! A segment takes all buffers its program needs when it begins, both or none, so a transfer that has begun a segment
-//! can always end it, and a pool of one buffer (two, where a program compares) is enough for any length.
+//! can always end it, and a pool of one buffer (two, where a program compares) is enough for any length. The one
+//! exception is what is read back after a write: the buffer that was written may be kept below, so another is taken, and
+//! whoever waits for that one has given one back.
+//!
+//! Data-Out may be taken in *ahead* of its turn, into buffers that are there anyway: of a second pass while the first
+//! still runs, and of a command that waits for its range. Nothing but receiving happens ahead. It is for data that
+//! stands on the initiator's connection already, before data that others wait for: with data digests a place comes back
+//! only when a whole PDU is in, which may reach into the second pass. Nobody waits for memory to do it.
 
 use crate::command::{Memory, Step};
 use crate::failure;
+use crate::segment::{Move, Program, Segment, State, needs_later, needs_two, operation};
 use crate::sense::{Refusal, Sense, SenseKey, code};
 use crate::unit::{LogicalUnit, UnitId};
-use storage_block::{Buffer, Completion, Error, Operation, Request};
+use storage_block::{Buffer, Completion, Error, Request};
 
 /// Segments of one command in flight together.
 const WINDOW: usize = 4;
 /// The longest segment in bytes.
 const MAX_SEGMENT: u32 = 256 << 10;
-
-/// One move of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Move {
-    /// Data-Out into the buffer.
-    Receive,
-    /// The medium into the buffer.
-    Fetch,
-    /// The medium into the other buffer.
-    FetchOther,
-    /// The buffer to the medium.
-    Store,
-    /// The buffer as Data-In, in order.
-    Send,
-    /// The buffer and the other must be equal.
-    Compare,
-    /// Every block of the buffer must equal the pattern.
-    ComparePattern,
-    /// The other buffer's bits are set in the buffer.
-    Or,
-    /// The buffer over the beginning of the other, and that instead of it: a block of which only a part was sent.
-    Merge,
-    /// The pattern into every block of the buffer, or zeroes where there is none.
-    Expand,
-}
-
-/// What is done with each segment.
-pub(crate) type Program = &'static [Move];
-
-pub(crate) const READ: Program = &[Move::Fetch, Move::Send];
-pub(crate) const WRITE: Program = &[Move::Receive, Move::Store];
-pub(crate) const VERIFY: Program = &[Move::Fetch];
-pub(crate) const VERIFY_DATA: Program = &[Move::Receive, Move::FetchOther, Move::Compare];
-pub(crate) const VERIFY_PATTERN: Program = &[Move::Fetch, Move::ComparePattern];
-pub(crate) const WRITE_AND_VERIFY: Program = &[Move::Receive, Move::Store, Move::Fetch];
-pub(crate) const WRITE_AND_COMPARE: Program = &[Move::Receive, Move::Store, Move::FetchOther, Move::Compare];
-/// The same three for a last block of which only a part is sent: the rest of it stays as it is.
-pub(crate) const WRITE_PART: Program = &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store];
-pub(crate) const WRITE_PART_AND_VERIFY: Program =
-    &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store, Move::Fetch];
-pub(crate) const WRITE_PART_AND_COMPARE: Program =
-    &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store, Move::Fetch, Move::Compare];
-pub(crate) const OR_WRITE: Program = &[Move::Receive, Move::FetchOther, Move::Or, Move::Store];
-pub(crate) const WRITE_SAME: Program = &[Move::Expand, Move::Store];
 
 /// A program and what it runs over.
 #[derive(Clone, Copy)]
@@ -76,41 +41,47 @@ pub(crate) struct Pass {
     pub(crate) part: u32,
 }
 
+impl Pass {
+    const NONE: Self = Self { program: &[], start: 0, total: 0, data: 0, part: 0 };
+
+    fn takes_data(&self) -> bool {
+        self.program.first() == Some(&Move::Receive)
+    }
+
+    /// Bytes of Data-Out.
+    fn data_out(&self) -> u32 {
+        match (self.takes_data(), self.part) {
+            (false, _) => 0,
+            (true, 0) => self.total,
+            (true, part) => part,
+        }
+    }
+
+    fn step(&self, segment: &Segment) -> Option<Move> {
+        self.program.get(usize::from(segment.at)).copied()
+    }
+}
+
 /// A transfer under way.
 pub(crate) struct Transfer {
-    pass: Pass,
-    /// A second pass, once all of the first has succeeded.
-    then: Option<Pass>,
+    passes: [Pass; 2],
+    /// The pass whose moves are made. The second one's begin when all of the first has succeeded.
+    running: u8,
+    /// The pass whose segments are begun, and its first byte that is in none yet.
+    beginning: u8,
+    next: u32,
     /// Data-In bytes that there is room for.
     room: u32,
     /// Writes are to be durable at once.
     fua: bool,
+    /// A segment could not go on for want of a buffer.
+    starved: bool,
     pattern: Option<Buffer>,
-    /// First byte that is in no segment yet.
-    next: u32,
     received: u32,
     sent: u32,
     segments: [Option<Segment>; WINDOW],
     /// The failure of the first byte that failed.
     failure: Option<(u32, Refusal)>,
-}
-
-struct Segment {
-    /// First byte, counted from the transfer's.
-    start: u32,
-    length: u32,
-    /// The move it is at.
-    at: usize,
-    state: State,
-    buffer: Option<Buffer>,
-    other: Option<Buffer>,
-}
-
-enum State {
-    Idle,
-    Receiving,
-    InFlight,
-    Returned(Result<(), Error>),
 }
 
 impl Transfer {
@@ -122,12 +93,14 @@ impl Transfer {
     /// A pass.
     pub(crate) fn of(pass: Pass) -> Self {
         Self {
-            pass,
-            then: None,
+            passes: [pass, Pass::NONE],
+            running: 0,
+            beginning: 0,
+            next: 0,
             room: 0,
             fua: false,
+            starved: false,
             pattern: None,
-            next: 0,
             received: 0,
             sent: 0,
             segments: [const { None }; WINDOW],
@@ -152,7 +125,7 @@ impl Transfer {
 
     /// With a second pass.
     pub(crate) fn then(self, pass: Pass) -> Self {
-        Self { then: Some(pass), ..self }
+        Self { passes: [self.passes[0], pass], ..self }
     }
 
     /// Data-Out bytes that have come and Data-In bytes that were sent.
@@ -162,26 +135,53 @@ impl Transfer {
 
     /// The next step, or `None` when all is done and quiet; then [`Transfer::failure`] says how.
     pub(crate) fn step(&mut self, unit: &mut LogicalUnit, id: UnitId, memory: &Memory<'_>) -> Option<Step> {
+        self.starved = false;
         loop {
-            if let Some(step) = self.move_segments(unit, id) {
+            if let Some(step) = self.move_segments(unit, id, memory) {
                 return Some(step);
             }
-            let idle = self.segments.iter().all(Option::is_none);
-            if self.failure.is_none() && self.next < self.pass.total {
-                match self.begin_segment(unit, memory) {
-                    Begun::Segment => {}
-                    Begun::NoBuffer if idle => return Some(Step::Starved),
-                    Begun::NoBuffer | Begun::WindowFull => return Some(Step::Wait),
+            let is_idle = self.segments.iter().all(Option::is_none);
+            if self.failure.is_none() && self.beginning == self.running && self.has_more() {
+                match self.begin_segment(unit, memory, false) {
+                    Begun::Segment => continue,
+                    Begun::NoBuffer if is_idle => return Some(Step::Starved),
+                    Begun::NoBuffer | Begun::WindowFull => {}
                     Begun::Never => self.fail(self.next, failure::internal()),
                     Begun::OutOfRange => self.fail(self.next, Sense::illegal(code::LBA_OUT_OF_RANGE).into()),
                 }
-                continue;
+                if self.failure.is_some() {
+                    continue;
+                }
+            } else if self.failure.is_none() {
+                let is_over = |segment: &Segment| segment.pass != self.running;
+                if self.running == 0 && self.segments.iter().flatten().all(is_over) {
+                    if self.passes[1].total == 0 {
+                        return None;
+                    }
+                    self.running = 1;
+                    self.begin_second_pass();
+                    continue;
+                }
+                if self.begin_ahead(unit, memory) {
+                    continue;
+                }
             }
-            if !idle {
-                return Some(Step::Wait);
+            if is_idle {
+                return None;
             }
-            self.pass = self.then.take_if(|_| self.failure.is_none())?;
-            self.next = 0;
+            return Some(if self.starved { Step::Starved } else { Step::Wait });
+        }
+    }
+
+    /// Take Data-Out in, as far as there are buffers anyway, and do nothing more: the command waits for its range.
+    pub(crate) fn step_ahead(&mut self, unit: &LogicalUnit, memory: &Memory<'_>) -> Option<Step> {
+        loop {
+            if let Some(step) = self.ask_ahead() {
+                return Some(step);
+            }
+            if !(self.begin_ahead(unit, memory)) {
+                return None;
+            }
         }
     }
 
@@ -190,25 +190,29 @@ impl Transfer {
         self.failure.map(|(_, refusal)| refusal)
     }
 
+    /// Whether any buffer is with it.
+    pub(crate) fn holds_buffers(&self) -> bool {
+        self.segments.iter().any(Option::is_some)
+    }
+
+    /// Whether it has all the buffers it will ever need.
+    pub(crate) fn is_sated(&self) -> bool {
+        let later = self.passes.iter().any(|pass| needs_later(pass.program));
+        let begun =
+            self.failure.is_some() || !self.has_more() && (self.beginning == 1 || self.passes[1].total == 0);
+        begun && !later
+    }
+
+    /// Whether all Data-Out it asks for has come.
+    pub(crate) fn has_data(&self) -> bool {
+        self.received == self.passes.iter().map(Pass::data_out).sum()
+    }
+
     /// Give everything up that is not in flight. True when nothing is.
     pub(crate) fn drain(&mut self, unit: &mut LogicalUnit) -> bool {
+        self.settle(unit);
         for place in &mut self.segments {
-            let Some(segment) = place else { continue };
-            match segment.state {
-                State::InFlight => continue,
-                State::Returned(Ok(()))
-                    if self.pass.program.get(segment.at) == Some(&Move::Store) && !self.fua =>
-                {
-                    unit.wrote();
-                }
-                State::Returned(Err(error))
-                    if self.pass.program.get(segment.at) == Some(&Move::Store) && self.fua =>
-                {
-                    unit.durability_failed(error);
-                }
-                State::Returned(_) | State::Idle | State::Receiving => {}
-            }
-            *place = None;
+            place.take_if(|segment| !matches!(segment.state, State::InFlight));
         }
         self.segments.iter().all(Option::is_none)
     }
@@ -217,7 +221,8 @@ impl Transfer {
     pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
         for segment in self.segments.iter_mut().flatten() {
             if matches!(segment.state, State::Returned(Ok(()))) {
-                if self.pass.program.get(segment.at) == Some(&Move::Store) && !self.fua {
+                let step = self.passes[usize::from(segment.pass)].step(segment);
+                if step == Some(Move::Store) && !self.fua {
                     unit.wrote();
                 }
                 segment.at += 1;
@@ -227,14 +232,14 @@ impl Transfer {
     }
 
     pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
-        let start = offset.wrapping_sub(self.pass.data);
-        let segment = self
-            .segments
-            .iter_mut()
-            .flatten()
-            .find(|segment| segment.start == start && matches!(segment.state, State::Receiving));
+        let passes = &self.passes;
+        let segment = self.segments.iter_mut().flatten().find(|segment| {
+            let place = passes[usize::from(segment.pass)].data + segment.start;
+            place == offset && matches!(segment.state, State::Receiving)
+        });
         let Some(segment) = segment else { return };
-        let length = if self.pass.part == 0 { segment.length } else { self.pass.part };
+        let part = passes[usize::from(segment.pass)].part;
+        let length = if part == 0 { segment.length } else { part };
         self.received += length;
         if buffer.len() == length as usize {
             segment.at += 1;
@@ -250,14 +255,35 @@ impl Transfer {
         if !matches!(segment.state, State::InFlight) {
             return;
         }
-        let whole = completion.buffer.as_ref().is_some_and(|buffer| buffer.len() == segment.length as usize);
-        let result = if whole { completion.result } else { completion.result.and(Err(Error::Io)) };
-        if self.pass.program.get(segment.at) == Some(&Move::FetchOther) {
-            segment.other = completion.buffer;
+        let Completion { result, buffer, .. } = completion;
+        let buffer = buffer.filter(|buffer| buffer.len() == segment.length as usize);
+        let step = self.passes[usize::from(segment.pass)].step(segment);
+        // What was written may be kept below; what was read is of no use anywhere but here.
+        let result =
+            if step == Some(Move::Store) || buffer.is_some() { result } else { result.and(Err(Error::Io)) };
+        if step == Some(Move::FetchOther) {
+            segment.other = buffer;
         } else {
-            segment.buffer = completion.buffer;
+            segment.buffer = buffer;
         }
         segment.state = State::Returned(result);
+    }
+
+    /// The pass whose segments are begun.
+    fn pass(&self) -> &Pass {
+        &self.passes[usize::from(self.beginning)]
+    }
+
+    /// Whether that pass has bytes that are in no segment yet.
+    fn has_more(&self) -> bool {
+        self.next < self.pass().total
+    }
+
+    fn begin_second_pass(&mut self) {
+        if self.beginning == 0 {
+            self.beginning = 1;
+            self.next = 0;
+        }
     }
 
     fn fail(&mut self, at: u32, refusal: Refusal) {
@@ -267,30 +293,39 @@ impl Transfer {
     }
 
     /// Move every segment as far as it goes, the first byte's first.
-    fn move_segments(&mut self, unit: &mut LogicalUnit, id: UnitId) -> Option<Step> {
-        let mut from = 0;
+    fn move_segments(&mut self, unit: &mut LogicalUnit, id: UnitId, memory: &Memory<'_>) -> Option<Step> {
+        let mut from = (0, 0);
         loop {
-            let (index, start) = self
+            let (index, place) = self
                 .segments
                 .iter()
                 .enumerate()
-                .filter_map(|(index, segment)| segment.as_ref().map(|segment| (index, segment.start)))
-                .filter(|&(_, start)| start >= from)
-                .min_by_key(|&(_, start)| start)?;
-            if let Some(step) = self.move_segment(index, unit, id) {
+                .filter_map(|(index, segment)| {
+                    segment.as_ref().map(|segment| (index, (segment.pass, segment.start)))
+                })
+                .filter(|&(_, place)| place >= from)
+                .min_by_key(|&(_, place)| place)?;
+            if let Some(step) = self.move_segment(index, unit, id, memory) {
                 return Some(step);
             }
-            from = start + 1;
+            from = (place.0, place.1 + 1);
         }
     }
 
-    fn move_segment(&mut self, index: usize, unit: &mut LogicalUnit, id: UnitId) -> Option<Step> {
+    fn move_segment(
+        &mut self,
+        index: usize,
+        unit: &mut LogicalUnit,
+        id: UnitId,
+        memory: &Memory<'_>,
+    ) -> Option<Step> {
         loop {
             let failed_before = self.failure.map_or(u32::MAX, |(at, _)| at);
             let segment = self.segments[index].as_mut()?;
-            let step = self.pass.program.get(segment.at).copied();
-            let (start, length, offset) =
-                (segment.start, segment.length, self.pass.start + u64::from(segment.start));
+            let pass = &self.passes[usize::from(segment.pass)];
+            let step = pass.step(segment);
+            let (start, length) = (segment.start, segment.length);
+            let offset = pass.start + u64::from(start);
             match segment.state {
                 State::Receiving | State::InFlight => return None,
                 State::Returned(Ok(())) => {
@@ -302,9 +337,6 @@ impl Transfer {
                     continue;
                 }
                 State::Returned(Err(error)) => {
-                    if step == Some(Move::Store) && self.fua {
-                        unit.durability_failed(error);
-                    }
                     let operation = operation(step, self.fua);
                     self.fail(start, failure::refusal(error, operation, offset, u64::from(length), unit));
                     self.segments[index] = None;
@@ -312,21 +344,24 @@ impl Transfer {
                 }
                 State::Idle => {}
             }
+            let is_ahead = segment.pass != self.running;
             // What lies behind a failure is of no use any more, and must not be written.
-            let Some(step) = step.filter(|_| start < failed_before) else {
+            let goes_on = start < failed_before && !(is_ahead && self.failure.is_some());
+            let Some(step) = step.filter(|_| goes_on) else {
                 self.segments[index] = None;
                 return None;
             };
+            if is_ahead && step != Move::Receive {
+                return None;
+            }
             match step {
-                Move::Receive => {
-                    segment.state = State::Receiving;
-                    let mut buffer = segment.buffer.take()?;
-                    if self.pass.part != 0 {
-                        buffer.truncate(buffer.len().min(self.pass.part as usize));
-                    }
-                    return Some(Step::Receive { offset: self.pass.data + start, buffer });
-                }
+                Move::Receive => return ask(segment, pass),
                 Move::Fetch | Move::FetchOther | Move::Store => {
+                    if step == Move::Fetch && segment.buffer.is_none() {
+                        segment.buffer = memory.data.take(length as usize);
+                        self.starved |= segment.buffer.is_none();
+                        segment.buffer.as_ref()?;
+                    }
                     let other = step == Move::FetchOther;
                     let buffer = if other { segment.other.take() } else { segment.buffer.take() };
                     segment.state = State::InFlight;
@@ -345,11 +380,11 @@ impl Transfer {
                     self.sent += buffer.len() as u32;
                     return Some(Step::Send { offset: start, buffer });
                 }
-                Move::Compare | Move::ComparePattern | Move::Or | Move::Merge | Move::Expand => {
+                Move::Keep | Move::Compare | Move::ComparePattern | Move::Or | Move::Merge | Move::Expand => {
                     segment.at += 1;
                     if let Some(at) = segment.compute(step, self.pattern.as_deref()) {
                         let sense = Sense::new(SenseKey::Miscompare, code::MISCOMPARE_DURING_VERIFY);
-                        let in_data = u64::from(self.pass.data + start + at);
+                        let in_data = u64::from(pass.data + start + at);
                         self.fail(start + at, sense.with_information(in_data).into());
                     }
                 }
@@ -357,41 +392,64 @@ impl Transfer {
         }
     }
 
-    fn begin_segment(&mut self, unit: &LogicalUnit, memory: &Memory<'_>) -> Begun {
+    /// Ask for the data of a segment that waits to do so.
+    fn ask_ahead(&mut self) -> Option<Step> {
+        let passes = &self.passes;
+        self.segments.iter_mut().flatten().find_map(|segment| {
+            let pass = &passes[usize::from(segment.pass)];
+            let asks = matches!(segment.state, State::Idle) && pass.step(segment) == Some(Move::Receive);
+            if asks { ask(segment, pass) } else { None }
+        })
+    }
+
+    /// Begin a segment ahead of its turn, if that takes data and there are buffers.
+    fn begin_ahead(&mut self, unit: &LogicalUnit, memory: &Memory<'_>) -> bool {
+        if !self.has_more() && self.passes[1].total > 0 {
+            self.begin_second_pass();
+        }
+        let may = self.has_more() && self.pass().takes_data();
+        may && matches!(self.begin_segment(unit, memory, true), Begun::Segment)
+    }
+
+    fn begin_segment(&mut self, unit: &LogicalUnit, memory: &Memory<'_>, is_ahead: bool) -> Begun {
         let Some(place) = self.segments.iter().position(Option::is_none) else { return Begun::WindowFull };
         let Some(geometry) = unit.geometry() else { return Begun::Never };
+        let pass = *self.pass();
         let block = geometry.block_size;
         let largest = u32::try_from(memory.data.largest()).unwrap_or(u32::MAX);
         let longest = MAX_SEGMENT.min(geometry.max_transfer).min(largest) / block * block;
-        let mut length = longest.min(self.pass.total - self.next);
+        let mut length = longest.min(pass.total - self.next);
         if length == 0 {
             return Begun::Never;
         }
         // The disk may have shrunk since the command was checked.
-        if self.pass.start + u64::from(self.next) + u64::from(length) > geometry.size {
+        if pass.start + u64::from(self.next) + u64::from(length) > geometry.size {
             return Begun::OutOfRange;
         }
-        let pair = self.pass.program.contains(&Move::FetchOther);
+        let pair = needs_two(pass.program);
         let (buffer, other) = loop {
             let size = length as usize;
-            let taken = match (pair, self.next) {
+            let taken = match (pair, is_ahead || self.next > 0) {
                 (true, _) => memory.data.take_two(size).map(|(buffer, other)| (buffer, Some(other))),
-                (false, 0) => memory.data.take(size).map(|buffer| (buffer, None)),
+                (false, false) => memory.data.take(size).map(|buffer| (buffer, None)),
                 // What follows must leave room for the beginnings of others: their data may stand before ours on the
                 // same wire, and ours would never come.
-                (false, _) => memory.data.take_further(size).map(|buffer| (buffer, None)),
+                (false, true) => memory.data.take_further(size).map(|buffer| (buffer, None)),
             };
             match taken {
                 Some(taken) => break taken,
                 // Two large buffers may never be there together where two small ones are.
-                None if pair && length > block => length = (length / 2).next_multiple_of(block),
+                None if pair && length > block && !is_ahead => {
+                    length = (length / 2).next_multiple_of(block);
+                }
                 None => return Begun::NoBuffer,
             }
         };
         self.segments[place] = Some(Segment {
+            pass: self.beginning,
+            at: 0,
             start: self.next,
             length,
-            at: 0,
             state: State::Idle,
             buffer: Some(buffer),
             other,
@@ -410,46 +468,12 @@ enum Begun {
     OutOfRange,
 }
 
-fn operation(step: Option<Move>, fua: bool) -> Operation {
-    if step == Some(Move::Store) { Operation::Write { fua } } else { Operation::Read }
-}
-
-impl Segment {
-    /// A move within memory. The first byte that is not as it must be, if any.
-    fn compute(&mut self, step: Move, pattern: Option<&[u8]>) -> Option<u32> {
-        let buffer = self.buffer.as_deref_mut()?;
-        let other = self.other.as_deref().unwrap_or_default();
-        let differ = |(index, (a, b)): (usize, (&u8, &u8))| (a != b).then_some(index as u32);
-        match step {
-            Move::Compare if *buffer == *other => None,
-            // Of a block that was sent in part there is only that part to compare.
-            Move::Compare => buffer.iter().zip(other).enumerate().find_map(differ),
-            Move::ComparePattern => {
-                let pattern = pattern?;
-                buffer.iter().zip(pattern.iter().cycle()).enumerate().find_map(differ)
-            }
-            Move::Or => {
-                for (byte, bits) in buffer.iter_mut().zip(other) {
-                    *byte |= bits;
-                }
-                None
-            }
-            Move::Merge => {
-                let other = self.other.as_deref_mut()?;
-                other.iter_mut().zip(&*buffer).for_each(|(to, from)| *to = *from);
-                core::mem::swap(&mut self.buffer, &mut self.other);
-                None
-            }
-            Move::Expand => {
-                match pattern {
-                    Some(pattern) => buffer.chunks_mut(pattern.len()).for_each(|block| {
-                        block.copy_from_slice(&pattern[..block.len()]);
-                    }),
-                    None => buffer.fill(0),
-                }
-                None
-            }
-            Move::Receive | Move::Fetch | Move::FetchOther | Move::Store | Move::Send => None,
-        }
+/// Ask for a segment's data.
+fn ask(segment: &mut Segment, pass: &Pass) -> Option<Step> {
+    segment.state = State::Receiving;
+    let mut buffer = segment.buffer.take()?;
+    if pass.part != 0 {
+        buffer.truncate(buffer.len().min(pass.part as usize));
     }
+    Some(Step::Receive { offset: pass.data + segment.start, buffer })
 }

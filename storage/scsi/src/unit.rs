@@ -12,7 +12,7 @@ use crate::target::Limits;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use storage_block::{Error, Geometry};
+use storage_block::Geometry;
 
 /// The name of a logical unit inside its target, never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +35,19 @@ pub struct Traits {
     pub removable: bool,
     /// Refuse writes, whatever the backend allows.
     pub read_only: bool,
+    /// What is said when there is no space left behind a thin disk.
+    pub no_space: NoSpace,
+}
+
+/// Whether space can come, when there is none left behind a thin disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NoSpace {
+    /// Somebody will make room: NOT READY, space allocation in progress (02h/04h/14h), at which initiators try again for
+    /// a while.
+    #[default]
+    Temporary,
+    /// Never: DATA PROTECT, space allocation failed write protect (07h/27h/07h), at which Windows takes the disk offline.
+    Final,
 }
 
 /// Whether the way to the bytes is open.
@@ -48,7 +61,8 @@ pub enum Readiness {
     Busy,
     /// For long: NOT READY, becoming ready (02h/04h/01h).
     BecomingReady,
-    /// Until somebody acts: NOT READY, manual intervention required (02h/04h/03h).
+    /// Until somebody acts: NOT READY, manual intervention required (02h/04h/03h). Requests are not served and none are
+    /// lost by that: see [`LogicalUnit::replaced`] for a disk that is not the same any more.
     Down,
 }
 
@@ -63,6 +77,10 @@ pub enum GeometryError {
     PreferredBlock,
     /// The largest transfer is smaller than a block.
     MaxTransfer,
+    /// It is smaller than the disk that initiators know.
+    Shrunk,
+    /// It has another block size than the disk that initiators know.
+    OtherBlockSize,
 }
 
 impl fmt::Display for GeometryError {
@@ -72,6 +90,8 @@ impl fmt::Display for GeometryError {
             Self::Size => "the disk has no block, or too many",
             Self::PreferredBlock => "the preferred block is no power of two, or smaller than a block",
             Self::MaxTransfer => "the largest transfer is smaller than a block",
+            Self::Shrunk => "the disk has shrunk",
+            Self::OtherBlockSize => "the disk has another block size",
         })
     }
 }
@@ -83,7 +103,13 @@ pub struct LogicalUnit {
     pub(crate) identity: Identity,
     pub(crate) traits: Traits,
     geometry: Option<Geometry>,
+    /// That of the disk which was there before the operator accepted another, until the other's is known.
+    former: Option<Geometry>,
     readiness: Readiness,
+    /// How often another disk was found behind it.
+    replacements: u32,
+    /// The last of them waits for the operator.
+    is_replaced: bool,
     pub(crate) modes: Modes,
     pub(crate) cache: Cache,
     pub(crate) tasks: TaskSet,
@@ -105,7 +131,10 @@ impl LogicalUnit {
             identity,
             traits,
             geometry: None,
+            former: None,
             readiness: Readiness::Connecting,
+            replacements: 0,
+            is_replaced: false,
             modes: Modes::default(),
             cache: Cache::new(nexuses),
             tasks: TaskSet::new(limits.commands),
@@ -143,14 +172,24 @@ impl LogicalUnit {
     }
 
     /// The disk has this shape, for the first time or from now on. Every nexus is told of a difference: of another
-    /// size or block size by CAPACITY DATA HAS CHANGED, of a change between writable and read-only by MODE PARAMETERS
-    /// CHANGED, of other features by INQUIRY DATA HAS CHANGED.
+    /// size by CAPACITY DATA HAS CHANGED, of a change between writable and read-only by MODE PARAMETERS CHANGED, of other
+    /// features by INQUIRY DATA HAS CHANGED. A disk never becomes smaller and never has other blocks than before: an
+    /// initiator would not notice, and what it writes would be elsewhere or nowhere.
     ///
     /// # Errors
-    /// When no disk can have that shape; the old one stays.
+    /// When no disk can have that shape, or not this one; the old one stays.
     pub fn set_geometry(&mut self, geometry: Geometry) -> Result<(), GeometryError> {
         check(&geometry)?;
-        if let Some(old) = self.geometry.replace(geometry) {
+        if let Some(old) = &self.geometry {
+            if geometry.block_size != old.block_size {
+                return Err(GeometryError::OtherBlockSize);
+            }
+            if geometry.size < old.size {
+                return Err(GeometryError::Shrunk);
+            }
+        }
+        let former = self.former.take();
+        if let Some(old) = self.geometry.replace(geometry).or(former) {
             if (old.size, old.block_size) != (geometry.size, geometry.block_size) {
                 self.raise_all(Attention::CapacityChanged, None);
             }
@@ -167,9 +206,42 @@ impl LogicalUnit {
         Ok(())
     }
 
-    /// The connection to the storage service was lost. With `unflushed` its cache held acknowledged writes (see
-    /// [`LogicalUnit::is_dirty`]) and is not known to have survived: from now on flushes fail, as told at
-    /// [`crate`]. Call it before the completions of the lost requests are handed over.
+    /// Another disk is behind the same name: not one byte of it is the initiators'. Until the operator has acted every
+    /// command on the medium ends with NOT READY, manual intervention required (02h/04h/03h), those that are under way as
+    /// soon as nothing of them is in flight, and acknowledged writes that were not flushed count as lost. There is no
+    /// unit attention for it yet (INQUIRY DATA HAS CHANGED and REPORTED LUNS DATA HAS CHANGED are of other things, which
+    /// have not changed): a unit that is not ready tells each command.
+    ///
+    /// Either [`crate::Target::remove_unit`] ends it or [`LogicalUnit::accept_replacement`]. If the disk that belongs
+    /// here comes back instead, that is accepted in the same way.
+    pub fn replaced(&mut self) {
+        self.backend_lost(self.is_dirty());
+        self.is_replaced = true;
+        self.replacements = self.replacements.wrapping_add(1);
+    }
+
+    /// Whether another disk is behind it, which nobody has accepted.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced
+    }
+
+    /// The operator means the other disk to be here. Every nexus is told by NOT READY TO READY CHANGE, MEDIUM MAY HAVE
+    /// CHANGED (28h/00h). The new disk's shape is to be told by [`LogicalUnit::set_geometry`]; it may be any.
+    pub fn accept_replacement(&mut self) {
+        if core::mem::take(&mut self.is_replaced) {
+            self.former = self.geometry.take().or(self.former);
+            self.raise_all(Attention::MediumMayHaveChanged, None);
+        }
+    }
+
+    /// A number that differs for every disk that is or was behind it.
+    pub(crate) fn incarnation(&self) -> u32 {
+        self.replacements
+    }
+
+    /// The connection to the storage service was lost. With `unflushed` acknowledged writes (see
+    /// [`LogicalUnit::is_dirty`]) are gone with it for good, because nobody has kept them or the disk is another: from now
+    /// on flushes fail, as told at [`crate`]. Call it before the completions of the lost requests are handed over.
     pub fn backend_lost(&mut self, unflushed: bool) {
         if unflushed {
             self.cache.lose();
@@ -180,14 +252,6 @@ impl LogicalUnit {
     pub(crate) fn wrote(&mut self) {
         if self.geometry.is_some_and(|geometry| geometry.flush) {
             self.cache.wrote();
-        }
-    }
-
-    /// A request that was to be durable at once has failed. Many a service flushes all it has for that, and a cache
-    /// drops what it could not write: the next flush would not say so.
-    pub(crate) fn durability_failed(&mut self, error: Error) {
-        if matches!(error, Error::Io | Error::NoSpace) {
-            self.cache.lose();
         }
     }
 
@@ -255,6 +319,9 @@ impl LogicalUnit {
             return Err(Sense::new(SenseKey::NotReady, code::MEDIUM_NOT_PRESENT).into());
         }
         match self.readiness {
+            _ if self.is_replaced => {
+                Err(Sense::new(SenseKey::NotReady, code::MANUAL_INTERVENTION_REQUIRED).into())
+            }
             Readiness::Busy => Err(Refusal::BUSY),
             Readiness::BecomingReady => Err(Sense::new(SenseKey::NotReady, code::BECOMING_READY).into()),
             Readiness::Down => Err(Sense::new(SenseKey::NotReady, code::MANUAL_INTERVENTION_REQUIRED).into()),
@@ -264,7 +331,9 @@ impl LogicalUnit {
 
     /// Whether a command that needs the geometry has to wait for it.
     pub(crate) fn is_unknown(&self) -> bool {
-        self.geometry.is_none() && matches!(self.readiness, Readiness::Ready | Readiness::Connecting)
+        self.geometry.is_none()
+            && !self.is_replaced
+            && matches!(self.readiness, Readiness::Ready | Readiness::Connecting)
     }
 
     pub(crate) fn set_prevent(&mut self, nexus: Nexus, prevent: bool) {

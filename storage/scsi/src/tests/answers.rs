@@ -257,7 +257,7 @@ fn only_what_changes_something_is_changeable() {
 fn read_only_is_told_and_kept() {
     for (by_traits, by_backend) in [(true, false), (false, true)] {
         let shape = Geometry { read_only: by_backend, ..geometry(1000, 512) };
-        let traits = Traits { read_only: by_traits, removable: false };
+        let traits = Traits { read_only: by_traits, ..Traits::default() };
         let mut bench = Bench::with(shape, traits, &Pool::new(&[(65536, 4)]));
         assert_eq!(bench.run(&[0x1a, 8, 8, 0, 255, 0], &[], 255).1[2], 0x90);
         let block = [1; 1024];

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::testing::{Bench, geometry};
-use crate::{Attention, Identity, Nexus, Traits, TransportId, code};
-use storage_block::Geometry;
+use crate::{Attention, GeometryError, Identity, Nexus, Readiness, Traits, TransportId, code};
+use storage_block::{Error, Geometry, Operation};
 
 const TEST: [u8; 6] = [0; 6];
 
@@ -87,10 +87,93 @@ fn a_shape_no_disk_can_have_is_refused_and_the_old_one_stays() {
         Geometry { preferred_block: 256, ..plain },
         Geometry { max_transfer: 511, ..plain },
     ];
+    let smaller = [
+        (Geometry { size: plain.size - 512, ..plain }, GeometryError::Shrunk),
+        (Geometry { block_size: 1024, ..plain }, GeometryError::OtherBlockSize),
+    ];
+    for (shape, error) in smaller {
+        assert_eq!(unit.set_geometry(shape), Err(error));
+        assert_eq!(unit.geometry(), Some(&plain));
+    }
     for shape in wrong {
         assert!(unit.set_geometry(shape).is_err(), "{shape:?}");
         assert_eq!(unit.geometry(), Some(&plain));
     }
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_is_told_and_then_refuses_writes() {
+    let plain = geometry(1000, 512);
+    let mut bench = Bench::new(plain);
+    let nexus = bench.nexuses[0];
+    let under_way = bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 9, 1), &[1; 512], 0);
+    bench.step_all();
+    bench.give(under_way);
+    bench.step_all();
+    bench.disk.faults.push((Operation::Write { fua: false }, 9 * 512, Error::NotPermitted));
+    let unit = bench.target.unit_mut(bench.unit).expect("it");
+    unit.set_geometry(Geometry { read_only: true, ..plain }).expect("a shape");
+    bench.run_all();
+    let protected = (7, code::WRITE_PROTECTED);
+    assert_eq!(sense(&bench.slots[under_way].outcome.expect("an end")), protected);
+    assert_eq!(told(&mut bench, nexus), [code::MODE_PARAMETERS_CHANGED]);
+    let (_, modes) = bench.run(&[0x1a, 8, 0x3f, 0, 255, 0], &[], 255);
+    assert_eq!(modes[2] & 0x80, 0x80, "WP");
+    for cdb in [&cdb10(0x2a, 0, 0, 1)[..], &cdb10(0x41, 0, 0, 1), &cdb12(0xae, 2, 0, 1)] {
+        assert_eq!(sense(&bench.run(cdb, &[0; 512], 0).0), protected);
+    }
+    good(&bench.run(&cdb10(0x28, 0, 0, 1), &[], 512).0);
+}
+
+#[test]
+fn another_disk_behind_the_same_name_serves_nobody_until_it_is_accepted() {
+    let plain = geometry(1000, 512);
+    let mut bench = Bench::new(plain);
+    let [one, two] = bench.nexuses;
+    good(&bench.run(&cdb10(0x2a, 0, 9, 1), &[1; 512], 0).0);
+    // One in the middle of its data, one with a request below, one that waits behind it.
+    let asks = bench.start(one, [0; 8], &cdb10(0x2a, 0, 0, 1), &[1; 512], 0);
+    let reads = bench.start(one, [0; 8], &cdb10(0x28, 0, 20, 1), &[], 512);
+    let waits = bench.start(two, [0; 8], &cdb10(0x2a, 0, 20, 1), &[2; 512], 0);
+    bench.step_all();
+    let log = bench.disk.log.len();
+    let unit = bench.target.unit_mut(bench.unit).expect("it");
+    unit.replaced();
+    assert!(unit.is_replaced() && unit.has_loss());
+    bench.step_all();
+    let down = (2, code::MANUAL_INTERVENTION_REQUIRED);
+    assert_eq!(sense(&bench.slots[asks].outcome.expect("an end")), down);
+    assert_eq!(sense(&bench.slots[waits].outcome.expect("an end")), down);
+    assert!(bench.slots[reads].outcome.is_none(), "its request is still below");
+    let unit = bench.target.unit_mut(bench.unit).expect("it");
+    unit.set_readiness(Readiness::Ready);
+    bench.slots[asks].receives.clear();
+    bench.slots[waits].receives.clear();
+    for cdb in [&TEST[..], &cdb10(0x28, 0, 0, 1), &cdb10(0x35, 0, 0, 0), &cdb10(0x25, 0, 0, 0)] {
+        let index = bench.start(two, [0; 8], cdb, &[], 512);
+        bench.step_all();
+        assert_eq!(sense(&bench.slots[index].outcome.expect("an end")), down);
+    }
+    // It is accepted before the last request of its predecessor is back: that stays nobody's.
+    let unit = bench.target.unit_mut(bench.unit).expect("it");
+    unit.accept_replacement();
+    let held = bench.start(one, [0; 8], &[0x12, 1, 0xb0, 0, 64, 0], &[], 64);
+    bench.step_all();
+    assert!(bench.slots[held].outcome.is_none(), "its shape is not known yet");
+    let unit = bench.target.unit_mut(bench.unit).expect("it");
+    unit.set_geometry(geometry(500, 512)).expect("it may be smaller");
+    bench.run_all();
+    assert_eq!(sense(&bench.slots[reads].outcome.expect("an end")), (6, code::MEDIUM_MAY_HAVE_CHANGED));
+    assert_eq!(bench.disk.log.len(), log + 1, "nothing was begun but the read");
+    let expected = [code::MEDIUM_MAY_HAVE_CHANGED, code::CAPACITY_CHANGED];
+    for nexus in bench.nexuses {
+        assert_eq!(told(&mut bench, nexus), expected);
+    }
+    assert_eq!(
+        sense(&bench.run(&cdb10(0x35, 0, 0, 0), &[], 0).0),
+        (3, code::WRITE_ERROR),
+        "what was lost is"
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::testing::{Bench, geometry};
-use crate::{LogicalUnit, TransportId, code};
-use storage_block::{Error, Geometry, Operation};
+use crate::{LogicalUnit, NoSpace, Traits, TransportId, code};
+use storage_block::{Error, Geometry, Operation, Pool};
 
 const SYNC: [u8; 10] = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -59,10 +59,29 @@ fn a_backend_without_a_cache_is_never_dirty() {
 }
 
 #[test]
-fn a_read_with_force_unit_access_flushes_first() {
+fn a_read_with_force_unit_access_flushes_first_what_is_in_the_cache() {
     let mut bench = Bench::new(geometry(1000, 512));
     good(&bench.run(&cdb10(0x28, 8, 3, 1), &[], 512).0);
-    assert_eq!(kinds(&bench), [Operation::Flush, Operation::Read]);
+    assert_eq!(kinds(&bench), [Operation::Read], "there is nothing");
+    bench.disk.log.clear();
+    good(&bench.run(&cdb10(0x2a, 0, 3, 1), &[1; 512], 0).0);
+    good(&bench.run(&cdb10(0x28, 8, 3, 1), &[], 512).0);
+    good(&bench.run(&cdb10(0x28, 8, 3, 1), &[], 512).0);
+    let write = Operation::Write { fua: false };
+    assert_eq!(kinds(&bench), [write, Operation::Flush, Operation::Read, Operation::Read]);
+}
+
+#[test]
+fn a_read_from_the_medium_flushes_what_it_waited_for() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let nexus = bench.nexuses[0];
+    bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 3, 1), &[1; 512], 0);
+    bench.step_all();
+    // When it comes nothing is dirty yet.
+    let read = bench.start(nexus, [0; 8], &cdb10(0x28, 8, 3, 1), &[], 512);
+    bench.run_all();
+    good(&bench.slots[read].outcome.expect("an end"));
+    assert_eq!(kinds(&bench)[1..], [Operation::Flush, Operation::Read]);
 }
 
 #[test]
@@ -88,10 +107,12 @@ fn without_write_cache_every_change_is_durable() {
 }
 
 #[test]
-fn a_flush_waits_for_the_writes_before_it() {
+fn a_flush_waits_for_the_writes_before_it_that_are_with_the_backend() {
     let mut bench = Bench::new(geometry(1000, 512));
     let nexus = bench.nexuses[0];
-    bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 3, 1), &[1; 512], 0);
+    let write = bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 3, 1), &[1; 512], 0);
+    bench.step_all();
+    bench.give(write);
     bench.step_all();
     let sync = bench.start(nexus, [0; 8], &SYNC, &[], 0);
     let later = bench.start(nexus, [0; 8], &cdb10(0x2a, 0, 5, 1), &[1; 512], 0);
@@ -216,25 +237,33 @@ fn a_flush_under_way_while_another_fails_does_not_succeed() {
     bench.complete(0);
     bench.step_all();
     bench.run_all();
-    assert_eq!(sense(&bench.slots[first].outcome.expect("an end")), (7, code::SPACE_ALLOCATION_FAILED));
+    assert_eq!(sense(&bench.slots[first].outcome.expect("an end")), (3, code::WRITE_ERROR));
     assert_eq!(sense(&bench.slots[second].outcome.expect("an end")), (3, code::WRITE_ERROR));
 }
 
 #[test]
-fn a_failed_write_with_force_unit_access_is_a_failed_flush() {
+fn a_failed_write_with_force_unit_access_is_its_own_failure_only() {
     let mut bench = Bench::new(geometry(1000, 512));
     good(&bench.run(&cdb10(0x2a, 0, 3, 1), &[1; 512], 0).0);
     bench.disk.faults.push((Operation::Write { fua: true }, 8 * 512, Error::Io));
-    let failed = (3, code::WRITE_ERROR);
-    assert_eq!(sense(&bench.run(&cdb10(0x2a, 8, 8, 1), &[2; 512], 0).0), failed);
-    assert_eq!(
-        sense(&bench.run(&SYNC, &[], 0).0),
-        failed,
-        "a service may have lost the write before with it"
-    );
-    assert!(bench.target.lun_reset(bench.unit));
-    assert_eq!(sense(&bench.run(&SYNC, &[], 0).0), (6, code::DEVICE_RESET));
+    let (outcome, _) = bench.run(&cdb10(0x2a, 8, 8, 1), &[2; 512], 0);
+    assert_eq!(sense(&outcome), (3, code::WRITE_ERROR));
+    assert!(!unit(&mut bench).has_loss(), "what was acknowledged before is kept below until it is durable");
     good(&bench.run(&SYNC, &[], 0).0);
+}
+
+#[test]
+fn a_flush_that_finds_no_space_stays_failed_and_says_so_at_once() {
+    for (no_space, expected) in
+        [(NoSpace::Temporary, (3, code::WRITE_ERROR)), (NoSpace::Final, (7, code::SPACE_ALLOCATION_FAILED))]
+    {
+        let traits = Traits { no_space, ..Traits::default() };
+        let mut bench = Bench::with(geometry(1000, 512), traits, &Pool::new(&[(512, 4)]));
+        good(&bench.run(&cdb10(0x2a, 0, 3, 1), &[1; 512], 0).0);
+        bench.disk.faults.push((Operation::Flush, 0, Error::NoSpace));
+        assert_eq!(sense(&bench.run(&SYNC, &[], 0).0), expected);
+        assert_eq!(sense(&bench.run(&SYNC, &[], 0).0), (3, code::WRITE_ERROR));
+    }
 }
 
 #[test]

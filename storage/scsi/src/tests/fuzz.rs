@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{Bench, geometry};
-use crate::{Attribute, Traits};
+use crate::{Attribute, NoSpace, Traits};
 use storage_block::{Error, Geometry, Operation, Pool};
 
 /// A generator of numbers that are random enough (xorshift), the same for the same seed.
@@ -191,7 +191,8 @@ fn noise_comes_to_an_end() {
         let mut random = Random(0xd1b5_4a32_d192_ed03_u64.wrapping_mul(seed));
         let pool = pool(&mut random);
         let shape = shape(&mut random);
-        let traits = Traits { removable: random.below(2) == 0, read_only: random.below(8) == 0 };
+        let no_space = if random.below(2) == 0 { NoSpace::Temporary } else { NoSpace::Final };
+        let traits = Traits { removable: random.below(2) == 0, read_only: random.below(8) == 0, no_space };
         let mut bench = Bench::with(shape, traits, &pool);
         for _ in 0..120 {
             let (mut cdb, mut data, _) = meaningful(&mut random);

@@ -19,13 +19,121 @@ fn overlapping_writes_reach_the_disk_in_the_order_in_which_they_came() {
     let second = start(&mut bench, &cdb10(0x2a, 0, 2, 4), &[2; 2048], Attribute::Simple);
     let aside = start(&mut bench, &cdb10(0x2a, 0, 10, 1), &[3; 512], Attribute::Simple);
     assert_eq!(bench.slots[second].waits, "blocked");
-    assert!(bench.slots[second].receives.is_empty(), "nor does it hold buffers");
     assert_eq!(bench.slots[aside].receives.len(), 1);
     bench.run_all();
     for index in [first, second, aside] {
         good(&bench.slots[index].outcome.expect("an end"));
     }
     assert_eq!(bench.disk.bytes[..3072], [vec![1; 1024], vec![2; 2048]].concat());
+}
+
+#[test]
+fn a_write_that_waits_takes_its_data_but_is_not_written() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let first = start(&mut bench, &cdb10(0x2a, 0, 0, 4), &[1; 2048], Attribute::Simple);
+    let second = start(&mut bench, &cdb10(0x2a, 0, 2, 4), &[2; 2048], Attribute::Simple);
+    // Its immediate data stands on the wire before the data that the first has asked for.
+    assert_eq!(bench.slots[second].receives.len(), 1);
+    bench.give(second);
+    bench.step_all();
+    assert!(bench.disk.pending.is_empty() && bench.slots[second].waits == "blocked");
+    bench.give(first);
+    bench.step_all();
+    assert_eq!(bench.disk.pending.len(), 1);
+    bench.complete(0);
+    bench.step_all();
+    assert_eq!((bench.disk.pending.len(), bench.disk.pending[0].offset), (1, 1024));
+    bench.run_all();
+    for index in [first, second] {
+        good(&bench.slots[index].outcome.expect("an end"));
+    }
+    assert_eq!(bench.disk.bytes[..3072], [vec![1; 1024], vec![2; 2048]].concat());
+}
+
+#[test]
+fn data_ahead_leaves_the_buffers_that_those_before_it_need() {
+    // The first needs more than the pool has, so those that wait for it must not have any of it.
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 4)]));
+    let first = start(&mut bench, &cdb10(0x2a, 0, 0, 20), &[1; 10240], Attribute::Simple);
+    let second = start(&mut bench, &cdb10(0x2a, 0, 2, 4), &[2; 2048], Attribute::Simple);
+    assert!(bench.slots[second].receives.is_empty(), "it takes none");
+    bench.run_all();
+    for index in [first, second] {
+        good(&bench.slots[index].outcome.expect("an end"));
+    }
+    assert_eq!(bench.disk.bytes[1024..3072], [2; 2048]);
+}
+
+#[test]
+fn an_aborted_command_gives_back_what_it_took_ahead() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    start(&mut bench, &cdb10(0x2a, 0, 0, 4), &[1; 2048], Attribute::Simple);
+    let second = start(&mut bench, &cdb10(0x2a, 0, 2, 4), &[2; 2048], Attribute::Simple);
+    bench.give(second);
+    bench.step_all();
+    bench.slots[second].command.abort();
+    bench.step_all();
+    assert!(bench.slots[second].outcome.is_some());
+    bench.run_all();
+    assert_eq!(bench.data.used(), 0);
+    assert_eq!(bench.disk.bytes[..3072], [vec![1; 2048], vec![0; 1024]].concat());
+}
+
+#[test]
+fn compare_and_write_takes_both_halves_before_it_compares() {
+    // With data digests a place comes back when its PDU is whole, and one PDU may bring both.
+    for blocks in [1, 255] {
+        let mut bench = Bench::new(geometry(1000, 512));
+        let length = usize::from(blocks) * 512;
+        let data = [vec![0; length], vec![1; length]].concat();
+        let swap = start(&mut bench, &compare_and_write(0, 0, blocks), &data, Attribute::Simple);
+        let asked: usize = bench.slots[swap].receives.iter().map(|(_, buffer)| buffer.len()).sum();
+        assert_eq!(asked, data.len());
+        bench.give(swap);
+        bench.give(swap);
+        bench.step_all();
+        assert_eq!(bench.disk.pending.len(), 1, "it reads");
+        bench.complete(0);
+        bench.run_all();
+        good(&bench.slots[swap].outcome.expect("an end"));
+        assert_eq!(bench.disk.bytes[..length], vec![1; length]);
+        // The compare fails: what came with it is thrown away.
+        let swap = start(&mut bench, &compare_and_write(0, 0, blocks), &data, Attribute::Simple);
+        bench.run_all();
+        assert_eq!(sense(&bench.slots[swap].outcome.expect("an end")).0, 14);
+        assert_eq!((bench.disk.bytes[0], bench.data.used()), (1, 0));
+    }
+}
+
+#[test]
+fn the_part_of_a_last_block_is_taken_with_the_rest() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let write = start(&mut bench, &cdb10(0x2a, 0, 0, 2), &[1; 700], Attribute::Simple);
+    assert_eq!(bench.slots[write].receives.iter().map(|(_, buffer)| buffer.len()).sum::<usize>(), 700);
+    bench.run_all();
+    assert_eq!(bench.disk.bytes[..1024], [vec![1; 700], vec![0; 324]].concat());
+}
+
+#[test]
+fn data_that_one_initiator_withholds_keeps_no_other_from_flushing() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let [one, two] = bench.nexuses;
+    let run = |bench: &mut Bench, nexus, cdb: &[u8], data: &[u8]| {
+        let index = bench.start(nexus, [0; 8], cdb, data, 0);
+        bench.step_all();
+        index
+    };
+    let withheld = run(&mut bench, one, &cdb10(0x2a, 0, 0, 1), &[1; 512]);
+    // It overlaps, so it has to wait; its flush has not.
+    let behind = run(&mut bench, two, &cdb10(0x2a, 0, 0, 1), &[2; 512]);
+    bench.give(behind);
+    bench.step_all();
+    let flush = run(&mut bench, two, &cdb10(0x35, 0, 0, 0), &[]);
+    bench.complete(0);
+    bench.step_all();
+    good(&bench.slots[flush].outcome.expect("an end"));
+    assert!(bench.slots[withheld].outcome.is_none() && bench.slots[behind].outcome.is_none());
+    bench.run_all();
 }
 
 #[test]

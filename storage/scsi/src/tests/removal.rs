@@ -12,7 +12,7 @@ const PREVENT: [u8; 6] = [0x1e, 0, 0, 0, 1, 0];
 const ALLOW: [u8; 6] = [0x1e, 0, 0, 0, 0, 0];
 
 fn bench() -> Bench {
-    let traits = Traits { removable: true, read_only: false };
+    let traits = Traits { removable: true, ..Traits::default() };
     Bench::with(geometry(1000, 512), traits, &Pool::new(&[(65536, 4)]))
 }
 

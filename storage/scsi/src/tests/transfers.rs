@@ -138,53 +138,6 @@ fn of_several_failures_the_first_block_s_is_told() {
 }
 
 #[test]
-fn each_error_below_has_its_sense_above() {
-    let read = Operation::Read;
-    let write = Operation::Write { fua: false };
-    let table = [
-        (read, Error::Io, Some((3, code::UNRECOVERED_READ_ERROR))),
-        (write, Error::Io, Some((3, code::WRITE_ERROR))),
-        (read, Error::NotPermitted, Some((7, code::WRITE_PROTECTED))),
-        (write, Error::NotPermitted, Some((7, code::WRITE_PROTECTED))),
-        (write, Error::NoSpace, Some((7, code::SPACE_ALLOCATION_FAILED))),
-        (write, Error::Invalid, Some((4, code::INTERNAL_TARGET_FAILURE))),
-        (read, Error::NotSupported, Some((4, code::INTERNAL_TARGET_FAILURE))),
-        (write, Error::NoMemory, None),
-        (read, Error::Lost, None),
-        (write, Error::Lost, None),
-    ];
-    for (operation, error, expected) in table {
-        let mut bench = Bench::new(geometry(1000, 512));
-        bench.disk.faults.push((operation, 0, error));
-        let opcode = if operation == read { 0x28 } else { 0x2a };
-        let (outcome, _) = bench.run(&cdb10(opcode, 0, 0, 1), &[0; 512], 512);
-        match expected {
-            Some(expected) => assert_eq!(sense(&outcome), expected, "{operation:?} {error:?}"),
-            None => assert_eq!(outcome.status, Status::Busy, "{operation:?} {error:?}"),
-        }
-        good(&bench.run(&cdb10(opcode, 0, 0, 1), &[0; 512], 512).0);
-    }
-    let mut bench = Bench::new(geometry(1000, 512));
-    let zeroes = Operation::WriteZeroes { fua: false, no_hole: true, fast: false };
-    bench.disk.faults.push((zeroes, 0, Error::NotSupported));
-    let (outcome, _) = bench.run(&cdb16(0x93, 0, 0, 8), &[0; 512], 0);
-    assert_eq!(sense(&outcome), (5, code::INVALID_OPERATION_CODE), "so that Linux does without");
-}
-
-#[test]
-fn a_shrunken_disk_is_out_of_range_and_not_an_internal_error() {
-    let mut bench = Bench::new(geometry(1000, 512));
-    let nexus = bench.nexuses[0];
-    let read = bench.start(nexus, [0; 8], &cdb10(0x28, 0, 990, 1), &[], 512);
-    bench.step_all();
-    bench.disk.faults.push((Operation::Read, 990 * 512, Error::Invalid));
-    let unit = bench.target.unit_mut(bench.unit).expect("it");
-    unit.set_geometry(geometry(500, 512)).expect("a shape");
-    bench.run_all();
-    assert_eq!(sense(&bench.slots[read].outcome.expect("an end")), (5, code::LBA_OUT_OF_RANGE));
-}
-
-#[test]
 fn a_failed_write_waits_for_the_data_it_has_asked_for_and_writes_none_of_it() {
     let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 4)]));
     let nexus = bench.nexuses[0];
@@ -266,6 +219,48 @@ fn write_and_verify_writes_durably_and_compares_with_what_it_reads_back() {
 }
 
 #[test]
+fn what_is_written_need_not_come_back() {
+    for pool in pools() {
+        let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &pool);
+        bench.disk.keeps = true;
+        let data = pattern(40 * 512, 5);
+        for cdb in [cdb12(0xae, 0, 10, 40), cdb12(0xae, 2, 100, 40)] {
+            good(&bench.run(&cdb, &data, 0).0);
+            good(&bench.run(&cdb, &data[..19 * 512 + 7], 0).0);
+            bench.disk.faults.push((Operation::Read, u64::from(cdb[5]) * 512, Error::Io));
+            assert_eq!(sense(&bench.run(&cdb, &data, 0).0), (3, code::UNRECOVERED_READ_ERROR));
+        }
+        good(&bench.run(&cdb16(0x8b, 8, 2, 33), &pattern(33 * 512, 1), 0).0);
+        good(&bench.run(&cdb10(0x41, 0, 200, 300), &[7; 512], 0).0);
+        let swap = [bench.disk.bytes[..2048].to_vec(), vec![9; 2048]].concat();
+        good(&bench.run(&compare_and_write(0, 0, 4), &swap, 0).0);
+        assert_eq!(bench.disk.bytes[..2048], [9; 2048]);
+    }
+}
+
+#[test]
+fn what_is_read_back_is_compared_with_what_was_sent() {
+    for keeps in [false, true] {
+        let mut bench = Bench::new(geometry(1000, 512));
+        bench.disk.keeps = keeps;
+        let nexus = bench.nexuses[0];
+        let data = pattern(4 * 512, 5);
+        let write = bench.start(nexus, [0; 8], &cdb12(0xae, 2, 0, 4), &data, 0);
+        bench.step_all();
+        bench.give(write);
+        bench.step_all();
+        bench.complete(0);
+        bench.disk.bytes[1000] ^= 1;
+        bench.run_all();
+        let outcome = bench.slots[write].outcome.expect("an end");
+        assert_eq!(
+            (sense(&outcome), information(&outcome)),
+            ((14, code::MISCOMPARE_DURING_VERIFY), Some(1000))
+        );
+    }
+}
+
+#[test]
 fn or_write_sets_bits() {
     for pool in pools() {
         let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &pool);
@@ -302,85 +297,6 @@ fn compare_and_write_writes_all_or_nothing() {
             assert_eq!(bench.disk.bytes, before);
         }
     }
-}
-
-#[test]
-fn write_same_repeats_its_block() {
-    for pool in pools() {
-        for write_zeroes in [true, false] {
-            let shape = Geometry { write_zeroes, ..geometry(1000, 512) };
-            let mut bench = Bench::with(shape, Traits::default(), &pool);
-            let block = pattern(512, 7);
-            let (outcome, _) = bench.run(&cdb10(0x41, 0, 3, 500), &block, 0);
-            good(&outcome);
-            assert_eq!(outcome.wanted_out, 512);
-            assert!(bench.disk.bytes[3 * 512..503 * 512].chunks(512).all(|place| place == block));
-            assert!(bench.disk.bytes[503 * 512..].iter().all(|byte| *byte == 0));
-            // Zeroes: sent, not sent, and zero blocks for all that is behind.
-            let zeroes: [(&[u8], &[u8], usize); 3] = [
-                (&cdb16(0x93, 0, 10, 4), &[0; 512], 4),
-                (&cdb16(0x93, 1, 20, 4), &[], 4),
-                (&cdb10(0x41, 0, 300, 0), &[0; 512], 700),
-            ];
-            for (cdb, data, count) in zeroes {
-                bench.disk.bytes.fill(1);
-                good(&bench.run(cdb, data, 0).0);
-                let zero = bench.disk.bytes.iter().filter(|byte| **byte == 0).count();
-                assert_eq!(zero, count * 512, "{cdb:02x?}");
-            }
-            let no_hole = Operation::WriteZeroes { fua: false, no_hole: true, fast: false };
-            let used = bench.disk.log.iter().any(|(operation, ..)| *operation == no_hole);
-            assert_eq!(used, write_zeroes);
-        }
-    }
-}
-
-#[test]
-fn write_same_gives_back_only_what_reads_as_zero() {
-    let mut bench = Bench::new(geometry(1000, 512));
-    bench.disk.bytes.fill(3);
-    good(&bench.run(&cdb16(0x93, 8, 10, 4), &[0; 512], 0).0);
-    good(&bench.run(&cdb16(0x93, 9, 20, 4), &[], 0).0);
-    let hole = Operation::WriteZeroes { fua: false, no_hole: false, fast: false };
-    assert_eq!(bench.disk.log, [(hole, 5120, 2048), (hole, 10240, 2048)]);
-    // What is not zero is written, whatever the UNMAP bit says.
-    good(&bench.run(&cdb10(0x41, 8, 10, 4), &[9; 512], 0).0);
-    assert_eq!(bench.disk.bytes[5120..7168], [9; 2048]);
-    let mut bench = Bench::new(Geometry { write_zeroes: false, ..geometry(1000, 512) });
-    let (outcome, _) = bench.run(&cdb16(0x93, 8, 10, 4), &[0; 512], 0);
-    assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_CDB));
-}
-
-#[test]
-fn unmap_gives_back_just_its_ranges() {
-    for write_zeroes in [true, false] {
-        let mut bench = Bench::new(Geometry { write_zeroes, ..geometry(1000, 512) });
-        bench.disk.bytes.fill(1);
-        let list = unmap_list(&[(10, 5), (0, 1), (12, 8), (999, 1), (1000, 0), (12, 8)]);
-        let (outcome, _) = bench.run(&unmap(list.len()), &list, 0);
-        good(&outcome);
-        assert_eq!(outcome.wanted_out, list.len() as u64);
-        let gone = |block: usize| block == 0 || (10..20).contains(&block) || block == 999;
-        for (block, bytes) in bench.disk.bytes.chunks(512).enumerate() {
-            let expected = match (gone(block), write_zeroes) {
-                (false, _) => 1,
-                (true, true) => 0,
-                (true, false) => 0xdd,
-            };
-            assert!(bytes.iter().all(|byte| *byte == expected), "block {block}");
-        }
-    }
-    // As many descriptors as there can be.
-    let mut bench = Bench::new(geometry(1000, 512));
-    let list = unmap_list(&(0..255).map(|lba| (lba, 1)).collect::<Vec<_>>());
-    good(&bench.run(&unmap(list.len()), &list, 0).0);
-    assert_eq!(bench.disk.log.len(), 255);
-    // An incomplete last one does not count.
-    let mut list = unmap_list(&[(1, 1), (2, 1)]);
-    list[3] -= 1;
-    bench.disk.log.clear();
-    good(&bench.run(&unmap(list.len()), &list, 0).0);
-    assert_eq!(bench.disk.log.len(), 1);
 }
 
 #[test]
