@@ -8,6 +8,7 @@ mod data_out;
 mod liveness;
 mod login;
 mod logout;
+mod owed;
 mod receive;
 mod request;
 mod task_management;
@@ -24,6 +25,7 @@ use crate::task::{Task, Tasks};
 use alloc::collections::VecDeque;
 use kernel_runtime::Instant;
 use liveness::Liveness;
+use owed::Watch;
 use receive::Incoming;
 use storage_block::Buffer;
 use text::Exchange;
@@ -48,6 +50,7 @@ pub struct Connection {
     outgoing: Outgoing,
     text: Exchange,
     liveness: Liveness,
+    owed: Watch,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -71,6 +74,7 @@ impl Connection {
             outgoing: Outgoing::new(&limits),
             text: Exchange::new(limits.text),
             liveness: Liveness::new(now),
+            owed: Watch::default(),
             events: VecDeque::with_capacity(limits.slots() + usize::from(limits.buffers)),
             counters: Counters::default(),
         };
@@ -92,6 +96,7 @@ impl Connection {
         self.incoming.clear();
         self.text.clear();
         self.liveness = Liveness::new(now);
+        self.owed = Watch::default();
         self.counters = Counters::default();
         self.step(Trigger::TransportUp);
     }

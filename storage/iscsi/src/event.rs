@@ -342,6 +342,8 @@ pub enum Fatal {
     LoginTimeout,
     /// The peer is silent and answers no ping.
     PeerSilent,
+    /// Data that was announced or asked for does not come.
+    DataWithheld,
     /// More bytes were said to be received than there was space for; the fault of the layer above.
     Overrun,
 }
@@ -359,6 +361,7 @@ impl fmt::Display for Fatal {
             Self::LoginTooLong => f.write_str("login beyond all limits"),
             Self::LoginTimeout => f.write_str("login timed out"),
             Self::PeerSilent => f.write_str("peer answers no ping"),
+            Self::DataWithheld => f.write_str("data that is owed does not come"),
             Self::Overrun => f.write_str("more received than there was space"),
         }
     }

@@ -49,6 +49,9 @@ pub struct Limits {
     pub ping_after: Duration,
     /// Silence after a ping, and in a discovery session any silence, after which the peer is taken for dead.
     pub dead_after: Duration,
+    /// How long an initiator may keep back data that it has announced or was asked for, without sending any of a
+    /// task's. A task with all its data here is nobody's to hold up, and one without holds up whoever comes behind it.
+    pub data_within: Duration,
     /// The function that digests are made with.
     pub crc32c: Checksum,
 }
@@ -74,6 +77,7 @@ impl Default for Limits {
             login_deadline: Duration::from_secs(10),
             ping_after: Duration::from_secs(15),
             dead_after: Duration::from_secs(15),
+            data_within: Duration::from_secs(30),
             crc32c: wire::crc32c,
         }
     }

@@ -49,6 +49,17 @@ pub(crate) struct Solicited {
     pub(crate) spoilt: bool,
 }
 
+/// For how long the initiator has kept data of a task back, in units of the clock that looks after it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Owed {
+    /// Some came since the clock looked last.
+    pub(crate) has_progressed: bool,
+    /// Since some came.
+    pub(crate) quiet: u16,
+    /// Since a whole sequence had come.
+    pub(crate) unfinished: u16,
+}
+
 /// A list of [`Piece`]s, ascending by offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct List {
@@ -92,6 +103,7 @@ pub(crate) struct Slot {
     pub(crate) unsolicited_data_sn: u32,
     pub(crate) solicited: [Solicited; MAX_OUTSTANDING_R2T],
     pub(crate) solicited_count: u8,
+    pub(crate) owed: Owed,
     /// Places for Data-Out, and Data-In to be sent.
     pub(crate) places: List,
     pub(crate) data: List,
@@ -140,6 +152,7 @@ impl Slot {
         solicited: [Solicited { target_transfer_tag: 0, next: 0, end: 0, data_sn: 0, spoilt: false };
             MAX_OUTSTANDING_R2T],
         solicited_count: 0,
+        owed: Owed { has_progressed: false, quiet: 0, unfinished: 0 },
         places: List::EMPTY,
         data: List::EMPTY,
         data_sn: 0,
@@ -166,6 +179,7 @@ impl Slot {
         let count = usize::from(self.solicited_count);
         self.solicited.copy_within(index + 1..count, index);
         self.solicited_count -= 1;
+        self.owed = Owed::default();
     }
 
     /// Whether Data-Out is on its way that the initiator will send whatever we say.
@@ -300,6 +314,23 @@ impl Tasks {
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> [usize; 3] {
         [self.slots.capacity(), self.free_slots.capacity(), self.pieces.capacity()]
+    }
+
+    /// Let `units` of time pass for the tasks whose data the initiator owes. Answers what the one has that it has kept
+    /// back the longest, or `None` when it owes none.
+    pub(crate) fn age_owed(&mut self, units: u16) -> Option<Owed> {
+        let owing = self.slots.iter_mut().filter(|slot| slot.phase != Phase::Free && slot.awaits_data());
+        owing.fold(None, |worst: Option<Owed>, slot| {
+            let Owed { has_progressed, quiet, unfinished } = slot.owed;
+            let quiet = if has_progressed { 0 } else { quiet.saturating_add(units) };
+            slot.owed = Owed { has_progressed: false, quiet, unfinished: unfinished.saturating_add(units) };
+            let worst = worst.unwrap_or_default();
+            Some(Owed {
+                has_progressed: false,
+                quiet: worst.quiet.max(slot.owed.quiet),
+                unfinished: worst.unfinished.max(slot.owed.unfinished),
+            })
+        })
     }
 
     /// How many slots are in use.

@@ -110,6 +110,9 @@ impl Connection {
         // Where no byte more can come, none is waited for, whatever the F bit says.
         slot.unsolicited = command.write && !command.last && command.data_segment < most;
         slot.next_out = command.data_segment;
+        if slot.unsolicited {
+            self.owed.start();
+        }
         if let Some(condition) = self.unfit(command) {
             self.end_by(index, condition);
             return;

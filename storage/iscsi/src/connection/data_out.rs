@@ -3,7 +3,7 @@
 use super::Connection;
 use super::command::Condition;
 use super::receive::{Sink, Then};
-use crate::task::{Phase, Purpose, Solicited};
+use crate::task::{Owed, Phase, Purpose, Solicited};
 use crate::wire::{DataOut, Header, RESERVED_TAG, reject};
 
 impl Connection {
@@ -84,6 +84,9 @@ impl Connection {
         if tag == RESERVED_TAG {
             let complete = slot.next_out >= first_burst.min(slot.expected_out);
             slot.unsolicited &= !last && !complete;
+            if !slot.unsolicited {
+                slot.owed = Owed::default();
+            }
         } else if let Some(at) = slot.solicited().iter().position(|r2t| r2t.target_transfer_tag == tag)
             && (last || slot.solicited[at].next == slot.solicited[at].end)
         {

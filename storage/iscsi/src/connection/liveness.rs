@@ -65,6 +65,15 @@ impl Connection {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.silence_timeout(), self.owed_timeout()].into_iter().flatten().min()
+    }
+
+    /// When bytes were last received, at the earliest.
+    pub(super) fn heard(&self) -> Instant {
+        self.liveness.heard
+    }
+
+    fn silence_timeout(&self) -> Option<Instant> {
         let Liveness { heard, ping, closing } = self.liveness;
         let limits = &self.limits;
         if self.outgoing.is_closing() {
@@ -90,7 +99,8 @@ impl Connection {
     /// # Errors
     /// The connection must be dropped.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Fatal> {
-        if self.poll_timeout().is_none_or(|deadline| now < deadline) {
+        self.check_owed(now)?;
+        if self.silence_timeout().is_none_or(|deadline| now < deadline) {
             return Ok(());
         }
         if self.outgoing.is_closing() {

@@ -247,6 +247,11 @@ impl Connection {
         self.incoming.offset += count;
         self.incoming.left -= count;
         if let Sink::Task(task) = self.incoming.sink
+            && let Some(index) = self.tasks.find(task)
+        {
+            self.tasks[index].owed.has_progressed = true;
+        }
+        if let Sink::Task(task) = self.incoming.sink
             && let Some(index) = self.tasks.find_running(task)
             && let Some(place) = self.tasks.place_at(index, at)
             && at < self.tasks[index].wanted

@@ -1,7 +1,7 @@
 //! Pings, and silence.
 
 use super::bench::{Bench, DISCOVERY, pattern};
-use crate::wire::{NopIn, NopOut, RESERVED_TAG, opcode, reject};
+use crate::wire::{DataOut, NopIn, NopOut, RESERVED_TAG, ReadyToTransfer, ScsiCommand, opcode, reject};
 use crate::{Event, Fatal, Limits};
 use kernel_runtime::Instant;
 use std::time::Duration;
@@ -148,4 +148,112 @@ fn a_discovery_session_that_falls_silent_ends_without_a_ping() {
     bench.log_in(DISCOVERY, "");
     assert_eq!(bench.connection.poll_timeout(), Some(after(30)));
     assert_eq!(bench.connection.handle_timeout(after(30)), Err(Fatal::PeerSilent));
+}
+
+/// Let time pass in steps of a second, with an answer to each ping, until the connection is dropped.
+fn dropped_after(
+    bench: &mut Bench,
+    most: u64,
+    mut each: impl FnMut(&mut Bench, u64),
+) -> Option<(u64, Fatal)> {
+    for second in 1..=most {
+        bench.now = after(second);
+        if let Err(fatal) = bench.connection.handle_timeout(bench.now) {
+            return Some((second, fatal));
+        }
+        while let Some(heard) = bench.try_hear() {
+            if heard.header.opcode() == opcode::NOP_IN {
+                let tag = NopIn::read(&heard.header).target_transfer_tag;
+                let answer = NopOut { target_transfer_tag: tag, ..ping(bench, RESERVED_TAG) };
+                bench.send(answer.header(), b"");
+            }
+        }
+        each(bench, second);
+    }
+    None
+}
+
+#[test]
+fn data_that_was_asked_for_and_does_not_come_ends_the_connection() {
+    let mut bench = Bench::logged_in("ImmediateData=No\0");
+    let task = bench.write(0x10, 8192);
+    let buffer = bench.buffer(8192);
+    bench.connection.receive(task, 0, buffer);
+    let (second, fatal) = dropped_after(&mut bench, 60, |_, _| {}).expect("it is dropped");
+    assert_eq!(fatal, Fatal::DataWithheld);
+    assert!((30..=40).contains(&second), "{second}");
+}
+
+#[test]
+fn data_that_was_announced_and_does_not_come_ends_the_connection_whoever_has_ended_the_command() {
+    for ended in [false, true] {
+        let mut bench = Bench::logged_in("InitialR2T=No\0");
+        let command = ScsiCommand { last: false, ..bench.write_command(0x10, 8192) };
+        let task = bench.begin(command, b"some").task;
+        if ended {
+            bench.good(task, 0);
+        } else {
+            let buffer = bench.buffer(8192);
+            bench.connection.receive(task, 0, buffer);
+        }
+        bench.resume();
+        let (second, fatal) = dropped_after(&mut bench, 60, |_, _| {}).expect("it is dropped");
+        assert_eq!(fatal, Fatal::DataWithheld);
+        assert!((30..=40).contains(&second), "{second}");
+    }
+}
+
+#[test]
+fn data_that_comes_slowly_is_waited_for_but_not_for_ever() {
+    let mut bench = Bench::logged_in("ImmediateData=No\0");
+    let task = bench.write(0x10, 8192);
+    let buffer = bench.buffer(8192);
+    bench.connection.receive(task, 0, buffer);
+    let heard = bench.hear();
+    let tag = ReadyToTransfer::read(&heard.header).target_transfer_tag;
+    let mut sent = 0;
+    let drip = |bench: &mut Bench, second: u64| {
+        if second.is_multiple_of(20) {
+            let data = DataOut {
+                initiator_task_tag: 0x10,
+                target_transfer_tag: tag,
+                exp_stat_sn: bench.exp_stat_sn,
+                data_sn: sent,
+                buffer_offset: 4 * sent,
+                ..Default::default()
+            };
+            bench.send(data.header(), &pattern(4 * sent as usize, 4));
+            sent += 1;
+        }
+    };
+    let (second, fatal) = dropped_after(&mut bench, 1000, drip).expect("it is dropped");
+    assert_eq!(fatal, Fatal::DataWithheld);
+    assert!((300..=320).contains(&second), "{second}");
+}
+
+#[test]
+fn a_task_that_owes_nothing_may_take_for_ever() {
+    let mut bench = Bench::logged_in("");
+    let command = bench.write_command(0x10, 4096);
+    let task = bench.begin(command, &pattern(0, 4096)).task;
+    let buffer = bench.buffer(4096);
+    bench.connection.receive(task, 0, buffer);
+    bench.resume();
+    bench.filled_place();
+    bench.read(0x11, 4096);
+    assert_eq!(dropped_after(&mut bench, 1000, |_, _| {}), None);
+}
+
+#[test]
+fn while_we_do_not_read_data_that_is_owed_counts_a_quarter() {
+    let mut bench = Bench::logged_in("InitialR2T=No\0");
+    let owing = ScsiCommand { last: false, ..bench.write_command(0x10, 8192) };
+    bench.begin(owing, b"");
+    // Immediate data without a place: it is we who do not read.
+    let stands = bench.write_command(0x11, 512);
+    bench.begin(stands, &pattern(0, 512));
+    assert!(bench.connection.starved().is_some());
+    let (second, fatal) = dropped_after(&mut bench, 1000, |_, _| {}).expect("it is dropped");
+    assert_eq!(fatal, Fatal::DataWithheld);
+    assert!((120..=140).contains(&second), "{second}");
 }

@@ -56,6 +56,8 @@ impl Connection {
             end: slot.next_out,
             ..Default::default()
         });
+        self.owed.start();
+        let slot = &mut self.tasks[index];
         let r2t = ReadyToTransfer {
             lun: slot.lun,
             initiator_task_tag: slot.initiator_task_tag,
