@@ -196,6 +196,7 @@ impl Fatal {
             Self::HandshakeTimeout
             | Self::Stalled
             | Self::Refused { reason: Refusal::ShuttingDown, .. }
+            | Self::TlsRefused(Refusal::ShuttingDown)
             | Self::UnknownCookie(_) => Retry::Soon,
             _ => Retry::Slowly,
         }

@@ -1,16 +1,22 @@
 //! The engine as a whole: scripted servers, the service in memory, hostile streams, time.
 
+mod extended;
+mod extents;
+mod faults;
+mod fencing;
 mod fuzz;
 mod handshake;
 mod loss;
+mod probe;
 mod replies;
 mod simulation;
 mod time;
+mod tls;
 
 use crate::testing::{Disk, Session, Settings, Shape};
 use crate::{Client, Event, Fatal, Limits, wire};
 use kernel_runtime::Instant;
-use storage_block::{Completion, Error, Operation, Pool, Request, Share};
+use storage_block::{Completion, Error, Extent, Operation, Pool, Request, Share};
 
 /// A seeded generator.
 pub(crate) struct Random(u64);
@@ -66,18 +72,28 @@ pub(crate) fn drain(client: &mut Client) -> Vec<u8> {
     all
 }
 
-/// The commands among bytes that were sent.
+/// The commands among bytes that were sent, with either header.
 pub(crate) fn commands(mut bytes: &[u8]) -> Vec<wire::Request> {
     let mut commands = Vec::new();
-    while let Some((header, rest)) = bytes.split_first_chunk() {
-        let request = wire::Request::read(header).expect("a request");
+    while !bytes.is_empty() {
+        let (request, header) = match bytes.first_chunk().and_then(wire::Request::read) {
+            Some(request) => (request, wire::REQUEST_HEADER),
+            None => {
+                let wide = bytes.first_chunk().and_then(wire::ExtendedRequest::read).expect("a request");
+                let wire::ExtendedRequest { flags, command, cookie, offset, length } = wide;
+                let length = u32::try_from(length).unwrap_or(u32::MAX);
+                (wire::Request { flags, command, cookie, offset, length }, wire::EXTENDED_HEADER)
+            }
+        };
         let payload = if request.command == wire::command::WRITE { request.length as usize } else { 0 };
-        bytes = &rest[payload..];
+        bytes = &bytes[header + payload..];
         commands.push(request);
     }
-    assert!(bytes.is_empty(), "half a request");
     commands
 }
+
+/// Bytes for the extents of a request that asks for some.
+pub(crate) const STATUS: usize = 8 * Extent::SIZE;
 
 /// A client with its handshake done, and the service at the other end.
 pub(crate) struct Pair {
@@ -93,8 +109,12 @@ impl Pair {
     }
 
     pub(crate) fn with_limits(settings: &Settings, size: usize, limits: &Limits) -> Self {
-        let disk = Disk::new(size);
         let client = Client::new(limits, &settings.name).expect("sound limits");
+        Self::with_client(client, settings, size)
+    }
+
+    pub(crate) fn with_client(client: Client, settings: &Settings, size: usize) -> Self {
+        let disk = Disk::new(size);
         let session = Session::new(settings, &disk);
         let mut pair = Self { client, session, disk, share: share() };
         pair.connect(settings);
@@ -109,7 +129,10 @@ impl Pair {
             self.deliver().expect("a sound server");
             match self.client.poll_event() {
                 Some(event) => return assert!(matches!(event, Event::Ready)),
-                None => self.session.receive(&drain(&mut self.client)),
+                None => {
+                    self.session.receive(&drain(&mut self.client));
+                    self.session.fence(true);
+                }
             }
         }
     }
@@ -128,8 +151,13 @@ impl Pair {
     }
 
     pub(crate) fn request(&self, cookie: u64, operation: Operation, offset: u64, length: u64) -> Request {
-        let buffer = operation.carries_data().then(|| {
-            let mut buffer = self.share.take(length as usize).expect("a buffer");
+        let room = match operation {
+            Operation::Read | Operation::Write { .. } => Some(length as usize),
+            Operation::Status => Some(STATUS),
+            _ => None,
+        };
+        let buffer = room.map(|room| {
+            let mut buffer = self.share.take(room).expect("a buffer");
             buffer.fill(cookie as u8);
             buffer
         });

@@ -1,8 +1,8 @@
 //! Hostile streams from seeds: whatever arrives, the engine neither panics nor hangs nor loses a request.
 
 use super::{Pair, Random, drain};
-use crate::testing::{Settings, Shape};
-use crate::{Client, Event, Limits, Listing, wire};
+use crate::testing::{Encryption, Settings, Shape, extended_chunk_bytes};
+use crate::{Client, Event, Limits, Listing, Probe, Tls, TransmissionFlags, Writer, wire};
 use core::time::Duration;
 use kernel_runtime::Instant;
 use storage_block::Operation;
@@ -13,13 +13,35 @@ fn limits() -> Limits {
     Limits { slots: 8, ..Limits::DEFAULT }
 }
 
+/// A service in one of its many forms.
+fn random_settings(random: &mut Random) -> Settings {
+    let flags = Settings::default().flags.0 | TransmissionFlags::SEND_FAST_ZERO.0;
+    Settings {
+        structured: random.below(4) != 0,
+        extended: random.below(2) == 0,
+        fencing: random.below(2) == 0,
+        incarnation: (random.below(2) == 0).then(|| "1".to_string()),
+        refuses_unknown_contexts: random.below(4) == 0,
+        fast_zero: random.below(2) == 0,
+        flags: TransmissionFlags(flags),
+        ..Settings::default()
+    }
+}
+
+fn random_client(random: &mut Random, tls: Tls) -> Client {
+    let writer = (random.below(2) == 0).then_some(Writer { generation: 1, owner: "a" });
+    let settings = crate::Settings { tls, writer, ..crate::Settings::of("disk") };
+    Client::new(&limits(), settings).expect("sound limits")
+}
+
 fn random_operation(random: &mut Random) -> Operation {
     let fua = random.below(4) == 0;
-    match random.below(8) {
+    match random.below(10) {
         0 => Operation::Flush,
         1 => Operation::Trim { fua },
-        2 => Operation::WriteZeroes { fua, no_hole: fua, fast: false },
+        2 => Operation::WriteZeroes { fua, no_hole: fua, fast: random.below(2) == 0 },
         3 => Operation::Cache,
+        8 | 9 => Operation::Status,
         4 | 5 => Operation::Write { fua },
         _ => Operation::Read,
     }
@@ -87,7 +109,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
 fn noise_in_place_of_a_handshake_is_refused() {
     for seed in 0..3000 {
         let mut random = Random::new(seed);
-        let mut client = Client::new(&limits(), "disk").expect("sound limits");
+        let mut client = random_client(&mut random, [Tls::Off, Tls::Required][seed as usize % 2]);
         client.connected(Instant::ZERO);
         // A right beginning takes the noise further in.
         let mut bytes = wire::GREETING_MAGIC.to_be_bytes().to_vec();
@@ -96,7 +118,7 @@ fn noise_in_place_of_a_handshake_is_refused() {
         bytes.truncate([0, 8, 16, 18, 18, 18][random.below(6)]);
         if bytes.len() == 18 && random.below(2) == 0 {
             bytes.extend(wire::OPTION_REPLY_MAGIC.to_be_bytes());
-            bytes.extend(wire::option::STRUCTURED_REPLY.to_be_bytes());
+            bytes.extend(wire::option::EXTENDED_HEADERS.to_be_bytes());
         }
         bytes.extend((0..random.below(300)).map(|_| random.next() as u8));
         feed_hostile(&mut client, &bytes, &mut random, &mut 0);
@@ -110,15 +132,16 @@ fn a_mutated_handshake_leads_to_an_export_that_makes_sense_or_to_none() {
     let mut ready = 0;
     for seed in 0..6000 {
         let mut random = Random::new(seed);
+        let tls = random.below(4) == 0;
         let settings = Settings {
-            structured: random.below(2) == 0,
             go: random.below(4) != 0,
             no_zeroes: random.below(2) == 0,
-            ..Settings::default()
+            tls: if tls { Encryption::Required } else { Encryption::Off },
+            ..random_settings(&mut random)
         };
         let disk = crate::testing::Disk::new(SIZE);
         let mut session = crate::testing::Session::new(&settings, &disk);
-        let mut client = Client::new(&limits(), "disk").expect("sound limits");
+        let mut client = random_client(&mut random, if tls { Tls::Required } else { Tls::Off });
         client.connected(Instant::ZERO);
         for _ in 0..12 {
             let mut bytes = core::mem::take(&mut session.output);
@@ -128,9 +151,15 @@ fn a_mutated_handshake_leads_to_an_export_that_makes_sense_or_to_none() {
             if !feed_hostile(&mut client, &bytes, &mut random, &mut 0) || client.is_ready() {
                 break;
             }
+            if client.wants_tls() {
+                client.tls_established(Instant::ZERO);
+                session.tls_established();
+            }
             session.receive(&drain(&mut client));
+            session.fence(random.below(8) != 0);
         }
         if client.is_ready() {
+            assert_eq!(client.export().expect("an export").tls, tls, "seed {seed}");
             ready += 1;
             let geometry = client.export().expect("an export").geometry;
             assert!(geometry.size > 0 && geometry.size < 1 << 63);
@@ -146,8 +175,8 @@ fn a_mutated_handshake_leads_to_an_export_that_makes_sense_or_to_none() {
 fn mutated_replies_never_lose_a_request_and_never_answer_one_twice() {
     for seed in 0..4000 {
         let mut random = Random::new(seed);
-        let settings = Settings { structured: random.below(4) != 0, ..Settings::default() };
-        let mut pair = Pair::with_limits(&settings, SIZE, &limits());
+        let settings = random_settings(&mut random);
+        let mut pair = Pair::with_client(random_client(&mut random, Tls::Off), &settings, SIZE);
         let (mut submitted, mut ended) = (0, 0);
         for _ in 0..10 {
             submit_some(&mut pair, &mut random, &mut submitted);
@@ -188,8 +217,8 @@ fn mutated_replies_never_lose_a_request_and_never_answer_one_twice() {
 fn noise_with_a_right_magic_and_cookie_is_survived() {
     for seed in 0..4000 {
         let mut random = Random::new(seed);
-        let settings = Settings { structured: random.below(4) != 0, ..Settings::default() };
-        let mut pair = Pair::with_limits(&settings, SIZE, &limits());
+        let settings = random_settings(&mut random);
+        let mut pair = Pair::with_client(random_client(&mut random, Tls::Off), &settings, SIZE);
         let (mut submitted, mut ended) = (0, 0);
         submit_some(&mut pair, &mut random, &mut submitted);
         let sent = pair.send();
@@ -200,12 +229,24 @@ fn noise_with_a_right_magic_and_cookie_is_survived() {
                 bytes.extend(crate::testing::simple_reply_bytes(random.below(3) as u32, request.cookie));
                 continue;
             }
-            let kind = [0, 1, 2, 5, 0x8001, 0x8002, random.next() as u16][random.below(7)];
+            let kind = [0, 1, 2, 5, 6, 0x8001, 0x8002, random.next() as u16][random.below(8)];
             let mut payload: Vec<u8> = (0..random.below(40)).map(|_| random.next() as u8).collect();
             if random.below(2) == 0 && payload.len() >= 8 {
                 payload[..8].copy_from_slice(&(request.offset + random.below(3) as u64 * 512).to_be_bytes());
             }
-            bytes.extend(crate::testing::chunk_bytes(random.below(2) as u16, kind, request.cookie, &payload));
+            if random.below(2) == 0 && payload.len() >= 8 {
+                // A context's number, and a count that may be right.
+                payload[..4].copy_from_slice(&(7 + random.below(4) as u32).to_be_bytes());
+                payload[4..8].copy_from_slice(&(random.below(3) as u32).to_be_bytes());
+                payload.truncate(4 + random.below(5) * 8);
+            }
+            let flags = random.below(2) as u16;
+            if pair.session.is_extended() && random.below(16) != 0 {
+                let offset = request.offset + random.below(16) as u64 / 15 * 512;
+                bytes.extend(extended_chunk_bytes(flags, kind, request.cookie, offset, &payload));
+            } else {
+                bytes.extend(crate::testing::chunk_bytes(flags, kind, request.cookie, &payload));
+            }
         }
         feed_hostile(&mut pair.client, &bytes, &mut random, &mut ended);
         pair.client.disconnected(Instant::ZERO);
@@ -245,6 +286,74 @@ fn a_listing_survives_noise() {
                 let count = bytes.len();
                 listing.transmitted(count);
             }
+        }
+    }
+}
+
+#[test]
+fn a_probe_survives_noise() {
+    let mut told = 0;
+    for seed in 0..2000 {
+        let mut random = Random::new(seed);
+        let mut session = crate::testing::Session::new(&Settings::default(), &crate::testing::Disk::new(512));
+        let mut probe = Probe::new(Instant::ZERO, "disk", Duration::from_secs(1)).expect("sound");
+        'over: for _ in 0..4 {
+            let mut bytes = core::mem::take(&mut session.output);
+            mutate(&mut bytes, &mut random);
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let space = probe.space();
+                let count = space.len().min(rest.len());
+                space[..count].copy_from_slice(&rest[..count]);
+                rest = &rest[count..];
+                match probe.received(count) {
+                    Ok(None) => {}
+                    Ok(Some(_)) => {
+                        told += 1;
+                        break 'over;
+                    }
+                    Err(_) => break 'over,
+                }
+            }
+            while let Some(said) = probe.poll_transmit() {
+                let count = said.len();
+                session.receive(said);
+                probe.transmitted(count);
+            }
+        }
+    }
+    assert!(told > 100, "{told}");
+}
+
+#[test]
+fn the_other_end_survives_noise_as_well() {
+    for seed in 0..3000 {
+        let mut random = Random::new(seed);
+        let settings = random_settings(&mut random);
+        let mut pair = Pair::with_client(random_client(&mut random, Tls::Off), &settings, SIZE);
+        let mut handshake = crate::testing::Session::new(&settings, &pair.disk);
+        for _ in 0..6 {
+            submit_some(&mut pair, &mut random, &mut 0);
+            let mut said = drain(&mut pair.client);
+            mutate(&mut said, &mut random);
+            pair.session.receive(&said);
+            while !pair.session.waiting.is_empty() {
+                pair.session.execute(&mut pair.disk, 0, Shape::Pieces(random.next()));
+            }
+            let mut said = 3u32.to_be_bytes().to_vec();
+            for _ in 0..random.below(4) {
+                let code = random.below(13) as u32;
+                let mut data: Vec<u8> = (0..random.below(60)).map(|_| random.below(20) as u8).collect();
+                if random.below(2) == 0 {
+                    data = b"\0\0\0\x04disk\0\0\0\x01\0\0\0\x16x-corbel:writer:1:a:1:1".to_vec();
+                    mutate(&mut data, &mut random);
+                }
+                said.extend(wire::OPTION_MAGIC.to_be_bytes());
+                said.extend([code.to_be_bytes(), (data.len() as u32).to_be_bytes()].concat());
+                said.extend(data);
+            }
+            handshake.receive(&said);
+            handshake.fence(random.below(2) == 0);
         }
     }
 }
