@@ -7,6 +7,7 @@ use crate::paths::Path;
 use crate::rewrite::Next;
 use kernel_runtime::Instant;
 use storage_block::{Completion, Error, Operation, Request};
+use storage_nbd::Quarantine;
 
 /// What is to be done with a request that is next in turn.
 enum Verdict {
@@ -25,14 +26,13 @@ impl Driver {
         match self.phase {
             Phase::Away => {}
             Phase::Replaying { .. } => moved |= self.dispatch_rewrite(now, false),
-            Phase::Repairing { .. } => {
-                moved |= self.dispatch_rewrite(now, true);
-                moved |= self.dispatch_queue(now, false);
-            }
+            // A read would find what the failed flush has dropped.
+            Phase::Repairing { .. } => moved |= self.dispatch_rewrite(now, true),
             Phase::Open => {
+                self.alone &= self.flights.changes() > 0;
                 moved |= self.dispatch_flush(now);
                 if self.phase == Phase::Open {
-                    moved |= self.dispatch_queue(now, true);
+                    moved |= self.dispatch_queue(now);
                 }
             }
         }
@@ -70,11 +70,11 @@ impl Driver {
     }
 
     /// Send what waits, as far as nothing holds it back.
-    fn dispatch_queue(&mut self, now: Instant, changes: bool) -> bool {
+    fn dispatch_queue(&mut self, now: Instant) -> bool {
         let mut moved = false;
         let mut index = 0;
         // Once one change finds no place, the others need not look for one.
-        let mut changes = changes;
+        let mut changes = true;
         self.metered = None;
         while index < self.queue.len() {
             let Some(path) = self.least_busy() else { break };
@@ -118,7 +118,7 @@ impl Driver {
         let Request { cookie, operation, offset, length, .. } = request;
         let what = What::Request(cookie);
         let flight = Flight { what, path, operation, offset, length, since, tries, again, room };
-        let sent = Request { operation: durable(operation, fua), ..request };
+        let sent = Request { operation: with_fua(operation, fua), ..request };
         self.meter.take(length);
         match self.send(now, flight, sent) {
             Ok(()) => true,
@@ -137,15 +137,19 @@ impl Driver {
         if !operation.changes_medium() {
             return Verdict::Go { fua: false, room: None };
         }
-        if !again && self.quarantine.blocked(now, offset, length).is_some() {
+        let closed = |quarantine: &Quarantine| quarantine.blocked(now, offset, length).is_some();
+        if !again && closed(&self.quarantine) || closed(&self.old) {
             return Verdict::Wait;
         }
-        let Some(export) = self.known else { return Verdict::Wait };
+        let Some(export) = self.known.filter(|_| !self.alone) else { return Verdict::Wait };
         if !export.geometry.flush {
             // What offers FUA alone is written durably; what offers nothing was declared durable by the operator.
             return Verdict::Go { fua: export.geometry.fua, room: None };
         }
-        let is_durable = is_durable(operation);
+        // A service without FUA is asked for a flush behind the write; the journal sees to it that a flush which failed
+        // meanwhile does not pass for one that succeeded.
+        let native = export.flags.contains(SEND_FUA);
+        let is_durable = is_durable(operation) && native;
         let overlaps = (is_durable || self.suspect) && self.journal.overlaps(offset, length);
         if is_durable && !overlaps {
             return Verdict::Go { fua: true, room: None };
@@ -154,12 +158,15 @@ impl Driver {
         if let Some(room) = self.journal.reserve(operation, length) {
             return Verdict::Go { fua: is_durable, room: Some(room) };
         }
-        if self.journal.is_empty() {
-            return Verdict::Go { fua: true, room: None };
+        if self.suspect && overlaps {
+            return Verdict::Fail(Error::Io);
         }
-        if self.suspect {
-            // Flushing fails, so there will be no room: only what becomes durable by itself can be acknowledged.
-            return if overlaps { Verdict::Fail(Error::Io) } else { Verdict::Go { fua: true, room: None } };
+        if self.journal.is_empty() || self.suspect {
+            // Flushing fails, or others have all the room: only what becomes durable by itself can be acknowledged.
+            let goes = native || self.flights.changes() == 0 && !self.flushes.is_under_way();
+            self.alone = goes && !native;
+            *changes = goes && native;
+            return if goes { Verdict::Go { fua: true, room: None } } else { Verdict::Wait };
         }
         self.flushes.want();
         *changes = false;
@@ -211,7 +218,17 @@ impl Driver {
             let what = What::Piece(index);
             let since = now;
             let flight =
-                Flight { what, path, operation, offset, length, since, tries: 0, again: true, room: None };
+                Flight {
+                    what,
+                    path,
+                    operation,
+                    offset,
+                    length,
+                    since,
+                    tries: 0,
+                    again: true,
+                    room: None,
+                };
             if let Err(request) = self.send(now, flight, request) {
                 if let Some(bytes) = request.buffer {
                     self.journal.put_back(index, bytes);
@@ -247,23 +264,22 @@ impl Driver {
     }
 }
 
-const SEND_FUA: storage_nbd::TransmissionFlags = storage_nbd::TransmissionFlags::SEND_FUA;
+pub(crate) const SEND_FUA: storage_nbd::TransmissionFlags = storage_nbd::TransmissionFlags::SEND_FUA;
 
-const fn is_durable(operation: Operation) -> bool {
+/// Whether it is to be durable when it is answered.
+pub(crate) const fn is_durable(operation: Operation) -> bool {
     match operation {
         Operation::Write { fua } | Operation::Trim { fua } | Operation::WriteZeroes { fua, .. } => fua,
         Operation::Read | Operation::Flush | Operation::Cache | Operation::Status => false,
     }
 }
 
-/// The operation, durable at once if `more` asks for it.
-const fn durable(operation: Operation, more: bool) -> Operation {
+/// The operation, durable at once or not.
+const fn with_fua(operation: Operation, fua: bool) -> Operation {
     match operation {
-        Operation::Write { fua } => Operation::Write { fua: fua || more },
-        Operation::Trim { fua } => Operation::Trim { fua: fua || more },
-        Operation::WriteZeroes { fua, no_hole, fast } => {
-            Operation::WriteZeroes { fua: fua || more, no_hole, fast }
-        }
+        Operation::Write { .. } => Operation::Write { fua },
+        Operation::Trim { .. } => Operation::Trim { fua },
+        Operation::WriteZeroes { no_hole, fast, .. } => Operation::WriteZeroes { fua, no_hole, fast },
         other => other,
     }
 }

@@ -38,8 +38,8 @@ pub struct Limits {
 /// What one disk is.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
-    /// The export's name.
-    pub export: &'a str,
+    /// What each connection is to.
+    pub nbd: storage_nbd::Settings<'a>,
     /// How many portals lead to it.
     pub portals: usize,
     /// Another number for each disk and each start.
@@ -145,7 +145,10 @@ pub struct Driver {
     pub(crate) flights: Flights,
     pub(crate) journal: Journal,
     pub(crate) rewrite: Rewrite,
+    /// Where requests of dead connections may still change something: closed to all but the same request again.
     pub(crate) quarantine: Quarantine,
+    /// Where parts of the journal may still be written: what was to follow them has to wait, also if it was sent before.
+    pub(crate) old: Quarantine,
     pub(crate) meter: Meter,
     /// When the meter lets the next request through.
     pub(crate) metered: Option<Instant>,
@@ -154,8 +157,14 @@ pub struct Driver {
     /// A flush or a durable write has failed since the journal was last written again: the next flush is not to be
     /// believed by itself.
     pub(crate) suspect: bool,
+    /// A write and a flush of its own are under way, and no other flush may be that could fail for both.
+    pub(crate) alone: bool,
     /// Since when nothing was answered, because the connection is lost or new.
     pub(crate) stalled: Option<Instant>,
+    /// Names all connections of this driver to a service that fences.
+    pub(crate) session: u64,
+    /// The number of the last connection.
+    pub(crate) connections: u32,
     pub(crate) closing: bool,
     pub(crate) wakes: u64,
     pub(crate) done: VecDeque<Completion>,
@@ -193,11 +202,15 @@ impl Driver {
             journal: Journal::new(limits.entries, journal),
             rewrite: Rewrite::new(limits.entries),
             quarantine: Quarantine::new(slots, limits.hold_off),
+            old: Quarantine::new(slots, limits.hold_off),
             meter: Meter::new(now, settings.rate),
             metered: None,
             known: None,
             suspect: false,
+            alone: false,
             stalled: Some(now),
+            session: settings.seed,
+            connections: 0,
             closing: false,
             wakes: 0,
             done: VecDeque::with_capacity(slots),
@@ -289,7 +302,8 @@ impl Driver {
         let is_open = self.phase == Phase::Open;
         let idle = self.journal.oldest().map(|since| since + self.limits.flush_after);
         let retry = self.queue.iter().filter_map(|waiting| waiting.not_before).min();
-        let quarantine = if self.queue.is_empty() { None } else { self.quarantine.poll_timeout() };
+        let quarantine = [self.quarantine.poll_timeout(), self.old.poll_timeout()];
+        let quarantine = quarantine.into_iter().flatten().min().filter(|_| !self.queue.is_empty());
         let stalled = self.stalled.map(|since| since + self.limits.hold);
         let open = [
             idle.filter(|_| self.flushes.is_idle()),

@@ -43,6 +43,11 @@ impl Flushes {
         self.waiting.len() + self.riding.len()
     }
 
+    /// Answer this request, which was asked for at `since`, with the next flush.
+    pub(crate) fn follow(&mut self, cookie: u64, since: Instant) {
+        self.waiting.push_back((cookie, since));
+    }
+
     pub(crate) fn want(&mut self) {
         self.wanted = true;
     }
@@ -104,7 +109,7 @@ impl Driver {
         if is_old || self.journal.is_half_full() || self.closing && !self.journal.is_empty() {
             self.flushes.want();
         }
-        if !self.flushes.is_due(now) {
+        if self.alone || !self.flushes.is_due(now) {
             return false;
         }
         if !self.known.is_some_and(|export| export.geometry.flush) {
@@ -138,6 +143,10 @@ impl Driver {
             again: false,
             room: None,
         };
+        if self.journal.is_empty() && self.flights.changes() == 0 {
+            // Nothing is left that an earlier failure could have dropped.
+            self.suspect = false;
+        }
         let end = self.journal.end();
         let request = Request { cookie: 0, operation: Operation::Flush, offset: 0, length: 0, buffer: None };
         let sent = self.send(now, flight, request).is_ok();
@@ -168,7 +177,11 @@ impl Driver {
                 self.suspect = true;
                 self.flushes.unanswered();
             }
-            (Err(error), _) if self.journal.is_empty() => self.flushes.answer(Err(error), &mut self.done),
+            (Err(error), _) if self.journal.is_empty() => {
+                // It may have dropped what is under way and will be acknowledged.
+                self.suspect = true;
+                self.flushes.answer(Err(error), &mut self.done);
+            }
             (Err(error), _) => self.repair(error),
         }
     }

@@ -1,5 +1,6 @@
 //! What the service's answers mean.
 
+use crate::dispatch::{SEND_FUA, is_durable};
 use crate::driver::{Driver, Phase, Waiting};
 use crate::flights::{Flight, What};
 use crate::paths::End;
@@ -33,7 +34,11 @@ impl Driver {
                     (Ok(()), Some(room)) => {
                         let range = (flight.offset, flight.length);
                         self.journal.keep(now, room, flight.operation, range, completion.buffer);
-                        self.done.push_back(Completion { cookie, result, buffer: None });
+                        if is_durable(flight.operation) && !self.has_fua() {
+                            self.flushes.follow(cookie, flight.since);
+                        } else {
+                            self.done.push_back(Completion { cookie, result, buffer: None });
+                        }
                     }
                     (Ok(()), None) => self.done.push_back(Completion { cookie, ..completion }),
                     (Err(error), room) => {
@@ -72,11 +77,11 @@ impl Driver {
 
     /// A request failed: once more, later, or that was it.
     fn failed(&mut self, now: Instant, cookie: u64, flight: &Flight, error: Error, completion: Completion) {
-        let Flight { operation, offset, length, since, tries, again, .. } = *flight;
+        let Flight { operation, since, tries, .. } = *flight;
         let is_change = operation.changes_medium();
         if is_change && matches!(error, Error::Io | Error::NoSpace) {
             // A service that failed to make something durable may have dropped more than that from its cache.
-            self.suspect |= !self.journal.is_empty();
+            self.suspect = true;
         }
         let pause = match error {
             // Errors of the moment are not rare where the medium is far away.
@@ -89,9 +94,19 @@ impl Driver {
         let Some(pause) = pause.filter(|_| !self.closing) else {
             return self.done.push_back(Completion { cookie, ..completion });
         };
-        let request = Request { cookie, operation, offset, length, buffer: completion.buffer };
         let not_before = (!pause.is_zero()).then_some(now + pause);
-        let waiting = Waiting { request, since, again, tries: tries.saturating_add(1), not_before };
-        self.queue.push_front(waiting);
+        self.again(flight, cookie, completion, not_before);
+    }
+
+    /// Queue it once more.
+    fn again(&mut self, flight: &Flight, cookie: u64, completion: Completion, not_before: Option<Instant>) {
+        let Flight { operation, offset, length, since, tries, again, .. } = *flight;
+        let request = Request { cookie, operation, offset, length, buffer: completion.buffer };
+        let tries = tries.saturating_add(1);
+        self.queue.push_front(Waiting { request, since, again, tries, not_before });
+    }
+
+    fn has_fua(&self) -> bool {
+        self.known.is_some_and(|export| export.flags.contains(SEND_FUA))
     }
 }

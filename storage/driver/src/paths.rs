@@ -9,8 +9,8 @@ use storage_nbd::{
     Client, ClientError, Export, Fatal, Mismatch, Reconnect, Retry, TransmissionFlags, validate,
 };
 
-/// The most connections one disk may have.
-pub(crate) const MAX_PATHS: usize = 8;
+/// The most connections one disk may have, so that a new one can name all others.
+pub(crate) const MAX_PATHS: usize = storage_nbd::MAX_ALIVE;
 
 /// When to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub enum End {
     Replay(Error),
     /// The service has shut down.
     ShutDown,
+    /// Nobody can use a disk of that shape.
+    Unusable,
     /// The driver is closed.
     Farewell,
 }
@@ -49,7 +51,7 @@ impl End {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::Fatal(fatal) => fatal.retry(),
-            Self::Mismatch(_) | Self::NotDurable | Self::Replay(_) => Retry::Slowly,
+            Self::Mismatch(_) | Self::NotDurable | Self::Unusable | Self::Replay(_) => Retry::Slowly,
             Self::Stalled | Self::Replaced | Self::ShutDown | Self::Farewell => Retry::Soon,
         }
     }
@@ -67,6 +69,7 @@ impl fmt::Display for End {
             Self::Replaced => f.write_str("the service was replaced"),
             Self::Replay(error) => write!(f, "acknowledged writes could not be written again: {error}"),
             Self::ShutDown => f.write_str("the server shut down"),
+            Self::Unusable => f.write_str("the disk cannot be used as it is"),
             Self::Farewell => f.write_str("closed"),
         }
     }
@@ -79,6 +82,8 @@ pub(crate) struct Path {
     /// A connection stands, perhaps not shaken hands yet.
     connected: bool,
     up: bool,
+    /// What it is called at a service that fences.
+    number: u32,
     /// Requests given to it and not back.
     pub(crate) outstanding: usize,
     condemned: Option<End>,
@@ -87,10 +92,11 @@ pub(crate) struct Path {
 impl Path {
     pub(crate) fn new(limits: &Limits, settings: &Settings<'_>, index: usize) -> Result<Self, ClientError> {
         Ok(Self {
-            client: Client::new(&limits.nbd, settings.export)?,
+            client: Client::new(&limits.nbd, settings.nbd)?,
             reconnect: Reconnect::new(settings.portals, settings.seed.wrapping_add(index as u64)),
             connected: false,
             up: false,
+            number: 0,
             outstanding: 0,
             condemned: None,
         })
@@ -136,13 +142,23 @@ impl Driver {
     /// Whether the export may be used over several connections: what one has flushed or written durably is so for all
     /// (protocol section "Transmission flags", CAN_MULTI_CONN).
     fn is_shared(&self) -> bool {
-        self.known.is_some_and(|export| export.flags.contains(TransmissionFlags::CAN_MULTI_CONN))
+        self.known.is_some_and(|export| export.multi_conn)
     }
 
     /// Connection `path` stands.
     pub fn connected(&mut self, path: usize, now: Instant) {
-        self.paths[path].connected = true;
-        self.paths[path].client.connected(now);
+        let mut alive = [0; MAX_PATHS];
+        let mut count = 0;
+        for other in self.paths.iter().filter(|other| other.connected) {
+            alive[count] = other.number;
+            count += 1;
+        }
+        self.connections = self.connections.wrapping_add(1);
+        let path = &mut self.paths[path];
+        path.number = self.connections;
+        path.connected = true;
+        path.client.set_place(self.session, path.number, &alive[..count]);
+        path.client.connected(now);
     }
 
     /// Where the next bytes of connection `path` belong. Never empty.
@@ -184,6 +200,7 @@ impl Driver {
     /// Why the connection is to be dropped.
     pub fn handle_timeout(&mut self, path: usize, now: Instant) -> Result<(), End> {
         self.quarantine.expire(now);
+        self.old.expire(now);
         if self.stalled.is_some_and(|since| now >= since + self.limits.hold) {
             // A service may take connections, and even say what it serves, and then never serve it.
             self.stalled = Some(now);
@@ -201,7 +218,20 @@ impl Driver {
 
     /// The server's last words on connection `path`, for people.
     pub fn remark(&self, path: usize) -> &str {
-        self.paths[path].client.remark().as_str()
+        self.paths[path].client.remark()
+    }
+
+    /// The shape that [`Event::Ready`] told is of no use: drop all connections and try again slowly.
+    pub fn refuse(&mut self) {
+        for path in self.paths.iter_mut().filter(|path| path.connected) {
+            path.condemned = Some(End::Unusable);
+        }
+        self.wake_all();
+    }
+
+    /// Whether any connection stands.
+    pub fn is_connected(&self) -> bool {
+        self.paths.iter().any(Path::is_connected)
     }
 
     fn drain(&mut self, path: usize, now: Instant) -> Result<(), End> {
@@ -220,7 +250,7 @@ impl Driver {
 
     /// The handshake is done: is it the disk that went, and has it all that was acknowledged?
     fn up(&mut self, path: usize, now: Instant) -> Result<(), End> {
-        let Some(export) = self.paths[path].client.export().copied() else { return Ok(()) };
+        let Some(mut export) = self.paths[path].client.export().copied() else { return Ok(()) };
         let mut geometry = export.geometry;
         let mut same = false;
         if let Some(known) = &self.known {
@@ -235,6 +265,11 @@ impl Driver {
         if !geometry.read_only && !durable && !self.assume_durable {
             return Err(End::NotDurable);
         }
+        if export.fenced {
+            // Whatever came by a connection that is gone is over.
+            self.quarantine.release();
+            self.old.release();
+        }
         let joins = self.paths.iter().any(Path::is_up);
         if joins && is_another_life(self.known.as_ref(), &export) {
             // The others lead to something that is gone.
@@ -247,7 +282,8 @@ impl Driver {
         self.paths[path].reconnect.up(now);
         // With the geometry that is shown, which the next export has to match.
         let shown = self.known.map(|known| known.geometry);
-        self.known = Some(Export { geometry, ..export });
+        export.geometry = geometry;
+        self.known = Some(export);
         if shown != Some(geometry) || !joins {
             self.note(Event::Ready(geometry));
         }
@@ -298,11 +334,13 @@ impl Driver {
 
     fn take_back(&mut self, path: usize, now: Instant) {
         while let Some(left) = self.paths[path].client.take_unfinished() {
+            let Some(flight) = self.flights.remove(left.request.cookie) else { continue };
             if let Some((offset, length)) = left.ghost() {
-                self.quarantine.hold(now, offset, length);
+                let is_piece = matches!(flight.what, What::Piece(_));
+                let quarantine = if is_piece { &mut self.old } else { &mut self.quarantine };
+                quarantine.hold(now, offset, length);
                 self.ghosts += 1;
             }
-            let Some(flight) = self.flights.remove(left.request.cookie) else { continue };
             if let Some(room) = flight.room {
                 self.journal.release(room);
             }
@@ -337,11 +375,12 @@ impl Driver {
 }
 
 /// Whether the service has proved that it has forgotten nothing that it acknowledged.
-fn is_same_life(_before: &Export, _now: &Export) -> bool {
-    false
+fn is_same_life(before: &Export, now: &Export) -> bool {
+    before.incarnation.is_some() && before.incarnation == now.incarnation
 }
 
 /// Whether the service has proved that it is another one than before.
-fn is_another_life(_before: Option<&Export>, _now: &Export) -> bool {
-    false
+fn is_another_life(before: Option<&Export>, now: &Export) -> bool {
+    let before = before.and_then(|export| export.incarnation);
+    before.zip(now.incarnation).is_some_and(|(before, now)| before != now)
 }
