@@ -197,3 +197,77 @@ fn a_timeout_out_of_season_does_nothing() {
     assert_eq!((pair.client.poll_timeout(), pair.client.handle_timeout(at(99 * SECOND))), (None, Ok(())));
     assert_eq!(feed(&mut pair.client, &[0; 100], 7), Ok(()), "bytes of nobody are of no interest");
 }
+
+#[test]
+fn what_is_sent_is_no_sign_of_life_once_an_answer_is_due() {
+    let mut pair = pair();
+    let request = pair.request(1, Operation::Read, 0, 512);
+    pair.client.submit(at(0), request).expect("a slot");
+    pair.client.transmitted(at(0), 0);
+    pair.send();
+    // Every second something more is taken by the connection's memory, and nothing comes back.
+    for second in 1..10 {
+        let request = pair.request(second + 1, Operation::Read, 0, 512);
+        pair.client.submit(at(second * SECOND), request).expect("a slot");
+        while let Some(bytes) = pair.client.poll_transmit() {
+            let count = bytes.len();
+            pair.client.transmitted(at(second * SECOND), count);
+        }
+        assert_eq!(pair.client.handle_timeout(at(second * SECOND)), Ok(()));
+    }
+    assert!(matches!(pair.client.poll_event(), Some(Event::Suspect)));
+    assert_eq!(pair.client.handle_timeout(at(10 * SECOND)), Err(Fatal::Stalled));
+}
+
+#[test]
+fn answers_that_come_make_room_for_more_to_be_sent() {
+    let mut pair = pair();
+    for second in 0..40 {
+        let request = pair.request(second, WRITE, 0, 512);
+        pair.client.submit(at(second * SECOND), request).expect("a slot");
+        pair.send();
+        pair.session.execute(&mut pair.disk, 0, Shape::Plain);
+        let reply = core::mem::take(&mut pair.session.output);
+        feed_at(&mut pair, at(second * SECOND + SECOND / 2), &reply);
+        assert_eq!(pair.completion().map(|completion| completion.result), Some(Ok(())));
+        assert_eq!(pair.client.handle_timeout(at(second * SECOND + SECOND / 2)), Ok(()));
+    }
+}
+
+#[test]
+fn how_long_requests_take_is_counted_by_kind() {
+    let mut pair = pair();
+    let operations = [Operation::Read, WRITE, Operation::Flush, Operation::Cache, Operation::Status];
+    for (index, operation) in operations.into_iter().enumerate() {
+        let length = if operation == Operation::Flush { 0 } else { 512 };
+        let request = pair.request(1, operation, 0, length);
+        pair.client.submit(at(1000), request).expect("a slot");
+        assert_eq!(pair.client.outstanding(), 1);
+        pair.send();
+        pair.session.execute(&mut pair.disk, 0, Shape::Plain);
+        let reply = core::mem::take(&mut pair.session.output);
+        feed_at(&mut pair, at(1000 + (1 << index)), &reply);
+        assert!(pair.completion().is_some() && pair.client.outstanding() == 0);
+    }
+    let latency = pair.client.latency();
+    assert_eq!((latency.read.buckets[0], latency.write.buckets[1], latency.flush.buckets[2]), (1, 1, 1));
+    assert_eq!((latency.other.buckets[3], latency.other.buckets[4], latency.other.count()), (1, 1, 2));
+    assert_eq!(latency.flush.quantile(1, 2), Some(core::time::Duration::from_micros(8)));
+}
+
+#[test]
+fn a_connection_is_counted_by_itself_and_the_heartbeat_for_nobody() {
+    let mut pair = pair();
+    assert_eq!(pair.run(Operation::Read, 0, 512, Shape::Plain), Ok(()));
+    pair.client.handle_timeout(at(5 * SECOND)).expect("alive");
+    pair.send();
+    assert_eq!(pair.client.outstanding(), 0, "the heartbeat is nobody's request");
+    assert_eq!(pair.client.latency().read.count(), 1);
+    pair.client.disconnected(at(6 * SECOND));
+    assert_eq!(pair.client.connection_counters(), *pair.client.counters(), "of the last connection");
+    pair.connect(&Settings::default());
+    assert_eq!(pair.run(WRITE, 0, 512, Shape::Plain), Ok(()));
+    let (now, all) = (pair.client.connection_counters(), *pair.client.counters());
+    assert_eq!((now.connections, now.requests, now.bytes_read, now.bytes_written), (1, 1, 0, 512));
+    assert_eq!((all.connections, all.requests, all.bytes_read, all.heartbeats), (2, 2, 512, 1));
+}
