@@ -3,6 +3,7 @@
 
 pub(crate) mod model;
 pub(crate) mod server;
+pub(crate) mod service;
 
 use kernel_runtime::Instant;
 use std::collections::VecDeque;
@@ -34,6 +35,24 @@ impl Socket {
         Ok(Self::Tcp(socket))
     }
 
+    /// One that waits for bytes.
+    pub(crate) fn blocking(self) -> Self {
+        let done = match &self {
+            Self::Unix(socket) => socket.set_nonblocking(false),
+            Self::Tcp(socket) => socket.set_nonblocking(false),
+        };
+        done.expect("a socket");
+        self
+    }
+
+    /// Another hold of the same socket.
+    pub(crate) fn twin(&self) -> Self {
+        match self {
+            Self::Unix(socket) => Self::Unix(socket.try_clone().expect("a socket")),
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone().expect("a socket")),
+        }
+    }
+
     pub(crate) fn cut(&self) {
         // The peer may have been faster.
         let _ = match self {
@@ -42,14 +61,14 @@ impl Socket {
         };
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Unix(socket) => socket.read(buffer),
             Self::Tcp(socket) => socket.read(buffer),
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Unix(socket) => socket.write(bytes),
             Self::Tcp(socket) => socket.write(bytes),

@@ -70,6 +70,14 @@ impl Server {
         }
     }
 
+    /// As other programs name an export of it.
+    pub(crate) fn uri(&self, export: &str) -> String {
+        match &self.address {
+            Address::Unix(path) => format!("nbd+unix:///{export}?socket={}", path.display()),
+            Address::Tcp(port) => format!("nbd://127.0.0.1:{port}/{export}"),
+        }
+    }
+
     pub(crate) fn socket(&self) -> Socket {
         self.try_socket().expect("the server listens")
     }
@@ -133,22 +141,41 @@ pub(crate) fn nbdkit(arguments: &[&str]) -> Option<Server> {
 pub(crate) fn qemu_nbd(size: u64, arguments: &[&str]) -> Option<Server> {
     let folder = Folder::new();
     let socket = folder.0.join("socket");
+    let address = ["-k", &socket.display().to_string()].map(str::to_string);
+    let child = start_qemu_nbd(size, &address, arguments, &folder)?;
+    Some(Server { process: Process::Child(child), address: Address::Unix(socket), folder }.wait())
+}
+
+/// The same on a loopback port, which is the only way it has TLS.
+pub(crate) fn qemu_nbd_tcp(size: u64, arguments: &[&str]) -> Option<Server> {
+    let folder = Folder::new();
+    let port = free_port();
+    let address = ["-b", "127.0.0.1", "-p", &port.to_string()].map(str::to_string);
+    let child = start_qemu_nbd(size, &address, arguments, &folder)?;
+    Some(Server { process: Process::Child(child), address: Address::Tcp(port), folder }.wait())
+}
+
+fn start_qemu_nbd(size: u64, address: &[String], arguments: &[&str], folder: &Folder) -> Option<Child> {
     let disk = folder.file("disk", size);
-    let mut all = words(&["--persistent", "--shared=4", "--format=raw", "--discard=unmap", "-k"]);
-    all.push(socket.display().to_string());
+    let mut all = words(&["--persistent", "--shared=4", "--format=raw", "--discard=unmap"]);
+    all.extend_from_slice(address);
     all.extend(words(arguments));
     all.push(disk.display().to_string());
-    let child = start("qemu-nbd", &all, &folder)?;
-    Some(Server { process: Process::Child(child), address: Address::Unix(socket), folder }.wait())
+    start("qemu-nbd", &all, folder)
 }
 
 /// `nbd-server` with an export `disk` of this size and these lines in its section, on a loopback port.
 pub(crate) fn nbd_server(size: u64, lines: &str) -> Option<Server> {
+    nbd_server_with(size, "", lines)
+}
+
+/// The same with more lines in the generic section.
+pub(crate) fn nbd_server_with(size: u64, generic: &str, lines: &str) -> Option<Server> {
     let folder = Folder::new();
     let disk = folder.file("disk", size);
     let port = free_port();
     let configuration = format!(
-        "[generic]\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n[disk]\nexportname = {}\n{lines}\n",
+        "[generic]\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n{generic}\n[disk]\nexportname = {}\n{lines}\n",
         disk.display()
     );
     let path = folder.0.join("configuration");
@@ -159,6 +186,26 @@ pub(crate) fn nbd_server(size: u64, lines: &str) -> Option<Server> {
     start("nbd-server", &words(&arguments), &folder)?.wait().expect("it forks");
     let server = Server { process: Process::Daemon(number), address: Address::Tcp(port), folder };
     Some(server.wait())
+}
+
+/// Run a program to its end; tells what it said, or `None` when it is not installed.
+pub(crate) fn run(program: &str, arguments: &[&str], folder: &Folder) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(&folder.0).stdin(Stdio::null());
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let required = std::env::var("CI").is_ok_and(|value| value == "true");
+            assert!(!required, "{program} is not installed, and CI=true asks for it");
+            println!("SKIPPED: {program} is not installed");
+            return None;
+        }
+        Err(error) => panic!("{program}: {error}"),
+    };
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?}: {said}{complained}");
+    Some(said.into_owned())
 }
 
 /// A port that was free a moment ago.
