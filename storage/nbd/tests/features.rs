@@ -49,7 +49,7 @@ fn map(driver: &mut Driver, room: usize) -> Vec<(u64, u64, bool, bool)> {
             let length = extent.length.min(size - at);
             match map.last_mut() {
                 Some((_, last, hole, zero)) if (*hole, *zero) == (extent.hole, extent.zero) => {
-                    *last += length
+                    *last += length;
                 }
                 _ => map.push((at, length, extent.hole, extent.zero)),
             }
