@@ -1,7 +1,7 @@
 //! Ceph RBD behind qemu-nbd and behind nbdkit.
 
 use crate::engine::{Address, Engine, directly, host, place, qemu_io, served, signal};
-use crate::load::{Load, timed};
+use crate::load::{Blocks, Load, timed};
 use image_launch::process::Process;
 use image_launch::stage::Stage;
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const IMAGE: &str = "disk";
 
 fn cluster(stage: &Stage) -> Engine {
-    let engine = Engine::start(stage, "ceph.sh");
+    let engine = Engine::start(stage, "ceph.sh", &[]);
     engine.call(&stage.net, "image", &[IMAGE, "32M"]);
     engine
 }
@@ -24,9 +24,9 @@ fn a_ceph_image_survives_its_gateway_and_a_storage_daemon() {
     let mut gateway = engine.gateway(&stage, "gateway", IMAGE, place(0));
     served(&stage);
     let writes = 300;
-    let mut load = Load::start(&stage, writes, Duration::from_millis(30));
+    let mut load = Load::start(&stage, Blocks::Once, writes, Duration::from_millis(30));
     load.reached(40);
-    engine.kill("osd.1");
+    engine.kill(&stage, "osd.1");
     load.reached(100);
     let _osd = engine.begin(&stage, "osd", &["1"]);
     load.reached(160);
@@ -35,14 +35,14 @@ fn a_ceph_image_survives_its_gateway_and_a_storage_daemon() {
     sleep(SECOND);
     // The dead one still holds the lock, and would be waited for until its watch is over.
     let (gateway, back) = timed(|| engine.gateway(&stage, "takeover", IMAGE, place(0)));
-    let stall = load.finish();
-    println!("ceph, qemu-nbd killed: new gateway after 1 s + {back:.1?}, longest write {stall:.1?}");
-    assert!(stall < 10 * SECOND, "{stall:?}");
+    let (written, stalls) = load.finish();
+    println!("ceph, qemu-nbd killed: new gateway after 1 s + {back:.1?}, longest write {:.1?}", stalls[0]);
+    assert!(stalls[0] < 10 * SECOND, "{stalls:?}");
     engine.call::<&str>(&stage.net, "clean", &[]);
-    Load::verify(&stage, writes).unwrap();
+    written.must_be_read(&stage);
     drop(gateway);
     let past = engine.gateway(&stage, "nbdkit", IMAGE, place(1));
-    Load::verify_at(&stage, &format!("nbd://{}", place(1)), writes).unwrap();
+    written.must_be_at(&stage, &format!("nbd://{}", place(1)));
     drop(past);
     engine.must_run();
 }
@@ -56,8 +56,10 @@ fn a_second_gateway_to_a_ceph_image_takes_over_within_five_seconds() {
     let mut address = Address::new();
     address.point(&stage, place(1));
     served(&stage);
+    // A connection that is lost earlier is one more failed try to the appliance, and it has made some by now.
+    sleep(5 * SECOND);
     let writes = 300;
-    let mut load = Load::start(&stage, writes, Duration::from_millis(10));
+    let mut load = Load::start(&stage, Blocks::Once, writes, Duration::from_millis(10));
     load.reached(60);
     // Dead, and its address moved.
     signal(first.pid(), Signal::KILL);
@@ -68,11 +70,11 @@ fn a_second_gateway_to_a_ceph_image_takes_over_within_five_seconds() {
     address.point(&stage, place(3));
     load.reached(220);
     address.point(&stage, place(2));
-    let stall = load.finish();
-    println!("ceph, nbdkit: longest write over three switch-overs {stall:.1?}");
-    assert!(stall < 5 * SECOND, "{stall:?}");
-    Load::verify(&stage, writes).unwrap();
-    Load::verify_at(&stage, &format!("nbd://{}", place(3)), writes).unwrap();
+    let (written, stalls) = load.finish();
+    println!("ceph, nbdkit: longest writes over three switch-overs {stalls:.1?}");
+    assert!(stalls[0] < 5 * SECOND, "{stalls:?}");
+    written.must_be_read(&stage);
+    written.must_be_at(&stage, &format!("nbd://{}", place(3)));
     engine.must_run();
 }
 
@@ -116,7 +118,7 @@ fn ghost(
 #[test]
 fn a_fenced_gateway_never_writes_again_and_an_unfenced_one_does() {
     let (stage, _turn) = host();
-    let engine = Engine::start(&stage, "ceph.sh");
+    let engine = Engine::start(&stage, "ceph.sh", &[]);
     for (n, (first, second)) in
         [("gateway", "takeover"), ("nbdkit", "nbdkit"), ("gateway", "nbdkit"), ("nbdkit", "takeover")]
             .into_iter()

@@ -10,6 +10,7 @@
 #   ceph.sh gateway DIR NAME ADDRESS PORT    the image over NBD by qemu-nbd, in the foreground: it fences nobody
 #   ceph.sh fence DIR NAME                   whoever holds the image now never writes again
 #   ceph.sh takeover DIR NAME ADDRESS PORT   fence, then gateway
+#   ceph.sh kill DIR osd.N                   the end of OSD N, as by a power failure
 #   ceph.sh osd DIR N                        OSD N again, in the foreground
 #   ceph.sh clean DIR                        waits until every OSD is up and every copy is where it belongs
 #   ceph.sh admin DIR WORDS...               `ceph WORDS` as the administrator
@@ -17,29 +18,12 @@ set -euo pipefail
 
 osds=3
 packages="ceph-mon ceph-mgr ceph-osd ceph-common python3-rados python3-rbd nbdkit nbdkit-plugin-python qemu-utils qemu-block-extra"
+. "$(dirname "$0")/packages.sh"
 
 conf() { echo "$1/ceph.conf"; }
 authtool() { ceph-authtool "$@" >/dev/null; }
 admin() { local dir=$1; shift; ceph -c "$(conf "$dir")" "$@"; }
 gateway_rbd() { local dir=$1; shift; rbd -c "$(conf "$dir")" --id gateway "$@"; }
-
-install() {
-    # A package of QEMU from another suite than the rest of QEMU would pull in all of it, or remove it.
-    local codename; codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    local words=() package
-    for package in $packages; do
-        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' && continue
-        case $package in qemu-* | nbdkit*) words+=("$package/$codename") ;; *) words+=("$package") ;; esac
-    done
-    [ ${#words[@]} -gt 0 ] || return 0
-    local get=(apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "${words[@]}")
-    if [ "$(id -u)" -ne 0 ]; then
-        echo "these packages are missing: ${words[*]}; as root: apt-get update && ${get[*]}" >&2
-        return 1
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    "${get[@]}" || { apt-get -q update && "${get[@]}"; }
-}
 
 write_conf() {
     local dir=$1 address=$2
@@ -193,7 +177,7 @@ gateway() {
 
 nbdkit_gateway() {
     local dir=$1 name=$2 address=$3 port=$4
-    exec nbdkit -f -i "$address" -p "$port" python "$(dirname "$0")/rbd-gateway.py" \
+    exec nbdkit -f ${NBDKIT_DEBUG:+-v} -i "$address" -p "$port" python "$(dirname "$0")/rbd-gateway.py" \
         conf="$(conf "$dir")" id=gateway pool=corbel image="$name"
 }
 
@@ -222,8 +206,9 @@ takeover() {
 
 case ${1:-} in
     install) install ;;
+    kill) kill -KILL "$(cat "$2/$3.pid")" ;;
     nbdkit) nbdkit_gateway "${@:2}" ;;
     up | run | down | image | gateway | fence | takeover | osd | clean) "$@" ;;
     admin) shift; admin "$@" ;;
-    *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -54,13 +54,13 @@ pub(crate) fn served(stage: &Stage) {
 /// One engine: a script, and a folder where it keeps everything.
 pub(crate) struct Engine {
     script: PathBuf,
-    pub(crate) folder: PathBuf,
+    folder: PathBuf,
     daemons: Process,
 }
 
 impl Engine {
     /// Installs what `script` needs and starts its daemons on the networks of `stage`.
-    pub(crate) fn start(stage: &Stage, script: &str) -> Self {
+    pub(crate) fn start(stage: &Stage, script: &str, words: &[&str]) -> Self {
         let name = script.trim_end_matches(".sh");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/engines").join(script);
         let mut install = process::command(&script);
@@ -70,7 +70,7 @@ impl Engine {
         let installed = start.elapsed();
         let folder = stage.scratch.file(name);
         let mut run = stage.net.command(&script);
-        run.arg("run").arg(&folder);
+        run.arg("run").arg(&folder).args(words);
         let mut daemons = Process::start(name, run, &stage.scratch.file(&format!("{name}.log"))).unwrap();
         let up = wait::until(format!("{name} up"), LIMIT, || {
             daemons.must_run()?;
@@ -108,10 +108,9 @@ impl Engine {
         gateway
     }
 
-    /// Kills a daemon the way a power failure does; `name` is that of its file of the process id.
-    pub(crate) fn kill(&self, name: &str) {
-        let text = std::fs::read_to_string(self.folder.join(format!("{name}.pid"))).unwrap();
-        signal(text.trim().parse().unwrap(), Signal::KILL);
+    /// Kills one daemon, the way a power failure does.
+    pub(crate) fn kill(&self, stage: &Stage, daemon: &str) {
+        self.call(&stage.net, "kill", &[daemon]);
     }
 
     /// Fails if the script has ended.

@@ -14,26 +14,41 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// Writes between two flushes.
 const FLUSH: u32 = 7;
 
-/// The writes, numbered from 0: block and value of each.
-fn nth(n: u32) -> (u64, u8) {
-    // A stride that comes back to blocks written before, while they may be in flight or unflushed.
-    let block = u64::from(n % 97) * 5 % BLOCKS;
-    (block, (n % 251) as u8 + 1)
+/// Which blocks are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Blocks {
+    /// Some of them again and again, also those that were in flight or unflushed when something broke.
+    Again,
+    /// Each once. What was in flight when a connection was lost keeps newer writes to its place waiting until nobody
+    /// can execute it late; with these, nothing waits for that.
+    Once,
+}
+
+impl Blocks {
+    /// The writes, numbered from 0: block and value of each.
+    fn nth(self, n: u32) -> (u64, u8) {
+        let block = match self {
+            Self::Again => u64::from(n % 97) * 5 % BLOCKS,
+            Self::Once => u64::from(n) * 5 % BLOCKS,
+        };
+        (block, (n % 251) as u8 + 1)
+    }
 }
 
 /// One session of one initiator, writing.
 pub(crate) struct Load {
     initiator: Process,
+    blocks: Blocks,
     writes: u32,
 }
 
 impl Load {
     /// Starts `writes` writes of 64 KiB with `pause` after each, every seventh followed by a flush, each eleventh with
     /// FUA.
-    pub(crate) fn start(stage: &Stage, writes: u32, pause: Duration) -> Self {
+    pub(crate) fn start(stage: &Stage, blocks: Blocks, writes: u32, pause: Duration) -> Self {
         let mut commands = Vec::new();
         for n in 0..writes {
-            let (block, value) = nth(n);
+            let (block, value) = blocks.nth(n);
             let fua = if n % 11 == 0 { "-f " } else { "" };
             commands.push(format!("write {fua}-P {value} {} {BLOCK}", block * BLOCK));
             if n % FLUSH == FLUSH - 1 {
@@ -44,7 +59,7 @@ impl Load {
         commands.push("flush".into());
         let command = qemu_io(&stage.net, &unit(stage).url(), &commands);
         let initiator = Process::start("initiator", command, &stage.scratch.file("initiator.log")).unwrap();
-        Self { initiator, writes }
+        Self { initiator, blocks, writes }
     }
 
     /// Waits until so many writes were answered.
@@ -66,34 +81,46 @@ impl Load {
         u32::try_from(text.lines().filter(|line| line.starts_with("wrote ")).count()).unwrap()
     }
 
-    /// Waits for the end: every write and flush must have succeeded. The longest that one write took.
-    pub(crate) fn finish(mut self) -> Duration {
+    /// Waits for the end: every write and flush must have succeeded. What it wrote, and how long the longest three
+    /// writes took.
+    pub(crate) fn finish(mut self) -> (Written, [Duration; 3]) {
         let status =
             self.initiator.wait(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", self.initiator.tail()));
         let text = self.initiator.output();
         assert!(status.success() && !text.contains("fail"), "the initiator saw an error ({status}):\n{text}");
         assert_eq!(self.done(), self.writes, "{text}");
-        text.lines().filter_map(took).max().unwrap_or_default()
-    }
-
-    /// Reads every block through the appliance.
-    pub(crate) fn verify(stage: &Stage, writes: u32) -> Result<()> {
-        expect(qemu_io(&stage.net, &unit(stage).url(), &reads(writes)))
-    }
-
-    /// Reads every block at `url`, past the appliance.
-    pub(crate) fn verify_at(stage: &Stage, url: &str, writes: u32) -> Result<()> {
-        expect(qemu_io(&stage.net, url, &reads(writes)))
+        let written = Written { blocks: self.blocks, writes: self.writes };
+        let mut times: Vec<Duration> = text.lines().filter_map(took).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        (written, [times[0], times[1], times[2]])
     }
 }
 
-/// A read of each block with the value it must have.
-fn reads(writes: u32) -> Vec<String> {
-    let mut values = vec![0; usize::try_from(BLOCKS).unwrap()];
-    for (block, value) in (0..writes).map(nth) {
-        values[usize::try_from(block).unwrap()] = value;
+/// What must be on the disk.
+pub(crate) struct Written {
+    blocks: Blocks,
+    writes: u32,
+}
+
+impl Written {
+    /// Reads every block through the appliance.
+    pub(crate) fn must_be_read(&self, stage: &Stage) {
+        expect(qemu_io(&stage.net, &unit(stage).url(), &self.reads())).unwrap();
     }
-    (0..).zip(values).map(|(block, value)| format!("read -P {value} {} {BLOCK}", block * BLOCK)).collect()
+
+    /// Reads every block at `url`, past the appliance.
+    pub(crate) fn must_be_at(&self, stage: &Stage, url: &str) {
+        expect(qemu_io(&stage.net, url, &self.reads())).unwrap();
+    }
+
+    /// A read of each block with the value it must have.
+    fn reads(&self) -> Vec<String> {
+        let mut values = vec![0; usize::try_from(BLOCKS).unwrap()];
+        for (block, value) in (0..self.writes).map(|n| self.blocks.nth(n)) {
+            values[usize::try_from(block).unwrap()] = value;
+        }
+        (0..).zip(values).map(|(block, value)| format!("read -P {value} {} {BLOCK}", block * BLOCK)).collect()
+    }
 }
 
 fn expect(command: std::process::Command) -> Result<()> {

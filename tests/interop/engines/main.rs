@@ -10,4 +10,5 @@ mod ceph;
 mod engine;
 #[path = "../fixture.rs"]
 mod fixture;
+mod gluster;
 mod load;
