@@ -10,7 +10,7 @@ mod up;
 
 use crate::contexts::MAX_CONTEXTS;
 use crate::coverage::Coverage;
-use crate::{Counters, Export, Latency};
+use crate::{Counters, Export, Latency, TransmissionFlags};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use kernel_runtime::Instant;
@@ -194,6 +194,8 @@ pub(crate) struct Requests {
     geometry: Geometry,
     native_fua: bool,
     allocation: Option<u32>,
+    /// A BLOCK_STATUS can be limited to the one context that is wanted.
+    can_filter: bool,
     contexts: [Option<u32>; MAX_CONTEXTS],
     /// Bytes in one READ or WRITE.
     payload: u32,
@@ -240,6 +242,7 @@ impl Requests {
             },
             native_fua: false,
             allocation: None,
+            can_filter: false,
             contexts: [None; MAX_CONTEXTS],
             payload: 512,
             range: 512,
@@ -263,6 +266,9 @@ impl Requests {
         self.native_fua = export.native_fua();
         self.payload = export.geometry.max_transfer;
         self.allocation = export.allocation;
+        let others = export.contexts.iter().flatten().count() > 1;
+        self.can_filter =
+            export.extended && others && export.flags.contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
         self.contexts = export.contexts;
         let block = u64::from(export.geometry.block_size);
         let max_range = if export.extended { max_range } else { max_range.min(u64::from(u32::MAX)) };

@@ -1,13 +1,18 @@
 //! Requests on their way to the server: a header, and behind that of a write the request's buffer itself.
 
 use crate::requests::{Key, Requests};
-use crate::wire::{self, EXTENDED_HEADER, ExtendedRequest, REQUEST_HEADER, command, command_flag};
+use crate::wire::{self, EXTENDED_HEADER, ExtendedRequest, command, command_flag};
+
+/// Bytes of a header and of the list that may follow that of a BLOCK_STATUS: a length, and one context.
+const LONGEST: usize = EXTENDED_HEADER + 8 + 4;
 
 /// The command being sent. One that was begun is sent to its end, whatever its answer: half a request would put the
 /// stream out of step.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    header: [u8; EXTENDED_HEADER],
+    /// Its header, with a list that follows it: so many bytes of it.
+    header: [u8; LONGEST],
+    length: usize,
     extended: bool,
     /// Bytes of header and payload sent.
     sent: usize,
@@ -31,7 +36,7 @@ pub(crate) enum Progress {
 
 impl Sender {
     pub(crate) fn new() -> Self {
-        Self { header: [0; EXTENDED_HEADER], extended: false, sent: 0, current: Current::Nothing }
+        Self { header: [0; LONGEST], length: 0, extended: false, sent: 0, current: Current::Nothing }
     }
 
     /// The first command of a connection is to be sent, with an extended header or a compact one.
@@ -39,25 +44,32 @@ impl Sender {
         *self = Self { extended, ..Self::new() };
     }
 
-    /// Bytes of a header.
-    const fn header(&self) -> usize {
-        if self.extended { EXTENDED_HEADER } else { REQUEST_HEADER }
-    }
-
-    fn begin(&mut self, request: ExtendedRequest, current: Current) {
-        let ExtendedRequest { mut flags, command, cookie, offset, length } = request;
-        if self.extended {
-            if command == command::WRITE {
-                flags |= command_flag::PAYLOAD_LEN;
-            }
-            self.header = ExtendedRequest { flags, ..request }.to_bytes();
-        } else {
+    /// Begin a command; a BLOCK_STATUS is about the context `only`, if there is one, and else about all.
+    fn begin(&mut self, request: ExtendedRequest, only: Option<u32>, current: Current) {
+        (self.sent, self.current) = (0, current);
+        let ExtendedRequest { flags, command, cookie, offset, length } = request;
+        if !self.extended {
             // No command is made longer than its header can say.
             let length = length as u32;
-            let request = wire::Request { flags, command, cookie, offset, length };
-            self.header[..REQUEST_HEADER].copy_from_slice(&request.to_bytes());
+            self.put(&wire::Request { flags, command, cookie, offset, length }.to_bytes());
+            return;
         }
-        (self.sent, self.current) = (0, current);
+        let with_payload = ExtendedRequest { flags: flags | command_flag::PAYLOAD_LEN, ..request };
+        match (command, only) {
+            (command::WRITE, _) => self.put(&with_payload.to_bytes()),
+            (command::BLOCK_STATUS, Some(context)) => {
+                self.put(&ExtendedRequest { length: 8 + 4, ..with_payload }.to_bytes());
+                self.header[EXTENDED_HEADER..EXTENDED_HEADER + 8].copy_from_slice(&length.to_be_bytes());
+                self.header[EXTENDED_HEADER + 8..].copy_from_slice(&context.to_be_bytes());
+                self.length = LONGEST;
+            }
+            _ => self.put(&request.to_bytes()),
+        }
+    }
+
+    fn put(&mut self, header: &[u8]) {
+        self.header[..header.len()].copy_from_slice(header);
+        self.length = header.len();
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -69,34 +81,34 @@ impl Sender {
         if self.is_idle()
             && let Some((key, request)) = requests.next_command()
         {
-            self.begin(request, Current::Command(key));
+            self.begin(request, requests.only_context(), Current::Command(key));
         }
     }
 
     /// Take up the farewell.
     pub(crate) fn load_disconnect(&mut self) {
         let request = ExtendedRequest { flags: 0, command: command::DISC, cookie: 0, offset: 0, length: 0 };
-        self.begin(request, Current::Disconnect);
+        self.begin(request, None, Current::Disconnect);
     }
 
     /// The next bytes to be sent.
     pub(crate) fn outgoing<'a>(&'a self, requests: &'a Requests) -> Option<&'a [u8]> {
         let key = match self.current {
             Current::Nothing => return None,
-            Current::Command(key) if self.sent >= self.header() => key,
+            Current::Command(key) if self.sent >= self.length => key,
             Current::Command(_) | Current::Disconnect => {
-                return Some(&self.header[self.sent..self.header()]);
+                return Some(&self.header[self.sent..self.length]);
             }
         };
-        Some(&requests.payload(key)[self.sent - self.header()..])
+        Some(&requests.payload(key)[self.sent - self.length..])
     }
 
     /// `count` of those bytes were sent.
     pub(crate) fn transmitted(&mut self, requests: &mut Requests, count: usize) -> Progress {
         let total = match self.current {
             Current::Nothing => return Progress::Going,
-            Current::Command(key) => self.header() + requests.payload(key).len(),
-            Current::Disconnect => self.header(),
+            Current::Command(key) => self.length + requests.payload(key).len(),
+            Current::Disconnect => self.length,
         };
         self.sent = total.min(self.sent + count);
         let current = self.current;

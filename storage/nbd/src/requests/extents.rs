@@ -11,6 +11,11 @@ impl Requests {
         request.as_ref().is_some_and(|request| request.operation == Operation::Status)
     }
 
+    /// The context that a BLOCK_STATUS is to be limited to, where the server can and there are others.
+    pub(crate) fn only_context(&self) -> Option<u32> {
+        self.allocation.filter(|_| self.can_filter)
+    }
+
     /// Extents of the context with this number are to come. Answers whether they are those that were asked for; those of
     /// the others are a byproduct.
     pub(crate) fn begin_extents(&mut self, key: Key, number: u32) -> Result<bool, Fatal> {

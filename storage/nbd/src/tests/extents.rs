@@ -1,9 +1,9 @@
 //! BLOCK_STATUS: what its replies make of the request's buffer, in either form, and what they must not be.
 
-use super::{Pair, STATUS, feed};
+use super::{Pair, STATUS, drain, feed};
 use crate::testing::{Medium, Settings, Shape, chunk_bytes, extended_chunk_bytes};
-use crate::wire::{chunk, command, command_flag, error};
-use crate::{Fatal, Limits};
+use crate::wire::{EXTENDED_HEADER, ExtendedRequest, chunk, command, command_flag, error};
+use crate::{Fatal, Limits, TransmissionFlags};
 use storage_block::{Error, Extent, Operation, Request};
 
 const SIZE: usize = 1 << 20;
@@ -192,6 +192,36 @@ fn other_contexts_are_told_of_beside_it_in_any_order() {
         for seed in 0..40 {
             assert_eq!(pair.run(Operation::Status, 0, LENGTH, Shape::Pieces(seed)), Ok(()), "{seed}");
         }
+    }
+}
+
+#[test]
+fn only_the_wanted_context_is_asked_about_where_the_server_can() {
+    let flags = TransmissionFlags(Settings::default().flags.0 | TransmissionFlags::BLOCK_STATUS_PAYLOAD.0);
+    let incarnation = Some("1".to_string());
+    let settings = Settings { extended: true, incarnation, flags, ..Settings::default() };
+    let mut pair = Pair::new(&settings, SIZE);
+    for seed in 0..8 {
+        pair.submit(1, Operation::Status, OFFSET, LENGTH);
+        let said = drain(&mut pair.client);
+        assert_eq!(said.len(), EXTENDED_HEADER + 12);
+        let header = said.first_chunk().and_then(ExtendedRequest::read).expect("a request");
+        assert_eq!((header.flags, header.offset, header.length), (command_flag::PAYLOAD_LEN, OFFSET, 12));
+        assert_eq!(said[EXTENDED_HEADER..], [&LENGTH.to_be_bytes()[..], &NUMBER.to_be_bytes()].concat());
+        // In pieces as well: what was begun is sent to its end.
+        for byte in said {
+            pair.session.receive(&[byte]);
+        }
+        pair.session.execute(&mut pair.disk, 0, Shape::Pieces(seed));
+        pair.deliver().expect("sound");
+        assert_eq!(pair.completion().map(|completion| completion.result), Some(Ok(())));
+        pair.session.assert_obeyed();
+    }
+    // With one context there is nothing to choose, and without extended headers no way to say so.
+    for (extended, incarnation) in [(true, None), (false, Some("1".to_string()))] {
+        let mut pair = Pair::new(&Settings { extended, incarnation, ..settings.clone() }, SIZE);
+        pair.submit(1, Operation::Status, OFFSET, LENGTH);
+        assert_eq!(pair.send()[0].flags, 0);
     }
 }
 

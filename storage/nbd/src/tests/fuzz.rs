@@ -15,7 +15,8 @@ fn limits() -> Limits {
 
 /// A service in one of its many forms.
 fn random_settings(random: &mut Random) -> Settings {
-    let flags = Settings::default().flags.0 | TransmissionFlags::SEND_FAST_ZERO.0;
+    let further = [TransmissionFlags::SEND_FAST_ZERO, TransmissionFlags::BLOCK_STATUS_PAYLOAD];
+    let flags = Settings::default().flags.0 | further[0].0 | further[random.below(2)].0;
     Settings {
         structured: random.below(4) != 0,
         extended: random.below(2) == 0,
