@@ -85,7 +85,9 @@ pub(crate) fn commands(mut bytes: &[u8]) -> Vec<wire::Request> {
                 (wire::Request { flags, command, cookie, offset, length }, wire::EXTENDED_HEADER)
             }
         };
-        let payload = if request.command == wire::command::WRITE { request.length as usize } else { 0 };
+        let has_payload = request.command == wire::command::WRITE
+            || request.flags & wire::command_flag::PAYLOAD_LEN != 0;
+        let payload = if has_payload { request.length as usize } else { 0 };
         bytes = &bytes[header + payload..];
         commands.push(request);
     }
