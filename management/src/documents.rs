@@ -6,12 +6,13 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::SocketAddrV4;
 use core::time::Duration;
 use management_http::Request;
 use management_http::json::{self, Bounds};
 use serde::de::{DeserializeOwned, Error, Visitor};
-use serde::{Deserialize, Deserializer};
-use storage::Exposure;
+use serde::{Deserialize, Deserializer, Serialize};
+use storage::{Exposure, Policy, Rate};
 
 /// How long a command may take to be begun when it does not say.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(25);
@@ -25,6 +26,8 @@ const STOP_TIMEOUT_MAX: u32 = 3_600_000;
 const NAME_MAX: usize = 223;
 const VOLUME_MAX: usize = 1024;
 const INITIATORS_MAX: usize = 32;
+/// Seconds' worth that a limited disk may save up when the document does not say.
+const BURST: u32 = 1;
 
 /// The body of a request as a `T`.
 pub(crate) fn parse<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Problem> {
@@ -190,6 +193,64 @@ pub(crate) struct TargetDocument {
     initiators: Vec<String>,
     #[serde(default)]
     read_only: bool,
+    #[serde(default)]
+    policy: Option<Object<PolicyDocument>>,
+}
+
+/// What is decided about the way to a target's bytes; `0` and `null` stand for what holds without it.
+#[derive(Deserialize, Serialize, Debug, Default, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PolicyDocument {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    portals: Vec<SocketAddrV4>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iops: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst_seconds: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_seconds: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fail_after_seconds: Option<u32>,
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    assume_durable: bool,
+}
+
+impl PolicyDocument {
+    /// The document of a policy.
+    pub(crate) fn new(policy: &Policy) -> Self {
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let Rate { iops, bandwidth, burst } = policy.rate;
+        Self {
+            portals: policy.portals.clone(),
+            generation: (policy.generation > 0).then_some(policy.generation),
+            iops: (iops > 0).then_some(iops),
+            bandwidth: (bandwidth > 0).then_some(bandwidth),
+            burst_seconds: (burst > BURST).then_some(burst),
+            hold_seconds: policy.hold.map(seconds),
+            fail_after_seconds: policy.fail_after.map(seconds),
+            assume_durable: policy.assume_durable,
+        }
+    }
+
+    fn policy(self) -> Policy {
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        Policy {
+            portals: self.portals,
+            generation: self.generation.unwrap_or(0),
+            rate: Rate {
+                iops: self.iops.unwrap_or(0),
+                bandwidth: self.bandwidth.unwrap_or(0),
+                burst: self.burst_seconds.unwrap_or(BURST),
+            },
+            hold: self.hold_seconds.map(seconds),
+            fail_after: self.fail_after_seconds.map(seconds),
+            assume_durable: self.assume_durable,
+        }
+    }
 }
 
 impl TargetDocument {
@@ -217,6 +278,7 @@ impl TargetDocument {
             volume: self.volume,
             initiators: self.initiators,
             read_only: self.read_only,
+            policy: self.policy.map_or_else(PolicyDocument::default, |policy| policy.0).policy(),
         })
     }
 }

@@ -6,7 +6,7 @@ use alloc::string::String;
 use core::cell::Cell;
 use core::fmt::Write;
 use core::time::Duration;
-use storage::{Exposed, VolumeState};
+use storage::{Exposed, Status, VolumeState};
 
 /// What is counted.
 #[derive(Default)]
@@ -97,6 +97,28 @@ impl Metrics {
                 target.exposure.id, target.sessions
             )?;
         }
-        Ok(())
+        disks(text, targets)
     }
+}
+
+/// The figures of each disk's way to its bytes.
+fn disks(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
+    type Figure = fn(&Status) -> u64;
+    let figures: [(&str, &str, Figure); 8] = [
+        ("corbel_target_connections", "gauge", |status| status.connections as u64),
+        ("corbel_target_waiting_requests", "gauge", |status| status.waiting as u64),
+        ("corbel_target_requests_under_way", "gauge", |status| status.under_way as u64),
+        ("corbel_target_journal_entries", "gauge", |status| status.entries as u64),
+        ("corbel_target_journal_bytes", "gauge", |status| status.journal as u64),
+        ("corbel_target_replays_total", "counter", |status| status.replays),
+        ("corbel_target_repairs_total", "counter", |status| status.repairs),
+        ("corbel_target_ghosts_total", "counter", |status| status.ghosts),
+    ];
+    for (name, kind, figure) in figures {
+        writeln!(text, "# TYPE {name} {kind}")?;
+        for target in targets {
+            writeln!(text, "{name}{{target=\"{}\"}} {}", target.exposure.id, figure(&target.status))?;
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! What clients are shown, as JSON.
 
+use crate::documents::PolicyDocument;
 use agent_protocol::{ImageName, Instance, InstanceId, State, Text, Uuid, Verb, lifecycle};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -66,6 +67,8 @@ pub(crate) struct TargetView<'a> {
     volume: &'a str,
     initiators: &'a [String],
     read_only: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicyDocument>,
     /// Of the way to the volume: `connecting`, `ready` or `down`.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +92,8 @@ impl<'a> TargetView<'a> {
             volume: &exposure.volume,
             initiators: &exposure.initiators,
             read_only: exposure.read_only,
+            policy: Some(PolicyDocument::new(&exposure.policy))
+                .filter(|policy| *policy != PolicyDocument::default()),
             state,
             reason,
             size_bytes: exposed.size,

@@ -2,13 +2,14 @@
 //!
 //! A function is answered at once, although requests of the commands it ended may still be under way: each of them
 //! keeps its place among the commands of its unit until its last request has come back, and nothing that overlaps it is
-//! let past. So a disk that hangs does not make its initiator escalate, and no old write lands behind a newer one.
+//! let past. So a disk that hangs does not make its initiator escalate, and no old write lands behind a newer one. What
+//! was not sent yet is never sent.
 
 use crate::mailbox::CommandIndex;
 use crate::path::Path;
 use crate::shared::{ConnectionIndex, Shared, State};
 use storage_iscsi::{Connection, Function, Referenced, TaskManagement, TaskManagementResponse};
-use storage_scsi::{Attention, Nexus, UnitId};
+use storage_scsi::{Attention, Nexus, Status, UnitId};
 
 /// Which commands of a target are meant.
 #[derive(Clone, Copy)]
@@ -137,7 +138,7 @@ impl Path {
                 self.forget(owner.task);
                 connection.abort(owner.task);
             } else {
-                shared.mailboxes[owner.connection].revoke(owner.task, tell);
+                shared.mailboxes[owner.connection].revoke(owner.task, tell.then_some(Status::TaskAborted));
             }
         }
     }
@@ -171,7 +172,7 @@ impl Shared {
             let Some((index, running)) = found else { return };
             next = index + 1;
             if let Some(owner) = running.owner {
-                self.mailboxes[owner.connection].revoke(owner.task, tell);
+                self.mailboxes[owner.connection].revoke(owner.task, tell.then_some(Status::TaskAborted));
             }
             self.abort(state, index);
         }

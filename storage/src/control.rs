@@ -8,11 +8,21 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::SocketAddrV4;
+use core::time::Duration;
+use storage_driver::{Rate, Status};
 use storage_iscsi::Name;
 use storage_nbd::Uri;
 
 /// The largest logical unit number an exposure can have: beyond it lies another LUN format.
 const MAX_LUN: u16 = 255;
+/// Addresses that may lead to one disk.
+const MAX_PORTALS: usize = 8;
+/// The bounds of how long commands are held: shorter ones would tell initiators of each hiccup, longer ones run into the
+/// time-outs of all of them.
+const MIN_HOLD: Duration = Duration::from_secs(1);
+const MAX_HOLD: Duration = Duration::from_secs(170);
+/// Seconds' worth that an idle disk may save up.
+const MAX_BURST: u32 = 60;
 /// Initiators one exposure can name.
 const MAX_INITIATORS: usize = 64;
 
@@ -39,12 +49,25 @@ impl Control {
         let id = exposure.id.clone();
         let shared = &self.0;
         let volume = shared.volumes.iter().position(|volume| volume.is_free()).ok_or(ControlError::Full)?;
+        let policy = exposure.policy.clone();
+        let generation = (!exposure.read_only).then_some(policy.generation);
         shared.state.borrow_mut().registry.add(exposure, volume)?;
-        shared.volumes[volume].assign(Some(Assignment {
-            server: SocketAddrV4::new(uri.host, uri.port),
+        let mut portals = alloc::vec![SocketAddrV4::new(uri.host, uri.port)];
+        portals.extend(policy.portals);
+        let assignment = Assignment {
+            portals,
             export: uri.export,
             share: shared.pool.share(shared.limits.share),
-        }));
+            generation,
+            rate: policy.rate,
+            assume_durable: policy.assume_durable,
+            hold: policy.hold.unwrap_or(shared.limits.hold),
+            fail_after: policy.fail_after,
+        };
+        if let Err(reason) = shared.volumes[volume].assign(shared, assignment) {
+            let _ = shared.state.borrow_mut().registry.remove(&id);
+            return Err(ControlError::Invalid { field: "volume", reason });
+        }
         self.get(&id).ok_or(ControlError::NotFound)
     }
 
@@ -54,7 +77,7 @@ impl Control {
     /// When there is none of that id, or a session is logged in to its target.
     pub fn withdraw(&self, id: &str) -> Result<(), ControlError> {
         let volume = self.0.state.borrow_mut().registry.remove(id)?;
-        self.0.volumes[volume].assign(None);
+        self.0.volumes[volume].withdraw(self.0.clock.now());
         Ok(())
     }
 
@@ -62,10 +85,10 @@ impl Control {
     pub fn list(&self) -> Vec<Exposed> {
         let state = self.0.state.borrow();
         let exposed = state.registry.exposures().iter().map(|entry| {
-            let (volume, size) = self.0.volumes[entry.volume].state();
+            let (volume, size, status) = self.0.volumes[entry.volume].state();
             let sessions = state.registry.sessions_of(entry.target);
             let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
-            Exposed { exposure: entry.exposure.clone(), state: volume, size, sessions }
+            Exposed { exposure: entry.exposure.clone(), state: volume, size, sessions, status }
         });
         exposed.collect()
     }
@@ -95,6 +118,18 @@ fn check(mut exposure: Exposure) -> Result<(Exposure, Uri), ControlError> {
     }
     for initiator in exposure.initiators.iter_mut().filter(|initiator| *initiator != "*") {
         *initiator = name("initiators", initiator)?;
+    }
+    let policy = &exposure.policy;
+    if policy.portals.len() >= MAX_PORTALS || policy.portals.iter().any(|portal| portal.port() == 0) {
+        return Err(invalid("portals", format!("at most {} more, none with port 0", MAX_PORTALS - 1)));
+    }
+    let holds = MIN_HOLD..=MAX_HOLD;
+    if policy.hold.is_some_and(|hold| !holds.contains(&hold)) {
+        let (least, most) = (MIN_HOLD.as_secs(), MAX_HOLD.as_secs());
+        return Err(invalid("hold", format!("must be {least} to {most} seconds")));
+    }
+    if policy.rate.burst > MAX_BURST {
+        return Err(invalid("burst", format!("must be at most {MAX_BURST} seconds")));
     }
     let uri = Uri::parse(&exposure.volume).map_err(|error| invalid("volume", error.to_string()))?;
     Ok((exposure, uri))
@@ -130,6 +165,28 @@ pub struct Exposure {
     pub initiators: Vec<String>,
     /// Refuse writes.
     pub read_only: bool,
+    /// What holds for the way to its bytes.
+    pub policy: Policy,
+}
+
+/// What an operator decides about the way to a disk's bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Addresses beside the volume's own that lead to the same disk, tried in turn when a connection is lost.
+    pub portals: Vec<SocketAddrV4>,
+    /// Counts the appliances that the disk was given to: a storage service that knows generations refuses all but the
+    /// highest.
+    pub generation: u64,
+    /// How much the disk may do.
+    pub rate: Rate,
+    /// How long commands wait for a lost storage service before they end with BUSY, which every initiator tries again:
+    /// less than the initiator's own time-out. `None` for the appliance's default.
+    pub hold: Option<Duration>,
+    /// After how long without a storage service commands end with NOT READY; `None` for never.
+    pub fail_after: Option<Duration>,
+    /// What the storage service acknowledges is durable although it offers neither FLUSH nor FUA. Without this such an
+    /// export is not written to.
+    pub assume_durable: bool,
 }
 
 /// An exposure and how it fares.
@@ -143,6 +200,8 @@ pub struct Exposed {
     pub size: Option<u64>,
     /// Sessions logged in to its target.
     pub sessions: u32,
+    /// How the way to its bytes fares, in figures.
+    pub status: Status,
 }
 
 /// The state of the way to a volume.

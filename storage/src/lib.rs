@@ -28,8 +28,9 @@ use kernel_runtime::Clock;
 use network::Stream;
 use shared::Shared;
 
-pub use control::{Control, ControlError, Exposed, Exposure, VolumeState};
+pub use control::{Control, ControlError, Exposed, Exposure, Policy, VolumeState};
 pub use limits::Limits;
+pub use storage_driver::{Rate, Status};
 pub use storage_iscsi::Limits as IscsiLimits;
 pub use storage_nbd::Limits as NbdLimits;
 pub use storage_scsi::Limits as ScsiLimits;
@@ -39,9 +40,10 @@ pub struct Storage(Rc<Shared>);
 
 impl Storage {
     /// Storage within `limits`. `seed` is random and differs at each boot. Discovery gives `portal` to initiators, or
-    /// the address they came to.
-    pub fn new(limits: &Limits, clock: Clock, seed: u64, portal: Option<SocketAddrV4>) -> Self {
-        Self(Shared::new(limits, clock, seed, portal))
+    /// the address they came to. `owner` names this appliance to storage services that admit one writer only: 1 to 32 of
+    /// `0-9`, `a-z` and `-`, the same after a restart and another one on each host.
+    pub fn new(limits: &Limits, clock: Clock, seed: u64, portal: Option<SocketAddrV4>, owner: &str) -> Self {
+        Self(Shared::new(limits, clock, seed, portal, owner))
     }
 
     /// What drives it.
@@ -59,8 +61,14 @@ impl Storage {
         portal::run(self.0.clone(), index, port, stream)
     }
 
-    /// The task of volume slot `index`, below [`Limits::volumes`], on the service network.
-    pub fn serve_volume(&self, index: usize, stream: Stream) -> impl Future<Output = ()> + 'static {
-        volume::run(self.0.clone(), index, stream)
+    /// The task of connection `path`, below [`Limits::paths`], of volume slot `index`, below [`Limits::volumes`], on the
+    /// service network.
+    pub fn serve_volume(
+        &self,
+        index: usize,
+        path: usize,
+        stream: Stream,
+    ) -> impl Future<Output = ()> + 'static {
+        volume::run(self.0.clone(), index, path, stream)
     }
 }

@@ -17,6 +17,14 @@ pub struct Limits {
     pub share: usize,
     /// Bytes, beside the pool, for answers that need no disk.
     pub control: usize,
+    /// Connections that one disk may have to its service, if that can do with several.
+    pub paths: usize,
+    /// The buffers for writes that are acknowledged and not durable: sizes and numbers, sizes ascending.
+    pub journal: [(usize, usize); 3],
+    /// Such writes of one disk.
+    pub entries: usize,
+    /// After so long without a flush the appliance flushes by itself.
+    pub flush_after: Duration,
     /// What a connection's engine is given.
     pub iscsi: storage_iscsi::Limits,
     /// What a target's engine is given.

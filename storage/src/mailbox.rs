@@ -5,6 +5,7 @@ use core::cell::RefCell;
 use core::task::{Context, Poll};
 use kernel_runtime::Signal;
 use storage_iscsi::Task;
+use storage_scsi::Status;
 
 /// The place of a running command in [`crate::commands::Commands`].
 pub(crate) type CommandIndex = u32;
@@ -14,8 +15,8 @@ pub(crate) struct Mailbox {
     signal: Signal,
     /// Commands of this connection that may go on.
     ready: RefCell<Vec<CommandIndex>>,
-    /// Commands of this connection that another one has aborted, and whether the initiator is to be told.
-    revoked: RefCell<Vec<(Task, bool)>>,
+    /// Commands that were taken from this connection, and the status their initiator is told, if any.
+    revoked: RefCell<Vec<(Task, Option<Status>)>>,
 }
 
 impl Mailbox {
@@ -34,9 +35,9 @@ impl Mailbox {
         self.signal.raise();
     }
 
-    /// The command of `task` was aborted on behalf of somebody else.
-    pub(crate) fn revoke(&self, task: Task, tell: bool) {
-        self.revoked.borrow_mut().push((task, tell));
+    /// The command of `task` was ended by somebody else; its initiator is told this status, if any.
+    pub(crate) fn revoke(&self, task: Task, status: Option<Status>) {
+        self.revoked.borrow_mut().push((task, status));
         self.signal.raise();
     }
 
@@ -56,8 +57,8 @@ impl Mailbox {
         out.append(&mut self.ready.borrow_mut());
     }
 
-    /// The next task that somebody else has aborted.
-    pub(crate) fn pop_revoked(&self) -> Option<(Task, bool)> {
+    /// The next task that somebody else has ended.
+    pub(crate) fn pop_revoked(&self) -> Option<(Task, Option<Status>)> {
         self.revoked.borrow_mut().pop()
     }
 

@@ -93,12 +93,11 @@ impl Path {
     /// Up: go on with every command that something happened to.
     pub(crate) fn resume(&mut self, connection: &mut Connection) -> Resumed {
         let shared = self.shared.clone();
-        while let Some((task, tell)) = shared.mailboxes[self.index].pop_revoked() {
+        while let Some((task, status)) = shared.mailboxes[self.index].pop_revoked() {
             self.forget(task);
-            if tell {
-                connection.finish(task, Outcome { status: Status::TaskAborted as u8, ..Outcome::good(0) });
-            } else {
-                connection.abort(task);
+            match status {
+                Some(status) => connection.finish(task, Outcome { status: status as u8, ..Outcome::good(0) }),
+                None => connection.abort(task),
             }
         }
         let mut ready = core::mem::take(&mut self.ready);
@@ -142,6 +141,7 @@ impl Path {
             read: command.read,
             write: command.write,
             held: None,
+            since: shared.clock.now(),
         });
         if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
             self.running += 1;
@@ -179,7 +179,7 @@ impl Path {
                     request.cookie = cookie(index, request.cookie);
                     // A unit whose commands reach its backend has a volume.
                     if let Some(volume) = volume {
-                        volume.push(request);
+                        volume.push(self.shared.clock.now(), request);
                     }
                 }
                 Step::Abort { unit, nexus } => {

@@ -104,6 +104,12 @@ impl Registry {
         Some((&mut entry.device, volume))
     }
 
+    /// Whether a volume is behind a unit.
+    pub(crate) fn is_behind(&self, volume: VolumeIndex, target: TargetIndex, unit: UnitId) -> bool {
+        let mut exposures = self.exposures.iter().filter(|entry| entry.volume == volume);
+        exposures.any(|entry| entry.target == target && entry.unit == unit)
+    }
+
     /// Each unit that a volume is behind.
     pub(crate) fn for_each_unit(&mut self, volume: VolumeIndex, mut f: impl FnMut(&mut Target, UnitId)) {
         for entry in self.exposures.iter().filter(|entry| entry.volume == volume) {

@@ -12,9 +12,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
-use kernel_runtime::Clock;
+use core::time::Duration;
+use kernel_runtime::{Clock, Instant};
 use storage_block::{Completion, Geometry, Pool, Share};
-use storage_scsi::{LogicalUnit, MAX_LIST, Memory, Readiness, Step, UnitId};
+use storage_scsi::{LogicalUnit, MAX_LIST, Memory, Readiness, Status, Step, UnitId};
 
 /// What part of the memory for answers one connection may hold, as a divisor.
 const CONTROL_PARTS: usize = 4;
@@ -28,7 +29,12 @@ pub(crate) type ConnectionIndex = usize;
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
+    /// This appliance's name as a writer of disks.
+    pub(crate) owner: String,
     pub(crate) pool: Pool,
+    /// Memory for writes that are acknowledged and not durable yet, beside the pool: a disk whose service is away keeps
+    /// what it has, and nobody else waits for it.
+    pub(crate) journals: Share,
     /// Memory for answers that need no disk, so that they are given although every disk hangs and holds all it may of
     /// the pool.
     control: Pool,
@@ -63,6 +69,8 @@ pub(crate) struct Running {
     pub(crate) write: bool,
     /// It stands in [`State::held`], for this reason.
     pub(crate) held: Option<Held>,
+    /// When it came.
+    pub(crate) since: Instant,
 }
 
 /// Why a command is held.
@@ -93,7 +101,13 @@ impl Shared {
         self.control.share(self.limits.control / CONTROL_PARTS)
     }
 
-    pub(crate) fn new(limits: &Limits, clock: Clock, seed: u64, portal: Option<SocketAddrV4>) -> Rc<Self> {
+    pub(crate) fn new(
+        limits: &Limits,
+        clock: Clock,
+        seed: u64,
+        portal: Option<SocketAddrV4>,
+        owner: &str,
+    ) -> Rc<Self> {
         let pool = Pool::new(&limits.pool);
         let state = State {
             registry: Registry::new(limits),
@@ -102,14 +116,18 @@ impl Shared {
         };
         let list = MAX_LIST as usize;
         let control = Pool::new(&[(list, (limits.control / list).max(1))]);
+        let journals = Pool::new(&limits.journal);
+        let journals = journals.share(journals.capacity());
         Rc::new(Self {
             clock,
             limits: *limits,
+            owner: owner.to_string(),
             nothing: control.share(0),
             returned: Cell::new(pool.returned().wrapping_add(control.returned())),
             control,
+            journals,
             state: RefCell::new(state),
-            volumes: (0..limits.volumes).map(|_| Volume::new()).collect(),
+            volumes: (0..limits.volumes).map(|_| Volume::new(limits.paths)).collect(),
             mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
             portal,
             seed: Cell::new(seed),
@@ -142,9 +160,15 @@ impl Shared {
     /// Take a command from its session. What it has under way below still comes back, and until then it keeps its place
     /// among the commands of its unit: nothing that overlaps it overtakes it, so its session need not wait for it.
     pub(crate) fn abort(&self, state: &mut State, index: CommandIndex) {
-        if let Some(running) = state.commands.get_mut(index) {
+        let State { registry, commands, .. } = &mut *state;
+        if let Some(running) = commands.get_mut(index) {
             running.owner = None;
             running.command.abort();
+            let place = registry.device_and_volume(running.target, running.command.unit());
+            if let Some((_, Some(volume))) = place {
+                // What was not sent never will be.
+                self.volumes[volume].lose(|cookie| cookie >> 32 == u64::from(index));
+            }
             self.drain(state, index);
         }
     }
@@ -218,46 +242,37 @@ impl Shared {
         result
     }
 
-    /// The way to the disk is lost for the moment: commands wait. Writes that were acknowledged and not flushed may be
-    /// lost with it, and the disk's flushes say so from now on.
+    /// The way to the disk is lost for the moment: commands wait.
     pub(crate) fn volume_lost(&self, volume: VolumeIndex) {
-        {
-            // A write whose reply came with the last bytes of the connection is not looked at yet by its session, and
-            // lost all the same.
-            let State { registry, commands, .. } = &mut *self.state.borrow_mut();
-            for (_, running) in commands.iter_mut() {
-                if let Some(device) = registry.device_mut(running.target) {
-                    running.command.settle(device);
-                }
-            }
-        }
-        self.each_unit(volume, |unit| {
-            let unflushed = unit.is_dirty();
-            if unflushed {
-                log::error!(
-                    "volume {volume}: acknowledged writes may be lost; flushes fail until a LUN reset"
-                );
-            }
-            unit.backend_lost(unflushed);
-            unit.set_readiness(Readiness::Connecting);
-        });
+        self.each_unit(volume, |unit| unit.set_readiness(Readiness::Connecting));
     }
 
-    /// The way to the disk has been lost for longer than commands are held: they end with BUSY from now on.
-    pub(crate) fn volume_unavailable(&self, volume: VolumeIndex) {
-        self.each_unit(volume, |unit| unit.set_readiness(Readiness::Busy));
+    /// The way to the disk has been lost for longer than its users are to wait: commands that need it end with NOT READY
+    /// from now on.
+    pub(crate) fn volume_failed(&self, volume: VolumeIndex) {
+        self.each_unit(volume, |unit| unit.set_readiness(Readiness::BecomingReady));
+    }
+
+    /// End with BUSY all commands for a disk that came `hold` ago or longer. What of them is under way below keeps its
+    /// place, as that of an aborted command does.
+    pub(crate) fn give_up_old(&self, volume: VolumeIndex, now: Instant, hold: Duration) {
         let state = &mut *self.state.borrow_mut();
-        let State { registry, commands, .. } = &mut *state;
-        let behind = |running: &Running| {
-            let mut exposures = registry.exposures().iter().filter(|entry| entry.volume == volume);
-            exposures.any(|entry| entry.target == running.target && entry.unit == running.command.unit())
-        };
-        for (_, running) in commands.iter_mut() {
-            if behind(running) {
-                running.command.give_up();
+        let mut next = 0;
+        loop {
+            let State { registry, commands, .. } = &mut *state;
+            let found = commands.iter_mut().find(|(index, running)| {
+                *index >= next
+                    && running.since + hold <= now
+                    && running.owner.is_some()
+                    && registry.is_behind(volume, running.target, running.command.unit())
+            });
+            let Some((index, running)) = found else { return };
+            next = index + 1;
+            if let Some(owner) = running.owner {
+                self.mailboxes[owner.connection].revoke(owner.task, Some(Status::Busy));
             }
+            self.abort(state, index);
         }
-        self.wake_held(state);
     }
 
     fn each_unit(&self, volume: VolumeIndex, mut f: impl FnMut(&mut LogicalUnit)) {

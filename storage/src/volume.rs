@@ -1,14 +1,11 @@
-//! A disk's way to its bytes: the task that keeps one NBD connection to the storage service.
+//! A disk's way to its bytes: the tasks that keep its connections to the storage service.
 //!
-//! Requests wait in the volume's queue while there is no connection or no free slot. When a connection is lost, the
-//! requests it left without an outcome go back to the head of the queue and are sent again on the next one. That
-//! twin is harmless by itself: the disk's commands keep the range of a write until its completion, so nothing that
-//! overlaps it has been let past. What is *not* harmless is a newer write to a range that the old connection may
-//! still be writing; such a write waits until [`Limits::hold_off`](crate::Limits::hold_off) has passed.
+//! What is decided about requests, journal and lost connections is the [`Driver`]'s; here its bytes are carried and its
+//! events told. A volume has one task for each connection it may have; the first also keeps house for all of them: it
+//! ends commands that waited too long with BUSY, so that an initiator never has to abort one, and tells what happened.
 
-use crate::VolumeState;
+use crate::control::VolumeState;
 use crate::shared::{Shared, VolumeIndex};
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -21,184 +18,186 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use kernel_runtime::{Instant, Signal, Sleep, with_deadline};
 use network::{Stream, TryRead};
-use storage_block::{Completion, Error, Request, Share};
-use storage_nbd::{Client, ClientError, Event, Export, Fatal, Quarantine, Reconnect, Retry, validate};
+use storage_block::{Request, Share};
+use storage_driver::{Dial, Driver, End, Event, Rate, Settings, Status};
+use storage_nbd::{Retry, Writer};
 
 /// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long a withdrawn volume may take to say farewell to its server.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a withdrawn volume may take to make durable what was acknowledged, and to say farewell.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How often commands are looked at for having waited too long.
+const LOOK: Duration = Duration::from_millis(500);
+/// Nothing is due for longer than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Passes over both directions before other tasks have their turn.
 const PASSES: usize = 16;
 
-/// A place for a volume, and what its task and the rest of storage share.
+/// A place for a volume, and what its tasks and the rest of storage share.
 pub(crate) struct Volume {
-    /// Raised when a request was queued or the assignment changed.
-    signal: Signal,
+    /// One for each connection: raised when it may have something to do.
+    signals: Vec<Signal>,
     inner: RefCell<Inner>,
 }
 
 struct Inner {
     assignment: Option<Assignment>,
-    /// Counts the assignments, so that a task that still ends an earlier one does not take the next one's part.
-    generation: u64,
-    /// Requests not yet given to the engine. No longer than the parts of all running commands.
-    waiting: VecDeque<Waiting>,
+    driver: Option<Driver>,
     state: VolumeState,
     size: Option<u64>,
+    /// Since when there is no connection.
+    away: Option<Instant>,
+    /// Until when a withdrawn volume may be drained.
+    farewell: Option<Instant>,
+    /// When commands are next looked at for having waited too long.
+    next_look: Option<Instant>,
 }
 
-/// A request in a volume's queue.
-struct Waiting {
-    request: Request,
-    /// It was sent on a connection that is lost: the same bytes may reach the medium twice, which does no harm.
-    again: bool,
-}
-
-/// What a volume's task is to connect to.
+/// What a volume's tasks are to connect to.
 #[derive(Clone)]
 pub(crate) struct Assignment {
-    pub(crate) server: SocketAddrV4,
+    /// Addresses that lead to the disk, in the order of preference.
+    pub(crate) portals: Vec<SocketAddrV4>,
     pub(crate) export: String,
     /// The pool memory its commands may hold.
     pub(crate) share: Share,
+    /// Which writer of the disk this is; `None` if it only reads.
+    pub(crate) generation: Option<u64>,
+    pub(crate) rate: Rate,
+    pub(crate) assume_durable: bool,
+    /// How long its commands wait for a lost service before they end with BUSY.
+    pub(crate) hold: Duration,
+    /// After how long without a service they end with NOT READY.
+    pub(crate) fail_after: Option<Duration>,
 }
 
 impl Volume {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(paths: usize) -> Self {
         let inner = Inner {
             assignment: None,
-            generation: 0,
-            waiting: VecDeque::new(),
+            driver: None,
             state: VolumeState::Connecting,
             size: None,
+            away: None,
+            farewell: None,
+            next_look: None,
         };
-        Self { signal: Signal::new(), inner: RefCell::new(inner) }
+        Self { signals: (0..paths.max(1)).map(|_| Signal::new()).collect(), inner: RefCell::new(inner) }
     }
 
-    /// Give the task something to do, or with `None` nothing any more.
-    pub(crate) fn assign(&self, assignment: Option<Assignment>) {
+    /// Give the place a disk.
+    ///
+    /// # Errors
+    /// When the export's name cannot be one; the reason is for people.
+    pub(crate) fn assign(&self, shared: &Shared, assignment: Assignment) -> Result<(), String> {
+        let limits = storage_driver::Limits {
+            nbd: shared.limits.nbd,
+            paths: self.signals.len(),
+            entries: shared.limits.entries,
+            hold: assignment.hold,
+            hold_off: shared.limits.hold_off,
+            flush_after: shared.limits.flush_after,
+        };
+        let settings = Settings {
+            nbd: storage_nbd::Settings {
+                writer: assignment.generation.map(|generation| Writer { generation, owner: &shared.owner }),
+                ..storage_nbd::Settings::of(&assignment.export)
+            },
+            portals: assignment.portals.len(),
+            seed: shared.seed(),
+            rate: assignment.rate,
+            assume_durable: assignment.assume_durable,
+        };
+        let now = shared.clock.now();
+        let driver = Driver::new(now, &limits, &settings, shared.journals.part());
         let mut inner = self.inner.borrow_mut();
-        inner.assignment = assignment;
-        inner.generation += 1;
+        inner.driver = Some(driver.map_err(|error| error.to_string())?);
+        inner.assignment = Some(assignment);
         inner.state = VolumeState::Connecting;
         inner.size = None;
-        self.signal.raise();
+        inner.away = Some(now);
+        inner.next_look = Some(now);
+        self.raise(u64::MAX);
+        Ok(())
+    }
+
+    /// Take the disk away. What was acknowledged is made durable first, if the service is there.
+    pub(crate) fn withdraw(&self, now: Instant) {
+        let mut inner = self.inner.borrow_mut();
+        inner.assignment = None;
+        inner.farewell = Some(now + FAREWELL);
+        if let Some(driver) = &mut inner.driver {
+            driver.close();
+        }
+        self.raise(u64::MAX);
     }
 
     pub(crate) fn is_free(&self) -> bool {
-        self.inner.borrow().assignment.is_none()
+        self.inner.borrow().driver.is_none()
     }
 
     pub(crate) fn share(&self) -> Option<Share> {
         self.inner.borrow().assignment.as_ref().map(|assignment| assignment.share.clone())
     }
 
-    pub(crate) fn state(&self) -> (VolumeState, Option<u64>) {
+    /// How it fares: its state, its size once known, and the figures of its driver.
+    pub(crate) fn state(&self) -> (VolumeState, Option<u64>, Status) {
         let inner = self.inner.borrow();
-        (inner.state.clone(), inner.size)
+        let status = inner.driver.as_ref().map(Driver::status).unwrap_or_default();
+        (inner.state.clone(), inner.size, status)
     }
 
-    pub(crate) fn push(&self, request: Request) {
-        self.inner.borrow_mut().waiting.push_back(Waiting { request, again: false });
-        self.signal.raise();
+    pub(crate) fn push(&self, now: Instant, request: Request) {
+        if let Some(driver) = &mut self.inner.borrow_mut().driver {
+            driver.push(now, request);
+        }
+        self.raise(u64::MAX);
     }
 
-    fn is_ready(&self) -> bool {
-        self.inner.borrow().state == VolumeState::Ready
+    /// Take back what waits to be sent and is named by `is_meant`: it completes as lost.
+    pub(crate) fn lose(&self, is_meant: impl Fn(u64) -> bool) {
+        if let Some(driver) = &mut self.inner.borrow_mut().driver {
+            driver.lose(is_meant);
+        }
+        self.raise(1);
     }
 
-    fn put_first(&self, request: Request) {
-        self.inner.borrow_mut().waiting.push_front(Waiting { request, again: true });
+    fn raise(&self, paths: u64) {
+        for (index, signal) in self.signals.iter().enumerate() {
+            if paths >> index & 1 != 0 {
+                signal.raise();
+            }
+        }
     }
 
-    fn take_any(&self) -> Option<Request> {
-        self.inner.borrow_mut().waiting.pop_front().map(|waiting| waiting.request)
-    }
-
-    fn set_state(&self, state: VolumeState) {
-        self.inner.borrow_mut().state = state;
-    }
-
-    /// The next request that nothing holds back.
-    fn next(&self, quarantine: &Quarantine, now: Instant) -> Option<Request> {
-        let mut inner = self.inner.borrow_mut();
-        let may_go = |Waiting { request, again }: &Waiting| {
-            *again
-                || !request.operation.changes_medium()
-                || quarantine.blocked(now, request.offset, request.length).is_none()
-        };
-        let index = inner.waiting.iter().position(may_go)?;
-        inner.waiting.remove(index).map(|waiting| waiting.request)
+    fn with<T>(&self, f: impl FnOnce(&mut Driver) -> T) -> Option<T> {
+        self.inner.borrow_mut().driver.as_mut().map(f)
     }
 }
 
-/// Why a connection is over.
-enum End {
-    /// The volume was withdrawn.
-    Withdrawn,
-    /// The connection was lost, or none came about.
-    Lost(String, Retry),
-}
-
-/// The volume's task: serve one assignment after another, for ever.
-pub(crate) async fn run(shared: Rc<Shared>, index: VolumeIndex, mut stream: Stream) {
+/// The task of one connection of a volume: serve one disk after another, for ever.
+pub(crate) async fn run(shared: Rc<Shared>, index: VolumeIndex, path: usize, mut stream: Stream) {
+    let link = Link { shared, index, path };
     loop {
-        let volume = &shared.volumes[index];
-        let (assignment, generation) = {
-            let inner = volume.inner.borrow();
-            (inner.assignment.clone(), inner.generation)
-        };
-        match assignment {
-            None => volume.signal.wait().await,
-            Some(assignment) => match Server::new(shared.clone(), index, generation, &assignment) {
-                Ok(server) => server.serve(&mut stream).await,
-                Err(error) => {
-                    volume.set_state(VolumeState::Down(error.to_string()));
-                    volume.signal.wait().await;
-                }
-            },
+        let address = link.pause().await;
+        match link.connection(&mut stream, address).await {
+            Some((reason, retry)) => {
+                stream.abort();
+                link.ended(address, &reason, retry);
+            }
+            None => stream.abort(),
         }
     }
 }
 
-/// One assignment being served.
-struct Server {
+/// One connection of a volume.
+struct Link {
     shared: Rc<Shared>,
     index: VolumeIndex,
-    generation: u64,
-    address: SocketAddrV4,
-    client: Client,
-    quarantine: Quarantine,
-    reconnect: Reconnect,
-    /// The export as the initiators know it.
-    known: Option<Export>,
-    /// Since when no request was answered because the connection is lost or new, unless those that wait were given up
-    /// already.
-    waiting_since: Option<Instant>,
+    path: usize,
 }
 
-impl Server {
-    fn new(
-        shared: Rc<Shared>,
-        index: VolumeIndex,
-        generation: u64,
-        assignment: &Assignment,
-    ) -> Result<Self, ClientError> {
-        let now = shared.clock.now();
-        Ok(Self {
-            client: Client::new(&shared.limits.nbd, &assignment.export)?,
-            quarantine: Quarantine::new(shared.limits.nbd.slots, shared.limits.hold_off),
-            reconnect: Reconnect::new(1, shared.seed()),
-            address: assignment.server,
-            known: None,
-            waiting_since: Some(now),
-            shared,
-            index,
-            generation,
-        })
-    }
-
+impl Link {
     fn volume(&self) -> &Volume {
         &self.shared.volumes[self.index]
     }
@@ -207,81 +206,74 @@ impl Server {
         self.shared.clock.now()
     }
 
-    /// Whether this assignment is over; the place may have another one by now, which is not ours to serve.
-    fn is_withdrawn(&self) -> bool {
-        self.volume().inner.borrow().generation != self.generation
-    }
-
-    async fn serve(mut self, stream: &mut Stream) {
+    /// Wait until this connection is to be made, and tell to where.
+    async fn pause(&self) -> SocketAddrV4 {
         loop {
-            self.pause().await;
-            let end = self.connection(stream).await;
-            stream.abort();
             let now = self.now();
-            self.client.disconnected(now);
-            // What was answered before the end has an outcome; only the rest is sent again.
-            while let Some(Event::Completed(completion)) = self.client.poll_event() {
-                self.shared.complete(completion);
-            }
-            match end {
-                End::Lost(reason, retry) if !self.is_withdrawn() => self.lost(now, &reason, retry),
-                End::Lost(..) | End::Withdrawn => return self.give_up(),
-            }
+            self.tend(now);
+            let due = match self.volume().with(|driver| driver.dial(self.path, now)) {
+                Some(Dial::Now(portal)) => {
+                    let inner = self.volume().inner.borrow();
+                    let portals = inner.assignment.as_ref().map(|assignment| &assignment.portals);
+                    if let Some(&address) = portals.and_then(|portals| portals.get(portal)) {
+                        return address;
+                    }
+                    now + CONNECT
+                }
+                Some(Dial::At(at)) => at,
+                Some(Dial::Later) | None => now + LONGEST_SLEEP,
+            };
+            let due = [Some(due), self.due()].into_iter().flatten().min().unwrap_or(due);
+            let clock = self.shared.clock.clone();
+            // Early when something was queued or the volume withdrawn.
+            let _early = with_deadline(&clock, due, self.volume().signals[self.path].wait()).await;
         }
     }
 
-    /// Connect, and serve until the connection is over.
-    async fn connection(&mut self, stream: &mut Stream) -> End {
-        if self.is_withdrawn() {
-            return End::Withdrawn;
+    /// When something is due that is no connection's own: the first task's business.
+    fn due(&self) -> Option<Instant> {
+        if self.path != 0 {
+            return None;
         }
+        let inner = self.volume().inner.borrow();
+        let driver = inner.driver.as_ref()?;
+        let look = inner.next_look.filter(|_| !driver.is_up() || !driver.is_idle());
+        [driver.poll_timeout(), inner.farewell, look].into_iter().flatten().min()
+    }
+
+    /// Connect, and serve until the connection is over. Answers why, unless the volume is gone.
+    async fn connection(&self, stream: &mut Stream, address: SocketAddrV4) -> Option<(String, Retry)> {
         let clock = self.shared.clock.clone();
-        match with_deadline(&clock, self.now() + CONNECT, stream.connect(self.address)).await {
+        match with_deadline(&clock, self.now() + CONNECT, stream.connect(address)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return End::Lost(format!("{}: {error}", self.address), Retry::Soon),
-            Err(_) => return End::Lost(format!("{} does not answer", self.address), Retry::Soon),
+            Ok(Err(error)) => return Some((error.to_string(), Retry::Soon)),
+            Err(_) => return Some(("no answer".to_string(), Retry::Soon)),
         }
-        self.client.connected(self.now());
+        let now = self.now();
+        self.volume().with(|driver| driver.connected(self.path, now))?;
         let mut sleep = clock.sleep_until(Instant::ZERO);
-        let mut farewell = None;
-        poll_fn(|cx| self.pump(cx, stream, &mut sleep, &mut farewell)).await
+        poll_fn(|cx| self.pump(cx, stream, &mut sleep)).await
     }
 
     /// Carry requests down and completions up until nothing moves.
     fn pump(
-        &mut self,
+        &self,
         cx: &mut Context<'_>,
         stream: &Stream,
         sleep: &mut Sleep,
-        farewell: &mut Option<Instant>,
-    ) -> Poll<End> {
+    ) -> Poll<Option<(String, Retry)>> {
         let now = self.now();
-        if let Err(fatal) = self.client.handle_timeout(now) {
-            return Poll::Ready(self.ended(fatal));
-        }
-        // Or their time, once it has come, would wake us for ever.
-        self.quarantine.expire(now);
-        if self.hold_until().is_some_and(|until| now >= until) {
-            // A server may take connections, and even say what it serves, and then never serve it.
-            return Poll::Ready(End::soon("no request was answered in time"));
-        }
-        if self.is_withdrawn() {
-            self.client.disconnect();
-            if now >= *farewell.get_or_insert(now + FAREWELL) {
-                return Poll::Ready(End::Withdrawn);
-            }
-        }
         for _ in 0..PASSES {
             match self.pass(now, stream) {
-                Err(end) => return Poll::Ready(end),
-                Ok(true) => {}
-                Ok(false) => {
+                None => return Poll::Ready(None),
+                Some(Err(reason)) => return Poll::Ready(Some(reason)),
+                Some(Ok(true)) => {}
+                Some(Ok(false)) => {
                     stream.register(cx);
-                    let farewell = *farewell;
-                    let (client, quarantine) = (self.client.poll_timeout(), self.quarantine.poll_timeout());
-                    let due = [client, quarantine, self.hold_until(), farewell];
-                    sleep.reset(due.into_iter().flatten().min().unwrap_or(now + FAREWELL));
-                    let asked = self.volume().signal.poll_lower(cx).is_ready();
+                    let own = self.volume().with(|driver| driver.path_timeout(self.path)).flatten();
+                    let due = [own, self.due()].into_iter().flatten().min();
+                    sleep.reset(due.unwrap_or(now + LONGEST_SLEEP));
+                    let asked = self.volume().signals[self.path].poll_lower(cx).is_ready();
                     let due = Pin::new(&mut *sleep).poll(cx).is_ready();
                     if !asked && !due {
                         return Poll::Pending;
@@ -293,184 +285,182 @@ impl Server {
         Poll::Pending
     }
 
-    /// Once each way. Answers whether anything moved.
-    fn pass(&mut self, now: Instant, stream: &Stream) -> Result<bool, End> {
-        let submitted = self.submit(now);
-        let received = self.receive(now, stream)?;
-        let drained = self.drain(now)?;
-        let transmitted = self.transmit(now, stream)?;
-        Ok(submitted | received | drained | transmitted)
+    /// Once each way. Answers whether anything moved, or why the connection is over; `None` when the volume is gone.
+    fn pass(&self, now: Instant, stream: &Stream) -> Option<Result<bool, (String, Retry)>> {
+        let mut inner = self.volume().inner.borrow_mut();
+        let driver = inner.driver.as_mut()?;
+        let carried = driver
+            .handle_timeout(self.path, now)
+            .map_err(|end| (reason(driver, self.path, end), end.retry()))
+            .and_then(|()| self.carry(driver, now, stream));
+        drop(inner);
+        let told = self.tend(now);
+        Some(carried.map(|moved| moved | told))
     }
 
-    fn submit(&mut self, now: Instant) -> bool {
-        let mut moved = false;
-        while self.client.free_slots() > 0 {
-            let Some(request) = self.volume().next(&self.quarantine, now) else { break };
-            moved = true;
-            if let Err(request) = self.client.submit(now, request) {
-                self.volume().put_first(request);
-                break;
-            }
-        }
-        moved
-    }
-
-    fn receive(&mut self, now: Instant, stream: &Stream) -> Result<bool, End> {
-        let mut moved = false;
+    fn carry(&self, driver: &mut Driver, now: Instant, stream: &Stream) -> Result<bool, (String, Retry)> {
+        let path = self.path;
+        let mut moved = driver.dispatch(now);
         loop {
-            match stream.try_read(self.client.space()) {
+            match stream.try_read(driver.space(path)) {
                 Ok(TryRead::Bytes(count)) => {
                     moved = true;
-                    self.client.received(now, count).map_err(|fatal| self.ended(fatal))?;
+                    let received = driver.received(path, now, count);
+                    received.map_err(|end| (reason(driver, path, end), end.retry()))?;
                 }
-                Ok(TryRead::Empty) => return Ok(moved),
-                Ok(TryRead::Finished) => return Err(End::soon("the server closed the connection")),
-                Err(reset) => return Err(End::soon(reset)),
+                Ok(TryRead::Empty) => break,
+                Ok(TryRead::Finished) => {
+                    return Err(("the server closed the connection".to_string(), Retry::Soon));
+                }
+                Err(reset) => return Err((reset.to_string(), Retry::Soon)),
             }
         }
-    }
-
-    fn transmit(&mut self, now: Instant, stream: &Stream) -> Result<bool, End> {
-        let mut moved = false;
-        while let Some(bytes) = self.client.poll_transmit() {
-            let count = stream.try_write(bytes).map_err(End::soon)?;
+        moved |= driver.dispatch(now);
+        while let Some(bytes) = driver.poll_transmit(path) {
+            let count = stream.try_write(bytes).map_err(|reset| (reset.to_string(), Retry::Soon))?;
             if count == 0 {
                 break;
             }
-            self.client.transmitted(now, count);
             moved = true;
+            let transmitted = driver.transmitted(path, now, count);
+            transmitted.map_err(|end| (reason(driver, path, end), end.retry()))?;
         }
         Ok(moved)
     }
 
-    fn drain(&mut self, now: Instant) -> Result<bool, End> {
-        let mut moved = false;
-        while let Some(event) = self.client.poll_event() {
-            moved = true;
+    /// The connection is over, or did not come about.
+    fn ended(&self, address: SocketAddrV4, reason: &str, retry: Retry) {
+        let now = self.now();
+        let closing = {
+            let inner = &mut *self.volume().inner.borrow_mut();
+            let Some(driver) = &mut inner.driver else { return };
+            driver.disconnected(self.path, now, retry);
+            if !driver.is_up() {
+                inner.state = match retry {
+                    Retry::Soon => VolumeState::Connecting,
+                    Retry::Slowly => VolumeState::Down(format!("{address}: {reason}")),
+                };
+            }
+            inner.farewell.is_some()
+        };
+        if !closing {
+            log::warn!("volume {}: {address}: {reason}", self.index);
+        }
+        self.tend(now);
+    }
+
+    /// Keep house: tell what happened, wake who has something to do, end what waited too long. Answers whether there
+    /// was anything to tell.
+    fn tend(&self, now: Instant) -> bool {
+        let mut told = self.tell(now);
+        if self.path == 0 {
+            self.look(now);
+            told |= self.tell(now);
+            self.part(now);
+        }
+        let wakes = self.volume().with(Driver::take_wakes).unwrap_or(0);
+        // What this task has to do it sees by itself.
+        self.volume().raise(wakes & !(1 << self.path));
+        told
+    }
+
+    fn tell(&self, now: Instant) -> bool {
+        let mut told = false;
+        while let Some(event) = self.volume().with(Driver::poll_event).flatten() {
+            told = true;
             match event {
-                Event::Ready => self.ready(now)?,
-                Event::Completed(completion) => {
-                    self.waiting_since = None;
-                    self.shared.complete(completion);
-                }
-                Event::Suspect => log::warn!("volume {}: {} is silent", self.index, self.address),
-                Event::Closing => log::info!("volume {}: {} is shutting down", self.index, self.address),
-                Event::Closed if self.is_withdrawn() => return Err(End::Withdrawn),
-                Event::Closed => return Err(End::soon("the server shut down")),
+                Event::Completed(completion) => self.shared.complete(completion),
+                other => self.note(now, &other),
             }
         }
-        if moved {
+        if told {
             self.shared.wake_starved();
         }
-        Ok(moved)
+        told
     }
 
-    /// The handshake is done: it is the disk that the initiators know, or their first sight of it.
-    fn ready(&mut self, now: Instant) -> Result<(), End> {
-        let Some(export) = self.client.export().copied() else { return Ok(()) };
-        let mut geometry = export.geometry;
-        if let Some(known) = &self.known {
-            validate(known, &export).map_err(|mismatch| End::Lost(mismatch.to_string(), Retry::Slowly))?;
-            // A block size is for life: initiators do not look twice.
-            geometry.block_size = known.geometry.block_size;
-            geometry.preferred_block = known.geometry.preferred_block;
-            geometry.size = export.size - export.size % u64::from(geometry.block_size);
+    fn note(&self, now: Instant, event: &Event) {
+        let index = self.index;
+        match event {
+            Event::Completed(_) => {}
+            Event::Ready(geometry) => self.ready(now, *geometry),
+            Event::Away => {
+                self.volume().inner.borrow_mut().away.get_or_insert(now);
+                self.shared.volume_lost(index);
+            }
+            Event::Suspect(path) => log::warn!("volume {index}: connection {path} is silent"),
+            Event::Closing(path) => log::info!("volume {index}: the server of connection {path} shuts down"),
+            Event::Replaying(entries) => {
+                log::warn!("volume {index}: {entries} acknowledged writes are written again");
+            }
+            Event::Replayed => log::info!("volume {index}: all acknowledged writes are written again"),
+            Event::Repairing(error, entries) => {
+                log::warn!("volume {index}: a flush failed ({error}): {entries} writes are written again");
+            }
+            Event::Repaired => log::info!("volume {index}: what the flush failed for is durable"),
+            Event::NotRepaired(error) => {
+                log::error!("volume {index}: acknowledged writes cannot be made durable: {error}");
+            }
         }
-        self.shared.volume_ready(self.index, geometry).map_err(|error| End::Lost(error, Retry::Slowly))?;
-        // With the geometry that is shown, which the next export has to match.
-        self.known = Some(Export { geometry, ..export });
-        self.reconnect.up(now);
-        let sends_again = self.volume().inner.borrow().waiting.iter().any(|waiting| waiting.again);
-        if !sends_again {
-            self.waiting_since = None;
+    }
+
+    fn ready(&self, now: Instant, geometry: storage_block::Geometry) {
+        if let Err(error) = self.shared.volume_ready(self.index, geometry) {
+            self.volume().inner.borrow_mut().state = VolumeState::Down(error);
+            self.volume().with(|driver| driver.refuse());
+            return;
         }
         let mut inner = self.volume().inner.borrow_mut();
         inner.state = VolumeState::Ready;
         inner.size = Some(geometry.size);
+        inner.away = None;
         let after = now.since(Instant::ZERO).as_millis();
-        log::info!("volume {}: {} serves {} bytes (at {after} ms)", self.index, self.address, geometry.size);
-        Ok(())
+        log::info!("volume {}: ready, {} bytes (at {after} ms)", self.index, geometry.size);
     }
 
-    fn ended(&self, fatal: Fatal) -> End {
-        let remark = self.client.remark();
-        let reason = if remark.is_empty() { fatal.to_string() } else { format!("{fatal} (\"{remark}\")") };
-        End::Lost(reason, fatal.retry())
-    }
-
-    /// The connection is gone: what it left unfinished is sent again on the next one, before all that waits.
-    fn lost(&mut self, now: Instant, reason: &str, retry: Retry) {
-        if self.volume().is_ready() {
-            self.waiting_since.get_or_insert(now);
-            self.shared.volume_lost(self.index);
-        }
-        log::warn!("volume {}: {}: {reason}", self.index, self.address);
-        self.reconnect.down(now, retry);
-        let mut unfinished = Vec::new();
-        while let Some(left) = self.client.take_unfinished() {
-            if let Some((offset, length)) = left.ghost() {
-                self.quarantine.hold(now, offset, length);
+    /// See whether commands have waited too long, or the service been away for longer than its users are to wait.
+    fn look(&self, now: Instant) {
+        let (hold, away, fail_after) = {
+            let mut inner = self.volume().inner.borrow_mut();
+            if inner.next_look.is_some_and(|at| now < at) {
+                return;
             }
-            unfinished.push(left.request);
-        }
-        for request in unfinished.into_iter().rev() {
-            self.volume().put_first(request);
-        }
-        self.volume().inner.borrow_mut().state = match retry {
-            Retry::Soon => VolumeState::Connecting,
-            Retry::Slowly => VolumeState::Down(reason.to_string()),
+            inner.next_look = Some(now + LOOK);
+            let (Some(driver), Some(assignment)) = (&inner.driver, &inner.assignment) else { return };
+            if driver.is_up() && !driver.is_stalled(now) {
+                return;
+            }
+            (assignment.hold, inner.away, assignment.fail_after)
         };
-    }
-
-    /// Wait until the next attempt is due. Commands are held for [`crate::Limits::hold`]; then they are told to try
-    /// again, and so is every one that comes, until the service is back.
-    async fn pause(&mut self) {
-        loop {
-            if self.is_withdrawn() {
-                return;
-            }
-            let now = self.now();
-            self.hold(now);
-            if self.reconnect.poll_dial(now).is_some() {
-                return;
-            }
-            let due = [self.reconnect.poll_timeout(), self.hold_until()];
-            let due = due.into_iter().flatten().min().unwrap_or(now + CONNECT);
-            let clock = self.shared.clock.clone();
-            // Early when something was queued or the volume withdrawn; only the latter ends the pause.
-            let _early = with_deadline(&clock, due, self.volume().signal.wait()).await;
+        self.shared.give_up_old(self.index, now, hold);
+        let fails = fail_after.zip(away).is_some_and(|(after, since)| now >= since + after);
+        if fails {
+            self.shared.volume_failed(self.index);
         }
     }
 
-    /// Until when commands are held.
-    fn hold_until(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + self.shared.limits.hold)
-    }
-
-    /// Hold commands no longer than they may be.
-    fn hold(&mut self, now: Instant) {
-        if self.hold_until().is_some_and(|until| now >= until) {
-            self.waiting_since = None;
-            self.shared.volume_unavailable(self.index);
-            self.give_up();
+    /// A withdrawn volume whose time has come is no more.
+    fn part(&self, now: Instant) {
+        let inner = &mut *self.volume().inner.borrow_mut();
+        let (Some(driver), Some(until)) = (&mut inner.driver, inner.farewell) else { return };
+        let is_over = driver.is_drained() && !driver.is_connected();
+        if !is_over && now < until {
+            return;
         }
-    }
-
-    /// End all that waits without an outcome.
-    fn give_up(&mut self) {
-        while let Some(left) = self.client.take_unfinished() {
-            self.shared.complete(left.into_lost());
+        let left = driver.status().entries;
+        if left > 0 {
+            log::error!("volume {}: withdrawn with {left} acknowledged writes not made durable", self.index);
         }
-        while let Some(request) = self.volume().take_any() {
-            let Request { cookie, buffer, .. } = request;
-            self.shared.complete(Completion { cookie, result: Err(Error::Lost), buffer });
-        }
-        self.shared.wake_starved();
+        inner.driver = None;
+        inner.farewell = None;
+        self.volume().raise(u64::MAX);
     }
 }
 
-impl End {
-    fn soon(reason: impl ToString) -> Self {
-        Self::Lost(reason.to_string(), Retry::Soon)
+/// Why a connection is over, with what the server had to say.
+fn reason(driver: &Driver, path: usize, end: End) -> String {
+    match driver.remark(path) {
+        "" => end.to_string(),
+        remark => format!("{end} (\"{remark}\")"),
     }
 }

@@ -86,11 +86,15 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         let service = settings(Side::Service, &config.service, &config.host, service_seed);
         let service = Attachment::new(&service, parts.service, parts.now);
 
-        let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal);
+        let owner = config.owner.clone().unwrap_or_else(|| owner(service.nic().mac()));
+        let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal, &owner);
         // Volumes first: the way to a storage service is the longest, and a login may wait for its end.
         for index in 0..limits.volumes {
             let (receive, send) = limits.nbd_buffers;
-            executor.add("nbd", storage.serve_volume(index, service.stack().stream(receive, send)));
+            for path in 0..limits.paths {
+                let stream = service.stack().stream(receive, send);
+                executor.add("nbd", storage.serve_volume(index, path, stream));
+            }
         }
         for index in 0..limits.connections {
             let (receive, send) = limits.iscsi_buffers;
@@ -133,6 +137,11 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
     pub fn nics(&self) -> (&H, &S) {
         (self.host.nic(), self.service.nic())
     }
+}
+
+/// The appliance's name as a writer, unless it was given one: its address on the service network is its own.
+fn owner(mac: [u8; 6]) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Expose what the configuration asks for.

@@ -32,6 +32,8 @@ pub struct Config {
     pub api: Option<u16>,
     /// What discovery answers as the target's portal, where it differs from the address an initiator came to.
     pub portal: Option<SocketAddrV4>,
+    /// The appliance's name as a writer of disks, to storage services that admit one only.
+    pub owner: Option<String>,
     /// What is exposed from the start.
     pub targets: Vec<Exposure>,
     /// How much is logged.
@@ -121,7 +123,8 @@ impl Config {
             agent: keys.take("agent", "an IPv4 address and port such as 10.77.0.1:4010")?,
             api: keys.take::<NonZeroU16>("api", "a port number")?.map(NonZeroU16::get),
             portal: keys.take("iscsi.portal", "an IPv4 address and port such as 10.77.0.2:3260")?,
-            targets: targets(&mut keys)?,
+            owner: keys.take_with("owner", owner)?,
+            targets: target::all(&mut keys)?,
             log,
         };
         keys.finish()?;
@@ -239,6 +242,15 @@ fn interface(keys: &mut Keys<'_>, name: &str, routed: bool) -> Result<Interface,
     Ok(Interface { addressing, mac })
 }
 
+fn owner(text: &str) -> Result<String, String> {
+    let is_token = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'-'));
+    if is_token && (1..=32).contains(&text.len()) {
+        Ok(text.to_string())
+    } else {
+        Err("expected 1 to 32 of 0-9, a-z and -".to_string())
+    }
+}
+
 fn mac(text: &str) -> Result<[u8; 6], String> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
@@ -254,40 +266,6 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
     }
 }
 
-/// `target.N.iqn`, `.lun`, `.volume`, `.initiators`, `.read-only` for N from 0 without a gap.
-fn targets(keys: &mut Keys<'_>) -> Result<Vec<Exposure>, Error> {
-    let mut targets = Vec::new();
-    loop {
-        let prefix = format!("target.{}", targets.len());
-        let text = |value: &str| Ok(value.to_string());
-        let Some(iqn) = keys.take_with(&format!("{prefix}.iqn"), text)? else {
-            return Ok(targets);
-        };
-        let volume_key = format!("{prefix}.volume");
-        let Some(volume) = keys.take_with(&volume_key, text)? else {
-            return Err(Error { channel: None, key: volume_key, reason: "missing".to_string() });
-        };
-        let lun = keys.take(&format!("{prefix}.lun"), "a number from 0 to 255")?.unwrap_or(0);
-        let initiators_key = format!("{prefix}.initiators");
-        let initiators = keys.take_with(&initiators_key, |value| {
-            Ok(value.split(',').map(str::to_string).collect::<Vec<_>>())
-        })?;
-        let Some(initiators) = initiators else {
-            return Err(Error {
-                channel: None,
-                key: initiators_key,
-                reason: "missing (* for any)".to_string(),
-            });
-        };
-        let read_only = keys.take_with(&format!("{prefix}.read-only"), |value| match value {
-            "yes" => Ok(true),
-            "no" => Ok(false),
-            _ => Err("expected yes or no".to_string()),
-        })?;
-        let id = format!("target-{}", targets.len());
-        targets.push(Exposure { id, iqn, lun, volume, initiators, read_only: read_only.unwrap_or(false) });
-    }
-}
-
+mod target;
 #[cfg(test)]
 mod tests;

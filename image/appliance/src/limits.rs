@@ -19,6 +19,8 @@ const CONTROL: usize = 64 * KIB;
 const HOLD: Duration = Duration::from_secs(25);
 /// How long a write of a lost connection may still reach the medium.
 const HOLD_OFF: Duration = Duration::from_secs(30);
+/// After so long without a flush the appliance flushes by itself: what it alone remembers does not grow old.
+const FLUSH_AFTER: Duration = Duration::from_secs(10);
 /// TCP port of iSCSI (RFC 7143 section 15).
 pub const ISCSI_PORT: u16 = 3260;
 /// Connections of the management API at once.
@@ -39,12 +41,18 @@ pub struct Limits {
     pub commands: usize,
     /// Bytes an initiator may have under way to us per connection, and we to it.
     pub iscsi_buffers: (usize, usize),
-    /// Bytes a storage service may have under way to us per disk, and we to it.
+    /// Connections one disk may have to its storage service.
+    pub paths: usize,
+    /// Bytes a storage service may have under way to us per connection, and we to it.
     pub nbd_buffers: (usize, usize),
     /// The payload buffers: size and number, ascending.
     pub pool: [(usize, usize); 3],
     /// Bytes of the pool that the commands of one disk may hold.
     pub share: usize,
+    /// The buffers for writes that are acknowledged and not durable yet, of all disks: sizes as the pool's, and numbers.
+    pub journal: [usize; 3],
+    /// Such writes of one disk.
+    pub entries: usize,
 }
 
 /// The least a machine must have free after boot and drivers.
@@ -54,9 +62,12 @@ const TINY: Limits = Limits {
     window: 16,
     commands: 48,
     iscsi_buffers: (32 * KIB, 32 * KIB),
+    paths: 1,
     nbd_buffers: (32 * KIB, 32 * KIB),
     pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
     share: 128 * KIB,
+    journal: [24, 2, 2],
+    entries: 32,
 };
 
 const SMALL: Limits = Limits {
@@ -65,9 +76,12 @@ const SMALL: Limits = Limits {
     window: 64,
     commands: 192,
     iscsi_buffers: (128 * KIB, 256 * KIB),
+    paths: 1,
     nbd_buffers: (256 * KIB, 128 * KIB),
     pool: [(4 * KIB, 256), (64 * KIB, 24), (SEGMENT, 12)],
     share: 1536 * KIB,
+    journal: [256, 16, 4],
+    entries: 512,
 };
 
 const NORMAL: Limits = Limits {
@@ -76,9 +90,12 @@ const NORMAL: Limits = Limits {
     window: 128,
     commands: 512,
     iscsi_buffers: (256 * KIB, 512 * KIB),
+    paths: 1,
     nbd_buffers: (512 * KIB, 256 * KIB),
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
+    journal: [1024, 32, 16],
+    entries: 2048,
 };
 
 const LARGE: Limits = Limits {
@@ -87,9 +104,12 @@ const LARGE: Limits = Limits {
     window: 128,
     commands: 2048,
     iscsi_buffers: (256 * KIB, 512 * KIB),
+    paths: 2,
     nbd_buffers: (512 * KIB, 256 * KIB),
     pool: [(4 * KIB, 2048), (64 * KIB, 256), (SEGMENT, 160)],
     share: 12 * MIB,
+    journal: [8192, 256, 128],
+    entries: 8192,
 };
 
 impl Limits {
@@ -109,12 +129,12 @@ impl Limits {
     /// Bytes that these limits take at start, with a third on top for engines, tables and the heap's own needs.
     pub const fn memory(&self) -> usize {
         let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
-            + self.volumes * (self.nbd_buffers.0 + self.nbd_buffers.1)
+            + self.volumes * self.paths * (self.nbd_buffers.0 + self.nbd_buffers.1)
             + (API_CONNECTIONS + 1) * 2 * API_BUFFER;
         let mut total = sockets + CONTROL;
         let mut index = 0;
         while index < self.pool.len() {
-            total += self.pool[index].0 * self.pool[index].1;
+            total += self.pool[index].0 * (self.pool[index].1 + self.journal[index]);
             index += 1;
         }
         total + total / 3
@@ -122,7 +142,7 @@ impl Limits {
 
     /// Tasks of the executor.
     pub const fn tasks(&self) -> usize {
-        self.connections + self.volumes + API_CONNECTIONS + 8
+        self.connections + self.volumes * self.paths + API_CONNECTIONS + 8
     }
 
     /// What storage is told.
@@ -135,6 +155,10 @@ impl Limits {
             commands: self.commands,
             pool: self.pool,
             share: self.share,
+            paths: self.paths,
+            journal: [0, 1, 2].map(|class| (self.pool[class].0, self.journal[class])),
+            entries: self.entries,
+            flush_after: FLUSH_AFTER,
             control: CONTROL,
             iscsi: storage::IscsiLimits {
                 commands: narrow(self.window),

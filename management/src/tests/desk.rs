@@ -29,7 +29,13 @@ impl Targets for Shelf {
         if shelf.len() == 2 {
             return Err(ControlError::Full);
         }
-        let exposed = Exposed { exposure, state: VolumeState::Connecting, size: None, sessions: 0 };
+        let exposed = Exposed {
+            exposure,
+            state: VolumeState::Connecting,
+            size: None,
+            sessions: 0,
+            status: storage::Status::default(),
+        };
         shelf.push(exposed.clone());
         Ok(exposed)
     }

@@ -53,6 +53,9 @@ impl Driver {
     /// Give a request to the connection that its flight names.
     pub(crate) fn send(&mut self, now: Instant, flight: Flight, request: Request) -> Result<(), Request> {
         let (path, cookie) = (flight.path, request.cookie);
+        if self.flights.is_empty() {
+            self.heard = now;
+        }
         let Some(name) = self.flights.insert(flight) else { return Err(request) };
         match self.paths[path].client.submit(now, Request { cookie: name, ..request }) {
             Ok(()) => {
@@ -218,17 +221,7 @@ impl Driver {
             let what = What::Piece(index);
             let since = now;
             let flight =
-                Flight {
-                    what,
-                    path,
-                    operation,
-                    offset,
-                    length,
-                    since,
-                    tries: 0,
-                    again: true,
-                    room: None,
-                };
+                Flight { what, path, operation, offset, length, since, tries: 0, again: true, room: None };
             if let Err(request) = self.send(now, flight, request) {
                 if let Some(bytes) = request.buffer {
                     self.journal.put_back(index, bytes);
@@ -252,6 +245,7 @@ impl Driver {
             let _ = self.send_flush(now);
         } else {
             self.suspect = false;
+            self.holder = self.known.and_then(|export| export.incarnation);
             self.phase = Phase::Open;
             self.note(crate::Event::Replayed);
             self.wake_all();

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::Instant;
 use storage_block::{Completion, Error, Geometry, Operation, Request, Share};
-use storage_nbd::{ClientError, Export, Quarantine};
+use storage_nbd::{ClientError, Export, Quarantine, Text};
 
 /// Events for people that wait to be fetched; more than so many are forgotten, the oldest first.
 const MAX_NOTES: usize = 32;
@@ -154,6 +154,8 @@ pub struct Driver {
     pub(crate) metered: Option<Instant>,
     /// The export as the disk's users know it.
     pub(crate) known: Option<Export>,
+    /// The incarnation of the service that has been given all that the journal holds.
+    pub(crate) holder: Option<Text>,
     /// A flush or a durable write has failed since the journal was last written again: the next flush is not to be
     /// believed by itself.
     pub(crate) suspect: bool,
@@ -161,6 +163,8 @@ pub struct Driver {
     pub(crate) alone: bool,
     /// Since when nothing was answered, because the connection is lost or new.
     pub(crate) stalled: Option<Instant>,
+    /// When a byte was last heard from the service, or something was sent after nothing had been under way.
+    pub(crate) heard: Instant,
     /// Names all connections of this driver to a service that fences.
     pub(crate) session: u64,
     /// The number of the last connection.
@@ -206,9 +210,11 @@ impl Driver {
             meter: Meter::new(now, settings.rate),
             metered: None,
             known: None,
+            holder: None,
             suspect: false,
             alone: false,
             stalled: Some(now),
+            heard: now,
             session: settings.seed,
             connections: 0,
             closing: false,
@@ -253,9 +259,17 @@ impl Driver {
         self.done.pop_front().map(Event::Completed)
     }
 
-    /// Whether commands have to wait for the service, and since when: none of them should longer than [`Limits::hold`].
-    pub fn is_stalled(&self) -> bool {
-        self.stalled.is_some() || self.phase != Phase::Open
+    /// Whether requests have to wait because the service is away, new or silent: none of their commands should wait
+    /// longer than [`Limits::hold`]. A service that is busy with something long is not.
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        let is_waited_for = self.flights.requests() > 0 || self.flushes.is_under_way();
+        let is_silent = is_waited_for && now >= self.heard + self.limits.nbd.suspect_after;
+        self.stalled.is_some() || self.phase != Phase::Open || is_silent
+    }
+
+    /// Whether anything waits for the service.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.flights.requests() == 0 && self.flushes.is_idle()
     }
 
     /// The export as it is shown, once known.

@@ -68,6 +68,11 @@ impl Flights {
         Some(flight)
     }
 
+    /// Whether nothing is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
     /// Requests of the disk that change it.
     pub(crate) fn changes(&self) -> usize {
         self.changes

@@ -189,6 +189,8 @@ impl Driver {
     /// A flush cannot be trusted: write all that was acknowledged again.
     fn repair(&mut self, error: Error) {
         self.repairs += 1;
+        // Until it has succeeded, also over a lost connection.
+        self.suspect = true;
         self.note(Event::Repairing(error, self.journal.len()));
         self.phase = Phase::Repairing { started: false, failed: None };
     }

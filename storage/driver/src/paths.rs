@@ -171,6 +171,7 @@ impl Driver {
     /// # Errors
     /// Why the connection is to be dropped; then [`Driver::disconnected`] is due.
     pub fn received(&mut self, path: usize, now: Instant, count: usize) -> Result<(), End> {
+        self.heard = now;
         self.paths[path].client.received(now, count).map_err(End::Fatal)?;
         self.drain(path, now)
     }
@@ -252,14 +253,12 @@ impl Driver {
     fn up(&mut self, path: usize, now: Instant) -> Result<(), End> {
         let Some(mut export) = self.paths[path].client.export().copied() else { return Ok(()) };
         let mut geometry = export.geometry;
-        let mut same = false;
         if let Some(known) = &self.known {
             validate(known, &export).map_err(End::Mismatch)?;
             // A block size is for life: initiators do not look twice.
             geometry.block_size = known.geometry.block_size;
             geometry.preferred_block = known.geometry.preferred_block;
             geometry.size = export.size - export.size % u64::from(geometry.block_size);
-            same = is_same_life(known, &export);
         }
         let durable = geometry.flush || export.flags.contains(TransmissionFlags::SEND_FUA);
         if !geometry.read_only && !durable && !self.assume_durable {
@@ -287,15 +286,22 @@ impl Driver {
         if shown != Some(geometry) || !joins {
             self.note(Event::Ready(geometry));
         }
-        self.resume(joins, same, now);
+        self.resume(joins, now);
         self.wake_all();
         Ok(())
     }
 
     /// A connection has come up: go on, or first write again what may be forgotten.
-    fn resume(&mut self, joins: bool, same: bool, now: Instant) {
-        if !self.journal.is_empty() && !same {
+    fn resume(&mut self, joins: bool, now: Instant) {
+        let incarnation = self.known.and_then(|export| export.incarnation);
+        let holds = incarnation.is_some() && incarnation == self.holder;
+        self.holder = incarnation.filter(|_| holds || self.journal.is_empty());
+        if !self.journal.is_empty() && !holds {
             self.replays += 1;
+            if !self.flushes.is_under_way() {
+                // A repair that was begun is not needed: all is written again anyway.
+                self.flushes.unanswered();
+            }
             self.note(Event::Replaying(self.journal.len()));
             self.phase = Phase::Replaying { started: false };
         } else if !joins {
@@ -372,11 +378,6 @@ impl Driver {
             Phase::Away | Phase::Open => {}
         }
     }
-}
-
-/// Whether the service has proved that it has forgotten nothing that it acknowledged.
-fn is_same_life(before: &Export, now: &Export) -> bool {
-    before.incarnation.is_some() && before.incarnation == now.incarnation
 }
 
 /// Whether the service has proved that it is another one than before.

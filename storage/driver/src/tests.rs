@@ -54,9 +54,7 @@ fn all_of_it_together_over_several_connections() {
 
 /// In how many of the worlds something is wrong when the driver lacks one of its rules.
 fn found(faults: Faults, defects: Defects) -> usize {
-    let wrong = |seed| {
-        std::panic::catch_unwind(|| World::new(seed, faults, defects).run(1000)).is_err()
-    };
+    let wrong = |seed| std::panic::catch_unwind(|| World::new(seed, faults, defects).run(1000)).is_err();
     (0..SEEDS).filter(|&seed| wrong(seed)).count()
 }
 

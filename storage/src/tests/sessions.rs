@@ -2,12 +2,11 @@
 
 use super::*;
 use storage_iscsi::wire::{
-    self, Digests, Header, LoginRequest, LoginResponse, NopOut, ScsiCommand, ScsiResponse,
+    self, Digests, Header, LoginRequest, LoginResponse, NopIn, NopOut, ScsiCommand, ScsiResponse,
     TaskManagementRequest, opcode,
 };
 
 const GOOD: u8 = 0;
-const CHECK_CONDITION: u8 = 2;
 const BUSY: u8 = 8;
 const TASK_ABORTED: u8 = 0x40;
 /// The iSCSI port.
@@ -90,6 +89,18 @@ impl Initiator {
     /// Write 4 KiB at the `index`th 4 KiB.
     async fn write(&mut self, index: u8) -> u32 {
         self.command(&[0x2a, 0, 0, 0, 0, index * 8, 0, 0, 8, 0], &[index; 4096]).await
+    }
+
+    /// Answer the target's ping.
+    async fn pong(&mut self, ping: &Header) {
+        let pong = NopOut {
+            immediate: true,
+            initiator_task_tag: wire::RESERVED_TAG,
+            target_transfer_tag: NopIn::read(ping).target_transfer_tag,
+            cmd_sn: self.cmd_sn,
+            ..NopOut::default()
+        };
+        self.say(pong.header(), &[]).await;
     }
 
     async fn ping(&mut self) -> u32 {
@@ -214,24 +225,56 @@ fn who_is_reset_by_another_hears_of_it_and_goes_on() {
 }
 
 #[test]
-fn a_write_acknowledged_with_the_last_bytes_of_a_service_that_dies_is_a_failed_flush() {
+fn a_write_acknowledged_with_the_last_bytes_of_a_service_that_dies_is_there_after_the_flush() {
     let mut world = world();
     let service = world.service(10809, "disk", Manner::Serve);
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
     service.borrow_mut().manner = Manner::ServeAndClose;
     let stream = world.server.stream(65536, 65536);
+    let disk = service.clone();
     finish(&mut world, Duration::from_secs(10), async move {
         let mut initiator = Initiator::log_in(stream, "one", "disk").await;
         initiator.write(1).await;
         assert_eq!(ScsiResponse::read(&initiator.hear().await).status, GOOD);
-        service.borrow_mut().manner = Manner::Serve;
-        service.borrow_mut().disk.crash();
-        for _ in 0..2 {
-            initiator.command(&[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]).await;
-            assert_eq!(ScsiResponse::read(&initiator.hear().await).status, CHECK_CONDITION);
+        disk.borrow_mut().manner = Manner::Serve;
+        disk.borrow_mut().disk.crash();
+        initiator.command(&[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]).await;
+        assert_eq!(ScsiResponse::read(&initiator.hear().await).status, GOOD);
+    });
+    assert!(service.borrow().disk.durable()[4096..8192].iter().all(|&byte| byte == 1));
+}
+
+#[test]
+fn a_command_for_a_disk_that_hangs_ends_with_busy_before_its_initiator_would_abort_it() {
+    let mut world = world();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("disk", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::Hang;
+    let stream = world.server.stream(65536, 65536);
+    let clock = world.executor.clock();
+    finish(&mut world, Duration::from_secs(90), async move {
+        let mut initiator = Initiator::log_in(stream, "one", "disk").await;
+        for _ in 0..3 {
+            let begun = clock.now();
+            initiator.write(1).await;
+            let answer = loop {
+                let header = initiator.hear().await;
+                match header.opcode() {
+                    // The target asks whether we live.
+                    opcode::NOP_IN => initiator.pong(&header).await,
+                    _ => break ScsiResponse::read(&header),
+                }
+            };
+            assert_eq!(answer.status, BUSY);
+            let waited = clock.now().since(begun);
+            assert!((24..29).contains(&waited.as_secs()), "{waited:?}");
         }
     });
+    service.borrow_mut().manner = Manner::Serve;
+    world.run(Duration::from_secs(6));
+    assert_eq!(world.state("disk"), VolumeState::Ready);
 }
 
 #[test]

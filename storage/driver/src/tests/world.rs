@@ -233,8 +233,13 @@ impl World {
             buffer.fill(fill);
             buffer
         });
-        let request =
-            Request { cookie: self.cookie, operation, offset: (start * BLOCK) as u64, length: bytes as u64, buffer };
+        let request = Request {
+            cookie: self.cookie,
+            operation,
+            offset: (start * BLOCK) as u64,
+            length: bytes as u64,
+            buffer,
+        };
         self.driver.push(self.now, request);
         self.touch(operation, start, length);
         let pending = Pending { operation, start, length, fill, asked: self.tick };
@@ -302,7 +307,11 @@ impl World {
                 break;
             }
         }
-        let take = if self.random.one_in(4) { self.random.below(1 + session.output.len()) } else { session.output.len() };
+        let take = if self.random.one_in(4) {
+            self.random.below(1 + session.output.len())
+        } else {
+            session.output.len()
+        };
         let bytes: Vec<u8> = session.output.drain(..take).collect();
         let mut rest = &bytes[..];
         while end.is_none() && !rest.is_empty() {
@@ -314,7 +323,10 @@ impl World {
         }
         if let Some(end) = end {
             self.lose(path, end.retry());
-        } else if self.sessions[path].as_ref().is_some_and(|session| session.has_ended() && session.output.is_empty()) {
+        } else if self.sessions[path]
+            .as_ref()
+            .is_some_and(|session| session.has_ended() && session.output.is_empty())
+        {
             self.lose(path, Retry::Soon);
         }
     }
@@ -450,7 +462,10 @@ impl World {
                 let settled = self.failing_flushes == 0 && !self.faults.flushes;
                 for (index, block) in range.clone().zip(read.chunks(BLOCK)) {
                     if let Some(content) = self.blocks[index].content.filter(|_| settled) {
-                        assert!(block.iter().all(|&byte| byte == content), "block {index} holds something else");
+                        assert!(
+                            block.iter().all(|&byte| byte == content),
+                            "block {index} holds something else"
+                        );
                         self.verified += 1;
                     }
                 }
@@ -460,11 +475,15 @@ impl World {
                 for (index, block) in self.blocks.iter().enumerate() {
                     let bytes = &self.disk.durable()[index * BLOCK..(index + 1) * BLOCK];
                     let changes = |other: &Pending| {
-                        other.operation.changes_medium() && (other.start..other.start + other.length).contains(&index)
+                        other.operation.changes_medium()
+                            && (other.start..other.start + other.length).contains(&index)
                     };
                     let settled = block.touched < asked && !self.pending.values().any(changes);
                     if let Some(content) = block.content.filter(|_| settled) {
-                        assert!(bytes.iter().all(|&byte| byte == content), "block {index} was flushed, and is not");
+                        assert!(
+                            bytes.iter().all(|&byte| byte == content),
+                            "block {index} was flushed, and is not"
+                        );
                         self.verified += 1;
                     }
                 }
@@ -477,7 +496,10 @@ impl World {
         for index in range {
             self.blocks[index] = Known { content, touched: self.tick };
             let bytes = &self.disk.durable()[index * BLOCK..(index + 1) * BLOCK];
-            let durable = matches!(operation, Operation::Write { fua: true } | Operation::WriteZeroes { fua: true, .. });
+            let durable = matches!(
+                operation,
+                Operation::Write { fua: true } | Operation::WriteZeroes { fua: true, .. }
+            );
             if let Some(content) = content.filter(|_| durable) {
                 assert!(bytes.iter().all(|&byte| byte == content), "block {index} is not durable");
             }
