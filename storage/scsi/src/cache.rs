@@ -6,8 +6,9 @@
 //! writes in its cache, it must not be said, and no later flush may paper over it. So a loss is remembered for every
 //! nexus, and each flush or force-unit-access command of that nexus fails with MEDIUM ERROR, WRITE ERROR. Two things
 //! end it: a reset by an initiator *after* that nexus was given the error (a reset before would clear what nobody was
-//! told of; Linux resets on a mere time-out), and the operator saying so. A journal that replays what was lost will
-//! make this rare, not wrong.
+//! told of; Linux resets on a mere time-out), and the operator saying so. The driver's journal, which keeps what was
+//! acknowledged until it is durable, makes this rare, not wrong: a write that fails with force unit access harms no other
+//! because of it, but a flush that fails although all was written again stays failed.
 
 use crate::nexus::Nexus;
 use alloc::vec;

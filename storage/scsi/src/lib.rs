@@ -19,8 +19,8 @@
 //! - For a write: the backend has completed all of it.
 //! - For SYNCHRONIZE CACHE, and for a write with FUA or with WCE=0: the data are on stable storage. Where the backend
 //!   has no force unit access a flush is issued after the write; where it has no flush its completed writes are stable.
-//! - Once a flush has failed, or [`LogicalUnit::backend_lost`] has told of a cache that is gone, neither is promised any
-//!   more: such commands of every nexus fail with MEDIUM ERROR, WRITE ERROR (03h/0Ch/00h), until that nexus has been
+//! - Once a flush has failed, or [`LogicalUnit::backend_lost`] has told of acknowledged writes that are gone, neither is
+//!   promised any more: such commands of every nexus fail with MEDIUM ERROR, WRITE ERROR (03h/0Ch/00h), until that nexus has been
 //!   given the error and then some initiator resets the unit (which tells all of them by a unit attention), or until the
 //!   operator calls [`LogicalUnit::accept_loss`]. A second flush never succeeds where the first failed.
 //!
@@ -28,7 +28,8 @@
 //! Overlapping commands of one unit, one of which changes the medium, run one after the other in the order in which they
 //! came. A command takes its parameter list, then its range among the others, then data buffers, and buffers that it
 //! needs together it takes together; so commands never wait for each other in a circle, and a pool of two buffers is
-//! enough for any number of commands of any length.
+//! enough for any number of commands of any length. Only where nobody before it can need them it takes buffers while it
+//! waits, so that its data does not stand in the way of theirs. No flush waits for data that an initiator keeps back.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

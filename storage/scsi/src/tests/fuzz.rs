@@ -41,6 +41,7 @@ fn shape(random: &mut Random) -> Geometry {
     // What reads back from a trim is undefined, so the model needs zeroes.
     (shape.write_zeroes, shape.trim) = (random.below(4) != 0, false);
     shape.max_transfer = 512 << random.below(8);
+    (shape.fast_zero, shape.status) = (random.below(2) == 0, random.below(2) == 0);
     shape
 }
 
@@ -142,6 +143,7 @@ fn commands_take_effect_in_the_order_in_which_they_came() {
         let pool = pool(&mut random);
         let shape = shape(&mut random);
         let mut bench = Bench::with(shape, Traits::default(), &pool);
+        bench.disk.keeps = random.below(2) == 0;
         let mut model = bench.disk.bytes.clone();
         let mut expected = Vec::new();
         let ordered = seed % 2 == 0;
@@ -163,6 +165,11 @@ fn commands_take_effect_in_the_order_in_which_they_came() {
                     bench.step(index);
                 }
                 expected.push((cdb, effect(&mut model)));
+            }
+            if random.below(20) == 0 {
+                let zeroes = Operation::WriteZeroes { fua: false, no_hole: true, fast: true };
+                let at = random.below(BLOCKS) * BLOCK as u64;
+                bench.disk.faults.push((zeroes, at, Error::NotSupported));
             }
             stir(&mut bench, &mut random);
         }
@@ -194,6 +201,7 @@ fn noise_comes_to_an_end() {
         let no_space = if random.below(2) == 0 { NoSpace::Temporary } else { NoSpace::Final };
         let traits = Traits { removable: random.below(2) == 0, read_only: random.below(8) == 0, no_space };
         let mut bench = Bench::with(shape, traits, &pool);
+        bench.disk.keeps = random.below(2) == 0;
         for _ in 0..120 {
             let (mut cdb, mut data, _) = meaningful(&mut random);
             if random.below(2) == 0 {
@@ -237,6 +245,14 @@ fn noise_comes_to_an_end() {
                 3 if random.below(4) == 0 => bench.target.detach(nexus),
                 4 if random.below(8) == 0 => {
                     bench.target.unit_mut(bench.unit).expect("it").backend_lost(random.below(2) == 0);
+                }
+                5 if random.below(16) == 0 => {
+                    let unit = bench.target.unit_mut(bench.unit).expect("it");
+                    unit.replaced();
+                    if random.below(2) == 0 {
+                        unit.accept_replacement();
+                        unit.set_geometry(shape).expect("a shape");
+                    }
                 }
                 _ => {}
             }
