@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("storage_iscsi", &["storage_block", "kernel_runtime"]),
     ("storage_scsi", &["storage_block"]),
     ("storage_nbd", &["storage_block", "kernel_runtime"]),
+    ("storage_driver", &["storage_block", "storage_nbd", "kernel_runtime"]),
     (
         "storage",
         &[
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "storage_iscsi",
             "storage_scsi",
             "storage_nbd",
+            "storage_driver",
             "network",
             "network_nic",
             "kernel_runtime",
@@ -67,8 +69,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image_pack", &[]),
     (
         "image_launch",
-        // The two engines in tests only: hostile peers are made of their wire types.
-        &["image_pack", "image_appliance", "agent", "agent_protocol", "storage_iscsi", "storage_nbd"],
+        // The two engines in tests only: hostile peers are made of their wire types; and the service that is told to fail.
+        &[
+            "image_pack",
+            "image_appliance",
+            "agent",
+            "agent_protocol",
+            "storage_iscsi",
+            "storage_nbd",
+            "tests_service",
+        ],
     ),
     ("tests_tidy", &[]),
     ("tests_service", &["storage_nbd"]),
