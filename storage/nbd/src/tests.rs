@@ -39,6 +39,12 @@ impl Random {
     }
 }
 
+/// So many seeds, the same at each run unless `NBD_FIRST_SEED` says where others begin.
+pub(crate) fn seeds(count: u64) -> core::ops::Range<u64> {
+    let first = std::env::var("NBD_FIRST_SEED").ok().and_then(|first| first.parse().ok()).unwrap_or(0);
+    first..first + count
+}
+
 pub(crate) fn at(micros: u64) -> Instant {
     Instant::from_micros(micros)
 }
@@ -85,8 +91,8 @@ pub(crate) fn commands(mut bytes: &[u8]) -> Vec<wire::Request> {
                 (wire::Request { flags, command, cookie, offset, length }, wire::EXTENDED_HEADER)
             }
         };
-        let has_payload = request.command == wire::command::WRITE
-            || request.flags & wire::command_flag::PAYLOAD_LEN != 0;
+        let has_payload =
+            request.command == wire::command::WRITE || request.flags & wire::command_flag::PAYLOAD_LEN != 0;
         let payload = if has_payload { request.length as usize } else { 0 };
         bytes = &bytes[header + payload..];
         commands.push(request);

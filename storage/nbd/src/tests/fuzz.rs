@@ -108,7 +108,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
 
 #[test]
 fn noise_in_place_of_a_handshake_is_refused() {
-    for seed in 0..3000 {
+    for seed in super::seeds(3000) {
         let mut random = Random::new(seed);
         let mut client = random_client(&mut random, [Tls::Off, Tls::Required][seed as usize % 2]);
         client.connected(Instant::ZERO);
@@ -131,7 +131,7 @@ fn noise_in_place_of_a_handshake_is_refused() {
 #[test]
 fn a_mutated_handshake_leads_to_an_export_that_makes_sense_or_to_none() {
     let mut ready = 0;
-    for seed in 0..6000 {
+    for seed in super::seeds(6000) {
         let mut random = Random::new(seed);
         let tls = random.below(4) == 0;
         let settings = Settings {
@@ -174,7 +174,7 @@ fn a_mutated_handshake_leads_to_an_export_that_makes_sense_or_to_none() {
 
 #[test]
 fn mutated_replies_never_lose_a_request_and_never_answer_one_twice() {
-    for seed in 0..4000 {
+    for seed in super::seeds(4000) {
         let mut random = Random::new(seed);
         let settings = random_settings(&mut random);
         let mut pair = Pair::with_client(random_client(&mut random, Tls::Off), &settings, SIZE);
@@ -216,7 +216,7 @@ fn mutated_replies_never_lose_a_request_and_never_answer_one_twice() {
 
 #[test]
 fn noise_with_a_right_magic_and_cookie_is_survived() {
-    for seed in 0..4000 {
+    for seed in super::seeds(4000) {
         let mut random = Random::new(seed);
         let settings = random_settings(&mut random);
         let mut pair = Pair::with_client(random_client(&mut random, Tls::Off), &settings, SIZE);
@@ -261,7 +261,7 @@ fn noise_with_a_right_magic_and_cookie_is_survived() {
 
 #[test]
 fn a_listing_survives_noise() {
-    for seed in 0..2000 {
+    for seed in super::seeds(2000) {
         let mut random = Random::new(seed);
         let settings = Settings::default();
         let mut session = crate::testing::Session::new(&settings, &crate::testing::Disk::new(512));
@@ -294,7 +294,7 @@ fn a_listing_survives_noise() {
 #[test]
 fn a_probe_survives_noise() {
     let mut told = 0;
-    for seed in 0..2000 {
+    for seed in super::seeds(2000) {
         let mut random = Random::new(seed);
         let mut session = crate::testing::Session::new(&Settings::default(), &crate::testing::Disk::new(512));
         let mut probe = Probe::new(Instant::ZERO, "disk", Duration::from_secs(1)).expect("sound");
@@ -328,7 +328,7 @@ fn a_probe_survives_noise() {
 
 #[test]
 fn the_other_end_survives_noise_as_well() {
-    for seed in 0..3000 {
+    for seed in super::seeds(3000) {
         let mut random = Random::new(seed);
         let settings = random_settings(&mut random);
         let mut pair = Pair::with_client(random_client(&mut random, Tls::Off), &settings, SIZE);

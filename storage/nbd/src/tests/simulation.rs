@@ -281,7 +281,7 @@ fn drain_some(client: &mut Client, now: Instant, random: &mut Random) -> Vec<u8>
 #[test]
 fn what_is_acknowledged_is_there_whatever_happens_to_connections() {
     let mut verified = 0;
-    for seed in 0..150 {
+    for seed in super::seeds(150) {
         let mut world = World::new(seed);
         world.run(1500);
         verified += world.verified;
@@ -294,7 +294,7 @@ fn what_is_acknowledged_is_there_whatever_happens_to_connections() {
 fn without_the_quarantine_ghosts_are_found() {
     // The test above proves something only if this one can fail it.
     let mut found = 0;
-    for seed in 0..150 {
+    for seed in super::seeds(150) {
         let outcome = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             world.quarantine = Quarantine::new(1, Duration::ZERO);
