@@ -11,11 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Packages over a slow line are what takes longest.
 const INSTALL: Duration = Duration::from_secs(600);
 const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// The size of every image here.
 pub(crate) const SIZE: u64 = 32 << 20;
@@ -94,8 +96,8 @@ impl Engine {
 
     /// Starts `VERB FOLDER WORDS...` of the script, which stays.
     pub(crate) fn begin<S: AsRef<OsStr>>(&self, stage: &Stage, verb: &str, words: &[S]) -> Process {
-        let last = words.last().map_or_else(String::new, |word| word.as_ref().to_string_lossy().into_owned());
-        let name = format!("{verb}-{last}");
+        let words_of_name = words.iter().map(|word| word.as_ref().to_string_lossy());
+        let name = std::iter::once(verb.into()).chain(words_of_name).collect::<Vec<_>>().join("-");
         let log = stage.scratch.file(&format!("{name}.log"));
         Process::start(name, self.command(&stage.net, verb, words), &log).unwrap()
     }
@@ -105,6 +107,24 @@ impl Engine {
         let words = [image.to_string(), address.ip().to_string(), address.port().to_string()];
         let mut gateway = self.begin(stage, verb, &words);
         stage.net.listening(&mut gateway, address, LIMIT).unwrap();
+        gateway
+    }
+
+    /// The same where the networks of `stage` do not see who listens.
+    pub(crate) fn gateway_elsewhere(
+        &self,
+        stage: &Stage,
+        verb: &str,
+        image: &str,
+        address: SocketAddrV4,
+    ) -> Process {
+        let words = [image.to_string(), address.ip().to_string(), address.port().to_string()];
+        let mut gateway = self.begin(stage, verb, &words);
+        let answers = wait::until(format!("a gateway on {address}"), LIMIT, || {
+            gateway.must_run()?;
+            Ok(directly(&stage.net, address, &["read 0 512".to_string()]).is_ok().then_some(()))
+        });
+        answers.unwrap_or_else(|error| panic!("{error}\n{}", gateway.tail()));
         gateway
     }
 
@@ -184,4 +204,31 @@ pub(crate) fn qemu_io(net: &Net, url: &str, commands: &[String]) -> std::process
     }
     io.arg(url);
     io
+}
+
+/// A gateway `old` is frozen with a write in its hands; `fence` and a `new` one that writes the same block follow, then
+/// the old one thaws. Whether the new gateway's write is still there, and how long it took to be written.
+pub(crate) fn ghost<T>(
+    stage: &Stage,
+    (old, at): (&Process, SocketAddrV4),
+    new: SocketAddrV4,
+    switch: impl FnOnce() -> T,
+) -> (bool, Duration, T) {
+    let words = ["read 0 64k", "sleep 1500", "write -P 17 0 64k"].map(String::from);
+    let log = stage.scratch.file(&format!("client-{at}.log"));
+    let client = Process::start("client", qemu_io(&stage.net, &format!("nbd://{at}"), &words), &log).unwrap();
+    sleep(SECOND);
+    signal(old.pid(), Signal::STOP);
+    sleep(SECOND);
+    // The write lies in its socket now. The client gives up.
+    drop(client);
+    let start = Instant::now();
+    let gateway = switch();
+    let write = ["write -P 34 0 64k", "flush", "read -P 34 0 64k"].map(String::from);
+    directly(&stage.net, new, &write).unwrap();
+    let took = start.elapsed();
+    signal(old.pid(), Signal::CONT);
+    sleep(3 * SECOND);
+    let kept = directly(&stage.net, new, &["read -P 34 0 64k".to_string()]).is_ok();
+    (kept, took, gateway)
 }

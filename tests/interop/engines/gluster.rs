@@ -1,13 +1,14 @@
 //! GlusterFS behind qemu-nbd.
 
-use crate::engine::{Engine, host, place, served, signal};
+use crate::engine::{Engine, SECOND, ghost, host, place, served, signal};
 use crate::load::{Blocks, Load, timed};
+use image_launch::disk::NBD;
 use image_launch::net::Wire;
 use rustix::process::Signal;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread::sleep;
 use std::time::Duration;
 
-const SECOND: Duration = Duration::from_secs(1);
 const IMAGE: &str = "disk";
 
 #[test]
@@ -40,4 +41,30 @@ fn a_gluster_image_survives_its_gateway_and_a_storage_daemon() {
     written.must_be_at(&stage, &format!("nbd://{}", place(1)));
     drop(past);
     engine.must_run();
+}
+
+#[test]
+fn a_fenced_gateway_host_never_writes_to_gluster_again_and_an_unfenced_one_does() {
+    let (stage, _turn) = host();
+    let engine = Engine::start(&stage, "gluster.sh", &[&Wire::Service.here().to_string()]);
+    for (n, fenced) in [(1, true), (2, false)] {
+        let image = format!("image{n}");
+        engine.call(&stage.net, "image", &[&image, "32M"]);
+        let (old_host, new_host) = (Ipv4Addr::new(10, 79, n, 2), Ipv4Addr::new(10, 79, 100 + n, 2));
+        let (old_place, new_place) = (SocketAddrV4::new(old_host, NBD), SocketAddrV4::new(new_host, NBD));
+        let old = engine.gateway_elsewhere(&stage, "elsewhere", &image, old_place);
+        let switch = || {
+            if fenced {
+                engine.call(&stage.net, "fence", &[&old_host.to_string()]);
+            }
+            engine.gateway_elsewhere(&stage, "elsewhere", &image, new_place)
+        };
+        let (kept, took, _new) = ghost(&stage, (&old, old_place), new_place, switch);
+        println!("gluster: fenced {fenced}, new gateway started and first write served after {took:.1?}");
+        assert!(took < 5 * SECOND, "{took:?}");
+        assert_eq!(
+            kept, fenced,
+            "with the fence the newer write must stay, without it the test must see it go"
+        );
+    }
 }

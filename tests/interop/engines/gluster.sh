@@ -7,6 +7,7 @@
 #                                               takes no loopback address, and without one the first of the machine
 #   gluster.sh image DIR NAME SIZE              an image
 #   gluster.sh gateway DIR NAME ADDRESS PORT    the image over NBD by qemu-nbd, in the foreground
+#   gluster.sh elsewhere DIR NAME ADDRESS PORT  the same on a host of its own (a network namespace) with ADDRESS
 #   gluster.sh kill DIR brick.N                 the end of brick N, as by a power failure
 #   gluster.sh heal DIR                         dead bricks again; waits until all copies are the same
 #   gluster.sh fence DIR ADDRESS                the gateway host ADDRESS never writes again, until it is
@@ -89,6 +90,25 @@ gateway() {
     exec qemu-nbd -t -e 16 -b "$3" -p "$4" -f raw --cache=none --discard=unmap --detect-zeroes=off "$(url "$1" "$2")"
 }
 
+# The gateway on a host of its own: a network namespace with the address A.B.C.2, where this one has A.B.C.1.
+elsewhere() {
+    exec 9</proc/self/ns/net
+    exec unshare --net "$0" there "$@"
+}
+
+there() {
+    local address=$3 net cable
+    net=${address%.*}
+    cable=${net//./}
+    nsenter --net=/proc/self/fd/9 sh -ec "ip link add v$cable type veth peer name far netns $$
+        ip address add $net.1/24 dev v$cable; ip link set v$cable up"
+    ip link set lo up
+    ip address add "$address/24" dev far
+    ip link set far up
+    ip route add default via "$net.1"
+    gateway "$@"
+}
+
 kill_brick() {
     pkill -KILL -f -- "--brick-name $1/${2} "
 }
@@ -112,7 +132,7 @@ fence() { admin "$1" volume set corbel auth.reject "$2"; }
 unfence() { admin "$1" volume reset corbel auth.reject; }
 
 case ${1:-} in
-    install | run | inside | image | gateway | heal | fence | unfence | admin) "$@" ;;
+    install | run | inside | image | gateway | elsewhere | there | heal | fence | unfence | admin) "$@" ;;
     kill) kill_brick "$2" "$3" ;;
-    *) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
