@@ -25,7 +25,8 @@ pub enum Event {
     Ready,
     /// A request ended.
     Completed(Completion),
-    /// Nothing has arrived for [`Limits::suspect_after`] although answers are due. Nothing is lost yet.
+    /// Nothing has arrived for [`Limits::suspect_after`] although answers are due, or for half of [`Limits::slow`] where
+    /// one of them may take long. Nothing is lost yet.
     Suspect,
     /// The server is shutting down: no more requests are taken. What can still be answered will be, then
     /// [`Event::Closed`] follows.
