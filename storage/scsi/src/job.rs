@@ -261,6 +261,10 @@ impl Job {
         }
         if quiet {
             unit.tasks.leave(self.ticket);
+        } else {
+            // It asks for nothing more, so those behind it may take in what their initiators send.
+            self.stage = self.stage.max(Stage::Sated);
+            unit.tasks.reached(self.ticket, self.stage);
         }
         quiet
     }

@@ -65,6 +65,25 @@ fn data_ahead_leaves_the_buffers_that_those_before_it_need() {
 }
 
 #[test]
+fn data_is_taken_ahead_behind_an_aborted_command_that_is_still_below() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 8)]));
+    let long = start(&mut bench, &cdb10(0x2a, 0, 0, 20), &[1; 10240], Attribute::Simple);
+    bench.give(long);
+    bench.step_all();
+    assert_eq!(bench.disk.pending.len(), 1);
+    // It was told to try again, and what the service makes of its request is not known yet.
+    bench.slots[long].command.abort();
+    bench.slots[long].receives.clear();
+    bench.step_all();
+    let again = start(&mut bench, &cdb10(0x2a, 0, 0, 2), &[2; 1024], Attribute::Simple);
+    assert_eq!(bench.slots[again].waits, "blocked");
+    assert_eq!(bench.slots[again].receives.len(), 2);
+    bench.run_all();
+    good(&bench.slots[again].outcome.expect("an end"));
+    assert_eq!(bench.disk.bytes[..1024], [2; 1024]);
+}
+
+#[test]
 fn an_aborted_command_gives_back_what_it_took_ahead() {
     let mut bench = Bench::new(geometry(1000, 512));
     start(&mut bench, &cdb10(0x2a, 0, 0, 4), &[1; 2048], Attribute::Simple);
