@@ -22,11 +22,15 @@ pub enum Bug {
     DoubledStatus,
     /// The appliance sends newer writes at once after a connection was lost, as every other client does.
     NoHoldOff,
+    /// The service claims to be what it was although it has lost its cache.
+    StaleIncarnation,
+    /// The service grants a claim to be the only writer and goes on with what others have sent.
+    FenceWithoutDrain,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::LostWrite,
         Self::LyingFlush,
         Self::LateGhost,
@@ -36,5 +40,7 @@ impl Bug {
         Self::LostStatus,
         Self::DoubledStatus,
         Self::NoHoldOff,
+        Self::StaleIncarnation,
+        Self::FenceWithoutDrain,
     ];
 }

@@ -1,26 +1,28 @@
-//! What each block may hold: the history of every write, and the rules that reads and flushes are held to.
+//! What each sector may hold: the history of every write, and the rules that reads and flushes are held to.
 //!
-//! Every block that is written says which write it comes from, so that a read names its write. Two rules:
+//! Every sector that is written says which write it comes from, so that a read names its write. The rules:
 //!
 //! - **Reads.** A value may be read unless a write that began after the value's own write had ended was acknowledged
 //!   before the read began. A write *ends* when its initiator may rely on it changing nothing any more: with its
 //!   status, with the answer to its abort, or with the login that replaces its session.
 //! - **Flushes.** When a flush, or a write with FUA, is answered GOOD, what is on *stable* storage obeys the rule of
-//!   reads as of the moment the flush began. That is the floor: from then on a crash cannot take the block below it.
-//!
-//! When the service loses its cache the blocks that rolled back count as written anew for reads; not so for flushes:
-//! an initiator that has not been told of the loss must not hear GOOD, until it was told and has reset the unit.
+//!   reads as of the moment the flush began. That is the floor: from then on no crash can take the sector below it.
+//! - **Restarts.** What was acknowledged and is not on stable storage when the appliance restarts is *excused*: a
+//!   service that loses its cache may forget it, once. Nothing else that was acknowledged is ever lost.
 
 use crate::random::mix;
 use kernel_runtime::Instant;
+use std::collections::BTreeSet;
 
+/// Bytes that are read and written as a whole or not at all, whatever the size of a block.
+pub(crate) const SECTOR: usize = 512;
 /// What the service leaves where it trimmed.
 const TRIMMED: u8 = 0xdd;
 
 /// The name of a write.
 pub(crate) type WriteId = usize;
 
-/// What a block holds.
+/// What a sector holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     /// Zeroes: never written, or written with zeroes.
@@ -36,48 +38,88 @@ pub(crate) enum Value {
 struct Write {
     unit: usize,
     first: usize,
-    blocks: usize,
+    sectors: usize,
     invoked: Instant,
     acknowledged: Option<Instant>,
     ended: Option<Instant>,
-    /// A hint leaves a block as it was, or not.
+    /// Its abort was answered.
+    aborted: Option<Instant>,
+    /// The sectors for which a service has answered that it is done, one per bit.
+    executed: u128,
+    /// A hint leaves a sector as it was, or not.
     is_hint: bool,
     /// It is the roll-back of a crash.
     is_loss: bool,
-    /// Initiators, one per bit, that were told of the loss of this write: their flushes need not cover it.
-    forgiven: u8,
+}
+
+/// One who looks at what is there.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// When he began to.
+    seen: Instant,
+    /// He is told what is on stable storage.
+    is_flush: bool,
+    /// He knows what restarts of the appliance have excused.
+    is_excusing: bool,
+    /// This write has to be there already.
+    forced: Option<WriteId>,
+}
+
+impl Look {
+    const fn at(seen: Instant) -> Self {
+        Self { seen, is_flush: true, is_excusing: true, forced: None }
+    }
 }
 
 /// The disks of the world.
 pub(crate) struct History {
-    block: usize,
+    /// Sectors in a block.
+    scale: usize,
     writes: Vec<Write>,
-    /// For each unit and block the writes that touched it and what they leave there.
+    /// For each unit and sector the writes that touched it and what they leave there.
     touched: Vec<Vec<Vec<(WriteId, Value)>>>,
+    /// When each unit was last given a write.
+    begun: Vec<Instant>,
+    /// Values that a COMPARE AND WRITE has replaced: each can be replaced once.
+    swapped: BTreeSet<(usize, usize, WriteId)>,
+    /// Of which writes a restart of the appliance has excused the loss: unit, sector and name.
+    excused: BTreeSet<(usize, usize, WriteId)>,
     reads: u64,
 }
 
 impl History {
-    pub(crate) fn new(units: usize, blocks: usize, block: usize) -> Self {
-        let mut history =
-            Self { block, writes: Vec::new(), touched: vec![vec![Vec::new(); blocks]; units], reads: 0 };
+    pub(crate) fn new(units: usize, sectors: usize, block: usize) -> Self {
+        let mut history = Self {
+            scale: block / SECTOR,
+            writes: Vec::new(),
+            touched: vec![vec![Vec::new(); sectors]; units],
+            begun: vec![Instant::ZERO; units],
+            swapped: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            reads: 0,
+        };
         for unit in 0..units {
-            let write = history.begin(unit, 0, blocks, Some(Value::Zero), Instant::ZERO);
+            let write = history.begin_sectors(unit, 0, sectors, Some(Value::Zero), Instant::ZERO);
             history.acknowledge(write, Instant::ZERO);
         }
         history
     }
 
-    pub(crate) fn blocks(&self) -> usize {
+    pub(crate) fn sectors(&self) -> usize {
         self.touched[0].len()
     }
 
-    /// Blocks that were read and found right.
+    /// Sectors that were read and found right.
     pub(crate) fn reads(&self) -> u64 {
         self.reads
     }
 
-    /// A write begins: of a value, or of its own bytes.
+    /// Whether an initiator has begun to write to `unit` since then.
+    pub(crate) fn has_begun_since(&self, unit: usize, then: Instant) -> bool {
+        self.begun[unit] > then
+    }
+
+    /// A write of some blocks begins: of a value, or of its own bytes.
     pub(crate) fn begin(
         &mut self,
         unit: usize,
@@ -86,20 +128,33 @@ impl History {
         value: Option<Value>,
         now: Instant,
     ) -> WriteId {
+        self.begun[unit] = now;
+        self.begin_sectors(unit, first * self.scale, blocks * self.scale, value, now)
+    }
+
+    fn begin_sectors(
+        &mut self,
+        unit: usize,
+        first: usize,
+        sectors: usize,
+        value: Option<Value>,
+        now: Instant,
+    ) -> WriteId {
         let id = self.writes.len();
         self.writes.push(Write {
             unit,
             first,
-            blocks,
+            sectors,
             invoked: now,
             acknowledged: None,
             ended: None,
+            aborted: None,
+            executed: 0,
             is_hint: false,
             is_loss: false,
-            forgiven: 0,
         });
-        for block in &mut self.touched[unit][first..first + blocks] {
-            block.push((id, value.unwrap_or(Value::Of(id))));
+        for sector in &mut self.touched[unit][first..first + sectors] {
+            sector.push((id, value.unwrap_or(Value::Of(id))));
         }
         id
     }
@@ -108,27 +163,39 @@ impl History {
     pub(crate) fn begin_hint(&mut self, unit: usize, first: usize, blocks: usize, now: Instant) -> WriteId {
         let id = self.begin(unit, first, blocks, Some(Value::Zero), now);
         self.writes[id].is_hint = true;
-        for block in &mut self.touched[unit][first..first + blocks] {
-            block.push((id, Value::Trimmed));
+        let Write { first, sectors, .. } = self.writes[id];
+        for sector in &mut self.touched[unit][first..first + sectors] {
+            sector.push((id, Value::Trimmed));
         }
         id
     }
 
     /// The bytes of a write.
     pub(crate) fn bytes(&self, id: WriteId) -> Vec<u8> {
-        let Write { unit, first, blocks, .. } = self.writes[id];
-        let mut bytes = Vec::with_capacity(blocks * self.block);
-        for block in first..first + blocks {
-            fill(&mut bytes, self.block, id, unit, block);
+        let Write { unit, first, sectors, .. } = self.writes[id];
+        let mut bytes = vec![0; sectors * SECTOR];
+        for (index, bytes) in bytes.chunks_mut(SECTOR).enumerate() {
+            for (place, word) in bytes.chunks_mut(8).zip(words(id, unit, first + index)) {
+                place.copy_from_slice(&word.to_be_bytes());
+            }
         }
         bytes
     }
 
-    /// The write that the bytes of a block are from, if it has bytes of its own.
-    pub(crate) fn writer(&self, bytes: &[u8]) -> Option<WriteId> {
-        let first = bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word));
-        (first >> 63 == 1 && bytes.iter().any(|&byte| byte != TRIMMED))
-            .then_some((first & !(1 << 63)) as WriteId)
+    /// A service has answered that it wrote these bytes.
+    pub(crate) fn executed(&mut self, first: usize, bytes: &[u8]) {
+        for (index, bytes) in bytes.chunks(SECTOR).enumerate() {
+            if let Some(write) = writer(bytes).and_then(|id| self.writes.get_mut(id)) {
+                let place = (first + index).wrapping_sub(write.first) as u32;
+                write.executed |= 1u128.checked_shl(place).unwrap_or(0);
+            }
+        }
+    }
+
+    /// Whether a service has answered that it wrote all bytes of a write.
+    pub(crate) fn is_executed(&self, id: WriteId) -> bool {
+        let write = &self.writes[id];
+        write.executed.count_ones() as usize == write.sectors
     }
 
     pub(crate) fn acknowledge(&mut self, id: WriteId, now: Instant) {
@@ -141,7 +208,26 @@ impl History {
         self.writes[id].ended.get_or_insert(now);
     }
 
-    /// A read that began at `invoked` found `data`.
+    /// The abort of a write was answered.
+    pub(crate) fn abort(&mut self, id: WriteId, now: Instant) {
+        self.end(id, now);
+        self.writes[id].aborted = Some(now);
+    }
+
+    /// Whether the initiator was told that this write is aborted.
+    pub(crate) fn is_aborted(&self, id: WriteId) -> bool {
+        self.writes.get(id).is_some_and(|write| write.aborted.is_some())
+    }
+
+    /// Whether a request may carry these bytes to `unit`: each sector is one that an initiator has sent there, or zeroes.
+    pub(crate) fn check_payload(&self, unit: usize, first: usize, bytes: &[u8]) -> Result<(), String> {
+        for (index, bytes) in bytes.chunks(SECTOR).enumerate() {
+            identify(bytes, self.writes.len(), unit, first + index)?;
+        }
+        Ok(())
+    }
+
+    /// A read that began at `invoked` found `data` from the block `first` on.
     pub(crate) fn read(
         &mut self,
         unit: usize,
@@ -149,75 +235,83 @@ impl History {
         data: &[u8],
         invoked: Instant,
     ) -> Result<(), String> {
-        for (index, bytes) in data.chunks(self.block).enumerate() {
-            let block = first + index;
-            let value = identify(bytes, self.writes.len(), unit, block)?;
-            self.judge(unit, block, value, invoked, None)?;
+        for (index, bytes) in data.chunks(SECTOR).enumerate() {
+            let sector = first * self.scale + index;
+            let value = identify(bytes, self.writes.len(), unit, sector)?;
+            self.judge(unit, sector, value, Look { is_flush: false, ..Look::at(invoked) })?;
             self.reads += 1;
         }
         Ok(())
     }
 
-    /// A flush by `initiator` that began at `invoked` was answered GOOD while `durable` was on stable storage.
-    pub(crate) fn flushed(
-        &self,
+    /// A flush that began at `invoked` was answered GOOD while `durable` was on stable storage.
+    pub(crate) fn flushed(&mut self, unit: usize, durable: &[u8], invoked: Instant) -> Result<(), String> {
+        self.is_durable(unit, 0..self.sectors(), durable, Look::at(invoked))
+    }
+
+    /// A write with FUA was answered GOOD while `durable` was on stable storage: what it has overwritten must not be there
+    /// any more.
+    pub(crate) fn forced(&mut self, id: WriteId, durable: &[u8]) -> Result<(), String> {
+        let Write { unit, first, sectors, invoked, .. } = self.writes[id];
+        let look = Look { forced: Some(id), ..Look::at(invoked) };
+        self.is_durable(unit, first..first + sectors, durable, look)
+    }
+
+    fn is_durable(
+        &mut self,
         unit: usize,
-        blocks: core::ops::Range<usize>,
-        initiator: usize,
+        sectors: core::ops::Range<usize>,
         durable: &[u8],
-        invoked: Instant,
+        look: Look,
     ) -> Result<(), String> {
-        for block in blocks {
-            let bytes = &durable[block * self.block..][..self.block];
-            let value = identify(bytes, self.writes.len(), unit, block)?;
-            self.judge(unit, block, value, invoked, Some(initiator))
-                .map_err(|reason| format!("flush of initiator {initiator} was a lie: {reason}"))?;
+        for sector in sectors {
+            let value = identify(at(durable, sector), self.writes.len(), unit, sector)?;
+            self.judge(unit, sector, value, look).map_err(|reason| format!("a flush was a lie: {reason}"))?;
+            // It is on stable storage, so that it is not to be lost any more.
+            let here = self.touched[unit][sector].iter().filter(|(_, other)| *other == value);
+            here.for_each(|(id, _)| drop(self.excused.remove(&(unit, sector, *id))));
         }
         Ok(())
     }
 
-    /// Whether `block` may hold `value` for somebody who looks at `invoked`.
-    fn judge(
-        &self,
-        unit: usize,
-        block: usize,
-        value: Value,
-        invoked: Instant,
-        flush_of: Option<usize>,
-    ) -> Result<(), String> {
-        let all = &self.touched[unit][block];
-        let mut reason = format!("unit {unit} block {block} holds {value:?}, which nobody wrote there");
+    /// Whether `sector` may hold `value` for somebody who looks.
+    fn judge(&self, unit: usize, sector: usize, value: Value, look: Look) -> Result<(), String> {
+        let all = &self.touched[unit][sector];
         // What a crash has left is no write that a flush could mean.
-        let is_meant = |id: WriteId| flush_of.is_none() || !self.writes[id].is_loss;
+        let is_meant = |id: WriteId| !look.is_flush || !self.writes[id].is_loss;
+        let mut found = None;
         for &(id, _) in all.iter().rev().filter(|(id, other)| *other == value && is_meant(*id)) {
-            match all.iter().find(|&&(other, _)| self.overwrites(other, id, invoked, flush_of)) {
+            match all.iter().find(|&&(other, _)| self.overwrites((unit, sector), other, id, look)) {
                 None => return Ok(()),
-                Some(&(newer, newest)) => {
-                    reason = format!(
-                        "unit {unit} block {block} holds {value:?} although {newest:?} was written over it: \
-                         {:?}, then {:?}, seen by one who began at {invoked:?}",
-                        self.writes[id], self.writes[newer]
-                    );
-                }
+                Some(&newer) => found = Some((id, newer)),
             }
         }
-        Err(reason)
+        let Some((id, (newer, newest))) = found else {
+            return Err(format!("unit {unit} sector {sector} holds {value:?}, which nobody wrote there"));
+        };
+        Err(format!(
+            "unit {unit} sector {sector} holds {value:?} although {newest:?} was written over it: {:?}, then {:?}, seen \
+             by {look:?}",
+            self.writes[id], self.writes[newer]
+        ))
     }
 
-    fn overwrites(&self, newer: WriteId, older: WriteId, seen: Instant, flush_of: Option<usize>) -> bool {
+    fn overwrites(&self, place: (usize, usize), newer: WriteId, older: WriteId, look: Look) -> bool {
         let (new, old) = (&self.writes[newer], &self.writes[older]);
-        let binding = match flush_of {
+        let binding = if look.is_flush {
+            !new.is_loss && !(look.is_excusing && self.excused.contains(&(place.0, place.1, newer)))
+        } else {
             // A loss concerns only what was acknowledged: what was not may still be sent again.
-            None => !new.is_loss || old.acknowledged.is_some(),
-            Some(initiator) => !new.is_loss && new.forgiven & 1 << initiator == 0,
+            !new.is_loss || old.acknowledged.is_some()
         };
         binding
             && !new.is_hint
-            && new.acknowledged.is_some_and(|at| at < seen)
+            && (look.forced == Some(newer) || new.acknowledged.is_some_and(|at| at < look.seen))
             && old.ended.is_some_and(|at| at < new.invoked)
     }
 
-    /// The service of `unit` lost its cache, and `durable` is what is left.
+    /// The service of `unit` lost its cache: it held `content`, and `durable` is what is left. Where that is excused the
+    /// sector counts as written anew.
     pub(crate) fn rolled_back(
         &mut self,
         unit: usize,
@@ -225,80 +319,91 @@ impl History {
         durable: &[u8],
         now: Instant,
     ) -> Result<(), String> {
-        for block in 0..self.blocks() {
-            let range = block * self.block..(block + 1) * self.block;
-            if content[range.clone()] == durable[range.clone()] {
+        for sector in 0..self.sectors() {
+            let (old, new) = (at(durable, sector), at(content, sector));
+            if old == new {
                 continue;
             }
-            let value = identify(&durable[range], self.writes.len(), unit, block)?;
-            let id = self.begin(unit, block, 1, Some(value), now);
+            let value = identify(old, self.writes.len(), unit, sector)?;
+            // What was acknowledged and is not excused the appliance has to write again, and nobody may see it before;
+            // where nothing acknowledged is lost there is nothing to excuse.
+            let is_allowed =
+                |is_excusing| self.judge(unit, sector, value, Look { is_excusing, ..Look::at(now) }).is_ok();
+            if is_allowed(false) || !is_allowed(true) {
+                continue;
+            }
+            let id = self.begin_sectors(unit, sector, 1, Some(value), now);
             self.acknowledge(id, now);
             self.writes[id].is_loss = true;
+            // What was replaced may be there again.
+            self.swapped.clear();
         }
         Ok(())
     }
 
-    /// `initiator` was told at `told` that what `unit` had acknowledged may be lost, and has taken note.
-    pub(crate) fn forgive(&mut self, unit: usize, initiator: usize, told: Instant) {
-        let is_meant =
-            |write: &&mut Write| write.unit == unit && write.acknowledged.is_some_and(|at| at <= told);
-        for write in self.writes.iter_mut().filter(is_meant) {
-            write.forgiven |= 1 << initiator;
-        }
+    /// A COMPARE AND WRITE has replaced a value. Answers whether it was the first to do so.
+    pub(crate) fn replace(&mut self, unit: usize, block: usize, value: WriteId) -> bool {
+        self.swapped.insert((unit, block, value))
     }
 
     /// The appliance restarted: every initiator is told so at its next command, and no longer counts on what was not
     /// flushed.
-    pub(crate) fn forgive_unflushed(&mut self, unit: usize, durable: &[u8]) {
-        for block in 0..self.blocks() {
-            let bytes = &durable[block * self.block..][..self.block];
-            let kept = identify(bytes, self.writes.len(), unit, block);
-            for &(id, value) in &self.touched[unit][block] {
+    pub(crate) fn excuse_unflushed(&mut self, unit: usize, durable: &[u8]) {
+        for sector in 0..self.sectors() {
+            let kept = identify(at(durable, sector), self.writes.len(), unit, sector);
+            for &(id, value) in &self.touched[unit][sector] {
                 if kept.as_ref() != Ok(&value) {
-                    self.writes[id].forgiven = u8::MAX;
+                    self.excused.insert((unit, sector, id));
                 }
             }
         }
     }
 }
 
-fn words(id: WriteId, unit: usize, block: usize) -> (u64, u64) {
-    (id as u64 | 1 << 63, (unit as u64) << 56 | block as u64)
+fn at(disk: &[u8], sector: usize) -> &[u8] {
+    &disk[sector * SECTOR..][..SECTOR]
 }
 
-fn fill(bytes: &mut Vec<u8>, size: usize, id: WriteId, unit: usize, block: usize) {
-    let (first, second) = words(id, unit, block);
-    bytes.extend(first.to_be_bytes());
-    bytes.extend(second.to_be_bytes());
+/// The words of a sector: which write, which place, and what follows from both.
+fn words(id: WriteId, unit: usize, sector: usize) -> impl Iterator<Item = u64> {
+    let (first, second) = (id as u64 | 1 << 63, (unit as u64) << 56 | sector as u64);
     let mut word = mix(first ^ second.rotate_left(17)) | 1;
-    for _ in 2..size / 8 {
+    [first, second].into_iter().chain(core::iter::from_fn(move || {
         word = word.wrapping_mul(0x5851_f42d_4c95_7f2d);
-        bytes.extend(word.to_be_bytes());
-    }
+        Some(word)
+    }))
 }
 
-/// Which write the bytes of a block are from.
-fn identify(bytes: &[u8], writes: usize, unit: usize, block: usize) -> Result<Value, String> {
-    if bytes.iter().all(|&byte| byte == 0) {
-        return Ok(Value::Zero);
-    }
-    if bytes.iter().all(|&byte| byte == TRIMMED) {
-        return Ok(Value::Trimmed);
+/// The write that the first bytes are from, if they are from one and not zeroes or trimmed.
+pub(crate) fn writer(bytes: &[u8]) -> Option<WriteId> {
+    let first = bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word));
+    let is_trimmed = first == u64::from_be_bytes([TRIMMED; 8]);
+    (first >> 63 == 1 && !is_trimmed).then_some((first & !(1 << 63)) as WriteId)
+}
+
+/// Which write the bytes of a sector are from.
+fn identify(bytes: &[u8], writes: usize, unit: usize, sector: usize) -> Result<Value, String> {
+    for (byte, value) in [(0, Value::Zero), (TRIMMED, Value::Trimmed)] {
+        if bytes[0] == byte && bytes.iter().all(|other| *other == byte) {
+            return Ok(value);
+        }
     }
     let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_be_bytes(*word));
     let id = (word(0) & !(1 << 63)) as WriteId;
-    let (is_unit, is_block) = ((word(8) >> 56) as usize, (word(8) & ((1 << 56) - 1)) as usize);
-    let mut expected = Vec::with_capacity(bytes.len());
-    fill(&mut expected, bytes.len(), id, is_unit, is_block);
-    if id >= writes || expected != bytes {
-        let same = expected.iter().zip(bytes).filter(|(a, b)| a == b).count();
-        return Err(format!(
-            "unit {unit} block {block} holds damaged bytes ({same} of {} right)",
-            bytes.len()
-        ));
+    let (is_unit, is_sector) = ((word(8) >> 56) as usize, (word(8) & ((1 << 56) - 1)) as usize);
+    let is_whole = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .zip(words(id, is_unit, is_sector))
+        .all(|(bytes, word)| u64::from_be_bytes(*bytes) == word);
+    if id >= writes || !is_whole {
+        return Err(format!("unit {unit} sector {sector} holds damaged bytes: {:02x?}...", &bytes[..32]));
     }
-    if (is_unit, is_block) != (unit, block) {
-        return Err(format!("unit {unit} block {block} holds the bytes of unit {is_unit} block {is_block}"));
+    if (is_unit, is_sector) != (unit, sector) {
+        return Err(format!(
+            "unit {unit} sector {sector} holds the bytes of unit {is_unit} sector {is_sector}"
+        ));
     }
     Ok(Value::Of(id))
 }
@@ -307,7 +412,7 @@ fn identify(bytes: &[u8], writes: usize, unit: usize, block: usize) -> Result<Va
 mod tests {
     use super::*;
 
-    const BLOCK: usize = 512;
+    const BLOCK: usize = SECTOR;
 
     fn at(micros: u64) -> Instant {
         Instant::from_micros(micros)
@@ -348,18 +453,47 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told_before_a_flush_succeeds_again() {
+    fn what_was_acknowledged_is_there_after_a_crash_and_after_a_flush() {
         let (mut history, [old, new], [_, second]) = world();
         history.acknowledge(second, at(40));
-        let disk = |block: &[u8]| [block, &[0; 3 * BLOCK]].concat();
-        assert!(history.flushed(0, 0..4, 0, &disk(&old), at(35)).is_ok());
-        assert!(history.flushed(0, 0..4, 0, &disk(&old), at(50)).is_err());
+        let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
+        assert!(history.flushed(0, &disk(&old), at(35)).is_ok());
+        assert!(history.flushed(0, &disk(&old), at(50)).is_err());
+        history.rolled_back(0, &disk(&new), &disk(&old), at(60)).expect("well formed");
+        assert!(history.read(0, 0, &old, at(70)).is_err(), "nothing excuses this");
+        assert!(history.read(0, 0, &new, at(70)).is_ok(), "it was written again");
+        assert!(history.flushed(0, &disk(&old), at(70)).is_err());
+        assert!(history.flushed(0, &disk(&new), at(70)).is_ok());
+    }
+
+    #[test]
+    fn a_restart_excuses_one_loss_of_what_was_not_flushed() {
+        let (mut history, [old, new], [_, second]) = world();
+        history.acknowledge(second, at(40));
+        let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
+        history.excuse_unflushed(0, &disk(&old));
+        assert!(history.read(0, 0, &old, at(50)).is_err(), "the service still has it");
         history.rolled_back(0, &disk(&new), &disk(&old), at(60)).expect("well formed");
         assert!(history.read(0, 0, &old, at(70)).is_ok());
         assert!(history.read(0, 0, &new, at(70)).is_err(), "what is gone does not come back");
-        assert!(history.flushed(0, 0..4, 0, &disk(&old), at(70)).is_err());
-        history.forgive(0, 0, at(80));
-        assert!(history.flushed(0, 0..4, 0, &disk(&old), at(90)).is_ok());
-        assert!(history.flushed(0, 0..4, 1, &disk(&old), at(90)).is_err(), "the other was not told");
+        assert!(history.flushed(0, &disk(&old), at(70)).is_ok());
+    }
+
+    #[test]
+    fn what_was_excused_and_then_flushed_is_not_excused_any_more() {
+        let (mut history, [old, new], [_, second]) = world();
+        history.acknowledge(second, at(40));
+        let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
+        history.excuse_unflushed(0, &disk(&old));
+        assert!(history.flushed(0, &disk(&new), at(50)).is_ok());
+        assert!(history.flushed(0, &disk(&old), at(60)).is_err());
+    }
+
+    #[test]
+    fn a_write_with_fua_is_there_at_once() {
+        let (mut history, [old, new], [_, second]) = world();
+        let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
+        assert!(history.forced(second, &disk(&old)).is_err());
+        assert!(history.forced(second, &disk(&new)).is_ok());
     }
 }

@@ -1,19 +1,23 @@
 //! An initiator: logs in, works, loses its connection, comes back, and judges all it hears.
 
 mod command;
+mod examine;
 mod session;
+mod strangers;
+
+pub(crate) use strangers::{Crowd, Twin, stranger};
 
 use crate::bug::Bug;
 use crate::history::{History, Value};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::service::Service;
-use command::{Answer, GOOD, Op, Task};
+use command::{GOOD, Op, Task};
 use kernel_runtime::{Clock, Instant, Signal, Sleep, with_deadline};
 use network::{Stream, TryRead};
-use session::{Function, Heard, Management, Session, Wishes};
+use session::{Heard, Session, Wishes};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddrV4;
 use std::pin::Pin;
@@ -45,9 +49,29 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// What the world wants of an initiator.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
-    Drop { is_silent: bool },
+    Drop {
+        is_silent: bool,
+    },
+    /// Abort some commands.
     Abort,
-    Reset { unit: usize },
+    /// Abort the next command as soon as it is given.
+    AbortNext,
+    /// Abort this write, or any command of the unit.
+    AbortAt {
+        unit: usize,
+        write: Option<usize>,
+    },
+    Reset {
+        unit: usize,
+    },
+    /// Take nothing from the connection.
+    Deaf {
+        until: Instant,
+    },
+    /// For a twin.
+    LogIn {
+        times: u64,
+    },
 }
 
 /// What initiators and the world have in common.
@@ -68,12 +92,9 @@ pub(crate) struct Shared {
     pub(crate) finished: Cell<usize>,
     pub(crate) answered: Cell<u64>,
     pub(crate) good: Cell<u64>,
-    /// When each initiator was told of a loss by each unit, if it was.
-    pub(crate) told: RefCell<Vec<Vec<Option<Instant>>>>,
-    /// When each unit was last reset.
-    pub(crate) resets: RefCell<Vec<Instant>>,
-    /// Values that a COMPARE AND WRITE has replaced: each can be replaced once.
-    pub(crate) swapped: RefCell<BTreeSet<(usize, usize, usize)>>,
+    /// Bytes of each unit.
+    pub(crate) sizes: Vec<Cell<usize>>,
+    pub(crate) crowd: Crowd,
 }
 
 impl Shared {
@@ -91,7 +112,7 @@ impl Shared {
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Work,
-    /// Flush this unit, resetting it when it tells of a loss, then read all of it from this block on.
+    /// Flush this unit, then read all of it from this block on.
     Flush(usize),
     Read(usize, usize),
     Done,
@@ -106,8 +127,6 @@ pub(crate) struct Initiator {
     given: usize,
     next_at: Instant,
     ping_at: Instant,
-    /// It was logged in before.
-    is_known: bool,
     /// What the services had executed when the ping was sent.
     executed: u64,
     stage: Stage,
@@ -115,6 +134,9 @@ pub(crate) struct Initiator {
     limbo: Vec<usize>,
     /// A block that was read, for COMPARE AND WRITE.
     seen: Option<(usize, usize, Vec<u8>)>,
+    /// The next command is aborted at once.
+    aborts_next: bool,
+    deaf_until: Instant,
 }
 
 /// How a connection ends.
@@ -141,11 +163,12 @@ impl Initiator {
             given: 0,
             next_at: Instant::ZERO,
             ping_at: Instant::ZERO,
-            is_known: false,
             executed: 0,
             stage: Stage::Work,
             limbo: Vec::new(),
             seen: None,
+            aborts_next: false,
+            deaf_until: Instant::ZERO,
         }
     }
 
@@ -181,24 +204,10 @@ impl Initiator {
     }
 
     fn session(&mut self) -> Session {
-        let random = &mut self.random;
-        let wishes = Wishes {
-            digests: Digests { header: random.chance(200), data: random.chance(200) },
-            initial_r2t: random.chance(500),
-            immediate_data: random.chance(700),
-            max_recv: random.pick(&[512, 4096, 65_536]),
-            max_burst: random.pick(&[4096, 16_384, 262_144]),
-            first_burst: random.pick(&[512, 4096, 65_536]),
-            outstanding_r2t: random.pick(&[1, 2, 8]),
-            cmd_sn: random.pick(&[1, u32::MAX - 3, 0x7fff_fffe]),
-        };
-        let name = format!("iqn.2026-11.example.sim:{}", self.index);
-        let names = [
-            ("InitiatorName", name.as_str()),
-            ("TargetName", crate::world::TARGET),
-            ("SessionType", "Normal"),
-        ];
-        Session::new(&names, [0x80, 0, 0, 0, 0, 1], wishes, self.shared.plan.block, self.shared.bug)
+        let shape = &self.shared.plan.shape;
+        let names = names(self.index);
+        let pairs = names.each_ref().map(|(key, value)| (*key, value.as_str()));
+        Session::new(&pairs, ISID, wishes(&mut self.random, shape.digests), shape.block, self.shared.bug)
     }
 
     fn pump(
@@ -213,10 +222,10 @@ impl Initiator {
             let now = self.clock.now();
             let mut moved = false;
             let mut bytes = [0; 16 << 10];
-            match stream.try_read(&mut bytes) {
+            match stream.try_read(if now < self.deaf_until { &mut [] } else { &mut bytes }) {
                 Ok(TryRead::Bytes(count)) => {
                     session.received(&bytes[..count]);
-                    moved = true;
+                    moved |= count > 0;
                 }
                 Ok(TryRead::Empty) => {}
                 Ok(TryRead::Finished) | Err(_) => return Poll::Ready(End::Reset),
@@ -228,6 +237,10 @@ impl Initiator {
                         if let Some(end) = self.heard(now, session, heard) {
                             return Poll::Ready(end);
                         }
+                    }
+                    // Damage is what the digests are for.
+                    Err(_) if self.shared.plan.has_forgeries() && session.was_damaged() => {
+                        return Poll::Ready(End::Reset);
                     }
                     Err(reason) => {
                         self.shared.fail(format!("initiator {}: {reason}", self.index));
@@ -263,7 +276,7 @@ impl Initiator {
     fn due(&self, now: Instant, session: &Session) -> Instant {
         let aborts = session.tasks.values().filter_map(|task| task.abort_at);
         aborts
-            .chain([self.next_at, self.ping_at])
+            .chain([self.next_at, self.ping_at, self.deaf_until])
             .filter(|at| *at > now)
             .min()
             .unwrap_or(now + PING)
@@ -299,11 +312,23 @@ impl Initiator {
                         task.abort_at = self.random.chance(500).then_some(now + later);
                     }
                 }
+                Order::AbortNext => self.aborts_next = true,
+                Order::AbortAt { unit, write } => {
+                    let is_meant = |task: &&mut Task| match write {
+                        Some(id) => task.op.write() == Some(id),
+                        None => task.unit == unit,
+                    };
+                    if let Some(task) = session.tasks.values_mut().find(is_meant) {
+                        task.abort_at = Some(now);
+                    }
+                }
                 Order::Reset { unit } => session.reset(now, unit),
+                Order::Deaf { until } => self.deaf_until = until,
+                Order::LogIn { .. } => {}
             }
         }
-        self.time_out(now, session);
         self.give(now, session);
+        self.time_out(now, session);
         matches!(self.stage, Stage::Done).then_some(End::Finished)
     }
 
@@ -313,7 +338,9 @@ impl Initiator {
 
     /// A ping is answered within a second, unless the wire between is to blame.
     fn check_pong(&self, now: Instant, sent: Instant) {
-        let is_up = !self.shared.is_down.get() && self.shared.restarted.get() + SETTLED < sent;
+        let is_up = !self.shared.is_down.get()
+            && self.shared.restarted.get() + SETTLED < sent
+            && self.deaf_until + SETTLED < sent;
         let hangs = self.shared.executed() == self.executed;
         let due = sent + if hangs { PONG } else { LATEST_PONG };
         if now > due && self.shared.plan.is_host_clean() && is_up {
@@ -321,51 +348,25 @@ impl Initiator {
         }
     }
 
-    fn time_out(&mut self, now: Instant, session: &mut Session) {
-        let mut tags = Vec::new();
-        for (&tag, task) in &mut session.tasks {
-            let timeout = if matches!(task.op, Op::Flush | Op::Write { fua: true, .. }) {
-                FLUSH_TIMEOUT
-            } else {
-                TIMEOUT
-            };
-            let has_calm =
-                self.shared.calm.get().is_some_and(|calm| task.invoked.max(calm) + CALM_TIMEOUT < now);
-            if has_calm {
-                self.shared.fail(format!("initiator {}: never answered: {task:?}", self.index));
-            }
-            if task.is_aborting {
-            } else if task.abort_at.is_some_and(|at| at <= now) {
-                tags.push(tag);
-            } else if task.abort_at.is_none() && now > task.invoked + timeout {
-                if self.shared.plan.is_sunny() {
-                    self.shared
-                        .fail(format!("initiator {}: not answered on a sunny day: {task:?}", self.index));
-                }
-                task.abort_at = Some(now);
-                tags.push(tag);
-            }
-        }
-        // The others have to wait: a target takes only so many immediate requests at once.
-        let room = MANAGING.saturating_sub(session.managing.len());
-        for tag in tags.into_iter().take(room) {
-            session.abort(now, tag);
-        }
-    }
-
     fn give(&mut self, now: Instant, session: &mut Session) {
         while now >= self.next_at && session.has_window() {
             match self.stage {
-                Stage::Work if self.given < self.shared.plan.commands => {
-                    if session.tasks.len() >= self.shared.plan.depth {
+                Stage::Work if self.given < self.shared.plan.shape.commands => {
+                    if session.tasks.len() >= self.shared.plan.shape.depth {
                         return;
                     }
                     self.given += 1;
-                    let mean = self.shared.plan.horizon.as_micros() as u64 / self.shared.plan.commands as u64;
+                    let mean = self.shared.plan.shape.horizon.as_micros() as u64
+                        / self.shared.plan.shape.commands as u64;
                     // In bursts, so that commands meet.
                     let pause = if self.random.chance(700) { 0 } else { self.random.below(6 * mean + 1) };
                     self.next_at = now + Duration::from_micros(pause);
                     self.work(now, session);
+                    if core::mem::take(&mut self.aborts_next)
+                        && let Some(mut task) = session.tasks.last_entry()
+                    {
+                        task.get_mut().abort_at = Some(now);
+                    }
                 }
                 Stage::Work if session.tasks.is_empty() && self.shared.calm.get().is_some() => {
                     self.stage = Stage::Flush(0);
@@ -376,7 +377,7 @@ impl Initiator {
                 }
                 Stage::Read(unit, first) if session.tasks.is_empty() => {
                     self.next_at = now + AGAIN;
-                    let blocks = self.shared.plan.longest.max(8).min(self.shared.plan.blocks - first);
+                    let blocks = self.shared.plan.shape.longest.max(8).min(self.shared.plan.blocks() - first);
                     session.command(now, unit, Op::Read { first, blocks }, Vec::new());
                 }
                 Stage::Work | Stage::Flush(_) | Stage::Read(..) | Stage::Done => return,
@@ -387,10 +388,10 @@ impl Initiator {
     /// A command of the load.
     fn work(&mut self, now: Instant, session: &mut Session) {
         let plan = &self.shared.plan;
-        let unit = self.random.below(plan.units as u64) as usize;
-        let blocks = self.random.range(1, plan.longest as u64) as usize;
+        let unit = self.random.below(plan.shape.units as u64) as usize;
+        let blocks = self.random.range(1, plan.shape.longest as u64) as usize;
         // Half of all falls on the first few blocks.
-        let room = (plan.blocks - blocks) as u64 + 1;
+        let room = (plan.blocks() - blocks) as u64 + 1;
         let first =
             if self.random.chance(500) { self.random.below(room) } else { self.random.below(room.min(6)) };
         let first = first as usize;
@@ -405,7 +406,7 @@ impl Initiator {
             75..85 => (Op::Flush, Vec::new()),
             85..88 => {
                 let id = history.begin(unit, first, blocks, Some(Value::Zero), now);
-                (Op::Zero { first, blocks, id }, vec![0; plan.block])
+                (Op::Zero { first, blocks, id }, vec![0; plan.shape.block])
             }
             88..91 => {
                 let id = history.begin_hint(unit, first, blocks, now);
@@ -431,10 +432,6 @@ impl Initiator {
             Heard::LoggedIn => {
                 log::debug!("initiator {}: logged in: {:?}", self.index, session.wishes);
                 let history = &mut *self.shared.history.borrow_mut();
-                if !core::mem::replace(&mut self.is_known, true) {
-                    // A newcomer is promised nothing about losses before its time.
-                    (0..self.shared.plan.units).for_each(|unit| history.forgive(unit, self.index, now));
-                }
                 for id in self.limbo.drain(..) {
                     history.end(id, now);
                 }
@@ -454,107 +451,31 @@ impl Initiator {
         }
         None
     }
+}
 
-    fn managed(&mut self, now: Instant, session: &mut Session, management: Management) {
-        log::debug!("initiator {}: done: {:?}", self.index, management.what);
-        let mut over = Vec::new();
-        match management.what {
-            Function::Abort(tag) => over.extend(session.tasks.remove(&tag)),
-            Function::Reset(unit) => {
-                // Commands given after the reset are not meant.
-                let gone = session.tasks.extract_if(..management.tag, |_, task| task.unit == unit);
-                over.extend(gone.map(|(_, task)| task));
-                // Whoever was told of a loss before starts anew with it; answers that came before this one were
-                // sent before the reset.
-                self.shared.resets.borrow_mut()[unit] = now;
-                for initiator in 0..self.shared.plan.initiators {
-                    // Until then each of its flushes has failed, also after writes that came later.
-                    if self.shared.told.borrow_mut()[initiator][unit].take().is_some() {
-                        self.shared.history.borrow_mut().forgive(unit, initiator, now);
-                    }
-                }
-            }
-        }
-        for id in over.iter().filter_map(|task| task.op.write()) {
-            self.shared.history.borrow_mut().end(id, now);
-        }
-    }
+/// Every initiator has one session at a time.
+const ISID: [u8; 6] = [0x80, 0, 0, 0, 0, 1];
 
-    fn judge(&mut self, now: Instant, task: &Task, answer: Answer) -> Result<(), String> {
-        let plan = &self.shared.plan;
-        if !answer.is_explained(&task.op, plan) {
-            return Err(format!("nothing explains {answer:?} to {:?} of unit {}", task.op, task.unit));
-        }
-        let history = &mut *self.shared.history.borrow_mut();
-        if answer.status != GOOD {
-            if answer.tells_loss() {
-                self.shared.told.borrow_mut()[self.index][task.unit] = Some(now);
-                if self.shared.resets.borrow()[task.unit] >= task.invoked {
-                    // The reset may have come just after the answer was sent.
-                    history.forgive(task.unit, self.index, now);
-                }
-            }
-            if let Some(id) = task.op.write() {
-                history.end(id, now);
-            }
-            return Ok(());
-        }
-        if let Some(id) = task.op.write() {
-            history.acknowledge(id, now);
-        }
-        let durable = |blocks, seen| {
-            let service = self.shared.services[task.unit].borrow();
-            history.flushed(task.unit, blocks, self.index, service.disk.durable(), seen)
-        };
-        match &task.op {
-            Op::Flush => durable(0..plan.blocks, task.invoked),
-            // What this very write has overwritten must not be there any more.
-            Op::Write { first, blocks, fua: true, .. } => {
-                durable(*first..first + blocks, now + Duration::from_micros(1))
-            }
-            Op::Read { first, .. } => {
-                self.seen = task
-                    .data_in
-                    .first_chunk::<512>()
-                    .map(|_| (task.unit, *first, task.data_in[..plan.block].to_vec()));
-                history.read(task.unit, *first, &task.data_in, task.invoked)
-            }
-            Op::Swap { block, expected, .. } => {
-                history.read(task.unit, *block, expected, task.invoked)?;
-                let value = history.writer(expected);
-                let is_first =
-                    value.is_none_or(|id| self.shared.swapped.borrow_mut().insert((task.unit, *block, id)));
-                if is_first { Ok(()) } else { Err(format!("two commands replaced the same value: {task:?}")) }
-            }
-            Op::Capacity => {
-                let capacity = (plan.blocks as u64 - 1, plan.block as u32);
-                let last = task.data_in.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-                let block = task.data_in[8..].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-                if (last, block) == capacity { Ok(()) } else { Err(format!("capacity {last}, {block}")) }
-            }
-            Op::Ready | Op::Write { .. } | Op::Zero { .. } | Op::Unmap { .. } => Ok(()),
-        }
-    }
+/// What an initiator says of itself and of what it wants.
+fn names(index: usize) -> [(&'static str, String); 3] {
+    [
+        ("InitiatorName", format!("iqn.2026-11.example.sim:{index}")),
+        ("TargetName", crate::world::TARGET.to_string()),
+        ("SessionType", "Normal".to_string()),
+    ]
+}
 
-    /// Go on with the last examination.
-    fn conclude(&mut self, now: Instant, session: &mut Session, task: &Task, answer: Answer) {
-        let plan = &self.shared.plan;
-        match (self.stage, &task.op) {
-            (Stage::Flush(unit), Op::Flush) if answer.status == GOOD => {
-                self.stage = Stage::Read(unit, 0);
-                self.next_at = now;
-            }
-            (Stage::Flush(unit), Op::Flush) if answer.tells_loss() => session.reset(now, unit),
-            (Stage::Read(unit, _), Op::Read { first, blocks }) if answer.status == GOOD => {
-                self.next_at = now;
-                self.stage = match (first + blocks == plan.blocks, unit + 1 == plan.units) {
-                    (false, _) => Stage::Read(unit, first + blocks),
-                    (true, false) => Stage::Flush(unit + 1),
-                    (true, true) => Stage::Done,
-                };
-            }
-            _ => {}
-        }
+/// What is tried to be agreed on.
+fn wishes(random: &mut Random, digests: bool) -> Wishes {
+    Wishes {
+        digests: Digests { header: random.chance(200) || digests, data: random.chance(200) || digests },
+        initial_r2t: random.chance(500),
+        immediate_data: random.chance(700),
+        max_recv: random.pick(&[512, 4096, 65_536]),
+        max_burst: random.pick(&[4096, 16_384, 262_144]),
+        first_burst: random.pick(&[512, 4096, 65_536]),
+        outstanding_r2t: random.pick(&[1, 2, 8]),
+        cmd_sn: random.pick(&[1, u32::MAX - 3, 0x7fff_fffe]),
     }
 }
 

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod bug;
+mod campaign;
 mod history;
 mod initiator;
 pub mod log;
 mod plan;
 mod random;
 mod service;
+mod shrink;
 mod wire;
 mod world;
 
@@ -19,4 +21,7 @@ mod world;
 mod tests;
 
 pub use bug::Bug;
+pub use campaign::{Tally, campaign, violation};
+pub use plan::Plan;
+pub use shrink::shrink;
 pub use world::{Report, run};

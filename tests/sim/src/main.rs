@@ -1,57 +1,103 @@
-//! Run worlds: `sim SEED [COUNT]`. One seed alone tells what happens in its world; of many, only what is wrong.
+//! Run worlds: see the usage text.
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
-use tests_sim::Bug;
+use tests_sim::{Bug, Plan, campaign, run, shrink, violation};
 
-const USAGE: &str = "usage: sim SEED [COUNT [BUG]]
-One seed: run its world and print its log. COUNT worlds from SEED on: print those in which something is wrong.
-BUG is the number of one to plant.";
+const USAGE: &str = "usage:
+sim SEED                 run the world of a seed and print its log
+sim FILE.plan            the same for a plan that was written down
+sim SEED COUNT [BUG]     run many worlds on all processors; print the seeds in which something is wrong.
+                         BUG is the name of one to plant
+sim SEED --plan          print the plan of a seed
+sim SEED --shrink        print the smallest plan like that of the seed in which something is wrong
+sim SEED --save NAME     write that to tests/sim/past/NAME.plan, for ever
+SEED may be a FILE.plan everywhere but with COUNT.";
 
 fn main() -> ExitCode {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
-    match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(seed)), None, None, None) => one(seed),
-        (Some(Ok(seed)), Some(Ok(count)), None, None) => many(seed, count, None),
-        (Some(Ok(seed)), Some(Ok(count)), Some(Ok(bug)), None) => {
-            many(seed, count, Bug::ALL.get(bug as usize).copied())
-        }
-        _ => {
-            eprintln!("{USAGE}");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match act(&arguments) {
+        Ok(code) => code,
+        Err(reason) => {
+            eprintln!("{reason}");
             ExitCode::from(2)
         }
     }
 }
 
-fn one(seed: u64) -> ExitCode {
+fn act(arguments: &[&str]) -> Result<ExitCode, String> {
+    match arguments {
+        [world] => Ok(one(&plan(world)?)),
+        [world, "--plan"] => {
+            print!("{}", plan(world)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        [world, "--shrink"] => {
+            print!("{}", smallest(&plan(world)?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        [world, "--save", name] => {
+            let file = past().join(name).with_extension("plan");
+            std::fs::write(&file, smallest(&plan(world)?)?)
+                .map_err(|error| format!("{}: {error}", file.display()))?;
+            println!("{}", file.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        [seed, count, rest @ ..] => {
+            let (Ok(seed), Ok(count)) = (seed.parse(), count.parse()) else { return Err(USAGE.to_string()) };
+            let bug = match rest {
+                [] => None,
+                [name] => Some(bug(name)?),
+                _ => return Err(USAGE.to_string()),
+            };
+            Ok(many(seed, count, bug))
+        }
+        [] => Err(USAGE.to_string()),
+    }
+}
+
+fn past() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("past")
+}
+
+/// The plan of a seed, or that in a file.
+fn plan(world: &str) -> Result<Plan, String> {
+    if let Ok(seed) = world.parse() {
+        return Ok(Plan::of(seed));
+    }
+    if !Path::new(world).extension().is_some_and(|extension| extension == "plan") {
+        return Err(USAGE.to_string());
+    }
+    let text = std::fs::read_to_string(world).map_err(|error| format!("{world}: {error}"))?;
+    text.parse().map_err(|error| format!("{world}: {error}"))
+}
+
+fn bug(name: &str) -> Result<Bug, String> {
+    let found = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    found.ok_or_else(|| format!("no such bug; there are {:?}", Bug::ALL))
+}
+
+fn one(plan: &Plan) -> ExitCode {
     tests_sim::log::start();
-    let report = tests_sim::run(seed, None);
-    println!("seed {seed}: {report:#?}");
+    let report = run(plan, None);
+    println!("{report:#?}");
     ExitCode::from(u8::from(report.violation.is_some()))
 }
 
-fn many(seed: u64, count: u64, bug: Option<Bug>) -> ExitCode {
-    let started = Instant::now();
-    let mut wrong = 0;
-    let (mut answered, mut time) = (0, 0);
-    for seed in seed..seed.saturating_add(count) {
-        match std::panic::catch_unwind(|| tests_sim::run(seed, bug)) {
-            Ok(report) => {
-                answered += report.answered.0;
-                time += report.time.as_secs();
-                if let Some(violation) = report.violation {
-                    println!("seed {seed}: {violation}");
-                    wrong += 1;
-                }
-            }
-            Err(_) => {
-                println!("seed {seed}: panic");
-                wrong += 1;
-            }
-        }
+/// As text, with what is wrong before it.
+fn smallest(plan: &Plan) -> Result<String, String> {
+    if violation(plan, None).is_none() {
+        return Err("nothing is wrong in this world".to_string());
     }
-    let seconds = started.elapsed().as_secs_f64();
-    println!("{count} worlds, {answered} commands, {time} virtual seconds in {seconds:.1} s: {wrong} wrong");
-    ExitCode::from(u8::from(wrong > 0))
+    let plan = shrink(plan, None);
+    let wrong = violation(&plan, None).unwrap_or_default();
+    Ok(format!("# {}\n{plan}", wrong.replace('\n', " ")))
+}
+
+fn many(seed: u64, count: u64, bug: Option<Bug>) -> ExitCode {
+    let tally = campaign(seed, count, bug, usize::MAX);
+    println!("{tally}");
+    ExitCode::from(u8::from(!tally.wrong.is_empty()))
 }

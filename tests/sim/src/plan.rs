@@ -1,101 +1,80 @@
 //! What a seed stands for: the shape of the world, the load, and what goes wrong when.
 
-use crate::random::Random;
+mod choose;
+mod fault;
+pub(crate) mod words;
+
+pub(crate) use fault::{Change, Fault, Malformation, Net, Step};
+
 use crate::wire::Quality;
 use kernel_runtime::Instant;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
+use words::{Word, Words, line};
 
 /// Bytes on each disk. Small, so that everything meets everything.
-const DISK: usize = 64 << 10;
+pub(crate) const DISK: usize = 64 << 10;
 
-/// The two networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Net {
-    Host,
-    Service,
-}
-
-/// Something that goes wrong.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fault {
-    /// The process of a storage service dies and is back after a time.
-    Crash { unit: usize, loses_cache: bool, keeps_requests: bool, down: Duration },
-    /// The connections to a service are reset; what they brought is still executed, and may be so late.
-    Kill { unit: usize, lingers: bool },
-    /// A service executes nothing for a time.
-    Stuck { unit: usize, time: Duration },
-    /// A service takes up to `delay` for each request for a time.
-    Slow { unit: usize, time: Duration, delay: Duration },
-    /// The next flushes fail; with `drops` what they should have made durable is gone, as after a failed fsync.
-    FlushErrors { unit: usize, count: u32, drops: bool },
-    /// The next requests fail.
-    Errors { unit: usize, count: u32, code: u32 },
-    /// One direction or both of a wire are cut for a time.
-    Cut { net: Net, ends: [bool; 2], time: Duration },
-    /// A wire is bad for a time.
-    Weather { net: Net, quality: Quality, time: Duration },
-    /// An initiator loses its connection, with a reset or without a word, and logs in again.
-    Drop { initiator: usize, is_silent: bool },
-    /// An initiator aborts some of its commands.
-    Abort { initiator: usize },
-    /// An initiator resets a unit.
-    Reset { initiator: usize, unit: usize },
-    /// The appliance restarts.
-    Restart,
+line! {
+    /// The world before anything goes wrong in it.
+    #[derive(Clone, Debug)]
+    Shape {
+        /// What all chance in the world comes from.
+        dice: u64,
+        units: usize,
+        block: usize,
+        initiators: usize,
+        /// Commands of each initiator, how many at once, and how many blocks at most.
+        commands: usize,
+        depth: usize,
+        longest: usize,
+        /// The time over which commands and faults are spread.
+        horizon: Duration,
+        /// Bytes the appliance is sized for.
+        memory: usize,
+        /// The most bytes a service takes in one command.
+        max_payload: u32,
+        structured: bool,
+        extended: bool,
+        offers_fua: bool,
+        /// The service has no cache, and neither FLUSH nor FUA.
+        cacheless: bool,
+        /// It has the contexts of extents, of its incarnation, and of claims to be the only writer.
+        tells_extents: bool,
+        tells_incarnation: bool,
+        fences: bool,
+        /// Connections that the appliance may have to it, and the gateways that lead to it.
+        connections: usize,
+        gateways: usize,
+        /// Entries of the appliance's journal; zero for as many as its memory allows.
+        entries: usize,
+        /// What each disk may do in a second, if it is limited.
+        iops: u32,
+        /// The ordinary time of a request at a service, in microseconds.
+        service_time: u64,
+        /// The initiators insist on both digests.
+        digests: bool,
+        host: Quality,
+        service: Quality,
+    }
 }
 
 /// All that is decided before the world begins.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) units: usize,
-    pub(crate) block: usize,
-    pub(crate) blocks: usize,
-    pub(crate) initiators: usize,
-    /// Commands of each initiator, how many at once, and how many blocks at most.
-    pub(crate) commands: usize,
-    pub(crate) depth: usize,
-    pub(crate) longest: usize,
-    /// The time over which commands and faults are spread.
-    pub(crate) horizon: Duration,
-    /// Bytes the appliance is sized for.
-    pub(crate) memory: usize,
-    /// The most bytes a service takes in one command.
-    pub(crate) max_payload: u32,
-    pub(crate) structured: bool,
-    pub(crate) offers_fua: bool,
-    /// The ordinary time of a request at a service, in microseconds.
-    pub(crate) service_time: u64,
-    pub(crate) host: Quality,
-    pub(crate) service: Quality,
+pub struct Plan {
+    pub(crate) shape: Shape,
     pub(crate) faults: Vec<(Instant, Fault)>,
 }
 
 impl Plan {
-    pub(crate) fn new(random: &mut Random) -> Self {
-        let block = if random.chance(250) { 4096 } else { 512 };
-        let mut plan = Self {
-            units: random.range(1, 2) as usize,
-            block,
-            blocks: DISK / block,
-            initiators: random.range(1, 2) as usize,
-            commands: random.range(20, 120) as usize,
-            depth: random.range(1, 16) as usize,
-            longest: random.pick(&[1, 4, 16, 64]).min(DISK / block),
-            horizon: Duration::from_millis(random.pick(&[20, 1000, 10_000, 60_000, 120_000])),
-            memory: if random.chance(800) { 1 << 20 } else { 12 << 20 },
-            max_payload: random.pick(&[4096, 16 << 10, 32 << 20]),
-            structured: random.chance(700),
-            offers_fua: random.chance(700),
-            service_time: random.pick(&[50, 500, 5000]),
-            host: Quality::clean(),
-            service: Quality::clean(),
-            faults: Vec::new(),
-        };
-        // One world in eight is a sunny one: there, nothing at all may go wrong.
-        if !random.chance(125) {
-            plan.spoil(random);
-        }
-        plan
+    /// Blocks on each disk.
+    pub(crate) const fn blocks(&self) -> usize {
+        DISK / self.shape.block
+    }
+
+    fn has(&self, is_meant: impl Fn(&Fault) -> bool) -> bool {
+        self.faults.iter().any(|(_, fault)| is_meant(fault))
     }
 
     /// Whether nothing goes wrong.
@@ -105,80 +84,171 @@ impl Plan {
 
     /// Whether frames on the host-only network are neither lost nor late, so that times can be held to account.
     pub(crate) fn is_host_clean(&self) -> bool {
-        let is_spoiled = self.faults.iter().any(|(_, fault)| {
-            matches!(fault, Fault::Cut { net: Net::Host, .. } | Fault::Weather { net: Net::Host, .. })
-        });
-        !is_spoiled && self.host.loss + self.host.corruption == 0 && self.host.latency < 1000
+        is_fine(&self.shape.host) && !self.has_bad_air(Net::Host)
+    }
+
+    fn has_bad_air(&self, of: Net) -> bool {
+        self.has(|fault| match fault {
+            Fault::Cut { net, .. } | Fault::Weather { net, .. } => *net == of,
+            _ => false,
+        })
+    }
+
+    /// Whether nothing that goes wrong concerns this unit, so that it has to answer in its ordinary time.
+    pub(crate) fn is_spared(&self, unit: usize) -> bool {
+        self.is_host_clean()
+            && is_fine(&self.shape.service)
+            && self.faults.iter().all(|(_, fault)| fault.unit().is_some_and(|of| of != unit))
     }
 
     /// Whether a service reports errors of its own.
     pub(crate) fn has_errors(&self) -> bool {
-        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Errors { .. } | Fault::FlushErrors { .. }))
+        self.has_strange_errors()
+            || self.has(|fault| matches!(fault, Fault::Errors { .. } | Fault::FlushErrors { .. }))
     }
 
-    fn spoil(&mut self, random: &mut Random) {
-        if random.chance(150) {
-            self.host = weather(random, 20);
-        }
-        if random.chance(250) {
-            self.service = weather(random, 20);
-        }
-        // Few kinds per world, so that each meets the others and none drowns them.
-        let kinds: Vec<u64> = (0..random.range(1, 4)).map(|_| random.below(12)).collect();
-        let horizon = self.horizon.as_micros() as u64;
-        for _ in 0..random.range(1, 10) {
-            let at = Instant::from_micros(random.below(horizon));
-            let kind = random.pick(&kinds);
-            let fault = self.fault(random, kind);
-            self.faults.push((at, fault));
-        }
-        self.faults.sort_by_key(|(at, _)| *at);
+    /// Whether a service reports this error.
+    pub(crate) fn has_error(&self, wanted: u32) -> bool {
+        self.has(|fault| matches!(fault, Fault::Errors { code, .. } if *code == wanted))
     }
 
-    fn fault(&self, random: &mut Random, kind: u64) -> Fault {
-        let unit = random.below(self.units as u64) as usize;
-        let initiator = random.below(self.initiators as u64) as usize;
-        let time = |random: &mut Random| {
-            Duration::from_millis(
-                random.pick(&[10, 500, 2000, 8000, 20_000, 45_000]) * random.range(500, 1500) / 1000,
-            )
-        };
-        let net = random.pick(&[Net::Host, Net::Service, Net::Service]);
-        match kind {
-            0 | 1 => Fault::Crash {
-                unit,
-                loses_cache: random.chance(500),
-                keeps_requests: random.chance(500),
-                down: time(random),
-            },
-            2 => Fault::Kill { unit, lingers: random.chance(700) },
-            3 => Fault::Stuck { unit, time: time(random) },
-            4 => {
-                let delay = Duration::from_millis(random.pick(&[20, 1000, 20_000]));
-                Fault::Slow { unit, time: time(random), delay }
-            }
-            5 => Fault::FlushErrors { unit, count: random.range(1, 3) as u32, drops: random.chance(500) },
-            6 => {
-                // EIO, ENOSPC, ENOMEM.
-                Fault::Errors { unit, count: random.range(1, 10) as u32, code: random.pick(&[5, 28, 12]) }
-            }
-            7 => {
-                let ends = random.pick(&[[true, true], [true, false], [false, true]]);
-                Fault::Cut { net, ends, time: time(random) }
-            }
-            8 => Fault::Weather { net, quality: weather(random, 150), time: time(random) },
-            9 => Fault::Drop { initiator, is_silent: random.chance(400) },
-            10 if random.chance(700) => Fault::Abort { initiator },
-            10 => Fault::Reset { initiator, unit },
-            _ => Fault::Restart,
-        }
+    /// Whether a service reports an error that no standard knows, which is as good as EINVAL.
+    pub(crate) fn has_strange_errors(&self) -> bool {
+        self.has(|fault| matches!(fault, Fault::Malformed { what: Malformation::StrangeError, .. }))
+    }
+
+    /// Whether an export becomes another.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.has(|fault| matches!(fault, Fault::Export { .. }))
+    }
+
+    /// Whether frames arrive whose damage only a digest can show.
+    pub(crate) fn has_forgeries(&self) -> bool {
+        let forges = |quality: &Quality| quality.forgery > 0;
+        forges(&self.shape.host)
+            || self.has(|fault| matches!(fault, Fault::Weather { quality, .. } if forges(quality)))
+    }
+
+    /// The same plan without some of its faults.
+    pub(crate) fn without(&self, range: std::ops::Range<usize>) -> Self {
+        let mut plan = self.clone();
+        plan.faults.drain(range);
+        plan
     }
 }
 
-/// Bad, with up to `worst` thousandths of the frames lost.
-fn weather(random: &mut Random, worst: u64) -> Quality {
-    let mut share = |of: u64| if random.chance(500) { random.below(of + 1) as u32 } else { 0 };
-    let (loss, duplication, corruption, reordering) = (share(worst), share(50), share(worst), share(100));
-    let latency = random.pick(&[30, 200, 5000]);
-    Quality { loss, duplication, corruption, reordering, latency, jitter: random.below(3 * latency) }
+const fn is_fine(quality: &Quality) -> bool {
+    quality.loss + quality.corruption + quality.forgery == 0 && quality.latency < 1000
+}
+
+/// As a text that [`Plan::from_str`] reads.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = "world".to_string();
+        self.shape.show(&mut line);
+        writeln!(f, "{line}")?;
+        for (at, fault) in &self.faults {
+            let mut line = format!("at {} ", at.show());
+            fault.show(&mut line);
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut shape = None;
+        let mut faults = Vec::new();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        for line in lines {
+            let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let understood = match first {
+                "world" => Words::new(rest).and_then(|mut words| {
+                    shape = Some(Shape::parse(&mut words)?);
+                    words.are_used_up().then_some(())
+                }),
+                "at" => parse_fault(rest).map(|fault| faults.push(fault)),
+                _ => None,
+            };
+            understood.ok_or_else(|| format!("not understood: {line}"))?;
+        }
+        let plan = Self { shape: shape.ok_or("no world")?, faults };
+        plan.check()?;
+        Ok(plan)
+    }
+}
+
+fn parse_fault(text: &str) -> Option<(Instant, Fault)> {
+    let mut parts = text.splitn(3, ' ');
+    let at = Instant::parse(parts.next()?)?;
+    let kind = parts.next()?;
+    let mut words = Words::new(parts.next().unwrap_or_default())?;
+    let fault = Fault::parse(kind, &mut words)?;
+    words.are_used_up().then_some((at, fault))
+}
+
+impl Plan {
+    /// Whether there can be such a world.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Shape { units, block, initiators, longest, commands, depth, connections, gateways, .. } =
+            self.shape;
+        let is_possible = (1..=4).contains(&units)
+            && (1..=4).contains(&initiators)
+            && (block == 512 || block == 4096)
+            && (1..=self.blocks()).contains(&longest)
+            && (1..=4).contains(&connections)
+            && (1..=crate::service::GATEWAYS).contains(&gateways)
+            && commands > 0
+            && depth > 0;
+        let is_inside = self.faults.iter().all(|(_, fault)| {
+            let initiator = match fault {
+                Fault::Drop { initiator, .. }
+                | Fault::Abort { initiator, .. }
+                | Fault::Reset { initiator, .. }
+                | Fault::Deaf { initiator, .. }
+                | Fault::Twin { initiator, .. } => *initiator,
+                _ => 0,
+            };
+            let unit = if let Fault::Reset { unit, .. } = fault { Some(*unit) } else { fault.unit() };
+            initiator < initiators && unit.is_none_or(|unit| unit < units)
+        });
+        if is_possible && is_inside { Ok(()) } else { Err("no such world is possible".to_string()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_survives_being_written_down() {
+        for seed in 0..500 {
+            let plan = Plan::of(seed);
+            let text = plan.to_string();
+            let again: Plan = text.parse().expect("our own text");
+            assert_eq!(text, again.to_string());
+            assert_eq!(format!("{plan:?}"), format!("{again:?}"));
+        }
+    }
+
+    #[test]
+    fn a_text_that_means_nothing_is_refused() {
+        for text in ["", "world", "world units=1 nonsense=2", "at 5 Crash", "hello"] {
+            assert!(text.parse::<Plan>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_chosen_by_some_seed() {
+        let mut kinds: Vec<&str> = Fault::KINDS.to_vec();
+        for seed in 0..5000 {
+            for (_, fault) in Plan::of(seed).faults {
+                kinds.retain(|kind| *kind != fault.kind());
+            }
+        }
+        assert!(kinds.is_empty(), "never chosen: {kinds:?}");
+    }
 }

@@ -1,59 +1,98 @@
 //! The storage services: the strict NBD service of `storage_nbd::testing` on a stack of its own, with all that services
 //! do to their clients.
 
+mod faults;
+mod fence;
+mod medium;
+mod serve;
+
+pub(crate) use serve::{Door, serve};
+
 use crate::bug::Bug;
-use crate::history::History;
-use crate::plan::Plan;
+use crate::history::{self, History, SECTOR, WriteId};
+use crate::plan::{Change, Plan, Step};
 use crate::random::Random;
+use faults::Troubles;
 use kernel_runtime::{Instant, Signal};
-use network::{Stream, TryRead};
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use medium::Medium;
+use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use storage_nbd::testing::{Disk, Session, Settings, Shape};
-use storage_nbd::wire::command;
+use storage_nbd::testing::{Lease, Session, Settings, Shape};
+use storage_nbd::wire::{self, command};
 use storage_nbd::{BlockSizes, TransmissionFlags};
 
-/// Streams of each service: the connection in use, and what is left of some before it.
-pub(crate) const STREAMS: usize = 4;
+/// Streams of each gateway beyond one for each connection: what is left of some before them.
+pub(crate) const SPARE_STREAMS: usize = 3;
+/// Gateways that may lead to one disk.
+pub(crate) const GATEWAYS: usize = 2;
 /// A service promises to be done with a request, or never to do it, this long after it came: less than the appliance
 /// waits before it sends a newer write.
 const PROMISE: Duration = Duration::from_secs(25);
 /// When a service with [`Bug::LateGhost`] executes what it should have forgotten.
 const LATE: Duration = Duration::from_secs(45);
+/// How late a reply is that is late: a client gives a silent connection up after ten seconds.
+const LATENESS: Duration = Duration::from_secs(13);
 /// Every how many writes a planted bug strikes.
 const STRIKES: u64 = 25;
 
 /// A connection, alive or dead, with the commands it brought.
 struct Live {
     id: u64,
+    /// By which of the gateways it came, and on which stream of all.
+    gateway: usize,
     stream: usize,
     session: Session,
     /// When each waiting command came and is executed.
     times: Vec<(Instant, Instant)>,
+    /// Replies that are kept back.
+    held: Vec<(Instant, Vec<u8>)>,
+    /// When its claim to be the only writer is judged.
+    claim_due: Option<Instant>,
+    opened: Instant,
     is_connected: bool,
     /// It belongs to an appliance that is gone: fenced at the next connection.
     is_orphan: bool,
+    /// The export that it shows is not one to be used.
+    is_foreign: bool,
+    /// It is closed when everything is said.
+    is_ending: bool,
+}
+
+/// Something that commands may be aborted at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) step: Step,
+    pub(crate) unit: usize,
+    /// The write that it is about, if it is one.
+    pub(crate) write: Option<WriteId>,
 }
 
 /// One disk and the service in front of it.
 pub(crate) struct Service {
     unit: usize,
-    pub(crate) disk: Disk,
+    pub(crate) medium: Medium,
     settings: Settings,
+    tells_incarnation: bool,
     random: Random,
     bug: Option<Bug>,
     live: Vec<Live>,
     next_id: u64,
     service_time: u64,
-    down_until: Instant,
-    stuck_until: Instant,
-    slow: (Instant, Duration),
-    flush_errors: (u32, bool),
-    errors: (u32, u32),
+    troubles: Troubles,
+    /// Who writes, as it stands on stable storage.
+    lease: Lease,
+    /// Counts what may have been forgotten.
+    incarnation: u64,
     writes: u64,
+    /// When the appliance was last started.
+    booted: Instant,
+    /// It has had something to do since then.
+    is_known: bool,
+    /// Pieces of writes that came before.
+    received: BTreeSet<(WriteId, u64)>,
+    /// What has happened since the world looked last.
+    pub(crate) moments: Vec<Moment>,
     /// Commands executed.
     pub(crate) executed: u64,
     /// What the client did that it must not.
@@ -63,107 +102,53 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(unit: usize, plan: &Plan, bug: Option<Bug>, random: Random) -> Self {
-        let mut settings = Settings { structured: plan.structured, ..Settings::default() };
-        let minimum = plan.block as u32;
+        let shape = &plan.shape;
+        let mut settings = Settings {
+            structured: shape.structured,
+            extended: shape.extended,
+            fencing: shape.fences,
+            allocation: shape.tells_extents,
+            ..Settings::default()
+        };
+        let minimum = shape.block as u32;
         settings.block_sizes =
-            Some(BlockSizes { minimum, preferred: 4096, maximum: plan.max_payload.max(minimum) });
-        if !plan.offers_fua {
-            settings.flags = TransmissionFlags(settings.flags.0 & !TransmissionFlags::SEND_FUA.0);
+            Some(BlockSizes { minimum, preferred: 4096, maximum: shape.max_payload.max(minimum) });
+        if shape.connections > 1 {
+            settings.flags = with(settings.flags, TransmissionFlags::CAN_MULTI_CONN);
         }
+        if !shape.offers_fua || shape.cacheless {
+            settings.flags = without(settings.flags, TransmissionFlags::SEND_FUA);
+        }
+        if shape.cacheless {
+            settings.flags = without(settings.flags, TransmissionFlags::SEND_FLUSH);
+        }
+        let streams = GATEWAYS * (shape.connections + SPARE_STREAMS);
         Self {
             unit,
-            disk: Disk::new(plan.block * plan.blocks),
+            medium: Medium::new(shape.block * plan.blocks(), shape.cacheless),
             settings,
+            tells_incarnation: shape.tells_incarnation,
             random,
             bug,
             live: Vec::new(),
             next_id: 0,
-            service_time: plan.service_time,
-            down_until: Instant::ZERO,
-            stuck_until: Instant::ZERO,
-            slow: (Instant::ZERO, Duration::ZERO),
-            flush_errors: (0, false),
-            errors: (0, 0),
+            service_time: shape.service_time,
+            troubles: Troubles::default(),
+            lease: Lease::default(),
+            incarnation: 0,
             writes: 0,
+            booted: Instant::ZERO,
+            is_known: false,
+            received: BTreeSet::new(),
+            moments: Vec::new(),
             executed: 0,
             violation: None,
-            signals: (0..STREAMS).map(|_| Rc::new(Signal::new())).collect(),
+            signals: (0..streams).map(|_| Rc::new(Signal::new())).collect(),
         }
     }
 
-    /// The process dies. What it had received may still be executed, if that was with the kernel.
-    pub(crate) fn crash(
-        &mut self,
-        now: Instant,
-        down: Duration,
-        loses_cache: bool,
-        keeps_requests: bool,
-        history: &mut History,
-    ) -> Result<(), String> {
-        self.down_until = now + down;
-        self.kill(now, keeps_requests);
-        if !keeps_requests || loses_cache {
-            self.live.clear();
-        }
-        if loses_cache { self.lose_cache(now, history) } else { Ok(()) }
-    }
-
-    fn lose_cache(&mut self, now: Instant, history: &mut History) -> Result<(), String> {
-        history.rolled_back(self.unit, self.disk.content(), self.disk.durable(), now)?;
-        self.disk.crash();
-        Ok(())
-    }
-
-    /// All connections are reset. What they brought is executed in its time or, where it `lingers`, at any time that the
-    /// service's promise allows.
-    pub(crate) fn kill(&mut self, now: Instant, lingers: bool) {
-        for live in self.live.iter_mut().filter(|live| live.is_connected) {
-            live.is_connected = false;
-            for (came, due) in live.times.iter_mut().filter(|_| lingers) {
-                let left = (*came + PROMISE).since(now).as_micros() as u64;
-                *due = now + Duration::from_micros(self.random.below(left + 1));
-            }
-        }
-        self.wake();
-    }
-
-    pub(crate) fn stick(&mut self, until: Instant) {
-        self.stuck_until = until;
-        for (_, due) in self.live.iter_mut().flat_map(|live| &mut live.times) {
-            *due = (*due).max(until);
-        }
-    }
-
-    pub(crate) fn slow_down(&mut self, until: Instant, delay: Duration) {
-        self.slow = (until, delay);
-    }
-
-    pub(crate) fn fail_flushes(&mut self, count: u32, drops: bool) {
-        self.flush_errors = (count, drops);
-    }
-
-    pub(crate) fn fail(&mut self, count: u32, code: u32) {
-        self.errors = (count, code);
-    }
-
-    /// The appliance is gone. Its successor is nobody that plain NBD could tell from a second writer, so the service
-    /// fences: it is done with the old connections before it admits a new one.
-    pub(crate) fn orphan(&mut self) {
-        for live in &mut self.live {
-            live.is_orphan = true;
-        }
-    }
-
-    /// Nothing goes wrong any more.
-    pub(crate) fn heal(&mut self, now: Instant) {
-        self.down_until = self.down_until.min(now);
-        self.stuck_until = now;
-        self.slow.0 = now;
-        self.flush_errors.0 = 0;
-        self.errors.0 = 0;
-        for (_, due) in self.live.iter_mut().flat_map(|live| &mut live.times) {
-            *due = (*due).min(now + Duration::from_millis(100));
-        }
+    fn complain(&mut self, reason: String) {
+        self.violation.get_or_insert(reason);
     }
 
     fn wake(&self) {
@@ -173,78 +158,166 @@ impl Service {
     }
 
     /// A connection was accepted, if anybody is there.
-    fn open(&mut self, now: Instant, stream: usize, history: &mut History) -> Option<u64> {
-        if now < self.down_until {
+    fn open(&mut self, now: Instant, gateway: usize, stream: usize, history: &mut History) -> Option<u64> {
+        if now < self.troubles.down_until.max(self.troubles.gateways_down[gateway]) {
             return None;
         }
-        let orphans: Vec<u64> = self.live.iter().filter(|live| live.is_orphan).map(|live| live.id).collect();
-        for id in orphans {
-            while let Some(place) = self.live.iter().position(|live| live.id == id && !live.times.is_empty())
-            {
-                let shape = if self.random.chance(500) { Shape::Plain } else { Shape::Dropped };
-                self.execute(now, place, 0, shape, history);
-            }
-            self.live.retain(|live| live.id != id);
-        }
+        self.fence_orphans(now, history);
+        let (settings, size, is_foreign) = self.presented(now);
+        let session = Session::serving(vec![(settings, size as u64)]);
         self.next_id += 1;
         self.live.push(Live {
             id: self.next_id,
+            gateway,
             stream,
-            session: Session::new(&self.settings, &self.disk),
+            session,
             times: Vec::new(),
+            held: Vec::new(),
+            claim_due: None,
+            opened: now,
             is_connected: true,
             is_orphan: false,
+            is_foreign,
+            is_ending: false,
         });
         Some(self.next_id)
+    }
+
+    /// What the export is now: how it is offered, its bytes, and whether a client that knew it before must not use it.
+    fn presented(&self, now: Instant) -> (Settings, usize, bool) {
+        let mut settings = self.settings.clone();
+        if self.tells_incarnation {
+            settings.incarnation = Some(format!("{}-{}", self.unit, self.incarnation));
+        }
+        let size = self.medium.content().len();
+        // A client that has seen nothing else takes what it sees first.
+        let change = self.troubles.change.filter(|(_, until)| now < *until && self.is_known);
+        let Some((change, _)) = change else {
+            return (settings, size, false);
+        };
+        match change {
+            Change::Grown => return (settings, size, false),
+            Change::Shrunk => return (settings, size / 2, true),
+            Change::ReadOnly => {
+                settings.flags = with(settings.flags, TransmissionFlags::READ_ONLY);
+                return (settings, size, false);
+            }
+            Change::Renamed => settings.name.push_str("-of-old"),
+            Change::Coarse => {
+                settings.block_sizes = Some(BlockSizes { minimum: 8192, preferred: 8192, maximum: 32 << 20 });
+            }
+            Change::Flushless => {
+                let flags = without(settings.flags, TransmissionFlags::SEND_FLUSH);
+                settings.flags = without(flags, TransmissionFlags::SEND_FUA);
+            }
+        }
+        (settings, size, true)
     }
 
     fn place(&self, id: u64) -> Option<usize> {
         self.live.iter().position(|live| live.id == id && live.is_connected)
     }
 
-    fn receive(&mut self, now: Instant, place: usize, bytes: &[u8]) {
-        self.live[place].session.receive(bytes);
-        let rules = &self.live[place].session.violations;
-        if let Some(rule) = rules.first() {
-            self.violation.get_or_insert(format!("unit {}: the client sent {rule}", self.unit));
+    fn receive(&mut self, now: Instant, place: usize, bytes: &[u8], history: &History) {
+        let live = &mut self.live[place];
+        live.session.receive(bytes);
+        if let Some(rule) = live.session.violations.first() {
+            let reason = format!("unit {}: the client sent {rule}", self.unit);
+            self.complain(reason);
         }
         while self.live[place].times.len() < self.live[place].session.waiting.len() {
+            let index = self.live[place].times.len();
             let due = self.due(now);
             self.live[place].times.push((now, due));
+            self.received(place, index, history);
+            self.check_order(now, place, index);
         }
-        self.check_order(place);
     }
 
-    /// Two overlapping requests that change the medium must never be in flight together.
-    fn check_order(&mut self, place: usize) {
-        let waiting = &self.live[place].session.waiting;
-        let Some((last, others)) = waiting.split_last() else { return };
-        let changes = |code| matches!(code, command::WRITE | command::TRIM | command::WRITE_ZEROES);
-        for other in others {
-            let (a, b) = (&last.request, &other.request);
-            let overlap =
-                a.offset < b.offset + u64::from(b.length) && b.offset < a.offset + u64::from(a.length);
-            if overlap && changes(a.command) && changes(b.command) {
-                self.violation.get_or_insert(format!("unit {}: {a:?} in flight with {b:?}", self.unit));
+    /// What must be true of every request.
+    fn received(&mut self, place: usize, index: usize, history: &History) {
+        let unit = self.unit;
+        let live = &self.live[place];
+        let waiting = &live.session.waiting[index];
+        let request = waiting.request;
+        self.is_known |= live.opened >= self.booted;
+        if live.is_foreign {
+            return self.complain(format!("unit {unit}: {request:?} to an export that is another"));
+        }
+        let is_early = live.opened >= self.booted && !history.has_begun_since(unit, self.booted);
+        if is_early && changes(request.command) {
+            return self
+                .complain(format!("unit {unit}: {request:?} although nobody has written since the start"));
+        }
+        let write = history::writer(&waiting.payload);
+        if request.command == command::WRITE {
+            let sector = request.offset as usize / SECTOR;
+            if let Err(reason) = history.check_payload(unit, sector, &waiting.payload) {
+                return self.complain(format!("{request:?} with what nobody sent: {reason}"));
+            }
+        }
+        self.moments.push(Moment { step: Step::Sent, unit, write });
+        if let Some(id) = write
+            && !self.received.insert((id, request.offset))
+        {
+            self.moments.push(Moment { step: Step::InReplay, unit, write });
+        }
+    }
+
+    /// Two overlapping requests that change the medium must never be in flight together, but for a write and its twin that
+    /// was sent again on another connection.
+    fn check_order(&mut self, now: Instant, place: usize, index: usize) {
+        let new = &self.live[place].session.waiting[index];
+        if !changes(new.request.command) {
+            return;
+        }
+        let end = |request: &wire::Request| request.offset + u64::from(request.length);
+        let lives = self.live.iter().filter(|live| !live.is_orphan);
+        let waiting =
+            lives.flat_map(|live| live.session.waiting.iter().zip(&live.times).map(move |all| (live, all)));
+        for (live, (old, (came, _))) in waiting {
+            let is_same = live.id == self.live[place].id;
+            let is_itself = is_same && old.request.cookie == new.request.cookie;
+            let is_over = now > *came + PROMISE;
+            let overlap = new.request.offset < end(&old.request) && old.request.offset < end(&new.request);
+            if is_itself || is_over || !overlap || !changes(old.request.command) {
+                continue;
+            }
+            let is_twin = old.request.command == new.request.command
+                && history::writer(&old.payload) == history::writer(&new.payload);
+            if (is_same || !is_twin) && !self.is_careless() {
+                let reason =
+                    format!("unit {}: {:?} in flight with {:?}", self.unit, new.request, old.request);
+                return self.complain(reason);
             }
         }
     }
 
+    /// Whether the client was told to be careless, so that it has to be found out by what comes of it.
+    fn is_careless(&self) -> bool {
+        self.bug == Some(Bug::NoHoldOff)
+    }
+
     fn due(&mut self, now: Instant) -> Instant {
         let mut time = self.random.below(self.service_time + 1);
-        if now < self.slow.0 {
-            time += self.random.below(self.slow.1.as_micros() as u64);
+        let (until, delay) = self.troubles.slow;
+        if now < until {
+            time += self.random.below(delay.as_micros() as u64);
         }
-        (now + Duration::from_micros(time)).max(self.stuck_until)
+        (now + Duration::from_micros(time)).max(self.troubles.stuck_until)
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.live.iter().flat_map(|live| &live.times).map(|(_, due)| *due).min()
+        let change = self.troubles.change.map(|(_, until)| until);
+        let times = self.live.iter().flat_map(|live| &live.times).map(|(_, due)| *due);
+        let held = self.live.iter().flat_map(|live| &live.held).map(|(due, _)| *due);
+        let claims = self.live.iter().filter_map(|live| live.claim_due);
+        times.chain(held).chain(claims).chain(change).min()
     }
 
     /// Execute what is due. Answers whether anything was.
     pub(crate) fn step(&mut self, now: Instant, history: &mut History) -> bool {
-        let mut moved = false;
+        let mut moved = self.expire(now) | self.judge_claims(now, history);
         loop {
             let due = self.live.iter().enumerate().find_map(|(place, live)| {
                 let index = live.times.iter().position(|(_, due)| *due <= now)?;
@@ -259,6 +332,9 @@ impl Service {
                 self.execute(now, place, index, Shape::Dropped, history);
                 continue;
             }
+            if self.tear(now, place, index, history) {
+                continue;
+            }
             let shape = self.shape(now, place, index, history);
             self.execute(now, place, index, shape, history);
         }
@@ -266,64 +342,58 @@ impl Service {
         moved
     }
 
-    fn shape(&mut self, now: Instant, place: usize, index: usize, history: &mut History) -> Shape {
-        let request = self.live[place].session.waiting[index].request;
-        if request.command == command::FLUSH && self.flush_errors.0 > 0 {
-            self.flush_errors.0 -= 1;
-            if self.flush_errors.1
-                && let Err(reason) = self.lose_cache(now, history)
-            {
-                self.violation.get_or_insert(reason);
-            }
-            return Shape::Error(5);
-        }
-        if self.errors.0 > 0 && request.command != command::FLUSH {
-            self.errors.0 -= 1;
-            return Shape::Error(self.errors.1);
-        }
-        if self.random.chance(300) { Shape::Pieces(self.random.next()) } else { Shape::Plain }
-    }
-
     fn execute(&mut self, now: Instant, place: usize, index: usize, shape: Shape, history: &mut History) {
-        let code = self.live[place].session.waiting[index].request.command;
-        let is_write = code == command::WRITE && !matches!(shape, Shape::Error(_) | Shape::Dropped);
+        let live = &mut self.live[place];
+        let request = live.session.waiting[index].request;
+        let is_write = request.command == command::WRITE && matches!(shape, Shape::Plain | Shape::Pieces(_));
+        let write = history::writer(&live.session.waiting[index].payload);
         self.writes += u64::from(is_write);
         let strikes = is_write && self.writes.is_multiple_of(STRIKES);
-        let live = &mut self.live[place];
         let (came, _) = live.times.remove(index);
-        let (offset, length) =
-            (live.session.waiting[index].request.offset, live.session.waiting[index].request.length);
         let connection = if live.is_connected { "alive" } else { "dead" };
-        log::debug!("service {}: {code} {offset}+{length} of {came:?} ({connection}): {shape:?}", self.unit);
+        log::debug!("service {}: {request:?} of {came:?} ({connection}): {shape:?}", self.unit);
+        let said = live.session.output.len();
+        self.carry_out(place, index, shape, strikes);
+        for (first, data) in self.medium.written.drain(..) {
+            history.executed(first, &data);
+        }
+        if self.bug == Some(Bug::SilentRollback) && strikes {
+            self.lose_cache(now, history);
+        }
+        self.distort(now, place, said);
+        self.executed += 1;
+        self.moments.push(Moment { step: Step::Answered, unit: self.unit, write });
+        self.signals[self.live[place].stream].raise();
+    }
+
+    /// Do what is asked, or what a planted bug makes of it.
+    fn carry_out(&mut self, place: usize, index: usize, shape: Shape, strikes: bool) {
+        let session = &mut self.live[place].session;
+        let waiting = &mut session.waiting[index];
+        let is_flush = waiting.request.command == command::FLUSH;
         match self.bug {
-            Some(Bug::LostWrite) if strikes => live.session.execute(&mut self.disk.clone(), index, shape),
-            Some(Bug::LyingFlush) if code == command::FLUSH => {
-                live.session.execute(&mut self.disk.clone(), index, shape);
+            Some(Bug::LostWrite) if strikes => {
+                let mut other = self.medium.clone();
+                session.execute(&mut other, index, shape);
+                self.medium.written = other.written;
+                return;
+            }
+            Some(Bug::LyingFlush) if is_flush => {
+                return session.execute(&mut self.medium.clone(), index, shape);
             }
             Some(Bug::MisdirectedWrite) if strikes => {
-                let waiting = &mut live.session.waiting[index];
                 let length = u64::from(waiting.request.length);
                 if waiting.request.offset >= length {
                     waiting.request.offset -= length;
                 }
-                live.session.execute(&mut self.disk, index, shape);
             }
             Some(Bug::BitRot) if strikes => {
-                let waiting = &mut live.session.waiting[index];
                 let middle = waiting.payload.len() / 2;
                 waiting.payload[middle] ^= 0x10;
-                live.session.execute(&mut self.disk, index, shape);
             }
-            _ => live.session.execute(&mut self.disk, index, shape),
+            _ => {}
         }
-        if self.bug == Some(Bug::SilentRollback)
-            && strikes
-            && let Err(reason) = self.lose_cache(now, history)
-        {
-            self.violation.get_or_insert(reason);
-        }
-        self.executed += 1;
-        self.signals[self.live[place].stream].raise();
+        session.execute(&mut self.medium, index, shape);
     }
 
     /// The connection is over; its commands are still executed in their time, unless that is too late.
@@ -338,61 +408,15 @@ impl Service {
     }
 }
 
-/// What the streams of one service share.
-pub(crate) struct Door {
-    pub(crate) service: Rc<RefCell<Service>>,
-    pub(crate) history: Rc<RefCell<History>>,
-    pub(crate) now: Rc<Cell<Instant>>,
+/// Whether a command may leave the medium different.
+const fn changes(code: u16) -> bool {
+    matches!(code, command::WRITE | command::TRIM | command::WRITE_ZEROES)
 }
 
-/// The task of one stream of a service.
-pub(crate) async fn serve(door: Rc<Door>, index: usize, port: u16, mut stream: Stream) {
-    let signal = door.service.borrow().signals[index].clone();
-    loop {
-        stream.accept(port).await;
-        let opened = door.service.borrow_mut().open(door.now.get(), index, &mut door.history.borrow_mut());
-        if let Some(id) = opened {
-            poll_fn(|cx| pump(cx, &door, id, &stream, &signal)).await;
-            door.service.borrow_mut().close(id);
-        }
-        stream.abort();
-        // The reset goes out before the slot listens again.
-        kernel_runtime::yield_now().await;
-    }
+const fn with(flags: TransmissionFlags, flag: TransmissionFlags) -> TransmissionFlags {
+    TransmissionFlags(flags.0 | flag.0)
 }
 
-fn pump(cx: &mut Context<'_>, door: &Door, id: u64, stream: &Stream, signal: &Signal) -> Poll<()> {
-    loop {
-        let service = &mut *door.service.borrow_mut();
-        let Some(place) = service.place(id) else { return Poll::Ready(()) };
-        let mut moved = false;
-        let mut bytes = [0; 16 << 10];
-        match stream.try_read(&mut bytes) {
-            Ok(TryRead::Bytes(count)) => {
-                service.receive(door.now.get(), place, &bytes[..count]);
-                moved = true;
-            }
-            Ok(TryRead::Empty) => {}
-            Ok(TryRead::Finished) | Err(_) => return Poll::Ready(()),
-        }
-        let session = &mut service.live[place].session;
-        if !session.output.is_empty() {
-            match stream.try_write(&session.output) {
-                Ok(count) => {
-                    session.output.drain(..count);
-                    moved |= count > 0;
-                }
-                Err(_) => return Poll::Ready(()),
-            }
-        }
-        if session.has_ended() && session.output.is_empty() {
-            return Poll::Ready(());
-        }
-        if !moved {
-            stream.register(cx);
-            if signal.poll_lower(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
-    }
+const fn without(flags: TransmissionFlags, flag: TransmissionFlags) -> TransmissionFlags {
+    TransmissionFlags(flags.0 & !flag.0)
 }

@@ -1,98 +1,112 @@
-//! The smoke of some hundred worlds, the seeds of the past, and the planted bugs.
+//! The worlds of many seeds, those of the past, and the planted bugs.
 
-use crate::{Bug, run};
+use crate::{Bug, Plan, campaign, run, violation};
+use std::path::Path;
 
-/// Worlds of the smoke.
-const SMOKE: u64 = 400;
-/// Worlds in which a planted bug must have been found.
-const ENOUGH: u64 = 2000;
+/// Worlds of a quick run; `SIM_WORLDS` says otherwise.
+const QUICK: u64 = 1000;
+/// Worlds where `CI=true`.
+const ALL: u64 = 100_000;
+/// Worlds in which a planted bug must have been found: less than a minute's worth.
+const ENOUGH: u64 = 3000;
+/// Violations after which no more are looked for.
+const PLENTY: usize = 20;
 
-/// Seeds that found something, and what. A seed stands for another world once the plan changes, so each find has a test
-/// of its own beside the code that was mended; these go on as worlds that were once the wrong ones.
-const PAST: &[(u64, &str)] = &[
-    (2, "pings behind several commands without a place waited half a second for each"),
-    (299, "UNMAP was refused for ever when it came before the storage service had answered"),
-    (127, "a failed flush below a write with FUA was forgotten by the next one"),
-];
-
-fn holds(seed: u64) {
-    let report = run(seed, None);
-    if let Some(violation) = report.violation {
-        panic!("seed {seed}: {violation}\nlook at it again with: cargo sim {seed}");
-    }
+/// How many worlds there are to be.
+fn worlds() -> u64 {
+    let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    let wanted = std::env::var("SIM_WORLDS").ok().and_then(|text| text.parse().ok());
+    wanted.unwrap_or(if is_ci { ALL } else { QUICK })
 }
 
+#[test]
+fn the_worlds_of_all_seeds_hold() {
+    let tally = campaign(0, worlds(), None, PLENTY);
+    println!("{tally}");
+    let seeds: Vec<u64> = tally.wrong.iter().map(|(seed, _)| *seed).collect();
+    assert!(seeds.is_empty(), "{tally}\nlook at them again with: cargo sim SEED, of {seeds:?}");
+}
+
+/// What found something once is kept as a plan, so that it stays the world that it was when seeds mean others.
 #[test]
 fn what_went_wrong_once_goes_well_now() {
-    for (seed, _) in PAST {
-        holds(*seed);
+    let past = Path::new(env!("CARGO_MANIFEST_DIR")).join("past");
+    let mut files: Vec<_> =
+        past.read_dir().expect("the past").map(|entry| entry.expect("a file").path()).collect();
+    files.sort();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "plan")) {
+        let text = std::fs::read_to_string(file).expect("a text");
+        let plan: Plan = text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        if let Some(wrong) = violation(&plan, None) {
+            panic!("{0}: {wrong}\nlook at it again with: cargo sim {0}", file.display());
+        }
     }
-}
-
-#[test]
-fn some_hundred_worlds_hold() {
-    (0..SMOKE).for_each(holds);
 }
 
 #[test]
 fn a_seed_is_a_world_to_the_microsecond() {
-    for seed in 0..5 {
-        assert_eq!(run(seed, None), run(seed, None));
+    for seed in 0..20 {
+        assert_eq!(run(&Plan::of(seed), None), run(&Plan::of(seed), None));
+    }
+}
+
+#[test]
+fn a_plan_that_was_written_down_is_the_same_world() {
+    for seed in 0..20 {
+        let plan = Plan::of(seed);
+        let again: Plan = plan.to_string().parse().expect("our own text");
+        assert_eq!(run(&plan, None), run(&again, None));
     }
 }
 
 #[test]
 fn worlds_are_not_all_the_same() {
-    assert_ne!(run(1, None).digest, run(2, None).digest);
+    assert_ne!(run(&Plan::of(1), None).digest, run(&Plan::of(2), None).digest);
 }
 
-/// The first world that shows the bug.
+#[test]
+fn a_plan_is_shrunk_to_what_matters() {
+    let bug = Some(Bug::LostWrite);
+    let seed = (0..ENOUGH).find(|&seed| {
+        let plan = Plan::of(seed);
+        plan.faults.len() > 4 && violation(&plan, bug).is_some()
+    });
+    let plan = Plan::of(seed.expect("a world with faults that shows the bug"));
+    let smallest = crate::shrink(&plan, bug);
+    assert!(violation(&smallest, bug).is_some());
+    assert!(smallest.faults.is_empty(), "the bug needs no faults:\n{smallest}");
+}
+
+/// Some world shows the bug.
 fn finds(bug: Bug) {
-    let found = (0..ENOUGH).find(|&seed| run(seed, Some(bug)).violation.is_some());
-    assert!(found.is_some(), "{bug:?} was planted in {ENOUGH} worlds and not found");
+    let tally = campaign(0, ENOUGH, Some(bug), 1);
+    assert!(!tally.wrong.is_empty(), "{bug:?} was planted and not found: {tally}");
 }
 
-#[test]
-fn a_forgotten_write_is_found() {
-    finds(Bug::LostWrite);
+macro_rules! planted {
+    ($($name:ident: $bug:ident),+ $(,)?) => {
+        $(#[test]
+        fn $name() {
+            finds(Bug::$bug);
+        })+
+
+        #[test]
+        fn every_bug_has_its_test() {
+            assert_eq!(Bug::ALL.to_vec(), vec![$(Bug::$bug),+]);
+        }
+    };
 }
 
-#[test]
-fn a_lying_flush_is_found() {
-    finds(Bug::LyingFlush);
-}
-
-#[test]
-fn a_ghost_that_comes_too_late_is_found() {
-    finds(Bug::LateGhost);
-}
-
-#[test]
-fn a_silent_roll_back_is_found() {
-    finds(Bug::SilentRollback);
-}
-
-#[test]
-fn a_misdirected_write_is_found() {
-    finds(Bug::MisdirectedWrite);
-}
-
-#[test]
-fn a_bit_that_falls_over_is_found() {
-    finds(Bug::BitRot);
-}
-
-#[test]
-fn a_status_that_never_comes_is_found() {
-    finds(Bug::LostStatus);
-}
-
-#[test]
-fn a_status_that_comes_twice_is_found() {
-    finds(Bug::DoubledStatus);
-}
-
-#[test]
-fn newer_writes_that_do_not_wait_for_ghosts_are_found() {
-    finds(Bug::NoHoldOff);
+planted! {
+    a_forgotten_write_is_found: LostWrite,
+    a_lying_flush_is_found: LyingFlush,
+    a_ghost_that_comes_too_late_is_found: LateGhost,
+    a_silent_roll_back_is_found: SilentRollback,
+    a_misdirected_write_is_found: MisdirectedWrite,
+    a_bit_that_falls_over_is_found: BitRot,
+    a_status_that_never_comes_is_found: LostStatus,
+    a_status_that_comes_twice_is_found: DoubledStatus,
+    newer_writes_that_do_not_wait_for_ghosts_are_found: NoHoldOff,
+    a_service_that_lies_about_its_incarnation_is_found: StaleIncarnation,
+    a_fence_that_drains_nothing_is_found: FenceWithoutDrain,
 }

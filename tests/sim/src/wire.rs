@@ -13,6 +13,8 @@ const QUEUE: usize = 512;
 /// Bytes of an Ethernet header, which the wire itself protects.
 const ETHERNET_HEADER: usize = 14;
 const IPV4: [u8; 2] = [8, 0];
+/// Bytes of a frame that only data fill.
+const FULL: usize = 1200;
 
 /// How a wire treats frames. The shares are in thousandths.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,6 +22,8 @@ pub(crate) struct Quality {
     pub(crate) loss: u32,
     pub(crate) duplication: u32,
     pub(crate) corruption: u32,
+    /// Damage that no checksum of TCP shows.
+    pub(crate) forgery: u32,
     pub(crate) reordering: u32,
     /// The time every frame takes, in microseconds, and what chance may add.
     pub(crate) latency: u64,
@@ -28,7 +32,7 @@ pub(crate) struct Quality {
 
 impl Quality {
     pub(crate) const fn clean() -> Self {
-        Self { loss: 0, duplication: 0, corruption: 0, reordering: 0, latency: 30, jitter: 20 }
+        Self { loss: 0, duplication: 0, corruption: 0, forgery: 0, reordering: 0, latency: 30, jitter: 20 }
     }
 }
 
@@ -89,9 +93,14 @@ impl Wire {
         self.inner.borrow_mut().directions[end].queue.clear();
     }
 
-    pub(crate) fn next_due(&self) -> Option<Instant> {
+    /// When the next frame arrives at one of these ends.
+    pub(crate) fn next_due(&self, ends: std::ops::Range<usize>) -> Option<Instant> {
         let inner = self.inner.borrow();
-        inner.directions.iter().filter_map(|direction| direction.queue.keys().next()).map(|key| key.0).min()
+        inner.directions[ends]
+            .iter()
+            .filter_map(|direction| direction.queue.keys().next())
+            .map(|key| key.0)
+            .min()
     }
 
     pub(crate) fn frames(&self) -> u64 {
@@ -127,6 +136,9 @@ impl Wire {
             let place = ETHERNET_HEADER + random.below((frame.len() - ETHERNET_HEADER) as u64) as usize;
             frame[place] ^= 1 << random.below(8);
         }
+        if random.chance(quality.forgery) {
+            forge(random, &mut frame);
+        }
         direction.queue.insert((due, *frames << 1), frame);
     }
 
@@ -140,6 +152,21 @@ impl Wire {
         let inner = self.inner.borrow();
         inner.directions[end].queue.keys().next().is_some_and(|key| key.0 <= self.now.get())
     }
+}
+
+/// Swap two words of the payload, which leaves the checksum as it is. Only segments that are full are meant: what is
+/// said at login is shorter and has no digests yet.
+fn forge(random: &mut Random, frame: &mut [u8]) {
+    const TCP: u8 = 6;
+    if frame.len() < FULL || frame[12..14] != IPV4 || frame[23] != TCP {
+        return;
+    }
+    let tcp = ETHERNET_HEADER + usize::from(frame[ETHERNET_HEADER] & 0x0f) * 4;
+    let payload = tcp + usize::from(frame[tcp + 12] >> 4) * 4;
+    let words = (frame.len() - payload) as u64 / 2;
+    let [first, second] = [(); 2].map(|()| payload + random.below(words) as usize * 2);
+    frame.swap(first, second);
+    frame.swap(first + 1, second + 1);
 }
 
 /// A frame that arrived.

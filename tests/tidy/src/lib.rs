@@ -84,7 +84,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tests_service", &["storage_nbd"]),
     (
         "tests_sim",
-        &["image_appliance", "kernel_runtime", "network", "network_nic", "storage_iscsi", "storage_nbd"],
+        &[
+            "image_appliance",
+            "kernel_runtime",
+            "network",
+            "network_nic",
+            "storage_block",
+            "storage_iscsi",
+            "storage_nbd",
+        ],
     ),
     (
         "tests_fuzz",

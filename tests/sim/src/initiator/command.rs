@@ -11,6 +11,12 @@ const BUSY: u8 = 0x08;
 const TASK_SET_FULL: u8 = 0x28;
 const TASK_ABORTED: u8 = 0x40;
 
+/// Errors of storage services.
+const EPERM: u32 = 1;
+const EINVAL: u32 = 22;
+const ENOSPC: u32 = 28;
+const ENOTSUP: u32 = 95;
+
 /// What a command does.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
@@ -137,8 +143,8 @@ impl Answer {
         Ok(Self { status, sense: Some((sense[2] & 0x0f, code)) })
     }
 
-    /// Writes that were acknowledged are lost.
-    pub(crate) fn tells_loss(self) -> bool {
+    /// What was acknowledged could not be made durable.
+    pub(crate) fn is_flush_failure(self) -> bool {
         self.sense == Some((3, 0x0c00))
     }
 
@@ -152,19 +158,26 @@ impl Answer {
             // the two the first is told to try again.
             (BUSY, _) => {
                 !plan.is_sunny()
-                    || changes && plan.depth + plan.initiators > 2
+                    || changes && plan.shape.depth + plan.shape.initiators > 2
                     || matches!(op, Op::Swap { .. })
             }
             (TASK_SET_FULL, _) => !plan.is_sunny(),
             // The other initiator has reset the unit.
-            (TASK_ABORTED, _) => plan.initiators > 1 && !plan.is_sunny(),
+            (TASK_ABORTED, _) => plan.shape.initiators > 1 && !plan.is_sunny(),
             (CHECK_CONDITION, Some((key, code))) => match (key, code) {
                 // What has changed is told once, whatever the command.
                 (6, _) => true,
                 (0xe, 0x1d00) => matches!(op, Op::Swap { .. }),
-                (3, 0x0c00) => !plan.is_sunny() && flushes || plan.has_errors() && changes,
+                (3, 0x0c00) => plan.has_errors() && (flushes || changes),
                 (3, 0x1100) => plan.has_errors() && matches!(op, Op::Read { .. } | Op::Swap { .. }),
-                (7, 0x2707) => plan.has_errors(),
+                (7, 0x2707) => plan.has_error(ENOSPC),
+                (7, 0x2700) => plan.has_error(EPERM) || plan.has_changes() && changes,
+                // Not ready: the export is another for a time.
+                (2, _) => plan.has_changes(),
+                // What the service calls senseless, or does not do.
+                (4, 0x4400) | (5, 0x2000 | 0x2400) => {
+                    plan.has_error(EINVAL) || plan.has_error(ENOTSUP) || plan.has_strange_errors()
+                }
                 _ => false,
             },
             _ => false,

@@ -12,6 +12,8 @@ use storage_iscsi::wire::{
     opcode,
 };
 
+/// Why a PDU was rejected (RFC 7143 section 11.17.1).
+const DATA_DIGEST_ERROR: u8 = 2;
 /// Every how many answers a planted bug strikes.
 const STRIKES: u32 = 40;
 
@@ -83,6 +85,8 @@ pub(crate) struct Session {
     block: usize,
     bug: Option<Bug>,
     answers: u32,
+    /// A digest did not match, at either end.
+    is_damaged: bool,
 }
 
 impl Session {
@@ -110,6 +114,7 @@ impl Session {
             block,
             bug,
             answers: 0,
+            is_damaged: false,
         };
         let text = session.text(names);
         let request = LoginRequest {
@@ -285,6 +290,11 @@ impl Session {
         self.ping = Some((tag, now));
     }
 
+    /// Whether something was said that a digest has shown to be damaged.
+    pub(crate) fn was_damaged(&self) -> bool {
+        self.is_damaged
+    }
+
     pub(crate) fn received(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
@@ -293,10 +303,10 @@ impl Session {
     pub(crate) fn hear(&mut self) -> Result<Option<Heard>, String> {
         loop {
             let input = core::mem::take(&mut self.input);
-            let pdu = self
-                .digests
-                .read(&input)
-                .map_err(|damaged| format!("a digest does not match: {damaged:?}"))?;
+            let pdu = self.digests.read(&input).map_err(|damaged| {
+                self.is_damaged = true;
+                format!("a digest does not match: {damaged:?}")
+            })?;
             let Some(pdu) = pdu else {
                 self.input = input;
                 return Ok(None);
@@ -317,7 +327,10 @@ impl Session {
             opcode::READY_TO_TRANSFER => self.ready(&ReadyToTransfer::read(header)),
             opcode::NOP_IN => self.nop(&NopIn::read(header), data),
             opcode::TASK_MANAGEMENT_RESPONSE => self.managed(&TaskManagementResponse::read(header)),
-            opcode::REJECT => Err(format!("rejected: {header:02x?}")),
+            opcode::REJECT => {
+                self.is_damaged = header.0[2] == DATA_DIGEST_ERROR;
+                Err(format!("rejected: {header:02x?}"))
+            }
             _ => Ok(Some(Heard::Farewell)),
         }
     }

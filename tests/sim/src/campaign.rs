@@ -1,0 +1,140 @@
+//! Many worlds, on all processors.
+//!
+//! What is wrong is printed as soon as it is known; also a world that does not end, because something in it turns round
+//! and round while no time passes there.
+
+use crate::{Bug, Plan, run};
+use std::panic::catch_unwind;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What came of many worlds.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Worlds that were run.
+    pub worlds: u64,
+    /// Commands that were answered in them.
+    pub commands: u64,
+    /// Sectors that were read and found right.
+    pub sectors: u64,
+    /// The time that passed in them.
+    pub time: Duration,
+    /// The time that passed here.
+    pub took: Duration,
+    /// Seeds of worlds in which something was wrong, and what.
+    pub wrong: Vec<(u64, String)>,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { worlds, commands, sectors, time, took, wrong } = self;
+        let rate = *worlds as f64 / took.as_secs_f64().max(0.001);
+        write!(
+            f,
+            "{worlds} worlds, {commands} commands, {sectors} sectors compared, {} virtual seconds in {:.1} s \
+             ({rate:.0} worlds a second): {} wrong",
+            time.as_secs(),
+            took.as_secs_f64(),
+            wrong.len()
+        )
+    }
+}
+
+/// What is wrong in the world of `plan`, if anything; a panic is.
+pub fn violation(plan: &Plan, bug: Option<Bug>) -> Option<String> {
+    match catch_unwind(|| run(plan, bug)) {
+        Ok(report) => report.violation,
+        Err(panic) => Some(text_of(&panic)),
+    }
+}
+
+fn text_of(panic: &Box<dyn std::any::Any + Send>) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("of no known kind"))
+}
+
+/// How long a world may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The seeds that are being run, and since when.
+#[derive(Default)]
+struct Running(Mutex<Vec<(u64, Instant)>>);
+
+impl Running {
+    fn begin(&self, seed: u64) {
+        if let Ok(mut running) = self.0.lock() {
+            running.push((seed, Instant::now()));
+        }
+    }
+
+    fn end(&self, seed: u64) {
+        if let Ok(mut running) = self.0.lock() {
+            running.retain(|(other, _)| *other != seed);
+        }
+    }
+
+    /// Look after them until all is over. A thread cannot be stopped, so all ends with one that does not end.
+    fn watch(&self, is_over: &AtomicBool) {
+        while !is_over.load(Ordering::Relaxed) {
+            std::thread::park_timeout(Duration::from_millis(200));
+            let Ok(running) = self.0.lock() else { return };
+            if let Some((seed, _)) = running.iter().find(|(_, since)| since.elapsed() > PATIENCE) {
+                println!("seed {seed}: the world does not end");
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
+/// Run the worlds of all seeds from `first` on, at most `count` of them, and no more once `enough` were wrong.
+pub fn campaign(first: u64, count: u64, bug: Option<Bug>, enough: usize) -> Tally {
+    let started = Instant::now();
+    let next = AtomicU64::new(first);
+    let is_over = AtomicBool::new(false);
+    let tally = Mutex::new(Tally::default());
+    let running = Running::default();
+    let work = || {
+        while !is_over.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed - first >= count {
+                return;
+            }
+            running.begin(seed);
+            let outcome = catch_unwind(|| run(&Plan::of(seed), bug));
+            running.end(seed);
+            let Ok(mut tally) = tally.lock() else { return };
+            tally.worlds += 1;
+            let wrong = match outcome {
+                Ok(report) => {
+                    tally.commands += report.answered.0;
+                    tally.sectors += report.sectors;
+                    tally.time += report.time;
+                    report.violation
+                }
+                Err(panic) => Some(text_of(&panic)),
+            };
+            if let Some(wrong) = wrong {
+                if bug.is_none() {
+                    println!("seed {seed}: {wrong}");
+                }
+                tally.wrong.push((seed, wrong));
+                is_over.fetch_or(tally.wrong.len() >= enough, Ordering::Relaxed);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| running.watch(&is_over));
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let _ended = worker.join();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        watch.thread().unpark();
+    });
+    let mut tally = tally.into_inner().unwrap_or_default();
+    tally.took = started.elapsed();
+    tally.wrong.sort();
+    tally
+}
