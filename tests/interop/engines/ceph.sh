@@ -12,6 +12,8 @@
 #   ceph.sh takeover DIR NAME ADDRESS PORT   fence, then gateway
 #   ceph.sh kill DIR osd.N                   the end of OSD N, as by a power failure
 #   ceph.sh osd DIR N                        OSD N again, in the foreground
+#   ceph.sh freeze DIR                       every OSD stands still, until it is
+#   ceph.sh thaw DIR                         let go on
 #   ceph.sh clean DIR                        waits until every OSD is up and every copy is where it belongs
 #   ceph.sh admin DIR WORDS...               `ceph WORDS` as the administrator
 set -euo pipefail
@@ -171,12 +173,16 @@ image() {
 
 gateway() {
     local dir=$1 name=$2 address=$3 port=$4
+    # cache=none: it is this and not ceph.conf that turns librbd's cache off. driver=raw: QEMU 7.2 with the driver rbd
+    # alone answers a FUA write before it is flushed, when nothing else was written since the last flush.
     exec qemu-nbd -t -e 16 -b "$address" -p "$port" --cache=none --discard=unmap --detect-zeroes=off \
-        --image-opts "driver=rbd,pool=corbel,image=$name,user=gateway,conf=$(conf "$dir")"
+        --image-opts "driver=raw,file.driver=rbd,file.pool=corbel,file.image=$name,file.user=gateway,file.conf=$(conf "$dir")"
 }
 
 nbdkit_gateway() {
     local dir=$1 name=$2 address=$3 port=$4
+    # cache=none: it is this and not ceph.conf that turns librbd's cache off. driver=raw: QEMU 7.2 with the driver rbd
+    # alone answers a FUA write before it is flushed, when nothing else was written since the last flush.
     exec nbdkit -f ${NBDKIT_DEBUG:+-v} -i "$address" -p "$port" python "$(dirname "$0")/rbd-gateway.py" \
         conf="$(conf "$dir")" id=gateway pool=corbel image="$name"
 }
@@ -207,8 +213,10 @@ takeover() {
 case ${1:-} in
     install) install ;;
     kill) kill -KILL "$(cat "$2/$3.pid")" ;;
+    freeze) kill -STOP $(cat "$2"/osd.*.pid) ;;
+    thaw) kill -CONT $(cat "$2"/osd.*.pid) ;;
     nbdkit) nbdkit_gateway "${@:2}" ;;
     up | run | down | image | gateway | fence | takeover | osd | clean) "$@" ;;
     admin) shift; admin "$@" ;;
-    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -232,3 +232,24 @@ pub(crate) fn ghost<T>(
     let kept = directly(&stage.net, new, &["read -P 34 0 64k".to_string()]).is_ok();
     (kept, took, gateway)
 }
+
+/// Whether the gateway at `address` answers a write while all storage daemons stand still: then its answer would mean that
+/// the bytes are in its own memory. `write` is the command, so that it may ask for FUA.
+pub(crate) fn answers_alone(stage: &Stage, engine: &Engine, address: SocketAddrV4, write: &str) -> bool {
+    // A write that is flushed first: what was written before must not be the reason to wait.
+    let words = ["write -P 1 0 64k", "flush", "sleep 1500", write].map(String::from);
+    let log = stage.scratch.file(&format!("client-{address}.log"));
+    let _ = std::fs::remove_file(&log);
+    let mut client =
+        Process::start("client", qemu_io(&stage.net, &format!("nbd://{address}"), &words), &log).unwrap();
+    let answers =
+        |client: &Process| client.output().lines().filter(|line| line.starts_with("wrote ")).count();
+    wait::until("the first write", LIMIT, || Ok((answers(&client) == 1).then_some(()))).unwrap();
+    engine.call::<&str>(&stage.net, "freeze", &[]);
+    sleep(4 * SECOND);
+    let alone = answers(&client) == 2;
+    engine.call::<&str>(&stage.net, "thaw", &[]);
+    let ended = client.wait(LIMIT);
+    assert!(ended.is_ok_and(|status| status.success()) && answers(&client) == 2, "{}", client.output());
+    alone
+}

@@ -1,6 +1,6 @@
 //! GlusterFS behind qemu-nbd.
 
-use crate::engine::{Engine, SECOND, ghost, host, place, served, signal};
+use crate::engine::{Engine, SECOND, answers_alone, directly, ghost, host, place, served, signal};
 use crate::load::{Blocks, Load, timed};
 use image_launch::disk::NBD;
 use image_launch::net::Wire;
@@ -18,6 +18,10 @@ fn a_gluster_image_survives_its_gateway_and_a_storage_daemon() {
     let mut engine = Engine::start(&stage, "gluster.sh", &[&Wire::Service.here().to_string()]);
     engine.call(&stage.net, "image", &[IMAGE, "32M"]);
     let mut gateway = engine.gateway(&stage, "gateway", IMAGE, place(0));
+    for write in ["write -P 2 0 64k", "write -f -P 3 0 64k"] {
+        assert!(!answers_alone(&stage, &engine, place(0), write), "qemu-nbd answers `{write}` by itself");
+    }
+    directly(&stage.net, place(0), &["write -P 0 0 64k".to_string()]).unwrap();
     served(&stage);
     let mut load = Load::start(&stage, Blocks::Once, 300, Duration::from_millis(30));
     load.reached(40);

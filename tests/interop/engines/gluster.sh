@@ -9,6 +9,8 @@
 #   gluster.sh gateway DIR NAME ADDRESS PORT    the image over NBD by qemu-nbd, in the foreground
 #   gluster.sh elsewhere DIR NAME ADDRESS PORT  the same on a host of its own (a network namespace) with ADDRESS
 #   gluster.sh kill DIR brick.N                 the end of brick N, as by a power failure
+#   gluster.sh freeze DIR                       every brick stands still, until it is
+#   gluster.sh thaw DIR                         let go on
 #   gluster.sh heal DIR                         dead bricks again; waits until all copies are the same
 #   gluster.sh fence DIR ADDRESS                the gateway host ADDRESS never writes again, until it is
 #   gluster.sh unfence DIR                      forgiven
@@ -109,10 +111,6 @@ there() {
     gateway "$@"
 }
 
-kill_brick() {
-    pkill -KILL -f -- "--brick-name $1/${2} "
-}
-
 heal() {
     local i
     admin "$1" volume start corbel force
@@ -133,6 +131,8 @@ unfence() { admin "$1" volume reset corbel auth.reject; }
 
 case ${1:-} in
     install | run | inside | image | gateway | elsewhere | there | heal | fence | unfence | admin) "$@" ;;
-    kill) kill_brick "$2" "$3" ;;
-    *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    kill) pkill -KILL -f -- "--brick-name $2/$3 " ;;
+    freeze) pkill -STOP -f -- "--brick-name $2/brick." ;;
+    thaw) pkill -CONT -f -- "--brick-name $2/brick." ;;
+    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
