@@ -132,6 +132,9 @@ fn check(mut exposure: Exposure) -> Result<(Exposure, Uri), ControlError> {
         return Err(invalid("burst", format!("must be at most {MAX_BURST} seconds")));
     }
     let uri = Uri::parse(&exposure.volume).map_err(|error| invalid("volume", error.to_string()))?;
+    if uri.tls {
+        return Err(invalid("volume", "this appliance has no TLS yet: nbds:// would not be kept".to_string()));
+    }
     Ok((exposure, uri))
 }
 

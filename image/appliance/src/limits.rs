@@ -58,7 +58,7 @@ pub struct Limits {
 /// The least a machine must have free after boot and drivers.
 const TINY: Limits = Limits {
     connections: 4,
-    volumes: 4,
+    volumes: 2,
     window: 16,
     commands: 48,
     iscsi_buffers: (32 * KIB, 32 * KIB),
@@ -66,8 +66,8 @@ const TINY: Limits = Limits {
     nbd_buffers: (32 * KIB, 32 * KIB),
     pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
     share: 128 * KIB,
-    journal: [24, 2, 2],
-    entries: 32,
+    journal: [32, 4, 4],
+    entries: 64,
 };
 
 const SMALL: Limits = Limits {
