@@ -10,10 +10,11 @@
 //! exception is what is read back after a write: the buffer that was written may be kept below, so another is taken, and
 //! whoever waits for that one has given one back.
 //!
-//! Data-Out may be taken in *ahead* of its turn, into buffers that are there anyway: of a second pass while the first
-//! still runs, and of a command that waits for its range. Nothing but receiving happens ahead. It is for data that
-//! stands on the initiator's connection already, before data that others wait for: with data digests a place comes back
-//! only when a whole PDU is in, which may reach into the second pass. Nobody waits for memory to do it.
+//! Buffers may be taken, and Data-Out received, *ahead* of its turn, where there are buffers anyway: of a second pass
+//! while the first still runs, and of a command that waits for its range. Nothing but receiving happens ahead. It is for
+//! data that stands on the initiator's connection already, before data that others wait for: with data digests a place
+//! comes back only when a whole PDU is in, which may reach into the second pass. A read takes its buffers ahead so that
+//! what waits for it may. Nobody waits for memory to do it.
 
 use crate::command::{Memory, Step};
 use crate::failure;
@@ -173,13 +174,13 @@ impl Transfer {
         }
     }
 
-    /// Take Data-Out in, as far as there are buffers anyway, and do nothing more: the command waits for its range.
+    /// Take buffers, as far as there are any, and Data-Out, and do nothing more: the command waits for its range.
     pub(crate) fn step_ahead(&mut self, unit: &LogicalUnit, memory: &Memory<'_>) -> Option<Step> {
         loop {
             if let Some(step) = self.ask_ahead() {
                 return Some(step);
             }
-            if !(self.begin_ahead(unit, memory)) {
+            if !self.begin_ahead(unit, memory) {
                 return None;
             }
         }
@@ -402,13 +403,12 @@ impl Transfer {
         })
     }
 
-    /// Begin a segment ahead of its turn, if that takes data and there are buffers.
+    /// Begin a segment ahead of its turn, if there are buffers.
     fn begin_ahead(&mut self, unit: &LogicalUnit, memory: &Memory<'_>) -> bool {
         if !self.has_more() && self.passes[1].total > 0 {
             self.begin_second_pass();
         }
-        let may = self.has_more() && self.pass().takes_data();
-        may && matches!(self.begin_segment(unit, memory, true), Begun::Segment)
+        self.has_more() && matches!(self.begin_segment(unit, memory, true), Begun::Segment)
     }
 
     fn begin_segment(&mut self, unit: &LogicalUnit, memory: &Memory<'_>, is_ahead: bool) -> Begun {

@@ -51,6 +51,20 @@ fn a_write_that_waits_takes_its_data_but_is_not_written() {
 }
 
 #[test]
+fn a_write_takes_its_data_behind_a_read_that_waits() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let first = start(&mut bench, &cdb10(0x2a, 0, 0, 4), &[1; 2048], Attribute::Simple);
+    let read = start(&mut bench, &cdb10(0x28, 0, 2, 4), &[], Attribute::Simple);
+    let last = start(&mut bench, &cdb10(0x2a, 0, 5, 2), &[2; 1024], Attribute::Simple);
+    assert_eq!(bench.slots[last].receives.len(), 1);
+    bench.give(last);
+    bench.give(first);
+    bench.run_all();
+    assert_eq!(bench.slots[read].data_in, [[1; 1024], [0; 1024]].concat());
+    assert_eq!(bench.disk.bytes[2560..3584], [2; 1024]);
+}
+
+#[test]
 fn data_ahead_leaves_the_buffers_that_those_before_it_need() {
     // The first needs more than the pool has, so those that wait for it must not have any of it.
     let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 4)]));
