@@ -1,6 +1,6 @@
 //! A Linux virtual machine as the customer: Debian's kernel and open-iscsi, an ext4 file system, a reboot in between.
 
-mod initramfs;
+pub(crate) mod initramfs;
 
 use crate::fixture::{script, stage, target};
 use image_launch::disk::Server;

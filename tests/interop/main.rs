@@ -7,7 +7,9 @@
 mod fixture;
 mod hostile;
 mod inside;
+mod kills;
 mod libiscsi;
 mod linux;
 mod network;
+mod service;
 mod suite;

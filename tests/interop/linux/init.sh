@@ -1,6 +1,6 @@
 #!/bin/sh
 # Process 1 of the Linux guest. The kernel's command line gives, as environment variables:
-#   phase=write|verify  ip=ADDRESS/LENGTH  portal=ADDRESS:PORT  iqn=NAME
+#   phase=write|verify|load  ip=ADDRESS/LENGTH  portal=ADDRESS:PORT  iqn=NAME
 # Every line for the test begins with "guest: "; the last one is "guest: done" or "guest: FAILED what".
 export PATH=/bin:/sbin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -45,10 +45,15 @@ verify)
   say "fsck clean"
   must mount -t ext4 -o ro /dev/$disk /mnt
   (cd /mnt/tree && must sha256sum -c /mnt/manifest) ;;
+load)
+  say "load begins"
+  /host/run guest-load /dev/$disk /dev/vport*p1 > /run/said 2>&1 || fail "load" ;;
 esac
-say "files $(wc -l < /mnt/manifest) kib $(du -sk /mnt/tree | cut -f1)"
-say "manifest $(sha256sum < /mnt/manifest | cut -d' ' -f1)"
-must umount /mnt
+if [ $phase != load ]; then
+  say "files $(wc -l < /mnt/manifest) kib $(du -sk /mnt/tree | cut -f1)"
+  say "manifest $(sha256sum < /mnt/manifest | cut -d' ' -f1)"
+  must umount /mnt
+fi
 must iscsiadm -m node -T $iqn -p $portal --logout
 [ -e /sys/block/$disk ] && fail "the disk is still there after logout"
 dmesg | grep -iE 'error|fail|timed|abort|reset' | grep -E 'scsi|sd[a-z]|iscsi|connection|EXT4' > /run/said && fail "errors in the kernel's log"

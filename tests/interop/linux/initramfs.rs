@@ -1,11 +1,12 @@
 //! A Linux guest made of Debian's own packages: its cloud kernel, open-iscsi, e2fsprogs and busybox in an initramfs.
 
-use image_launch::setup;
+use image_launch::{process, setup};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Kernel and initial file system.
 pub(crate) struct Guest {
@@ -66,13 +67,18 @@ const APPLETS: &[&str] = &[
     "xargs",
 ];
 const MODULES: &[&str] =
-    &["virtio_pci", "virtio_net", "iscsi_tcp", "sd_mod", "crc32c_intel", "crct10dif_pclmul"];
+    &["virtio_pci", "virtio_net", "virtio_console", "iscsi_tcp", "sd_mod", "crc32c_intel", "crct10dif_pclmul"];
 /// The cloud kernel, by the name that always means the newest one.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
 impl Guest {
     /// The guest, from `cache` where an earlier run left it.
     pub(crate) fn build(cache: &Path) -> Self {
+        Self::with_program(cache, None)
+    }
+
+    /// The same with a program of this machine: `/host/run NAME ARGUMENTS` runs it.
+    pub(crate) fn with_program(cache: &Path, program: Option<&Path>) -> Self {
         let kernel_package = setup::provider(KERNEL).unwrap();
         let mut names = vec![kernel_package.as_str()];
         names.extend(PACKAGES);
@@ -83,9 +89,13 @@ impl Guest {
         let (boot, kernel_tree) = (tree.join(&kernel_package).join("boot"), tree.join(&kernel_package));
         let kernel = entry(&boot, |name| name.starts_with("vmlinuz-"));
         // Always made anew: it is quick, and then it cannot be that of an older script.
-        let initrd = cache.join("initrd");
+        let name = program.and_then(|program| program.file_name()?.to_str());
+        let initrd = cache.join(name.map_or("initrd".into(), |name| format!("initrd-{name}")));
         let mut archive = Archive::default();
         fill(&mut archive, &tree, &kernel_tree);
+        if let Some(program) = program {
+            host(&mut archive, program);
+        }
         archive.write(&initrd);
         Self { kernel, initrd }
     }
@@ -124,6 +134,26 @@ fn fill(archive: &mut Archive, tree: &Path, kernel: &Path) {
     }
     archive.link("lib64", "lib");
     modules(archive, kernel);
+}
+
+/// Puts a program of this machine in, with the libraries and the loader of this machine: the guest's may be older.
+fn host(archive: &mut Archive, program: &Path) {
+    let mut ldd = process::command("ldd");
+    ldd.arg(program);
+    let listed = process::check(ldd, Duration::from_secs(20)).unwrap();
+    let paths = listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let mut loader = None;
+    for path in paths {
+        let name = Path::new(path).file_name().unwrap().to_str().unwrap();
+        // The file behind the link, under the name that is asked for.
+        archive.program(&format!("host/{name}"), &fs::read(path).unwrap());
+        loader = loader.or_else(|| name.starts_with("ld-").then(|| name.to_string()));
+    }
+    let name = program.file_name().unwrap().to_str().unwrap();
+    archive.program(&format!("host/{name}"), &fs::read(program).unwrap());
+    let loader = loader.expect("the program has a loader");
+    let run = format!("#!/bin/sh\nname=$1; shift\nexec /host/{loader} --library-path /host /host/$name \"$@\"\n");
+    archive.program("host/run", run.as_bytes());
 }
 
 fn find(tree: &Path, file: &str) -> PathBuf {
