@@ -1,6 +1,6 @@
 //! Ceph RBD behind qemu-nbd and behind nbdkit.
 
-use crate::engine::{Address, Engine, SECOND, answers_alone, ghost, host, place, served, signal};
+use crate::engine::{Engine, SECOND, Way, answers_alone, ghost, host, place, served, signal};
 use crate::load::{Blocks, Load, timed};
 use image_launch::stage::Stage;
 use rustix::process::Signal;
@@ -17,7 +17,7 @@ fn cluster(stage: &Stage) -> Engine {
 
 #[test]
 fn a_ceph_image_survives_its_gateway_and_a_storage_daemon() {
-    let (stage, _turn) = host();
+    let (stage, _turn) = host(&[]);
     let mut engine = cluster(&stage);
     let mut gateway = engine.gateway(&stage, "gateway", IMAGE, place(0));
     served(&stage);
@@ -49,32 +49,33 @@ fn a_ceph_image_survives_its_gateway_and_a_storage_daemon() {
 
 #[test]
 fn a_second_gateway_to_a_ceph_image_takes_over_within_five_seconds() {
-    let (stage, _turn) = host();
+    let (stage, _turn) = host(&[place(1)]);
     let mut engine = cluster(&stage);
-    let first = engine.gateway(&stage, "nbdkit", IMAGE, place(1));
-    let _second = engine.gateway(&stage, "nbdkit", IMAGE, place(2));
-    let mut address = Address::new();
-    address.point(&stage, place(1));
+    let first = engine.gateway(&stage, "nbdkit", IMAGE, place(10));
+    let _second = engine.gateway(&stage, "nbdkit", IMAGE, place(11));
+    let mut ways = [Way::new(&stage, place(0), place(10)), Way::new(&stage, place(1), place(11))];
     served(&stage);
     // A connection that is lost earlier is one more failed try to the appliance, and it has made some by now.
     sleep(5 * SECOND);
-    let writes = 300;
-    let mut load = Load::start(&stage, Blocks::Once, writes, Duration::from_millis(10));
-    load.reached(60);
-    // Dead, and its address moved.
+    let mut load = Load::start(&stage, Blocks::Once, 360, Duration::from_millis(30));
+    load.reached(40);
+    // Killed, and away: the second is the only way.
     signal(first.pid(), Signal::KILL);
-    address.point(&stage, place(2));
-    load.reached(160);
-    // Alive, but not reached any more; and back again.
-    let _third = engine.gateway(&stage, "nbdkit", IMAGE, place(3));
-    address.point(&stage, place(3));
-    load.reached(220);
-    address.point(&stage, place(2));
+    ways[0].cut();
+    load.reached(80);
+    drop(first);
+    let _first = engine.gateway(&stage, "nbdkit", IMAGE, place(10));
+    ways[0].open(&stage);
+    // Alive, but out of reach; and later back, when the other one is out of reach.
+    ways[1].cut();
+    load.reached(200);
+    ways[1].open(&stage);
+    ways[0].cut();
     let (written, stalls) = load.finish();
     println!("ceph, nbdkit: longest writes over three switch-overs {stalls:.1?}");
     assert!(stalls[0] < 5 * SECOND, "{stalls:?}");
     written.must_be_read(&stage);
-    written.must_be_at(&stage, &format!("nbd://{}", place(3)));
+    written.must_be_at(&stage, &format!("nbd://{}", place(10)));
     engine.must_run();
 }
 
@@ -93,7 +94,7 @@ fn leaves_alone(stage: &Stage, engine: &Engine, n: u16, first: &str, second: &st
 
 #[test]
 fn a_fenced_gateway_never_writes_again_and_an_unfenced_one_does() {
-    let (stage, _turn) = host();
+    let (stage, _turn) = host(&[]);
     let engine = Engine::start(&stage, "ceph.sh", &[]);
     let pairs = [("nbdkit", "nbdkit"), ("gateway", "takeover"), ("gateway", "nbdkit")];
     for (n, (first, second)) in (0..).zip(pairs) {
@@ -108,7 +109,7 @@ fn a_fenced_gateway_never_writes_again_and_an_unfenced_one_does() {
 
 #[test]
 fn what_a_gateway_to_ceph_has_answered_is_on_the_storage_daemons() {
-    let (stage, _turn) = host();
+    let (stage, _turn) = host(&[]);
     let engine = cluster(&stage);
     for verb in ["gateway", "nbdkit"] {
         let gateway = engine.gateway(&stage, verb, IMAGE, place(1));
@@ -121,7 +122,7 @@ fn what_a_gateway_to_ceph_has_answered_is_on_the_storage_daemons() {
 
 #[test]
 fn a_ceph_image_without_enough_storage_daemons_waits_and_goes_on() {
-    let (stage, _turn) = host();
+    let (stage, _turn) = host(&[]);
     let mut engine = cluster(&stage);
     let _gateway = engine.gateway(&stage, "nbdkit", IMAGE, place(0));
     served(&stage);

@@ -22,18 +22,17 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// The size of every image here.
 pub(crate) const SIZE: u64 = 32 << 20;
 
-/// A host with one disk that nobody serves yet: `nbd://10.77.1.1:10809/`.
-pub(crate) fn host() -> (Stage, Turn) {
+/// A host with one disk that nobody serves yet, `nbd://10.77.1.1:10809/`, with `portals` as further ways to it.
+pub(crate) fn host(portals: &[SocketAddrV4]) -> (Stage, Turn) {
     let mut script = fixture::script(fixture::target(), 0, Server::QemuNbd);
     script.disks.clear();
-    let address = SocketAddrV4::new(Wire::Service.here(), NBD);
-    for (key, value) in [
-        ("iqn", format!("{IQN}:disk0")),
-        ("lun", "0".into()),
-        ("volume", format!("nbd://{address}/")),
-        ("initiators", "*".into()),
-    ] {
-        script.config.push((format!("target.0.{key}"), value));
+    let mut set = |key: &str, value: String| script.config.push((format!("target.0.{key}"), value));
+    set("iqn", format!("{IQN}:disk0"));
+    set("lun", "0".into());
+    set("volume", format!("nbd://{}/", place(0)));
+    set("initiators", "*".into());
+    if !portals.is_empty() {
+        set("portals", portals.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
     }
     fixture::stage(&script)
 }
@@ -151,30 +150,33 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
-/// The one address that the appliance knows, pointed at one gateway after another, as a floating address would be.
-pub(crate) struct Address {
+/// An address that leads to a gateway, and that can be cut off from it while the gateway lives on.
+pub(crate) struct Way {
+    listen: SocketAddrV4,
+    gateway: SocketAddrV4,
     forward: Option<Process>,
 }
 
-impl Address {
-    /// The address, pointed at nobody.
-    pub(crate) fn new() -> Self {
-        Self { forward: None }
+impl Way {
+    /// An open way from `listen` to `gateway`.
+    pub(crate) fn new(stage: &Stage, listen: SocketAddrV4, gateway: SocketAddrV4) -> Self {
+        let mut way = Self { listen, gateway, forward: None };
+        way.open(stage);
+        way
     }
 
-    /// Cuts every connection and points the address at `gateway`.
-    pub(crate) fn point(&mut self, stage: &Stage, gateway: SocketAddrV4) {
-        self.cut();
-        let listen = SocketAddrV4::new(Wire::Service.here(), NBD);
+    /// Lets connections through.
+    pub(crate) fn open(&mut self, stage: &Stage) {
         let mut socat = stage.net.command("socat");
-        socat.arg(format!("TCP-LISTEN:{NBD},bind={},fork,reuseaddr", listen.ip()));
-        socat.arg(format!("TCP:{gateway}"));
-        let mut forward = Process::start("socat", socat, &stage.scratch.file("socat.log")).unwrap();
-        stage.net.listening(&mut forward, listen, LIMIT).unwrap();
+        socat.arg(format!("TCP-LISTEN:{},bind={},fork,reuseaddr", self.listen.port(), self.listen.ip()));
+        socat.arg(format!("TCP:{}", self.gateway));
+        let log = stage.scratch.file(&format!("way-{}.log", self.listen));
+        let mut forward = Process::start("socat", socat, &log).unwrap();
+        stage.net.listening(&mut forward, self.listen, LIMIT).unwrap();
         self.forward = Some(forward);
     }
 
-    /// Cuts every connection; the gateway's process lives on with all that it has received.
+    /// Ends every connection and takes no new ones; the gateway's process keeps all that it has received.
     pub(crate) fn cut(&mut self) {
         self.forward = None;
     }

@@ -13,7 +13,7 @@ const IMAGE: &str = "disk";
 
 #[test]
 fn a_gluster_image_survives_its_gateway_and_a_storage_daemon() {
-    let (stage, _turn) = host();
+    let (stage, _turn) = host(&[]);
     // It keeps off loopback addresses.
     let mut engine = Engine::start(&stage, "gluster.sh", &[&Wire::Service.here().to_string()]);
     engine.call(&stage.net, "image", &[IMAGE, "32M"]);
@@ -49,7 +49,7 @@ fn a_gluster_image_survives_its_gateway_and_a_storage_daemon() {
 
 #[test]
 fn a_fenced_gateway_host_never_writes_to_gluster_again_and_an_unfenced_one_does() {
-    let (stage, _turn) = host();
+    let (stage, _turn) = host(&[]);
     let engine = Engine::start(&stage, "gluster.sh", &[&Wire::Service.here().to_string()]);
     for (n, fenced) in [(1, true), (2, false)] {
         let image = format!("image{n}");
