@@ -81,9 +81,10 @@ impl Driver {
         self.metered = None;
         while index < self.queue.len() {
             let Some(path) = self.least_busy() else { break };
-            let waiting = &self.queue[index];
+            let waiting = &mut self.queue[index];
+            waiting.not_before = waiting.not_before.filter(|&at| now < at);
             let operation = waiting.request.operation;
-            if waiting.not_before.is_some_and(|at| now < at) || operation.changes_medium() && !changes {
+            if waiting.not_before.is_some() || operation.changes_medium() && !changes {
                 index += 1;
                 continue;
             }

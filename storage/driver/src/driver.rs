@@ -259,12 +259,13 @@ impl Driver {
         self.done.pop_front().map(Event::Completed)
     }
 
-    /// Whether requests have to wait because the service is away, new or silent: none of their commands should wait
-    /// longer than [`Limits::hold`]. A service that is busy with something long is not.
+    /// Whether requests have to wait because the service is away, new or silent, or because a dead connection may still
+    /// write where they would: none of their commands should wait longer than [`Limits::hold`]. A service that is busy with something long is not.
     pub fn is_stalled(&self, now: Instant) -> bool {
         let is_waited_for = self.flights.requests() > 0 || self.flushes.is_under_way();
         let is_silent = is_waited_for && now >= self.heard + self.limits.nbd.suspect_after;
-        self.stalled.is_some() || self.phase != Phase::Open || is_silent
+        let is_held_back = self.queue.iter().any(|waiting| now >= waiting.since + self.limits.hold);
+        self.stalled.is_some() || self.phase != Phase::Open || is_silent || is_held_back
     }
 
     /// Whether anything waits for the service.
@@ -320,8 +321,7 @@ impl Driver {
         let quarantine = quarantine.into_iter().flatten().min().filter(|_| !self.queue.is_empty());
         let stalled = self.stalled.map(|since| since + self.limits.hold);
         let open = [
-            idle.filter(|_| self.flushes.is_idle()),
-            self.flushes.not_before(),
+            self.flushes.poll_timeout(idle),
             retry,
             quarantine,
             self.metered,

@@ -60,9 +60,12 @@ impl Flushes {
         self.flight.is_some()
     }
 
-    /// When the driver's own flush, which failed, may be tried again.
-    pub(crate) fn not_before(&self) -> Option<Instant> {
-        self.not_before.filter(|_| self.wanted && self.flight.is_none())
+    /// When the driver's own next flush is due, if the journal asks for one at `idle`.
+    pub(crate) fn poll_timeout(&self, idle: Option<Instant>) -> Option<Instant> {
+        if !self.is_idle() {
+            return None;
+        }
+        if self.wanted { self.not_before } else { idle.max(self.not_before.filter(|_| idle.is_some())) }
     }
 
     pub(crate) fn lose(&mut self, is_meant: impl Fn(u64) -> bool, done: &mut VecDeque<Completion>) {
@@ -84,8 +87,9 @@ impl Flushes {
         }
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        let wanted = self.wanted && self.not_before.is_none_or(|at| now >= at);
+    fn is_due(&mut self, now: Instant) -> bool {
+        self.not_before = self.not_before.filter(|&at| now < at);
+        let wanted = self.wanted && self.not_before.is_none();
         self.flight.is_none() && (wanted || !self.waiting.is_empty())
     }
 

@@ -40,6 +40,13 @@ impl Driver {
                             self.done.push_back(Completion { cookie, result, buffer: None });
                         }
                     }
+                    // What it found may be what the failed flush has dropped.
+                    (Ok(()), None)
+                        if flight.operation == Operation::Read
+                            && matches!(self.phase, Phase::Repairing { .. }) =>
+                    {
+                        self.again(&flight, cookie, completion, None);
+                    }
                     (Ok(()), None) => self.done.push_back(Completion { cookie, ..completion }),
                     (Err(error), room) => {
                         if let Some(room) = room {
