@@ -1,13 +1,16 @@
 //! Many worlds, on all processors.
 //!
-//! What is wrong is printed as soon as it is known; also a world that does not end, because something in it turns round
+//! What is wrong is printed as soon as it is known; so is a world that does not end, because something in it turns round
 //! and round while no time passes there.
 
 use crate::{Bug, Plan, run};
 use std::panic::catch_unwind;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// How long a world may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What came of many worlds.
 #[derive(Clone, Debug, Default)]
@@ -22,8 +25,8 @@ pub struct Tally {
     pub time: Duration,
     /// The time that passed here.
     pub took: Duration,
-    /// Seeds of worlds in which something was wrong, and what.
-    pub wrong: Vec<(u64, String)>,
+    /// Names of worlds in which something was wrong, and what.
+    pub wrong: Vec<(String, String)>,
 }
 
 impl std::fmt::Display for Tally {
@@ -54,55 +57,30 @@ fn text_of(panic: &Box<dyn std::any::Any + Send>) -> String {
     format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("of no known kind"))
 }
 
-/// How long a world may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The seeds that are being run, and since when.
-#[derive(Default)]
-struct Running(Mutex<Vec<(u64, Instant)>>);
-
-impl Running {
-    fn begin(&self, seed: u64) {
-        if let Ok(mut running) = self.0.lock() {
-            running.push((seed, Instant::now()));
-        }
-    }
-
-    fn end(&self, seed: u64) {
-        if let Ok(mut running) = self.0.lock() {
-            running.retain(|(other, _)| *other != seed);
-        }
-    }
-
-    /// Look after them until all is over. A thread cannot be stopped, so all ends with one that does not end.
-    fn watch(&self, is_over: &AtomicBool) {
-        while !is_over.load(Ordering::Relaxed) {
-            std::thread::park_timeout(Duration::from_millis(200));
-            let Ok(running) = self.0.lock() else { return };
-            if let Some((seed, _)) = running.iter().find(|(_, since)| since.elapsed() > PATIENCE) {
-                println!("seed {seed}: the world does not end");
-                std::process::exit(1);
-            }
-        }
-    }
+/// Run the worlds of `count` seeds from `first` on, and no more once `enough` were wrong.
+pub fn campaign(first: u64, count: u64, bug: Option<Bug>, enough: usize) -> Tally {
+    let seeds = first..first.saturating_add(count);
+    run_all(seeds.map(|seed| (seed.to_string(), Plan::of(seed))), bug, enough)
 }
 
-/// Run the worlds of all seeds from `first` on, at most `count` of them, and no more once `enough` were wrong.
-pub fn campaign(first: u64, count: u64, bug: Option<Bug>, enough: usize) -> Tally {
+/// Run all worlds, each of which has a name, and no more once `enough` were wrong.
+pub fn run_all(
+    worlds: impl Iterator<Item = (String, Plan)> + Send,
+    bug: Option<Bug>,
+    enough: usize,
+) -> Tally {
     let started = Instant::now();
-    let next = AtomicU64::new(first);
+    let worlds = Mutex::new(worlds);
     let is_over = AtomicBool::new(false);
     let tally = Mutex::new(Tally::default());
     let running = Running::default();
     let work = || {
         while !is_over.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed - first >= count {
-                return;
-            }
-            running.begin(seed);
-            let outcome = catch_unwind(|| run(&Plan::of(seed), bug));
-            running.end(seed);
+            let next = worlds.lock().ok().and_then(|mut worlds| worlds.next());
+            let Some((name, plan)) = next else { return };
+            running.begin(&name);
+            let outcome = catch_unwind(|| run(&plan, bug));
+            running.end(&name);
             let Ok(mut tally) = tally.lock() else { return };
             tally.worlds += 1;
             let wrong = match outcome {
@@ -116,9 +94,9 @@ pub fn campaign(first: u64, count: u64, bug: Option<Bug>, enough: usize) -> Tall
             };
             if let Some(wrong) = wrong {
                 if bug.is_none() {
-                    println!("seed {seed}: {wrong}");
+                    println!("seed {name}: {wrong}\n    once more, with its log: cargo sim {name}");
                 }
-                tally.wrong.push((seed, wrong));
+                tally.wrong.push((name, wrong));
                 is_over.fetch_or(tally.wrong.len() >= enough, Ordering::Relaxed);
             }
         }
@@ -137,4 +115,36 @@ pub fn campaign(first: u64, count: u64, bug: Option<Bug>, enough: usize) -> Tall
     tally.took = started.elapsed();
     tally.wrong.sort();
     tally
+}
+
+/// The worlds that are being run, and since when.
+#[derive(Default)]
+struct Running(Mutex<Vec<(String, Instant)>>);
+
+impl Running {
+    fn begin(&self, name: &str) {
+        if let Ok(mut running) = self.0.lock() {
+            running.push((name.to_string(), Instant::now()));
+        }
+    }
+
+    fn end(&self, name: &str) {
+        if let Ok(mut running) = self.0.lock() {
+            running.retain(|(other, _)| other != name);
+        }
+    }
+
+    /// Look after them until all is over. A thread cannot be stopped, so all ends with a world that does not.
+    fn watch(&self, is_over: &AtomicBool) {
+        while !is_over.load(Ordering::Relaxed) {
+            std::thread::park_timeout(Duration::from_millis(200));
+            let Ok(running) = self.0.lock() else { return };
+            if let Some((name, _)) = running.iter().find(|(_, since)| since.elapsed() > PATIENCE) {
+                println!(
+                    "seed {name}: the world does not end\n    once more, with its log: cargo sim {name}"
+                );
+                std::process::exit(1);
+            }
+        }
+    }
 }

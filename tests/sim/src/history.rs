@@ -214,9 +214,9 @@ impl History {
         self.writes[id].aborted = Some(now);
     }
 
-    /// Whether the initiator was told that this write is aborted.
-    pub(crate) fn is_aborted(&self, id: WriteId) -> bool {
-        self.writes.get(id).is_some_and(|write| write.aborted.is_some())
+    /// When the initiator was told that this write is aborted, if it was.
+    pub(crate) fn aborted(&self, id: WriteId) -> Option<Instant> {
+        self.writes.get(id).and_then(|write| write.aborted)
     }
 
     /// Whether a request may carry these bytes to `unit`: each sector is one that an initiator has sent there, or zeroes.
@@ -310,21 +310,10 @@ impl History {
             && old.ended.is_some_and(|at| at < new.invoked)
     }
 
-    /// The service of `unit` lost its cache: it held `content`, and `durable` is what is left. Where that is excused the
-    /// sector counts as written anew.
-    pub(crate) fn rolled_back(
-        &mut self,
-        unit: usize,
-        content: &[u8],
-        durable: &[u8],
-        now: Instant,
-    ) -> Result<(), String> {
+    /// The service of `unit` lost its cache, and `durable` is what is left.
+    pub(crate) fn rolled_back(&mut self, unit: usize, durable: &[u8], now: Instant) -> Result<(), String> {
         for sector in 0..self.sectors() {
-            let (old, new) = (at(durable, sector), at(content, sector));
-            if old == new {
-                continue;
-            }
-            let value = identify(old, self.writes.len(), unit, sector)?;
+            let value = identify(at(durable, sector), self.writes.len(), unit, sector)?;
             // What was acknowledged and is not excused the appliance has to write again, and nobody may see it before;
             // where nothing acknowledged is lost there is nothing to excuse.
             let is_allowed =
@@ -346,17 +335,21 @@ impl History {
         self.swapped.insert((unit, block, value))
     }
 
-    /// The appliance restarted: every initiator is told so at its next command, and no longer counts on what was not
-    /// flushed.
-    pub(crate) fn excuse_unflushed(&mut self, unit: usize, durable: &[u8]) {
+    /// The appliance restarted while the service held `content`, and `durable` of it on stable storage: no initiator
+    /// counts any more on what was not flushed. What is gone already will not come back.
+    pub(crate) fn excuse_unflushed(
+        &mut self,
+        unit: usize,
+        content: &[u8],
+        durable: &[u8],
+        now: Instant,
+    ) -> Result<(), String> {
         for sector in 0..self.sectors() {
-            let kept = identify(at(durable, sector), self.writes.len(), unit, sector);
-            for &(id, value) in &self.touched[unit][sector] {
-                if kept.as_ref() != Ok(&value) {
-                    self.excused.insert((unit, sector, id));
-                }
-            }
+            let kept = identify(at(durable, sector), self.writes.len(), unit, sector)?;
+            let lost = self.touched[unit][sector].iter().filter(|(_, value)| *value != kept);
+            self.excused.extend(lost.map(|(id, _)| (unit, sector, *id)));
         }
+        self.rolled_back(unit, content, now)
     }
 }
 
@@ -459,7 +452,7 @@ mod tests {
         let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
         assert!(history.flushed(0, &disk(&old), at(35)).is_ok());
         assert!(history.flushed(0, &disk(&old), at(50)).is_err());
-        history.rolled_back(0, &disk(&new), &disk(&old), at(60)).expect("well formed");
+        history.rolled_back(0, &disk(&old), at(60)).expect("well formed");
         assert!(history.read(0, 0, &old, at(70)).is_err(), "nothing excuses this");
         assert!(history.read(0, 0, &new, at(70)).is_ok(), "it was written again");
         assert!(history.flushed(0, &disk(&old), at(70)).is_err());
@@ -471,12 +464,24 @@ mod tests {
         let (mut history, [old, new], [_, second]) = world();
         history.acknowledge(second, at(40));
         let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
-        history.excuse_unflushed(0, &disk(&old));
+        history.excuse_unflushed(0, &disk(&new), &disk(&old), at(45)).expect("well formed");
         assert!(history.read(0, 0, &old, at(50)).is_err(), "the service still has it");
-        history.rolled_back(0, &disk(&new), &disk(&old), at(60)).expect("well formed");
+        history.rolled_back(0, &disk(&old), at(60)).expect("well formed");
         assert!(history.read(0, 0, &old, at(70)).is_ok());
         assert!(history.read(0, 0, &new, at(70)).is_err(), "what is gone does not come back");
         assert!(history.flushed(0, &disk(&old), at(70)).is_ok());
+    }
+
+    #[test]
+    fn what_was_lost_before_a_restart_is_excused_by_it() {
+        let (mut history, [old, new], [_, second]) = world();
+        history.acknowledge(second, at(40));
+        let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
+        history.rolled_back(0, &disk(&old), at(50)).expect("well formed");
+        assert!(history.read(0, 0, &old, at(60)).is_err(), "the appliance has to write it again");
+        history.excuse_unflushed(0, &disk(&old), &disk(&old), at(70)).expect("well formed");
+        assert!(history.read(0, 0, &old, at(80)).is_ok());
+        assert!(history.read(0, 0, &new, at(80)).is_err());
     }
 
     #[test]
@@ -484,7 +489,7 @@ mod tests {
         let (mut history, [old, new], [_, second]) = world();
         history.acknowledge(second, at(40));
         let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
-        history.excuse_unflushed(0, &disk(&old));
+        history.excuse_unflushed(0, &disk(&new), &disk(&old), at(45)).expect("well formed");
         assert!(history.flushed(0, &disk(&new), at(50)).is_ok());
         assert!(history.flushed(0, &disk(&old), at(60)).is_err());
     }

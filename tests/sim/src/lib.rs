@@ -21,7 +21,7 @@ mod world;
 mod tests;
 
 pub use bug::Bug;
-pub use campaign::{Tally, campaign, violation};
+pub use campaign::{Tally, campaign, run_all, violation};
 pub use plan::Plan;
 pub use shrink::shrink;
 pub use world::{Report, run};

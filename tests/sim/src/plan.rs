@@ -87,6 +87,13 @@ impl Plan {
         is_fine(&self.shape.host) && !self.has_bad_air(Net::Host)
     }
 
+    /// Whether frames on the service network are neither lost nor late.
+    pub(crate) fn is_service_clean(&self) -> bool {
+        is_fine(&self.shape.service)
+            && !self.has_bad_air(Net::Service)
+            && !self.has(|fault| matches!(fault, Fault::Pause { .. }))
+    }
+
     fn has_bad_air(&self, of: Net) -> bool {
         self.has(|fault| match fault {
             Fault::Cut { net, .. } | Fault::Weather { net, .. } => *net == of,

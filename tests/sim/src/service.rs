@@ -15,7 +15,7 @@ use crate::random::Random;
 use faults::Troubles;
 use kernel_runtime::{Instant, Signal};
 use medium::Medium;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 use storage_nbd::testing::{Lease, Session, Settings, Shape};
@@ -33,6 +33,8 @@ const PROMISE: Duration = Duration::from_secs(25);
 const LATE: Duration = Duration::from_secs(45);
 /// How late a reply is that is late: a client gives a silent connection up after ten seconds.
 const LATENESS: Duration = Duration::from_secs(13);
+/// How long a request may be on its way over a wire that loses nothing.
+const GRACE: Duration = Duration::from_secs(1);
 /// Every how many writes a planted bug strikes.
 const STRIKES: u64 = 25;
 
@@ -74,6 +76,8 @@ pub(crate) struct Service {
     pub(crate) medium: Medium,
     settings: Settings,
     tells_incarnation: bool,
+    /// No frame on the service network is lost.
+    has_clean_wire: bool,
     random: Random,
     bug: Option<Bug>,
     live: Vec<Live>,
@@ -89,8 +93,8 @@ pub(crate) struct Service {
     booted: Instant,
     /// It has had something to do since then.
     is_known: bool,
-    /// Pieces of writes that came before.
-    received: BTreeSet<(WriteId, u64)>,
+    /// By which connection each write came first.
+    received: BTreeMap<WriteId, u64>,
     /// What has happened since the world looked last.
     pub(crate) moments: Vec<Moment>,
     /// Commands executed.
@@ -128,6 +132,7 @@ impl Service {
             medium: Medium::new(shape.block * plan.blocks(), shape.cacheless),
             settings,
             tells_incarnation: shape.tells_incarnation,
+            has_clean_wire: plan.is_service_clean(),
             random,
             bug,
             live: Vec::new(),
@@ -139,7 +144,7 @@ impl Service {
             writes: 0,
             booted: Instant::ZERO,
             is_known: false,
-            received: BTreeSet::new(),
+            received: BTreeMap::new(),
             moments: Vec::new(),
             executed: 0,
             violation: None,
@@ -211,7 +216,8 @@ impl Service {
                 settings.flags = without(flags, TransmissionFlags::SEND_FUA);
             }
         }
-        (settings, size, true)
+        // Without a cache nobody misses FLUSH.
+        (settings, size, change != Change::Flushless || !self.medium.is_cacheless())
     }
 
     fn place(&self, id: u64) -> Option<usize> {
@@ -229,73 +235,75 @@ impl Service {
             let index = self.live[place].times.len();
             let due = self.due(now);
             self.live[place].times.push((now, due));
-            self.received(place, index, history);
-            self.check_order(now, place, index);
+            let is_again = self.received(now, place, index, history);
+            self.check_order(now, place, index, is_again);
         }
     }
 
-    /// What must be true of every request.
-    fn received(&mut self, place: usize, index: usize, history: &History) {
+    /// What must be true of every request. Answers whether it is a write that came before, or a part of one.
+    fn received(&mut self, now: Instant, place: usize, index: usize, history: &History) -> bool {
         let unit = self.unit;
         let live = &self.live[place];
         let waiting = &live.session.waiting[index];
         let request = waiting.request;
         self.is_known |= live.opened >= self.booted;
-        if live.is_foreign {
-            return self.complain(format!("unit {unit}: {request:?} to an export that is another"));
-        }
         let is_early = live.opened >= self.booted && !history.has_begun_since(unit, self.booted);
-        if is_early && changes(request.command) {
-            return self
-                .complain(format!("unit {unit}: {request:?} although nobody has written since the start"));
-        }
         let write = history::writer(&waiting.payload);
-        if request.command == command::WRITE {
-            let sector = request.offset as usize / SECTOR;
-            if let Err(reason) = history.check_payload(unit, sector, &waiting.payload) {
-                return self.complain(format!("{request:?} with what nobody sent: {reason}"));
-            }
+        let sector = request.offset as usize / SECTOR;
+        let is_write = request.command == command::WRITE;
+        let wrong = if live.is_foreign {
+            Some(format!("unit {unit}: {request:?} to an export that is another"))
+        } else if is_early && changes(request.command) {
+            Some(format!("unit {unit}: {request:?} although nobody has written since the start"))
+        } else if is_write && let Err(reason) = history.check_payload(unit, sector, &waiting.payload) {
+            Some(format!("{request:?} with what nobody sent: {reason}"))
+        } else if let Some(id) = write
+            && self.has_clean_wire
+            && !self.received.contains_key(&id)
+            && history.aborted(id).is_some_and(|at| at + GRACE < now)
+        {
+            Some(format!("unit {unit}: {request:?} was sent after its abort was answered"))
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            self.complain(wrong);
         }
         self.moments.push(Moment { step: Step::Sent, unit, write });
-        if let Some(id) = write
-            && !self.received.insert((id, request.offset))
-        {
+        let connection = self.live[place].id;
+        let is_again = write.is_some_and(|id| *self.received.entry(id).or_insert(connection) != connection);
+        if is_again {
             self.moments.push(Moment { step: Step::InReplay, unit, write });
         }
+        is_again
     }
 
-    /// Two overlapping requests that change the medium must never be in flight together, but for a write and its twin that
-    /// was sent again on another connection.
-    fn check_order(&mut self, now: Instant, place: usize, index: usize) {
+    /// Two overlapping requests that change the medium must never be in flight together on one connection; on two, only
+    /// when they are the same, or the later one was sent before: again, or out of the journal, before all that is newer.
+    fn check_order(&mut self, now: Instant, place: usize, index: usize, is_again: bool) {
         let new = &self.live[place].session.waiting[index];
         if !changes(new.request.command) {
             return;
         }
+        let is_known = is_again || new.request.command != command::WRITE;
         let end = |request: &wire::Request| request.offset + u64::from(request.length);
-        let lives = self.live.iter().filter(|live| !live.is_orphan);
-        let waiting =
-            lives.flat_map(|live| live.session.waiting.iter().zip(&live.times).map(move |all| (live, all)));
-        for (live, (old, (came, _))) in waiting {
+        for live in self.live.iter().filter(|live| !live.is_orphan) {
             let is_same = live.id == self.live[place].id;
-            let is_itself = is_same && old.request.cookie == new.request.cookie;
-            let is_over = now > *came + PROMISE;
-            let overlap = new.request.offset < end(&old.request) && old.request.offset < end(&new.request);
-            if is_itself || is_over || !overlap || !changes(old.request.command) {
-                continue;
-            }
-            let is_twin = old.request.command == new.request.command
-                && history::writer(&old.payload) == history::writer(&new.payload);
-            if (is_same || !is_twin) && !self.is_careless() {
+            for (old, (came, _)) in live.session.waiting.iter().zip(&live.times) {
+                let is_itself = is_same && old.request.cookie == new.request.cookie;
+                let is_over = now > *came + PROMISE;
+                let overlap =
+                    new.request.offset < end(&old.request) && old.request.offset < end(&new.request);
+                let is_twin = history::writer(&old.payload) == history::writer(&new.payload);
+                let is_harmless = !is_same && (is_known || is_twin);
+                if is_itself || is_over || !overlap || !changes(old.request.command) || is_harmless {
+                    continue;
+                }
                 let reason =
                     format!("unit {}: {:?} in flight with {:?}", self.unit, new.request, old.request);
                 return self.complain(reason);
             }
         }
-    }
-
-    /// Whether the client was told to be careless, so that it has to be found out by what comes of it.
-    fn is_careless(&self) -> bool {
-        self.bug == Some(Bug::NoHoldOff)
     }
 
     fn due(&mut self, now: Instant) -> Instant {

@@ -105,7 +105,7 @@ fn of_service(random: &mut Random, kind: u64, unit: usize) -> Fault {
         }
         8 | 9 => {
             let count = random.range(1, 3) as u32;
-            Fault::FlushErrors { unit, count, drops: random.chance(500) }
+            Fault::FlushErrors { unit, count, drops: random.chance(600), evicts: random.chance(500) }
         }
         10 => Fault::Errors {
             unit,

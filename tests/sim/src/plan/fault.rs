@@ -79,8 +79,9 @@ lines! {
         Stuck { unit: usize, time: Duration },
         /// A service takes up to `delay` for each request for a time.
         Slow { unit: usize, time: Duration, delay: Duration },
-        /// The next flushes fail; with `drops` what they should have made durable is gone, as after a failed fsync.
-        FlushErrors { unit: usize, count: u32, drops: bool },
+        /// The next flushes fail. With `drops` what they should have made durable is taken for clean, as after a failed
+        /// fsync: the next flush does not mean it. With `evicts` it cannot even be read any more.
+        FlushErrors { unit: usize, count: u32, drops: bool, evicts: bool },
         /// After some requests the next ones fail.
         Errors { unit: usize, after: u32, count: u32, code: u32 },
         /// The next reply is not what it should be.

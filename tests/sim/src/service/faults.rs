@@ -22,8 +22,8 @@ pub(super) struct Troubles {
     pub(super) stuck_until: Instant,
     /// Until when requests take up to so much longer.
     pub(super) slow: (Instant, Duration),
-    /// Flushes that fail, and whether they drop what is dirty.
-    pub(super) flush_errors: (u32, bool),
+    /// Flushes that fail, whether they drop what is dirty, and whether that is gone at once.
+    pub(super) flush_errors: (u32, bool, bool),
     errors: Errors,
     torn: Option<Torn>,
     malformed: Option<Malformation>,
@@ -84,7 +84,7 @@ impl Service {
 
     pub(super) fn lose_cache(&mut self, now: Instant, history: &mut History) {
         let medium = &mut self.medium;
-        if let Err(reason) = history.rolled_back(self.unit, medium.content(), medium.durable(), now) {
+        if let Err(reason) = history.rolled_back(self.unit, medium.durable(), now) {
             return self.complain(reason);
         }
         medium.crash();
@@ -132,8 +132,8 @@ impl Service {
         self.troubles.slow = (until, delay);
     }
 
-    pub(crate) fn fail_flushes(&mut self, count: u32, drops: bool) {
-        self.troubles.flush_errors = (count, drops);
+    pub(crate) fn fail_flushes(&mut self, count: u32, drops: bool, evicts: bool) {
+        self.troubles.flush_errors = (count, drops, evicts);
     }
 
     pub(crate) fn fail(&mut self, after: u32, count: u32, code: u32) {
@@ -238,8 +238,10 @@ impl Service {
         let troubles = &mut self.troubles;
         if is_flush && troubles.flush_errors.0 > 0 {
             troubles.flush_errors.0 -= 1;
-            if troubles.flush_errors.1 {
-                self.lose_dirty(now, history);
+            match troubles.flush_errors {
+                (_, false, _) => {}
+                (_, true, false) => self.medium.forget(),
+                (_, true, true) => self.lose_cache(now, history),
             }
             return Shape::Error(EIO);
         }
@@ -256,11 +258,6 @@ impl Service {
             return Shape::Error(STRANGE);
         }
         if self.random.chance(300) { Shape::Pieces(self.random.next()) } else { Shape::Plain }
-    }
-
-    /// A flush has failed, and what was dirty is clean now: still to be read, or not even that.
-    fn lose_dirty(&mut self, now: Instant, history: &mut History) {
-        if self.random.chance(500) { self.medium.forget() } else { self.lose_cache(now, history) }
     }
 
     /// If it is to be: write only the first sectors of a write, and die of it. Answers whether that was so.

@@ -29,6 +29,10 @@ impl Medium {
         }
     }
 
+    pub(crate) fn is_cacheless(&self) -> bool {
+        self.is_cacheless
+    }
+
     /// What a read finds.
     pub(crate) fn content(&self) -> &[u8] {
         self.disk.content()

@@ -60,7 +60,7 @@ impl World {
             Fault::Gateway { which, lingers, down, .. } => service.crash_gateway(now, which, lingers, down),
             Fault::Stuck { time, .. } => service.stick(now + time),
             Fault::Slow { time, delay, .. } => service.slow_down(now + time, delay),
-            Fault::FlushErrors { count, drops, .. } => service.fail_flushes(count, drops),
+            Fault::FlushErrors { count, drops, evicts, .. } => service.fail_flushes(count, drops, evicts),
             Fault::Errors { after, count, code, .. } => service.fail(after, count, code),
             Fault::Malformed { what, .. } => service.malform_next(what),
             Fault::Export { change, time, .. } => {
@@ -156,7 +156,10 @@ impl World {
         for (unit, service) in self.shared.services.iter().enumerate() {
             let service = &mut *service.borrow_mut();
             service.orphan();
-            history.excuse_unflushed(unit, service.medium.durable());
+            let (content, durable) = (service.medium.content(), service.medium.durable());
+            if let Err(reason) = history.excuse_unflushed(unit, content, durable, now) {
+                self.shared.fail(reason);
+            }
         }
         self.reliefs.push((now + down, Relief::Boot));
     }
