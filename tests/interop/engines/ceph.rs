@@ -1,6 +1,6 @@
 //! Ceph RBD behind qemu-nbd and behind nbdkit.
 
-use crate::engine::{Engine, SECOND, Way, answers_alone, ghost, host, place, served, signal};
+use crate::engine::{Engine, SECOND, Way, answers_alone, ghost, host, place, possible, served, signal};
 use crate::load::{Blocks, Load, timed};
 use image_launch::stage::Stage;
 use rustix::process::Signal;
@@ -17,6 +17,9 @@ fn cluster(stage: &Stage) -> Engine {
 
 #[test]
 fn a_ceph_image_survives_its_gateway_and_a_storage_daemon() {
+    if !possible("ceph.sh", false) {
+        return;
+    }
     let (stage, _turn) = host(&[]);
     let mut engine = cluster(&stage);
     let mut gateway = engine.gateway(&stage, "gateway", IMAGE, place(0));
@@ -49,6 +52,9 @@ fn a_ceph_image_survives_its_gateway_and_a_storage_daemon() {
 
 #[test]
 fn a_second_gateway_to_a_ceph_image_takes_over_within_five_seconds() {
+    if !possible("ceph.sh", false) {
+        return;
+    }
     let (stage, _turn) = host(&[place(1)]);
     let mut engine = cluster(&stage);
     let first = engine.gateway(&stage, "nbdkit", IMAGE, place(10));
@@ -93,7 +99,11 @@ fn leaves_alone(stage: &Stage, engine: &Engine, n: u16, first: &str, second: &st
 }
 
 #[test]
+#[ignore = "takes a minute; --include-ignored runs it"]
 fn a_fenced_gateway_never_writes_again_and_an_unfenced_one_does() {
+    if !possible("ceph.sh", false) {
+        return;
+    }
     let (stage, _turn) = host(&[]);
     let engine = Engine::start(&stage, "ceph.sh", &[]);
     let pairs = [("nbdkit", "nbdkit"), ("gateway", "takeover"), ("gateway", "nbdkit")];
@@ -108,7 +118,11 @@ fn a_fenced_gateway_never_writes_again_and_an_unfenced_one_does() {
 }
 
 #[test]
+#[ignore = "takes a minute; --include-ignored runs it"]
 fn what_a_gateway_to_ceph_has_answered_is_on_the_storage_daemons() {
+    if !possible("ceph.sh", false) {
+        return;
+    }
     let (stage, _turn) = host(&[]);
     let engine = cluster(&stage);
     for verb in ["gateway", "nbdkit"] {
@@ -121,7 +135,11 @@ fn what_a_gateway_to_ceph_has_answered_is_on_the_storage_daemons() {
 }
 
 #[test]
+#[ignore = "takes a minute; --include-ignored runs it"]
 fn a_ceph_image_without_enough_storage_daemons_waits_and_goes_on() {
+    if !possible("ceph.sh", false) {
+        return;
+    }
     let (stage, _turn) = host(&[]);
     let mut engine = cluster(&stage);
     let _gateway = engine.gateway(&stage, "nbdkit", IMAGE, place(0));

@@ -1,6 +1,6 @@
 //! GlusterFS behind qemu-nbd.
 
-use crate::engine::{Engine, SECOND, answers_alone, directly, ghost, host, place, served, signal};
+use crate::engine::{Engine, SECOND, answers_alone, directly, ghost, host, place, possible, served, signal};
 use crate::load::{Blocks, Load, timed};
 use image_launch::disk::NBD;
 use image_launch::net::Wire;
@@ -13,6 +13,9 @@ const IMAGE: &str = "disk";
 
 #[test]
 fn a_gluster_image_survives_its_gateway_and_a_storage_daemon() {
+    if !possible("gluster.sh", true) {
+        return;
+    }
     let (stage, _turn) = host(&[]);
     // It keeps off loopback addresses.
     let mut engine = Engine::start(&stage, "gluster.sh", &[&Wire::Service.here().to_string()]);
@@ -48,7 +51,11 @@ fn a_gluster_image_survives_its_gateway_and_a_storage_daemon() {
 }
 
 #[test]
+#[ignore = "takes a minute; --include-ignored runs it"]
 fn a_fenced_gateway_host_never_writes_to_gluster_again_and_an_unfenced_one_does() {
+    if !possible("gluster.sh", true) {
+        return;
+    }
     let (stage, _turn) = host(&[]);
     let engine = Engine::start(&stage, "gluster.sh", &[&Wire::Service.here().to_string()]);
     for (n, fenced) in [(1, true), (2, false)] {

@@ -68,7 +68,6 @@ class Session:
             self.image = rbd.Image(self.pool, parameters["image"])
             if not self.image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK:
                 raise RuntimeError("the image lacks the feature exclusive-lock")
-            self.size = self.image.size()
         except BaseException:
             self.cluster.shutdown()
             raise
@@ -122,11 +121,16 @@ class Session:
 
 def enter(session):
     """Called before every command."""
+    if not session.mine and not session.replaced:
+        with lock:
+            try:
+                session.take()
+            except (rbd.Error, rados.Error, OSError) as error:
+                # Nothing was executed, so this is no error of the disk: the client shall come again, here or elsewhere.
+                nbdkit.debug("cannot take over: %s" % error)
+                session.replaced = True
     if session.replaced:
         raise Shutdown
-    if not session.mine:
-        with lock:
-            session.take()
 
 
 def guarded(command):
@@ -178,7 +182,8 @@ def close(session):
 
 
 def get_size(session):
-    return session.size
+    # Not remembered: an image that has grown shows it to the next connection.
+    return session.image.size()
 
 
 def block_size(session):
