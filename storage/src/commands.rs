@@ -35,6 +35,10 @@ impl<T> Commands<T> {
         index
     }
 
+    pub(crate) fn get(&self, index: CommandIndex) -> Option<&T> {
+        self.slots.get(index as usize)?.as_ref()
+    }
+
     pub(crate) fn get_mut(&mut self, index: CommandIndex) -> Option<&mut T> {
         self.slots.get_mut(index as usize)?.as_mut()
     }

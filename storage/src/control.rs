@@ -133,7 +133,10 @@ fn check(mut exposure: Exposure) -> Result<(Exposure, Uri), ControlError> {
     }
     let uri = Uri::parse(&exposure.volume).map_err(|error| invalid("volume", error.to_string()))?;
     if uri.tls {
-        return Err(invalid("volume", "this appliance has no TLS yet: nbds:// would not be kept".to_string()));
+        return Err(invalid(
+            "volume",
+            "this appliance has no TLS yet: nbds:// would not be kept".to_string(),
+        ));
     }
     Ok((exposure, uri))
 }

@@ -20,6 +20,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod watch;
 
 use alloc::rc::Rc;
 use core::future::Future;
@@ -70,5 +71,10 @@ impl Storage {
         stream: Stream,
     ) -> impl Future<Output = ()> + 'static {
         volume::run(self.0.clone(), index, path, stream)
+    }
+
+    /// The task that looks whether disks have changed, on the service network.
+    pub fn watch_volumes(&self, stream: Stream) -> impl Future<Output = ()> + 'static {
+        watch::run(self.0.clone(), stream)
     }
 }

@@ -25,6 +25,8 @@ pub struct Limits {
     pub entries: usize,
     /// After so long without a flush the appliance flushes by itself.
     pub flush_after: Duration,
+    /// How often disks are looked at for having changed.
+    pub watch: Duration,
     /// What a connection's engine is given.
     pub iscsi: storage_iscsi::Limits,
     /// What a target's engine is given.

@@ -253,6 +253,20 @@ impl Shared {
         self.each_unit(volume, |unit| unit.set_readiness(Readiness::BecomingReady));
     }
 
+    /// What is there now is not the disk that went: commands end with NOT READY until it is back, or somebody acts.
+    pub(crate) fn volume_replaced(&self, volume: VolumeIndex) {
+        self.each_unit(volume, |unit| unit.set_readiness(Readiness::Down));
+    }
+
+    /// What of aborted commands waits to be sent is not sent any more.
+    pub(crate) fn lose_abandoned(&self, volume: VolumeIndex) {
+        let state = &mut *self.state.borrow_mut();
+        self.volumes[volume].lose(|cookie| {
+            let running = state.commands.get((cookie >> 32) as CommandIndex);
+            running.is_some_and(|running| running.owner.is_none())
+        });
+    }
+
     /// End with BUSY all commands for a disk that came `hold` ago or longer. What of them is under way below keeps its
     /// place, as that of an aborted command does.
     pub(crate) fn give_up_old(&self, volume: VolumeIndex, now: Instant, hold: Duration) {

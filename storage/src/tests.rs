@@ -173,6 +173,7 @@ fn limits() -> Limits {
         journal: [(4096, 64), (16384, 4), (32768, 4)],
         entries: 64,
         flush_after: Duration::from_secs(10),
+        watch: Duration::from_secs(30),
     }
 }
 
@@ -193,6 +194,8 @@ impl World {
             let stream = ends[0].stack().stream(65536, 65536);
             executor.add("volume", storage.serve_volume(index, 0, stream));
         }
+        let stream = ends[0].stack().stream(4096, 4096);
+        executor.add("watch", storage.watch_volumes(stream));
         let server = ends[1].stack();
         Self { ends, executor, now: Instant::ZERO, storage, server, turns: 0 }
     }
@@ -342,4 +345,35 @@ fn when_a_lost_connection_can_write_no_more_there_is_peace() {
     let turns = world.turns - before;
     // Each service looks every millisecond whether there is something to do.
     assert!(turns < 60_000, "{turns} turns in ten seconds");
+}
+
+#[test]
+fn a_disk_that_has_grown_is_noticed_and_nothing_is_lost_over_it() {
+    let mut world = World::new();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("one", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    let before = world.control().get("one").expect("exposed").size.expect("known");
+    world.write(0, 0);
+    let larger = usize::try_from(before).expect("small") * 2;
+    service.borrow_mut().disk.resize(larger);
+    world.run(limits().watch + Duration::from_secs(5));
+    let exposed = world.control().get("one").expect("exposed");
+    assert_eq!((exposed.size, exposed.state), (Some(2 * before), VolumeState::Ready));
+}
+
+#[test]
+fn a_disk_that_comes_back_smaller_is_not_served_until_it_has_its_size_again() {
+    let mut world = World::new();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("one", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    let size =
+        usize::try_from(world.control().get("one").expect("exposed").size.expect("known")).expect("small");
+    service.borrow_mut().disk.resize(size / 2);
+    world.run(limits().watch + Duration::from_secs(5));
+    assert!(matches!(world.state("one"), VolumeState::Down(reason) if reason.contains("shrunk")));
+    service.borrow_mut().disk.resize(size);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.state("one"), VolumeState::Ready);
 }

@@ -20,7 +20,7 @@ use kernel_runtime::{Instant, Signal, Sleep, with_deadline};
 use network::{Stream, TryRead};
 use storage_block::{Request, Share};
 use storage_driver::{Dial, Driver, End, Event, Rate, Settings, Status};
-use storage_nbd::{Retry, Writer};
+use storage_nbd::{Export, Retry, Writer};
 
 /// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -162,6 +162,23 @@ impl Volume {
         self.raise(1);
     }
 
+    /// Where a look at the export can be had without disturbing it, and what is known of it.
+    pub(crate) fn watched(&self) -> Option<(SocketAddrV4, String, Export)> {
+        let inner = self.inner.borrow();
+        let (driver, assignment) = (inner.driver.as_ref()?, inner.assignment.as_ref()?);
+        let export = driver.export().filter(|_| driver.is_up())?;
+        let address = assignment.portals.get(driver.portal())?;
+        Some((*address, assignment.export.clone(), *export))
+    }
+
+    /// The export is not any more what it was: look at it anew.
+    pub(crate) fn renew(&self) {
+        if let Some(driver) = &mut self.inner.borrow_mut().driver {
+            driver.renew();
+        }
+        self.raise(u64::MAX);
+    }
+
     fn raise(&self, paths: u64) {
         for (index, signal) in self.signals.iter().enumerate() {
             if paths >> index & 1 != 0 {
@@ -181,9 +198,9 @@ pub(crate) async fn run(shared: Rc<Shared>, index: VolumeIndex, path: usize, mut
     loop {
         let address = link.pause().await;
         match link.connection(&mut stream, address).await {
-            Some((reason, retry)) => {
+            Some(lost) => {
                 stream.abort();
-                link.ended(address, &reason, retry);
+                link.ended(address, &lost);
             }
             None => stream.abort(),
         }
@@ -242,12 +259,12 @@ impl Link {
     }
 
     /// Connect, and serve until the connection is over. Answers why, unless the volume is gone.
-    async fn connection(&self, stream: &mut Stream, address: SocketAddrV4) -> Option<(String, Retry)> {
+    async fn connection(&self, stream: &mut Stream, address: SocketAddrV4) -> Option<Lost> {
         let clock = self.shared.clock.clone();
         match with_deadline(&clock, self.now() + CONNECT, stream.connect(address)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Some((error.to_string(), Retry::Soon)),
-            Err(_) => return Some(("no answer".to_string(), Retry::Soon)),
+            Ok(Err(error)) => return Some(Lost::soon(error)),
+            Err(_) => return Some(Lost::soon("no answer")),
         }
         let now = self.now();
         self.volume().with(|driver| driver.connected(self.path, now))?;
@@ -256,12 +273,7 @@ impl Link {
     }
 
     /// Carry requests down and completions up until nothing moves.
-    fn pump(
-        &self,
-        cx: &mut Context<'_>,
-        stream: &Stream,
-        sleep: &mut Sleep,
-    ) -> Poll<Option<(String, Retry)>> {
+    fn pump(&self, cx: &mut Context<'_>, stream: &Stream, sleep: &mut Sleep) -> Poll<Option<Lost>> {
         let now = self.now();
         for _ in 0..PASSES {
             match self.pass(now, stream) {
@@ -286,19 +298,19 @@ impl Link {
     }
 
     /// Once each way. Answers whether anything moved, or why the connection is over; `None` when the volume is gone.
-    fn pass(&self, now: Instant, stream: &Stream) -> Option<Result<bool, (String, Retry)>> {
+    fn pass(&self, now: Instant, stream: &Stream) -> Option<Result<bool, Lost>> {
         let mut inner = self.volume().inner.borrow_mut();
         let driver = inner.driver.as_mut()?;
         let carried = driver
             .handle_timeout(self.path, now)
-            .map_err(|end| (reason(driver, self.path, end), end.retry()))
+            .map_err(|end| Lost::new(driver, self.path, end))
             .and_then(|()| self.carry(driver, now, stream));
         drop(inner);
         let told = self.tend(now);
         Some(carried.map(|moved| moved | told))
     }
 
-    fn carry(&self, driver: &mut Driver, now: Instant, stream: &Stream) -> Result<bool, (String, Retry)> {
+    fn carry(&self, driver: &mut Driver, now: Instant, stream: &Stream) -> Result<bool, Lost> {
         let path = self.path;
         let mut moved = driver.dispatch(now);
         loop {
@@ -306,46 +318,51 @@ impl Link {
                 Ok(TryRead::Bytes(count)) => {
                     moved = true;
                     let received = driver.received(path, now, count);
-                    received.map_err(|end| (reason(driver, path, end), end.retry()))?;
+                    received.map_err(|end| Lost::new(driver, path, end))?;
                 }
                 Ok(TryRead::Empty) => break,
                 Ok(TryRead::Finished) => {
-                    return Err(("the server closed the connection".to_string(), Retry::Soon));
+                    return Err(Lost::soon("the server closed the connection"));
                 }
-                Err(reset) => return Err((reset.to_string(), Retry::Soon)),
+                Err(reset) => return Err(Lost::soon(reset)),
             }
         }
         moved |= driver.dispatch(now);
         while let Some(bytes) = driver.poll_transmit(path) {
-            let count = stream.try_write(bytes).map_err(|reset| (reset.to_string(), Retry::Soon))?;
+            let count = stream.try_write(bytes).map_err(Lost::soon)?;
             if count == 0 {
                 break;
             }
             moved = true;
             let transmitted = driver.transmitted(path, now, count);
-            transmitted.map_err(|end| (reason(driver, path, end), end.retry()))?;
+            transmitted.map_err(|end| Lost::new(driver, path, end))?;
         }
         Ok(moved)
     }
 
     /// The connection is over, or did not come about.
-    fn ended(&self, address: SocketAddrV4, reason: &str, retry: Retry) {
+    fn ended(&self, address: SocketAddrV4, lost: &Lost) {
         let now = self.now();
         let closing = {
             let inner = &mut *self.volume().inner.borrow_mut();
             let Some(driver) = &mut inner.driver else { return };
-            driver.disconnected(self.path, now, retry);
+            driver.disconnected(self.path, now, lost.retry);
             if !driver.is_up() {
-                inner.state = match retry {
+                inner.state = match lost.retry {
                     Retry::Soon => VolumeState::Connecting,
-                    Retry::Slowly => VolumeState::Down(format!("{address}: {reason}")),
+                    Retry::Slowly => VolumeState::Down(format!("{address}: {}", lost.reason)),
                 };
             }
             inner.farewell.is_some()
         };
         if !closing {
-            log::warn!("volume {}: {address}: {reason}", self.index);
+            log::warn!("volume {}: {address}: {}", self.index, lost.reason);
         }
+        if lost.is_another_disk {
+            self.shared.volume_replaced(self.index);
+        }
+        // What nobody waits for is not sent again.
+        self.shared.lose_abandoned(self.index);
         self.tend(now);
     }
 
@@ -457,10 +474,25 @@ impl Link {
     }
 }
 
-/// Why a connection is over, with what the server had to say.
-fn reason(driver: &Driver, path: usize, end: End) -> String {
-    match driver.remark(path) {
-        "" => end.to_string(),
-        remark => format!("{end} (\"{remark}\")"),
+/// Why a connection is over.
+struct Lost {
+    reason: String,
+    retry: Retry,
+    /// What is there is not the disk that went.
+    is_another_disk: bool,
+}
+
+impl Lost {
+    fn soon(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), retry: Retry::Soon, is_another_disk: false }
+    }
+
+    /// With what the server had to say.
+    fn new(driver: &Driver, path: usize, end: End) -> Self {
+        let reason = match driver.remark(path) {
+            "" => end.to_string(),
+            remark => format!("{end} (\"{remark}\")"),
+        };
+        Self { reason, retry: end.retry(), is_another_disk: end.is_another_disk() }
     }
 }

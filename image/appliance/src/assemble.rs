@@ -5,7 +5,7 @@
 //! network. Everything is a task of one executor, added here and nowhere else.
 
 use crate::config::Config;
-use crate::limits::{API_BUFFER, API_CONNECTIONS, ISCSI_PORT, Limits};
+use crate::limits::{API_BUFFER, API_CONNECTIONS, ISCSI_PORT, Limits, WATCH_BUFFER};
 use agent_protocol::Uuid;
 use alloc::format;
 use alloc::rc::Rc;
@@ -96,6 +96,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
                 executor.add("nbd", storage.serve_volume(index, path, stream));
             }
         }
+        let stream = service.stack().stream(WATCH_BUFFER, WATCH_BUFFER);
+        executor.add("watch", storage.watch_volumes(stream));
         for index in 0..limits.connections {
             let (receive, send) = limits.iscsi_buffers;
             let stream = host.stack().stream(receive, send);

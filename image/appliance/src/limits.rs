@@ -21,6 +21,10 @@ const HOLD: Duration = Duration::from_secs(25);
 const HOLD_OFF: Duration = Duration::from_secs(30);
 /// After so long without a flush the appliance flushes by itself: what it alone remembers does not grow old.
 const FLUSH_AFTER: Duration = Duration::from_secs(10);
+/// How often disks are looked at for having grown.
+const WATCH: Duration = Duration::from_secs(30);
+/// Bytes in each direction for that look.
+pub const WATCH_BUFFER: usize = 4 * KIB;
 /// TCP port of iSCSI (RFC 7143 section 15).
 pub const ISCSI_PORT: u16 = 3260;
 /// Connections of the management API at once.
@@ -159,6 +163,7 @@ impl Limits {
             journal: [0, 1, 2].map(|class| (self.pool[class].0, self.journal[class])),
             entries: self.entries,
             flush_after: FLUSH_AFTER,
+            watch: WATCH,
             control: CONTROL,
             iscsi: storage::IscsiLimits {
                 commands: narrow(self.window),

@@ -25,6 +25,7 @@ impl Driver {
         let mut moved = false;
         match self.phase {
             Phase::Away => {}
+            Phase::Open if self.renewing => {}
             Phase::Replaying { .. } => moved |= self.dispatch_rewrite(now, false),
             // A read would find what the failed flush has dropped.
             Phase::Repairing { .. } => moved |= self.dispatch_rewrite(now, true),
@@ -36,7 +37,8 @@ impl Driver {
                 }
             }
         }
-        if self.closing && self.is_drained() {
+        let renews = self.renewing && self.phase == Phase::Open && self.flights.is_empty();
+        if renews || self.closing && self.is_drained() {
             for path in self.paths.iter_mut().filter(|path| path.is_connected()) {
                 path.client.disconnect();
             }
@@ -154,7 +156,7 @@ impl Driver {
         // meanwhile does not pass for one that succeeded.
         let native = export.flags.contains(SEND_FUA);
         let is_durable = is_durable(operation) && native;
-        let overlaps = (is_durable || self.suspect) && self.journal.overlaps(offset, length);
+        let overlaps = (is_durable || self.failing) && self.journal.overlaps(offset, length);
         if is_durable && !overlaps {
             return Verdict::Go { fua: true, room: None };
         }
@@ -162,10 +164,10 @@ impl Driver {
         if let Some(room) = self.journal.reserve(operation, length) {
             return Verdict::Go { fua: is_durable, room: Some(room) };
         }
-        if self.suspect && overlaps {
+        if self.failing && overlaps {
             return Verdict::Fail(Error::Io);
         }
-        if self.journal.is_empty() || self.suspect {
+        if self.journal.is_empty() || self.failing {
             // Flushing fails, or others have all the room: only what becomes durable by itself can be acknowledged.
             let goes = native || self.flights.changes() == 0 && !self.flushes.is_under_way();
             self.alone = goes && !native;

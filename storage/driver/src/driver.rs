@@ -159,6 +159,8 @@ pub struct Driver {
     /// A flush or a durable write has failed since the journal was last written again: the next flush is not to be
     /// believed by itself.
     pub(crate) suspect: bool,
+    /// The last flush has failed, so there is no telling when the journal will have room again.
+    pub(crate) failing: bool,
     /// A write and a flush of its own are under way, and no other flush may be that could fail for both.
     pub(crate) alone: bool,
     /// Since when nothing was answered, because the connection is lost or new.
@@ -170,6 +172,8 @@ pub struct Driver {
     /// The number of the last connection.
     pub(crate) connections: u32,
     pub(crate) closing: bool,
+    /// Connections are to be made anew.
+    pub(crate) renewing: bool,
     pub(crate) wakes: u64,
     pub(crate) done: VecDeque<Completion>,
     pub(crate) notes: VecDeque<Event>,
@@ -212,12 +216,14 @@ impl Driver {
             known: None,
             holder: None,
             suspect: false,
+            failing: false,
             alone: false,
             stalled: Some(now),
             heard: now,
             session: settings.seed,
             connections: 0,
             closing: false,
+            renewing: false,
             wakes: 0,
             done: VecDeque::with_capacity(slots),
             notes: VecDeque::with_capacity(MAX_NOTES),
@@ -273,6 +279,11 @@ impl Driver {
         self.queue.is_empty() && self.flights.requests() == 0 && self.flushes.is_idle()
     }
 
+    /// The number of the portal in use.
+    pub fn portal(&self) -> usize {
+        self.portal
+    }
+
     /// The export as it is shown, once known.
     pub fn export(&self) -> Option<&Export> {
         self.known.as_ref()
@@ -320,12 +331,7 @@ impl Driver {
         let quarantine = [self.quarantine.poll_timeout(), self.old.poll_timeout()];
         let quarantine = quarantine.into_iter().flatten().min().filter(|_| !self.queue.is_empty());
         let stalled = self.stalled.map(|since| since + self.limits.hold);
-        let open = [
-            self.flushes.poll_timeout(idle),
-            retry,
-            quarantine,
-            self.metered,
-        ];
+        let open = [self.flushes.poll_timeout(idle), retry, quarantine, self.metered];
         let open = open.into_iter().flatten().min().filter(|_| is_open);
         let stalled = stalled.filter(|_| self.paths.iter().any(Path::is_connected));
         [open, stalled].into_iter().flatten().min()

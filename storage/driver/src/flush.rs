@@ -165,6 +165,7 @@ impl Driver {
         let end = self.flushes.flight.take().unwrap_or(0);
         match (result, self.phase) {
             (Ok(()), phase) => {
+                self.failing = false;
                 self.journal.forget(end);
                 self.flushes.answer(Ok(()), &mut self.done);
                 if matches!(phase, Phase::Repairing { .. }) {
@@ -195,6 +196,7 @@ impl Driver {
         self.repairs += 1;
         // Until it has succeeded, also over a lost connection.
         self.suspect = true;
+        self.holder = None;
         self.note(Event::Repairing(error, self.journal.len()));
         self.phase = Phase::Repairing { started: false, failed: None };
     }
@@ -202,17 +204,20 @@ impl Driver {
     /// All that was acknowledged is durable after all.
     pub(crate) fn repaired(&mut self) {
         self.suspect = false;
+        self.failing = false;
+        self.holder = self.known.and_then(|export| export.incarnation);
         self.phase = Phase::Open;
         self.flushes.answer(Ok(()), &mut self.done);
         self.note(Event::Repaired);
         self.wake_all();
     }
 
-    /// It is not, and those who asked must hear it. The journal keeps what it has: the next flush begins by writing it
-    /// again, so that none ever succeeds without it.
+    /// It is not, and those who asked must hear it. The journal keeps what it has, and is written once more before anything
+    /// else: so that reads find what was acknowledged, and no later flush succeeds without it.
     pub(crate) fn not_repaired(&mut self, now: Instant, error: Error) {
-        self.suspect = true;
-        self.phase = Phase::Open;
+        self.failing = true;
+        self.holder = None;
+        self.phase = Phase::Replaying { started: false };
         self.flushes.not_before = Some(now + PAUSE);
         self.flushes.want();
         self.flushes.answer(Err(error), &mut self.done);

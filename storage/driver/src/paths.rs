@@ -30,6 +30,8 @@ pub enum End {
     Fatal(Fatal),
     /// What is there is not the disk that went.
     Mismatch(Mismatch),
+    /// It is described otherwise than the disk that went.
+    AnotherDisk,
     /// It is writable and cannot make anything durable.
     NotDurable,
     /// It takes requests and answers none.
@@ -42,8 +44,17 @@ pub enum End {
     ShutDown,
     /// Nobody can use a disk of that shape.
     Unusable,
+    /// The export has changed, and is to be looked at anew.
+    Renewal,
     /// The driver is closed.
     Farewell,
+}
+
+impl End {
+    /// Whether what is there is not the disk that went, so that somebody has to act.
+    pub const fn is_another_disk(&self) -> bool {
+        matches!(self, Self::Mismatch(_) | Self::AnotherDisk)
+    }
 }
 
 impl End {
@@ -51,8 +62,10 @@ impl End {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::Fatal(fatal) => fatal.retry(),
-            Self::Mismatch(_) | Self::NotDurable | Self::Unusable | Self::Replay(_) => Retry::Slowly,
-            Self::Stalled | Self::Replaced | Self::ShutDown | Self::Farewell => Retry::Soon,
+            Self::Mismatch(_) | Self::AnotherDisk | Self::NotDurable | Self::Unusable | Self::Replay(_) => {
+                Retry::Slowly
+            }
+            Self::Stalled | Self::Replaced | Self::ShutDown | Self::Renewal | Self::Farewell => Retry::Soon,
         }
     }
 }
@@ -62,6 +75,7 @@ impl fmt::Display for End {
         match self {
             Self::Fatal(fatal) => fatal.fmt(f),
             Self::Mismatch(mismatch) => mismatch.fmt(f),
+            Self::AnotherDisk => f.write_str("the export has another description: it is another disk"),
             Self::NotDurable => f.write_str(
                 "the export offers neither FLUSH nor FUA, so nothing written to it could be promised to last",
             ),
@@ -70,6 +84,7 @@ impl fmt::Display for End {
             Self::Replay(error) => write!(f, "acknowledged writes could not be written again: {error}"),
             Self::ShutDown => f.write_str("the server shut down"),
             Self::Unusable => f.write_str("the disk cannot be used as it is"),
+            Self::Renewal => f.write_str("the export has changed"),
             Self::Farewell => f.write_str("closed"),
         }
     }
@@ -230,6 +245,13 @@ impl Driver {
         self.wake_all();
     }
 
+    /// The export is said to have changed: connect anew once nothing is under way, so that it is looked at. Requests wait
+    /// meanwhile, and nothing is in doubt.
+    pub fn renew(&mut self) {
+        self.renewing = self.is_up();
+        self.wake_all();
+    }
+
     /// Whether any connection stands.
     pub fn is_connected(&self) -> bool {
         self.paths.iter().any(Path::is_connected)
@@ -243,6 +265,7 @@ impl Driver {
                 storage_nbd::Event::Suspect => self.note(Event::Suspect(path)),
                 storage_nbd::Event::Closing => self.note(Event::Closing(path)),
                 storage_nbd::Event::Closed if self.closing => return Err(End::Farewell),
+                storage_nbd::Event::Closed if self.renewing => return Err(End::Renewal),
                 storage_nbd::Event::Closed => return Err(End::ShutDown),
             }
         }
@@ -254,7 +277,15 @@ impl Driver {
         let Some(mut export) = self.paths[path].client.export().copied() else { return Ok(()) };
         let mut geometry = export.geometry;
         if let Some(known) = &self.known {
-            validate(known, &export).map_err(End::Mismatch)?;
+            match validate(known, &export) {
+                Ok(_) => {}
+                // Its users are told; what they were told is safe stays so.
+                Err(Mismatch::ReadOnly) if self.journal.is_empty() => {}
+                Err(mismatch) => return Err(End::Mismatch(mismatch)),
+            }
+            if known.description != export.description {
+                return Err(End::AnotherDisk);
+            }
             // A block size is for life: initiators do not look twice.
             geometry.block_size = known.geometry.block_size;
             geometry.preferred_block = known.geometry.preferred_block;
@@ -331,6 +362,7 @@ impl Driver {
         lost.reconnect.down(now, retry);
         if was_up && !self.paths.iter().any(Path::is_up) {
             self.phase = Phase::Away;
+            self.renewing = false;
             self.stalled.get_or_insert(now);
             self.flushes.unanswered();
             self.note(Event::Away);
