@@ -12,3 +12,31 @@ mod engine;
 mod fixture;
 mod gluster;
 mod load;
+
+/// The page's commands for a provider, word by word: each option must be one that a script here uses.
+#[test]
+fn the_page_says_what_the_scripts_do() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &str| std::fs::read_to_string(folder.join(path)).unwrap();
+    let page = read("storage/nbd/ENGINES.md");
+    let scripts = ["ceph.sh", "gluster.sh", "rbd-gateway.py"]
+        .map(|name| read(&format!("tests/interop/engines/{name}")));
+    let blocks = page.split("```").skip(1).step_by(2).filter(|block| !block.contains("cargo test"));
+    let mut options = 0;
+    for word in blocks.flat_map(str::split_whitespace).flat_map(|word| word.split(',')) {
+        // What stands behind a place to be filled in is the reader's; the verbs of a script are looked up as they are.
+        let option = match word.split_once('=') {
+            Some((name, value)) if value.contains(char::is_uppercase) || value.starts_with('/') => {
+                format!("{name}=")
+            }
+            _ => word.to_string(),
+        };
+        let is_option =
+            option.starts_with('-') || option.starts_with("file.") || option.starts_with("driver=");
+        if is_option {
+            options += 1;
+            assert!(scripts.iter().any(|script| script.contains(&option)), "no script has `{option}`");
+        }
+    }
+    assert!(options > 20, "only {options} options found");
+}
