@@ -72,7 +72,7 @@ log file = /dev/null
 admin socket =
 [client.gateway]
 keyring = $dir/keyring.gateway
-# librbd's cache gathers writes in the gateway's memory until a flush. Off, a reply means that the OSDs have it.
+# librbd's cache answers writes that no OSD has. (Of a gateway by QEMU its --cache decides, whatever stands here.)
 rbd cache = false
 CONF
 }
@@ -181,6 +181,7 @@ gateway() {
 
 nbdkit_gateway() {
     local dir=$1 name=$2 address=$3 port=$4
+    # With NBDKIT_DEBUG=1 it tells each command, and how long a takeover took.
     # cache=none: it is this and not ceph.conf that turns librbd's cache off. driver=raw: QEMU 7.2 with the driver rbd
     # alone answers a FUA write before it is flushed, when nothing else was written since the last flush.
     exec nbdkit -f ${NBDKIT_DEBUG:+-v} -i "$address" -p "$port" python "$(dirname "$0")/rbd-gateway.py" \
