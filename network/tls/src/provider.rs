@@ -51,7 +51,7 @@ impl Crypto {
     /// # Errors
     /// [`NoEntropy`] when the source has nothing to give.
     pub fn new(random: Box<dyn Random>) -> Result<Self, NoEntropy> {
-        Self::with_preference(random, network_tls_gcm::available())
+        Self::with_preference(random, network_tls_cipher::gcm::available())
     }
 
     /// The same, told whether AES comes first: for machines where asking is no answer, and for tests.

@@ -1,6 +1,8 @@
 //! Records under the keys of a connection (RFC 8446, section 5).
 
-use crate::provider::aead::{Aead, Forged, TAG};
+use crate::provider::aead;
+use network_tls_cipher::Cipher;
+use network_tls_cipher::gcm::{Forged, TAG};
 use rustls::ConnectionTrafficSecrets;
 
 /// Bytes of a record's header.
@@ -19,7 +21,7 @@ pub(crate) const DATA: u8 = 23;
 
 /// One direction of a connection: its key, and how many records it has seen.
 pub(crate) struct Half {
-    aead: Aead,
+    cipher: Cipher,
     iv: [u8; 12],
     sequence: u64,
     limit: u64,
@@ -28,9 +30,8 @@ pub(crate) struct Half {
 impl Half {
     /// Keys as rustls gives them out; `None` for a cipher that is not ours.
     pub(crate) fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Option<Self> {
-        let (aead, iv) = Aead::from_secrets(secrets)?;
-        let limit = aead.record_limit();
-        Some(Self { aead, iv, sequence, limit })
+        let (cipher, iv, limit) = aead::from_secrets(secrets)?;
+        Some(Self { cipher, iv, sequence, limit })
     }
 
     /// How many more records this key may seal.
@@ -62,7 +63,7 @@ impl Half {
         record[..HEADER].copy_from_slice(&header);
         let (data, tag) = record[HEADER..].split_last_chunk_mut::<TAG>()?;
         *data.last_mut()? = carries;
-        *tag = self.aead.seal(&nonce, &header, data)?;
+        *tag = self.cipher.seal(&nonce, &header, data)?;
         Some(())
     }
 
@@ -70,7 +71,7 @@ impl Half {
     pub(crate) fn open(&mut self, record: &mut [u8]) -> Result<Opened, Forged> {
         let (header, sealed) = record.split_first_chunk_mut::<HEADER>().ok_or(Forged)?;
         let nonce = self.next_nonce().ok_or(Forged)?;
-        let length = self.aead.open(&nonce, &*header, sealed)?;
+        let length = self.cipher.open(&nonce, &*header, sealed)?;
         // Behind the byte that says what it carries may be any number of zeros.
         let last = sealed[..length].iter().rposition(|byte| *byte != 0);
         Ok(last

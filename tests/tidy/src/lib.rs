@@ -16,8 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("drivers", &["kernel_io", "network_nic"]),
     ("network_nic", &[]),
     ("network", &["kernel_runtime", "network_nic"]),
-    ("network_tls", &["network_tls_gcm"]),
-    ("network_tls_gcm", &[]),
+    ("network_tls", &["network_tls_cipher"]),
+    ("network_tls_cipher", &[]),
     ("storage_block", &[]),
     ("storage_iscsi", &["storage_block", "kernel_runtime"]),
     ("storage_scsi", &["storage_block"]),
@@ -120,7 +120,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("drivers_selftest", "the entry is a symbol with a fixed name"),
     ("kernel_io", "it is what drivers hold of the machine"),
     ("drivers", "the virtio-drivers crate asks for an unsafe Hal"),
-    ("network_tls_gcm", "a processor's AES may be used only after asking whether it is there"),
+    ("network_tls_cipher", "a processor's AES may be used only after asking whether it is there"),
     ("image_appliance", "hosted: system calls; machine: the entry point"),
 ];
 

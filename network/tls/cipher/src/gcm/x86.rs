@@ -1,7 +1,7 @@
 //! AES in counter mode and GHASH, side by side: while the rounds of eight blocks run, eight others are hashed.
 
-use crate::ghash::{self, Product};
-use crate::{NONCE, TAG};
+use super::ghash::{self, Product};
+use super::{NONCE, TAG};
 use core::arch::x86_64::{
     __cpuid, __m128i, _mm_add_epi32, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aeskeygenassist_si128,
     _mm_loadu_si128, _mm_set_epi32, _mm_set_epi64x, _mm_setzero_si128, _mm_shuffle_epi8, _mm_shuffle_epi32,

@@ -2,12 +2,11 @@
 //!
 //! The crates that have AES-GCM in Rust ask the operating system, or a feature fixed at compile time, whether the
 //! instructions are there; on the bare machine they use a software AES that is twenty times slower, and their GHASH
-//! wants AVX, which the kernel does not switch on. This package asks CPUID and needs no more than AES-NI, PCLMULQDQ
+//! wants AVX, which the kernel does not switch on. This module asks CPUID and needs no more than AES-NI, PCLMULQDQ
 //! and SSE4.1, whose registers are those that all other code uses anyway. Where a processor has none of it,
 //! [`Gcm::new`] answers `None` and the caller has a software one.
 //!
 //! Nothing here branches on, or indexes by, a secret.
-#![cfg_attr(not(test), no_std)]
 
 #[cfg(target_arch = "x86_64")]
 mod ghash;
