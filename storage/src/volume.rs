@@ -28,6 +28,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const FAREWELL: Duration = Duration::from_secs(10);
 /// How often commands are looked at for having waited too long.
 const LOOK: Duration = Duration::from_millis(500);
+/// A task without a connection sleeps at least so long.
+const LEAST_SLEEP: Duration = Duration::from_millis(1);
 /// Nothing is due for longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Passes over both directions before other tasks have their turn.
@@ -227,6 +229,10 @@ impl Link {
     async fn pause(&self) -> SocketAddrV4 {
         loop {
             let now = self.now();
+            self.volume().with(|driver| {
+                driver.handle_time(now);
+                driver.dispatch(now)
+            });
             self.tend(now);
             let due = match self.volume().with(|driver| driver.dial(self.path, now)) {
                 Some(Dial::Now(portal)) => {
@@ -240,7 +246,8 @@ impl Link {
                 Some(Dial::At(at)) => at,
                 Some(Dial::Later) | None => now + LONGEST_SLEEP,
             };
-            let due = [Some(due), self.due()].into_iter().flatten().min().unwrap_or(due);
+            // What is due and cannot be done yet must not keep this task from ever waiting.
+            let due = self.due().map_or(due, |own| own.min(due)).max(now + LEAST_SLEEP);
             let clock = self.shared.clock.clone();
             // Early when something was queued or the volume withdrawn.
             let _early = with_deadline(&clock, due, self.volume().signals[self.path].wait()).await;

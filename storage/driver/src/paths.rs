@@ -215,6 +215,16 @@ impl Driver {
     /// # Errors
     /// Why the connection is to be dropped.
     pub fn handle_timeout(&mut self, path: usize, now: Instant) -> Result<(), End> {
+        self.handle_time(now);
+        if let Some(end) = self.paths[path].condemned {
+            return Err(end);
+        }
+        self.paths[path].client.handle_timeout(now).map_err(End::Fatal)?;
+        self.drain(path, now)
+    }
+
+    /// The time that [`Driver::poll_timeout`] told has come, or any other.
+    pub fn handle_time(&mut self, now: Instant) {
         self.quarantine.expire(now);
         self.old.expire(now);
         if self.stalled.is_some_and(|since| now >= since + self.limits.hold) {
@@ -225,11 +235,6 @@ impl Driver {
             }
             self.wake_all();
         }
-        if let Some(end) = self.paths[path].condemned {
-            return Err(end);
-        }
-        self.paths[path].client.handle_timeout(now).map_err(End::Fatal)?;
-        self.drain(path, now)
     }
 
     /// The server's last words on connection `path`, for people.
