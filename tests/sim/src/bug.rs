@@ -1,6 +1,8 @@
 //! Bugs that a test plants, to see that the simulator finds them. All but one are the world's; the appliance itself has
 //! no switch for any: the last is a limit that it is given.
 
+use crate::Plan;
+
 /// One planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -43,4 +45,14 @@ impl Bug {
         Self::StaleIncarnation,
         Self::FenceWithoutDrain,
     ];
+
+    /// Whether the world of a plan has what it takes to show it.
+    pub fn may_show_in(self, plan: &Plan) -> bool {
+        match self {
+            Self::NoHoldOff => plan.has_ghosts(false),
+            Self::FenceWithoutDrain => plan.has_ghosts(true),
+            Self::StaleIncarnation => plan.has_lineage(),
+            _ => true,
+        }
+    }
 }

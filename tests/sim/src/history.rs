@@ -268,8 +268,9 @@ impl History {
             let value = identify(at(durable, sector), self.writes.len(), unit, sector)?;
             self.judge(unit, sector, value, look).map_err(|reason| format!("a flush was a lie: {reason}"))?;
             // It is on stable storage, so that it is not to be lost any more.
-            let here = self.touched[unit][sector].iter().filter(|(_, other)| *other == value);
-            here.for_each(|(id, _)| drop(self.excused.remove(&(unit, sector, *id))));
+            for (id, _) in self.touched[unit][sector].iter().filter(|(_, other)| *other == value) {
+                self.excused.remove(&(unit, sector, *id));
+            }
         }
         Ok(())
     }

@@ -136,6 +136,26 @@ impl Plan {
             || self.has(|fault| matches!(fault, Fault::Weather { quality, .. } if forges(quality)))
     }
 
+    /// Whether writes of dead connections may come late, at a service that fences or at one that does not.
+    pub(crate) fn has_ghosts(&self, fenced: bool) -> bool {
+        let fences = self.shape.fences && self.shape.structured;
+        fences == fenced
+            && self.has(|fault| match fault {
+                Fault::Kill { lingers, .. }
+                | Fault::KillOne { lingers, .. }
+                | Fault::Gateway { lingers, .. } => *lingers,
+                Fault::Slow { .. } | Fault::Crash { keeps_requests: true, loses_cache: false, .. } => true,
+                _ => false,
+            })
+    }
+
+    /// Whether a service loses its cache and says what it is.
+    pub(crate) fn has_lineage(&self) -> bool {
+        self.shape.tells_incarnation
+            && self.shape.structured
+            && self.has(|fault| matches!(fault, Fault::Crash { loses_cache: true, .. }))
+    }
+
     /// The same plan without some of its faults.
     pub(crate) fn without(&self, range: std::ops::Range<usize>) -> Self {
         let mut plan = self.clone();
@@ -257,5 +277,17 @@ mod tests {
             }
         }
         assert!(kinds.is_empty(), "never chosen: {kinds:?}");
+    }
+
+    #[test]
+    fn every_kind_of_fault_has_its_row() {
+        let readme = include_str!("../README.md");
+        let steps = Step::ALL.iter().map(|step| format!("{step:?}"));
+        let changes = Change::ALL.iter().map(|change| format!("{change:?}"));
+        let malformations = Malformation::ALL.iter().map(|what| format!("{what:?}"));
+        let kinds = Fault::KINDS.iter().map(|kind| kind.to_string());
+        for name in kinds.chain(steps).chain(changes).chain(malformations) {
+            assert!(readme.contains(&format!("`{name}`")), "{name} is not told");
+        }
     }
 }

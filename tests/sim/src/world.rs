@@ -30,7 +30,7 @@ const NBD_PORT: u16 = 10_809;
 const APPLIANCE: usize = 0;
 const OTHERS: usize = 1;
 /// Bytes of each of our own sockets, in either direction.
-const SOCKET: usize = 32 << 10;
+const SOCKET: usize = 64 << 10;
 /// And of those of strangers.
 const NARROW: usize = 2 << 10;
 /// How long after the last fault everything may take to finish.

@@ -173,6 +173,7 @@ impl Answer {
                 (7, 0x2707) => plan.has_error(ENOSPC),
                 (7, 0x2700) => plan.has_error(EPERM) || plan.has_changes() && changes,
                 // Not ready: the export is another for a time.
+                (2, 0x0414) => plan.has_error(ENOSPC) || plan.has_changes(),
                 (2, _) => plan.has_changes(),
                 // What the service calls senseless, or does not do.
                 (4, 0x4400) | (5, 0x2000 | 0x2400) => {
