@@ -8,11 +8,11 @@ mod data_out;
 mod liar;
 mod login;
 mod neighbours;
-mod peer;
+pub(crate) mod peer;
 mod requests;
 mod sequence;
 mod services;
-mod session;
+pub(crate) mod session;
 mod steady;
 
 use crate::fixture::{script, stage, targets};

@@ -1,6 +1,6 @@
 //! Scenarios that need sockets of their own on the two networks: the test program starts itself again inside them.
 
-use crate::{hostile, network};
+use crate::{cells, hostile, network, service};
 use image_launch::process;
 use image_launch::stage::Stage;
 use std::env;
@@ -17,6 +17,7 @@ pub(crate) fn play(stage: &mut Stage, scenario: &str) -> String {
     assert!(!stage.net.is_user_mode(), "hostile peers need TAP devices: run this as root");
     let mut command = stage.net.command(env::current_exe().unwrap());
     command.args(["inside::inside", "--exact", "--ignored", "--nocapture"]).env(SCENARIO, scenario);
+    command.env(service::FOLDER, stage.scratch.path());
     let output = process::run(command, LIMIT).unwrap();
     let console = stage.appliance.console();
     let alive = stage.appliance.process().must_run();
@@ -37,7 +38,7 @@ fn inside() {
     let Ok(name) = env::var(SCENARIO) else { return };
     std::thread::scope(|scope| {
         for name in name.split('+') {
-            let mut scenarios = hostile::SCENARIOS.iter().chain(network::SCENARIOS);
+            let mut scenarios = hostile::SCENARIOS.iter().chain(network::SCENARIOS).chain(cells::SCENARIOS);
             let (_, scenario) = scenarios.find(|(known, _)| *known == name).unwrap();
             scope.spawn(scenario);
         }

@@ -6,7 +6,7 @@
 //! each sync what that has made durable; the file is compared with it at the end, and after everything died at once.
 
 #[path = "kills/guest/block.rs"]
-mod block;
+pub(crate) mod block;
 mod guest;
 
 use crate::fixture::{script, stage, target};
@@ -99,6 +99,28 @@ fn nothing_that_was_synced_is_lost_when_everything_dies_at_once() {
     stage.appliance.process().stop();
     guest.die();
     compare(&service.options.file, &guest.floor);
+}
+
+/// A test that cannot fail proves nothing: here the service hides its loss, so that the appliance has no reason to write
+/// anything again.
+#[test]
+fn a_loss_that_the_service_hides_is_found_out() {
+    let (stage, _turn) = host();
+    let mut service =
+        Service::start(&stage, 0, SIZE, |options| options.incarnation = Some("always-the-same".into()));
+    let mut guest = LinuxGuest::start(&stage);
+    let start = Instant::now();
+    for n in 0.. {
+        while service.figure("executed") < 8 && guest.goes_on_for(Duration::from_millis(5)) {}
+        if !guest.goes_on_for(pause(n)) {
+            break;
+        }
+        service.kill();
+        service.restart(&stage);
+        assert!(start.elapsed() < Duration::from_secs(60), "{n} kills, and nothing was missed");
+    }
+    let Some(Err(reason)) = guest.end else { panic!("{:?}", guest.end) };
+    assert!(reason.contains("holds write"), "{reason}");
 }
 
 #[test]

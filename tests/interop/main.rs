@@ -4,6 +4,7 @@
 //! not name a board against that body instead, to tell a fault of ours from one of a tool or of the emulation.
 #![allow(clippy::unwrap_used, reason = "in a test an error is the end, and its sentence is printed")]
 
+mod cells;
 mod fixture;
 mod hostile;
 mod inside;

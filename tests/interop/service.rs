@@ -1,7 +1,7 @@
 //! The storage service of `tests/service` as a process on the service network: this test program, started again there.
 
 use image_launch::net::Wire;
-use image_launch::process::Process;
+use image_launch::process::{self, Process};
 use image_launch::stage::{IQN, Script, Stage};
 use image_launch::wait;
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 use tests_service::{Options, READY};
 
@@ -18,6 +19,40 @@ const SERVICE: &str = "CORBEL_SERVICE";
 const LIMIT: Duration = Duration::from_secs(20);
 /// The port of the first service of a test; others follow.
 pub(crate) const PORT: u16 = 10_900;
+
+/// Names the folder of the run to a program inside the networks.
+pub(crate) const FOLDER: &str = "CORBEL_FOLDER";
+
+/// From where a service is started.
+pub(crate) trait Place {
+    /// This program, to be started in the networks.
+    fn command(&self) -> Command;
+    /// A file of the run.
+    fn file(&self, name: &str) -> PathBuf;
+}
+
+impl Place for Stage {
+    fn command(&self) -> Command {
+        self.net.command(env::current_exe().unwrap())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.scratch.file(name)
+    }
+}
+
+/// This program, where it was started inside the networks.
+pub(crate) struct Inside;
+
+impl Place for Inside {
+    fn command(&self) -> Command {
+        process::command(env::current_exe().unwrap())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        PathBuf::from(env::var_os(FOLDER).unwrap()).join(name)
+    }
+}
 
 /// One that runs, or was killed and can be started again.
 pub(crate) struct Service {
@@ -29,24 +64,24 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts number `n` of this stage for a new disk of `bytes`, unless `change` wants it another way.
-    pub(crate) fn start(stage: &Stage, n: u16, bytes: u64, change: impl FnOnce(&mut Options)) -> Self {
-        let file = |name: &str| stage.scratch.file(&format!("service{n}.{name}"));
+    /// Starts number `n` for a new disk of `bytes`, unless `change` wants it another way.
+    pub(crate) fn start(place: &impl Place, n: u16, bytes: u64, change: impl FnOnce(&mut Options)) -> Self {
+        let file = |name: &str| place.file(&format!("service{n}.{name}"));
         let listen = SocketAddr::from((Wire::Service.here(), PORT + n));
         let mut options = Options::new(listen, file("disk"));
         options.size = Some(bytes);
         options.control = Some(file("control"));
         change(&mut options);
         let mut service = Self { options, name: format!("service {n}"), log: file("log"), process: None };
-        service.restart(stage);
+        service.restart(place);
         service
     }
 
     /// Starts it again after [`Self::kill`].
-    pub(crate) fn restart(&mut self, stage: &Stage) {
+    pub(crate) fn restart(&mut self, place: &impl Place) {
         // Its output before tells nothing about whether it listens now.
         let _ = std::fs::remove_file(&self.log);
-        let mut command = stage.net.command(env::current_exe().unwrap());
+        let mut command = place.command();
         command.args(["service::service", "--exact", "--ignored", "--nocapture"]);
         command.env(SERVICE, self.options.words().join("\n"));
         let mut process = Process::start(&self.name, command, &self.log).unwrap();
@@ -84,11 +119,6 @@ impl Service {
         let mut words = stats.split(' ');
         let found = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         found.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no {name} in {stats}"))
-    }
-
-    /// What it printed.
-    pub(crate) fn output(&self) -> String {
-        self.process.as_ref().map_or_else(String::new, Process::output)
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct LinuxGuest {
     /// The last figures it told.
     status: String,
     /// How it ended.
-    end: Option<Result<String, String>>,
+    pub(crate) end: Option<Result<String, String>>,
 }
 
 impl LinuxGuest {
@@ -82,10 +82,15 @@ impl LinuxGuest {
 
     /// Takes in what it tells, so long; it must not have failed.
     pub(crate) fn must_go_on_for(&mut self, time: Duration, stage: &Stage) {
-        self.listen(time);
-        if self.end.is_some() || self.machine.process().ended().unwrap().is_some() || self.has_failed() {
+        if !self.goes_on_for(time) {
             panic!("{}", self.report(stage));
         }
+    }
+
+    /// Takes in what it tells, so long, and answers whether it still works.
+    pub(crate) fn goes_on_for(&mut self, time: Duration) -> bool {
+        self.listen(time);
+        self.end.is_none() && self.machine.process().ended().unwrap().is_none() && !self.has_failed()
     }
 
     /// Tells it to stop, and answers its last figures; it must have found everything right.

@@ -23,6 +23,8 @@ pub enum Order {
     Lie(Aim, Lie, u32),
     /// Another size.
     Size(u64),
+    /// The size that those are told who connect from now on; the disk stays as it is.
+    Pretend(u64),
     /// Read-only, or not, for those that connect from now on.
     ReadOnly(bool),
     /// Another name, for those that connect from now on.
@@ -62,6 +64,7 @@ impl Order {
             ["lie", what, lie] => Self::Lie(aim(what)?, self::lie(lie)?, 1),
             ["lie", what, lie, count] => Self::Lie(aim(what)?, self::lie(lie)?, number(count)?),
             ["size", bytes] => Self::Size(number(bytes)?),
+            ["pretend", bytes] => Self::Pretend(number(bytes)?),
             ["readonly", "on"] => Self::ReadOnly(true),
             ["readonly", "off"] => Self::ReadOnly(false),
             ["name", name] => Self::Name((*name).to_string()),

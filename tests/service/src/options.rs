@@ -21,6 +21,8 @@ pub struct Options {
     pub cache: Cache,
     /// Whether clients are told of incarnations.
     pub tells_incarnation: bool,
+    /// The token that is told whatever happens: a lie, for tests that have to find it out.
+    pub incarnation: Option<String>,
     /// Whether writers are told apart.
     pub knows_writers: bool,
     /// The socket for lines of control.
@@ -49,6 +51,7 @@ corbel-service --listen ADDRESS:PORT --file PATH [options]
   --cache none|volatile   where writes may stay until a FLUSH (volatile)
   --spill PERCENT         of the writes into a volatile cache, so many are on the medium at once
   --contexts LIST         of incarnation,writer; or none (both)
+  --incarnation TOKEN     tell this one for ever: a lie, for tests that have to find it out
   --control SOCKET        take orders there (README.md)
   --log FILE              note every change and every flush there
   --block-sizes MIN,PREFERRED,MAX
@@ -68,6 +71,7 @@ impl Options {
             description: String::new(),
             cache: Cache::Volatile { spill: 0 },
             tells_incarnation: true,
+            incarnation: None,
             knows_writers: true,
             control: None,
             log: None,
@@ -110,6 +114,7 @@ impl Options {
                     options.tells_incarnation = has("incarnation");
                     options.knows_writers = has("writer");
                 }
+                "--incarnation" => options.incarnation = Some(value()?),
                 "--control" => options.control = Some(PathBuf::from(value()?)),
                 "--log" => options.log = Some(PathBuf::from(value()?)),
                 "--block-sizes" => options.block_sizes = sizes(&value()?)?,
@@ -148,6 +153,9 @@ impl Options {
         let contexts = [("incarnation", self.tells_incarnation), ("writer", self.knows_writers)];
         let contexts = contexts.iter().filter(|(_, is_known)| *is_known).map(|(name, _)| *name);
         say("contexts", contexts.collect::<Vec<_>>().join(","));
+        if let Some(token) = &self.incarnation {
+            say("incarnation", token.clone());
+        }
         for (key, path) in [("control", &self.control), ("log", &self.log)] {
             if let Some(path) = path {
                 say(key, path.display().to_string());
@@ -186,6 +194,7 @@ mod tests {
         options.knows_writers = false;
         options.control = Some("/control".into());
         options.headers = 0;
+        options.incarnation = Some("for-ever".into());
         options.fua = false;
         let again = Options::parse(options.words()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{options:?}"));

@@ -79,6 +79,8 @@ struct Counts {
 pub struct Server {
     export: Export,
     tells_incarnation: bool,
+    /// What is told in place of the truth.
+    lie: Option<String>,
     cache: Cache,
     medium: Medium,
     lease: Lease,
@@ -119,15 +121,16 @@ impl Server {
             size: medium.size(),
             flags: flags(options),
             block_sizes: options.block_sizes,
-            incarnation: options.tells_incarnation.then(|| lease.incarnation().to_string()),
+            incarnation: None,
             knows_writers: options.knows_writers,
             headers: options.headers,
         };
         let mut log = Log::open(options.log.as_deref())?;
         log.note(0, "start", (0, medium.size()), (true, 0), &[]);
-        Ok(Self {
+        let mut server = Self {
             export,
             tells_incarnation: options.tells_incarnation,
+            lie: options.incarnation.clone(),
             cache: options.cache,
             medium,
             lease,
@@ -142,7 +145,9 @@ impl Server {
             next: 1,
             counts: Counts::default(),
             is_stopping: false,
-        })
+        };
+        server.tell_incarnation();
+        Ok(server)
     }
 
     /// Where it listens, if it was left to the system.

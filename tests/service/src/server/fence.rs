@@ -91,7 +91,9 @@ impl Server {
         self.tell_incarnation();
     }
 
-    fn tell_incarnation(&mut self) {
-        self.export.incarnation = self.tells_incarnation.then(|| self.lease.incarnation().to_string());
+    /// Lets clients be told of the present incarnation.
+    pub(super) fn tell_incarnation(&mut self) {
+        let truth = self.lease.incarnation().to_string();
+        self.export.incarnation = self.tells_incarnation.then(|| self.lie.clone().unwrap_or(truth));
     }
 }

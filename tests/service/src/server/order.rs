@@ -60,6 +60,8 @@ impl Server {
                 self.medium.resize(size).map_err(|error| error.to_string())?;
                 self.export.size = size;
             }
+            Order::Pretend(size) if size > self.medium.size() => return Err("the disk is smaller".into()),
+            Order::Pretend(size) => self.export.size = size,
             Order::ReadOnly(is_on) => {
                 let bit = TransmissionFlags::READ_ONLY.0;
                 let flags = self.export.flags.0 & !bit;

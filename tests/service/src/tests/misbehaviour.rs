@@ -98,6 +98,13 @@ fn the_export_changes_for_those_who_come_later() {
     service.order(&format!("size {}", SIZE / 2));
     assert_eq!(old.read(SIZE / 2), Some(Err(error::EINVAL)));
     assert_eq!(old.write(SIZE / 2, 1), Some(Err(error::ENOSPC)));
+    service.order("pretend 4096");
+    assert_eq!(
+        (Client::connect(&service, "").unwrap().size, old.read(4096)),
+        (4096, Some(Err(error::EINVAL)))
+    );
+    service.order(&format!("pretend {}", SIZE / 2));
+    assert_eq!(old.read(4096), Some(Ok(0)));
     service.order("lose");
     assert_ne!(Client::connect(&service, "").unwrap().incarnation(), token);
     assert!(service.try_order("size much").starts_with("error not a number"));
