@@ -123,8 +123,9 @@ impl Driver {
         let Waiting { request, since, again, tries, .. } = waiting;
         let Request { cookie, operation, offset, length, .. } = request;
         let what = What::Request(cookie);
-        let flight = Flight { what, path, operation, offset, length, since, tries, again, room };
         let sent = Request { operation: with_fua(operation, fua), ..request };
+        let durable = is_durable(sent.operation);
+        let flight = Flight { what, path, operation, offset, length, since, tries, again, durable, room };
         self.meter.take(length);
         match self.send(now, flight, sent) {
             Ok(()) => true,
@@ -223,8 +224,9 @@ impl Driver {
             let Request { operation, offset, length, .. } = request;
             let what = What::Piece(index);
             let since = now;
-            let flight =
-                Flight { what, path, operation, offset, length, since, tries: 0, again: true, room: None };
+            let durable = is_durable(operation);
+            let (tries, again, room) = (0, true, None);
+            let flight = Flight { what, path, operation, offset, length, since, tries, again, durable, room };
             if let Err(request) = self.send(now, flight, request) {
                 if let Some(bytes) = request.buffer {
                     self.journal.put_back(index, bytes);

@@ -32,6 +32,8 @@ pub(crate) struct Flight {
     pub(crate) tries: u8,
     /// It was on a connection before that died.
     pub(crate) again: bool,
+    /// It was sent to be durable when it is answered.
+    pub(crate) durable: bool,
     /// Its place in the journal.
     pub(crate) room: Option<Room>,
 }

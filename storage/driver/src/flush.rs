@@ -145,6 +145,7 @@ impl Driver {
             since: now,
             tries: 0,
             again: false,
+            durable: true,
             room: None,
         };
         if self.journal.is_empty() && self.flights.changes() == 0 {
@@ -192,7 +193,7 @@ impl Driver {
     }
 
     /// A flush cannot be trusted: write all that was acknowledged again.
-    fn repair(&mut self, error: Error) {
+    pub(crate) fn repair(&mut self, error: Error) {
         self.repairs += 1;
         // Until it has succeeded, also over a lost connection.
         self.suspect = true;

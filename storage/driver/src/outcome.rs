@@ -84,11 +84,14 @@ impl Driver {
 
     /// A request failed: once more, later, or that was it.
     fn failed(&mut self, now: Instant, cookie: u64, flight: &Flight, error: Error, completion: Completion) {
-        let Flight { operation, since, tries, .. } = *flight;
-        let is_change = operation.changes_medium();
-        if is_change && matches!(error, Error::Io | Error::NoSpace) {
+        let Flight { since, tries, .. } = *flight;
+        if flight.durable && matches!(error, Error::Io | Error::NoSpace) {
             // A service that failed to make something durable may have dropped more than that from its cache.
             self.suspect = true;
+            self.holder = None;
+            if self.phase == Phase::Open && !self.journal.is_empty() {
+                self.repair(error);
+            }
         }
         let pause = match error {
             // Errors of the moment are not rare where the medium is far away.

@@ -1,5 +1,6 @@
 //! The connections: when to dial, what to make of an export that is there, what a dead connection leaves behind.
 
+use crate::dispatch::is_durable;
 use crate::driver::{Driver, Event, Limits, Phase, Settings, Waiting};
 use crate::flights::What;
 use core::fmt;
@@ -378,6 +379,11 @@ impl Driver {
     fn take_back(&mut self, path: usize, now: Instant) {
         while let Some(left) = self.paths[path].client.take_unfinished() {
             let Some(flight) = self.flights.remove(left.request.cookie) else { continue };
+            if left.touched && (flight.what == What::Flush || is_durable(left.request.operation)) {
+                // It may have failed, and dropped what it was to make durable, though the service lives.
+                self.suspect = true;
+                self.holder = None;
+            }
             if let Some((offset, length)) = left.ghost() {
                 let is_piece = matches!(flight.what, What::Piece(_));
                 let quarantine = if is_piece { &mut self.old } else { &mut self.quarantine };
