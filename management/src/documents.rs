@@ -217,6 +217,8 @@ pub(crate) struct PolicyDocument {
     fail_after_seconds: Option<u32>,
     #[serde(skip_serializing_if = "core::ops::Not::not")]
     assume_durable: bool,
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    portals_fence: bool,
 }
 
 impl PolicyDocument {
@@ -233,6 +235,7 @@ impl PolicyDocument {
             hold_seconds: policy.hold.map(seconds),
             fail_after_seconds: policy.fail_after.map(seconds),
             assume_durable: policy.assume_durable,
+            portals_fence: policy.portals_fence,
         }
     }
 
@@ -249,6 +252,7 @@ impl PolicyDocument {
             hold: self.hold_seconds.map(seconds),
             fail_after: self.fail_after_seconds.map(seconds),
             assume_durable: self.assume_durable,
+            portals_fence: self.portals_fence,
         }
     }
 }

@@ -59,6 +59,7 @@ impl Control {
             export: uri.export,
             share: shared.pool.share(shared.limits.share),
             generation,
+            portals_fence: policy.portals_fence,
             rate: policy.rate,
             assume_durable: policy.assume_durable,
             hold: policy.hold.unwrap_or(shared.limits.hold),
@@ -180,6 +181,8 @@ pub struct Exposure {
 pub struct Policy {
     /// Addresses beside the volume's own that lead to the same disk, tried in turn when a connection is lost.
     pub portals: Vec<SocketAddrV4>,
+    /// A portal that is given its first command makes sure that no other can change the disk any more.
+    pub portals_fence: bool,
     /// Counts the appliances that the disk was given to: a storage service that knows generations refuses all but the
     /// highest.
     pub generation: u64,

@@ -65,6 +65,7 @@ pub(crate) struct Assignment {
     pub(crate) share: Share,
     /// Which writer of the disk this is; `None` if it only reads.
     pub(crate) generation: Option<u64>,
+    pub(crate) portals_fence: bool,
     pub(crate) rate: Rate,
     pub(crate) assume_durable: bool,
     /// How long its commands wait for a lost service before they end with BUSY.
@@ -108,6 +109,7 @@ impl Volume {
             portals: assignment.portals.len(),
             seed: shared.seed(),
             rate: assignment.rate,
+            portals_fence: assignment.portals_fence,
             assume_durable: assignment.assume_durable,
         };
         let now = shared.clock.now();

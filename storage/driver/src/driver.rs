@@ -46,6 +46,8 @@ pub struct Settings<'a> {
     pub seed: u64,
     /// How much it may do.
     pub rate: Rate,
+    /// A portal whose first command is done has fenced all others.
+    pub portals_fence: bool,
     /// The operator says that what the service has acknowledged is durable, although it offers neither FLUSH nor FUA.
     pub assume_durable: bool,
 }
@@ -137,6 +139,9 @@ pub(crate) enum Phase {
 pub struct Driver {
     pub(crate) limits: Limits,
     pub(crate) assume_durable: bool,
+    pub(crate) portals_fence: bool,
+    /// At which portals something may still be executed, a bit for each.
+    pub(crate) haunted: u64,
     pub(crate) paths: Vec<Path>,
     pub(crate) portal: usize,
     pub(crate) phase: Phase,
@@ -201,6 +206,8 @@ impl Driver {
         Ok(Self {
             limits: *limits,
             assume_durable: settings.assume_durable,
+            portals_fence: settings.portals_fence,
+            haunted: 0,
             paths: paths?,
             portal: 0,
             phase: Phase::Away,

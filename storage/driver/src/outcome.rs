@@ -20,6 +20,13 @@ impl Driver {
         self.paths[path].outstanding = self.paths[path].outstanding.saturating_sub(1);
         self.stalled = None;
         let result = completion.result;
+        if result.is_ok() {
+            self.paths[path].proved();
+            if self.portals_fence && self.haunted >> (self.portal & 63) & 1 == 0 {
+                // All that may still be executed is at other portals, and those are fenced by now.
+                self.release();
+            }
+        }
         match flight.what {
             What::Flush => self.flushed(now, result),
             What::Piece(index) => {

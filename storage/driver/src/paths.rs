@@ -122,6 +122,11 @@ impl Path {
         self.up
     }
 
+    /// It has done something.
+    pub(crate) fn proved(&mut self) {
+        self.reconnect.proved();
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
@@ -228,6 +233,9 @@ impl Driver {
     pub fn handle_time(&mut self, now: Instant) {
         self.quarantine.expire(now);
         self.old.expire(now);
+        if self.quarantine.is_empty() && self.old.is_empty() {
+            self.haunted = 0;
+        }
         if self.stalled.is_some_and(|since| now >= since + self.limits.hold) {
             // A service may take connections, and even say what it serves, and then never serve it.
             self.stalled = Some(now);
@@ -303,8 +311,7 @@ impl Driver {
         }
         if export.fenced {
             // Whatever came by a connection that is gone is over.
-            self.quarantine.release();
-            self.old.release();
+            self.release();
         }
         let joins = self.paths.iter().any(Path::is_up);
         if joins && is_another_life(self.known.as_ref(), &export) {
@@ -326,6 +333,13 @@ impl Driver {
         self.resume(joins, now);
         self.wake_all();
         Ok(())
+    }
+
+    /// Nothing that dead connections brought can change the disk any more.
+    pub(crate) fn release(&mut self) {
+        self.quarantine.release();
+        self.old.release();
+        self.haunted = 0;
     }
 
     /// A connection has come up: go on, or first write again what may be forgotten.
@@ -388,6 +402,7 @@ impl Driver {
                 let is_piece = matches!(flight.what, What::Piece(_));
                 let quarantine = if is_piece { &mut self.old } else { &mut self.quarantine };
                 quarantine.hold(now, offset, length);
+                self.haunted |= 1 << (self.portal & 63);
                 self.ghosts += 1;
             }
             if let Some(room) = flight.room {

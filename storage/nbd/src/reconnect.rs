@@ -33,6 +33,8 @@ pub struct Reconnect {
     failures: u32,
     chance: u64,
     state: State,
+    /// Something was done over the connection that stands.
+    proved: bool,
 }
 
 impl Reconnect {
@@ -46,6 +48,7 @@ impl Reconnect {
             // The generator must not stand at zero.
             chance: seed | 1,
             state: State::Waiting(Instant::ZERO),
+            proved: false,
         }
     }
 
@@ -73,11 +76,21 @@ impl Reconnect {
         self.state = State::Up(now);
     }
 
+    /// A request was done over the connection, so the portal is a good one however soon the connection is lost. Only the
+    /// shortest pause stands then before the next try.
+    pub const fn proved(&mut self) {
+        if let State::Up(_) = self.state {
+            self.failures = 0;
+            self.proved = true;
+        }
+    }
+
     /// The connection was lost, or the try failed. With [`Retry::Slowly`] the next try waits for the longest pause.
     pub fn down(&mut self, now: Instant, retry: Retry) {
         match self.state {
             // The portal was a good one a moment ago.
             State::Up(since) if now.since(since) >= PROVEN => self.failures = 0,
+            State::Up(_) if self.proved => self.failures = 1,
             State::Up(_) | State::Trying | State::Waiting(_) => {
                 self.failures = self.failures.saturating_add(1);
                 self.portal = (self.portal + 1) % self.portals;
@@ -90,6 +103,7 @@ impl Reconnect {
                 FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_PAUSE)
             }
         };
+        self.proved = false;
         self.state = State::Waiting(now + self.jittered(pause));
     }
 

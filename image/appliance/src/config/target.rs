@@ -55,6 +55,7 @@ fn policy(keys: &mut Keys<'_>, prefix: &str) -> Result<Policy, Error> {
     let bandwidth = keys.take_with(&key("bandwidth"), bytes)?.unwrap_or(0);
     let burst = keys.take(&key("burst"), "a number of seconds")?.unwrap_or(BURST);
     Ok(Policy {
+        portals_fence: keys.take_with(&key("portals-fence"), yes_or_no)?.unwrap_or(false),
         generation: keys.take(&key("generation"), "a number")?.unwrap_or(0),
         portals: portals.unwrap_or_default(),
         rate: Rate { iops, bandwidth, burst },

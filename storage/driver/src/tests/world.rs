@@ -516,6 +516,7 @@ fn nbd_settings(seed: u64, rate: Rate) -> Settings<'static> {
         portals: 1,
         seed,
         rate,
+        portals_fence: false,
         assume_durable: false,
     }
 }
