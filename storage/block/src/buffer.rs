@@ -155,6 +155,18 @@ impl Share {
         self.take(length)
     }
 
+    /// As [`Share::take`], if this part holds no more then than is left of the whole: so one that takes all it can get
+    /// leaves as much to the next, and nobody has to count how many there are.
+    pub fn take_fairly(&self, length: usize) -> Option<Buffer> {
+        if self.used() + length > self.left() { None } else { self.take(length) }
+    }
+
+    /// Bytes that may be lent yet out of what this is a part of.
+    pub fn left(&self) -> usize {
+        let whole = self.whole.as_ref().unwrap_or(&self.account);
+        whole.limit.get().saturating_sub(whole.used.get())
+    }
+
     /// Two buffers of `length` bytes, or none: who needs two must not sit on one and wait for the other. An attempt
     /// that fails leaves [`Pool::returned`] as it was, so that it does not itself look like a reason to try again.
     pub fn take_two(&self, length: usize) -> Option<(Buffer, Buffer)> {
@@ -200,11 +212,6 @@ impl Share {
     /// The largest buffer [`Share::take`] can ever give, in bytes.
     pub fn largest(&self) -> usize {
         self.pool.largest()
-    }
-
-    /// Bytes that may be lent out of this share: of a part, as [`Share::bound`] has it.
-    pub fn limit(&self) -> usize {
-        self.account.limit.get()
     }
 
     /// Bytes lent out of this share now.
@@ -386,6 +393,18 @@ mod tests {
         assert_eq!(share.used(), 4096);
         drop(held);
         assert!(share.take_two(4096).is_some());
+    }
+
+    #[test]
+    fn who_takes_all_he_can_get_leaves_as_much_to_the_next() {
+        let share = Pool::new(&[(4096, 16)]).share(12 * 4096);
+        let (greedy, other) = (share.part(), share.part());
+        let held: Vec<_> = core::iter::from_fn(|| greedy.take_fairly(4096)).collect();
+        assert_eq!(held.len(), 6);
+        let others: Vec<_> = core::iter::from_fn(|| other.take_fairly(4096)).collect();
+        assert_eq!(others.len(), 3);
+        drop(held);
+        assert!(other.take_fairly(4096).is_some());
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Journal {
     pub(crate) fn is_half_full(&self) -> bool {
         !self.is_empty()
             && (2 * (self.entries.len() + self.promised) >= self.capacity
-                || 2 * self.share.used() >= self.share.limit())
+                || 2 * self.share.used() >= self.share.left())
     }
 
     /// A place for a change of `length` bytes, or `None` when there is none now.
@@ -91,7 +91,7 @@ impl Journal {
             return None;
         }
         let room = match operation {
-            Operation::Write { .. } => Room(Some(self.share.take(usize::try_from(length).ok()?)?)),
+            Operation::Write { .. } => Room(Some(self.share.take_fairly(usize::try_from(length).ok()?)?)),
             _ => Room(None),
         };
         self.promised += 1;
