@@ -26,6 +26,9 @@ const MAX_BURST: u32 = 60;
 /// Initiators one exposure can name.
 const MAX_INITIATORS: usize = 64;
 
+/// Why `nbds://` is refused: never is clear text spoken instead.
+const NO_TLS: &str = "nbds:// needs TLS, and this appliance was not told whom to believe (tls.anchors)";
+
 /// Exposes disks and withdraws them. Clones drive the same storage.
 #[derive(Clone)]
 pub struct Control(pub(crate) Rc<Shared>);
@@ -38,6 +41,9 @@ impl Control {
     /// When a field does not hold what it must, something else has the id or the logical unit, or all is taken.
     pub fn expose(&self, exposure: Exposure) -> Result<Exposed, ControlError> {
         let (exposure, uri) = check(exposure)?;
+        if uri.tls && self.0.tls.is_none() {
+            return Err(ControlError::Invalid { field: "volume", reason: NO_TLS.to_string() });
+        }
         if let Some(there) = self.get(&exposure.id) {
             return match there.exposure == exposure {
                 true => Ok(there),
@@ -56,6 +62,8 @@ impl Control {
         portals.extend(policy.portals);
         let assignment = Assignment {
             portals,
+            tls: uri.tls,
+            server_name: uri.tls_hostname().map(ToString::to_string),
             export: uri.export,
             share: shared.pool.share(shared.limits.share),
             generation,
@@ -133,12 +141,6 @@ fn check(mut exposure: Exposure) -> Result<(Exposure, Uri), ControlError> {
         return Err(invalid("burst", format!("must be at most {MAX_BURST} seconds")));
     }
     let uri = Uri::parse(&exposure.volume).map_err(|error| invalid("volume", error.to_string()))?;
-    if uri.tls {
-        return Err(invalid(
-            "volume",
-            "this appliance has no TLS yet: nbds:// would not be kept".to_string(),
-        ));
-    }
     Ok((exposure, uri))
 }
 

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod abort;
+mod carrier;
 mod commands;
 mod control;
 mod limits;
@@ -29,6 +30,7 @@ use kernel_runtime::Clock;
 use network::Stream;
 use shared::Shared;
 
+pub use carrier::Tls;
 pub use control::{Control, ControlError, Exposed, Exposure, Policy, VolumeState};
 pub use limits::Limits;
 pub use storage_driver::{Rate, Status};
@@ -42,9 +44,16 @@ pub struct Storage(Rc<Shared>);
 impl Storage {
     /// Storage within `limits`. `seed` is random and differs at each boot. Discovery gives `portal` to initiators, or
     /// the address they came to. `owner` names this appliance to storage services that admit one writer only: 1 to 32 of
-    /// `0-9`, `a-z` and `-`, the same after a restart and another one on each host.
-    pub fn new(limits: &Limits, clock: Clock, seed: u64, portal: Option<SocketAddrV4>, owner: &str) -> Self {
-        Self(Shared::new(limits, clock, seed, portal, owner))
+    /// `0-9`, `a-z` and `-`, the same after a restart and another one on each host. Without `tls` no disk can be behind `nbds://`.
+    pub fn new(
+        limits: &Limits,
+        clock: Clock,
+        seed: u64,
+        portal: Option<SocketAddrV4>,
+        owner: &str,
+        tls: Option<Tls>,
+    ) -> Self {
+        Self(Shared::new(limits, clock, seed, portal, owner, tls))
     }
 
     /// What drives it.

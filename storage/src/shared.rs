@@ -3,6 +3,7 @@
 //! Everything runs on one thread; a borrow of [`State`] never lives across an await.
 
 use crate::Limits;
+use crate::carrier::Tls;
 use crate::commands::Commands;
 use crate::mailbox::{CommandIndex, Mailbox};
 use crate::registry::{Registry, TargetIndex};
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// This appliance's name as a writer of disks.
     pub(crate) owner: String,
+    /// What it takes to speak TLS, if it is set up.
+    pub(crate) tls: Option<Rc<Tls>>,
     pub(crate) pool: Pool,
     /// Memory for writes that are acknowledged and not durable yet, beside the pool: a disk whose service is away keeps
     /// what it has, and nobody else waits for it.
@@ -107,6 +110,7 @@ impl Shared {
         seed: u64,
         portal: Option<SocketAddrV4>,
         owner: &str,
+        tls: Option<Tls>,
     ) -> Rc<Self> {
         let pool = Pool::new(&limits.pool);
         let state = State {
@@ -122,6 +126,7 @@ impl Shared {
             clock,
             limits: *limits,
             owner: owner.to_string(),
+            tls: tls.map(Rc::new),
             nothing: control.share(0),
             returned: Cell::new(pool.returned().wrapping_add(control.returned())),
             control,

@@ -189,7 +189,7 @@ impl World {
         };
         let ends = [end(1, &a, &b), end(2, &b, &a)];
         let mut executor = Executor::new(16);
-        let storage = Storage::new(&limits(), executor.clock(), 1, None, "test");
+        let storage = Storage::new(&limits(), executor.clock(), 1, None, "test", None);
         for index in 0..limits().volumes {
             let stream = ends[0].stack().stream(65536, 65536);
             executor.add("volume", storage.serve_volume(index, 0, stream));

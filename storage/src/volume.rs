@@ -4,6 +4,7 @@
 //! events told. A volume has one task for each connection it may have; the first also keeps house for all of them: it
 //! ends commands that waited too long with BUSY, so that an initiator never has to abort one, and tells what happened.
 
+use crate::carrier::{Carrier, Engine, Lost, Peer};
 use crate::control::VolumeState;
 use crate::shared::{Shared, VolumeIndex};
 use alloc::format;
@@ -17,10 +18,10 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use kernel_runtime::{Instant, Signal, Sleep, with_deadline};
-use network::{Stream, TryRead};
+use network::Stream;
 use storage_block::{Request, Share};
 use storage_driver::{Dial, Driver, End, Event, Rate, Settings, Status};
-use storage_nbd::{Export, Retry, Writer};
+use storage_nbd::{Export, Retry, Tls, Writer};
 
 /// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -32,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const LEAST_SLEEP: Duration = Duration::from_millis(1);
 /// Nothing is due for longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// How long a server may take to hear why its connection ends.
+const LAST_WORD: Duration = Duration::from_millis(200);
 /// Passes over both directions before other tasks have their turn.
 const PASSES: usize = 16;
 
@@ -61,6 +64,10 @@ pub(crate) struct Assignment {
     /// Addresses that lead to the disk, in the order of preference.
     pub(crate) portals: Vec<SocketAddrV4>,
     pub(crate) export: String,
+    /// In TLS and not at all otherwise.
+    pub(crate) tls: bool,
+    /// Whom the server's certificate is for, if not for the address that is connected to.
+    pub(crate) server_name: Option<String>,
     /// The pool memory its commands may hold.
     pub(crate) share: Share,
     /// Which writer of the disk this is; `None` if it only reads.
@@ -72,6 +79,23 @@ pub(crate) struct Assignment {
     pub(crate) hold: Duration,
     /// After how long without a service they end with NOT READY.
     pub(crate) fail_after: Option<Duration>,
+}
+
+/// A disk as somebody sees it who only looks.
+pub(crate) struct Watched {
+    pub(crate) address: SocketAddrV4,
+    pub(crate) name: String,
+    pub(crate) known: Export,
+    /// Who is there, if TLS is spoken.
+    pub(crate) peer: Option<Peer>,
+}
+
+impl Assignment {
+    /// Who is to be at `address`, if TLS is spoken.
+    fn peer(&self, shared: &Shared, address: SocketAddrV4) -> Option<Peer> {
+        let tls = shared.tls.as_ref().filter(|_| self.tls)?;
+        Some(Peer::new(tls, self.server_name.as_deref(), address))
+    }
 }
 
 impl Volume {
@@ -103,6 +127,7 @@ impl Volume {
         };
         let settings = Settings {
             nbd: storage_nbd::Settings {
+                tls: if assignment.tls { Tls::Required } else { Tls::Off },
                 writer: assignment.generation.map(|generation| Writer { generation, owner: &shared.owner }),
                 ..storage_nbd::Settings::of(&assignment.export)
             },
@@ -167,12 +192,13 @@ impl Volume {
     }
 
     /// Where a look at the export can be had without disturbing it, and what is known of it.
-    pub(crate) fn watched(&self) -> Option<(SocketAddrV4, String, Export)> {
+    pub(crate) fn watched(&self, shared: &Shared) -> Option<Watched> {
         let inner = self.inner.borrow();
         let (driver, assignment) = (inner.driver.as_ref()?, inner.assignment.as_ref()?);
-        let export = driver.export().filter(|_| driver.is_up())?;
-        let address = assignment.portals.get(driver.portal())?;
-        Some((*address, assignment.export.clone(), *export))
+        let known = *driver.export().filter(|_| driver.is_up())?;
+        let address = *assignment.portals.get(driver.portal())?;
+        let peer = assignment.peer(shared, address);
+        Some(Watched { address, name: assignment.export.clone(), known, peer })
     }
 
     /// The export is not any more what it was: look at it anew.
@@ -203,6 +229,10 @@ pub(crate) async fn run(shared: Rc<Shared>, index: VolumeIndex, path: usize, mut
         let address = link.pause().await;
         match link.connection(&mut stream, address).await {
             Some(lost) => {
+                if lost.says_farewell {
+                    let until = link.now() + LAST_WORD;
+                    let _heard = with_deadline(&link.shared.clock.clone(), until, stream.finish()).await;
+                }
                 stream.abort();
                 link.ended(address, &lost);
             }
@@ -277,15 +307,26 @@ impl Link {
         }
         let now = self.now();
         self.volume().with(|driver| driver.connected(self.path, now))?;
+        let peer = {
+            let inner = self.volume().inner.borrow();
+            inner.assignment.as_ref().and_then(|assignment| assignment.peer(&self.shared, address))
+        };
+        let mut carrier = Carrier::new(peer);
         let mut sleep = clock.sleep_until(Instant::ZERO);
-        poll_fn(|cx| self.pump(cx, stream, &mut sleep)).await
+        poll_fn(|cx| self.pump(cx, &mut carrier, stream, &mut sleep)).await
     }
 
     /// Carry requests down and completions up until nothing moves.
-    fn pump(&self, cx: &mut Context<'_>, stream: &Stream, sleep: &mut Sleep) -> Poll<Option<Lost>> {
+    fn pump(
+        &self,
+        cx: &mut Context<'_>,
+        carrier: &mut Carrier,
+        stream: &Stream,
+        sleep: &mut Sleep,
+    ) -> Poll<Option<Lost>> {
         let now = self.now();
         for _ in 0..PASSES {
-            match self.pass(now, stream) {
+            match self.pass(now, carrier, stream) {
                 None => return Poll::Ready(None),
                 Some(Err(reason)) => return Poll::Ready(Some(reason)),
                 Some(Ok(true)) => {}
@@ -307,45 +348,29 @@ impl Link {
     }
 
     /// Once each way. Answers whether anything moved, or why the connection is over; `None` when the volume is gone.
-    fn pass(&self, now: Instant, stream: &Stream) -> Option<Result<bool, Lost>> {
+    fn pass(&self, now: Instant, carrier: &mut Carrier, stream: &Stream) -> Option<Result<bool, Lost>> {
         let mut inner = self.volume().inner.borrow_mut();
         let driver = inner.driver.as_mut()?;
         let carried = driver
             .handle_timeout(self.path, now)
-            .map_err(|end| Lost::new(driver, self.path, end))
-            .and_then(|()| self.carry(driver, now, stream));
+            .map_err(|end| lost(driver, self.path, end))
+            .and_then(|()| self.carry(driver, now, carrier, stream));
         drop(inner);
         let told = self.tend(now);
         Some(carried.map(|moved| moved | told))
     }
 
-    fn carry(&self, driver: &mut Driver, now: Instant, stream: &Stream) -> Result<bool, Lost> {
-        let path = self.path;
+    fn carry(
+        &self,
+        driver: &mut Driver,
+        now: Instant,
+        carrier: &mut Carrier,
+        stream: &Stream,
+    ) -> Result<bool, Lost> {
         let mut moved = driver.dispatch(now);
-        loop {
-            match stream.try_read(driver.space(path)) {
-                Ok(TryRead::Bytes(count)) => {
-                    moved = true;
-                    let received = driver.received(path, now, count);
-                    received.map_err(|end| Lost::new(driver, path, end))?;
-                }
-                Ok(TryRead::Empty) => break,
-                Ok(TryRead::Finished) => {
-                    return Err(Lost::soon("the server closed the connection"));
-                }
-                Err(reset) => return Err(Lost::soon(reset)),
-            }
-        }
+        moved |= carrier.receive(now, &mut Line { driver, path: self.path, now }, stream)?;
         moved |= driver.dispatch(now);
-        while let Some(bytes) = driver.poll_transmit(path) {
-            let count = stream.try_write(bytes).map_err(Lost::soon)?;
-            if count == 0 {
-                break;
-            }
-            moved = true;
-            let transmitted = driver.transmitted(path, now, count);
-            transmitted.map_err(|end| Lost::new(driver, path, end))?;
-        }
+        moved |= carrier.transmit(&mut Line { driver, path: self.path, now }, stream)?;
         Ok(moved)
     }
 
@@ -483,25 +508,47 @@ impl Link {
     }
 }
 
-/// Why a connection is over.
-struct Lost {
-    reason: String,
-    retry: Retry,
-    /// What is there is not the disk that went.
-    is_another_disk: bool,
+/// One connection of a driver, at one time.
+struct Line<'a> {
+    driver: &'a mut Driver,
+    path: usize,
+    now: Instant,
 }
 
-impl Lost {
-    fn soon(reason: impl ToString) -> Self {
-        Self { reason: reason.to_string(), retry: Retry::Soon, is_another_disk: false }
+impl Engine for Line<'_> {
+    fn space(&mut self) -> &mut [u8] {
+        self.driver.space(self.path)
     }
 
-    /// With what the server had to say.
-    fn new(driver: &Driver, path: usize, end: End) -> Self {
-        let reason = match driver.remark(path) {
-            "" => end.to_string(),
-            remark => format!("{end} (\"{remark}\")"),
-        };
-        Self { reason, retry: end.retry(), is_another_disk: end.is_another_disk() }
+    fn received(&mut self, count: usize) -> Result<(), Lost> {
+        let received = self.driver.received(self.path, self.now, count);
+        received.map_err(|end| lost(self.driver, self.path, end))
     }
+
+    fn poll_transmit(&mut self) -> Option<&[u8]> {
+        self.driver.poll_transmit(self.path)
+    }
+
+    fn transmitted(&mut self, count: usize) -> Result<(), Lost> {
+        let transmitted = self.driver.transmitted(self.path, self.now, count);
+        transmitted.map_err(|end| lost(self.driver, self.path, end))
+    }
+
+    fn wants_tls(&self) -> bool {
+        self.driver.wants_tls(self.path)
+    }
+
+    fn tls_established(&mut self) {
+        self.driver.tls_established(self.path, self.now);
+    }
+}
+
+/// Why a connection is over, with what the server had to say.
+fn lost(driver: &Driver, path: usize, end: End) -> Lost {
+    let reason = match driver.remark(path) {
+        "" => end.to_string(),
+        remark => format!("{end} (\"{remark}\")"),
+    };
+    let is_another_disk = end.is_another_disk();
+    Lost { retry: end.retry(), is_another_disk, ..Lost::soon(reason) }
 }

@@ -4,16 +4,18 @@
 //! services on the service network; management listens on the service network and dials the agent on the host-only
 //! network. Everything is a task of one executor, added here and nowhere else.
 
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::limits::{API_BUFFER, API_CONNECTIONS, ISCSI_PORT, Limits, WATCH_BUFFER};
 use agent_protocol::Uuid;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use kernel_runtime::{Executor, Instant};
 use management::{Configuration, Management, Policy};
 use network::{Attachment, Settings, Side};
 use network_nic::Nic;
+use network_tls::{Anchors, ClientConfig, Crypto, Dates, Identity, Random};
 use storage::{Control, Storage};
 
 /// Connections to the agent, so that one slow command does not hold up the others.
@@ -27,10 +29,20 @@ pub struct Parts<H, S> {
     pub service: S,
     /// Randomness, different at each boot.
     pub seeds: [u64; 5],
+    /// What secrets are made of; without it there is no TLS.
+    pub secrets: Option<Secrets>,
     /// Bytes that are free for the appliance.
     pub memory: usize,
     /// The time.
     pub now: Instant,
+}
+
+/// What TLS takes from the ground.
+pub struct Secrets {
+    /// Randomness fit for keys.
+    pub random: Box<dyn Random>,
+    /// The time of day at [`Parts::now`] in seconds since 1970; `None` where the ground does not know it.
+    pub time: Option<u64>,
 }
 
 /// The appliance, put together.
@@ -55,7 +67,10 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
     /// # Errors
     /// When a target of the configuration cannot be exposed; the text names its key.
     pub fn assemble(config: &Config, parts: Parts<H, S>) -> Result<Self, String> {
-        let limits = Limits::for_memory(parts.memory);
+        let limits = match config.tls {
+            None => Limits::for_memory(parts.memory),
+            Some(_) => Limits::for_memory_with_tls(parts.memory),
+        };
         Self::assemble_within(config, parts, &limits, &limits.storage())
     }
 
@@ -87,7 +102,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         let service = Attachment::new(&service, parts.service, parts.now);
 
         let owner = config.owner.clone().unwrap_or_else(|| owner(service.nic().mac()));
-        let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal, &owner);
+        let tls = config.tls.as_ref().map(|tls| speak(tls, parts.secrets, parts.now, limits)).transpose()?;
+        let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal, &owner, tls);
         // Volumes first: the way to a storage service is the longest, and a login may wait for its end.
         for index in 0..limits.volumes {
             let (receive, send) = limits.nbd_buffers;
@@ -144,6 +160,31 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
 /// The appliance's name as a writer, unless it was given one: its address on the service network is its own.
 fn owner(mac: [u8; 6]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What it takes to speak TLS as the configuration wants it.
+fn speak(tls: &Tls, secrets: Option<Secrets>, now: Instant, limits: &Limits) -> Result<storage::Tls, String> {
+    let fail = |key: &str, reason: &dyn ToString| format!("configuration: tls.{key}: {}", reason.to_string());
+    let Some(Secrets { random, time }) = secrets else {
+        return Err(fail("anchors", &"there is no randomness here to make secrets of"));
+    };
+    match (tls.dates, time) {
+        (_, Some(_)) => {}
+        (Dates::MustBeChecked, None) => {
+            return Err(fail("dates", &"this machine does not know the time, so no date can be checked"));
+        }
+        (Dates::CheckedWhenTimeIsKnown, None) => {
+            log::warn!("TLS: the time is not known here: the dates of certificates are not checked");
+        }
+    }
+    let crypto = Crypto::new(random).map_err(|error| fail("anchors", &error))?;
+    let anchors = Anchors::from_der(tls.anchors.clone()).map_err(|error| fail("anchors", &error))?;
+    let identity = tls.identity.clone().map(|(chain, key)| Identity::from_der(chain, key)).transpose();
+    let identity = identity.map_err(|error| fail("key", &error))?;
+    let config = ClientConfig::new(&crypto, &anchors, identity, tls.dates);
+    let config = config.map_err(|error| fail("certificate", &error))?;
+    let epoch = time.map(|time| time.saturating_sub(now.since(Instant::ZERO).as_secs()));
+    Ok(storage::Tls { config, buffers: limits.tls_buffers, epoch })
 }
 
 /// Expose what the configuration asks for.

@@ -15,6 +15,7 @@ use core::num::NonZeroU16;
 use core::str::FromStr;
 use network::{Addressing, Cidr};
 use storage::Exposure;
+pub use tls::Tls;
 
 /// The longest text any channel may hold, in bytes.
 pub const LONGEST: usize = 64 * 1024;
@@ -34,6 +35,8 @@ pub struct Config {
     pub portal: Option<SocketAddrV4>,
     /// The appliance's name as a writer of disks, to storage services that admit one only.
     pub owner: Option<String>,
+    /// TLS to storage services, if it is to be had.
+    pub tls: Option<Tls>,
     /// What is exposed from the start.
     pub targets: Vec<Exposure>,
     /// How much is logged.
@@ -124,6 +127,7 @@ impl Config {
             api: keys.take::<NonZeroU16>("api", "a port number")?.map(NonZeroU16::get),
             portal: keys.take("iscsi.portal", "an IPv4 address and port such as 10.77.0.2:3260")?,
             owner: keys.take_with("owner", owner)?,
+            tls: tls::all(&mut keys)?,
             targets: target::all(&mut keys)?,
             log,
         };
@@ -269,3 +273,4 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
 mod target;
 #[cfg(test)]
 mod tests;
+mod tls;

@@ -5,14 +5,17 @@
 
 mod tap;
 
-use crate::assemble::{Appliance, Next, Parts};
+use crate::assemble::{Appliance, Next, Parts, Secrets};
 use crate::config::{Channel, Config};
 use kernel_runtime::Instant;
+use network_tls::{NoEntropy, Random};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::string::String;
+use std::time::SystemTime;
 use tap::Tap;
 
 const USAGE: &str = "usage: hosted --host TAP --service TAP [--config FILE] [KEY=VALUE]...
@@ -40,7 +43,9 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
     let now = move || Instant::from_micros(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     let open = |name: &str| Tap::open(name).map_err(|error| format!("{name}: {error}"));
     let (host, service) = (open(&arguments.host)?, open(&arguments.service)?);
-    let parts = Parts { host, service, seeds: seeds()?, memory: HOSTED_MEMORY, now: now() };
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
+    let secrets = Some(Secrets { random: Box::new(Urandom(urandom()?)), time });
+    let parts = Parts { host, service, seeds: seeds()?, secrets, memory: HOSTED_MEMORY, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready");
     loop {
@@ -88,11 +93,23 @@ impl Arguments {
     }
 }
 
+/// The operating system's randomness, for keys.
+#[derive(Debug)]
+struct Urandom(File);
+
+impl Random for Urandom {
+    fn fill(&self, out: &mut [u8]) -> Result<(), NoEntropy> {
+        (&self.0).read_exact(out).map_err(|_| NoEntropy)
+    }
+}
+
+fn urandom() -> Result<File, String> {
+    File::open("/dev/urandom").map_err(|error| format!("/dev/urandom: {error}"))
+}
+
 fn seeds() -> Result<[u64; 5], String> {
     let mut bytes = [0; 40];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|error| format!("/dev/urandom: {error}"))?;
+    urandom()?.read_exact(&mut bytes).map_err(|error| format!("/dev/urandom: {error}"))?;
     let mut seeds = [0; 5];
     for (seed, bytes) in seeds.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *seed = u64::from_ne_bytes(*bytes);

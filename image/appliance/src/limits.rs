@@ -4,6 +4,7 @@
 //! a place in a session's window, and the buffers that the commands of one disk may hold are that disk's share.
 
 use core::time::Duration;
+use network_tls::Buffers;
 
 /// KiB in bytes.
 const KIB: usize = 1 << 10;
@@ -13,6 +14,8 @@ const MIB: usize = 1 << 20;
 /// The longest piece of a read or write that travels in one buffer; longer ones are cut. It is also the largest
 /// data segment we take from an initiator.
 pub const SEGMENT: usize = 256 * KIB;
+/// Bytes that one TLS handshake takes at its height, certificates and big numbers included.
+const TLS_HANDSHAKE: usize = 128 * KIB;
 /// Bytes beside the pool for answers that need no disk.
 const CONTROL: usize = 64 * KIB;
 /// How long commands wait for a lost storage service before they end with BUSY: initiators begin to abort after 30 s.
@@ -49,6 +52,8 @@ pub struct Limits {
     pub paths: usize,
     /// Bytes a storage service may have under way to us per connection, and we to it.
     pub nbd_buffers: (usize, usize),
+    /// Bytes of each such connection, beside those, when it is in TLS.
+    pub tls_buffers: Buffers,
     /// The payload buffers: size and number, ascending.
     pub pool: [(usize, usize); 3],
     /// Bytes of the pool that the commands of one disk may hold.
@@ -68,6 +73,7 @@ const TINY: Limits = Limits {
     iscsi_buffers: (32 * KIB, 32 * KIB),
     paths: 1,
     nbd_buffers: (32 * KIB, 32 * KIB),
+    tls_buffers: Buffers { receive: 20 * KIB, transmit: 20 * KIB },
     pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
     share: 128 * KIB,
     journal: [32, 4, 4],
@@ -82,6 +88,7 @@ const SMALL: Limits = Limits {
     iscsi_buffers: (128 * KIB, 256 * KIB),
     paths: 1,
     nbd_buffers: (256 * KIB, 128 * KIB),
+    tls_buffers: Buffers { receive: 32 * KIB, transmit: 32 * KIB },
     pool: [(4 * KIB, 256), (64 * KIB, 24), (SEGMENT, 12)],
     share: 1536 * KIB,
     journal: [256, 16, 4],
@@ -96,6 +103,7 @@ const NORMAL: Limits = Limits {
     iscsi_buffers: (256 * KIB, 512 * KIB),
     paths: 1,
     nbd_buffers: (512 * KIB, 256 * KIB),
+    tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
     journal: [1024, 32, 16],
@@ -110,6 +118,7 @@ const LARGE: Limits = Limits {
     iscsi_buffers: (256 * KIB, 512 * KIB),
     paths: 2,
     nbd_buffers: (512 * KIB, 256 * KIB),
+    tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
     pool: [(4 * KIB, 2048), (64 * KIB, 256), (SEGMENT, 160)],
     share: 12 * MIB,
     journal: [8192, 256, 128],
@@ -119,10 +128,20 @@ const LARGE: Limits = Limits {
 impl Limits {
     /// The limits for a machine with so many bytes free after boot and drivers.
     pub const fn for_memory(free: usize) -> Self {
+        Self::choose(free, false)
+    }
+
+    /// The same for an appliance whose connections to storage services may be in TLS.
+    pub const fn for_memory_with_tls(free: usize) -> Self {
+        Self::choose(free, true)
+    }
+
+    const fn choose(free: usize, tls: bool) -> Self {
         let sizes = [LARGE, NORMAL, SMALL];
         let mut index = 0;
         while index < sizes.len() {
-            if sizes[index].memory() <= free {
+            let more = if tls { sizes[index].tls_memory() } else { 0 };
+            if sizes[index].memory() + more <= free {
                 return sizes[index];
             }
             index += 1;
@@ -142,6 +161,14 @@ impl Limits {
             index += 1;
         }
         total + total / 3
+    }
+
+    /// Bytes that TLS takes on top when every disk speaks it.
+    pub const fn tls_memory(&self) -> usize {
+        // One connection more than there are disks' own: that which looks whether a disk has changed.
+        let connections = self.volumes * self.paths + 1;
+        let buffers = connections * (self.tls_buffers.receive + self.tls_buffers.transmit);
+        TLS_HANDSHAKE + buffers + buffers / 3
     }
 
     /// Tasks of the executor.
@@ -190,6 +217,8 @@ impl Limits {
         assert!(self.window <= self.commands, "one session can fill its window");
         assert!(self.share >= 4 * self.pool[2].0, "a long transfer has four segments in flight");
         assert!(self.pool[0].0 < self.pool[1].0 && self.pool[1].0 < self.pool[2].0, "sizes ascend");
+        assert!(self.tls_buffers.receive >= Buffers::LEAST_RECEIVE, "a record fits");
+        assert!(self.tls_buffers.transmit >= Buffers::LEAST_TRANSMIT, "a record fits");
         assert!(self.pool[2].0 <= SEGMENT, "no buffer is longer than a segment");
         assert!(
             self.share <= self.pool[2].0 * self.pool[2].1 / 2,

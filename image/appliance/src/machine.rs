@@ -2,16 +2,18 @@
 //! from, and then it turns until the machine ends.
 
 use crate::nics;
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use drivers::{AnyNic, Inventory};
-use image_appliance::assemble::{Appliance, Next, Parts};
+use image_appliance::assemble::{Appliance, Next, Parts, Secrets};
 use image_appliance::config::{Channel, Config};
 use kernel::power::{self, Exit};
 use kernel::{Machine, entropy};
 use kernel_runtime::Instant;
 use network_nic::Nic;
+use network_tls::{NoEntropy, Random};
 
 /// The file that QEMU may be given for us.
 const FILE: &str = "opt/corbel/config";
@@ -38,7 +40,10 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     let seeds = seeds(machine)?;
     let now = || Instant::from_micros(machine.now());
     let memory = machine.free_memory();
-    let mut appliance = Appliance::assemble(&config, Parts { host, service, seeds, memory, now: now() })?;
+    // The time of day is nothing that the kernel knows.
+    let secrets = Some(Secrets { random: Box::new(KernelPool), time: None });
+    let parts = Parts { host, service, seeds, secrets, memory, now: now() };
+    let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
     loop {
         match appliance.turn(now()) {
@@ -87,4 +92,14 @@ fn seeds(machine: &Machine) -> Result<[u64; 5], String> {
     let words = bytes.as_chunks::<8>().0;
     seeds.iter_mut().zip(words).for_each(|(seed, word)| *seed = u64::from_le_bytes(*word));
     Ok(seeds)
+}
+
+/// The kernel's randomness, for keys.
+#[derive(Debug)]
+struct KernelPool;
+
+impl Random for KernelPool {
+    fn fill(&self, out: &mut [u8]) -> Result<(), NoEntropy> {
+        entropy::fill(out).map_err(|_| NoEntropy)
+    }
 }

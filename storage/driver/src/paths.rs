@@ -197,6 +197,16 @@ impl Driver {
         self.drain(path, now)
     }
 
+    /// Whether TLS is to be set up on connection `path` now: see [`Client::wants_tls`].
+    pub fn wants_tls(&self, path: usize) -> bool {
+        self.paths[path].client.wants_tls()
+    }
+
+    /// TLS stands on connection `path`: see [`Client::tls_established`].
+    pub fn tls_established(&mut self, path: usize, now: Instant) {
+        self.paths[path].client.tls_established(now);
+    }
+
     /// The next bytes for connection `path`.
     pub fn poll_transmit(&mut self, path: usize) -> Option<&[u8]> {
         self.paths[path].client.poll_transmit()

@@ -171,7 +171,7 @@ impl World {
         let [host, service] = [0, 1].map(|wire| self.wires[wire].port(APPLIANCE));
         let seeds = [(); 5].map(|()| self.random.next());
         let memory = self.shared.plan.shape.memory;
-        let parts = Parts { host, service, seeds, memory, now };
+        let parts = Parts { host, service, seeds, secrets: None, memory, now };
         let Shape { connections, entries, .. } = self.shared.plan.shape;
         let limits = Limits { paths: connections, ..Limits::for_memory(memory) };
         let mut storage = limits.storage();

@@ -1,0 +1,152 @@
+//! TLS to storage services: the keys `tls.…`.
+//!
+//! A certificate or key is the base64 of its DER: what stands between the lines BEGIN and END of a PEM file, without its
+//! white space. Nothing of a value is ever repeated in a message: it may be the private key, under whatever name.
+
+use super::{Error, Given, Keys, conflict};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use network_tls::{Anchors, Dates, Identity};
+
+/// How storage services are spoken to whose URIs are `nbds://`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of the authorities that are believed, in DER; they were looked at.
+    pub anchors: Vec<Vec<u8>>,
+    /// Our own certificate, those between it and its authority, and its private key; they were looked at.
+    pub identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+    /// What happens to the dates of certificates.
+    pub dates: Dates,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (anchors, own) = (self.anchors.len(), self.identity.is_some());
+        write!(f, "Tls of {anchors} authorities, own certificate: {own}, {:?}", self.dates)
+    }
+}
+
+pub(super) fn all(keys: &mut Keys<'_>) -> Result<Option<Tls>, Error> {
+    let anchors = take(keys, "tls.anchors", |value| {
+        let list = certificates(value)?;
+        Anchors::from_der(list.clone()).map_err(|error| error.to_string())?;
+        Ok(list)
+    })?;
+    let chain = take(keys, "tls.certificate", certificates)?;
+    let key = take(keys, "tls.key", base64)?;
+    let dates = take(keys, "tls.dates", |value| match value {
+        "checked" => Ok(Dates::MustBeChecked),
+        "if-known" => Ok(Dates::CheckedWhenTimeIsKnown),
+        _ => Err("expected checked or if-known".to_string()),
+    })?;
+    let Some(anchors) = anchors else {
+        let others = [
+            ("tls.certificate", chain.is_some()),
+            ("tls.key", key.is_some()),
+            ("tls.dates", dates.is_some()),
+        ];
+        return match others.iter().find(|(_, given)| *given) {
+            None => Ok(None),
+            Some((other, _)) => Err(missing("tls.anchors", other)),
+        };
+    };
+    let identity = match (chain, key) {
+        (None, None) => None,
+        (Some(_), None) => return Err(missing("tls.key", "tls.certificate")),
+        (None, Some(_)) => return Err(missing("tls.certificate", "tls.key")),
+        (Some(chain), Some(key)) => {
+            Identity::from_der(chain.clone(), key.clone())
+                .map_err(|error| conflict("tls.key", error.to_string()))?;
+            Some((chain, key))
+        }
+    };
+    let dates = dates.ok_or_else(|| missing("tls.dates", "tls.anchors"))?;
+    Ok(Some(Tls { anchors, identity, dates }))
+}
+
+fn missing(key: &str, beside: &str) -> Error {
+    conflict(key, format!("missing beside {beside}"))
+}
+
+/// Take a key whose value is not for the log.
+fn take<'a, T>(
+    keys: &mut Keys<'a>,
+    key: &str,
+    parse: impl FnOnce(&'a str) -> Result<T, String>,
+) -> Result<Option<T>, Error> {
+    let Some(Given { channel, value }) = keys.0.remove(key) else { return Ok(None) };
+    let fail = |reason| Error { channel: Some(channel), key: key.to_string(), reason };
+    parse(value).map(Some).map_err(fail)
+}
+
+fn certificates(value: &str) -> Result<Vec<Vec<u8>>, String> {
+    value.split(',').map(base64).collect()
+}
+
+/// Base64 as PEM has it (RFC 7468 section 3): the standard alphabet, padded.
+fn base64(text: &str) -> Result<Vec<u8>, String> {
+    let wrong = || {
+        "expected the base64 between the lines BEGIN and END of a PEM file, in one piece; several with commas between"
+            .to_string()
+    };
+    let digits = text.trim_end_matches('=');
+    let padding = text.len() - digits.len();
+    if digits.is_empty() || !text.len().is_multiple_of(4) || padding > 2 {
+        return Err(wrong());
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0u32, 0);
+    for digit in digits.bytes() {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return Err(wrong()),
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            // What is above these eight bits was taken before.
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    if bits == 0 { Ok(bytes) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        // RFC 4648 section 10.
+        let vectors =
+            [("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmFy", "foobar")];
+        for (text, bytes) in vectors {
+            assert_eq!(base64(text).as_deref(), Ok(bytes.as_bytes()), "{text}");
+        }
+        assert_eq!(base64("+/+/").as_deref(), Ok(&[0xfb, 0xff, 0xbf][..]));
+        for text in [
+            "",
+            "=",
+            "====",
+            "Zg",
+            "Zg=",
+            "Z===",
+            "Zh==",
+            "Zm9=",
+            "Zm 9",
+            "-----BEGIN",
+            "Zg==Zg==",
+            "Zm9v_-==",
+        ] {
+            assert!(base64(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Carries the bytes of one connection to a storage service: as they are, or in TLS.
+//!
+//! In clear the engine reads from the connection into its own memory and writes from it. With TLS the connection begins
+//! in clear as well (protocol section "TLS support"); once the server has agreed to STARTTLS there is no way back:
+//! whatever comes then is a record of TLS or the end.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use core::net::SocketAddrV4;
+use kernel_runtime::Instant;
+use network::{Stream, TryRead};
+use network_tls::{Buffers, ClientConfig, Connection, Fatal, SetupError};
+use storage_nbd::Retry;
+
+/// What it takes to speak TLS to storage services.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Whom to believe, and who we are.
+    pub config: ClientConfig,
+    /// The memory of each connection in TLS. It is taken when there is one.
+    pub buffers: Buffers,
+    /// The time of day when the clock stood at zero, in seconds since 1970; `None` where nobody knows it.
+    pub epoch: Option<u64>,
+}
+
+/// An engine whose bytes are carried.
+pub(crate) trait Engine {
+    /// Where the next bytes belong.
+    fn space(&mut self) -> &mut [u8];
+    /// So many were put there.
+    fn received(&mut self, count: usize) -> Result<(), Lost>;
+    /// The next bytes to be sent.
+    fn poll_transmit(&mut self) -> Option<&[u8]>;
+    /// So many of them were taken.
+    fn transmitted(&mut self, count: usize) -> Result<(), Lost>;
+    /// Whether TLS is to be set up now.
+    fn wants_tls(&self) -> bool;
+    /// It stands.
+    fn tls_established(&mut self);
+}
+
+/// Whose certificate is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) tls: Rc<Tls>,
+    /// A name of DNS or an address.
+    pub(crate) name: String,
+}
+
+impl Peer {
+    /// Who `name` is, or else whoever has the address of `to`.
+    pub(crate) fn new(tls: &Rc<Tls>, name: Option<&str>, to: SocketAddrV4) -> Self {
+        Self { tls: tls.clone(), name: name.map_or_else(|| to.ip().to_string(), ToString::to_string) }
+    }
+}
+
+/// One connection.
+pub(crate) struct Carrier {
+    /// Who is to be at the other end, if TLS is wanted.
+    peer: Option<Peer>,
+    secured: Option<Secured>,
+}
+
+/// What was begun in TLS.
+struct Secured {
+    connection: Box<Connection>,
+    /// The engine knows that it stands.
+    told: bool,
+}
+
+impl Carrier {
+    /// A connection in clear, or with this peer in TLS.
+    pub(crate) fn new(peer: Option<Peer>) -> Self {
+        Self { peer, secured: None }
+    }
+
+    /// Give the engine what has arrived. Answers whether there was anything.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        engine: &mut impl Engine,
+        stream: &Stream,
+    ) -> Result<bool, Lost> {
+        let mut moved = false;
+        while self.secured.is_none() {
+            if engine.wants_tls() {
+                self.secured = Some(self.begin(now)?);
+                moved = true;
+                break;
+            }
+            match stream.try_read(engine.space()).map_err(Lost::soon)? {
+                TryRead::Bytes(count) => engine.received(count)?,
+                TryRead::Empty => return Ok(moved),
+                TryRead::Finished => return Err(Lost::soon("the server closed the connection")),
+            }
+            moved = true;
+        }
+        match &mut self.secured {
+            Some(secured) => Ok(secured.receive(engine, stream)? | moved),
+            None => Ok(moved),
+        }
+    }
+
+    /// Send what the engine has to say. Answers whether anything found room.
+    pub(crate) fn transmit(&mut self, engine: &mut impl Engine, stream: &Stream) -> Result<bool, Lost> {
+        if let Some(secured) = &mut self.secured {
+            return secured.transmit(engine, stream);
+        }
+        let mut moved = false;
+        while let Some(bytes) = engine.poll_transmit() {
+            let count = stream.try_write(bytes).map_err(Lost::soon)?;
+            if count == 0 {
+                break;
+            }
+            moved = true;
+            engine.transmitted(count)?;
+        }
+        Ok(moved)
+    }
+
+    /// The server has agreed: from here on nothing is sent or believed but records of TLS.
+    fn begin(&self, now: Instant) -> Result<Secured, Lost> {
+        let Some(Peer { tls, name }) = &self.peer else {
+            return Err(Lost::slowly("TLS is not set up here"));
+        };
+        let time = tls.epoch.map(|epoch| epoch + now.since(Instant::ZERO).as_secs());
+        let connection = Connection::client(&tls.config, name, time, tls.buffers).map_err(|error| {
+            let lost = format!("TLS: {error}");
+            // Randomness may still come in; all else stays as it is.
+            if error == SetupError::NoEntropy { Lost::soon(lost) } else { Lost::slowly(lost) }
+        })?;
+        Ok(Secured { connection: Box::new(connection), told: false })
+    }
+}
+
+impl Secured {
+    fn receive(&mut self, engine: &mut impl Engine, stream: &Stream) -> Result<bool, Lost> {
+        let mut moved = false;
+        loop {
+            moved |= self.hand_over(engine, stream)?;
+            if self.connection.peer_closed() {
+                return Err(Lost::soon("the server closed the connection"));
+            }
+            let space = self.connection.space();
+            if space.is_empty() {
+                return Ok(moved);
+            }
+            match stream.try_read(space).map_err(Lost::soon)? {
+                TryRead::Bytes(count) => {
+                    moved = true;
+                    let received = self.connection.received(count);
+                    received.map_err(|fatal| self.over(&fatal, stream))?;
+                }
+                TryRead::Empty => return Ok(moved),
+                TryRead::Finished => {
+                    let ended = self.connection.end_of_stream();
+                    ended.map_err(|fatal| self.over(&fatal, stream))?;
+                    return Err(Lost::soon("the server closed the connection"));
+                }
+            }
+        }
+    }
+
+    /// Give the engine all data that has arrived.
+    fn hand_over(&mut self, engine: &mut impl Engine, stream: &Stream) -> Result<bool, Lost> {
+        if !self.connection.is_established() {
+            return Ok(false);
+        }
+        let mut moved = !core::mem::replace(&mut self.told, true);
+        if moved {
+            engine.tls_established();
+        }
+        loop {
+            match self.connection.read(engine.space()) {
+                Ok(0) => return Ok(moved),
+                Ok(count) => engine.received(count)?,
+                Err(fatal) => return Err(self.over(&fatal, stream)),
+            }
+            moved = true;
+        }
+    }
+
+    fn transmit(&mut self, engine: &mut impl Engine, stream: &Stream) -> Result<bool, Lost> {
+        let mut moved = false;
+        loop {
+            let taken = self.take(engine, stream)?;
+            let sent = self.send(stream)?;
+            if !taken && !sent {
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    /// Take data of the engine, as much as there is room for.
+    fn take(&mut self, engine: &mut impl Engine, stream: &Stream) -> Result<bool, Lost> {
+        let mut moved = false;
+        while self.told {
+            let Some(bytes) = engine.poll_transmit() else { break };
+            let count = self.connection.write(bytes).map_err(|fatal| self.over(&fatal, stream))?;
+            if count == 0 {
+                break;
+            }
+            moved = true;
+            if let Err(lost) = engine.transmitted(count) {
+                // That was the last word: it is to be heard.
+                self.connection.close();
+                self.send(stream)?;
+                return Err(Lost { says_farewell: true, ..lost });
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Send records, as many as there is room for.
+    fn send(&mut self, stream: &Stream) -> Result<bool, Lost> {
+        let mut moved = false;
+        loop {
+            let sealed = self.connection.poll_transmit();
+            if sealed.is_empty() {
+                return Ok(moved);
+            }
+            let count = stream.try_write(sealed).map_err(Lost::soon)?;
+            if count == 0 {
+                return Ok(moved);
+            }
+            self.connection.transmitted(count);
+            moved = true;
+        }
+    }
+
+    /// The end, in words for people, after the alert for the server.
+    fn over(&mut self, fatal: &Fatal, stream: &Stream) -> Lost {
+        // An alert that finds no room is not worth waiting for.
+        let _ = stream.try_write(self.connection.poll_transmit());
+        let reason = format!("TLS: {fatal}");
+        let lost = if fatal.needs_operator() { Lost::slowly(reason) } else { Lost::soon(reason) };
+        Lost { says_farewell: true, ..lost }
+    }
+}
+
+/// Why a connection is over.
+pub(crate) struct Lost {
+    pub(crate) reason: String,
+    pub(crate) retry: Retry,
+    /// What is there is not the disk that went.
+    pub(crate) is_another_disk: bool,
+    /// Something was sent that the server should still hear.
+    pub(crate) says_farewell: bool,
+}
+
+impl Lost {
+    pub(crate) fn soon(reason: impl ToString) -> Self {
+        let reason = reason.to_string();
+        Self { reason, retry: Retry::Soon, is_another_disk: false, says_farewell: false }
+    }
+
+    pub(crate) fn slowly(reason: impl ToString) -> Self {
+        Self { retry: Retry::Slowly, ..Self::soon(reason) }
+    }
+}
