@@ -199,8 +199,12 @@ impl History {
     }
 
     pub(crate) fn acknowledge(&mut self, id: WriteId, now: Instant) {
+        let Write { unit, first, sectors, .. } = self.writes[id];
+        let is_of_former_life =
+            (first..first + sectors).any(|sector| self.excused.contains(&(unit, sector, id)));
         let write = &mut self.writes[id];
-        write.acknowledged = Some(now);
+        // An answer that was sent before a restart and is heard after it promises no more than one heard before.
+        write.acknowledged = (!is_of_former_life).then_some(now);
         write.ended = Some(now);
     }
 

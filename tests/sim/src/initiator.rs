@@ -322,6 +322,8 @@ impl Initiator {
                         task.abort_at = Some(now);
                     }
                 }
+                // A target takes only so many immediate requests at once.
+                Order::Reset { .. } if session.managing.len() >= MANAGING => {}
                 Order::Reset { unit } => session.reset(now, unit),
                 Order::Deaf { until } => self.deaf_until = until,
                 Order::LogIn { .. } => {}

@@ -165,7 +165,7 @@ impl Plan {
 }
 
 const fn is_fine(quality: &Quality) -> bool {
-    quality.loss + quality.corruption + quality.forgery == 0 && quality.latency < 1000
+    quality.loss + quality.corruption + quality.forgery + quality.reordering == 0 && quality.latency < 1000
 }
 
 /// As a text that [`Plan::from_str`] reads.

@@ -320,12 +320,13 @@ impl Service {
         let times = self.live.iter().flat_map(|live| &live.times).map(|(_, due)| *due);
         let held = self.live.iter().flat_map(|live| &live.held).map(|(due, _)| *due);
         let claims = self.live.iter().filter_map(|live| live.claim_due);
-        times.chain(held).chain(claims).chain(change).min()
+        let eviction = self.troubles.evicted_at;
+        times.chain(held).chain(claims).chain(change).chain(eviction).min()
     }
 
     /// Execute what is due. Answers whether anything was.
     pub(crate) fn step(&mut self, now: Instant, history: &mut History) -> bool {
-        let mut moved = self.expire(now) | self.judge_claims(now, history);
+        let mut moved = self.expire(now, history) | self.judge_claims(now, history);
         loop {
             let due = self.live.iter().enumerate().find_map(|(place, live)| {
                 let index = live.times.iter().position(|(_, due)| *due <= now)?;
@@ -343,7 +344,7 @@ impl Service {
             if self.tear(now, place, index, history) {
                 continue;
             }
-            let shape = self.shape(now, place, index, history);
+            let shape = self.shape(now, place, index);
             self.execute(now, place, index, shape, history);
         }
         self.live.retain(|live| live.is_connected || !live.times.is_empty());

@@ -9,6 +9,9 @@ use std::time::Duration;
 use storage_nbd::testing::Shape;
 use storage_nbd::wire::{command, command_flag};
 
+/// How long what a failed flush has dropped can still be read after the service has said so: until its client has heard
+/// it, no client that reads from the service can know better.
+const EVICTION: Duration = Duration::from_secs(5);
 /// An error that no standard knows.
 const STRANGE: u32 = 0x4242;
 const EIO: u32 = 5;
@@ -24,6 +27,8 @@ pub(super) struct Troubles {
     pub(super) slow: (Instant, Duration),
     /// Flushes that fail, whether they drop what is dirty, and whether that is gone at once.
     pub(super) flush_errors: (u32, bool, bool),
+    /// When what a failed flush has dropped cannot be read any more either.
+    pub(super) evicted_at: Option<Instant>,
     errors: Errors,
     torn: Option<Torn>,
     malformed: Option<Malformation>,
@@ -214,8 +219,16 @@ impl Service {
     }
 
     /// What ends by itself. Answers whether anything did.
-    pub(super) fn expire(&mut self, now: Instant) -> bool {
+    pub(super) fn expire(&mut self, now: Instant, history: &mut History) -> bool {
         let mut moved = false;
+        if self.troubles.evicted_at.is_some_and(|at| at <= now) {
+            self.troubles.evicted_at = None;
+            self.medium.evict();
+            if let Err(reason) = history.rolled_back(self.unit, self.medium.content(), now) {
+                self.complain(reason);
+            }
+            moved = true;
+        }
         if self.troubles.change.is_some_and(|(_, until)| until <= now) {
             self.troubles.change = None;
             self.kill(now, false);
@@ -233,7 +246,7 @@ impl Service {
     }
 
     /// How the next reply looks.
-    pub(super) fn shape(&mut self, now: Instant, place: usize, index: usize, history: &mut History) -> Shape {
+    pub(super) fn shape(&mut self, now: Instant, place: usize, index: usize) -> Shape {
         let is_flush = self.live[place].session.waiting[index].request.command == command::FLUSH;
         let troubles = &mut self.troubles;
         if is_flush && troubles.flush_errors.0 > 0 {
@@ -241,7 +254,10 @@ impl Service {
             match troubles.flush_errors {
                 (_, false, _) => {}
                 (_, true, false) => self.medium.forget(),
-                (_, true, true) => self.lose_cache(now, history),
+                (_, true, true) => {
+                    self.medium.forget();
+                    self.troubles.evicted_at = Some(now + EVICTION);
+                }
             }
             return Shape::Error(EIO);
         }
@@ -313,6 +329,8 @@ impl Service {
             Malformation::Late => {
                 let reply = output.split_off(said);
                 live.held.push((now + LATENESS, reply));
+                let evicted_at = &mut self.troubles.evicted_at;
+                *evicted_at = evicted_at.map(|at| at + LATENESS);
             }
         }
     }

@@ -49,7 +49,10 @@ impl Service {
             if self.live[place].id == id || !is_meant(self.live[place].session.claim()) {
                 continue;
             }
-            self.drain(now, place, history);
+            // What is not executed is refused.
+            while !self.live[place].times.is_empty() && self.random.chance(700) {
+                self.execute(now, place, 0, Shape::Plain, history);
+            }
             let live = &mut self.live[place];
             live.session.cut();
             live.times.clear();

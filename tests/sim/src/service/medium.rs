@@ -62,8 +62,16 @@ impl Medium {
 
     /// Lose all that is not on stable storage.
     pub(crate) fn crash(&mut self) {
-        self.forgotten.fill(false);
+        self.forgotten.fill(true);
+        self.evict();
+    }
+
+    /// Lose what is taken for clean and is not on stable storage.
+    pub(crate) fn evict(&mut self) {
         for sector in 0..self.durable.len() / SECTOR {
+            if !core::mem::take(&mut self.forgotten[sector]) {
+                continue;
+            }
             let (place, range) = (sector * SECTOR, sector * SECTOR..(sector + 1) * SECTOR);
             if self.disk.content()[range.clone()] != self.durable[range.clone()] {
                 let written = self.disk.write(place as u64, &self.durable[range], false);
