@@ -25,7 +25,8 @@ impl Driver {
         let mut moved = false;
         match self.phase {
             Phase::Away => {}
-            Phase::Open if self.renewing => {}
+            // What was acknowledged is made durable before: the export may come back read-only.
+            Phase::Open if self.renewing => moved |= self.dispatch_flush(now),
             Phase::Replaying { .. } => moved |= self.dispatch_rewrite(now, false),
             // A read would find what the failed flush has dropped.
             Phase::Repairing { .. } => moved |= self.dispatch_rewrite(now, true),
@@ -37,7 +38,10 @@ impl Driver {
                 }
             }
         }
-        let renews = self.renewing && self.phase == Phase::Open && self.flights.is_empty();
+        let renews = self.renewing
+            && self.phase == Phase::Open
+            && self.flights.is_empty()
+            && (self.journal.is_empty() || self.failing);
         if renews || self.closing && self.is_drained() {
             for path in self.paths.iter_mut().filter(|path| path.is_connected()) {
                 path.client.disconnect();
@@ -126,7 +130,7 @@ impl Driver {
         let sent = Request { operation: with_fua(operation, fua), ..request };
         let durable = is_durable(sent.operation);
         let flight = Flight { what, path, operation, offset, length, since, tries, again, durable, room };
-        self.meter.take(length);
+        self.meter.take(if operation.carries_data() { length } else { 0 });
         match self.send(now, flight, sent) {
             Ok(()) => true,
             Err(request) => {
@@ -199,7 +203,7 @@ impl Driver {
         }
         if !started {
             // What is under way is newer than the journal, and what was handed out of it has to be back.
-            if self.flights.changes() > 0 || self.flights.pieces() > 0 {
+            if self.flights.requests() > 0 || self.flights.pieces() > 0 {
                 return false;
             }
             self.rewrite.start(&self.journal);

@@ -300,6 +300,7 @@ impl Driver {
     /// farewell on all connections.
     pub fn close(&mut self) {
         self.closing = true;
+        self.renewing = false;
         self.wake_all();
     }
 
@@ -332,12 +333,13 @@ impl Driver {
 
     /// When something is due that is no connection's own.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let is_open = self.phase == Phase::Open;
+        let is_open = self.phase == Phase::Open && !self.renewing;
         let idle = self.journal.oldest().map(|since| since + self.limits.flush_after);
         let retry = self.queue.iter().filter_map(|waiting| waiting.not_before).min();
         let quarantine = [self.quarantine.poll_timeout(), self.old.poll_timeout()];
         let quarantine = quarantine.into_iter().flatten().min().filter(|_| !self.queue.is_empty());
         let stalled = self.stalled.map(|since| since + self.limits.hold);
+        let retry = retry.filter(|_| !self.renewing && self.paths.iter().any(Path::has_room));
         let open = [self.flushes.poll_timeout(idle), retry, quarantine, self.metered];
         let open = open.into_iter().flatten().min().filter(|_| is_open);
         let stalled = stalled.filter(|_| self.paths.iter().any(Path::is_connected));

@@ -46,18 +46,31 @@ pub(crate) struct Flights {
     changes: usize,
     pieces: usize,
     requests: usize,
+    /// Durable changes that were sent so far, and the number of each that is under way.
+    order: u64,
+    orders: Box<[u64]>,
 }
 
 impl Flights {
     pub(crate) fn new(capacity: usize) -> Self {
         let slots = (0..capacity).map(|_| None).collect();
-        Self { slots, free: (0..capacity).rev().collect(), changes: 0, pieces: 0, requests: 0 }
+        Self {
+            slots,
+            free: (0..capacity).rev().collect(),
+            changes: 0,
+            pieces: 0,
+            requests: 0,
+            order: 0,
+            orders: (0..capacity).map(|_| 0).collect(),
+        }
     }
 
     /// A cookie for it. There are as many as the connections have slots.
     pub(crate) fn insert(&mut self, flight: Flight) -> Option<u64> {
         let index = self.free.pop()?;
         self.count(&flight, 1);
+        self.order += 1;
+        self.orders[index] = self.order;
         self.slots[index] = Some(flight);
         Some(index as u64)
     }
@@ -73,6 +86,20 @@ impl Flights {
     /// Whether nothing is under way.
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
+    }
+
+    /// The number of the last that was sent.
+    pub(crate) fn order(&self) -> u64 {
+        self.order
+    }
+
+    /// Whether a change that is to be durable is under way, and was sent before or as this one.
+    pub(crate) fn has_durable(&self, order: u64) -> bool {
+        let mut slots = self.slots.iter().zip(&self.orders);
+        slots.any(|(slot, &at)| {
+            let is_change = |flight: &Flight| flight.durable && matches!(flight.what, What::Request(_));
+            at <= order && slot.as_ref().is_some_and(is_change)
+        })
     }
 
     /// Requests of the disk that change it.

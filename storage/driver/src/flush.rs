@@ -20,6 +20,10 @@ pub(crate) struct Flushes {
     flight: Option<u64>,
     /// The driver itself wants one.
     wanted: bool,
+    /// Something meanwhile makes its success worth nothing.
+    doubted: bool,
+    /// It has succeeded, and counts once all durable changes up to this one have come back without doubt.
+    behind: Option<u64>,
     /// Not before this moment for the driver's own sake.
     not_before: Option<Instant>,
 }
@@ -31,6 +35,8 @@ impl Flushes {
             riding: VecDeque::with_capacity(capacity),
             flight: None,
             wanted: false,
+            doubted: false,
+            behind: None,
             not_before: None,
         }
     }
@@ -81,6 +87,7 @@ impl Flushes {
     /// The one under way got no answer: whoever rode on it waits again, before those that came later.
     pub(crate) fn unanswered(&mut self) {
         self.flight = None;
+        self.behind = None;
         self.wanted = true;
         while let Some(rider) = self.riding.pop_back() {
             self.waiting.push_front(rider);
@@ -110,10 +117,14 @@ impl Driver {
     /// Send the next flush, if one is due. Answers whether anything moved.
     pub(crate) fn dispatch_flush(&mut self, now: Instant) -> bool {
         let is_old = self.journal.oldest().is_some_and(|since| now >= since + self.limits.flush_after);
-        if is_old || self.journal.is_half_full() || self.closing && !self.journal.is_empty() {
+        if is_old
+            || self.journal.is_half_full()
+            || (self.closing || self.renewing) && !self.journal.is_empty()
+        {
             self.flushes.want();
         }
-        if self.alone || !self.flushes.is_due(now) {
+        let is_due = self.flushes.is_due(now);
+        if self.alone || !is_due {
             return false;
         }
         if !self.known.is_some_and(|export| export.geometry.flush) {
@@ -157,14 +168,28 @@ impl Driver {
         let sent = self.send(now, flight, request).is_ok();
         if sent {
             self.flushes.flight = Some(end);
+            self.flushes.doubted = false;
         }
         sent
     }
 
     /// The flush under way was answered.
     pub(crate) fn flushed(&mut self, now: Instant, result: Result<(), Error>) {
+        self.conclude(now, result, false);
+    }
+
+    fn conclude(&mut self, now: Instant, result: Result<(), Error>, is_settled: bool) {
+        let order = self.flights.order();
+        if !is_settled && result.is_ok() && self.flights.has_durable(order) && !self.flushes.doubted {
+            self.flushes.behind = Some(order);
+            return;
+        }
         let end = self.flushes.flight.take().unwrap_or(0);
+        let doubted = core::mem::take(&mut self.flushes.doubted);
         match (result, self.phase) {
+            (Ok(()), _) if doubted => self.flushes.unanswered(),
+            // It was sent before the repair was begun, which will tell.
+            (Err(_), Phase::Repairing { started: false, .. }) => {}
             (Ok(()), phase) => {
                 self.failing = false;
                 self.journal.forget(end);
@@ -176,6 +201,8 @@ impl Driver {
             (Err(error), Phase::Repairing { .. }) => self.not_repaired(now, error),
             // A service that does not do it has made nothing worse.
             (Err(error @ (Error::NotSupported | Error::NotPermitted)), _) => {
+                self.failing = true;
+                self.flushes.not_before = Some(now + PAUSE);
                 self.flushes.answer(Err(error), &mut self.done);
             }
             (Err(_), Phase::Replaying { .. }) => {
@@ -190,6 +217,23 @@ impl Driver {
             }
             (Err(error), _) => self.repair(error),
         }
+    }
+
+    /// Something has come back: perhaps what a flush that has succeeded waits for.
+    pub(crate) fn settle_flush(&mut self, now: Instant) {
+        if let Some(order) = self.flushes.behind
+            && !self.flights.has_durable(order)
+        {
+            self.flushes.behind = None;
+            self.conclude(now, Ok(()), true);
+        }
+    }
+
+    /// Something that was to be durable is in doubt, and with it all that was in the service's cache.
+    pub(crate) fn distrust(&mut self) {
+        self.suspect = true;
+        self.holder = None;
+        self.flushes.doubted = self.flushes.flight.is_some();
     }
 
     /// A flush cannot be trusted: write all that was acknowledged again.

@@ -64,6 +64,7 @@ impl Driver {
                 }
             }
         }
+        self.settle_flush(now);
         Ok(())
     }
 
@@ -94,8 +95,7 @@ impl Driver {
         let Flight { since, tries, .. } = *flight;
         if flight.durable && matches!(error, Error::Io | Error::NoSpace) {
             // A service that failed to make something durable may have dropped more than that from its cache.
-            self.suspect = true;
-            self.holder = None;
+            self.distrust();
             if self.phase == Phase::Open && !self.journal.is_empty() {
                 self.repair(error);
             }

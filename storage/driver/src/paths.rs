@@ -103,6 +103,8 @@ pub(crate) struct Path {
     /// Requests given to it and not back.
     pub(crate) outstanding: usize,
     condemned: Option<End>,
+    /// One that its claim named as alive is gone meanwhile: what that left the claim does not end.
+    stale: bool,
 }
 
 impl Path {
@@ -115,6 +117,7 @@ impl Path {
             number: 0,
             outstanding: 0,
             condemned: None,
+            stale: false,
         })
     }
 
@@ -144,7 +147,11 @@ impl Driver {
         let others_up = self.paths.iter().any(Path::is_up);
         // The first connection finds out whether the service can do with several, and where it is.
         let wanted = if others_up { self.is_shared() } else { path == 0 };
-        if self.closing || !wanted || self.paths[path].connected {
+        if self.closing && self.is_drained()
+            || self.renewing && others_up
+            || !wanted
+            || self.paths[path].connected
+        {
             return Dial::Later;
         }
         let portal = self.portal;
@@ -163,7 +170,7 @@ impl Driver {
     /// Whether the export may be used over several connections: what one has flushed or written durably is so for all
     /// (protocol section "Transmission flags", CAN_MULTI_CONN).
     fn is_shared(&self) -> bool {
-        self.known.is_some_and(|export| export.multi_conn)
+        self.known.is_some_and(|export| export.multi_conn && export.incarnation.is_some())
     }
 
     /// Connection `path` stands.
@@ -178,6 +185,7 @@ impl Driver {
         let path = &mut self.paths[path];
         path.number = self.connections;
         path.connected = true;
+        path.stale = false;
         path.client.set_place(self.session, path.number, &alive[..count]);
         path.client.connected(now);
     }
@@ -272,7 +280,7 @@ impl Driver {
     /// The export is said to have changed: connect anew once nothing is under way, so that it is looked at. Requests wait
     /// meanwhile, and nothing is in doubt.
     pub fn renew(&mut self) {
-        self.renewing = self.is_up();
+        self.renewing = self.is_up() && !self.closing;
         self.wake_all();
     }
 
@@ -319,12 +327,17 @@ impl Driver {
         if !geometry.read_only && !durable && !self.assume_durable {
             return Err(End::NotDurable);
         }
+        let is_held = !self.quarantine.is_empty() || !self.old.is_empty();
+        if export.fenced && self.paths[path].stale && is_held {
+            return Err(End::Replaced);
+        }
         if export.fenced {
             // Whatever came by a connection that is gone is over.
             self.release();
         }
         let joins = self.paths.iter().any(Path::is_up);
-        if joins && is_another_life(self.known.as_ref(), &export) {
+        if joins && (!export.multi_conn || is_another_life(self.known.as_ref(), &export)) {
+            self.holder = None;
             // The others lead to something that is gone.
             for other in self.paths.iter_mut().filter(|other| other.connected) {
                 other.condemned = Some(End::Replaced);
@@ -390,6 +403,9 @@ impl Driver {
         lost.condemned = None;
         lost.outstanding = 0;
         lost.reconnect.down(now, retry);
+        for other in self.paths.iter_mut().filter(|other| other.connected && !other.up) {
+            other.stale = true;
+        }
         if was_up && !self.paths.iter().any(Path::is_up) {
             self.phase = Phase::Away;
             self.renewing = false;
@@ -405,8 +421,7 @@ impl Driver {
             let Some(flight) = self.flights.remove(left.request.cookie) else { continue };
             if left.touched && (flight.what == What::Flush || is_durable(left.request.operation)) {
                 // It may have failed, and dropped what it was to make durable, though the service lives.
-                self.suspect = true;
-                self.holder = None;
+                self.distrust();
             }
             if let Some((offset, length)) = left.ghost() {
                 let is_piece = matches!(flight.what, What::Piece(_));
@@ -425,7 +440,10 @@ impl Driver {
                     let again = flight.again || left.touched;
                     self.returned.push(Waiting { request, since, again, tries, not_before: None });
                 }
-                What::Flush => self.flushes.unanswered(),
+                What::Flush => {
+                    self.flushes.unanswered();
+                    self.begin_again();
+                }
                 What::Piece(index) => {
                     if let Some(bytes) = left.request.buffer {
                         self.journal.put_back(index, bytes);
@@ -437,6 +455,7 @@ impl Driver {
         while let Some(waiting) = self.returned.pop() {
             self.queue.push_front(waiting);
         }
+        self.settle_flush(now);
     }
 
     /// Not all that is written again has arrived: from the beginning.

@@ -2,6 +2,7 @@
 //! flushes fail and drop what they were to make durable, requests of dead connections are executed late. What was
 //! acknowledged is there, and what was flushed is durable.
 
+mod directed;
 mod world;
 
 use crate::Rate;
