@@ -236,7 +236,10 @@ impl Secured {
         // An alert that finds no room is not worth waiting for.
         let _ = stream.try_write(self.connection.poll_transmit());
         let reason = format!("TLS: {fatal}");
-        let lost = if fatal.needs_operator() { Lost::slowly(reason) } else { Lost::soon(reason) };
+        // Whoever speaks something else will next time.
+        let is_another = matches!(fatal, Fatal::Protocol(_) | Fatal::TooLong);
+        let is_hopeless = fatal.needs_operator() || is_another;
+        let lost = if is_hopeless { Lost::slowly(reason) } else { Lost::soon(reason) };
         Lost { says_farewell: true, ..lost }
     }
 }

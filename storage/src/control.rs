@@ -57,9 +57,15 @@ impl Control {
         let volume = shared.volumes.iter().position(|volume| volume.is_free()).ok_or(ControlError::Full)?;
         let policy = exposure.policy.clone();
         let generation = (!exposure.read_only).then_some(policy.generation);
-        shared.state.borrow_mut().registry.add(exposure, volume)?;
         let mut portals = alloc::vec![SocketAddrV4::new(uri.host, uri.port)];
         portals.extend(policy.portals);
+        // Two journals of one disk would undo each other's writes.
+        let writes = generation.is_some();
+        if shared.volumes.iter().any(|other| other.conflicts(&portals, &uri.export, writes)) {
+            let reason = format!("{} is exposed already, or is still being withdrawn", exposure.volume);
+            return Err(ControlError::Conflict(reason));
+        }
+        shared.state.borrow_mut().registry.add(exposure, volume)?;
         let assignment = Assignment {
             portals,
             tls: uri.tls,

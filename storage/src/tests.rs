@@ -1,6 +1,7 @@
 //! Volumes and sessions against a storage service in memory, over a simulated wire.
 
 mod sessions;
+mod tls;
 
 use crate::shared::Shared;
 use crate::{Control, Exposure, Limits, Storage, VolumeState};
@@ -97,31 +98,44 @@ struct Service {
     manner: Manner,
     /// Writes it was given.
     writes: usize,
+    /// How it has TLS.
+    tls: tls::Service,
 }
 
 async fn serve(service: Rc<RefCell<Service>>, clock: Clock, port: u16, mut stream: Stream) {
     loop {
         stream.accept(port).await;
-        let mut session = {
+        let (mut session, mut pipe) = {
             let service = service.borrow();
-            let settings = testing::Settings { name: service.name.into(), ..testing::Settings::default() };
-            Session::new(&settings, &service.disk)
+            let settings = testing::Settings {
+                name: service.name.into(),
+                tls: service.tls.encryption(),
+                ..testing::Settings::default()
+            };
+            (Session::new(&settings, &service.disk), tls::Pipe::new(&service.tls))
         };
-        converse(&service, &clock, &mut session, &mut stream).await;
+        converse(&service, &clock, &mut session, &mut pipe, &mut stream).await;
+        service.borrow_mut().tls.remember(&pipe);
         session.assert_obeyed();
         stream.finish().await;
     }
 }
 
-async fn converse(service: &RefCell<Service>, clock: &Clock, session: &mut Session, stream: &mut Stream) {
+async fn converse(
+    service: &RefCell<Service>,
+    clock: &Clock,
+    session: &mut Session,
+    pipe: &mut tls::Pipe,
+    stream: &mut Stream,
+) {
     let mut buffer = [0; 4096];
     loop {
-        let output = std::mem::take(&mut session.output);
-        if stream.write_all(&output).await.is_err() {
+        let output = pipe.outgoing(session);
+        if stream.write_all(&output).await.is_err() || pipe.is_over() {
             return;
         }
         match stream.try_read(&mut buffer) {
-            Ok(TryRead::Bytes(count)) => session.receive(&buffer[..count]),
+            Ok(TryRead::Bytes(count)) => pipe.receive(session, &buffer[..count]),
             Ok(TryRead::Empty) => clock.sleep(Duration::from_millis(1)).await,
             Ok(TryRead::Finished) | Err(_) => return,
         }
@@ -138,7 +152,7 @@ async fn converse(service: &RefCell<Service>, clock: &Clock, session: &mut Sessi
             session.execute(&mut service.disk, 0, Shape::Plain);
         }
         if service.manner == Manner::ServeAndClose {
-            let output = std::mem::take(&mut session.output);
+            let output = pipe.outgoing(session);
             let taken = stream.try_write(&output);
             assert_eq!(taken, Ok(output.len()), "a short answer fits");
             return;
@@ -154,6 +168,8 @@ struct World {
     server: Stack,
     /// Rounds of the loop so far.
     turns: u64,
+    /// Every frame, of both directions.
+    overheard: Vec<u8>,
 }
 
 fn limits() -> Limits {
@@ -179,6 +195,10 @@ fn limits() -> Limits {
 
 impl World {
     fn new() -> Self {
+        Self::with_tls(None)
+    }
+
+    fn with_tls(tls: Option<crate::Tls>) -> Self {
         let (a, b) = (Queue::default(), Queue::default());
         let end = |last: u8, incoming: &Queue, outgoing: &Queue| {
             let cidr = format!("10.78.0.{last}/24").parse().expect("an address");
@@ -189,7 +209,7 @@ impl World {
         };
         let ends = [end(1, &a, &b), end(2, &b, &a)];
         let mut executor = Executor::new(16);
-        let storage = Storage::new(&limits(), executor.clock(), 1, None, "test", None);
+        let storage = Storage::new(&limits(), executor.clock(), 1, None, "test", tls);
         for index in 0..limits().volumes {
             let stream = ends[0].stack().stream(65536, 65536);
             executor.add("volume", storage.serve_volume(index, 0, stream));
@@ -197,11 +217,21 @@ impl World {
         let stream = ends[0].stack().stream(4096, 4096);
         executor.add("watch", storage.watch_volumes(stream));
         let server = ends[1].stack();
-        Self { ends, executor, now: Instant::ZERO, storage, server, turns: 0 }
+        Self { ends, executor, now: Instant::ZERO, storage, server, turns: 0, overheard: Vec::new() }
     }
 
     fn service(&mut self, port: u16, name: &'static str, manner: Manner) -> Rc<RefCell<Service>> {
-        let service = Service { name, disk: Disk::new(1 << 20), manner, writes: 0 };
+        self.service_with(port, name, manner, tls::Service::default())
+    }
+
+    fn service_with(
+        &mut self,
+        port: u16,
+        name: &'static str,
+        manner: Manner,
+        tls: tls::Service,
+    ) -> Rc<RefCell<Service>> {
+        let service = Service { name, disk: Disk::new(1 << 20), manner, writes: 0, tls };
         let service = Rc::new(RefCell::new(service));
         for _ in 0..2 {
             let stream = self.server.stream(65536, 65536);
@@ -253,7 +283,9 @@ impl World {
             moved |= self.executor.run_ready(self.now) > 0;
             for attachment in &mut self.ends {
                 moved |= attachment.transmit(self.now);
-                moved |= !attachment.nic().outgoing.borrow().is_empty();
+                let outgoing = attachment.nic().outgoing.borrow();
+                moved |= !outgoing.is_empty();
+                self.overheard.extend(outgoing.iter().flatten());
             }
             // A turn takes its time, so one that is for nothing shows in their number and nowhere else.
             let step = self.now + Duration::from_micros(100);

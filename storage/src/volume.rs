@@ -56,6 +56,8 @@ struct Inner {
     farewell: Option<Instant>,
     /// When commands are next looked at for having waited too long.
     next_look: Option<Instant>,
+    /// Counts the disks that were here.
+    epoch: u64,
 }
 
 /// What a volume's tasks are to connect to.
@@ -108,6 +110,7 @@ impl Volume {
             away: None,
             farewell: None,
             next_look: None,
+            epoch: 0,
         };
         Self { signals: (0..paths.max(1)).map(|_| Signal::new()).collect(), inner: RefCell::new(inner) }
     }
@@ -146,6 +149,7 @@ impl Volume {
         inner.size = None;
         inner.away = Some(now);
         inner.next_look = Some(now);
+        inner.epoch += 1;
         self.raise(u64::MAX);
         Ok(())
     }
@@ -153,12 +157,21 @@ impl Volume {
     /// Take the disk away. What was acknowledged is made durable first, if the service is there.
     pub(crate) fn withdraw(&self, now: Instant) {
         let mut inner = self.inner.borrow_mut();
-        inner.assignment = None;
         inner.farewell = Some(now + FAREWELL);
         if let Some(driver) = &mut inner.driver {
             driver.close();
         }
         self.raise(u64::MAX);
+    }
+
+    /// Whether the disk that is here, or is still being withdrawn, is this one, and one of the two is written to.
+    pub(crate) fn conflicts(&self, portals: &[SocketAddrV4], export: &str, writes: bool) -> bool {
+        let inner = self.inner.borrow();
+        inner.assignment.as_ref().is_some_and(|here| {
+            let is_same =
+                here.export == export && here.portals.iter().any(|portal| portals.contains(portal));
+            is_same && (writes || here.generation.is_some())
+        })
     }
 
     pub(crate) fn is_free(&self) -> bool {
@@ -220,21 +233,27 @@ impl Volume {
     fn with<T>(&self, f: impl FnOnce(&mut Driver) -> T) -> Option<T> {
         self.inner.borrow_mut().driver.as_mut().map(f)
     }
+
+    fn epoch(&self) -> u64 {
+        self.inner.borrow().epoch
+    }
 }
 
 /// The task of one connection of a volume: serve one disk after another, for ever.
 pub(crate) async fn run(shared: Rc<Shared>, index: VolumeIndex, path: usize, mut stream: Stream) {
     let link = Link { shared, index, path };
     loop {
-        let address = link.pause().await;
-        match link.connection(&mut stream, address).await {
+        let (address, epoch) = link.pause().await;
+        match link.connection(&mut stream, address, epoch).await {
             Some(lost) => {
                 if lost.says_farewell {
                     let until = link.now() + LAST_WORD;
                     let _heard = with_deadline(&link.shared.clock.clone(), until, stream.finish()).await;
                 }
                 stream.abort();
-                link.ended(address, &lost);
+                if link.volume().epoch() == epoch {
+                    link.ended(address, &lost);
+                }
             }
             None => stream.abort(),
         }
@@ -258,7 +277,7 @@ impl Link {
     }
 
     /// Wait until this connection is to be made, and tell to where.
-    async fn pause(&self) -> SocketAddrV4 {
+    async fn pause(&self) -> (SocketAddrV4, u64) {
         loop {
             let now = self.now();
             self.volume().with(|driver| {
@@ -271,7 +290,7 @@ impl Link {
                     let inner = self.volume().inner.borrow();
                     let portals = inner.assignment.as_ref().map(|assignment| &assignment.portals);
                     if let Some(&address) = portals.and_then(|portals| portals.get(portal)) {
-                        return address;
+                        return (address, inner.epoch);
                     }
                     now + CONNECT
                 }
@@ -286,11 +305,8 @@ impl Link {
         }
     }
 
-    /// When something is due that is no connection's own: the first task's business.
+    /// When something is due that is no connection's own.
     fn due(&self) -> Option<Instant> {
-        if self.path != 0 {
-            return None;
-        }
         let inner = self.volume().inner.borrow();
         let driver = inner.driver.as_ref()?;
         let look = inner.next_look.filter(|_| !driver.is_up() || !driver.is_idle());
@@ -298,9 +314,14 @@ impl Link {
     }
 
     /// Connect, and serve until the connection is over. Answers why, unless the volume is gone.
-    async fn connection(&self, stream: &mut Stream, address: SocketAddrV4) -> Option<Lost> {
+    async fn connection(&self, stream: &mut Stream, address: SocketAddrV4, epoch: u64) -> Option<Lost> {
         let clock = self.shared.clock.clone();
-        match with_deadline(&clock, self.now() + CONNECT, stream.connect(address)).await {
+        let connected = with_deadline(&clock, self.now() + CONNECT, stream.connect(address)).await;
+        if self.volume().epoch() != epoch {
+            // The place is another disk's by now, and this is not the way to it.
+            return None;
+        }
+        match connected {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Some(Lost::soon(error)),
             Err(_) => return Some(Lost::soon("no answer")),
@@ -313,7 +334,13 @@ impl Link {
         };
         let mut carrier = Carrier::new(peer);
         let mut sleep = clock.sleep_until(Instant::ZERO);
-        poll_fn(|cx| self.pump(cx, &mut carrier, stream, &mut sleep)).await
+        poll_fn(|cx| {
+            if self.volume().epoch() != epoch {
+                return Poll::Ready(None);
+            }
+            self.pump(cx, &mut carrier, stream, &mut sleep)
+        })
+        .await
     }
 
     /// Carry requests down and completions up until nothing moves.
@@ -334,7 +361,8 @@ impl Link {
                     stream.register(cx);
                     let own = self.volume().with(|driver| driver.path_timeout(self.path)).flatten();
                     let due = [own, self.due()].into_iter().flatten().min();
-                    sleep.reset(due.unwrap_or(now + LONGEST_SLEEP));
+                    // What is due and cannot be done yet must not keep the machine busy.
+                    sleep.reset(due.unwrap_or(now + LONGEST_SLEEP).max(now + LEAST_SLEEP));
                     let asked = self.volume().signals[self.path].poll_lower(cx).is_ready();
                     let due = Pin::new(&mut *sleep).poll(cx).is_ready();
                     if !asked && !due {
@@ -392,7 +420,7 @@ impl Link {
         if !closing {
             log::warn!("volume {}: {address}: {}", self.index, lost.reason);
         }
-        if lost.is_another_disk {
+        if lost.is_another_disk && !self.volume().with(|driver| driver.is_up()).unwrap_or(false) {
             self.shared.volume_replaced(self.index);
         }
         // What nobody waits for is not sent again.
@@ -404,11 +432,9 @@ impl Link {
     /// was anything to tell.
     fn tend(&self, now: Instant) -> bool {
         let mut told = self.tell(now);
-        if self.path == 0 {
-            self.look(now);
-            told |= self.tell(now);
-            self.part(now);
-        }
+        self.look(now);
+        told |= self.tell(now);
+        self.part(now);
         let wakes = self.volume().with(Driver::take_wakes).unwrap_or(0);
         // What this task has to do it sees by itself.
         self.volume().raise(wakes & !(1 << self.path));
@@ -492,18 +518,32 @@ impl Link {
 
     /// A withdrawn volume whose time has come is no more.
     fn part(&self, now: Instant) {
-        let inner = &mut *self.volume().inner.borrow_mut();
-        let (Some(driver), Some(until)) = (&mut inner.driver, inner.farewell) else { return };
-        let is_over = driver.is_drained() && !driver.is_connected();
-        if !is_over && now < until {
-            return;
-        }
+        let mut driver = {
+            let inner = &mut *self.volume().inner.borrow_mut();
+            let (Some(driver), Some(until)) = (&inner.driver, inner.farewell) else { return };
+            let is_over = driver.is_drained() && !driver.is_connected();
+            if !is_over && now < until {
+                return;
+            }
+            inner.farewell = None;
+            inner.assignment = None;
+            let Some(driver) = inner.driver.take() else { return };
+            driver
+        };
         let left = driver.status().entries;
         if left > 0 {
             log::error!("volume {}: withdrawn with {left} acknowledged writes not made durable", self.index);
         }
-        inner.driver = None;
-        inner.farewell = None;
+        // Commands that nobody waits for any more have places all the same, which they leave only with an outcome.
+        for path in 0..self.volume().signals.len() {
+            driver.disconnected(path, now, Retry::Soon);
+        }
+        driver.lose(|_| true);
+        while let Some(event) = driver.poll_event() {
+            if let Event::Completed(completion) = event {
+                self.shared.complete(completion);
+            }
+        }
         self.volume().raise(u64::MAX);
     }
 }
