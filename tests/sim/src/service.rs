@@ -110,7 +110,8 @@ impl Service {
         let mut settings = Settings {
             structured: shape.structured,
             extended: shape.extended,
-            fencing: shape.fences,
+            // A claim is a context, and contexts need structured replies.
+            fencing: shape.fences && (shape.structured || shape.extended),
             allocation: shape.tells_extents,
             ..Settings::default()
         };
@@ -271,7 +272,9 @@ impl Service {
         }
         self.moments.push(Moment { step: Step::Sent, unit, write });
         let connection = self.live[place].id;
-        let is_again = write.is_some_and(|id| *self.received.entry(id).or_insert(connection) != connection);
+        let is_again = write.is_some_and(|id| {
+            *self.received.entry(id).or_insert(connection) != connection || history.is_executed(id)
+        });
         if is_again {
             self.moments.push(Moment { step: Step::InReplay, unit, write });
         }
