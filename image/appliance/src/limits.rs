@@ -97,7 +97,7 @@ const SMALL: Limits = Limits {
 
 const NORMAL: Limits = Limits {
     connections: 12,
-    volumes: 12,
+    volumes: 10,
     window: 128,
     commands: 512,
     iscsi_buffers: (256 * KIB, 512 * KIB),
@@ -106,7 +106,7 @@ const NORMAL: Limits = Limits {
     tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
-    journal: [1024, 32, 16],
+    journal: [1024, 32, 24],
     entries: 2048,
 };
 
@@ -149,7 +149,7 @@ impl Limits {
         TINY
     }
 
-    /// Bytes that these limits take at start, with a third on top for engines, tables and the heap's own needs.
+    /// Bytes that these limits take at start, with a quarter on top for engines, tables and the heap's own needs.
     pub const fn memory(&self) -> usize {
         let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
             + self.volumes * self.paths * (self.nbd_buffers.0 + self.nbd_buffers.1)
@@ -160,7 +160,7 @@ impl Limits {
             total += self.pool[index].0 * (self.pool[index].1 + self.journal[index]);
             index += 1;
         }
-        total + total / 3
+        total + total / 4
     }
 
     /// Bytes that TLS takes on top when every disk speaks it.

@@ -108,3 +108,50 @@ fn no_text_makes_it_panic() {
         drop(parse(&text));
     }
 }
+
+/// Keys about TLS, of nobody.
+const TLS: &str = include_str!("tls.conf");
+
+/// All of [`TLS`] but one key.
+fn without(key: &str) -> String {
+    let mut lines: Vec<&str> = TLS.lines().collect();
+    lines.retain(|line| !line.starts_with(key));
+    lines.join("\n")
+}
+
+#[test]
+fn certificates_and_a_key_come_in_base64() {
+    let config = parse(&format!("{GOOD}\n{TLS}")).expect("good");
+    let tls = config.tls.clone().expect("there");
+    assert_eq!((tls.anchors.len(), tls.dates), (2, network_tls::Dates::CheckedWhenTimeIsKnown));
+    let (chain, key) = tls.identity.expect("there");
+    assert_eq!(chain.len(), 1);
+    let debug = format!("{config:?}");
+    assert!(!debug.contains(&format!("{:?}", &key[..8]).replace(['[', ']'], "")), "{debug}");
+    assert_eq!(parse(GOOD).expect("good").tls, None);
+}
+
+#[test]
+fn what_is_wrong_with_tls_is_named_by_its_key_and_never_shown() {
+    let key = TLS.lines().find_map(|line| line.strip_prefix("tls.key=")).expect("there");
+    let long = "expected the base64 between the lines BEGIN and END of a PEM file";
+    for (text, line) in [
+        (without("tls.anchors"), "tls.anchors: missing beside tls.certificate".to_string()),
+        (without("tls.certificate"), "tls.certificate: missing beside tls.key".to_string()),
+        (without("tls.key"), "tls.key: missing beside tls.certificate".to_string()),
+        (without("tls.dates"), "tls.dates: missing beside tls.anchors".to_string()),
+        ("tls.dates=checked".to_string(), "tls.anchors: missing beside tls.dates".to_string()),
+        (TLS.replace("if-known", "never"), "tls.dates: expected checked or if-known".to_string()),
+        (TLS.replace("tls.key=", "tls.key=?"), format!("tls.key: {long}")),
+        (TLS.replace("tls.certificate=", "tls.certificate=,"), format!("tls.certificate: {long}")),
+        (
+            without("tls.anchors") + "\ntls.anchors=aGVsbG8=",
+            "tls.anchors: authorities: certificate 1".to_string(),
+        ),
+        (without("tls.key") + "\ntls.key=aGVsbG8=", "tls.key: private key".to_string()),
+    ] {
+        let refused = parse(&format!("{GOOD}\n{text}")).expect_err(&line);
+        assert!(refused.contains(&line), "{refused} instead of {line}");
+        assert!(!refused.contains(&key[..16]), "{refused}");
+    }
+}
