@@ -168,8 +168,7 @@ impl Volume {
     pub(crate) fn conflicts(&self, portals: &[SocketAddrV4], export: &str, writes: bool) -> bool {
         let inner = self.inner.borrow();
         inner.assignment.as_ref().is_some_and(|here| {
-            let is_same =
-                here.export == export && here.portals.iter().any(|portal| portals.contains(portal));
+            let is_same = here.export == export && here.portals.iter().any(|portal| portals.contains(portal));
             is_same && (writes || here.generation.is_some())
         })
     }

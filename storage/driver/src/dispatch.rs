@@ -42,10 +42,12 @@ impl Driver {
             && self.phase == Phase::Open
             && self.flights.is_empty()
             && (self.journal.is_empty() || self.failing);
-        if renews || self.closing && self.is_drained() {
+        if !self.parting && (renews || self.closing && self.is_drained()) {
+            self.parting = true;
             for path in self.paths.iter_mut().filter(|path| path.is_connected()) {
                 path.client.disconnect();
             }
+            self.wake_all();
         }
         moved
     }

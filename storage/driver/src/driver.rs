@@ -177,6 +177,8 @@ pub struct Driver {
     /// The number of the last connection.
     pub(crate) connections: u32,
     pub(crate) closing: bool,
+    /// Farewell was said on all connections.
+    pub(crate) parting: bool,
     /// Connections are to be made anew.
     pub(crate) renewing: bool,
     pub(crate) wakes: u64,
@@ -230,6 +232,7 @@ impl Driver {
             session: settings.seed,
             connections: 0,
             closing: false,
+            parting: false,
             renewing: false,
             wakes: 0,
             done: VecDeque::with_capacity(slots),

@@ -1,6 +1,6 @@
 //! What the service's answers mean.
 
-use crate::dispatch::{SEND_FUA, is_durable};
+use crate::dispatch::is_durable;
 use crate::driver::{Driver, Phase, Waiting};
 use crate::flights::{Flight, What};
 use crate::paths::End;
@@ -22,7 +22,7 @@ impl Driver {
         let result = completion.result;
         if result.is_ok() {
             self.paths[path].proved();
-            if self.portals_fence && self.haunted >> (self.portal & 63) & 1 == 0 {
+            if self.portals_fence && self.haunted & self.paths[path].portal_bit() == 0 {
                 // All that may still be executed is at other portals, and those are fenced by now.
                 self.release();
             }
@@ -41,7 +41,7 @@ impl Driver {
                     (Ok(()), Some(room)) => {
                         let range = (flight.offset, flight.length);
                         self.journal.keep(now, room, flight.operation, range, completion.buffer);
-                        if is_durable(flight.operation) && !self.has_fua() {
+                        if is_durable(flight.operation) && !flight.durable {
                             self.flushes.follow(cookie, flight.since);
                         } else {
                             self.done.push_back(Completion { cookie, result, buffer: None });
@@ -74,7 +74,7 @@ impl Driver {
         let error = match result {
             Ok(()) => return Ok(()),
             // What is given back may hold anything.
-            Err(Error::NotSupported) if is_trim => return Ok(()),
+            Err(_) if is_trim => return Ok(()),
             Err(error) => error,
         };
         match &mut self.phase {
@@ -121,9 +121,5 @@ impl Driver {
         let request = Request { cookie, operation, offset, length, buffer: completion.buffer };
         let tries = tries.saturating_add(1);
         self.queue.push_front(Waiting { request, since, again, tries, not_before });
-    }
-
-    fn has_fua(&self) -> bool {
-        self.known.is_some_and(|export| export.flags.contains(SEND_FUA))
     }
 }

@@ -98,6 +98,8 @@ pub(crate) struct Path {
     /// A connection stands, perhaps not shaken hands yet.
     connected: bool,
     up: bool,
+    /// Where it was dialled.
+    portal: usize,
     /// What it is called at a service that fences.
     number: u32,
     /// Requests given to it and not back.
@@ -114,6 +116,7 @@ impl Path {
             reconnect: Reconnect::new(settings.portals, settings.seed.wrapping_add(index as u64)),
             connected: false,
             up: false,
+            portal: 0,
             number: 0,
             outstanding: 0,
             condemned: None,
@@ -123,6 +126,11 @@ impl Path {
 
     pub(crate) fn is_up(&self) -> bool {
         self.up
+    }
+
+    /// A bit for the portal that it leads to.
+    pub(crate) const fn portal_bit(&self) -> u64 {
+        1 << (self.portal & 63)
     }
 
     /// It has done something.
@@ -157,8 +165,12 @@ impl Driver {
         let portal = self.portal;
         let reconnect = &mut self.paths[path].reconnect;
         match (reconnect.poll_dial(now), reconnect.poll_timeout()) {
-            (Some(_), _) if others_up => Dial::Now(portal),
+            (Some(_), _) if others_up => {
+                self.paths[path].portal = portal;
+                Dial::Now(portal)
+            }
             (Some(portal), _) => {
+                self.paths[path].portal = portal;
                 self.portal = portal;
                 Dial::Now(portal)
             }
@@ -383,7 +395,7 @@ impl Driver {
         }
         // A new connection has proved nothing yet; but only who waits for an answer can wait too long.
         let waits = self.queue.iter().any(|waiting| waiting.again);
-        self.stalled = if waits { self.stalled.or(Some(now)) } else { None };
+        self.stalled = waits.then_some(now);
     }
 
     /// Connection `path` is gone, or did not come about. What it left without an answer waits to be sent again.
@@ -402,6 +414,7 @@ impl Driver {
         lost.connected = false;
         lost.condemned = None;
         lost.outstanding = 0;
+        self.parting = false;
         lost.reconnect.down(now, retry);
         for other in self.paths.iter_mut().filter(|other| other.connected && !other.up) {
             other.stale = true;
@@ -427,7 +440,7 @@ impl Driver {
                 let is_piece = matches!(flight.what, What::Piece(_));
                 let quarantine = if is_piece { &mut self.old } else { &mut self.quarantine };
                 quarantine.hold(now, offset, length);
-                self.haunted |= 1 << (self.portal & 63);
+                self.haunted |= self.paths[path].portal_bit();
                 self.ghosts += 1;
             }
             if let Some(room) = flight.room {
