@@ -359,12 +359,14 @@ impl World {
             };
             let admission = self.lease.admit(&fence);
             assert_ne!(admission, Admission::Refused);
-            self.ghosts.clear();
+            // What came by connections that the claim says are alive goes on, though they may have died meanwhile.
+            self.ghosts
+                .retain(|(_, ghost)| ghost.claim().is_some_and(|claim| !fence.cuts(admission, Some(claim))));
             for other in 0..self.sessions.len() {
                 let claim = self.sessions[other].as_ref().and_then(Session::claim);
                 if other != path && claim.is_some_and(|claim| fence.cuts(admission, Some(claim))) {
                     self.lose(other, Retry::Soon);
-                    self.ghosts.clear();
+                    self.ghosts.pop();
                 }
             }
             if let Some(session) = &mut self.sessions[path] {
