@@ -14,6 +14,9 @@ use network::{Stream, TryRead};
 use network_tls::{Buffers, ClientConfig, Connection, Fatal, SetupError};
 use storage_nbd::Retry;
 
+/// The server ended the connection as it should.
+const CLOSED: &str = "the server closed the connection";
+
 /// What it takes to speak TLS to storage services.
 #[derive(Clone, Debug)]
 pub struct Tls {
@@ -68,6 +71,8 @@ struct Secured {
     connection: Box<Connection>,
     /// The engine knows that it stands.
     told: bool,
+    /// The server has said something in TLS, so it accepts who we are: it learns that last, and then need not say a word.
+    heard: bool,
 }
 
 impl Carrier {
@@ -93,7 +98,7 @@ impl Carrier {
             match stream.try_read(engine.space()).map_err(Lost::soon)? {
                 TryRead::Bytes(count) => engine.received(count)?,
                 TryRead::Empty => return Ok(moved),
-                TryRead::Finished => return Err(Lost::soon("the server closed the connection")),
+                TryRead::Finished => return Err(Lost::soon(CLOSED)),
             }
             moved = true;
         }
@@ -131,7 +136,7 @@ impl Carrier {
             // Randomness may still come in; all else stays as it is.
             if error == SetupError::NoEntropy { Lost::soon(lost) } else { Lost::slowly(lost) }
         })?;
-        Ok(Secured { connection: Box::new(connection), told: false })
+        Ok(Secured { connection: Box::new(connection), told: false, heard: false })
     }
 }
 
@@ -141,13 +146,13 @@ impl Secured {
         loop {
             moved |= self.hand_over(engine, stream)?;
             if self.connection.peer_closed() {
-                return Err(Lost::soon("the server closed the connection"));
+                return Err(self.cut_off(CLOSED));
             }
             let space = self.connection.space();
             if space.is_empty() {
                 return Ok(moved);
             }
-            match stream.try_read(space).map_err(Lost::soon)? {
+            match stream.try_read(space).map_err(|reset| self.cut_off(reset))? {
                 TryRead::Bytes(count) => {
                     moved = true;
                     let received = self.connection.received(count);
@@ -156,8 +161,8 @@ impl Secured {
                 TryRead::Empty => return Ok(moved),
                 TryRead::Finished => {
                     let ended = self.connection.end_of_stream();
-                    ended.map_err(|fatal| self.over(&fatal, stream))?;
-                    return Err(Lost::soon("the server closed the connection"));
+                    let words = ended.map_or_else(|fatal| format!("TLS: {fatal}"), |()| CLOSED.to_string());
+                    return Err(self.cut_off(words));
                 }
             }
         }
@@ -175,7 +180,10 @@ impl Secured {
         loop {
             match self.connection.read(engine.space()) {
                 Ok(0) => return Ok(moved),
-                Ok(count) => engine.received(count)?,
+                Ok(count) => {
+                    self.heard = true;
+                    engine.received(count)?;
+                }
                 Err(fatal) => return Err(self.over(&fatal, stream)),
             }
             moved = true;
@@ -222,13 +230,25 @@ impl Secured {
             if sealed.is_empty() {
                 return Ok(moved);
             }
-            let count = stream.try_write(sealed).map_err(Lost::soon)?;
-            if count == 0 {
-                return Ok(moved);
-            }
+            let count = match stream.try_write(sealed) {
+                Ok(0) => return Ok(moved),
+                Ok(count) => count,
+                Err(reset) => return Err(self.cut_off(reset)),
+            };
             self.connection.transmitted(count);
             moved = true;
         }
+    }
+
+    /// The server is gone, and why is for people to guess while it never said anything.
+    fn cut_off(&self, reason: impl ToString) -> Lost {
+        let reason = reason.to_string();
+        if self.heard {
+            return Lost::soon(reason);
+        }
+        let guess =
+            if self.told { "it may not accept our certificate" } else { "it may have TLS in another way" };
+        Lost::slowly(format!("{reason} without an answer in TLS: {guess}"))
     }
 
     /// The end, in words for people, after the alert for the server.
