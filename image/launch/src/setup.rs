@@ -36,6 +36,8 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/socat", "socat"),
     ("/usr/bin/dpkg-deb", "dpkg"),
+    ("/usr/bin/openssl", "openssl"),
+    ("/usr/bin/certtool", "gnutls-bin"),
 ];
 
 /// Needed by the benchmark on top of [`RUN`].
