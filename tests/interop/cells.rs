@@ -4,6 +4,7 @@
 //! column says, then it all goes wrong at once, and each has to come out as its cell says, with nothing lost: not while
 //! the services live, and not of what was flushed when they have died.
 
+mod nbdkit;
 mod rows;
 mod table;
 mod worker;
@@ -43,6 +44,16 @@ fn the_services_lose_their_power() {
 #[test]
 fn the_services_hang_and_go_on() {
     row("hang");
+}
+
+#[test]
+fn services_without_a_fence_execute_late_what_dead_connections_brought() {
+    row("ghosts");
+}
+
+#[test]
+fn nbdkit_fails_pauses_and_delays() {
+    row("nbdkit");
 }
 
 #[test]

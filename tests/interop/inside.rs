@@ -1,6 +1,6 @@
 //! Scenarios that need sockets of their own on the two networks: the test program starts itself again inside them.
 
-use crate::{cells, hostile, network, service};
+use crate::{cells, hostile, network, recovery, service};
 use image_launch::process;
 use image_launch::stage::Stage;
 use std::env;
@@ -38,7 +38,8 @@ fn inside() {
     let Ok(name) = env::var(SCENARIO) else { return };
     std::thread::scope(|scope| {
         for name in name.split('+') {
-            let mut scenarios = hostile::SCENARIOS.iter().chain(network::SCENARIOS).chain(cells::SCENARIOS);
+            let all = [hostile::SCENARIOS, network::SCENARIOS, cells::SCENARIOS, recovery::SCENARIOS];
+            let mut scenarios = all.into_iter().flatten();
             let (_, scenario) = scenarios.find(|(known, _)| *known == name).unwrap();
             scope.spawn(scenario);
         }

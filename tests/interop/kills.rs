@@ -7,7 +7,7 @@
 
 #[path = "kills/guest/block.rs"]
 pub(crate) mod block;
-mod guest;
+pub(crate) mod guest;
 
 use crate::fixture::{script, stage, target};
 use crate::service::{self, Service};

@@ -12,5 +12,7 @@ mod kills;
 mod libiscsi;
 mod linux;
 mod network;
+mod recovery;
 mod service;
 mod suite;
+mod tls;

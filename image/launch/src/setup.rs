@@ -35,6 +35,7 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/socat", "socat"),
+    ("iptables", "iptables"),
     ("/usr/bin/dpkg-deb", "dpkg"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/certtool", "gnutls-bin"),

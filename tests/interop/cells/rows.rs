@@ -45,6 +45,24 @@ pub(crate) const ROWS: &[Row] = &[
         ],
         answers_at_once: true,
     },
+    Row {
+        scenario: "ghosts",
+        cells: [None, None, Some(Recover), Some(Recover), Some(Recover), Some(Recover), None],
+        answers_at_once: true,
+    },
+    Row {
+        scenario: "nbdkit",
+        cells: [
+            Some(Pass),
+            Some(MEDIUM),
+            Some(Recover),
+            Some(Pass),
+            Some(MEDIUM),
+            Some(Recover),
+            Some(Recover),
+        ],
+        answers_at_once: true,
+    },
     Row { scenario: "half_open", cells: ALL_RECOVER, answers_at_once: true },
     // A ping may be lost three times in a row, which is longer than an initiator waits for its answer.
     Row { scenario: "weather", cells: ALL_RECOVER, answers_at_once: false },
@@ -101,6 +119,8 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     ("killed", killed),
     ("power_loss", power_loss),
     ("hang", hang),
+    ("ghosts", ghosts),
+    ("nbdkit", super::nbdkit::play),
     ("half_open", half_open),
     ("weather", weather),
     ("host_cut", host_cut),
@@ -115,9 +135,13 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     ("changes", changes),
 ];
 
+/// The row of that scenario.
+pub(crate) fn row(scenario: &str) -> &'static Row {
+    ROWS.iter().find(|row| row.scenario == scenario).expect("every scenario is a row")
+}
+
 fn play(scenario: &str, change: impl Fn(&mut Options), fault: impl FnOnce(&mut World)) {
-    let row = ROWS.iter().find(|row| row.scenario == scenario).expect("every scenario is a row");
-    World::play(row, change, fault);
+    World::play(row(scenario), change, fault);
 }
 
 /// Some of what is not flushed is on the medium all the same.
@@ -156,6 +180,28 @@ fn hang() {
     play("hang", volatile, |world| {
         world.order("hang 32000");
         sleep(seconds(32));
+    });
+}
+
+/// Services that know of no fence, cut connections, and execute what these brought some seconds later: a newer write of
+/// the same block has to wait for it.
+fn ghosts() {
+    let plain = |options: &mut Options| {
+        volatile(options);
+        options.knows_writers = false;
+        options.tells_incarnation = false;
+    };
+    play("ghosts", plain, |world| {
+        world.order("late 4000");
+        for _ in 0..2 {
+            world.order("delay write 60000");
+            sleep(Duration::from_millis(500));
+            world.order("delay write 0");
+            world.order("drop");
+            sleep(seconds(6));
+        }
+        let late: u64 = world.services.iter().map(|service| service.figure("late")).sum();
+        assert!(late >= 2, "{late} ghosts are not enough");
     });
 }
 

@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(110);
 const PING: Duration = Duration::from_secs(500);
 const BETWEEN_PINGS: Duration = Duration::from_millis(400);
 const ABORT_TASK: u8 = 1;
-const LOGICAL_UNIT_RESET: u8 = 5;
+/// LOGICAL UNIT RESET, of no task.
+const RESET: (u8, (u32, u32)) = (5, (u32::MAX, 0));
 
 /// What goes on when something goes wrong: the columns of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,16 +216,15 @@ impl Worker {
         let session = self.session()?;
         let tag = session.begin(lun(0), &write10(sector(block), SECTORS), bytes, 0);
         let order = session.cmd_sn.wrapping_sub(1);
-        let (function, task) =
-            if resets { (LOGICAL_UNIT_RESET, (u32::MAX, 0)) } else { (ABORT_TASK, (tag, order)) };
-        let answer = session.manage_later(function, lun(0), task);
-        let end = Instant::now() + PATIENCE;
-        while !session.is_answered(answer) {
-            session.step(end)?;
-        }
-        session.answer(answer)?;
+        let (function, task) = if resets { RESET } else { (ABORT_TASK, (tag, order)) };
+        manage(session, function, task)?;
         session.forget(tag);
         Ok(())
+    }
+
+    fn reset_unit(&mut self) -> Result<(), String> {
+        let (function, task) = RESET;
+        manage(self.session()?, function, task)
     }
 
     /// Takes its own session's place.
@@ -281,6 +281,12 @@ impl Worker {
                     self.seen.errors.push(sense);
                     if !must {
                         return Ok(None);
+                    }
+                    // A flush that has failed stays failed until somebody who was told resets the unit.
+                    if *cdb == SYNCHRONIZE_CACHE
+                        && let Err(reason) = self.reset_unit()
+                    {
+                        self.lost(&reason)?;
                     }
                 }
                 (status, None) => return Err(format!("{:02x}: status {status:#04x} without sense", cdb[0])),
@@ -357,6 +363,16 @@ impl Worker {
         }
         Ok(self.session.as_mut().expect("it was just opened"))
     }
+}
+
+/// A task management function, whose answer may wait for a storage service.
+fn manage(session: &mut Session, function: u8, task: (u32, u32)) -> Result<(), String> {
+    let answer = session.manage_later(function, lun(0), task);
+    let end = Instant::now() + PATIENCE;
+    while !session.is_answered(answer) {
+        session.step(end)?;
+    }
+    session.answer(answer).map(drop)
 }
 
 /// Sectors of a block.

@@ -8,6 +8,7 @@ use image_launch::net::Wire;
 use image_launch::process;
 use image_launch::qmp::Qmp;
 use serde_json::json;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, sleep};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use tests_service::Options;
 
 /// Bytes of each disk.
-const SIZE: u64 = 1 << 20;
+pub(crate) const SIZE: u64 = 1 << 20;
 /// Until everybody is at work, on a busy machine.
 const START: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(20);
@@ -45,6 +46,8 @@ pub(crate) enum Way {
 /// The seven disks of a row, each with a service and a worker.
 pub(crate) struct World {
     pub(crate) services: Vec<Service>,
+    /// What is behind them.
+    files: Vec<PathBuf>,
     pub(crate) row: Arc<Row>,
 }
 
@@ -58,8 +61,19 @@ impl World {
                 change(options);
             }));
         }
-        let mut world = Self { services, row: Arc::default() };
+        let files = services.iter().map(|service| service.options.file.clone()).collect();
+        let world = Self { services, files, row: Arc::default() };
         world.slow_aborts();
+        world.run(cells, fault);
+    }
+
+    /// The same with storage services of others, which have these files.
+    pub(crate) fn play_behind(files: Vec<PathBuf>, cells: &Cells, fault: impl FnOnce(&mut Self)) {
+        Self { services: Vec::new(), files, row: Arc::default() }.run(cells, fault);
+    }
+
+    fn run(mut self, cells: &Cells, fault: impl FnOnce(&mut Self)) {
+        let world = &mut self;
         let columns = Column::ALL.into_iter().zip(cells.cells).enumerate();
         let workers: Vec<_> = columns
             .filter_map(|(n, (column, expect))| {
@@ -78,7 +92,7 @@ impl World {
             sleep(Duration::from_millis(5));
         }
         sleep(Duration::from_millis(300));
-        fault(&mut world);
+        fault(world);
         world.row.is_over.store(true, Ordering::SeqCst);
         let mut wrong = Vec::new();
         for (n, column, expect, thread) in workers {
@@ -147,8 +161,10 @@ impl World {
 
     /// With the service's cache gone, each block must be as new as the last flush has made it.
     fn compare(&mut self, n: usize, worker: &Worker) -> Result<(), String> {
-        self.services[n].kill();
-        let bytes = std::fs::read(&self.services[n].options.file).map_err(|error| error.to_string())?;
+        if let Some(service) = self.services.get_mut(n) {
+            service.kill();
+        }
+        let bytes = std::fs::read(&self.files[n]).map_err(|error| error.to_string())?;
         let blocks = bytes.chunks_exact(BLOCK).take(BLOCKS).zip(&worker.floor).zip(0..);
         for ((bytes, floor), number) in blocks {
             let found = write_of(bytes, number)?;
