@@ -306,8 +306,8 @@ impl History {
         let binding = if look.is_flush {
             !new.is_loss && !(look.is_excusing && self.excused.contains(&(place.0, place.1, newer)))
         } else {
-            // A loss concerns only what was acknowledged: what was not may still be sent again.
-            !new.is_loss || old.acknowledged.is_some()
+            // A loss concerns only what was excused: all else may still be sent, or written, again.
+            !new.is_loss || old.acknowledged.is_some() && self.excused.contains(&(place.0, place.1, older))
         };
         binding
             && !new.is_hint
@@ -487,6 +487,20 @@ mod tests {
         history.excuse_unflushed(0, &disk(&old), &disk(&old), at(70)).expect("well formed");
         assert!(history.read(0, 0, &old, at(80)).is_ok());
         assert!(history.read(0, 0, &new, at(80)).is_err());
+    }
+
+    #[test]
+    fn what_was_acknowledged_since_a_restart_comes_back_after_a_loss() {
+        let (mut history, [old, new], [_, second]) = world();
+        history.acknowledge(second, at(40));
+        let disk = |sector: &[u8]| [sector, &[0; 3 * SECTOR]].concat();
+        history.excuse_unflushed(0, &disk(&new), &disk(&old), at(45)).expect("well formed");
+        let hint = history.begin_hint(0, 0, 1, at(50));
+        history.acknowledge(hint, at(55));
+        history.rolled_back(0, &disk(&old), at(60)).expect("well formed");
+        assert!(history.read(0, 0, &[0; SECTOR], at(70)).is_ok(), "it was written again");
+        assert!(history.read(0, 0, &old, at(70)).is_ok(), "or not: it was a hint");
+        assert!(history.read(0, 0, &new, at(70)).is_err());
     }
 
     #[test]
