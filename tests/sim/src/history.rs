@@ -82,6 +82,8 @@ pub(crate) struct History {
     begun: Vec<Instant>,
     /// Values that a COMPARE AND WRITE has replaced: each can be replaced once.
     swapped: BTreeSet<(usize, usize, WriteId)>,
+    /// Which roll-back has ended which write.
+    lost: BTreeSet<(WriteId, WriteId)>,
     /// Of which writes a restart of the appliance has excused the loss: unit, sector and name.
     excused: BTreeSet<(usize, usize, WriteId)>,
     reads: u64,
@@ -95,6 +97,7 @@ impl History {
             touched: vec![vec![Vec::new(); sectors]; units],
             begun: vec![Instant::ZERO; units],
             swapped: BTreeSet::new(),
+            lost: BTreeSet::new(),
             excused: BTreeSet::new(),
             reads: 0,
         };
@@ -306,8 +309,8 @@ impl History {
         let binding = if look.is_flush {
             !new.is_loss && !(look.is_excusing && self.excused.contains(&(place.0, place.1, newer)))
         } else {
-            // A loss concerns only what was excused: all else may still be sent, or written, again.
-            !new.is_loss || old.acknowledged.is_some() && self.excused.contains(&(place.0, place.1, older))
+            // A loss concerns only what it has ended: all else may still be sent, or written, again.
+            !new.is_loss || self.lost.contains(&(newer, older))
         };
         binding
             && !new.is_hint
@@ -326,7 +329,10 @@ impl History {
             if is_allowed(false) || !is_allowed(true) {
                 continue;
             }
+            let ended: Vec<WriteId> = self.touched[unit][sector].iter().map(|(id, _)| *id).collect();
             let id = self.begin_sectors(unit, sector, 1, Some(value), now);
+            let excused = ended.into_iter().filter(|old| self.excused.contains(&(unit, sector, *old)));
+            self.lost.extend(excused.map(|old| (id, old)));
             self.acknowledge(id, now);
             self.writes[id].is_loss = true;
             // What was replaced may be there again.
@@ -351,7 +357,10 @@ impl History {
     ) -> Result<(), String> {
         for sector in 0..self.sectors() {
             let kept = identify(at(durable, sector), self.writes.len(), unit, sector)?;
-            let lost = self.touched[unit][sector].iter().filter(|(_, value)| *value != kept);
+            let all = &self.touched[unit][sector];
+            // A hint leaves one of several values.
+            let is_kept = |id: WriteId| all.iter().any(|(other, value)| *other == id && *value == kept);
+            let lost = all.iter().filter(|(id, _)| !is_kept(*id));
             self.excused.extend(lost.map(|(id, _)| (unit, sector, *id)));
         }
         self.rolled_back(unit, content, now)
