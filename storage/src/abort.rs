@@ -1,15 +1,32 @@
 //! Task management (RFC 7143 section 11.5, SAM-5 section 7): which commands a function ends, and its answer.
 //!
-//! A function is answered at once, although requests of the commands it ended may still be under way: each of them
-//! keeps its place among the commands of its unit until its last request has come back, and nothing that overlaps it is
-//! let past. So a disk that hangs does not make its initiator escalate, and no old write lands behind a newer one. What
-//! was not sent yet is never sent.
+//! A function is answered when nothing of the commands it ended can change a disk any more: what was not sent yet never
+//! is, and what is under way is waited for. Not for ever, or an initiator would escalate because a service hangs: after
+//! [`PATIENCE`] the connections that carry it are dropped, which closes what they may still write to all newer writes.
+//! Until then, too, such a command keeps its place among the commands of its unit, and nothing that overlaps it is let
+//! past.
 
 use crate::mailbox::CommandIndex;
 use crate::path::Path;
 use crate::shared::{ConnectionIndex, Shared, State};
-use storage_iscsi::{Connection, Function, Referenced, TaskManagement, TaskManagementResponse};
+use alloc::vec::Vec;
+use core::time::Duration;
+use kernel_runtime::Instant;
+use storage_iscsi::{Connection, Function, Referenced, Task, TaskManagement, TaskManagementResponse};
 use storage_scsi::{Attention, Nexus, Status, UnitId};
+
+/// How long a function waits for what is under way: less than the 15 s after which initiators give up an ABORT TASK.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A function that is answered when the commands it ended are gone.
+pub(crate) struct Pending {
+    connection: ConnectionIndex,
+    task: Task,
+    response: TaskManagementResponse,
+    /// Those commands.
+    awaited: Vec<CommandIndex>,
+    until: Instant,
+}
 
 /// Which commands of a target are meant.
 #[derive(Clone, Copy)]
@@ -23,8 +40,57 @@ struct Scope {
 impl Path {
     /// Do what is asked and say how it went.
     pub(crate) fn manage(&mut self, connection: &mut Connection, request: &TaskManagement) {
+        let ended = match request.referenced {
+            Referenced::Task(task) if request.function == Function::AbortTask => self.command(task),
+            _ => None,
+        };
         let response = self.decide(connection, request);
-        connection.task_management_response(request.task, response);
+        let shared = self.shared().clone();
+        let state = &mut *shared.state.borrow_mut();
+        let awaited = match request.function {
+            _ if response != TaskManagementResponse::FUNCTION_COMPLETE => Vec::new(),
+            Function::AbortTask => {
+                ended.into_iter().filter(|&index| shared.is_changing(state, index)).collect()
+            }
+            Function::QueryTask | Function::QueryTaskSet | Function::QueryAsyncEvent | Function::ClearAca => {
+                Vec::new()
+            }
+            _ => shared.changing(state, self.index(), request.lun),
+        };
+        if awaited.is_empty() {
+            return connection.task_management_response(request.task, response);
+        }
+        let until = shared.clock.now() + PATIENCE;
+        let (connection, task) = (self.index(), request.task);
+        state.pending.push(Pending { connection, task, response, awaited, until });
+    }
+
+    /// Answer the functions that have waited long enough. Answers whether there was one.
+    pub(crate) fn answer_functions(&mut self, connection: &mut Connection) -> bool {
+        let shared = self.shared().clone();
+        let state = &mut *shared.state.borrow_mut();
+        let now = shared.clock.now();
+        let before = state.pending.len();
+        let mut index = 0;
+        while let Some(pending) = state.pending.get(index) {
+            if pending.connection != self.index() || !pending.awaited.is_empty() && now < pending.until {
+                index += 1;
+                continue;
+            }
+            let pending = state.pending.remove(index);
+            for index in pending.awaited {
+                shared.cut(state, index);
+            }
+            connection.task_management_response(pending.task, pending.response);
+        }
+        state.pending.len() < before
+    }
+
+    /// When a function of this connection has waited long enough.
+    pub(crate) fn functions_until(&self) -> Option<Instant> {
+        let state = self.shared().state.borrow();
+        let mine = state.pending.iter().filter(|pending| pending.connection == self.index());
+        mine.map(|pending| pending.until).min()
     }
 
     fn decide(&mut self, connection: &mut Connection, request: &TaskManagement) -> TaskManagementResponse {
@@ -152,6 +218,57 @@ fn locate(state: &mut State, connection: ConnectionIndex, lun: [u8; 8]) -> Optio
 }
 
 impl Shared {
+    /// Whether a request of an aborted command is under way that may change its disk.
+    fn is_changing(&self, state: &mut State, index: CommandIndex) -> bool {
+        let State { registry, commands, .. } = state;
+        let Some(running) = commands.get(index).filter(|running| running.owner.is_none()) else {
+            return false;
+        };
+        let place = registry.device_and_volume(running.target, running.command.unit());
+        let volume = place.and_then(|(_, volume)| volume);
+        volume
+            .is_some_and(|volume| self.volumes[volume].is_changing(|cookie| cookie >> 32 == u64::from(index)))
+    }
+
+    /// The aborted commands of the unit that a LUN leads to, or of all units of the target, that may still change them.
+    fn changing(&self, state: &mut State, connection: ConnectionIndex, lun: [u8; 8]) -> Vec<CommandIndex> {
+        let Some((target, unit)) = locate(state, connection, lun) else { return Vec::new() };
+        let aborted: Vec<_> = state
+            .commands
+            .iter_mut()
+            .filter(|(_, running)| running.owner.is_none() && running.target == target)
+            .filter(|(_, running)| unit.is_none_or(|unit| running.command.unit() == unit))
+            .map(|(index, _)| index)
+            .collect();
+        aborted.into_iter().filter(|&index| self.is_changing(state, index)).collect()
+    }
+
+    /// Drop the connections that carry requests of a command.
+    fn cut(&self, state: &mut State, index: CommandIndex) {
+        let State { registry, commands, .. } = state;
+        let Some(running) = commands.get(index) else { return };
+        let place = registry.device_and_volume(running.target, running.command.unit());
+        if let Some(volume) = place.and_then(|(_, volume)| volume) {
+            log::warn!("volume {volume}: an aborted write is not answered");
+            self.volumes[volume].cut(|cookie| cookie >> 32 == u64::from(index));
+        }
+    }
+
+    /// A command is gone: functions need not wait for it any more.
+    pub(crate) fn settle_functions(&self, state: &mut State, index: CommandIndex) {
+        for pending in &mut state.pending {
+            pending.awaited.retain(|&awaited| awaited != index);
+            if pending.awaited.is_empty() {
+                self.mailboxes[pending.connection].nudge();
+            }
+        }
+    }
+
+    /// A connection is over: nobody waits for its functions.
+    pub(crate) fn forget_functions(&self, state: &mut State, connection: ConnectionIndex) {
+        state.pending.retain(|pending| pending.connection != connection);
+    }
+
     /// Abort the commands of one nexus for one unit, on behalf of the command `except`. Their connections are told.
     pub(crate) fn abort_of(
         &self,

@@ -102,7 +102,11 @@ impl Path {
         }
         let mut ready = core::mem::take(&mut self.ready);
         shared.mailboxes[self.index].drain_into(&mut ready);
+        let answered = self.answer_functions(connection);
         let mut resumed = if ready.is_empty() { Resumed::Nothing } else { Resumed::Held };
+        if answered {
+            resumed = Resumed::Moved;
+        }
         let state = &mut *shared.state.borrow_mut();
         for index in ready.drain(..) {
             if self.step(connection, state, index) {
@@ -153,7 +157,7 @@ impl Path {
     fn step(&mut self, connection: &mut Connection, state: &mut State, index: CommandIndex) -> bool {
         let mut moved = false;
         loop {
-            let State { registry, commands, held } = &mut *state;
+            let State { registry, commands, held, .. } = &mut *state;
             let Some(running) = commands.get_mut(index) else { return moved };
             // A command that ended meanwhile left its slot to another, which may be another connection's.
             let Some(Owner { task, .. }) = running.owner.filter(|owner| owner.connection == self.index)
@@ -236,6 +240,7 @@ impl Path {
         let shared = self.shared.clone();
         let state = &mut *shared.state.borrow_mut();
         self.running = 0;
+        shared.forget_functions(state, self.index);
         for (_, index) in self.commands.iter_mut().filter_map(Option::take) {
             let is_ours = state
                 .commands

@@ -128,7 +128,9 @@ impl Serving<'_> {
                 Ok(false) => {
                     self.stream.register(cx);
                     let stalled = self.stalled.map(Stalled::until);
-                    let due = [self.connection.poll_timeout(), stalled].into_iter().flatten().min();
+                    let functions = self.path.functions_until();
+                    let due = [self.connection.poll_timeout(), stalled, functions];
+                    let due = due.into_iter().flatten().min();
                     sleep.reset(due.unwrap_or(now + FINISH));
                     let asked = self.shared.mailboxes[self.index].poll(cx).is_ready();
                     let due = Pin::new(&mut *sleep).poll(cx).is_ready();

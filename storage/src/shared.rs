@@ -3,6 +3,7 @@
 //! Everything runs on one thread; a borrow of [`State`] never lives across an await.
 
 use crate::Limits;
+use crate::abort::Pending;
 use crate::carrier::Tls;
 use crate::commands::Commands;
 use crate::mailbox::{CommandIndex, Mailbox};
@@ -59,6 +60,8 @@ pub(crate) struct State {
     pub(crate) commands: Commands<Running>,
     /// Commands that could not go on for want of a buffer, or because another one is in their way.
     pub(crate) held: Vec<CommandIndex>,
+    /// Task management functions that wait for what they have ended.
+    pub(crate) pending: Vec<Pending>,
 }
 
 /// A command of some session, from its arrival until nothing of it is under way any more.
@@ -117,6 +120,7 @@ impl Shared {
             registry: Registry::new(limits),
             commands: Commands::new(limits.commands),
             held: Vec::with_capacity(limits.commands),
+            pending: Vec::with_capacity(limits.connections),
         };
         let list = MAX_LIST as usize;
         let control = Pool::new(&[(list, (limits.control / list).max(1))]);
@@ -163,7 +167,7 @@ impl Shared {
     }
 
     /// Take a command from its session. What it has under way below still comes back, and until then it keeps its place
-    /// among the commands of its unit: nothing that overlaps it overtakes it, so its session need not wait for it.
+    /// among the commands of its unit: nothing that overlaps it overtakes it.
     pub(crate) fn abort(&self, state: &mut State, index: CommandIndex) {
         let State { registry, commands, .. } = &mut *state;
         if let Some(running) = commands.get_mut(index) {
@@ -190,6 +194,7 @@ impl Shared {
             }
         };
         if is_over && let Some(over) = commands.remove(index) {
+            self.settle_functions(state, index);
             self.wake_blocked(state, over.target, over.command.unit());
         }
     }

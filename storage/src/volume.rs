@@ -203,6 +203,19 @@ impl Volume {
         self.raise(1);
     }
 
+    /// Whether a request that is named by `is_meant` and may change the disk is under way.
+    pub(crate) fn is_changing(&self, is_meant: impl Fn(u64) -> bool) -> bool {
+        self.inner.borrow().driver.as_ref().is_some_and(|driver| driver.is_changing(is_meant))
+    }
+
+    /// Drop the connections that carry a request which is named by `is_meant`.
+    pub(crate) fn cut(&self, is_meant: impl Fn(u64) -> bool) {
+        if let Some(driver) = &mut self.inner.borrow_mut().driver {
+            driver.cut(is_meant);
+        }
+        self.raise(u64::MAX);
+    }
+
     /// Where a look at the export can be had without disturbing it, and what is known of it.
     pub(crate) fn watched(&self, shared: &Shared) -> Option<Watched> {
         let inner = self.inner.borrow();

@@ -3,7 +3,7 @@
 use crate::flights::Flights;
 use crate::flush::Flushes;
 use crate::journal::Journal;
-use crate::paths::Path;
+use crate::paths::{End, Path};
 use crate::rate::{Meter, Rate};
 use crate::rewrite::Rewrite;
 use alloc::collections::VecDeque;
@@ -265,6 +265,20 @@ impl Driver {
             }
         }
         self.flushes.lose(is_meant, &mut self.done);
+    }
+
+    /// Whether a request that is named by `is_meant` and may change the disk is under way.
+    pub fn is_changing(&self, is_meant: impl Fn(u64) -> bool) -> bool {
+        self.flights.changes_of(is_meant).next().is_some()
+    }
+
+    /// Drop the connections that carry such requests: what they may still change is closed to newer writes from then on.
+    pub fn cut(&mut self, is_meant: impl Fn(u64) -> bool) {
+        for path in self.flights.changes_of(is_meant) {
+            let path = &mut self.paths[path];
+            path.condemned = path.condemned.or(Some(End::Stalled));
+        }
+        self.wake_all();
     }
 
     /// The next event, if any.

@@ -83,6 +83,16 @@ impl Flights {
         Some(flight)
     }
 
+    /// The connections that carry requests which are named by `is_meant` and change the disk.
+    pub(crate) fn changes_of(&self, is_meant: impl Fn(u64) -> bool) -> impl Iterator<Item = usize> {
+        let flights = self.slots.iter().flatten();
+        let meant = flights.filter(move |flight| match flight.what {
+            What::Request(cookie) => flight.operation.changes_medium() && is_meant(cookie),
+            What::Flush | What::Piece(_) => false,
+        });
+        meant.map(|flight| flight.path)
+    }
+
     /// Whether nothing is under way.
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()

@@ -104,7 +104,7 @@ pub(crate) struct Path {
     number: u32,
     /// Requests given to it and not back.
     pub(crate) outstanding: usize,
-    condemned: Option<End>,
+    pub(crate) condemned: Option<End>,
     /// One that its claim named as alive is gone meanwhile: what that left the claim does not end.
     stale: bool,
 }

@@ -207,16 +207,16 @@ fn who_is_reset_by_another_hears_of_it_and_goes_on() {
             ..TaskManagementRequest::default()
         };
         two.say(request.header(), &[]).await;
-        assert_eq!(two.hear().await.opcode(), opcode::TASK_MANAGEMENT_RESPONSE);
-        // The aborted write is still under way; one that overlaps it waits for its end.
+        // The aborted write is still under way: one that overlaps it waits for its end, and so does the answer.
         two.write(1).await;
         clock.sleep(Duration::from_millis(100)).await;
+        two.ping().await;
+        assert_eq!(two.hear().await.opcode(), opcode::NOP_IN);
         assert_eq!(disk.borrow().writes, 0, "the service looks at nothing while it hangs");
         disk.borrow_mut().manner = Manner::Serve;
-        two.ping().await;
         let mut opcodes = [two.hear().await.opcode(), two.hear().await.opcode()];
         opcodes.sort_unstable();
-        assert_eq!(opcodes, [opcode::NOP_IN, opcode::SCSI_RESPONSE]);
+        assert_eq!(opcodes, [opcode::SCSI_RESPONSE, opcode::TASK_MANAGEMENT_RESPONSE]);
         assert_eq!(ScsiResponse::read(&one.hear().await).status, TASK_ABORTED);
         one.write(2).await;
         assert_eq!(ScsiResponse::read(&one.hear().await).status, GOOD);
@@ -243,6 +243,49 @@ fn a_write_acknowledged_with_the_last_bytes_of_a_service_that_dies_is_there_afte
         assert_eq!(ScsiResponse::read(&initiator.hear().await).status, GOOD);
     });
     assert!(service.borrow().disk.durable()[4096..8192].iter().all(|&byte| byte == 1));
+}
+
+#[test]
+fn an_abort_is_answered_when_its_write_can_change_nothing_any_more_and_in_time() {
+    let mut world = world();
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("disk", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    service.borrow_mut().manner = Manner::Hang;
+    let stream = world.server.stream(65536, 65536);
+    let clock = world.executor.clock();
+    finish(&mut world, Duration::from_secs(20), async move {
+        let mut initiator = Initiator::log_in(stream, "one", "disk").await;
+        let write = initiator.write(1).await;
+        clock.sleep(Duration::from_secs(4)).await;
+        let asked = clock.now();
+        initiator.tag += 1;
+        let request = TaskManagementRequest {
+            immediate: true,
+            function: 1,
+            initiator_task_tag: initiator.tag,
+            referenced_task_tag: write,
+            cmd_sn: initiator.cmd_sn,
+            ref_cmd_sn: initiator.cmd_sn - 1,
+            ..TaskManagementRequest::default()
+        };
+        initiator.say(request.header(), &[]).await;
+        let answer = loop {
+            let header = initiator.hear().await;
+            match header.opcode() {
+                opcode::NOP_IN => initiator.pong(&header).await,
+                other => break other,
+            }
+        };
+        assert_eq!(answer, opcode::TASK_MANAGEMENT_RESPONSE);
+        let waited = clock.now().since(asked);
+        assert!((4..11).contains(&waited.as_secs()), "{waited:?}");
+    });
+    world.run(Duration::from_secs(60));
+    assert_eq!(service.borrow().writes, 0);
+    service.borrow_mut().manner = Manner::Serve;
+    world.run(Duration::from_secs(30));
+    assert_eq!(service.borrow().writes, 0, "what was aborted is not sent again");
 }
 
 #[test]
