@@ -417,7 +417,9 @@ impl Transfer {
         let pass = *self.pass();
         let block = geometry.block_size;
         let largest = u32::try_from(memory.data.largest()).unwrap_or(u32::MAX);
-        let longest = MAX_SEGMENT.min(geometry.max_transfer).min(largest) / block * block;
+        // Not by what the backend takes at once, at which it is cut below: a data segment of the transport may have to be
+        // in its place as a whole before any of it can be used, and a few segments here must have room for it.
+        let longest = MAX_SEGMENT.min(largest) / block * block;
         let mut length = longest.min(pass.total - self.next);
         if length == 0 {
             return Begun::Never;
