@@ -64,6 +64,9 @@ pub struct Limits {
     pub entries: usize,
 }
 
+/// Bytes that the smallest appliance takes after boot, and goes on with, beside what its NICs take.
+pub const LEAST: usize = 2800 * KIB;
+
 /// The least a machine must have free after boot and drivers.
 const TINY: Limits = Limits {
     connections: 4,
@@ -237,5 +240,6 @@ const _: () = {
             && SMALL.memory() < NORMAL.memory()
             && NORMAL.memory() < LARGE.memory()
     );
+    assert!(TINY.memory() < LEAST, "the smallest appliance fits into what is left for it");
     assert!(TINY.memory() < 2 * MIB, "the smallest machine has 8 MiB");
 };
