@@ -66,8 +66,15 @@ const APPLETS: &[&str] = &[
     "wc",
     "xargs",
 ];
-const MODULES: &[&str] =
-    &["virtio_pci", "virtio_net", "virtio_console", "iscsi_tcp", "sd_mod", "crc32c_intel", "crct10dif_pclmul"];
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_net",
+    "virtio_console",
+    "iscsi_tcp",
+    "sd_mod",
+    "crc32c_intel",
+    "crct10dif_pclmul",
+];
 /// The cloud kernel, by the name that always means the newest one.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
@@ -152,7 +159,8 @@ fn host(archive: &mut Archive, program: &Path) {
     let name = program.file_name().unwrap().to_str().unwrap();
     archive.program(&format!("host/{name}"), &fs::read(program).unwrap());
     let loader = loader.expect("the program has a loader");
-    let run = format!("#!/bin/sh\nname=$1; shift\nexec /host/{loader} --library-path /host /host/$name \"$@\"\n");
+    let run =
+        format!("#!/bin/sh\nname=$1; shift\nexec /host/{loader} --library-path /host /host/$name \"$@\"\n");
     archive.program("host/run", run.as_bytes());
 }
 
