@@ -100,7 +100,7 @@ const SMALL: Limits = Limits {
 
 const NORMAL: Limits = Limits {
     connections: 12,
-    volumes: 10,
+    volumes: 12,
     window: 128,
     commands: 512,
     iscsi_buffers: (256 * KIB, 512 * KIB),
@@ -109,7 +109,7 @@ const NORMAL: Limits = Limits {
     tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
-    journal: [1024, 32, 24],
+    journal: [1024, 32, 16],
     entries: 2048,
 };
 
