@@ -57,7 +57,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
 }
 
 /// What the process is sized for: as a VM with so much memory would be.
-const HOSTED_MEMORY: usize = 256 << 20;
+const HOSTED_MEMORY: usize = 512 << 20;
 
 struct Arguments {
     host: String,
