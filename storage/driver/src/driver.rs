@@ -294,7 +294,8 @@ impl Driver {
     pub fn is_stalled(&self, now: Instant) -> bool {
         let is_waited_for = self.flights.requests() > 0 || self.flushes.is_under_way();
         let is_silent = is_waited_for && now >= self.heard + self.limits.nbd.suspect_after;
-        let is_held_back = self.queue.iter().any(|waiting| now >= waiting.since + self.limits.hold);
+        let patience = self.limits.nbd.suspect_after;
+        let is_held_back = self.queue.iter().any(|waiting| now >= waiting.since + patience);
         self.stalled.is_some() || self.phase != Phase::Open || is_silent || is_held_back
     }
 

@@ -88,7 +88,6 @@ impl Flushes {
     pub(crate) fn unanswered(&mut self) {
         self.flight = None;
         self.behind = None;
-        self.wanted = true;
         while let Some(rider) = self.riding.pop_back() {
             self.waiting.push_front(rider);
         }

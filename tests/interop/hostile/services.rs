@@ -167,7 +167,7 @@ fn ordeals() -> Vec<(&'static str, Ordeal)> {
         ("the end at each command", reply(|_| Vec::new(), Then::Close)),
         ("shutting down, for ever", Later(Trick::Fail(command::READ, error::ESHUTDOWN))),
         ("fewer bytes than before", Later(Trick::Export(|_| {}, SIZE / 2))),
-        ("read-only all of a sudden", Later(Trick::Export(read_only, SIZE))),
+        ("read-only all of a sudden", Story(turned_read_only)),
         ("no FLUSH all of a sudden", Later(Trick::Export(without_flush, SIZE))),
         ("larger blocks all of a sudden", Later(Trick::Export(large_blocks, SIZE))),
         ("errors", Story(errors)),
@@ -329,6 +329,23 @@ fn endure(liar: &Liar, session: &mut Session) -> Result<(), String> {
         return Err("what was written and flushed is not there".into());
     }
     obeyed(liar)
+}
+
+/// What can still be read is read, and who writes is told that he may not.
+fn turned_read_only(liar: &Liar, session: &mut Session) -> Result<(), String> {
+    liar.turn(Trick::Export(read_only, SIZE));
+    let end = Instant::now() + 2 * RECONNECT;
+    loop {
+        let tag = session.begin(lun(0), &write10(5, 1), &[0x5a; BLOCK], 0);
+        let answer = session.finish(tag, 2 * RECONNECT)?;
+        match answer.sense {
+            Some((7, ..)) => break,
+            // That something has changed is told first.
+            Some((6, ..)) if Instant::now() < end => {}
+            _ => return Err(format!("a write to a disk that is read-only: {answer:?}")),
+        }
+    }
+    is_content(&read_known(session, AT_ONCE)?)
 }
 
 /// Errors of the service are errors of the command, each in its own words, and leave no trace.
