@@ -2,9 +2,7 @@
 
 use super::liar::{Liar, SIZE, Then, Trick, large_blocks, read_only, without_flush};
 use super::peer::{Peer, SOON, Who};
-use super::session::{
-    Answer, BLOCK, BUSY, GOOD, SYNCHRONIZE_CACHE, Session, lun, read10, write10,
-};
+use super::session::{Answer, BLOCK, BUSY, GOOD, SYNCHRONIZE_CACHE, Session, lun, read10, write10};
 use super::steady::Steady;
 use std::thread;
 use std::time::{Duration, Instant};
