@@ -23,8 +23,8 @@ const FINISH: Duration = Duration::from_secs(5);
 /// How long data may stand on the connection without a place, while nothing of the connection moves, before its command
 /// is told to try again.
 const STALL: Duration = Duration::from_millis(500);
-/// How long it may do so at all: pings stand behind it, and initiators wait 5 s for their answer.
-const LONGEST_STALL: Duration = Duration::from_secs(3);
+/// How long it may do so at all: pings stand behind it, and are to be answered within a second.
+const LONGEST_STALL: Duration = Duration::from_millis(900);
 /// Connection slots that open when the machine starts.
 const FIRST_SLOTS: usize = 2;
 /// How long after each other the slots behind them open, so many at a time.
