@@ -161,7 +161,7 @@ impl Driver {
         }
         // A service without FUA is asked for a flush behind the write; the journal sees to it that a flush which failed
         // meanwhile does not pass for one that succeeded.
-        let native = export.flags.contains(SEND_FUA);
+        let native = export.native_fua();
         let is_durable = is_durable(operation) && native;
         let overlaps = (is_durable || self.failing) && self.journal.overlaps(offset, length);
         if is_durable && !overlaps {
@@ -209,12 +209,9 @@ impl Driver {
                 return false;
             }
             self.rewrite.start(&self.journal);
-            match &mut self.phase {
-                Phase::Replaying { started } | Phase::Repairing { started, .. } => *started = true,
-                Phase::Away | Phase::Open => {}
-            }
+            self.phase.set_started(true);
         }
-        let native = self.known.is_some_and(|export| export.flags.contains(SEND_FUA));
+        let native = self.known.is_some_and(|export| export.native_fua());
         let mut moved = false;
         while let Some(path) = self.least_busy() {
             let (index, request) = match self.rewrite.next(&mut self.journal, repairs && native) {
@@ -237,10 +234,7 @@ impl Driver {
                 if let Some(bytes) = request.buffer {
                     self.journal.put_back(index, bytes);
                 }
-                match &mut self.phase {
-                    Phase::Replaying { started } | Phase::Repairing { started, .. } => *started = false,
-                    Phase::Away | Phase::Open => {}
-                }
+                self.begin_again();
                 break;
             }
         }
@@ -268,8 +262,6 @@ impl Driver {
         self.paths.iter().any(Path::is_up)
     }
 }
-
-pub(crate) const SEND_FUA: storage_nbd::TransmissionFlags = storage_nbd::TransmissionFlags::SEND_FUA;
 
 /// Whether it is to be durable when it is answered.
 pub(crate) const fn is_durable(operation: Operation) -> bool {

@@ -130,6 +130,16 @@ pub(crate) enum Phase {
     },
 }
 
+impl Phase {
+    /// Note whether the journal is being gone through.
+    pub(crate) fn set_started(&mut self, begun: bool) {
+        match self {
+            Self::Replaying { started } | Self::Repairing { started, .. } => *started = begun,
+            Self::Away | Self::Open => {}
+        }
+    }
+}
+
 /// One disk. See the crate's documentation for what it promises.
 ///
 /// A caller has one task, or part of one, for each of [`Limits::paths`] connections: it asks [`Driver::dial`] when to
@@ -247,7 +257,7 @@ impl Driver {
     /// Take a request over. Its completion comes with [`Event::Completed`].
     pub fn push(&mut self, now: Instant, request: Request) {
         if request.operation == Operation::Flush {
-            self.flushes.push(request.cookie, now);
+            self.flushes.push(request.cookie);
         } else {
             self.queue.push_back(Waiting { request, since: now, again: false, tries: 0, not_before: None });
         }
@@ -290,11 +300,12 @@ impl Driver {
     }
 
     /// Whether requests have to wait because the service is away, new or silent, or because a dead connection may still
-    /// write where they would: none of their commands should wait longer than [`Limits::hold`]. A service that is busy with something long is not.
+    /// write where they would: none of their commands should wait longer than [`Limits::hold`]. A service that is busy
+    /// with something long is not.
     pub fn is_stalled(&self, now: Instant) -> bool {
-        let is_waited_for = self.flights.requests() > 0 || self.flushes.is_under_way();
-        let is_silent = is_waited_for && now >= self.heard + self.limits.nbd.suspect_after;
         let patience = self.limits.nbd.suspect_after;
+        let is_waited_for = self.flights.requests() > 0 || self.flushes.is_under_way();
+        let is_silent = is_waited_for && now >= self.heard + patience;
         let is_held_back = self.queue.iter().any(|waiting| now >= waiting.since + patience);
         self.stalled.is_some() || self.phase != Phase::Open || is_silent || is_held_back
     }
@@ -324,10 +335,7 @@ impl Driver {
 
     /// Whether everything that was acknowledged is durable, and nothing is under way.
     pub fn is_drained(&self) -> bool {
-        self.journal.is_empty()
-            && self.queue.is_empty()
-            && self.flights.requests() == 0
-            && self.flushes.is_idle()
+        self.journal.is_empty() && self.is_idle()
     }
 
     /// How it fares.

@@ -12,10 +12,10 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Flushes {
-    /// Who waits for the next one, and since when.
-    waiting: VecDeque<(u64, Instant)>,
+    /// Who waits for the next one.
+    waiting: VecDeque<u64>,
     /// Who is answered by the one under way, or by the repair that became of it.
-    riding: VecDeque<(u64, Instant)>,
+    riding: VecDeque<u64>,
     /// It makes durable what is before this entry of the journal.
     flight: Option<u64>,
     /// The driver itself wants one.
@@ -41,17 +41,13 @@ impl Flushes {
         }
     }
 
-    pub(crate) fn push(&mut self, cookie: u64, now: Instant) {
-        self.waiting.push_back((cookie, now));
+    /// Answer this request with the next flush.
+    pub(crate) fn push(&mut self, cookie: u64) {
+        self.waiting.push_back(cookie);
     }
 
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len() + self.riding.len()
-    }
-
-    /// Answer this request, which was asked for at `since`, with the next flush.
-    pub(crate) fn follow(&mut self, cookie: u64, since: Instant) {
-        self.waiting.push_back((cookie, since));
     }
 
     pub(crate) fn want(&mut self) {
@@ -75,7 +71,7 @@ impl Flushes {
     }
 
     pub(crate) fn lose(&mut self, is_meant: impl Fn(u64) -> bool, done: &mut VecDeque<Completion>) {
-        self.waiting.retain(|&(cookie, _)| {
+        self.waiting.retain(|&cookie| {
             let meant = is_meant(cookie);
             if meant {
                 done.push_back(Completion { cookie, result: Err(Error::Lost), buffer: None });
@@ -106,7 +102,7 @@ impl Flushes {
 
     fn answer(&mut self, result: Result<(), Error>, done: &mut VecDeque<Completion>) {
         self.flight = None;
-        for (cookie, _) in self.riding.drain(..) {
+        for cookie in self.riding.drain(..) {
             done.push_back(Completion { cookie, result, buffer: None });
         }
     }
@@ -239,8 +235,7 @@ impl Driver {
     pub(crate) fn repair(&mut self, error: Error) {
         self.repairs += 1;
         // Until it has succeeded, also over a lost connection.
-        self.suspect = true;
-        self.holder = None;
+        self.distrust();
         self.note(Event::Repairing(error, self.journal.len()));
         self.phase = Phase::Repairing { started: false, failed: None };
     }

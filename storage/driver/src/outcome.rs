@@ -42,7 +42,7 @@ impl Driver {
                         let range = (flight.offset, flight.length);
                         self.journal.keep(now, room, flight.operation, range, completion.buffer);
                         if is_durable(flight.operation) && !flight.durable {
-                            self.flushes.follow(cookie, flight.since);
+                            self.flushes.push(cookie);
                         } else {
                             self.done.push_back(Completion { cookie, result, buffer: None });
                         }
@@ -82,8 +82,8 @@ impl Driver {
                 failed.get_or_insert(error);
                 Ok(())
             }
-            Phase::Replaying { started } => {
-                *started = false;
+            Phase::Replaying { .. } => {
+                self.begin_again();
                 Err(End::Replay(error))
             }
             Phase::Away | Phase::Open => Ok(()),

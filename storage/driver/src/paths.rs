@@ -6,9 +6,7 @@ use crate::flights::What;
 use core::fmt;
 use kernel_runtime::Instant;
 use storage_block::{Error, Request};
-use storage_nbd::{
-    Client, ClientError, Export, Fatal, Mismatch, Reconnect, Retry, TransmissionFlags, validate,
-};
+use storage_nbd::{Client, ClientError, Export, Fatal, Mismatch, Reconnect, Retry, validate};
 
 /// The most connections one disk may have, so that a new one can name all others.
 pub(crate) const MAX_PATHS: usize = storage_nbd::MAX_ALIVE;
@@ -56,9 +54,7 @@ impl End {
     pub const fn is_another_disk(&self) -> bool {
         matches!(self, Self::Mismatch(_) | Self::AnotherDisk)
     }
-}
 
-impl End {
     /// When it makes sense to connect again.
     pub const fn retry(&self) -> Retry {
         match self {
@@ -335,7 +331,7 @@ impl Driver {
             geometry.preferred_block = known.geometry.preferred_block;
             geometry.size = export.size - export.size % u64::from(geometry.block_size);
         }
-        let durable = geometry.flush || export.flags.contains(TransmissionFlags::SEND_FUA);
+        let durable = geometry.flush || export.native_fua();
         if !geometry.read_only && !durable && !self.assume_durable {
             return Err(End::NotDurable);
         }
@@ -472,11 +468,8 @@ impl Driver {
     }
 
     /// Not all that is written again has arrived: from the beginning.
-    fn begin_again(&mut self) {
-        match &mut self.phase {
-            Phase::Replaying { started } | Phase::Repairing { started, .. } => *started = false,
-            Phase::Away | Phase::Open => {}
-        }
+    pub(crate) fn begin_again(&mut self) {
+        self.phase.set_started(false);
     }
 }
 

@@ -170,7 +170,7 @@ impl Export {
     }
 
     /// Whether a request can ask the server for durability by itself.
-    pub(crate) const fn native_fua(&self) -> bool {
+    pub const fn native_fua(&self) -> bool {
         self.flags.contains(TransmissionFlags::SEND_FUA)
     }
 }
