@@ -417,22 +417,23 @@ impl Link {
     /// The connection is over, or did not come about.
     fn ended(&self, address: SocketAddrV4, lost: &Lost) {
         let now = self.now();
-        let closing = {
+        let (closing, is_up) = {
             let inner = &mut *self.volume().inner.borrow_mut();
             let Some(driver) = &mut inner.driver else { return };
             driver.disconnected(self.path, now, lost.retry);
-            if !driver.is_up() {
+            let is_up = driver.is_up();
+            if !is_up {
                 inner.state = match lost.retry {
                     Retry::Soon => VolumeState::Connecting,
                     Retry::Slowly => VolumeState::Down(format!("{address}: {}", lost.reason)),
                 };
             }
-            inner.farewell.is_some()
+            (inner.farewell.is_some(), is_up)
         };
         if !closing {
             log::warn!("volume {}: {address}: {}", self.index, lost.reason);
         }
-        if lost.is_another_disk && !self.volume().with(|driver| driver.is_up()).unwrap_or(false) {
+        if lost.is_another_disk && !is_up {
             self.shared.volume_replaced(self.index);
         }
         // What nobody waits for is not sent again.

@@ -91,6 +91,17 @@ impl Initiator {
         self.command(&[0x2a, 0, 0, 0, 0, index * 8, 0, 0, 8, 0], &[index; 4096]).await
     }
 
+    /// What is said next, but for the target's pings, which are answered.
+    async fn hear_answer(&mut self) -> Header {
+        loop {
+            let header = self.hear().await;
+            if header.opcode() != opcode::NOP_IN {
+                return header;
+            }
+            self.pong(&header).await;
+        }
+    }
+
     /// Answer the target's ping.
     async fn pong(&mut self, ping: &Header) {
         let pong = NopOut {
@@ -270,14 +281,7 @@ fn an_abort_is_answered_when_its_write_can_change_nothing_any_more_and_in_time()
             ..TaskManagementRequest::default()
         };
         initiator.say(request.header(), &[]).await;
-        let answer = loop {
-            let header = initiator.hear().await;
-            match header.opcode() {
-                opcode::NOP_IN => initiator.pong(&header).await,
-                other => break other,
-            }
-        };
-        assert_eq!(answer, opcode::TASK_MANAGEMENT_RESPONSE);
+        assert_eq!(initiator.hear_answer().await.opcode(), opcode::TASK_MANAGEMENT_RESPONSE);
         let waited = clock.now().since(asked);
         assert!((4..11).contains(&waited.as_secs()), "{waited:?}");
     });
@@ -302,15 +306,7 @@ fn a_command_for_a_disk_that_hangs_ends_with_busy_before_its_initiator_would_abo
         for _ in 0..3 {
             let begun = clock.now();
             initiator.write(1).await;
-            let answer = loop {
-                let header = initiator.hear().await;
-                match header.opcode() {
-                    // The target asks whether we live.
-                    opcode::NOP_IN => initiator.pong(&header).await,
-                    _ => break ScsiResponse::read(&header),
-                }
-            };
-            assert_eq!(answer.status, BUSY);
+            assert_eq!(ScsiResponse::read(&initiator.hear_answer().await).status, BUSY);
             let waited = clock.now().since(begun);
             assert!((24..29).contains(&waited.as_secs()), "{waited:?}");
         }

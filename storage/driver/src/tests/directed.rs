@@ -22,6 +22,14 @@ struct Bench {
 }
 
 impl Bench {
+    /// One connection, which is up.
+    fn open() -> Self {
+        let mut bench = Self::new(1, Rate::default(), |_| {});
+        assert!(bench.dial(0));
+        bench.carry(0);
+        bench
+    }
+
     fn new(paths: usize, rate: Rate, change: impl FnOnce(&mut testing::Settings)) -> Self {
         let mut settings = testing::Settings::default();
         settings.flags.0 |= TransmissionFlags::CAN_MULTI_CONN.0;
@@ -199,9 +207,7 @@ fn a_fence_that_named_a_connection_alive_does_not_end_the_quarantine_of_that_con
 
 #[test]
 fn a_flush_beside_a_durable_write_that_failed_is_not_believed() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     bench.push(1, WRITE, 0, 1, 0xa1);
     bench.all(0);
     assert_eq!(bench.result(1), Some(Ok(())));
@@ -220,9 +226,7 @@ fn a_flush_beside_a_durable_write_that_failed_is_not_believed() {
 
 #[test]
 fn a_flush_answered_before_a_durable_write_that_failed_is_not_believed() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     bench.push(1, WRITE, 0, 1, 0xa1);
     bench.all(0);
     bench.push(2, Operation::Write { fua: true }, 8, 1, 0xb1);
@@ -374,9 +378,7 @@ fn a_trim_costs_no_bandwidth() {
 
 #[test]
 fn what_is_to_be_tried_again_does_not_make_a_busy_connection_spin() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     for cookie in 0..8 {
         bench.push(cookie, Operation::Read, cookie as usize, 1, 0);
     }
@@ -391,9 +393,7 @@ fn what_is_to_be_tried_again_does_not_make_a_busy_connection_spin() {
 
 #[test]
 fn a_renewal_that_waits_for_something_slow_does_not_spin() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     bench.push(1, WRITE, 0, 1, 1);
     bench.all(0);
     bench.push(2, Operation::Trim { fua: false }, 8, 1, 1);
@@ -409,9 +409,7 @@ fn a_renewal_that_waits_for_something_slow_does_not_spin() {
 
 #[test]
 fn a_withdrawn_disk_whose_service_comes_back_in_time_is_flushed() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     bench.push(1, WRITE, 0, 1, 0xa1);
     bench.all(0);
     bench.disk.crash();
@@ -427,9 +425,7 @@ fn a_withdrawn_disk_whose_service_comes_back_in_time_is_flushed() {
 
 #[test]
 fn a_disk_that_is_withdrawn_while_it_is_renewed_is_flushed() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     bench.push(1, WRITE, 0, 1, 0xa1);
     bench.all(0);
     bench.driver.renew();
@@ -444,9 +440,7 @@ fn a_disk_that_is_withdrawn_while_it_is_renewed_is_flushed() {
 
 #[test]
 fn an_export_that_becomes_read_only_is_flushed_before_it_is_renewed() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     bench.push(1, WRITE, 0, 1, 0xa1);
     bench.all(0);
     // For new connections only.
@@ -488,9 +482,7 @@ fn a_renewal_over_several_connections_comes_to_an_end_although_one_is_stuck() {
 
 #[test]
 fn a_service_that_does_not_flush_is_not_asked_without_a_pause() {
-    let mut bench = Bench::new(1, Rate::default(), |_| {});
-    assert!(bench.dial(0));
-    bench.carry(0);
+    let mut bench = Bench::open();
     bench.push(1, WRITE, 0, 1, 1);
     bench.all(0);
     bench.wait(11_000);
