@@ -206,9 +206,12 @@ impl Driver {
                 self.flushes.unanswered();
             }
             (Err(error), _) if self.journal.is_empty() => {
-                // It may have dropped what is under way and will be acknowledged.
-                self.suspect = true;
+                self.distrust();
                 self.flushes.answer(Err(error), &mut self.done);
+                if self.flights.changes() > 0 {
+                    // It may have dropped what is under way and will be acknowledged.
+                    self.repair(error);
+                }
             }
             (Err(error), _) => self.repair(error),
         }

@@ -96,7 +96,7 @@ impl Driver {
         if flight.durable && matches!(error, Error::Io | Error::NoSpace) {
             // A service that failed to make something durable may have dropped more than that from its cache.
             self.distrust();
-            if self.phase == Phase::Open && !self.journal.is_empty() {
+            if self.phase == Phase::Open && (!self.journal.is_empty() || self.flights.changes() > 0) {
                 self.repair(error);
             }
         }

@@ -496,3 +496,20 @@ fn a_service_that_does_not_flush_is_not_asked_without_a_pause() {
     }
     assert!(count <= 2, "{count} flushes at one moment");
 }
+
+#[test]
+fn a_flush_that_fails_with_nothing_kept_yet_has_what_was_under_way_written_again() {
+    let mut bench = Bench::open();
+    bench.push(1, Operation::Flush, 0, 0, 0);
+    bench.push(2, WRITE, 0, 1, 0xa1);
+    bench.carry(0);
+    // The write is done and then dropped by the flush, whose failure is heard first.
+    bench.answer(0, command::FLUSH, Shape::Error(error::EIO));
+    bench.carry(0);
+    bench.answer(0, command::WRITE, Shape::Plain);
+    bench.disk.crash();
+    bench.all(0);
+    let results: Vec<_> = bench.done.iter().map(|done| (done.cookie, done.result)).collect();
+    assert_eq!(results, [(1, Err(Error::Io)), (2, Ok(()))]);
+    assert_eq!(bench.disk.content()[0], 0xa1, "nobody has to ask for a flush first");
+}
