@@ -9,7 +9,7 @@ use core::cell::RefCell;
 use core::net::Ipv4Addr;
 use kernel_runtime::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::dhcpv4;
+use smoltcp::socket::{Socket, dhcpv4};
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 
 /// What a stack is told at start.
@@ -125,9 +125,17 @@ impl Inner {
         self.rules.routed = false;
     }
 
-    /// A local port for an outgoing connection.
+    /// A local port for an outgoing connection, and for no other: two connections to one portal that share their ports would
+    /// be one, and each would reset the other.
     pub(crate) fn ephemeral_port(&mut self) -> u16 {
-        self.ports.next()
+        let sockets = &self.sockets;
+        let is_taken = |port| {
+            sockets.iter().any(|(_, socket)| match socket {
+                Socket::Tcp(socket) => socket.local_endpoint().is_some_and(|local| local.port == port),
+                Socket::Dhcpv4(_) => false,
+            })
+        };
+        self.ports.next(is_taken)
     }
 }
 
@@ -135,16 +143,45 @@ impl Inner {
 struct Ports(u64);
 
 impl Ports {
-    fn next(&mut self) -> u16 {
+    const FIRST: u16 = 49152;
+    const COUNT: u16 = 16384;
+
+    /// A port that is not taken. There are far more of them than sockets.
+    fn next(&mut self, is_taken: impl Fn(u16) -> bool) -> u16 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        49152 + ((z ^ (z >> 31)) % 16384) as u16
+        let start = ((z ^ (z >> 31)) % u64::from(Self::COUNT)) as u16;
+        let ports = (0..Self::COUNT).map(|step| Self::FIRST + (start + step) % Self::COUNT);
+        ports.clone().find(|port| !is_taken(*port)).unwrap_or(Self::FIRST + start)
     }
 }
 
 pub(crate) fn timestamp(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ports;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_port_is_given_to_two_connections() {
+        let mut ports = Ports(7);
+        let mut taken = BTreeSet::new();
+        for _ in 0..Ports::COUNT {
+            let port = ports.next(|port| taken.contains(&port));
+            assert!(port >= Ports::FIRST && taken.insert(port), "{port} was taken");
+        }
+    }
+
+    #[test]
+    fn ports_do_not_come_in_sequence() {
+        let mut ports = Ports(7);
+        let first = ports.next(|_| false);
+        assert!(ports.next(|_| false).abs_diff(first) > 1);
+    }
 }
