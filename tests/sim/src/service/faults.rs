@@ -29,6 +29,9 @@ pub(super) struct Troubles {
     pub(super) flush_errors: (u32, bool, bool),
     /// When what a failed flush has dropped cannot be read any more either.
     pub(super) evicted_at: Option<Instant>,
+    /// The flush of a connection that was gone has dropped something, and at the next that somebody hears of this is to be
+    /// said; and whether what was dropped is gone soon after.
+    untold: Option<bool>,
     errors: Errors,
     torn: Option<Torn>,
     malformed: Option<Malformation>,
@@ -248,16 +251,22 @@ impl Service {
     /// How the next reply looks.
     pub(super) fn shape(&mut self, now: Instant, place: usize, index: usize) -> Shape {
         let is_flush = self.live[place].session.waiting[index].request.command == command::FLUSH;
+        let is_heard = self.live[place].is_connected;
         let troubles = &mut self.troubles;
-        if is_flush && troubles.flush_errors.0 > 0 {
-            troubles.flush_errors.0 -= 1;
-            match troubles.flush_errors {
-                (_, false, _) => {}
-                (_, true, false) => self.medium.forget(),
-                (_, true, true) => {
-                    self.medium.forget();
-                    self.troubles.evicted_at = Some(now + EVICTION);
-                }
+        let untold = if is_flush && is_heard { troubles.untold.take() } else { None };
+        if is_flush && (troubles.flush_errors.0 > 0 || untold.is_some()) {
+            let (count, drops, evicts) = troubles.flush_errors;
+            let drops = drops && count > 0;
+            troubles.flush_errors.0 = count.saturating_sub(1);
+            if drops {
+                self.medium.forget();
+            }
+            let is_gone = drops && evicts || untold == Some(true);
+            if !is_heard {
+                // As an operating system does, which tells each open file once, and as gateways have to that share one.
+                troubles.untold = drops.then_some(is_gone).or(troubles.untold);
+            } else if is_gone {
+                troubles.evicted_at = Some(now + EVICTION);
             }
             return Shape::Error(EIO);
         }
