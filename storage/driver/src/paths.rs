@@ -319,8 +319,8 @@ impl Driver {
         if let Some(known) = &self.known {
             match validate(known, &export) {
                 Ok(_) => {}
-                // Its users are told; what they were told is safe stays so.
-                Err(Mismatch::ReadOnly) if self.journal.is_empty() => {}
+                // Its users are told; what they were told is safe stays so, as long as none of it has to be written again.
+                Err(Mismatch::ReadOnly) if self.journal.is_empty() || self.has_all(&export) => {}
                 Err(mismatch) => return Err(End::Mismatch(mismatch)),
             }
             if known.description != export.description {
@@ -373,10 +373,15 @@ impl Driver {
         self.haunted = 0;
     }
 
+    /// Whether the service there has forgotten nothing that was acknowledged.
+    fn has_all(&self, export: &Export) -> bool {
+        export.incarnation.is_some() && export.incarnation == self.holder
+    }
+
     /// A connection has come up: go on, or first write again what may be forgotten.
     fn resume(&mut self, joins: bool, now: Instant) {
         let incarnation = self.known.and_then(|export| export.incarnation);
-        let holds = incarnation.is_some() && incarnation == self.holder;
+        let holds = self.known.is_some_and(|export| self.has_all(&export));
         self.holder = incarnation.filter(|_| holds || self.journal.is_empty());
         if !self.journal.is_empty() && !holds {
             self.replays += 1;

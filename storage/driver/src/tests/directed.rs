@@ -7,7 +7,7 @@ use std::time::Duration;
 use storage_block::{Completion, Error, Operation, Pool, Request, Share};
 use storage_nbd::testing::{self, Disk, Session, Shape};
 use storage_nbd::wire::{command, error};
-use storage_nbd::{Retry, TransmissionFlags, Writer};
+use storage_nbd::{Mismatch, Retry, TransmissionFlags, Writer};
 
 const BLOCK: usize = 512;
 
@@ -512,4 +512,35 @@ fn a_flush_that_fails_with_nothing_kept_yet_has_what_was_under_way_written_again
     let results: Vec<_> = bench.done.iter().map(|done| (done.cookie, done.result)).collect();
     assert_eq!(results, [(1, Err(Error::Io)), (2, Ok(()))]);
     assert_eq!(bench.disk.content()[0], 0xa1, "nobody has to ask for a flush first");
+}
+
+#[test]
+fn an_export_that_becomes_read_only_and_has_forgotten_nothing_is_read_on() {
+    let mut bench = Bench::new(1, Rate::default(), |settings| settings.incarnation = Some("one".into()));
+    assert!(bench.dial(0));
+    bench.carry(0);
+    bench.push(1, WRITE, 0, 1, 0xa1);
+    bench.all(0);
+    bench.settings.flags.0 |= TransmissionFlags::READ_ONLY.0;
+    bench.lose(0);
+    bench.wait(1000);
+    assert!(bench.dial(0));
+    assert_eq!(bench.carry(0), None, "the same process has all that was acknowledged");
+    bench.push(2, Operation::Read, 0, 1, 0);
+    bench.push(3, Operation::Flush, 0, 0, 0);
+    bench.all(0);
+    assert_eq!((bench.result(2), bench.result(3)), (Some(Ok(())), Some(Ok(()))));
+    assert_eq!(bench.disk.durable()[0], 0xa1);
+}
+
+#[test]
+fn an_export_that_becomes_read_only_and_may_have_forgotten_something_is_not_used() {
+    let mut bench = Bench::open();
+    bench.push(1, WRITE, 0, 1, 0xa1);
+    bench.all(0);
+    bench.settings.flags.0 |= TransmissionFlags::READ_ONLY.0;
+    bench.lose(0);
+    bench.wait(1000);
+    assert!(bench.dial(0));
+    assert!(matches!(bench.carry(0), Some(crate::End::Mismatch(Mismatch::ReadOnly))));
 }
