@@ -3,11 +3,11 @@
 use crate::driver::{Driver, Phase, Waiting};
 use crate::flights::{Flight, What};
 use crate::journal::Room;
-use crate::paths::Path;
+use crate::paths::{End, Path};
 use crate::rewrite::Next;
 use kernel_runtime::Instant;
 use storage_block::{Completion, Error, Operation, Request};
-use storage_nbd::Quarantine;
+use storage_nbd::{Mismatch, Quarantine};
 
 /// What is to be done with a request that is next in turn.
 enum Verdict {
@@ -193,7 +193,7 @@ impl Driver {
             Phase::Repairing { started, failed } => (started, failed),
             Phase::Away | Phase::Open => return false,
         };
-        if self.flushes.is_under_way() {
+        if self.flushes.is_under_way() || self.is_unwritable() {
             return false;
         }
         if let Some(error) = failed {
@@ -239,6 +239,16 @@ impl Driver {
             }
         }
         moved
+    }
+
+    /// Whether there is something to be written again where nothing can be: as if it had been so when the connection came
+    /// up, it is not the disk that went until that has changed.
+    fn is_unwritable(&mut self) -> bool {
+        let is_so = !self.journal.is_empty() && self.known.is_some_and(|export| export.geometry.read_only);
+        if is_so {
+            self.condemn(End::Mismatch(Mismatch::ReadOnly));
+        }
+        is_so
     }
 
     /// All of the journal was written again.

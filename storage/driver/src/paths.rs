@@ -279,8 +279,13 @@ impl Driver {
 
     /// The shape that [`Event::Ready`] told is of no use: drop all connections and try again slowly.
     pub fn refuse(&mut self) {
+        self.condemn(End::Unusable);
+    }
+
+    /// Drop all connections.
+    pub(crate) fn condemn(&mut self, end: End) {
         for path in self.paths.iter_mut().filter(|path| path.connected) {
-            path.condemned = Some(End::Unusable);
+            path.condemned = Some(end);
         }
         self.wake_all();
     }

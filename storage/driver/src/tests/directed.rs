@@ -544,3 +544,29 @@ fn an_export_that_becomes_read_only_and_may_have_forgotten_something_is_not_used
     assert!(bench.dial(0));
     assert!(matches!(bench.carry(0), Some(crate::End::Mismatch(Mismatch::ReadOnly))));
 }
+
+#[test]
+fn an_export_that_has_become_read_only_and_fails_to_flush_is_not_used_until_it_takes_everything_again() {
+    let mut bench = Bench::new(1, Rate::default(), |settings| settings.incarnation = Some("one".into()));
+    assert!(bench.dial(0));
+    bench.carry(0);
+    bench.push(1, WRITE, 0, 1, 0xa1);
+    bench.all(0);
+    bench.settings.flags.0 |= TransmissionFlags::READ_ONLY.0;
+    bench.lose(0);
+    bench.wait(1000);
+    assert!(bench.dial(0));
+    bench.carry(0);
+    bench.push(2, Operation::Flush, 0, 0, 0);
+    bench.carry(0);
+    bench.disk.crash();
+    bench.answer(0, command::FLUSH, Shape::Error(error::EIO));
+    assert!(matches!(bench.carry(0), Some(crate::End::Mismatch(Mismatch::ReadOnly))));
+    assert_eq!(bench.result(2), None, "it is not known yet");
+    bench.settings.flags.0 &= !TransmissionFlags::READ_ONLY.0;
+    bench.wait(10_000);
+    assert!(bench.dial(0));
+    bench.all(0);
+    assert_eq!(bench.result(2), Some(Ok(())));
+    assert_eq!(bench.disk.durable()[0], 0xa1);
+}
