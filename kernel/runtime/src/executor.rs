@@ -1,6 +1,6 @@
 //! The executor: which tasks are ready, and polling them.
 
-use crate::{Clock, Instant};
+use crate::{Clock, Instant, Profile, Stage};
 use alloc::{boxed::Box, sync::Arc, task::Wake, vec::Vec};
 use core::future::Future;
 use core::pin::Pin;
@@ -16,6 +16,7 @@ pub struct Executor {
 
 struct Task {
     name: &'static str,
+    stage: Stage,
     /// `None` once it has finished.
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     waker: Waker,
@@ -42,10 +43,19 @@ impl Wake for TaskWaker {
 }
 
 impl Executor {
-    /// An executor with room for `capacity` tasks.
+    /// An executor with room for `capacity` tasks, whose cycles are not counted.
     pub fn new(capacity: usize) -> Self {
+        Self::with_profile(capacity, Profile::off())
+    }
+
+    /// An executor with room for `capacity` tasks, whose cycles are counted in `profile`.
+    pub fn with_profile(capacity: usize, profile: Profile) -> Self {
         let words = (0..capacity.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { tasks: Vec::with_capacity(capacity), ready: Arc::new(Ready { words }), clock: Clock::new() }
+        Self {
+            tasks: Vec::with_capacity(capacity),
+            ready: Arc::new(Ready { words }),
+            clock: Clock::new(profile),
+        }
     }
 
     /// The clock its tasks go by.
@@ -58,11 +68,19 @@ impl Executor {
     /// # Panics
     /// When there are more tasks than the capacity: the number of tasks is fixed by `limits.rs`.
     pub fn add(&mut self, name: &'static str, future: impl Future<Output = ()> + 'static) {
+        self.add_to(Stage::Other, name, future);
+    }
+
+    /// As [`Executor::add`]; the task's cycles belong to `stage`, as far as it enters no other.
+    ///
+    /// # Panics
+    /// As [`Executor::add`].
+    pub fn add_to(&mut self, stage: Stage, name: &'static str, future: impl Future<Output = ()> + 'static) {
         let task = self.tasks.len();
         assert!(task < self.ready.words.len() * 64, "no room for the task {name}");
         let waker = Waker::from(Arc::new(TaskWaker { ready: self.ready.clone(), task }));
         waker.wake_by_ref();
-        self.tasks.push(Task { name, future: Some(Box::pin(future)), waker });
+        self.tasks.push(Task { name, stage, future: Some(Box::pin(future)), waker });
     }
 
     /// Advance the clock to `now` and poll once each task that was ready when the call began, and those that
@@ -79,12 +97,16 @@ impl Executor {
                 polls += 1;
             }
         }
+        if polls > 0 {
+            self.clock.profile().enter(Stage::Other);
+        }
         polls
     }
 
     fn poll(&mut self, task: usize) {
         let Some(task) = self.tasks.get_mut(task) else { return };
         let Some(future) = &mut task.future else { return };
+        self.clock.profile().enter(task.stage);
         if future.as_mut().poll(&mut Context::from_waker(&task.waker)).is_ready() {
             task.future = None;
         }

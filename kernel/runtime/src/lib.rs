@@ -12,9 +12,11 @@
 extern crate alloc;
 
 mod executor;
+mod profile;
 mod signal;
 mod time;
 
 pub use executor::{Executor, yield_now};
+pub use profile::{Profile, Spent, Stage};
 pub use signal::Signal;
 pub use time::{Clock, Instant, Sleep, Timeout, with_deadline};

@@ -1,5 +1,6 @@
 //! Time as the tasks see it.
 
+use crate::Profile;
 use alloc::{rc::Rc, vec::Vec};
 use core::cell::{Cell, RefCell};
 use core::future::Future;
@@ -46,12 +47,13 @@ impl Sub for Instant {
     }
 }
 
-/// The time of the current poll, and the timers that wait for a later one. Cheap to clone.
+/// The time of the current poll, the timers that wait for a later one, and where the time goes. Cheap to clone.
 #[derive(Clone)]
 pub struct Clock(Rc<Timers>);
 
 struct Timers {
     now: Cell<Instant>,
+    profile: Profile,
     /// One slot per sleeper, reused; few enough that a scan beats a heap and needs no allocation.
     slots: RefCell<Vec<Slot>>,
 }
@@ -64,8 +66,14 @@ enum Slot {
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        Self(Rc::new(Timers { now: Cell::new(Instant::ZERO), slots: RefCell::new(Vec::with_capacity(64)) }))
+    pub(crate) fn new(profile: Profile) -> Self {
+        let slots = RefCell::new(Vec::with_capacity(64));
+        Self(Rc::new(Timers { now: Cell::new(Instant::ZERO), profile, slots }))
+    }
+
+    /// Where the cycles go.
+    pub fn profile(&self) -> &Profile {
+        &self.0.profile
     }
 
     /// The time of the current poll.
