@@ -31,6 +31,7 @@ mod cpu;
 pub mod entropy;
 mod entry;
 mod features;
+pub mod figures;
 pub mod fw_cfg;
 mod interrupt;
 mod logger;

@@ -30,6 +30,7 @@ mod tests;
 pub use ask::{AgentError, Ask, LinkState, Question, Reply};
 pub use documents::ClientToken;
 pub use link::link;
+pub use metrics::Gauges;
 pub use plane::{Configuration, Continuation, Management, Step};
 pub use policy::{Policy, Principal};
 pub use problem::{Kind, Problem};

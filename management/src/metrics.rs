@@ -6,7 +6,32 @@ use alloc::string::String;
 use core::cell::Cell;
 use core::fmt::Write;
 use core::time::Duration;
+use kernel_runtime::Profile;
 use storage::{Exposed, Status, VolumeState};
+
+/// What the machine tells of itself, whoever it is: the kernel, or the operating system of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauges {
+    /// By how much the counter of the profile grows in a second.
+    pub hertz: fn() -> u64,
+    /// How often memory was allocated since the start, where that is counted.
+    pub allocations: Option<fn() -> u64>,
+    /// Bytes of memory that are free, where that is known.
+    pub free: Option<fn() -> u64>,
+}
+
+impl Gauges {
+    /// Of a machine that tells nothing.
+    pub const NONE: Self = Self { hertz: || 0, allocations: None, free: None };
+}
+
+/// How the whole fares at the moment.
+pub(crate) struct Machine<'a> {
+    pub(crate) uptime: Duration,
+    pub(crate) link: LinkState,
+    pub(crate) profile: &'a Profile,
+    pub(crate) gauges: Gauges,
+}
 
 /// What is counted.
 #[derive(Default)]
@@ -48,21 +73,17 @@ impl Metrics {
         count(&self.connections);
     }
 
-    pub(crate) fn text(&self, uptime: Duration, link: &LinkState, targets: &[Exposed]) -> String {
+    pub(crate) fn text(&self, machine: &Machine<'_>, targets: &[Exposed]) -> String {
         let mut text = String::new();
-        let _ = self.write(&mut text, uptime, link, targets);
+        let _ = self.write(&mut text, machine, targets);
         text
     }
 
-    fn write(
-        &self,
-        text: &mut String,
-        uptime: Duration,
-        link: &LinkState,
-        targets: &[Exposed],
-    ) -> core::fmt::Result {
-        writeln!(text, "# TYPE corbel_uptime_seconds gauge\ncorbel_uptime_seconds {}", uptime.as_secs())?;
-        let up = u8::from(*link == LinkState::Up);
+    fn write(&self, text: &mut String, machine: &Machine<'_>, targets: &[Exposed]) -> core::fmt::Result {
+        let uptime = machine.uptime.as_secs();
+        writeln!(text, "# TYPE corbel_uptime_seconds gauge\ncorbel_uptime_seconds {uptime}")?;
+        cycles(text, machine)?;
+        let up = u8::from(machine.link == LinkState::Up);
         writeln!(text, "# TYPE corbel_agent_up gauge\ncorbel_agent_up {up}")?;
         let connections = self.connections.get();
         writeln!(
@@ -99,6 +120,34 @@ impl Metrics {
         }
         disks(text, targets)
     }
+}
+
+/// Where the machine's cycles and memory have gone.
+fn cycles(text: &mut String, machine: &Machine<'_>) -> core::fmt::Result {
+    let Machine { profile, gauges, .. } = machine;
+    writeln!(text, "# TYPE corbel_cycles_hertz gauge\ncorbel_cycles_hertz {}", (gauges.hertz)())?;
+    writeln!(text, "# TYPE corbel_stage_cycles_total counter")?;
+    for stage in kernel_runtime::Stage::ALL {
+        let cycles = profile.spent(stage).cycles;
+        writeln!(text, "corbel_stage_cycles_total{{stage=\"{}\"}} {cycles}", stage.name())?;
+    }
+    writeln!(text, "# TYPE corbel_stage_entries_total counter")?;
+    for stage in kernel_runtime::Stage::ALL {
+        let entries = profile.spent(stage).entries;
+        writeln!(text, "corbel_stage_entries_total{{stage=\"{}\"}} {entries}", stage.name())?;
+    }
+    if let Some(allocations) = gauges.allocations {
+        let count = allocations();
+        writeln!(
+            text,
+            "# TYPE corbel_heap_allocations_total counter\ncorbel_heap_allocations_total {count}"
+        )?;
+    }
+    if let Some(free) = gauges.free {
+        let free = free();
+        writeln!(text, "# TYPE corbel_memory_free_bytes gauge\ncorbel_memory_free_bytes {free}")?;
+    }
+    Ok(())
 }
 
 /// The figures of each disk's way to its bytes.

@@ -5,7 +5,7 @@
 
 use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
 use crate::documents::{self, CommandDocument, CreateDocument, Order, TargetDocument};
-use crate::metrics::Metrics;
+use crate::metrics::{Gauges, Machine, Metrics};
 use crate::operations::{Begin, Operation, OperationPage, OperationView, Operations, Stage};
 use crate::policy::{Policy, Principal, Right};
 use crate::problem::{self, Kind, Problem};
@@ -38,6 +38,8 @@ pub struct Configuration {
     pub boot: Uuid,
     /// Who may do what.
     pub policy: Policy,
+    /// What the machine tells of itself.
+    pub gauges: Gauges,
 }
 
 /// The command plane.
@@ -141,7 +143,13 @@ impl Management {
             Route::Problems => Response::json(200, problem::published()),
             Route::Metrics => {
                 let uptime = self.clock.now().since(Instant::ZERO);
-                Response::text(200, self.metrics.text(uptime, &self.forward.state(), &targets.list()))
+                let machine = Machine {
+                    uptime,
+                    link: self.forward.state(),
+                    profile: self.clock.profile(),
+                    gauges: self.configuration.gauges,
+                };
+                Response::text(200, self.metrics.text(&machine, &targets.list()))
             }
             Route::Targets => targets::list(targets),
             Route::Target(id) => targets::get(targets, id.as_str())?,

@@ -16,6 +16,7 @@ mod address;
 mod attachment;
 mod backlog;
 pub mod gate;
+mod measured;
 mod stack;
 mod stream;
 
@@ -25,5 +26,6 @@ mod tests;
 pub use address::{Addressing, Cidr, ParseError};
 pub use attachment::Attachment;
 pub use gate::Side;
+pub use measured::{Measured, MeasuredToken};
 pub use stack::{Settings, Stack};
 pub use stream::{ConnectError, Reset, Stream, TryRead};

@@ -11,9 +11,10 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
-use kernel_runtime::{Executor, Instant};
+use kernel_runtime::{Executor, Instant, Profile, Stage};
+pub use management::Gauges;
 use management::{Configuration, Management, Policy};
-use network::{Attachment, Settings, Side};
+use network::{Attachment, Measured, Settings, Side};
 use network_nic::Nic;
 use network_tls::{Anchors, ClientConfig, Crypto, Dates, Identity, Random};
 use storage::{Control, Storage};
@@ -31,6 +32,10 @@ pub struct Parts<H, S> {
     pub seeds: [u64; 5],
     /// What secrets are made of; without it there is no TLS.
     pub secrets: Option<Secrets>,
+    /// Where cycles are counted.
+    pub profile: Profile,
+    /// What the ground tells of itself.
+    pub gauges: Gauges,
     /// Bytes that are free for the appliance.
     pub memory: usize,
     /// The time.
@@ -47,9 +52,10 @@ pub struct Secrets {
 
 /// The appliance, put together.
 pub struct Appliance<H, S> {
-    host: Attachment<H>,
-    service: Attachment<S>,
+    host: Attachment<Measured<H>>,
+    service: Attachment<Measured<S>>,
     executor: Executor,
+    profile: Profile,
 }
 
 /// What the ground does after a turn.
@@ -86,7 +92,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
     ) -> Result<Self, String> {
         let [host_seed, service_seed, storage_seed, ..] = parts.seeds;
         let boot = u128::from(parts.seeds[3]) << 64 | u128::from(parts.seeds[4]);
-        let mut executor = Executor::new(limits.tasks());
+        let profile = parts.profile;
+        let mut executor = Executor::with_profile(limits.tasks(), profile.clone());
         let clock = executor.clock();
 
         let settings =
@@ -97,11 +104,11 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
                 seed,
             };
         let host = settings(Side::HostOnly, &config.host, &config.service, host_seed);
-        let host = Attachment::new(&host, parts.host, parts.now);
+        let host = Attachment::new(&host, Measured::new(parts.host, profile.clone()), parts.now);
         let service = settings(Side::Service, &config.service, &config.host, service_seed);
-        let service = Attachment::new(&service, parts.service, parts.now);
+        let service = Attachment::new(&service, Measured::new(parts.service, profile.clone()), parts.now);
 
-        let owner = config.owner.clone().unwrap_or_else(|| owner(service.nic().mac()));
+        let owner = config.owner.clone().unwrap_or_else(|| owner(service.nic().inner().mac()));
         let tls = config.tls.as_ref().map(|tls| speak(tls, parts.secrets, parts.now, limits)).transpose()?;
         let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal, &owner, tls);
         // Volumes first: the way to a storage service is the longest, and a login may wait for its end.
@@ -109,7 +116,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             let (receive, send) = limits.nbd_buffers;
             for path in 0..limits.paths {
                 let stream = service.stack().stream(receive, send);
-                executor.add("nbd", storage.serve_volume(index, path, stream));
+                executor.add_to(Stage::Nbd, "nbd", storage.serve_volume(index, path, stream));
             }
         }
         let stream = service.stack().stream(WATCH_BUFFER, WATCH_BUFFER);
@@ -117,13 +124,17 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         for index in 0..limits.connections {
             let (receive, send) = limits.iscsi_buffers;
             let stream = host.stack().stream(receive, send);
-            executor.add("iscsi", storage.serve_initiators(index, ISCSI_PORT, stream));
+            executor.add_to(Stage::Iscsi, "iscsi", storage.serve_initiators(index, ISCSI_PORT, stream));
         }
         expose(config, &storage.control())?;
 
         if let Some(port) = config.api {
-            let configuration =
-                Configuration { agent: config.agent, boot: Uuid::from_random(boot), policy: Policy::OPEN };
+            let configuration = Configuration {
+                agent: config.agent,
+                boot: Uuid::from_random(boot),
+                policy: Policy::OPEN,
+                gauges: parts.gauges,
+            };
             let management = Rc::new(Management::new(configuration, storage.control(), clock));
             for _ in 0..API_CONNECTIONS {
                 let stream = service.stack().stream(API_BUFFER, API_BUFFER);
@@ -135,25 +146,30 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             }
             log::warn!("management API on port {port} of the service network, without authentication");
         }
-        Ok(Self { host, service, executor })
+        Ok(Self { host, service, executor, profile })
     }
 
     /// One turn: what arrived goes in, tasks run, what they said goes out.
     pub fn turn(&mut self, now: Instant) -> Next {
+        self.profile.enter(Stage::Stack);
         let received = self.host.receive(now) | self.service.receive(now);
+        self.profile.enter(Stage::Other);
         let polled = self.executor.run_ready(now) > 0;
+        self.profile.enter(Stage::Stack);
         let more = self.host.transmit(now) | self.service.transmit(now);
+        self.profile.enter(Stage::Other);
         if received || polled || more || self.executor.has_ready() || self.host.arm() | self.service.arm() {
             return Next::Again;
         }
         let deadlines =
             [self.host.next_deadline(now), self.service.next_deadline(now), self.executor.next_deadline()];
+        self.profile.enter(Stage::Idle);
         Next::Idle(deadlines.into_iter().flatten().min())
     }
 
     /// The two NICs, for a ground that waits on them.
     pub fn nics(&self) -> (&H, &S) {
-        (self.host.nic(), self.service.nic())
+        (self.host.nic().inner(), self.service.nic().inner())
     }
 }
 

@@ -3,11 +3,12 @@
 //! Same `assemble`, same engines; here a NIC is a TAP with virtio's header (so segmentation offload works as in a
 //! VM), time is the monotonic clock and idling is `poll(2)`.
 
+mod counter;
 mod tap;
 
-use crate::assemble::{Appliance, Next, Parts, Secrets};
+use crate::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use crate::config::{Channel, Config};
-use kernel_runtime::Instant;
+use kernel_runtime::{Instant, Profile};
 use network_tls::{NoEntropy, Random};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
@@ -40,12 +41,23 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
         Config::parse(&[(Channel::Arguments, &arguments.text)]).map_err(|error| error.to_string())?;
     start_log(config.log);
     let started = std::time::Instant::now();
+    counter::start();
     let now = move || Instant::from_micros(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     let open = |name: &str| Tap::open(name).map_err(|error| format!("{name}: {error}"));
     let (host, service) = (open(&arguments.host)?, open(&arguments.service)?);
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
     let secrets = Some(Secrets { random: Box::new(Urandom(urandom()?)), time });
-    let parts = Parts { host, service, seeds: seeds()?, secrets, memory: HOSTED_MEMORY, now: now() };
+    let parts = Parts {
+        host,
+        service,
+        seeds: seeds()?,
+        secrets,
+        profile: Profile::new(counter::cycles),
+        // An operating system's heap and memory are others' to tell of.
+        gauges: Gauges { hertz: counter::hertz, ..Gauges::NONE },
+        memory: HOSTED_MEMORY,
+        now: now(),
+    };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready");
     loop {

@@ -7,12 +7,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use drivers::{AnyNic, Inventory};
-use image_appliance::assemble::{Appliance, Next, Parts, Secrets};
+use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::{Channel, Config};
 use image_appliance::limits::LEAST;
 use kernel::power::{self, Exit};
-use kernel::{Machine, entropy};
-use kernel_runtime::Instant;
+use kernel::{Machine, entropy, figures};
+use kernel_runtime::{Instant, Profile};
 use network_nic::Nic;
 use network_tls::{NoEntropy, Random};
 
@@ -43,7 +43,10 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     let memory = machine.free_memory();
     // The time of day is nothing that the kernel knows.
     let secrets = Some(Secrets { random: Box::new(KernelPool), time: None });
-    let parts = Parts { host, service, seeds, secrets, memory, now: now() };
+    let profile = Profile::new(figures::cycles);
+    let gauges =
+        Gauges { hertz: figures::hertz, allocations: Some(figures::allocations), free: Some(figures::free) };
+    let parts = Parts { host, service, seeds, secrets, profile, gauges, memory, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
     loop {

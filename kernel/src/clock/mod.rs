@@ -103,6 +103,11 @@ fn scale(ticks: u64, factor: u64) -> u64 {
     ((u128::from(ticks) * u128::from(factor)) >> PLACES) as u64
 }
 
+/// Ticks of the counter in a second; zero before the clock runs.
+pub(crate) fn rate() -> u64 {
+    CLOCK.get().map_or(0, |clock| clock.rate)
+}
+
 /// Microseconds since the first instruction; zero before the clock runs.
 pub(crate) fn micros() -> u64 {
     let Some(clock) = CLOCK.get() else { return 0 };

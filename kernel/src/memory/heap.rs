@@ -6,6 +6,7 @@
 use super::ranges::Range;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 use linked_list_allocator::Heap;
 use spin::Mutex;
 
@@ -15,19 +16,32 @@ const ZONES: usize = 8;
 const SMALLEST: u64 = 64 * 1024;
 
 /// The allocator of the program and of the kernel.
-pub(crate) struct Zones(Mutex<[Heap; ZONES]>);
+pub(crate) struct Zones {
+    heaps: Mutex<[Heap; ZONES]>,
+    /// Blocks given out since the start.
+    allocations: AtomicU64,
+}
 
 /// The heap.
 #[cfg_attr(target_os = "none", global_allocator)]
-pub(crate) static HEAP: Zones = Zones(Mutex::new([const { Heap::empty() }; ZONES]));
+pub(crate) static HEAP: Zones = Zones::new();
 
 impl Zones {
+    const fn new() -> Self {
+        Self { heaps: Mutex::new([const { Heap::empty() }; ZONES]), allocations: AtomicU64::new(0) }
+    }
+
+    /// How many blocks were given out since the start.
+    pub(crate) fn allocations(&self) -> u64 {
+        self.allocations.load(Ordering::Relaxed)
+    }
+
     /// Give the heap a piece of RAM; `false` when it is too small or has come too late to be used.
     ///
     /// # Safety
     /// The range must be mapped readable and writable at its own address, stay so for ever, and be nobody else's.
     pub(crate) unsafe fn add(&self, range: Range) -> bool {
-        let mut zones = self.0.lock();
+        let mut zones = self.heaps.lock();
         let Some(zone) = zones.iter_mut().find(|zone| zone.size() == 0) else { return false };
         if range.length() < SMALLEST {
             return false;
@@ -40,7 +54,7 @@ impl Zones {
 
     /// Bytes given to the heap, and bytes of these that are free.
     pub(crate) fn sizes(&self) -> (usize, usize) {
-        let zones = self.0.lock();
+        let zones = self.heaps.lock();
         (zones.iter().map(Heap::size).sum(), zones.iter().map(Heap::free).sum())
     }
 }
@@ -49,7 +63,8 @@ impl Zones {
 // range contains it. The lock makes the calls exclusive, and nothing in here panics or allocates.
 unsafe impl GlobalAlloc for Zones {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut zones = self.0.lock();
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+        let mut zones = self.heaps.lock();
         let block = zones
             .iter_mut()
             .filter(|zone| zone.size() != 0)
@@ -58,7 +73,7 @@ unsafe impl GlobalAlloc for Zones {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let mut zones = self.0.lock();
+        let mut zones = self.heaps.lock();
         let zone = zones.iter_mut().find(|zone| (zone.bottom()..zone.top()).contains(&block));
         if let (Some(zone), Some(block)) = (zone, NonNull::new(block)) {
             // SAFETY: the caller vouches that `block` was allocated here with this layout, and by its address it was

@@ -72,6 +72,7 @@ pub(super) fn configuration(agent: Option<&str>) -> Configuration {
         agent: agent.map(|agent| agent.parse().unwrap()),
         boot: Uuid(0xabc),
         policy: Policy::OPEN,
+        gauges: Gauges::NONE,
     }
 }
 

@@ -227,6 +227,9 @@ fn metrics_count_what_was_answered() {
     let text = String::from_utf8(response.body).unwrap();
     for line in [
         "corbel_agent_up 0",
+        "corbel_cycles_hertz 0",
+        "corbel_stage_cycles_total{stage=\"nbd\"} 0",
+        "corbel_stage_entries_total{stage=\"other\"} 0",
         "corbel_http_responses_total{class=\"2xx\"} 1",
         "corbel_http_responses_total{class=\"4xx\"} 1",
         "corbel_http_responses_total{class=\"5xx\"} 1",

@@ -5,9 +5,9 @@ use crate::bug::Bug;
 use crate::initiator::Order;
 use crate::plan::{Fault, Net, Shape, Step};
 use crate::wire::Quality;
-use image_appliance::assemble::{Appliance, Parts};
+use image_appliance::assemble::{Appliance, Gauges, Parts};
 use image_appliance::limits::Limits;
-use kernel_runtime::{Instant, Signal};
+use kernel_runtime::{Instant, Profile, Signal};
 use std::time::Duration;
 
 impl World {
@@ -171,7 +171,8 @@ impl World {
         let [host, service] = [0, 1].map(|wire| self.wires[wire].port(APPLIANCE));
         let seeds = [(); 5].map(|()| self.random.next());
         let memory = self.shared.plan.shape.memory;
-        let parts = Parts { host, service, seeds, secrets: None, memory, now };
+        let (profile, gauges) = (Profile::off(), Gauges::NONE);
+        let parts = Parts { host, service, seeds, secrets: None, profile, gauges, memory, now };
         let Shape { connections, entries, .. } = self.shared.plan.shape;
         let limits = Limits { paths: connections, ..Limits::for_memory(memory) };
         let mut storage = limits.storage();
