@@ -1,7 +1,10 @@
 //! A NIC whose cycles are counted: what the driver does is its own, what the stack does with a frame is the stack's.
+//!
+//! Giving back the buffer of a received frame and asking for wake-ups are left where they are called: telling them apart
+//! would cost more than they do.
 
 use kernel_runtime::{Profile, Stage};
-use network_nic::{Counters, Device, DeviceCapabilities, Instant, Nic, PacketMeta, RxToken, TxToken};
+use network_nic::{Counters, Device, DeviceCapabilities, Instant, Nic, PacketMeta, TxToken};
 
 /// A NIC, and where its cycles are counted.
 pub struct Measured<N> {
@@ -23,7 +26,7 @@ impl<N> Measured<N> {
 
 impl<N: Nic> Device for Measured<N> {
     type RxToken<'a>
-        = MeasuredToken<'a, N::RxToken<'a>>
+        = N::RxToken<'a>
     where
         Self: 'a;
     type TxToken<'a>
@@ -34,7 +37,7 @@ impl<N: Nic> Device for Measured<N> {
     fn receive(&mut self, timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let Self { nic, profile } = self;
         let (token, reply) = profile.within(Stage::Driver, || nic.receive(timestamp))?;
-        Some((MeasuredToken { token, profile }, MeasuredToken { token: reply, profile }))
+        Some((token, MeasuredToken { token: reply, profile }))
     }
 
     fn transmit(&mut self, timestamp: Instant) -> Option<Self::TxToken<'_>> {
@@ -58,7 +61,7 @@ impl<N: Nic> Nic for Measured<N> {
     }
 
     fn arm(&mut self) -> bool {
-        self.profile.within(Stage::Driver, || self.nic.arm())
+        self.nic.arm()
     }
 
     fn counters(&self) -> Counters {
@@ -66,21 +69,10 @@ impl<N: Nic> Nic for Measured<N> {
     }
 }
 
-/// A frame of a measured NIC.
+/// A frame to be sent by a measured NIC.
 pub struct MeasuredToken<'a, T> {
     token: T,
     profile: &'a Profile,
-}
-
-impl<T: RxToken> RxToken for MeasuredToken<'_, T> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        let Self { token, profile } = self;
-        profile.within(Stage::Driver, || token.consume(|frame| profile.within(Stage::Stack, || f(frame))))
-    }
-
-    fn meta(&self) -> PacketMeta {
-        self.token.meta()
-    }
 }
 
 impl<T: TxToken> TxToken for MeasuredToken<'_, T> {

@@ -28,6 +28,10 @@ impl Stage {
     pub const ALL: [Self; 7] =
         [Self::Idle, Self::Other, Self::Driver, Self::Stack, Self::Iscsi, Self::Scsi, Self::Nbd];
 
+    const fn place(self) -> usize {
+        self as usize % PLACES
+    }
+
     /// Its name, for people and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,6 +46,9 @@ impl Stage {
     }
 }
 
+/// Room for all stages: a power of two, so that a place is found without a check.
+const PLACES: usize = Stage::ALL.len().next_power_of_two();
+
 /// The counters. Clones are the same counters.
 ///
 /// Changing the stage costs a reading of the cycle counter and two additions, so that it is always on.
@@ -53,7 +60,8 @@ struct Counters {
     counter: fn() -> u64,
     stage: Cell<Stage>,
     since: Cell<u64>,
-    spent: [Cell<Spent>; Stage::ALL.len()],
+    cycles: [Cell<u64>; PLACES],
+    entries: [Cell<u64>; PLACES],
 }
 
 /// What a stage has taken.
@@ -68,13 +76,9 @@ pub struct Spent {
 impl Profile {
     /// Counters of what `counter` counts, from now on; the stage is [`Stage::Other`].
     pub fn new(counter: fn() -> u64) -> Self {
-        let spent = core::array::from_fn(|_| Cell::default());
-        Self(Rc::new(Counters {
-            counter,
-            stage: Cell::new(Stage::Other),
-            since: Cell::new(counter()),
-            spent,
-        }))
+        let (stage, since) = (Cell::new(Stage::Other), Cell::new(counter()));
+        let zeros = || core::array::from_fn(|_| Cell::new(0));
+        Self(Rc::new(Counters { counter, stage, since, cycles: zeros(), entries: zeros() }))
     }
 
     /// Where nothing counts.
@@ -84,16 +88,12 @@ impl Profile {
 
     /// From now on cycles are `stage`'s. Answers whose they were, to be entered again afterwards.
     pub fn enter(&self, stage: Stage) -> Stage {
-        let Counters { counter, stage: current, since, spent } = &*self.0;
+        let Counters { counter, stage: current, since, cycles, entries } = &*self.0;
         let now = counter();
         let before = current.replace(stage);
         let taken = now.wrapping_sub(since.replace(now));
-        let place = &spent[before as usize];
-        let sum = place.get();
-        place.set(Spent { cycles: sum.cycles.wrapping_add(taken), ..sum });
-        let place = &spent[stage as usize];
-        let sum = place.get();
-        place.set(Spent { entries: sum.entries.wrapping_add(1), ..sum });
+        cycles[before.place()].update(|sum| sum.wrapping_add(taken));
+        entries[stage.place()].update(|sum| sum.wrapping_add(1));
         before
     }
 
@@ -107,7 +107,8 @@ impl Profile {
 
     /// What a stage has taken so far.
     pub fn spent(&self, stage: Stage) -> Spent {
-        self.0.spent[stage as usize].get()
+        let place = stage.place();
+        Spent { cycles: self.0.cycles[place].get(), entries: self.0.entries[place].get() }
     }
 }
 
