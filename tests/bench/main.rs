@@ -1,33 +1,42 @@
-//! The benchmark: our image and, beside it in the same run, the Linux peer (LIO), under the same QEMU.
+//! The benchmark: our image and, beside it in the same run, the Linux peers, under the same QEMU; and the appliance as
+//! a process beside tgtd.
 //!
-//! It prints boot time to the first served INQUIRY, the smallest memory that serves, the size of what is booted, and
-//! throughput. Ratios hold on a noisy machine, absolute figures do not.
+//! This builds and installs what is needed; `peer/bench.py report` measures, and writes the table and the plot. Ratios
+//! hold on a noisy machine, absolute figures do not.
 #![forbid(unsafe_code)]
 
 use image_launch::machine::Board;
-use image_launch::net::Wire;
 use image_launch::{Context, Error, Result, process, setup};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::SystemTime;
 
 const HELP: &str = "\
-cargo bench-peer [OPTIONS] [-- OPTIONS OF bench.py]
+cargo bench-peer [OPTIONS] [-- OPTIONS OF bench.py report]
 
-  --quick             one short sample of each figure instead of medians of several
-  --only PART         boot, memory, size or load instead of all
-  --machine NAME      q35 (default), pc or microvm for our image; the peer stays on q35
+  --quick             one short sample of each figure, MTU 9000 alone, about 6 minutes; without it about 55
+  --only PART         size, boot, insn, floor, load, scale or memory instead of all
+  --pairs N           pairs of samples of each figure under load (default 5)
+  --mtu LIST          MTUs (default 1500,9000)
+  --machine NAME      q35 (default), pc or microvm for our image; the peers stay on q35
   --memory MIB        memory of our image (default 64)
   --image FILE        another image than the one built here
+  --deadline MINUTES  after which it ends with what it has (default 120, quick 10)
+  --results DIR       where results.json, results.md and ratios.svg go (default: bench in the target directory)
+  --publish           into tests/bench/results, and the tables into tests/bench/README.md
 ";
 
+const BEGIN: &str = "<!-- results: written by `cargo bench-peer --publish` -->";
+const END: &str = "<!-- end of the results -->";
+
 struct Options {
-    quick: bool,
-    only: Option<String>,
+    /// What bench.py is told as it was told here.
+    words: Vec<String>,
     board: Board,
-    memory: u32,
     image: Option<PathBuf>,
-    rest: Vec<String>,
+    results: Option<PathBuf>,
+    publish: bool,
 }
 
 fn main() -> ExitCode {
@@ -42,21 +51,28 @@ fn main() -> ExitCode {
 
 fn options() -> Result<Option<Options>> {
     let mut options =
-        Options { quick: false, only: None, board: Board::Q35, memory: 64, image: None, rest: Vec::new() };
+        Options { words: Vec::new(), board: Board::Q35, image: None, results: None, publish: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| Error::new(format!("{word} wants a value")));
         match word.as_str() {
-            "--quick" => options.quick = true,
-            "--only" => options.only = Some(value()?),
+            "--quick" => options.words.push(word),
+            "--only" => options.words.extend(["--part".into(), value()?]),
+            "--pairs" => options.words.extend(["--reps".into(), value()?]),
+            "--mtu" => options.words.extend(["--mtus".into(), value()?]),
+            "--memory" | "--deadline" => {
+                let value = value()?;
+                options.words.extend([word, value]);
+            }
             "--machine" => options.board = value()?.parse()?,
-            "--memory" => options.memory = value()?.parse().context("--memory")?,
             "--image" => options.image = Some(value()?.into()),
+            "--results" => options.results = Some(value()?.into()),
+            "--publish" => options.publish = true,
             "--help" | "-h" => {
                 print!("{HELP}");
                 return Ok(None);
             }
-            "--" => options.rest.extend(words.by_ref()),
+            "--" => options.words.extend(words.by_ref()),
             other => return Error::because(format!("unknown option {other}\n\n{HELP}")),
         }
     }
@@ -73,82 +89,76 @@ fn bench(options: &Options) -> Result<()> {
         Some(image) => image.clone(),
         None => image_launch::image()?,
     };
+    let target = target()?;
+    let hosted = hosted(&target)?;
     let out = std::env::temp_dir().join("corbel-peer");
     fs::create_dir_all(&out).context(out.display())?;
-    if !out.join("img/lio.img").exists() {
-        println!("building the Linux peer from Debian packages");
+    if is_stale(&out.join("img/tool.img")) {
+        println!("building the Linux peers from Debian packages");
         run(python("mkpeer.py").arg("--out").arg(&out))?;
     }
-    let result = parts(options, &image, &out);
-    clear();
-    result
-}
-
-fn parts(options: &Options, image: &Path, out: &Path) -> Result<()> {
-    let wanted = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
-    let ours = format!("ours={}", fragment(options, image));
-    let (boots, loads) = if options.quick { ("1", "1") } else { ("5", "3") };
-    if wanted("size") {
-        sizes(image, out)?;
-    }
-    if wanted("boot") {
-        println!("\n== boot: from QEMU's start to the first login and INQUIRY");
-        measure(options, out, &["boot", "lio", &ours, "--reps", boots])?;
-    }
-    if wanted("memory") {
-        println!("\n== memory: the smallest -m in which it serves");
-        measure(options, out, &["minmem", "lio", &ours, "--mem", "128"])?;
-    }
-    if wanted("load") {
-        println!("\n== load");
-        let (seconds, idle) = if options.quick { ("2", "3") } else { ("4", "30") };
-        measure(options, out, &["load", "lio", &ours, "--reps", loads, "--dur", seconds, "--idle", idle])?;
-    }
-    Ok(())
-}
-
-/// The QEMU arguments of our image, with the places that bench.py fills in.
-fn fragment(options: &Options, image: &Path) -> String {
-    let config = [
-        "host.address={ip0}/24".to_string(),
-        format!("host.mac={}", Wire::Host.mac()),
-        "service.address={ip1}/24".to_string(),
-        format!("service.mac={}", Wire::Service.mac()),
-        "target.0.iqn={iqn}".to_string(),
-        "target.0.lun=0".to_string(),
-        "target.0.volume=nbd://{nbd}/".to_string(),
-        "target.0.initiators=*".to_string(),
-        "log=warn".to_string(),
-    ];
-    format!(
-        "-M {} -smp 1 -m {} -kernel {} -append \"{}\"",
-        options.board.machine(),
-        options.memory,
-        image.display(),
-        config.join(" ")
-    )
-}
-
-fn sizes(image: &Path, out: &Path) -> Result<()> {
-    println!("\n== size: what the hypervisor is given to boot");
-    let size = |path: &Path| fs::metadata(path).map(|meta| meta.len()).context(path.display());
-    let peer = size(&out.join("img/vmlinuz"))? + size(&out.join("img/lio.img"))?;
-    let ours = size(image)?;
-    let kib = |bytes: u64| bytes.div_ceil(1024);
-    println!("ours {} KiB, lio {} KiB: 1/{}", kib(ours), kib(peer), peer / ours.max(1));
-    Ok(())
-}
-
-fn measure(options: &Options, out: &Path, words: &[&str]) -> Result<()> {
+    let results = match &options.results {
+        _ if options.publish => here("results"),
+        Some(folder) => folder.clone(),
+        None => target.join("bench"),
+    };
+    clear_stale();
     let mut command = python("bench.py");
-    command.args(words).arg("--out").arg(out).args(["--patience", if options.quick { "5" } else { "120" }]);
-    run(command.args(&options.rest))
+    command.arg("report").args(["--board", options.board.machine()]).arg("--image").arg(&image);
+    command.arg("--hosted").arg(&hosted).arg("--results").arg(&results).arg("--out").arg(&out);
+    let result = run(command.args(&options.words));
+    clear(&namespace());
+    result?;
+    if options.publish { publish(&results) } else { Ok(()) }
+}
+
+/// The target directory that this program was built into.
+fn target() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let target = program.parent().and_then(Path::parent);
+    target.map(Path::to_path_buf).ok_or_else(|| Error::new("this program lies in no target directory"))
+}
+
+/// The appliance as a Linux program, built as what ships is.
+fn hosted(target: &Path) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--release", "-p", "image_appliance", "--target-dir"]).arg(target);
+    run(command.current_dir(env!("CARGO_MANIFEST_DIR")))?;
+    Ok(target.join("release/appliance"))
+}
+
+/// Whether the guests were built from other scripts than those here.
+fn is_stale(built: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let built = modified(built).unwrap_or(SystemTime::UNIX_EPOCH);
+    ["mkpeer.py", "guest-init.sh"].iter().any(|script| modified(&here("peer").join(script)) > Some(built))
+}
+
+/// Puts the tables into the README, in the place of those before.
+fn publish(results: &Path) -> Result<()> {
+    let readme = here("README.md");
+    let text = fs::read_to_string(&readme).context(readme.display())?;
+    let tables = fs::read_to_string(results.join("results.md")).context(results.display())?;
+    let parts = text.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let Some((head, tail)) = parts else {
+        return Error::because(format!("{}: no place for the results", readme.display()));
+    };
+    let plot = "![How many times better than the Linux peer](results/ratios.svg)";
+    fs::write(&readme, format!("{head}{BEGIN}\n\n{plot}\n\n{tables}\n{END}{tail}"))
+        .context(readme.display())?;
+    println!("{} has the tables", readme.display());
+    Ok(())
+}
+
+/// A file of the benchmark.
+fn here(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/bench").join(name)
 }
 
 fn python(script: &str) -> Command {
     let mut command = process::command("python3");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/bench/peer").join(script));
-    command.env("PEER_NS", namespace());
+    command.arg(here("peer").join(script)).env("PEER_NS", namespace());
     command
 }
 
@@ -164,9 +174,22 @@ fn namespace() -> String {
     format!("bench-{}", std::process::id())
 }
 
-/// Takes away what bench.py leaves for the next of its runs: a namespace, and a disk in memory.
-fn clear() {
-    let name = namespace();
-    let _ = Command::new("ip").args(["netns", "delete", &name]).status();
-    let _ = fs::remove_file(format!("/dev/shm/{name}.raw"));
+/// Takes away what bench.py may leave: a namespace, and a disk in memory.
+fn clear(name: &str) {
+    let _ = Command::new("ip").args(["netns", "delete", name]).status();
+    for leftover in ["raw", "map"] {
+        let _ = fs::remove_file(format!("/dev/shm/{name}.{leftover}"));
+    }
+    let _ = fs::remove_dir_all(format!("/dev/shm/{name}.raw.d"));
+}
+
+/// The same for runs that were killed.
+fn clear_stale() {
+    let Ok(namespaces) = fs::read_dir("/run/netns") else { return };
+    for name in namespaces.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let pid = name.strip_prefix("bench-").and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            clear(&name);
+        }
+    }
 }

@@ -16,7 +16,6 @@ NAMES = {'4k rnd rd q1': '4 KiB random read, QD1', '4k rnd wr q1': '4 KiB random
 BYTES = {w[0]: w[3] for w in WORK}
 SHOWN = {'ours': 'Corbel', 'lio': 'LIO', 'tgtd': 'tgtd', 'hosted': 'Corbel, hosted', 'tgtd on the host': 'tgtd on the host'}
 BESIDE = {'hosted': 'tgtd on the host'}                # what each is compared with; the rest with LIO
-BEGIN, END = '<!-- results: written by `cargo bench-peer --publish` -->', '<!-- end of the results -->'
 
 
 # ---- figures
@@ -168,24 +167,25 @@ def counters(r):
 
 
 def scaling(r):
-    S, rows = r.get('scale', {}), []
+    S, C, rows = r.get('scale', {}), r.get('scale counted', {}), []
     for name in ('ours', 'lio'):
         first = None
         for n, samples in sorted(S.get(name, {}).items(), key=lambda x: int(x[0])):
             ok = good(samples)
             if not ok:
-                rows.append([n, SHOWN[name], reason(samples)] + [''] * 6)
+                rows.append([n, SHOWN[name], reason(samples)] + [''] * 8)
                 continue
             m = lambda f: quartiles([f(o) for o in ok])
             mem = m(lambda o: o['rss'])[1]
+            c = C.get(name, {}).get(n, {})
             first = first or (int(n), mem)
             each = (mem - first[1]) / (int(n) - first[0]) if int(n) > first[0] else None
             fair = lambda k: m(lambda o: o[k]['slowest'] / o[k]['fastest'] if o[k]['fastest'] else 0)
             rows.append([n, SHOWN[name], cell(m(lambda o: o['read']['iops'])), plain(fair('read'), lambda v: f'{v:.2f}'), cell(m(lambda o: o['write']['iops'])),
-                         plain(fair('write'), lambda v: f'{v:.2f}'), f'{m(lambda o: o["read"]["p50"])[1]:,.0f} / {m(lambda o: o["read"]["p99"])[1]:,.0f}', num(mem),
-                         '–' if each is None else f'{each:.2f}'])
-    return table(['sessions and LUNs', '', 'read IOPS', 'slowest / fastest', 'write IOPS', 'slowest / fastest', 'read p50 / p99, µs', 'QEMU RSS, MiB',
-                  'more per session, MiB'], rows) if rows else ''
+                         plain(fair('write'), lambda v: f'{v:.2f}'), f'{m(lambda o: o["read"]["p50"])[1]:,.0f} / {m(lambda o: o["read"]["p99"])[1]:,.0f}', f'{num(c.get("read"))} / {num(c.get("write"))}', num(mem),
+                         '–' if each is None else f'{each:.2f}', plain(m(lambda o: o['free'] / 2**20)) if all(o.get('free') for o in ok) else '–'])
+    return table(['sessions and LUNs', '', 'read IOPS', 'slowest / fastest', 'write IOPS', 'slowest / fastest', 'read p50 / p99, µs', 'instructions per read / write', 'QEMU RSS, MiB',
+                  'more per session, MiB', 'free in the appliance, MiB'], rows) if rows else ''
 
 
 def bars(r):

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import struct
 import subprocess as sp
 import time
 
@@ -16,7 +15,7 @@ import scale
 import single
 import stand
 from options import IQN, NS
-from stand import API, MAC, PEERS, RAW, Guest, Nbd, a, cpu, net, quiet, rss, sh, spawn, works
+from stand import API, MAC, PEERS, RAW, Guest, Nbd, a, cpu, instructions, net, quiet, rss, sh, spawn, works
 
 PARTS = 'size boot insn floor load scale memory'.split()
 MICROVM = ('microvm,acpi=off,isa-serial=on', 'virtio-net-device,rx_queue_size=1024')
@@ -46,9 +45,9 @@ class Plan:
         """about how long it takes on a machine that is quiet"""
         sample, rest = a.dur + a.warm + (.5 if a.quick else 1.5), 5
         guests = 3 + 2 * bool(a.hosted)
-        took = dict(size=0, boot=self.boots * 9 + 3 * (self.idle + 2), insn=len(self.mtus) * 3 * (len(works()) * (a.dur + a.warm + 1.2) + 9),
+        took = dict(size=0, boot=self.boots * 9 + 3 * (self.idle + 2), insn=len(self.mtus) * 3 * (len(works()) * (a.dur + a.warm + .6) + 8 + (2 if a.quick else 20)),
                     floor=15, load=len(self.mtus) * self.pairs * guests * (len(works()) * sample + rest),
-                    scale=self.scales * len(self.counts) * 2 * (2 * sample + 7), memory=80 if a.quick else 240)
+                    scale=(self.scales + 1) * len(self.counts) * 2 * (2 * sample + 7), memory=80 if a.quick else 240)
         return sum(took[p] for p in self.parts) / 60
 
 
@@ -163,19 +162,18 @@ class Report:
         I = self.r.setdefault('insn', {}).setdefault(str(mtu), {}).setdefault(g.name, {})
         try:
             if g.start(60) is None: return self.trouble(f'{g.name} did not come up under the plugin: {g.said()}')
-            with open(mp, 'rb', 0) as f:
-                mark = lambda: struct.unpack('<Q', os.pread(f.fileno(), 8, 0))[0]
-                I['boot'] = mark()
-                time.sleep(1)
-                i = mark()
-                time.sleep(2)
-                I['idle'] = (mark() - i) / 2
-                for w in works():
-                    o = g.work(w, nbd, mark=mark)
-                    if 'err' in o: self.trouble(f'{g.name}, {w[0]}, counting: {o["err"]}')
-                    else: said(f'mtu {mtu} {g.name:6} {w[0]:18} {o["insn"]:10,.0f} instructions')
-                    I[w[0]] = o.get('insn')
-                    if g.name == 'ours': self.r.setdefault('counters', {}).setdefault(str(mtu), {})[w[0]] = o.get('counters', {})
+            mark = lambda: instructions(mp)
+            I['boot'] = mark()
+            time.sleep(1)
+            i = mark()
+            time.sleep(seconds := 2 if a.quick else 20)
+            I['idle'] = (mark() - i) / seconds
+            for w in works():
+                o = g.work(w, nbd, mark=mark)
+                if 'err' in o: self.trouble(f'{g.name}, {w[0]}, counting: {o["err"]}')
+                else: said(f'mtu {mtu} {g.name:6} {w[0]:18} {o["insn"]:10,.0f} instructions')
+                I[w[0]] = o.get('insn')
+                if g.name == 'ours': self.r.setdefault('counters', {}).setdefault(str(mtu), {})[w[0]] = o.get('counters', {})
         finally:
             g.stop()
             nbd.stop()
@@ -192,7 +190,7 @@ class Report:
             time.sleep(1.5)
             try:
                 for qd in (1, 32):
-                    mark = lambda: struct.unpack('<Q', open(mp, 'rb').read(8))[0] if counted else sum(cpu(g.p.pid))
+                    mark = lambda: instructions(mp) if counted else sum(cpu(g.p.pid))
                     m = mark()
                     x = sp.run([a.out + '/udprelay', str(qd), '4144', str(a.dur + 1)], capture_output=True, text=True, timeout=a.dur + 20)
                     used = mark() - m
@@ -246,9 +244,15 @@ class Report:
     def scale(self):
         net(9000)
         S = self.r.setdefault('scale', {})
+        C, makes = self.r.setdefault('scale counted', {}), dict(ours=scale.ours, lio=scale.lio)
+        for n in self.plan.counts:
+            for name, make in makes.items():
+                C.setdefault(name, {})[str(n)] = o = scale.one(make, n, counted=True)
+                if 'err' in o: self.trouble(f'{n} sessions of {name}, counting: {o["err"]}')
+                else: said(f'{n:2} sessions {name:5} ' + ', '.join(f'{k} {o[k]:,.0f} instructions' for k in scale.LOADS))
         for rep in range(self.plan.scales):
             for n in self.plan.counts:
-                for name, make in (('ours', scale.ours), ('lio', scale.lio)):
+                for name, make in makes.items():
                     o = scale.one(make, n)
                     S.setdefault(name, {}).setdefault(str(n), []).append(o)
                     if 'err' in o: self.trouble(f'{n} sessions of {name}: {o["err"]}')

@@ -108,6 +108,11 @@ def mine(procs):
     return t.user + t.system + t.children_user + t.children_system + sum(ptime(q.pid) for q in procs if q and q.poll() is None)
 
 
+def instructions(file):
+    """what the guest has executed so far, by the TCG plugin (insn.c)"""
+    with open(file, 'rb') as f: return struct.unpack('<Q', f.read(8))[0]
+
+
 waited = 0.0                                           # seconds that all waits for a quiet machine have taken
 
 
@@ -161,10 +166,11 @@ class Target:
     """anything that serves an iSCSI disk: a process `p`, reached at `url`"""
     p = None
     metrics = None                                     # the address of its counters, where it has some
+    last = 0                                           # the disk that is up last: what %d in `url` stands for while it boots
 
     def boot(self, command, timeout):
         """starts it; returns ms from there to the first login and INQUIRY, None when it never came up"""
-        pr = spawn([a.out + '/ibench', 'probe', self.url.replace('%d', '0'), str(timeout)], stdout=sp.PIPE, stderr=sp.DEVNULL)
+        pr = spawn([a.out + '/ibench', 'probe', self.url.replace('%d', str(self.last)), str(timeout)], stdout=sp.PIPE, stderr=sp.DEVNULL)
         t0 = time.monotonic()
         self.p = spawn(command, stdout=open(self.log + '.out', 'w'), stderr=open(self.log + '.err', 'w'))
         self.begun()
