@@ -182,6 +182,21 @@ pub(crate) unsafe fn set_cr4_bits(bits: u64) {
     };
 }
 
+/// Let code use AVX: the CPU keeps the state of x87, SSE and AVX.
+///
+/// # Safety
+/// The CPU must have XSAVE and AVX, and nothing that interrupts other code may change a vector register.
+pub(crate) unsafe fn enable_avx() {
+    const OSXSAVE: u64 = 1 << 18;
+    const X87_SSE_AVX: u32 = 0b111;
+    // SAFETY: the caller vouches for XSAVE.
+    unsafe { set_cr4_bits(OSXSAVE) };
+    // SAFETY: XCR0 is there now, and the caller vouches that the CPU has the three states.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") X87_SSE_AVX, in("edx") 0, options(nomem, nostack, preserves_flags));
+    };
+}
+
 /// Tell the CPU that this is a waiting loop.
 pub(crate) fn relax() {
     core::hint::spin_loop();

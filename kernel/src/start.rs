@@ -14,6 +14,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     console::init();
     interrupt::init();
     features::require();
+    let copies = memory::copy::choose();
 
     // Copied before any memory is given away: it may lie anywhere in it.
     let info = match StartInfo::read(&BootMapping, start_info) {
@@ -36,6 +37,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
 
     let rights = memory::check_rights();
     log::info!("{} KiB of memory, {} KiB of it free", memory::total() >> 10, memory::free() >> 10);
+    log::debug!("memory is copied with {copies}");
     log::info!("clock: {} kHz by {}, timer {} kHz", clock.rate / 1000, clock.source, clock.timer_rate / 1000);
     log::debug!("page rights: {rights:?}; randomness: {sources:?}; {acpi:?}");
     let command_line = String::from_utf8_lossy(&command_line).into_owned();

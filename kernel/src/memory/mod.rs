@@ -10,6 +10,7 @@
 //! The image is mapped there only: its physical pages are not among the RAM. A page that is not mapped lies under each
 //! stack. Nothing is ever writable and executable; [`check_rights`] walks the live tables and proves it.
 
+pub(crate) mod copy;
 mod heap;
 mod paging;
 pub(crate) mod ranges;
