@@ -18,7 +18,7 @@ cargo bench-peer [OPTIONS] [-- OPTIONS OF bench.py report]
   --quick             one short sample of each figure, MTU 9000 alone, about 6 minutes; without it about 55
   --only PART         size, boot, insn, floor, load, scale or memory instead of all
   --pairs N           pairs of samples of each figure under load (default 5)
-  --mtu LIST          MTUs (default 1500,9000)
+  --mtu LIST          MTUs (default 1500,9000, quick 9000)
   --machine NAME      q35 (default), pc or microvm for our image; the peers stay on q35
   --memory MIB        memory of our image (default 64)
   --image FILE        another image than the one built here

@@ -189,29 +189,29 @@ def scaling(r):
 
 
 def bars(r):
-    """(label, {series: (lower, median, upper)}): how many times better than the peer"""
+    """(label, {series: (lower, median, upper)}, what is to be reached): how many times better than the peer"""
     out, mtus = [], list(r.get('load', {}))
     for w in [w[0] for w in WORK]:
         row = {f'MTU {m}': q for m in mtus if (q := ratios(*(r['load'][m].get(w, {}).get(g) for g in ('ours', 'lio')), rate))}
-        if row: out.append((NAMES[w] + ': IOPS', row))
+        if row: out.append((NAMES[w] + ': IOPS', row, 3 if w.endswith('q32') else 2 if w.startswith('1m') else None))
     for w in ('4k rnd rd q1', '4k rnd wr q1'):
         row = {f'MTU {m}': q for m in mtus if (q := ratios(*(r['load'][m].get(w, {}).get(g) for g in ('ours', 'lio')), quickness))}
-        if row: out.append((NAMES[w] + ': shorter p50', row))
-    for w in ('4k rnd rd q32', '4k rnd wr q32', '1m seq rd q4', '1m seq wr q4'):
-        row = {}
+        if row: out.append((NAMES[w] + ': shorter p50', row, 1 / .6))
+    for w, most in (('4k rnd rd q32', 8000), ('4k rnd wr q32', None), ('1m seq rd q4', 1 << 19), ('1m seq wr q4', 1 << 19)):
+        row, goal = {}, None
         for m, I in r.get('insn', {}).items():
             x, y = ((I.get(g) or {}).get(w) for g in ('lio', 'ours'))
-            if x and y: row[f'MTU {m}'] = (x / y,) * 3
-        if row: out.append((NAMES[w] + ': fewer instructions', row))
-    once = lambda name, x, y: out.append((name, {'once': (x / y,) * 3})) if x and y else None
+            if x and y: row[f'MTU {m}'], goal = (x / y,) * 3, most and x / most
+        if row: out.append((NAMES[w] + ': fewer instructions', row, goal))
+    once = lambda name, x, y, goal: out.append((name, {'once': (x / y,) * 3}, goal)) if x and y else None
     b = r.get('boot', {})
     for board in ('', ', microvm'):
         x, y = (of_boot(b.get(g + board)) for g in ('lio', 'ours'))
-        if x and y: once(f'boot to INQUIRY{board or ", q35"}: shorter', x[1], y[1])
-    for part, name in (('memory', 'smallest memory'), ('size', 'image')): once(name + ': smaller', *(r.get(part, {}).get(g) for g in ('lio', 'ours')))
+        if x and y: once(f'boot to INQUIRY{board or ", q35"}: shorter', x[1], y[1], 25)
+    for part, name in (('memory', 'smallest memory'), ('size', 'image')): once(name + ': smaller', *(r.get(part, {}).get(g) for g in ('lio', 'ours')), 20)
     for w in ('4k rnd rd q32', '4k rnd wr q32'):
         row = {f'MTU {m}': q for m in mtus if (q := ratios(*(r['load'][m].get(w, {}).get(g) for g in ('hosted', 'tgtd on the host')), thrift))}
-        if row: out.append((f'hosted against tgtd, {NAMES[w]}: IOPS per CPU s', row))
+        if row: out.append((f'hosted against tgtd, {NAMES[w]}: IOPS per CPU s', row, 2))
     return out
 
 

@@ -30,7 +30,7 @@ class Plan:
     def __init__(self):
         q = a.quick
         self.pairs = a.reps or (1 if q else 5)
-        self.mtus = [9000] if q else [int(x) for x in a.mtus.split(',')]
+        self.mtus = [int(x) for x in (a.mtus or ('9000' if q else '1500,9000')).split(',')]
         self.boots = 1 if q else max(5, self.pairs)
         self.idle = 3 if q else 20
         self.scales = 1 if q else 3
