@@ -224,8 +224,7 @@ impl Shared {
         let Some(running) = commands.get(index).filter(|running| running.owner.is_none()) else {
             return false;
         };
-        let place = registry.device_and_volume(running.target, running.command.unit());
-        let volume = place.and_then(|(_, volume)| volume);
+        let volume = registry.volume(running.target, running.command.unit());
         volume
             .is_some_and(|volume| self.volumes[volume].is_changing(|cookie| cookie >> 32 == u64::from(index)))
     }
@@ -247,8 +246,7 @@ impl Shared {
     fn cut(&self, state: &mut State, index: CommandIndex) {
         let State { registry, commands, .. } = state;
         let Some(running) = commands.get(index) else { return };
-        let place = registry.device_and_volume(running.target, running.command.unit());
-        if let Some(volume) = place.and_then(|(_, volume)| volume) {
+        if let Some(volume) = registry.volume(running.target, running.command.unit()) {
             log::warn!("volume {volume}: an aborted write is not answered");
             self.volumes[volume].cut(|cookie| cookie >> 32 == u64::from(index));
         }

@@ -6,51 +6,67 @@ use alloc::vec::Vec;
 /// Which part of the slots is for those who hold few.
 const RESERVE: usize = 8;
 
-/// A fixed number of slots, the free ones in a list.
+/// A fixed number of slots, the free ones in a list. What is in a slot stays there when it is free: the next who gets it
+/// makes of it what he needs, and nothing large is ever moved.
 pub(crate) struct Commands<T> {
-    slots: Vec<Option<T>>,
+    /// Reserved in full, and made as far as they were ever used.
+    slots: Vec<Slot<T>>,
+    capacity: usize,
     free: Vec<CommandIndex>,
 }
 
-impl<T> Commands<T> {
+struct Slot<T> {
+    taken: bool,
+    value: T,
+}
+
+impl<T: Default> Commands<T> {
     pub(crate) fn new(capacity: usize) -> Self {
-        let indices = 0..CommandIndex::try_from(capacity).unwrap_or(CommandIndex::MAX);
-        Self { slots: indices.clone().map(|_| None).collect(), free: indices.rev().collect() }
+        Self { slots: Vec::with_capacity(capacity), capacity, free: Vec::with_capacity(capacity) }
     }
 
     /// Whether one of `users`, who holds `held` slots, may have another one. The last slots are for those who hold less
     /// than an equal part, so that users who never end what they begin do not keep out the others.
     pub(crate) fn admits(&self, held: usize, users: usize) -> bool {
-        let reserve = if held < self.slots.len() / users.max(1) { 0 } else { self.slots.len() / RESERVE };
-        self.free.len() > reserve
+        let left = self.capacity - self.slots.len() + self.free.len();
+        let reserve = self.capacity / RESERVE;
+        left > reserve || left > 0 && held < self.capacity / users.max(1)
     }
 
-    /// Put `value` into a free slot.
+    /// Take a free slot, with what it was left with.
     ///
     /// # Panics
     /// When there is none; ask [`Commands::admits`] first.
-    pub(crate) fn insert(&mut self, value: T) -> CommandIndex {
-        let Some(index) = self.free.pop() else { panic!("all command slots are taken") };
-        self.slots[index as usize] = Some(value);
-        index
+    pub(crate) fn claim(&mut self) -> (CommandIndex, &mut T) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            assert!(self.slots.len() < self.capacity, "all command slots are taken");
+            self.slots.push(Slot { taken: false, value: T::default() });
+            (self.slots.len() - 1) as CommandIndex
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.taken = true;
+        (index, &mut slot.value)
     }
 
     pub(crate) fn get(&self, index: CommandIndex) -> Option<&T> {
-        self.slots.get(index as usize)?.as_ref()
+        self.slots.get(index as usize).filter(|slot| slot.taken).map(|slot| &slot.value)
     }
 
     pub(crate) fn get_mut(&mut self, index: CommandIndex) -> Option<&mut T> {
-        self.slots.get_mut(index as usize)?.as_mut()
+        self.slots.get_mut(index as usize).filter(|slot| slot.taken).map(|slot| &mut slot.value)
     }
 
-    pub(crate) fn remove(&mut self, index: CommandIndex) -> Option<T> {
-        let value = self.slots.get_mut(index as usize)?.take()?;
-        self.free.push(index);
-        Some(value)
+    /// Give a slot back.
+    pub(crate) fn release(&mut self, index: CommandIndex) {
+        if let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.taken) {
+            slot.taken = false;
+            self.free.push(index);
+        }
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (CommandIndex, &mut T)> {
-        (0..).zip(&mut self.slots).filter_map(|(index, slot)| slot.as_mut().map(|value| (index, value)))
+        let slots = (0..).zip(&mut self.slots);
+        slots.filter(|(_, slot)| slot.taken).map(|(index, slot)| (index, &mut slot.value))
     }
 }
 
@@ -60,18 +76,33 @@ mod tests {
 
     #[test]
     fn who_holds_much_leaves_the_last_slots_to_who_holds_little() {
-        let mut commands = Commands::new(32);
+        let mut commands = Commands::<()>::new(32);
         let mut greedy = 0;
         while commands.admits(greedy, 4) {
-            commands.insert(());
+            commands.claim();
             greedy += 1;
         }
         assert_eq!(greedy, 28);
         let mut modest = 0;
         while commands.admits(modest, 4) {
-            commands.insert(());
+            commands.claim();
             modest += 1;
         }
         assert_eq!(modest, 4);
+    }
+
+    #[test]
+    fn a_slot_is_used_again_and_keeps_what_was_in_it() {
+        let mut commands = Commands::<u32>::new(2);
+        let (first, value) = commands.claim();
+        *value = 7;
+        let (second, _) = commands.claim();
+        assert!(!commands.admits(0, 1));
+        commands.release(first);
+        commands.release(first);
+        assert!(commands.get(first).is_none() && commands.get(second).is_some());
+        assert_eq!(commands.iter_mut().map(|(index, _)| index).collect::<Vec<_>>(), [second]);
+        assert_eq!(commands.claim(), (first, &mut 7));
+        assert!(!commands.admits(0, 1));
     }
 }

@@ -4,14 +4,15 @@
 //! `step` takes what the SCSI engine says next and hands it to the iSCSI engine or to a volume.
 
 use crate::mailbox::CommandIndex;
-use crate::shared::{ConnectionIndex, Held, Owner, Running, Shared, State, cookie};
+use crate::registry::{Place, TargetIndex};
+use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, cookie};
 use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use storage_block::Share;
 use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
-use storage_scsi::{Memory, Status, Step};
+use storage_scsi::{Arrival, Memory, Status, Step, UnitId};
 
 /// One connection's way through storage.
 pub(crate) struct Path {
@@ -25,7 +26,18 @@ pub(crate) struct Path {
     /// Memory for answers that need no disk.
     control: Share,
     /// The connection's part of the memory of each volume that it has used.
-    parts: Vec<Option<Share>>,
+    parts: Vec<Option<Part>>,
+}
+
+/// A connection's part of what the commands of a volume may hold. All sessions have equal parts, so that one which keeps
+/// what it has, because it takes no data or gives none, starves itself only.
+struct Part {
+    /// Which unit the volume is behind: each has its own share, and is not told apart by its volume.
+    target: TargetIndex,
+    unit: UnitId,
+    share: Share,
+    /// Of how many.
+    sessions: usize,
 }
 
 /// An event that is not about a command or its data: the portal answers it.
@@ -53,7 +65,7 @@ impl Path {
     pub(crate) fn new(shared: Rc<Shared>, index: ConnectionIndex) -> Self {
         let slots = usize::from(shared.limits.iscsi.commands) + usize::from(shared.limits.iscsi.immediate);
         let ready = Vec::with_capacity(shared.limits.commands);
-        let (control, parts) = (shared.control(), vec![None; shared.limits.volumes]);
+        let (control, parts) = (shared.control(), (0..shared.limits.volumes).map(|_| None).collect());
         Self { shared, index, commands: vec![None; slots], running: 0, ready, control, parts }
     }
 
@@ -136,17 +148,16 @@ impl Path {
             let outcome = Outcome { status: Status::TaskSetFull as u8, ..Outcome::good(0) };
             return connection.finish(command.task, outcome);
         }
-        let (out, in_) = directions(command);
-        let begun = device.begin(nexus, command.lun, &command.cdb, out, in_, attribute(command.attribute));
-        let index = commands.insert(Running {
-            command: begun,
-            target,
-            owner: Some(Owner { connection: self.index, task: command.task }),
-            read: command.read,
-            write: command.write,
-            held: None,
-            since: shared.clock.now(),
-        });
+        let (data_out, data_in) = directions(command);
+        let (lun, cdb, attribute) = (command.lun, &command.cdb, attribute(command.attribute));
+        let (index, running) = commands.claim();
+        running.target = target;
+        running.owner = Some(Owner { connection: self.index, task: command.task });
+        (running.read, running.write) = (command.read, command.write);
+        running.held = None;
+        running.since = shared.clock.now();
+        let arrival = Arrival { nexus, lun, cdb, data_out, data_in, attribute };
+        device.begin(&mut running.command, &arrival);
         if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
             self.running += 1;
         }
@@ -157,55 +168,56 @@ impl Path {
     fn step(&mut self, connection: &mut Connection, state: &mut State, index: CommandIndex) -> bool {
         let mut moved = false;
         loop {
-            let State { registry, commands, held, .. } = &mut *state;
+            let State { registry, commands, .. } = &mut *state;
             let Some(running) = commands.get_mut(index) else { return moved };
             // A command that ended meanwhile left its slot to another, which may be another connection's.
             let Some(Owner { task, .. }) = running.owner.filter(|owner| owner.connection == self.index)
             else {
                 return moved;
             };
-            let unit = running.command.unit();
-            let sessions = registry.sessions_of(running.target);
-            let Some((device, volume)) = registry.device_and_volume(running.target, unit) else {
+            let (target, unit) = (running.target, running.command.unit());
+            let Some(Place { device, volume, sessions }) = registry.place(target, unit) else {
                 return moved;
             };
+            let volume = volume.map(|volume| (&self.shared.volumes[volume], &mut self.parts[volume]));
+            let volume = volume
+                .and_then(|(volume, part)| Some((volume, share(part, volume, (target, unit), sessions)?)));
             let control = &self.control;
-            let data = volume.and_then(|volume| part(&mut self.parts[volume], &self.shared.volumes[volume]));
-            if let Some(data) = data {
-                data.bound(sessions);
-            }
-            let volume = volume.map(|volume| &self.shared.volumes[volume]);
-            let memory = Memory { data: data.unwrap_or(control), control };
-            match running.command.step(device, &memory) {
-                Step::Receive { offset, buffer } => connection.receive(task, offset, buffer),
-                Step::Send { offset, buffer } => connection.send(task, offset, buffer),
-                Step::Issue { mut request, .. } => {
-                    request.cookie = cookie(index, request.cookie);
-                    // A unit whose commands reach its backend has a volume.
-                    if let Some(volume) = volume {
-                        volume.push(self.shared.clock.now(), request);
+            let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
+            let step = loop {
+                match running.command.step(device, &memory) {
+                    Step::Receive { offset, buffer } => connection.receive(task, offset, buffer),
+                    Step::Send { offset, buffer } => connection.send(task, offset, buffer),
+                    Step::Issue { mut request, .. } => {
+                        request.cookie = cookie(index, request.cookie);
+                        // A unit whose commands reach its backend has a volume.
+                        if let Some((volume, _)) = volume {
+                            volume.push(self.shared.clock.now(), request);
+                        }
                     }
+                    Step::Wait => return moved,
+                    step => break step,
                 }
-                Step::Abort { unit, nexus } => {
-                    let target = running.target;
-                    self.shared.abort_of(state, target, unit, nexus, index);
-                }
+                moved = true;
+            };
+            match step {
                 Step::Finish(outcome) => {
                     connection.finish(task, answer(running, &outcome));
+                    commands.release(index);
                     self.forget(task);
-                    let target = running.target;
-                    commands.remove(index);
                     self.shared.wake_blocked(state, target, unit);
                     return true;
                 }
-                step @ (Step::Starved | Step::Blocked) => {
-                    let why = if matches!(step, Step::Starved) { Held::Starved } else { Held::Blocked };
-                    if running.held.replace(why).is_none() {
-                        held.push(index);
-                    }
+                Step::Abort { unit, nexus } => self.shared.abort_of(state, target, unit, nexus, index),
+                Step::Starved => {
+                    let lacks = [memory.data.lack(), control.lack()];
+                    self.shared.hold(state, index, lacks);
                     return moved;
                 }
-                Step::Wait => return moved,
+                _ => {
+                    self.shared.hold(state, index, [None, None]);
+                    return moved;
+                }
             }
             moved = true;
         }
@@ -251,18 +263,28 @@ impl Path {
             }
         }
         state.registry.detach(self.index);
+        // The parts of the other sessions are larger now.
+        shared.wake_held(state);
     }
 }
 
-/// A connection's part of what the commands of a volume may hold. All sessions have equal parts, so that one which keeps
-/// what it has, because it takes no data or gives none, starves itself only.
-fn part<'a>(place: &'a mut Option<Share>, volume: &Volume) -> Option<&'a Share> {
-    let share = volume.share()?;
-    // The volume may be another one than before.
-    if !place.as_ref().is_some_and(|part| part.is_part_of(&share)) {
-        *place = Some(share.part());
+/// The connection's part of a volume's memory, as it is for so many sessions.
+fn share<'a>(
+    place: &'a mut Option<Part>,
+    volume: &Volume,
+    (target, unit): (TargetIndex, UnitId),
+    sessions: usize,
+) -> Option<&'a Share> {
+    if !place.as_ref().is_some_and(|part| part.target == target && part.unit == unit) {
+        let share = volume.share()?.part();
+        *place = Some(Part { target, unit, share, sessions: 0 });
     }
-    place.as_ref()
+    let part = place.as_mut()?;
+    if part.sessions != sessions {
+        part.sessions = sessions;
+        part.share.bound(sessions);
+    }
+    Some(&part.share)
 }
 
 /// Bytes that the initiator offers, and bytes that it can take.

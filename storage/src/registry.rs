@@ -10,9 +10,26 @@ use core::num::NonZeroU16;
 use storage_iscsi::Peer;
 use storage_scsi::{AddError, Identity, Nexus, Target, TransportId, UnitId};
 
-/// A target's name: its slot, and in the higher digits how many targets had that slot before. Slots are used again and
+/// A target's name: its slot, and in the higher bits how many targets had that slot before. Slots are used again and
 /// names are not: commands that outlive their target are never taken for those of the next one.
 pub(crate) type TargetIndex = usize;
+
+/// Bits of a name that are the slot.
+const SLOT_BITS: u32 = 16;
+
+/// The slot of a target.
+fn slot(target: TargetIndex) -> usize {
+    target & ((1 << SLOT_BITS) - 1)
+}
+
+/// What a command works with.
+pub(crate) struct Place<'a> {
+    pub(crate) device: &'a mut Target,
+    /// The volume behind its unit.
+    pub(crate) volume: Option<VolumeIndex>,
+    /// How many are logged in to the target.
+    pub(crate) sessions: usize,
+}
 
 /// All targets, exposures and sessions.
 pub(crate) struct Registry {
@@ -62,6 +79,7 @@ pub(crate) enum Refused {
 
 impl Registry {
     pub(crate) fn new(limits: &Limits) -> Self {
+        assert!(limits.volumes <= 1 << SLOT_BITS, "a target's name has room for its slot");
         Self {
             scsi: limits.scsi,
             targets: (0..limits.volumes).map(|_| None).collect(),
@@ -82,26 +100,26 @@ impl Registry {
     }
 
     fn entry(&self, target: TargetIndex) -> Option<&TargetEntry> {
-        let slot = target.checked_rem(self.capacity)?;
-        self.targets[slot].as_ref().filter(|_| self.names[slot] == target)
+        let entry = self.targets.get(slot(target))?.as_ref();
+        entry.filter(|_| self.names[slot(target)] == target)
     }
 
     fn entry_mut(&mut self, target: TargetIndex) -> Option<&mut TargetEntry> {
-        let slot = target.checked_rem(self.capacity)?;
-        self.targets[slot].as_mut().filter(|_| self.names[slot] == target)
+        let entry = self.targets.get_mut(slot(target))?.as_mut();
+        entry.filter(|_| self.names[slot(target)] == target)
     }
 
     /// The device, and the volume behind one of its units.
-    pub(crate) fn device_and_volume(
-        &mut self,
-        target: TargetIndex,
-        unit: UnitId,
-    ) -> Option<(&mut Target, Option<VolumeIndex>)> {
-        let entry = self.entry_mut(target)?;
+    pub(crate) fn place(&mut self, target: TargetIndex, unit: UnitId) -> Option<Place<'_>> {
+        let TargetEntry { device, volumes, sessions, .. } = self.entry_mut(target)?;
         // The place of a unit that is gone may be another's by now.
-        let is_there = entry.device.unit(unit).is_some();
-        let volume = entry.volumes.get(unit.index()).copied().flatten().filter(|_| is_there);
-        Some((&mut entry.device, volume))
+        let volume = volumes.get(unit.index()).copied().flatten().filter(|_| device.unit(unit).is_some());
+        Some(Place { device, volume, sessions: *sessions })
+    }
+
+    /// The volume behind a unit.
+    pub(crate) fn volume(&mut self, target: TargetIndex, unit: UnitId) -> Option<VolumeIndex> {
+        self.place(target, unit)?.volume
     }
 
     /// Whether a volume is behind a unit.
@@ -113,8 +131,7 @@ impl Registry {
     /// Each unit that a volume is behind.
     pub(crate) fn for_each_unit(&mut self, volume: VolumeIndex, mut f: impl FnMut(&mut Target, UnitId)) {
         for entry in self.exposures.iter().filter(|entry| entry.volume == volume) {
-            let slot = entry.target % self.capacity;
-            if let Some(target) = self.targets[slot].as_mut() {
+            if let Some(target) = self.targets[slot(entry.target)].as_mut() {
                 f(&mut target.device, entry.unit);
             }
         }
@@ -163,7 +180,7 @@ impl Registry {
             return Ok(self.names[slot]);
         }
         let slot = self.targets.iter().position(Option::is_none).ok_or(ControlError::Full)?;
-        self.names[slot] += self.capacity;
+        self.names[slot] += 1 << SLOT_BITS;
         self.targets[slot] = Some(TargetEntry {
             iqn: exposure.iqn.clone(),
             initiators: exposure.initiators.clone(),
@@ -192,7 +209,7 @@ impl Registry {
 
     fn drop_if_empty(&mut self, target: TargetIndex) {
         if !self.exposures.iter().any(|entry| entry.target == target) {
-            self.targets[target % self.capacity] = None;
+            self.targets[slot(target)] = None;
         }
     }
 

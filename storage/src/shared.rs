@@ -16,7 +16,7 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant};
-use storage_block::{Completion, Geometry, Pool, Share};
+use storage_block::{Completion, Geometry, Lack, Pool, Share};
 use storage_scsi::{LogicalUnit, MAX_LIST, Memory, Readiness, Status, Step, UnitId};
 
 /// What part of the memory for answers one connection may hold, as a divisor.
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     /// What discovery gives as the portal, if not the address the initiator came to.
     pub(crate) portal: Option<SocketAddrV4>,
     seed: Cell<u64>,
-    /// The pools' count of returned buffers when starved commands were last woken.
+    /// The pools' count of returned buffers when starved commands were last looked after.
     returned: Cell<u64>,
 }
 
@@ -60,6 +60,9 @@ pub(crate) struct State {
     pub(crate) commands: Commands<Running>,
     /// Commands that could not go on for want of a buffer, or because another one is in their way.
     pub(crate) held: Vec<CommandIndex>,
+    /// What those of them lack that lack a buffer, each once: to see whether anything has come back to any of them takes a
+    /// look for each share and not for each command.
+    pub(crate) lacks: Vec<Lack>,
     /// Task management functions that wait for what they have ended.
     pub(crate) pending: Vec<Pending>,
 }
@@ -79,13 +82,20 @@ pub(crate) struct Running {
     pub(crate) since: Instant,
 }
 
+impl Default for Running {
+    fn default() -> Self {
+        let (command, since) = (storage_scsi::Command::new(), Instant::ZERO);
+        Self { command, target: 0, owner: None, read: false, write: false, held: None, since }
+    }
+}
+
 /// Why a command is held.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Held {
     /// Another command of its unit stands before it, or the unit is not known yet.
     Blocked,
-    /// There was no buffer.
-    Starved,
+    /// There was no buffer, in the memory for data, or in that for answers.
+    Starved([Option<Lack>; 2]),
 }
 
 /// The session that waits for a command.
@@ -120,6 +130,7 @@ impl Shared {
             registry: Registry::new(limits),
             commands: Commands::new(limits.commands),
             held: Vec::with_capacity(limits.commands),
+            lacks: Vec::with_capacity(2 * limits.commands),
             pending: Vec::with_capacity(limits.connections),
         };
         let list = MAX_LIST as usize;
@@ -173,8 +184,7 @@ impl Shared {
         if let Some(running) = commands.get_mut(index) {
             running.owner = None;
             running.command.abort();
-            let place = registry.device_and_volume(running.target, running.command.unit());
-            if let Some((_, Some(volume))) = place {
+            if let Some(volume) = registry.volume(running.target, running.command.unit()) {
                 // What was not sent never will be.
                 self.volumes[volume].lose(|cookie| cookie >> 32 == u64::from(index));
             }
@@ -193,9 +203,12 @@ impl Shared {
                 matches!(running.command.step(device, &memory), Step::Finish(_))
             }
         };
-        if is_over && let Some(over) = commands.remove(index) {
+        if is_over {
+            let (target, unit) = (running.target, running.command.unit());
+            running.command.clear();
+            commands.release(index);
             self.settle_functions(state, index);
-            self.wake_blocked(state, over.target, over.command.unit());
+            self.wake_blocked(state, target, unit);
         }
     }
 
@@ -228,13 +241,52 @@ impl Shared {
         });
     }
 
-    /// Let commands that lacked a buffer try again, if one has come back.
+    /// A command cannot go on: because others are before it, or for want of what it lacks.
+    pub(crate) fn hold(&self, state: &mut State, index: CommandIndex, lacks: [Option<Lack>; 2]) {
+        let State { commands, held, lacks: all, .. } = state;
+        let Some(running) = commands.get_mut(index) else { return };
+        if running.held.is_none() {
+            held.push(index);
+        }
+        let waits_for = |running: &Running, lack: &Lack| match &running.held {
+            Some(Held::Starved(lacks)) => lacks.iter().flatten().any(|own| own.is_same(lack)),
+            _ => false,
+        };
+        for lack in lacks.iter().flatten() {
+            if all.iter().any(|known| known.is_same(lack)) {
+                continue;
+            }
+            if all.len() == all.capacity() {
+                // Those that nobody lacks any more: of commands that were aborted, of disks that are gone.
+                all.retain(|known| commands.iter_mut().any(|(_, running)| waits_for(running, known)));
+            }
+            all.push(lack.clone());
+        }
+        let Some(running) = commands.get_mut(index) else { return };
+        let is_starved = lacks.iter().any(Option::is_some);
+        running.held = Some(if is_starved { Held::Starved(lacks) } else { Held::Blocked });
+    }
+
+    /// Let commands that lacked a buffer try again, if one has come back to where they take theirs from: what other disks
+    /// and other sessions give back is none of theirs.
     pub(crate) fn wake_starved(&self) {
         let returned = self.pool.returned().wrapping_add(self.control.returned());
-        if self.returned.replace(returned) != returned {
-            let state = &mut *self.state.borrow_mut();
-            self.wake(state, |running| running.held == Some(Held::Starved));
+        if self.returned.replace(returned) == returned {
+            return;
         }
+        let state = &mut *self.state.borrow_mut();
+        if !state.lacks.iter().any(Lack::may_be_over) {
+            return;
+        }
+        let mut lacks = core::mem::take(&mut state.lacks);
+        // All who lack the same, also those who have found that out since.
+        let is_over = |own: &Lack| lacks.iter().any(|lack| lack.is_same(own) && lack.may_be_over());
+        self.wake(state, |running| match &running.held {
+            Some(Held::Starved(own)) => own.iter().flatten().any(is_over),
+            _ => false,
+        });
+        lacks.retain(|lack| !lack.may_be_over());
+        state.lacks = lacks;
     }
 
     /// The disk behind a volume can be used, and this is its shape.

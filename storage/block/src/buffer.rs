@@ -23,6 +23,8 @@ pub struct Pool(Rc<Store>);
 
 struct Store {
     classes: Vec<Class>,
+    /// The size of the last class.
+    largest: usize,
     /// Counts up whenever a buffer comes back: a waiter compares it to know that a new try is worth while.
     returned: Cell<u64>,
 }
@@ -39,10 +41,12 @@ impl Pool {
     /// Fill a pool with `count` buffers of each `size`, given as `(size, count)` in ascending order of size.
     ///
     /// # Panics
-    /// When the sizes do not ascend.
+    /// When the sizes do not ascend, or are too large or too many for a [`Buffer`] to name.
     pub fn new(classes: &[(usize, usize)]) -> Self {
         assert!(classes.is_sorted_by(|a, b| a.0 < b.0), "buffer sizes must ascend");
-        let classes = classes
+        let fits = classes.last().is_none_or(|&(size, _)| size + STAGGER <= u32::MAX as usize);
+        assert!(fits && classes.len() <= usize::from(u8::MAX), "a buffer knows its place by small numbers");
+        let classes: Vec<_> = classes
             .iter()
             .map(|&(size, count)| Class {
                 size,
@@ -50,12 +54,13 @@ impl Pool {
                 free: RefCell::new((0..count).map(|_| Vec::with_capacity(size + STAGGER)).collect()),
             })
             .collect();
-        Self(Rc::new(Store { classes, returned: Cell::new(0) }))
+        let largest = classes.last().map_or(0, |class: &Class| class.size);
+        Self(Rc::new(Store { classes, largest, returned: Cell::new(0) }))
     }
 
     /// The largest buffer there is, in bytes.
     pub fn largest(&self) -> usize {
-        self.0.classes.last().map_or(0, |class| class.size)
+        self.0.largest
     }
 
     /// All bytes of the pool, free or lent.
@@ -70,16 +75,13 @@ impl Pool {
 
     /// A share of at most `limit` bytes for one disk.
     pub fn share(&self, limit: usize) -> Share {
-        Share { pool: self.clone(), account: Account::new(limit), whole: None }
+        Share(Account::new(self, limit, None))
     }
 
-    fn pop(&self, length: usize) -> Option<(usize, Vec<u8>)> {
-        self.0.classes.iter().enumerate().filter(|(_, class)| class.size >= length).find_map(
-            |(index, class)| {
-                let memory = class.free.borrow_mut().pop()?;
-                Some((index, memory))
-            },
-        )
+    /// The smallest buffer that is large enough, and its class.
+    fn pop(&self, length: usize) -> Option<(u8, &Class, Vec<u8>)> {
+        let mut classes = (0..).zip(&self.0.classes).filter(|(_, class)| class.size >= length);
+        classes.find_map(|(index, class)| Some((index, class, class.free.borrow_mut().pop()?)))
     }
 }
 
@@ -95,27 +97,84 @@ impl fmt::Debug for Pool {
 
 /// One disk's share of a [`Pool`], or a part of one.
 #[derive(Clone, Debug)]
-pub struct Share {
-    pool: Pool,
-    account: Rc<Account>,
-    /// Of what it is a part.
-    whole: Option<Rc<Account>>,
-}
+pub struct Share(Rc<Account>);
 
+/// What a share may hold and holds. A buffer keeps only this, so that to lend one counts one reference and no more.
 #[derive(Debug)]
 struct Account {
+    pool: Pool,
     limit: Cell<usize>,
     used: Cell<usize>,
+    /// Counts up whenever a buffer comes back that was lent from it or from a part of it.
+    returned: Cell<u64>,
+    /// Where there was no room for what somebody has tried to take, since [`Share::lack`] was asked.
+    lacks: Cell<Levels>,
+    /// Of what it is a part.
+    whole: Option<Rc<Self>>,
+}
+
+/// Where there was no room: a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Levels(u8);
+
+impl Levels {
+    const NONE: Self = Self(0);
+    const PART: Self = Self(1);
+    const WHOLE: Self = Self(2);
+    const POOL: Self = Self(4);
+}
+
+/// What a share had no room for: see [`Share::lack`].
+#[derive(Clone, Debug)]
+pub struct Lack {
+    account: Rc<Account>,
+    levels: Levels,
+    seen: u64,
+}
+
+impl Lack {
+    /// Whether a buffer has come back that may be what was lacking.
+    pub fn may_be_over(&self) -> bool {
+        self.account.count(self.levels) != self.seen
+    }
+
+    /// Whether `other` is over whenever this one is.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.account, &other.account) && self.levels == other.levels
+    }
 }
 
 impl Account {
-    fn new(limit: usize) -> Rc<Self> {
-        Rc::new(Self { limit: Cell::new(limit), used: Cell::new(0) })
+    fn new(pool: &Pool, limit: usize, whole: Option<Rc<Self>>) -> Rc<Self> {
+        let (limit, used, returned) = (Cell::new(limit), Cell::new(0), Cell::new(0));
+        Rc::new(Self { pool: pool.clone(), limit, used, returned, lacks: Cell::new(Levels::NONE), whole })
     }
 
     /// Whether `length` more are within the limit.
     fn has_room(&self, length: usize) -> bool {
         self.used.get() + length <= self.limit.get()
+    }
+
+    /// There was no room.
+    fn lacks(&self, level: Levels) {
+        self.lacks.set(Levels(self.lacks.get().0 | level.0));
+    }
+
+    /// A number that grows with each buffer that comes back to one of these levels.
+    fn count(&self, levels: Levels) -> u64 {
+        let whole = self.whole.as_ref().map_or(0, |whole| whole.returned.get());
+        let counts = [self.returned.get(), whole, self.pool.returned()];
+        let meant = counts.into_iter().enumerate().filter(|(level, _)| levels.0 >> level & 1 != 0);
+        meant.fold(0, |sum, (_, count)| sum.wrapping_add(count))
+    }
+
+    fn lend(&self, bytes: usize) {
+        self.used.set(self.used.get() + bytes);
+    }
+
+    fn take_back(&self, bytes: usize) {
+        self.used.set(self.used.get() - bytes);
+        self.returned.set(self.returned.get().wrapping_add(1));
     }
 }
 
@@ -123,33 +182,44 @@ impl Share {
     /// A buffer of `length` bytes with undefined content, or `None` when the share or the pool has no room now.
     pub fn take(&self, length: usize) -> Option<Buffer> {
         // One buffer is always allowed: a share smaller than a buffer must not stop its disk for ever.
-        if self.used() != 0 && !self.has_room(length) {
+        if self.used() != 0
+            && let Some(level) = self.limit_for(length)
+        {
+            self.0.lacks(level);
             return None;
         }
-        let (class, mut memory) = self.pool.pop(length)?;
+        let Some((class, Class { size, .. }, mut memory)) = self.0.pool.pop(length) else {
+            self.0.lacks(Levels::POOL);
+            return None;
+        };
         if memory.len() < length {
             memory.resize(length, 0);
         }
-        let charged = self.pool.0.classes[class].size;
-        for account in [Some(&self.account), self.whole.as_ref()].into_iter().flatten() {
-            account.used.set(account.used.get() + charged);
+        self.0.lend(*size);
+        if let Some(whole) = &self.0.whole {
+            whole.lend(*size);
         }
-        Some(Buffer { memory, start: 0, length, class, share: self.clone() })
+        Some(Buffer { memory, start: 0, length: length as u32, class, share: self.clone() })
     }
 
-    /// Whether `length` more are within the limits. What a part needs to go on at all it may have whatever the others
+    /// Which limit `length` more would be above, if any. What a part needs to go on at all it may have whatever the others
     /// hold: they may have had their own before there was this one.
-    fn has_room(&self, length: usize) -> bool {
-        let needs = self.used() + length <= NEEDS * self.largest();
-        let whole = self.whole.as_ref();
-        self.account.has_room(length) && (needs || whole.is_none_or(|whole| whole.has_room(length)))
+    fn limit_for(&self, length: usize) -> Option<Levels> {
+        let account = &self.0;
+        if !account.has_room(length) {
+            return Some(Levels::PART);
+        }
+        let whole = account.whole.as_ref().filter(|whole| !whole.has_room(length))?;
+        let needs = self.used() + length <= NEEDS * whole.pool.largest();
+        (!needs).then_some(Levels::WHOLE)
     }
 
     /// As [`Share::take`], for one who has had buffers of this share already: half of the share is left to those who
     /// have had none yet.
     pub fn take_further(&self, length: usize) -> Option<Buffer> {
-        let used = self.account.used.get();
-        if used != 0 && used + length > self.account.limit.get() / 2 {
+        let used = self.used();
+        if used != 0 && used + length > self.0.limit.get() / 2 {
+            self.0.lacks(Levels::PART);
             return None;
         }
         self.take(length)
@@ -163,71 +233,84 @@ impl Share {
 
     /// Bytes that may be lent yet out of what this is a part of.
     pub fn left(&self) -> usize {
-        let whole = self.whole.as_ref().unwrap_or(&self.account);
+        let whole = self.whole();
         whole.limit.get().saturating_sub(whole.used.get())
     }
 
     /// Two buffers of `length` bytes, or none: who needs two must not sit on one and wait for the other. An attempt
-    /// that fails leaves [`Pool::returned`] as it was, so that it does not itself look like a reason to try again.
+    /// that fails leaves all counts of returned buffers as they were, so that it does not itself look like a reason to
+    /// try again.
     pub fn take_two(&self, length: usize) -> Option<(Buffer, Buffer)> {
         let first = self.take(length)?;
         if let Some(second) = self.take(length) {
             return Some((first, second));
         }
-        let returned = self.pool.returned();
+        let counts = || {
+            let whole = self.0.whole.as_ref().map(|whole| &whole.returned);
+            [Some(&self.0.returned), whole, Some(&self.0.pool.0.returned)].into_iter().flatten()
+        };
         drop(first);
-        self.pool.0.returned.set(returned);
+        counts().for_each(|count| count.set(count.get().wrapping_sub(1)));
         None
+    }
+
+    /// What attempts to take a buffer have lacked since this was asked last: whoever waits for a buffer waits for that to
+    /// be over.
+    pub fn lack(&self) -> Option<Lack> {
+        let levels = self.0.lacks.replace(Levels::NONE);
+        let lack = || Lack { account: Rc::clone(&self.0), levels, seen: self.0.count(levels) };
+        (levels != Levels::NONE).then(lack)
     }
 
     /// A part of this share, for one of those who use the disk; it may hold all of it until [`Share::bound`] says less.
     pub fn part(&self) -> Self {
-        let whole = self.whole.as_ref().unwrap_or(&self.account);
-        Self {
-            pool: self.pool.clone(),
-            account: Account::new(whole.limit.get()),
-            whole: Some(Rc::clone(whole)),
-        }
+        let whole = self.whole();
+        Self(Account::new(&self.0.pool, whole.limit.get(), Some(Rc::clone(whole))))
+    }
+
+    /// That of which this is a part, if only of itself.
+    fn whole(&self) -> &Rc<Account> {
+        self.0.whole.as_ref().unwrap_or(&self.0)
     }
 
     /// Whether this is a part of `share`.
     pub fn is_part_of(&self, share: &Self) -> bool {
-        self.whole.as_ref().is_some_and(|whole| Rc::ptr_eq(whole, &share.account))
+        self.0.whole.as_ref().is_some_and(|whole| Rc::ptr_eq(whole, &share.0))
     }
 
     /// Let this part be one of `parts` of equal size, though never too small to go on. What it holds it may keep.
     pub fn bound(&self, parts: usize) {
-        if let Some(whole) = &self.whole {
+        if let Some(whole) = &self.0.whole {
             let equal = whole.limit.get() / parts.max(1);
             let least = (NEEDS * self.largest()).min(whole.limit.get());
-            self.account.limit.set(equal.max(least));
+            self.0.limit.set(equal.max(least));
         }
     }
 
     /// The pool this is a share of.
     pub fn pool(&self) -> &Pool {
-        &self.pool
+        &self.0.pool
     }
 
     /// The largest buffer [`Share::take`] can ever give, in bytes.
     pub fn largest(&self) -> usize {
-        self.pool.largest()
+        self.0.pool.largest()
     }
 
     /// Bytes lent out of this share now.
     pub fn used(&self) -> usize {
-        self.account.used.get()
+        self.0.used.get()
     }
 }
 
 /// Memory lent from a [`Pool`]; dropping it gives it back.
 pub struct Buffer {
     memory: Vec<u8>,
-    /// The part that is shown.
-    start: usize,
-    length: usize,
-    class: usize,
     share: Share,
+    /// The part that is shown.
+    start: u32,
+    length: u32,
+    class: u8,
 }
 
 impl Buffer {
@@ -235,7 +318,7 @@ impl Buffer {
     /// lent by one share is kept in the other, and the memory of the first is free as soon as `self` is dropped.
     /// Answers whether it was done, which it is for buffers of one size only.
     pub fn exchange(&mut self, other: &mut Self) -> bool {
-        let same = self.share.pool.0.classes[self.class].size == other.share.pool.0.classes[other.class].size;
+        let same = self.class().size == other.class().size;
         if same {
             core::mem::swap(&mut self.memory, &mut other.memory);
             core::mem::swap(&mut self.start, &mut other.start);
@@ -249,9 +332,9 @@ impl Buffer {
     /// # Panics
     /// When there is no such part.
     pub fn narrow(&mut self, part: Range<usize>) {
-        assert!(part.start <= part.end && part.end <= self.length, "a buffer cannot grow");
-        self.start += part.start;
-        self.length = part.end - part.start;
+        assert!(part.start <= part.end && part.end <= self.length as usize, "a buffer cannot grow");
+        self.start += part.start as u32;
+        self.length = (part.end - part.start) as u32;
     }
 
     /// Show the first `length` bytes of the memory, whatever was shown before.
@@ -261,7 +344,7 @@ impl Buffer {
     pub fn show(&mut self, length: usize) {
         assert!(length <= self.memory.len(), "a buffer cannot grow");
         self.start = 0;
-        self.length = length;
+        self.length = length as u32;
     }
 
     /// Shorten to the first `length` bytes.
@@ -269,21 +352,31 @@ impl Buffer {
     /// # Panics
     /// When `length` is more than the buffer has.
     pub fn truncate(&mut self, length: usize) {
-        assert!(length <= self.length, "a buffer cannot grow");
-        self.length = length;
+        assert!(length <= self.length as usize, "a buffer cannot grow");
+        self.length = length as u32;
+    }
+
+    fn class(&self) -> &Class {
+        &self.share.0.pool.0.classes[usize::from(self.class)]
+    }
+
+    fn shown(&self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.length as usize
     }
 }
 
 impl Deref for Buffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.length]
+        &self.memory[self.shown()]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.length]
+        let shown = self.shown();
+        &mut self.memory[shown]
     }
 }
 
@@ -295,10 +388,12 @@ impl fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let store = &self.share.pool.0;
-        let class = &store.classes[self.class];
-        for account in [Some(&self.share.account), self.share.whole.as_ref()].into_iter().flatten() {
-            account.used.set(account.used.get() - class.size);
+        let account = &self.share.0;
+        let store = &account.pool.0;
+        let class = &store.classes[usize::from(self.class)];
+        account.take_back(class.size);
+        if let Some(whole) = &account.whole {
+            whole.take_back(class.size);
         }
         // The list was full at start, so this push never grows it.
         class.free.borrow_mut().push(core::mem::take(&mut self.memory));
@@ -431,6 +526,32 @@ mod tests {
         assert!(spare.iter().all(|&byte| byte == 7));
         let mut small = commands.take(100).expect("one");
         assert!(!small.exchange(&mut spare), "of another size");
+    }
+
+    #[test]
+    fn a_lack_is_over_when_something_comes_back_to_where_it_was() {
+        let pool = Pool::new(&[(4096, 6)]);
+        let (mine, others) = (pool.share(4 * 4096), pool.share(4 * 4096));
+        let (part, other) = (mine.part(), mine.part());
+        part.bound(2);
+        let held: Vec<_> = core::iter::from_fn(|| part.take(4096)).collect();
+        let of_part = part.lack().expect("its limit");
+        let beside = [other.take(4096), other.take(4096)];
+        assert!(part.lack().is_none(), "it was told already");
+        assert!(other.take(4096).is_none());
+        let of_whole = other.lack().expect("the disk's limit");
+        let far = [others.take(4096), others.take(4096)];
+        assert!(others.take(4096).is_none());
+        let of_pool = others.lack().expect("there are no more");
+        let over = || [&of_part, &of_whole, &of_pool].map(Lack::may_be_over);
+        assert_eq!(over(), [false; 3]);
+        drop(far);
+        assert_eq!(over(), [false, false, true]);
+        drop(beside);
+        assert_eq!(over(), [false, true, true]);
+        drop(held);
+        assert_eq!(over(), [true; 3]);
+        assert!(!of_part.is_same(&of_whole));
     }
 
     #[test]

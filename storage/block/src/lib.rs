@@ -21,5 +21,5 @@ extern crate alloc;
 mod buffer;
 mod request;
 
-pub use buffer::{Buffer, Pool, Share};
+pub use buffer::{Buffer, Lack, Pool, Share};
 pub use request::{Completion, Error, Extent, Geometry, Operation, Request};

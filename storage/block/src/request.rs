@@ -178,8 +178,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Number of blocks of [`Geometry::block_size`].
+    /// Number of blocks of [`Geometry::block_size`], which is a power of two.
     pub const fn blocks(&self) -> u64 {
-        self.size / self.block_size as u64
+        self.size >> self.block_size.trailing_zeros()
     }
 }

@@ -95,6 +95,9 @@ impl Attentions {
 
     /// Take out the condition to be reported now.
     pub(crate) fn take(&mut self) -> Option<Attention> {
+        if self.0 == 0 {
+            return None;
+        }
         let next = Attention::ALL.into_iter().find(|&attention| self.has(attention))?;
         self.clear(next);
         Some(next)

@@ -7,8 +7,9 @@ use crate::list::List;
 use crate::nexus::{Nexus, NexusSet};
 use crate::opcode;
 use crate::ordering::{Attribute, Ticket};
+use crate::segment::Segments;
 use crate::sense::{Outcome, Refusal, Sense, SenseData, Status, code};
-use crate::target::Target;
+use crate::target::{NO_UNIT, Target};
 use crate::unit::{LogicalUnit, UnitId};
 use core::ops::ControlFlow::{self, Break, Continue};
 use storage_block::{Buffer, Completion, Request, Share};
@@ -108,10 +109,6 @@ impl Call<'_> {
 pub(crate) type Make = fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Refusal>;
 
 /// What a command is doing.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives in a slot that is as large as its largest state anyway"
-)]
 pub(crate) enum Task {
     /// Waiting for the unit's geometry; it is begun when that is there.
     Held,
@@ -179,25 +176,32 @@ impl Task {
         Self::Answer(Reply { source: Source::Bytes(sense), allocation, sent: 0 })
     }
 
-    /// With the bytes that the CDB asks to move.
+    /// With the bytes that the CDB asks to move, if it is done.
     pub(crate) fn wanting(self, wanted_out: u64, wanted_in: u64) -> Self {
         match self {
-            Self::Job(job) => Self::Job(job.wanting(wanted_out, wanted_in)),
             Self::Over(Over { result, .. }) => Self::Over(Over { result, wanted_out, wanted_in }),
             other => other,
         }
     }
 }
 
-/// One running command.
+/// A slot for commands, and the running one that is in it.
 ///
-/// It is made by [`Target::begin`] and stepped until [`Step::Finish`]. It must not be dropped before: its place among
-/// the commands of its unit would stay taken. To be rid of it, [`Command::abort`] it and go on stepping.
+/// [`Target::begin`] puts a command into it, which is stepped until [`Step::Finish`]; then it is free for the next one. It
+/// must not be dropped or used again before: the command's place among those of its unit would stay taken. To be rid of a
+/// command, [`Command::abort`] it and go on stepping, or [`Command::clear`] it where its target is no more.
 pub struct Command {
     head: Head,
     task: Task,
+    segments: Segments,
     in_flight: u8,
     aborted: bool,
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl core::fmt::Debug for Command {
@@ -216,8 +220,37 @@ impl core::fmt::Debug for Command {
 }
 
 impl Command {
-    pub(crate) fn new(head: Head, task: Task) -> Self {
-        Self { head, task, in_flight: 0, aborted: false }
+    /// A free slot.
+    pub const fn new() -> Self {
+        let head = Head {
+            nexus: Nexus(0),
+            unit: NO_UNIT,
+            report_luns: false,
+            cdb: [0; 16],
+            data_out: 0,
+            data_in: 0,
+            attribute: Attribute::Simple,
+            ticket: None,
+        };
+        let task = Task::Over(Over { result: Ok(()), wanted_out: 0, wanted_in: 0 });
+        Self { head, task, segments: Segments::new(), in_flight: 0, aborted: false }
+    }
+
+    /// Put in a command that has arrived; what it is to do is not decided yet.
+    pub(crate) fn arrive(&mut self, head: Head) -> (&Head, &mut Task) {
+        self.clear();
+        self.head = head;
+        (&self.head, &mut self.task)
+    }
+
+    /// Forget what is in the slot and give back all buffers: for a command of a target that is no more.
+    pub fn clear(&mut self) {
+        if !matches!(self.task, Task::Over(_)) {
+            self.task = Task::done();
+        }
+        self.segments.end_all(|_| true);
+        self.in_flight = 0;
+        self.aborted = false;
     }
 
     /// Its name in the standards, for people.
@@ -252,18 +285,6 @@ impl Command {
         self.in_flight == 0
     }
 
-    /// Whether it has not begun because its unit is not known yet.
-    pub fn is_held(&self) -> bool {
-        matches!(self.task, Task::Held)
-    }
-
-    /// End a command that was held for too long with BUSY. Any other goes on.
-    pub fn give_up(&mut self) {
-        if self.is_held() {
-            self.task = Task::refused(Refusal::BUSY);
-        }
-    }
-
     /// Data-Out that [`Step::Receive`] asked for is in its buffer.
     pub fn received(&mut self, offset: u32, buffer: Buffer) {
         if self.aborted {
@@ -271,7 +292,7 @@ impl Command {
         }
         match &mut self.task {
             Task::List(list) => list.received(offset, buffer),
-            Task::Job(job) => job.received(offset, buffer),
+            Task::Job(job) => job.received(&mut self.segments, offset, buffer),
             Task::Held | Task::Over(_) | Task::Answer(_) | Task::Abort(_) => {}
         }
     }
@@ -280,16 +301,7 @@ impl Command {
     pub fn completed(&mut self, completion: Completion) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Task::Job(job) = &mut self.task {
-            job.completed(completion);
-        }
-    }
-
-    /// Tell the unit of what [`Command::completed`] has told: which writes were acknowledged and which flushes
-    /// succeeded. A step does it as well; this is for one who has to know, before the next step, what
-    /// [`LogicalUnit::is_dirty`] says.
-    pub fn settle(&mut self, target: &mut Target) {
-        if let (Task::Job(job), Some(unit)) = (&mut self.task, target.unit_mut(self.head.unit)) {
-            job.settle(unit);
+            job.completed(&mut self.segments, completion);
         }
     }
 
@@ -299,58 +311,69 @@ impl Command {
             if self.aborted {
                 return self.step_aborted(target);
             }
-            match self.step_task(target, memory) {
-                Break(step) => {
-                    if matches!(step, Step::Issue { .. }) {
-                        self.in_flight += 1;
-                    }
-                    return step;
+            if let Some(step) = self.step_task(target, memory) {
+                if matches!(step, Step::Issue { .. }) {
+                    self.in_flight += 1;
                 }
-                Continue(task) => self.task = task,
+                return step;
             }
         }
     }
 
-    /// A step of the task, or the task that follows it.
-    fn step_task(&mut self, target: &mut Target, memory: &Memory<'_>) -> ControlFlow<Step, Task> {
-        match &mut self.task {
-            Task::Over(over) => Break(Step::Finish(finish(target, &self.head, over))),
-            Task::Held => {
-                if target.unit(self.head.unit).is_some_and(LogicalUnit::is_unknown) {
-                    return Break(Step::Blocked);
-                }
-                Continue(target.dispatch(&self.head))
-            }
-            Task::Answer(reply) => reply.step(target, &self.head, memory),
-            Task::Abort(abort) => abort.step(target, &self.head),
-            Task::List(list) => {
-                let length = u64::from(list.length());
-                match list.step(target, &self.head, memory) {
-                    Break(step) => Break(step),
-                    Continue(Ok(Task::Over(over))) => Continue(Task::Over(over).wanting(length, 0)),
-                    Continue(Ok(task)) => Continue(task),
-                    Continue(Err(refusal)) => {
-                        Continue(Task::refused(Refusal { wanted_out: length, ..refusal }))
-                    }
-                }
-            }
-            Task::Job(job) => match target.unit_mut(self.head.unit) {
-                Some(unit) => match job.step(unit, self.head.unit, &self.head, memory) {
-                    Progress::Step(step) => Break(step),
+    /// A step of the task, or the next task in its place.
+    fn step_task(&mut self, target: &mut Target, memory: &Memory<'_>) -> Option<Step> {
+        let Self { head, task, segments, in_flight, .. } = self;
+        let next = match task {
+            Task::Job(job) => match target.unit_mut(head.unit) {
+                Some(unit) => match job.step(segments, unit, head, memory) {
+                    Progress::Step(step) => return Some(step),
                     Progress::Over { result, wanted_out, wanted_in } => {
-                        Continue(Task::Over(Over { result, wanted_out, wanted_in }))
+                        Task::Over(Over { result, wanted_out, wanted_in })
                     }
                 },
                 // The unit was withdrawn. What is in flight is still to come back.
-                None if self.in_flight > 0 => Break(Step::Wait),
-                None => Continue(Task::refused(Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED).into())),
+                None if *in_flight > 0 => return Some(Step::Wait),
+                None => Task::refused(Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED).into()),
             },
+            Task::Over(over) => return Some(Step::Finish(finish(target, head, over))),
+            Task::Held => {
+                if target.unit(head.unit).is_some_and(LogicalUnit::is_unknown) {
+                    return Some(Step::Blocked);
+                }
+                target.dispatch(head, task);
+                return None;
+            }
+            Task::Answer(reply) => match reply.step(target, head, memory) {
+                Break(step) => return Some(step),
+                Continue(task) => task,
+            },
+            Task::Abort(abort) => match abort.step(target, head) {
+                Break(step) => return Some(step),
+                Continue(task) => task,
+            },
+            Task::List(list) => {
+                let length = u64::from(list.length());
+                match list.step(target, head, memory) {
+                    Break(step) => return Some(step),
+                    Continue(Ok(task)) => match task {
+                        Task::Over(over) => Task::Over(over).wanting(length, 0),
+                        task => task,
+                    },
+                    Continue(Err(refusal)) => Task::refused(Refusal { wanted_out: length, ..refusal }),
+                }
+            }
+        };
+        if matches!(next, Task::Over(_)) {
+            // What was with a segment when it ended is of no use any more.
+            segments.end_all(|_| true);
         }
+        *task = next;
+        None
     }
 
     fn step_aborted(&mut self, target: &mut Target) -> Step {
         let quiet = match (&mut self.task, target.unit_mut(self.head.unit)) {
-            (Task::Job(job), Some(unit)) => job.drain(unit),
+            (Task::Job(job), Some(unit)) => job.drain(&mut self.segments, unit),
             (Task::List(list), Some(unit)) => {
                 list.drain(unit);
                 true
@@ -360,6 +383,7 @@ impl Command {
         if !quiet {
             return Step::Wait;
         }
+        self.segments.end_all(|_| true);
         self.task = Task::refused(Refusal::ABORTED);
         let Task::Over(over) = &self.task else { return Step::Wait };
         Step::Finish(finish(target, &self.head, over))

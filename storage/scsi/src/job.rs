@@ -13,6 +13,7 @@ use crate::failure;
 use crate::medium::Durability;
 use crate::ordering::{Stage, Ticket, Touch};
 use crate::ranges::Ranges;
+use crate::segment::Segments;
 use crate::sense::Refusal;
 use crate::transfer::Transfer;
 use crate::unit::{LogicalUnit, UnitId};
@@ -23,10 +24,6 @@ use storage_block::{Buffer, Completion, Error, Operation, Request};
 const FLUSH_COOKIE: u64 = 0xff;
 
 /// What a job does between its flushes.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives in a slot that is as large as its largest state anyway"
-)]
 pub(crate) enum Work {
     /// Nothing: the flush is all.
     None,
@@ -92,14 +89,15 @@ pub(crate) enum Progress {
 }
 
 impl Job {
-    /// A task that does `work` on `range` of the medium.
+    /// A task that does `work` on `range` of the medium, and is asked to move so many bytes to the medium and to the
+    /// initiator.
     pub(crate) fn begin(
         unit: &mut LogicalUnit,
         head: &Head,
-        touch: Touch,
-        range: Range<u64>,
+        (touch, range): (Touch, Range<u64>),
         work: Work,
         durability: Durability,
+        (wanted_out, wanted_in): (u64, u64),
     ) -> Result<Task, Refusal> {
         let length = range.end - range.start;
         let ticket = match head.ticket {
@@ -112,49 +110,55 @@ impl Job {
                 ticket.ok_or(Refusal::FULL)?
             }
         };
+        let (phase, flush, stage) = (Phase::Entering, Flush::Idle, Stage::Wanting);
+        let incarnation = unit.incarnation();
         Ok(Task::Job(Self {
             ticket,
-            phase: Phase::Entering,
-            flush: Flush::Idle,
+            phase,
+            flush,
             work,
-            stage: Stage::Wanting,
+            stage,
             durability,
-            incarnation: unit.incarnation(),
-            wanted_out: 0,
-            wanted_in: 0,
+            incarnation,
+            wanted_out,
+            wanted_in,
         }))
-    }
-
-    /// With what the CDB asks to move.
-    pub(crate) fn wanting(self, wanted_out: u64, wanted_in: u64) -> Self {
-        Self { wanted_out, wanted_in, ..self }
     }
 
     pub(crate) fn step(
         &mut self,
+        segments: &mut Segments,
         unit: &mut LogicalUnit,
-        id: UnitId,
         head: &Head,
         memory: &Memory<'_>,
     ) -> Progress {
         if self.incarnation != unit.incarnation() {
-            return self.leave_disk(unit);
+            return self.leave_disk(segments, unit);
         }
-        let progress = self.go_on(unit, id, head, memory);
-        let stage = self.work.stage();
-        if stage > self.stage && matches!(progress, Progress::Step(_)) {
-            self.stage = stage;
-            unit.tasks.reached(self.ticket, stage);
+        let progress = self.go_on(segments, unit, head, memory);
+        if self.stage != Stage::Complete && matches!(progress, Progress::Step(_)) {
+            let stage = self.work.stage();
+            if stage > self.stage {
+                self.stage = stage;
+                unit.tasks.reached(self.ticket, stage);
+            }
         }
         progress
     }
 
-    fn go_on(&mut self, unit: &mut LogicalUnit, id: UnitId, head: &Head, memory: &Memory<'_>) -> Progress {
+    fn go_on(
+        &mut self,
+        segments: &mut Segments,
+        unit: &mut LogicalUnit,
+        head: &Head,
+        memory: &Memory<'_>,
+    ) -> Progress {
+        let id = head.unit;
         loop {
             match self.phase {
                 Phase::Entering => {
                     if !unit.tasks.may_start(self.ticket) {
-                        return Progress::Step(self.wait(unit, memory));
+                        return Progress::Step(self.wait(segments, unit, memory));
                     }
                     self.phase = Phase::FlushingBefore;
                 }
@@ -175,7 +179,9 @@ impl Job {
                 Phase::Working => {
                     let (step, failure) = match &mut self.work {
                         Work::None => (None, None),
-                        Work::Transfer(transfer) => (transfer.step(unit, id, memory), transfer.failure()),
+                        Work::Transfer(transfer) => {
+                            (transfer.step(segments, unit, id, memory), transfer.failure())
+                        }
                         Work::Ranges(ranges) => (ranges.step(unit, id), ranges.failure()),
                         Work::Extents(extents) => {
                             let step = extents.step(unit, id, memory);
@@ -201,8 +207,8 @@ impl Job {
     }
 
     /// The disk it was for is not there any more: nothing of it may reach the one that is.
-    fn leave_disk(&mut self, unit: &mut LogicalUnit) -> Progress {
-        if !self.drain(unit) {
+    fn leave_disk(&mut self, segments: &mut Segments, unit: &mut LogicalUnit) -> Progress {
+        if !self.drain(segments, unit) {
             return Progress::Step(Step::Wait);
         }
         let refusal = unit.medium().err().unwrap_or(Attention::MediumMayHaveChanged.sense().into());
@@ -210,12 +216,12 @@ impl Job {
     }
 
     /// Others are before it: all it can do meanwhile is to take in its data.
-    fn wait(&mut self, unit: &mut LogicalUnit, memory: &Memory<'_>) -> Step {
+    fn wait(&mut self, segments: &mut Segments, unit: &mut LogicalUnit, memory: &Memory<'_>) -> Step {
         if let Work::Transfer(transfer) = &mut self.work
             && unit.tasks.may_take_ahead(self.ticket)
         {
-            let step = transfer.step_ahead(unit, memory);
-            if transfer.holds_buffers() {
+            let step = transfer.step_ahead(segments, unit, memory);
+            if segments.count() > 0 {
                 unit.tasks.took_ahead(self.ticket);
             }
             return step.unwrap_or(Step::Blocked);
@@ -244,10 +250,10 @@ impl Job {
     }
 
     /// Give up. True when nothing is in flight and the command's place is free.
-    pub(crate) fn drain(&mut self, unit: &mut LogicalUnit) -> bool {
+    pub(crate) fn drain(&mut self, segments: &mut Segments, unit: &mut LogicalUnit) -> bool {
         let quiet = match &mut self.work {
             Work::None => true,
-            Work::Transfer(transfer) => transfer.drain(unit),
+            Work::Transfer(transfer) => transfer.drain(segments, unit),
             Work::Ranges(ranges) => ranges.drain(unit),
             Work::Extents(extents) => extents.drain(),
         };
@@ -269,31 +275,19 @@ impl Job {
         quiet
     }
 
-    /// Let the unit know of all that has returned.
-    pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
-        match &mut self.work {
-            Work::None | Work::Extents(_) => {}
-            Work::Transfer(transfer) => transfer.settle(unit),
-            Work::Ranges(ranges) => ranges.settle(unit),
-        }
-        if let Flush::Returned(mark, Ok(())) = self.flush {
-            unit.cache.flushed(mark);
-        }
-    }
-
-    pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
+    pub(crate) fn received(&mut self, segments: &mut Segments, offset: u32, buffer: Buffer) {
         if let Work::Transfer(transfer) = &mut self.work {
-            transfer.received(offset, buffer);
+            transfer.received(segments, offset, buffer);
         }
     }
 
-    pub(crate) fn completed(&mut self, completion: Completion) {
+    pub(crate) fn completed(&mut self, segments: &mut Segments, completion: Completion) {
         let index = usize::try_from(completion.cookie).unwrap_or(usize::MAX);
         match (&mut self.work, &self.flush) {
             (_, Flush::InFlight(mark)) if completion.cookie == FLUSH_COOKIE => {
                 self.flush = Flush::Returned(*mark, completion.result);
             }
-            (Work::Transfer(transfer), _) => transfer.completed(index, completion),
+            (Work::Transfer(transfer), _) => transfer.completed(segments, index, completion),
             (Work::Ranges(ranges), _) => ranges.completed(index, &completion),
             (Work::Extents(extents), _) => extents.completed(completion),
             (Work::None, _) => {}

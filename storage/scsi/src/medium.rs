@@ -139,7 +139,7 @@ fn transfer_blocks(unit: &LogicalUnit, head: &Head) -> Result<Blocks, Refusal> {
     let geometry = unit.medium()?;
     let (first, count) = fields(&head.cdb);
     let blocks = check(geometry, first, count)?;
-    if count > u64::from(limits(geometry).transfer) {
+    if blocks.bytes() > u64::from(MAX_TRANSFER) {
         return Err(length_field(&head.cdb).into());
     }
     Ok(blocks)
@@ -177,8 +177,8 @@ fn data_out_job(
         return Ok(Task::done());
     }
     let transfer = Transfer::new(program, blocks.start(), wanted as u32).with_fua(durability.fua);
-    let task = Job::begin(unit, head, touch, blocks.range(), Work::Transfer(transfer), durability)?;
-    Ok(task.wanting(wanted, 0))
+    let work = Work::Transfer(transfer);
+    Job::begin(unit, head, (touch, blocks.range()), work, durability, (wanted, 0))
 }
 
 /// READ (6), (10), (12), (16).
@@ -196,13 +196,15 @@ pub(crate) fn read(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
     let wanted = blocks.bytes();
     // What the initiator cannot take is not read.
     let room = wanted.min(u64::from(head.data_in)) as u32;
-    let total = u64::from(room).next_multiple_of(u64::from(blocks.block_size));
+    let block = u64::from(blocks.block_size);
+    // A block is a power of two.
+    let total = (u64::from(room) + (block - 1)) & !(block - 1);
     if total == 0 {
         return Ok(Task::done().wanting(0, wanted));
     }
-    let transfer = Transfer::new(segment::READ, blocks.start(), total as u32).with_room(room);
+    let transfer = Transfer::new(&segment::READ, blocks.start(), total as u32).with_room(room);
     let work = Work::Transfer(transfer);
-    Ok(Job::begin(unit, head, Touch::Read, blocks.range(), work, durability)?.wanting(0, wanted))
+    Job::begin(unit, head, (Touch::Read, blocks.range()), work, durability, (0, wanted))
 }
 
 /// WRITE (6), (10), (12), (16).
@@ -212,7 +214,7 @@ pub(crate) fn write(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
     let blocks = transfer_blocks(unit, head)?;
     let fua = head.cdb[0] >> 5 != 0 && head.cdb[1] & DPO_FUA_FUA != 0;
     let durability = durability(unit, head.nexus, fua)?;
-    write_job(unit, head, blocks, (segment::WRITE, segment::WRITE_PART), durability)
+    write_job(unit, head, blocks, (&segment::WRITE, &segment::WRITE_PART), durability)
 }
 
 /// A job that writes as much as the initiator offers, and no more than the CDB says. Where it offers less the rest is
@@ -226,7 +228,7 @@ fn write_job(
     durability: Durability,
 ) -> Result<Task, Refusal> {
     let given = blocks.bytes().min(u64::from(head.data_out)) as u32;
-    let part = given % blocks.block_size;
+    let part = given & (blocks.block_size - 1);
     let whole = given - part;
     let first = Pass { program, start: blocks.start(), total: whole, data: 0, part: 0 };
     let start = blocks.start() + u64::from(whole);
@@ -238,8 +240,7 @@ fn write_job(
         (_, _) => Transfer::of(first).then(last),
     };
     let work = Work::Transfer(transfer.with_fua(durability.fua));
-    let task = Job::begin(unit, head, Touch::Change, blocks.range(), work, durability)?;
-    Ok(task.wanting(blocks.bytes(), 0))
+    Job::begin(unit, head, (Touch::Change, blocks.range()), work, durability, (blocks.bytes(), 0))
 }
 
 /// The BYTCHK field.
@@ -253,8 +254,8 @@ pub(crate) fn write_and_verify(target: &mut Target, head: &Head) -> Result<Task,
     check_writable(unit)?;
     let blocks = transfer_blocks(unit, head)?;
     let programs = match byte_check(&head.cdb) {
-        0 => (segment::WRITE_AND_VERIFY, segment::WRITE_PART_AND_VERIFY),
-        1 => (segment::WRITE_AND_COMPARE, segment::WRITE_PART_AND_COMPARE),
+        0 => (&segment::WRITE_AND_VERIFY, &segment::WRITE_PART_AND_VERIFY),
+        1 => (&segment::WRITE_AND_COMPARE, &segment::WRITE_PART_AND_COMPARE),
         _ => return Err(Sense::in_cdb(1, Some(2)).into()),
     };
     let durability = durability(unit, head.nexus, true)?;
@@ -268,13 +269,13 @@ pub(crate) fn verify(target: &mut Target, head: &Head) -> Result<Task, Refusal> 
     let blocks = transfer_blocks(unit, head)?;
     match byte_check(&head.cdb) {
         0 if blocks.count == 0 => Ok(Task::done()),
-        0 => verify_job(unit, head, blocks, segment::VERIFY, None),
-        1 => data_out_job(unit, head, Touch::Read, blocks, segment::VERIFY_DATA, Durability::NONE),
+        0 => verify_job(unit, head, blocks, &segment::VERIFY, None),
+        1 => data_out_job(unit, head, Touch::Read, blocks, &segment::VERIFY_DATA, Durability::NONE),
         3 if blocks.count == 0 => Ok(Task::done()),
         3 => List::task_on_medium(unit, head, blocks.block_size, |target, head, pattern| {
             let unit = find_unit(target, head)?;
             let blocks = transfer_blocks(unit, head)?;
-            verify_job(unit, head, blocks, segment::VERIFY_PATTERN, pattern)
+            verify_job(unit, head, blocks, &segment::VERIFY_PATTERN, pattern)
         }),
         _ => Err(Sense::in_cdb(1, Some(2)).into()),
     }
@@ -290,7 +291,7 @@ fn verify_job(
     let wanted = pattern.as_ref().map_or(0, |pattern| pattern.len() as u64);
     let transfer = Transfer::new(program, blocks.start(), blocks.bytes() as u32).with_pattern(pattern);
     let work = Work::Transfer(transfer);
-    Ok(Job::begin(unit, head, Touch::Read, blocks.range(), work, Durability::NONE)?.wanting(wanted, 0))
+    Job::begin(unit, head, (Touch::Read, blocks.range()), work, Durability::NONE, (wanted, 0))
 }
 
 /// ORWRITE (16): the bits sent are set on the medium.
@@ -299,7 +300,7 @@ pub(crate) fn or_write(target: &mut Target, head: &Head) -> Result<Task, Refusal
     check_writable(unit)?;
     let blocks = transfer_blocks(unit, head)?;
     let durability = durability(unit, head.nexus, head.cdb[1] & DPO_FUA_FUA != 0)?;
-    data_out_job(unit, head, Touch::Change, blocks, segment::OR_WRITE, durability)
+    data_out_job(unit, head, Touch::Change, blocks, &segment::OR_WRITE, durability)
 }
 
 /// COMPARE AND WRITE: the second half of Data-Out, if the medium equals the first. One for all other commands of the
@@ -318,10 +319,10 @@ pub(crate) fn compare_and_write(target: &mut Target, head: &Head) -> Result<Task
     }
     let durability = durability(unit, head.nexus, head.cdb[1] & DPO_FUA_FUA != 0)?;
     let (start, total) = (blocks.start(), blocks.bytes() as u32);
-    let write = Pass { program: segment::WRITE, start, total, data: total, part: 0 };
-    let transfer = Transfer::new(segment::VERIFY_DATA, start, total).with_fua(durability.fua).then(write);
+    let write = Pass { program: &segment::WRITE, start, total, data: total, part: 0 };
+    let transfer = Transfer::new(&segment::VERIFY_DATA, start, total).with_fua(durability.fua).then(write);
     let work = Work::Transfer(transfer);
-    Ok(Job::begin(unit, head, Touch::Change, blocks.range(), work, durability)?.wanting(wanted, 0))
+    Job::begin(unit, head, (Touch::Change, blocks.range()), work, durability, (wanted, 0))
 }
 
 /// SYNCHRONIZE CACHE (10), (16): the whole cache, whatever the range. IMMED is allowed to be answered late, and a GOOD
@@ -334,7 +335,7 @@ pub(crate) fn synchronize_cache(target: &mut Target, head: &Head) -> Result<Task
     // Without a cache it waits for the writes before it all the same.
     let flush = unit.geometry().is_some_and(|geometry| geometry.flush);
     let durability = if flush { Durability::FLUSH } else { Durability::NONE };
-    Job::begin(unit, head, Touch::Flush, 0..0, Work::None, durability)
+    Job::begin(unit, head, (Touch::Flush, 0..0), Work::None, durability, (0, 0))
 }
 
 /// PRE-FETCH (10), (16): a hint to the backend, if it takes hints.
@@ -356,7 +357,7 @@ pub(crate) fn pre_fetch(target: &mut Target, head: &Head) -> Result<Task, Refusa
         return Ok(Task::done());
     }
     let work = Work::Ranges(Ranges::one(Operation::Cache, blocks.start(), blocks.bytes()));
-    Job::begin(unit, head, Touch::Read, blocks.range(), work, Durability::NONE)
+    Job::begin(unit, head, (Touch::Read, blocks.range()), work, Durability::NONE, (0, 0))
 }
 
 /// Whether WRITE SAME can give blocks back: what it gives back must read as what it was to write, and that is only
@@ -421,11 +422,11 @@ fn same_job(target: &mut Target, head: &Head, pattern: Option<Buffer>) -> Result
             Work::Ranges(Ranges::zeroes(Operation::WriteZeroes { fua, no_hole, fast }, start, length))
         }
         None => {
-            let transfer = Transfer::new(segment::WRITE_SAME, start, length);
+            let transfer = Transfer::new(&segment::WRITE_SAME, start, length);
             Work::Transfer(transfer.with_fua(fua).with_pattern(pattern))
         }
     };
-    Ok(Job::begin(unit, head, Touch::Change, blocks.range(), work, durability)?.wanting(wanted, 0))
+    Job::begin(unit, head, (Touch::Change, blocks.range()), work, durability, (wanted, 0))
 }
 
 /// GET LBA STATUS.
@@ -441,7 +442,7 @@ pub(crate) fn get_lba_status(target: &mut Target, head: &Head) -> Result<Task, R
         return Ok(Task::answer(answer_all_mapped, allocation));
     }
     let work = Work::Extents(Extents::new(Question::new(geometry, first), allocation, head.data_in));
-    Job::begin(unit, head, Touch::Read, 0..0, work, Durability::NONE)
+    Job::begin(unit, head, (Touch::Read, 0..0), work, Durability::NONE, (0, 0))
 }
 
 fn answer_all_mapped(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
@@ -497,5 +498,5 @@ fn unmap_job(unit: &mut LogicalUnit, head: &Head, list: Buffer) -> Result<Task, 
     };
     let work = Work::Ranges(Ranges::list(operation, list, count, geometry.block_size));
     // The ranges of a list lie close together: one place in the task set holds them all.
-    Ok(Job::begin(unit, head, Touch::Change, first..end, work, durability)?.wanting(wanted, 0))
+    Job::begin(unit, head, (Touch::Change, first..end), work, durability, (wanted, 0))
 }

@@ -52,6 +52,8 @@ pub(crate) struct Command {
     /// CDB usage data: a bit for each bit of the CDB that is looked at. Its length is the CDB's; its first byte is
     /// the opcode.
     pub(crate) usage: &'static [u8],
+    /// The bits of a CDB, as one number, that may not be set.
+    unused: u128,
     pub(crate) needs: Needs,
     pub(crate) access: Access,
     pub(crate) offered: Offered,
@@ -66,7 +68,19 @@ const fn row(
     access: Access,
     handler: Handler,
 ) -> Command {
-    Command { opcode: usage[0], action, name, usage, needs, access, offered: Offered::Always, handler }
+    let (opcode, unused, offered) = (usage[0], unused(usage), Offered::Always);
+    Command { opcode, action, name, usage, unused, needs, access, offered, handler }
+}
+
+/// The bits that nobody looks at; what is behind the CDB's end is none of its own.
+const fn unused(usage: &[u8]) -> u128 {
+    let mut unused = [0; 16];
+    let mut index = 1;
+    while index < usage.len() {
+        unused[index] = !usage[index];
+        index += 1;
+    }
+    u128::from_be_bytes(unused)
 }
 
 const fn thin(command: Command) -> Command {
@@ -78,7 +92,7 @@ use Needs::{Geometry, Medium, Nothing, Unit};
 
 /// All commands, in ascending order of opcode and service action.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: &[Command] = &[
+pub(crate) static COMMANDS: &[Command] = &[
     row(None, "TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Medium, Always, status::test_unit_ready),
     row(None, "REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], Nothing, Always, status::request_sense),
     row(None, "READ(6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], Medium, Read, medium::read),
@@ -154,13 +168,12 @@ impl Command {
 
     /// Whether all bits that are set in `cdb` are looked at (SPC-4 section 4.2.5.1: else the field is invalid).
     pub(crate) fn check_usage(&self, cdb: &[u8; 16]) -> Result<(), Sense> {
-        for (index, (&byte, &usage)) in cdb.iter().zip(self.usage).enumerate().skip(1) {
-            let unknown = byte & !usage;
-            if unknown != 0 {
-                return Err(Sense::in_cdb(index as u16, Some(unknown.ilog2() as u8)));
-            }
+        let unknown = u128::from_be_bytes(*cdb) & self.unused;
+        if unknown == 0 {
+            return Ok(());
         }
-        Ok(())
+        let first = unknown.leading_zeros();
+        Err(Sense::in_cdb((first / 8) as u16, Some(7 - (first % 8) as u8)))
     }
 
     /// The CDB usage data that REPORT SUPPORTED OPERATION CODES tells for `unit`.
@@ -178,12 +191,22 @@ impl Command {
     }
 }
 
+/// Where in the table the rows of each opcode begin; behind its end for one that has none.
+static ROWS: [u8; 256] = {
+    let mut rows = [COMMANDS.len() as u8; 256];
+    let mut row = COMMANDS.len();
+    while row > 0 {
+        row -= 1;
+        rows[COMMANDS[row].opcode as usize] = row as u8;
+    }
+    rows
+};
+
 /// The command in `cdb`, or the sense data for there being none.
 pub(crate) fn find(cdb: &[u8; 16]) -> Result<&'static Command, Sense> {
-    let start = COMMANDS.partition_point(|command| command.opcode < cdb[0]);
-    let same = COMMANDS[start..].iter().take_while(|command| command.opcode == cdb[0]);
+    let rows = COMMANDS.get(usize::from(ROWS[usize::from(cdb[0])])..).unwrap_or_default();
     let mut known = false;
-    for command in same {
+    for command in rows.iter().take_while(|command| command.opcode == cdb[0]) {
         known = true;
         if command.action.is_none_or(|action| action == u16::from(cdb[1] & 0x1f)) {
             return Ok(command);
@@ -237,5 +260,21 @@ mod tests {
         cdb[1] = 0x60;
         let command = find(&cdb).expect("READ(10)");
         assert_eq!(command.check_usage(&cdb), Err(Sense::in_cdb(1, Some(6))));
+    }
+
+    #[test]
+    fn every_bit_of_every_command_is_looked_at_or_refused_with_its_place() {
+        for command in COMMANDS {
+            let mut cdb = [0; 16];
+            cdb[0] = command.opcode;
+            for bit in 8..128 {
+                let (byte, shift) = (bit / 8, 7 - bit % 8);
+                let mut cdb = cdb;
+                cdb[byte] |= 1 << shift;
+                let used = command.usage.get(byte).is_none_or(|usage| usage >> shift & 1 != 0);
+                let expected = if used { Ok(()) } else { Err(Sense::in_cdb(byte as u16, Some(shift as u8))) };
+                assert_eq!(command.check_usage(&cdb), expected, "{} {byte}", command.name);
+            }
+        }
     }
 }

@@ -10,6 +10,9 @@
 //!
 //! Waiting is first come, first served, so no command starves.
 //!
+//! Whether anything stands in the way is seen by a look at all others only where it cannot be told without: no command is
+//! ordered, and nothing that is under way lies near the range (see [`crate::crowd`]).
+//!
 //! # Which writes a flush waits for
 //! It has to cover those that were answered before it came (SBC-3 section 5.22: what is in the cache), and these have
 //! left already. Of those that are under way nobody can know whether it covers them. One that is with the backend it
@@ -29,6 +32,7 @@
 //! ORDERED commands, until its list is here and it settles on a range. And it does not ask for its list while an ORDERED
 //! command stands before it. So nobody sits on the memory of a list and waits for somebody who waits for such memory.
 
+use crate::crowd::Crowd;
 use crate::nexus::{Nexus, NexusSet};
 use alloc::vec::Vec;
 
@@ -52,14 +56,24 @@ pub(crate) enum Touch {
     Flush,
 }
 
-/// A command's place in the [`TaskSet`].
+/// A command's place in the [`TaskSet`]. It goes stale when the command leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket {
+    place: u16,
+    serial: u32,
+}
+
+/// No place.
+const NONE: u16 = u16::MAX;
 
 #[derive(Debug)]
 struct Entry {
-    ticket: Ticket,
+    /// That of the ticket, and counted up when the command leaves.
+    serial: u32,
     nexus: Nexus,
+    /// Its neighbours in the order of the set; of a free place, the next one.
+    before: u16,
+    after: u16,
     /// `None` as long as it waits for its parameter list.
     touch: Option<Touch>,
     /// Bytes of the medium, the end exclusive.
@@ -86,15 +100,32 @@ pub(crate) enum Stage {
 /// The commands of one logical unit that touch the medium, in the order in which they are to take effect.
 #[derive(Debug)]
 pub(crate) struct TaskSet {
+    /// Places taken at start; those in use are linked in the order of the set, the others behind one another.
     entries: Vec<Entry>,
     capacity: usize,
-    next: u64,
+    count: usize,
+    free: u16,
+    first: u16,
+    last: u16,
+    /// How many are ordered, and how many change the medium.
+    ordered: usize,
+    changes: usize,
+    crowd: Crowd,
 }
 
 impl TaskSet {
     pub(crate) fn new(capacity: u16) -> Self {
-        let capacity = usize::from(capacity);
-        Self { entries: Vec::with_capacity(capacity), capacity, next: 0 }
+        Self {
+            entries: Vec::with_capacity(usize::from(capacity)),
+            capacity: usize::from(capacity),
+            count: 0,
+            free: NONE,
+            first: NONE,
+            last: NONE,
+            ordered: 0,
+            changes: 0,
+            crowd: Crowd::default(),
+        }
     }
 
     /// Enter with `length` bytes from `start` on, or `None` when the set is full.
@@ -113,73 +144,150 @@ impl TaskSet {
 
     /// Enter without a range, or `None` when the set is full.
     pub(crate) fn enter_unsettled(&mut self, nexus: Nexus, attribute: Attribute) -> Option<Ticket> {
-        if self.entries.len() == self.capacity {
+        if self.count == self.capacity {
             return None;
         }
-        let ticket = Ticket(self.next);
-        self.next += 1;
-        let entry = Entry {
-            ticket,
+        let after = match attribute {
+            Attribute::HeadOfQueue => self.head(),
+            Attribute::Simple | Attribute::Ordered => NONE,
+        };
+        let before = self.entries.get(usize::from(after)).map_or(self.last, |entry| entry.before);
+        let ordered = attribute == Attribute::Ordered;
+        let mut entry = Entry {
+            serial: 0,
             nexus,
+            before,
+            after,
             touch: None,
             start: 0,
             end: 0,
-            ordered: attribute == Attribute::Ordered,
+            ordered,
             started: false,
             stage: Stage::Wanting,
             ahead: false,
         };
-        let place = match attribute {
-            Attribute::HeadOfQueue => self.head(),
-            Attribute::Simple | Attribute::Ordered => self.entries.len(),
-        };
-        self.entries.insert(place, entry);
-        Some(ticket)
+        let mut place = self.free;
+        if let Some(free) = self.entries.get_mut(usize::from(place)) {
+            self.free = free.after;
+            entry.serial = free.serial;
+            *free = entry;
+        } else {
+            place = self.entries.len() as u16;
+            self.entries.push(entry);
+        }
+        *self.link_after(before) = place;
+        *self.link_before(after) = place;
+        self.count += 1;
+        self.ordered += usize::from(ordered);
+        Some(Ticket { place, serial: self.entries[usize::from(place)].serial })
     }
 
-    /// Where a HEAD OF QUEUE command enters: before all that have not begun, be it only to take in data.
-    fn head(&self) -> usize {
-        let behind = self.entries.iter().rposition(|entry| entry.ahead).map_or(0, |last| last + 1);
-        let waiting = self.entries[behind..].iter().position(|entry| !entry.started);
-        waiting.map_or(self.entries.len(), |place| behind + place)
+    /// The link that leads on from `place`, or into the set.
+    fn link_after(&mut self, place: u16) -> &mut u16 {
+        match self.entries.get_mut(usize::from(place)) {
+            Some(entry) => &mut entry.after,
+            None => &mut self.first,
+        }
+    }
+
+    /// The link that leads back from `place`, or from the end of the set.
+    fn link_before(&mut self, place: u16) -> &mut u16 {
+        match self.entries.get_mut(usize::from(place)) {
+            Some(entry) => &mut entry.before,
+            None => &mut self.last,
+        }
+    }
+
+    fn get(&self, ticket: Ticket) -> Option<&Entry> {
+        self.entries.get(usize::from(ticket.place)).filter(|entry| entry.serial == ticket.serial)
+    }
+
+    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::from(ticket.place)).filter(|entry| entry.serial == ticket.serial)
+    }
+
+    /// The commands from a place on, in order.
+    fn from(&self, mut place: u16) -> impl Iterator<Item = (u16, &Entry)> + '_ {
+        core::iter::from_fn(move || {
+            let entry = self.entries.get(usize::from(place))?;
+            Some((core::mem::replace(&mut place, entry.after), entry))
+        })
+    }
+
+    /// The commands before a place.
+    fn before(&self, place: u16) -> impl Iterator<Item = &Entry> + '_ {
+        self.from(self.first).take_while(move |&(at, _)| at != place).map(|(_, entry)| entry)
+    }
+
+    /// Before whom a HEAD OF QUEUE command enters: before all that have not begun, be it only to take in data.
+    fn head(&self) -> u16 {
+        self.from(self.first).fold(NONE, |head, (place, entry)| match entry {
+            Entry { ahead: true, .. } => NONE,
+            Entry { started: false, .. } if head == NONE => place,
+            _ => head,
+        })
     }
 
     /// The parameter list is here, and with it the range.
     pub(crate) fn settle(&mut self, ticket: Ticket, touch: Touch, start: u64, length: u64) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.ticket == ticket) {
-            entry.touch = Some(touch);
-            entry.start = start;
-            entry.end = start.saturating_add(length);
+        let Some(entry) = self.get_mut(ticket).filter(|entry| entry.touch.is_none()) else { return };
+        let end = start.saturating_add(length);
+        entry.touch = Some(touch);
+        (entry.start, entry.end) = (start, end);
+        self.changes += usize::from(touch == Touch::Change);
+        if touch != Touch::Flush {
+            self.crowd.enter(start, end);
         }
     }
 
     /// Whether the command may ask for its parameter list.
     pub(crate) fn may_ask(&self, ticket: Ticket) -> bool {
-        !self.entries.iter().take_while(|entry| entry.ticket != ticket).any(|entry| entry.ordered)
+        self.ordered == 0
+            || self.get(ticket).is_none()
+            || !self.before(ticket.place).any(|entry| entry.ordered)
     }
 
     /// Whether the command may go on; once it may, it always may.
     pub(crate) fn may_start(&mut self, ticket: Ticket) -> bool {
-        let Some(index) = self.entries.iter().position(|entry| entry.ticket == ticket) else {
+        let Some(entry) = self.get(ticket) else { return true };
+        if entry.started {
             return true;
-        };
-        let (before, rest) = self.entries.split_at_mut(index);
-        let Some((entry, after)) = rest.split_first_mut() else { return true };
-        if !entry.started {
-            // What came to the head of the queue, or settled late, may find running what stands behind it.
-            let mut running = after.iter().filter(|other| other.started && other.touch != Some(Touch::Flush));
-            let flush = entry.touch == Some(Touch::Flush);
-            let clear = !before.iter().any(|earlier| stands_in_the_way(earlier, entry));
-            entry.started = clear && (flush || !running.any(|other| stands_in_the_way(other, entry)));
         }
-        entry.started
+        let may = self.is_alone(entry) || self.is_clear(entry, ticket.place);
+        if let Some(entry) = self.get_mut(ticket) {
+            entry.started = may;
+        }
+        may
+    }
+
+    /// Whether nothing can stand in the way of this command, as can be seen without a look at any other.
+    fn is_alone(&self, entry: &Entry) -> bool {
+        let nobody_else = || self.crowd.is_alone(entry.start, entry.end);
+        self.ordered == 0
+            && match entry.touch {
+                None => true,
+                Some(Touch::Flush) => self.changes == 0,
+                Some(Touch::Read) => self.changes == 0 || nobody_else(),
+                Some(Touch::Change) => nobody_else(),
+            }
+    }
+
+    /// Whether nothing stands in the way of the command at this place.
+    fn is_clear(&self, entry: &Entry, place: u16) -> bool {
+        if self.before(place).any(|earlier| stands_in_the_way(earlier, entry)) {
+            return false;
+        }
+        // What came to the head of the queue, or settled late, may find running what stands behind it.
+        let mut running = self.from(entry.after).map(|(_, other)| other);
+        entry.touch == Some(Touch::Flush)
+            || !running.any(|other| {
+                other.started && other.touch != Some(Touch::Flush) && stands_in_the_way(other, entry)
+            })
     }
 
     /// Whether a command that may not start yet may take its data in: see the head of this module.
     pub(crate) fn may_take_ahead(&self, ticket: Ticket) -> bool {
-        let Some(index) = self.entries.iter().position(|entry| entry.ticket == ticket) else { return false };
-        let (before, entry, after) =
-            (&self.entries[..index], &self.entries[index], &self.entries[index + 1..]);
+        let Some(entry) = self.get(ticket) else { return false };
         // Others may still come to stand before it.
         if entry.ordered {
             return false;
@@ -189,36 +297,50 @@ impl TaskSet {
             let ends = other.stage >= Stage::Sated && (other.started || other.ahead);
             other.touch.is_some() && (ends || !stands_in_the_way(other, entry))
         };
-        before.iter().all(harmless) && after.iter().filter(|other| other.started).all(harmless)
+        let mut after = self.from(entry.after).map(|(_, other)| other);
+        self.before(ticket.place).all(harmless) && after.all(|other| !other.started || harmless(other))
     }
 
     /// The command has taken data in although it waits.
     pub(crate) fn took_ahead(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.ticket == ticket) {
+        if let Some(entry) = self.get_mut(ticket) {
             entry.ahead = true;
         }
     }
 
     /// The command has come so far.
     pub(crate) fn reached(&mut self, ticket: Ticket, stage: Stage) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.ticket == ticket) {
+        if let Some(entry) = self.get_mut(ticket) {
             entry.stage = stage;
         }
     }
 
     /// Leave for good.
     pub(crate) fn leave(&mut self, ticket: Ticket) {
-        self.entries.retain(|entry| entry.ticket != ticket);
+        let free = self.free;
+        let Some(entry) = self.get_mut(ticket) else { return };
+        let Entry { before, after, touch, start, end, ordered, .. } = *entry;
+        entry.serial = entry.serial.wrapping_add(1);
+        entry.after = free;
+        self.free = ticket.place;
+        *self.link_after(before) = after;
+        *self.link_before(after) = before;
+        self.count -= 1;
+        self.ordered -= usize::from(ordered);
+        self.changes -= usize::from(touch == Some(Touch::Change));
+        if matches!(touch, Some(Touch::Read | Touch::Change)) {
+            self.crowd.leave(start, end);
+        }
     }
 
     /// Whether a command of one of these nexuses is in the set.
     pub(crate) fn has_any_of(&self, nexuses: &NexusSet) -> bool {
-        self.entries.iter().any(|entry| nexuses.contains(entry.nexus))
+        self.from(self.first).any(|(_, entry)| nexuses.contains(entry.nexus))
     }
 
     /// Commands in the set.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.count
     }
 }
 
@@ -416,6 +538,60 @@ mod tests {
         assert!(!set.may_start(unsettled));
         set.leave(write);
         assert!(set.may_start(unsettled));
+    }
+
+    #[test]
+    fn a_place_is_used_again_and_its_old_ticket_says_nothing() {
+        let mut set = TaskSet::new(3);
+        let [first, second, third] = [0, 100, 200].map(|start| enter(&mut set, Touch::Change, start, 10));
+        set.leave(second);
+        let again = enter(&mut set, Touch::Change, 5, 10);
+        set.leave(second);
+        assert_eq!(set.len(), 3);
+        assert!(set.may_start(third) && set.may_start(first) && !set.may_start(again));
+        set.leave(first);
+        assert!(set.may_start(again), "in the order of entering, not of places");
+        set.leave(third);
+        set.leave(again);
+        assert_eq!((set.len(), set.first, set.last), (0, NONE, NONE));
+        assert!(set.crowd.is_empty());
+    }
+
+    /// A set without short cuts, as the head of this module has it.
+    fn may_start_by_definition(set: &TaskSet, ticket: Ticket) -> bool {
+        let entry = set.get(ticket).expect("in the set");
+        entry.started || set.is_clear(entry, ticket.place)
+    }
+
+    #[test]
+    fn the_short_cut_says_what_a_look_at_all_others_says() {
+        let mut seed = 7_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let mut set = TaskSet::new(24);
+        let mut tickets = Vec::new();
+        for _ in 0..200_000 {
+            let touch = [Touch::Read, Touch::Change, Touch::Change, Touch::Flush][random(4) as usize];
+            let attribute = match random(64) {
+                0 => Attribute::Ordered,
+                1 | 2 => Attribute::HeadOfQueue,
+                _ => Attribute::Simple,
+            };
+            let (start, length) =
+                (random(64) << [9, 16, 24][random(3) as usize], 1 << [9, 16, 18][random(3) as usize]);
+            if random(2) == 0 {
+                tickets.extend(set.enter(Nexus(0), touch, start, length, attribute));
+            } else if !tickets.is_empty() {
+                set.leave(tickets.swap_remove(random(tickets.len() as u64) as usize));
+            }
+            if !tickets.is_empty() {
+                let ticket = tickets[random(tickets.len() as u64) as usize];
+                let expected = may_start_by_definition(&set, ticket);
+                assert_eq!(set.may_start(ticket), expected);
+            }
+        }
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Ranges {
         let extent = self.extent(0).filter(|_| self.declined == Declined::Expanded)?;
         let fua = matches!(self.operation, Operation::WriteZeroes { fua: true, .. });
         let length = u32::try_from(extent.length).ok()?;
-        Some(Transfer::new(segment::WRITE_SAME, extent.offset, length).with_fua(fua))
+        Some(Transfer::new(&segment::WRITE_SAME, extent.offset, length).with_fua(fua))
     }
 
     /// Begin nothing more. True when nothing is in flight.
@@ -162,7 +162,7 @@ impl Ranges {
         }
     }
 
-    pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
+    fn settle(&mut self, unit: &mut LogicalUnit) {
         for place in &mut self.requests {
             let Some((extent, State::Returned(result))) = *place else { continue };
             *place = None;

@@ -43,7 +43,7 @@ pub(crate) fn start_stop(target: &mut Target, head: &Head) -> Result<Task, Refus
         return Ok(Task::done());
     }
     medium::check_loss(unit, head.nexus)?;
-    Job::begin(unit, head, Touch::Flush, 0..0, Work::None, medium::Durability::FLUSH)
+    Job::begin(unit, head, (Touch::Flush, 0..0), Work::None, medium::Durability::FLUSH, (0, 0))
 }
 
 pub(crate) fn prevent_allow(target: &mut Target, head: &Head) -> Result<Task, Refusal> {

@@ -30,34 +30,54 @@ pub(crate) enum Move {
 }
 
 /// What is done with each segment.
-pub(crate) type Program = &'static [Move];
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) moves: &'static [Move],
+    /// Each segment needs two buffers.
+    pub(crate) needs_two: bool,
+    /// A segment may need another buffer after those it has begun with.
+    pub(crate) needs_later: bool,
+}
 
-pub(crate) const READ: Program = &[Move::Fetch, Move::Send];
-pub(crate) const WRITE: Program = &[Move::Receive, Move::Store];
-pub(crate) const VERIFY: Program = &[Move::Fetch];
-pub(crate) const VERIFY_DATA: Program = &[Move::Receive, Move::FetchOther, Move::Compare];
-pub(crate) const VERIFY_PATTERN: Program = &[Move::Fetch, Move::ComparePattern];
-pub(crate) const WRITE_AND_VERIFY: Program = &[Move::Receive, Move::Store, Move::Fetch];
-pub(crate) const WRITE_AND_COMPARE: Program =
-    &[Move::Receive, Move::Keep, Move::Store, Move::Fetch, Move::Compare];
+/// A plan, by its place.
+pub(crate) type Program = &'static Plan;
+
+impl Plan {
+    const fn new(moves: &'static [Move]) -> Self {
+        let (mut needs_two, mut needs_later, mut stored) = (false, false, false);
+        let mut at = 0;
+        while at < moves.len() {
+            needs_two |= matches!(moves[at], Move::FetchOther | Move::Keep);
+            needs_later |= stored && matches!(moves[at], Move::Fetch);
+            stored |= matches!(moves[at], Move::Store);
+            at += 1;
+        }
+        Self { moves, needs_two, needs_later }
+    }
+
+    /// Whether it begins with Data-Out.
+    pub(crate) fn takes_data(&self) -> bool {
+        self.moves.first() == Some(&Move::Receive)
+    }
+}
+
+use Move::{Compare, ComparePattern, Expand, Fetch, FetchOther, Keep, Merge, Or, Receive, Send, Store};
+
+pub(crate) static NOTHING: Plan = Plan::new(&[]);
+pub(crate) static READ: Plan = Plan::new(&[Fetch, Send]);
+pub(crate) static WRITE: Plan = Plan::new(&[Receive, Store]);
+pub(crate) static VERIFY: Plan = Plan::new(&[Fetch]);
+pub(crate) static VERIFY_DATA: Plan = Plan::new(&[Receive, FetchOther, Compare]);
+pub(crate) static VERIFY_PATTERN: Plan = Plan::new(&[Fetch, ComparePattern]);
+pub(crate) static WRITE_AND_VERIFY: Plan = Plan::new(&[Receive, Store, Fetch]);
+pub(crate) static WRITE_AND_COMPARE: Plan = Plan::new(&[Receive, Keep, Store, Fetch, Compare]);
 /// The same three for a last block of which only a part is sent: the rest of it stays as it is.
-pub(crate) const WRITE_PART: Program = &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store];
-pub(crate) const WRITE_PART_AND_VERIFY: Program =
-    &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store, Move::Fetch];
-pub(crate) const WRITE_PART_AND_COMPARE: Program =
-    &[Move::Receive, Move::FetchOther, Move::Merge, Move::Store, Move::Fetch, Move::Compare];
-pub(crate) const OR_WRITE: Program = &[Move::Receive, Move::FetchOther, Move::Or, Move::Store];
-pub(crate) const WRITE_SAME: Program = &[Move::Expand, Move::Store];
-
-/// Whether each segment needs two buffers.
-pub(crate) fn needs_two(program: Program) -> bool {
-    program.iter().any(|step| matches!(step, Move::FetchOther | Move::Keep))
-}
-
-/// Whether a segment may need another buffer after those it has begun with.
-pub(crate) fn needs_later(program: Program) -> bool {
-    program.iter().skip_while(|step| **step != Move::Store).any(|step| *step == Move::Fetch)
-}
+pub(crate) static WRITE_PART: Plan = Plan::new(&[Receive, FetchOther, Merge, Store]);
+pub(crate) static WRITE_PART_AND_VERIFY: Plan = Plan::new(&[Receive, FetchOther, Merge, Store, Fetch]);
+pub(crate) static WRITE_PART_AND_COMPARE: Plan =
+    Plan::new(&[Receive, FetchOther, Merge, Store, Fetch, Compare]);
+pub(crate) static OR_WRITE: Plan = Plan::new(&[Receive, FetchOther, Or, Store]);
+pub(crate) static WRITE_SAME: Plan = Plan::new(&[Expand, Store]);
 
 /// The request that a move is, where it is one.
 pub(crate) fn operation(step: Option<Move>, fua: bool) -> Operation {
@@ -70,12 +90,93 @@ pub(crate) struct Segment {
     pub(crate) pass: u8,
     /// The move it is at.
     pub(crate) at: u8,
+    pub(crate) state: State,
     /// First byte, counted from the pass's.
     pub(crate) start: u32,
     pub(crate) length: u32,
-    pub(crate) state: State,
     pub(crate) buffer: Option<Buffer>,
     pub(crate) other: Option<Buffer>,
+}
+
+/// Segments of one command in flight together.
+pub(crate) const WINDOW: usize = 4;
+
+/// The segments of a command. They stay where they are for as long as its slot is there, whatever command is in it: they
+/// are the larger part of it, and are never moved.
+pub(crate) struct Segments {
+    places: [Segment; WINDOW],
+    /// All places, those in use first, in the order in which they were begun, which is that of their bytes.
+    order: [u8; WINDOW],
+    count: u8,
+}
+
+impl Segments {
+    pub(crate) const fn new() -> Self {
+        const FREE: Segment =
+            Segment { pass: 0, at: 0, state: State::Idle, start: 0, length: 0, buffer: None, other: None };
+        Self { places: [FREE; WINDOW], order: [0, 1, 2, 3], count: 0 }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.count() == WINDOW
+    }
+
+    /// The place of the segment with this rank, which is below [`Segments::count`].
+    pub(crate) fn place(&self, rank: usize) -> usize {
+        usize::from(self.order[rank]) % WINDOW
+    }
+
+    /// The segment with this rank.
+    pub(crate) fn ranked(&mut self, rank: usize) -> &mut Segment {
+        let place = self.place(rank);
+        &mut self.places[place]
+    }
+
+    /// The segment at this place, if one is there.
+    pub(crate) fn at(&mut self, place: usize) -> Option<&mut Segment> {
+        let in_use = self.order[..self.count()].iter().any(|&used| usize::from(used) == place);
+        self.places.get_mut(place).filter(|_| in_use)
+    }
+
+    /// Those that there are, by rank.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
+        (0..self.count()).map(|rank| &self.places[self.place(rank)])
+    }
+
+    /// Begin one behind all others, if there is room.
+    pub(crate) fn begin(&mut self, pass: u8, start: u32, length: u32) -> Option<&mut Segment> {
+        if self.is_full() {
+            return None;
+        }
+        self.count += 1;
+        let segment = self.ranked(self.count() - 1);
+        (segment.pass, segment.at, segment.state) = (pass, 0, State::Idle);
+        (segment.start, segment.length) = (start, length);
+        Some(segment)
+    }
+
+    /// Forget the one with this rank, and give back its buffers.
+    pub(crate) fn end(&mut self, rank: usize) {
+        let segment = self.ranked(rank);
+        segment.state = State::Idle;
+        drop((segment.buffer.take(), segment.other.take()));
+        let count = self.count();
+        self.order[rank..count].rotate_left(1);
+        self.count -= 1;
+    }
+
+    /// Forget all that `is_meant`.
+    pub(crate) fn end_all(&mut self, is_meant: impl Fn(&Segment) -> bool) {
+        for rank in (0..self.count()).rev() {
+            if is_meant(self.ranked(rank)) {
+                self.end(rank);
+            }
+        }
+    }
 }
 
 /// Whom a segment waits for.
@@ -89,6 +190,7 @@ pub(crate) enum State {
 
 impl Segment {
     /// A move within memory. The first byte that is not as it must be, if any.
+    #[inline(never)]
     pub(crate) fn compute(&mut self, step: Move, pattern: Option<&[u8]>) -> Option<u32> {
         let buffer = self.buffer.as_deref_mut()?;
         let other = self.other.as_deref().unwrap_or_default();

@@ -59,11 +59,30 @@ pub struct Target {
 #[derive(Debug)]
 struct Place {
     generation: u32,
+    /// The number of the unit, if one is there.
+    number: Option<u16>,
     unit: Option<Box<LogicalUnit>>,
 }
 
+/// A command as it arrives.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The nexus it comes by.
+    pub nexus: Nexus,
+    /// The LUN it is for.
+    pub lun: [u8; 8],
+    /// Its CDB. Only the first bytes, as many as its opcode has, are looked at.
+    pub cdb: &'a [u8; 16],
+    /// The bytes that the initiator offers.
+    pub data_out: u32,
+    /// The bytes that it can take.
+    pub data_in: u32,
+    /// Its task attribute.
+    pub attribute: Attribute,
+}
+
 /// The id of no unit: a generation that is never given out.
-const NO_UNIT: UnitId = UnitId { slot: u16::MAX, generation: 0 };
+pub(crate) const NO_UNIT: UnitId = UnitId { slot: u16::MAX, generation: 0 };
 
 impl Target {
     /// A target without units. `name` is its SCSI target device name (SAM-5 section 4.8), of which at most 220 bytes
@@ -74,7 +93,7 @@ impl Target {
         Self {
             name: String::from(&name[..end]),
             limits,
-            units: (0..limits.units).map(|_| Place { generation: 0, unit: None }).collect(),
+            units: (0..limits.units).map(|_| Place { generation: 0, number: None, unit: None }).collect(),
             nexuses: Nexuses::new(limits.nexuses),
         }
     }
@@ -105,6 +124,7 @@ impl Target {
         }
         let place = &mut self.units[slot];
         place.generation = place.generation.wrapping_add(1).max(1);
+        place.number = Some(number);
         place.unit = Some(Box::new(unit));
         Ok(UnitId { slot: slot as u16, generation: place.generation })
     }
@@ -114,7 +134,8 @@ impl Target {
     pub fn remove_unit(&mut self, id: UnitId) -> bool {
         let there = self.unit(id).is_some();
         if there {
-            self.units[id.index()].unit = None;
+            let place = &mut self.units[id.index()];
+            (place.number, place.unit) = (None, None);
             self.luns_changed();
         }
         there
@@ -145,7 +166,8 @@ impl Target {
     }
 
     fn by_number(&self, number: u16) -> Option<UnitId> {
-        self.ids().find(|&id| self.unit(id).is_some_and(|unit| unit.number == number))
+        let slot = self.units.iter().position(|place| place.number == Some(number))?;
+        Some(UnitId { slot: slot as u16, generation: self.units[slot].generation })
     }
 
     /// The ids of all units.
@@ -218,17 +240,9 @@ impl Target {
         self.each_unit(LogicalUnit::reset);
     }
 
-    /// A command has arrived. `data_out` and `data_in` are the bytes that the initiator offers and can take. Only the
-    /// first bytes of `cdb`, as many as its opcode has, are looked at.
-    pub fn begin(
-        &mut self,
-        nexus: Nexus,
-        lun: [u8; 8],
-        cdb: &[u8; 16],
-        data_out: u32,
-        data_in: u32,
-        attribute: Attribute,
-    ) -> Command {
+    /// A command has arrived: put it into a slot that is free.
+    pub fn begin(&mut self, command: &mut Command, arrival: &Arrival<'_>) {
+        let Arrival { nexus, lun, cdb, data_out, data_in, attribute } = *arrival;
         let address = lun::decode(&lun);
         let unit = match address {
             Address::Unit(number) => self.by_number(number),
@@ -237,7 +251,7 @@ impl Target {
         // REPORT LUNS is answered at LUN 0 even when there is nothing else (SPC-4 section 6.33.1).
         let report_luns = address == Address::ReportLuns;
         let lists_luns = report_luns || address == Address::Unit(0);
-        let head = Head {
+        let (head, task) = command.arrive(Head {
             nexus,
             unit: unit.unwrap_or(NO_UNIT),
             report_luns,
@@ -246,20 +260,24 @@ impl Target {
             data_in,
             attribute,
             ticket: None,
-        };
-        let task = match unit {
-            Some(_) => self.dispatch(&head),
-            None => dispatch_without_unit(self, &head, lists_luns),
-        };
-        Command::new(head, task)
+        });
+        match unit {
+            Some(_) => self.dispatch(head, task),
+            None => *task = dispatch_without_unit(self, head, lists_luns),
+        }
     }
 
     /// Check a command in the order that SAM-5 section 5.14.1 and SPC-4 section 5.12.1 give, and begin it.
-    pub(crate) fn dispatch(&mut self, head: &Head) -> Task {
-        self.try_dispatch(head).unwrap_or_else(Task::refused)
+    pub(crate) fn dispatch(&mut self, head: &Head, task: &mut Task) {
+        match self.checked(head) {
+            Ok(Some(command)) => *task = (command.handler)(self, head).unwrap_or_else(Task::refused),
+            Ok(None) => *task = Task::Held,
+            Err(refusal) => *task = Task::refused(refusal),
+        }
     }
 
-    fn try_dispatch(&mut self, head: &Head) -> Result<Task, Refusal> {
+    /// What a command is, if it may begin; none if it has to wait until its unit is known.
+    fn checked(&mut self, head: &Head) -> Result<Option<&'static opcode::Command>, Refusal> {
         let found = opcode::find(&head.cdb);
         let unit = self.unit_mut(head.unit).ok_or(Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED))?;
         let needs = found.as_ref().map_or(Needs::Unit, |command| command.needs);
@@ -275,13 +293,13 @@ impl Target {
         check_reservations(unit, head, command)?;
         command.check_usage(&head.cdb)?;
         if matches!(needs, Needs::Geometry | Needs::Medium) && unit.is_unknown() && unit.loaded {
-            return Ok(Task::Held);
+            return Ok(None);
         }
         // Where there is no geometry, the reason why the medium is out of reach is the reason for that too.
         if needs == Needs::Medium || needs == Needs::Geometry && unit.geometry().is_none() {
             unit.medium()?;
         }
-        (command.handler)(self, head)
+        Ok(Some(command))
     }
 }
 

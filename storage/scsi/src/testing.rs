@@ -6,7 +6,8 @@
 //! after the end.
 
 use crate::{
-    Attribute, Command, Identity, Limits, Memory, Nexus, Outcome, Step, Target, Traits, TransportId, UnitId,
+    Arrival, Attribute, Command, Identity, Limits, Memory, Nexus, Outcome, Step, Target, Traits, TransportId,
+    UnitId,
 };
 use alloc::vec;
 use alloc::vec::Vec;
@@ -222,7 +223,10 @@ impl Bench {
     ) -> usize {
         let mut whole = [0; 16];
         whole[..cdb.len()].copy_from_slice(cdb);
-        let command = self.target.begin(nexus, lun, &whole, data_out.len() as u32, room, attribute);
+        let (cdb, offered) = (&whole, data_out.len() as u32);
+        let mut command = Command::new();
+        let arrival = Arrival { nexus, lun, cdb, data_out: offered, data_in: room, attribute };
+        self.target.begin(&mut command, &arrival);
         self.slots.push(Slot {
             command,
             data_out: data_out.to_vec(),

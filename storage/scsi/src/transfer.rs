@@ -18,13 +18,11 @@
 
 use crate::command::{Memory, Step};
 use crate::failure;
-use crate::segment::{Move, Program, Segment, State, needs_later, needs_two, operation};
+use crate::segment::{Move, NOTHING, Program, Segment, Segments, State, operation};
 use crate::sense::{Refusal, Sense, SenseKey, code};
 use crate::unit::{LogicalUnit, UnitId};
 use storage_block::{Buffer, Completion, Error, Request};
 
-/// Segments of one command in flight together.
-const WINDOW: usize = 4;
 /// The longest segment in bytes.
 const MAX_SEGMENT: u32 = 256 << 10;
 
@@ -43,15 +41,11 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    const NONE: Self = Self { program: &[], start: 0, total: 0, data: 0, part: 0 };
-
-    fn takes_data(&self) -> bool {
-        self.program.first() == Some(&Move::Receive)
-    }
+    const NONE: Self = Self { program: &NOTHING, start: 0, total: 0, data: 0, part: 0 };
 
     /// Bytes of Data-Out.
     fn data_out(&self) -> u32 {
-        match (self.takes_data(), self.part) {
+        match (self.program.takes_data(), self.part) {
             (false, _) => 0,
             (true, 0) => self.total,
             (true, part) => part,
@@ -59,11 +53,11 @@ impl Pass {
     }
 
     fn step(&self, segment: &Segment) -> Option<Move> {
-        self.program.get(usize::from(segment.at)).copied()
+        self.program.moves.get(usize::from(segment.at)).copied()
     }
 }
 
-/// A transfer under way.
+/// A transfer under way. Its [`Segments`] are with the command.
 pub(crate) struct Transfer {
     passes: [Pass; 2],
     /// The pass whose moves are made. The second one's begin when all of the first has succeeded.
@@ -80,7 +74,6 @@ pub(crate) struct Transfer {
     pattern: Option<Buffer>,
     received: u32,
     sent: u32,
-    segments: [Option<Segment>; WINDOW],
     /// The failure of the first byte that failed.
     failure: Option<(u32, Refusal)>,
 }
@@ -104,7 +97,6 @@ impl Transfer {
             pattern: None,
             received: 0,
             sent: 0,
-            segments: [const { None }; WINDOW],
             failure: None,
         }
     }
@@ -135,15 +127,21 @@ impl Transfer {
     }
 
     /// The next step, or `None` when all is done and quiet; then [`Transfer::failure`] says how.
-    pub(crate) fn step(&mut self, unit: &mut LogicalUnit, id: UnitId, memory: &Memory<'_>) -> Option<Step> {
+    pub(crate) fn step(
+        &mut self,
+        segments: &mut Segments,
+        unit: &mut LogicalUnit,
+        id: UnitId,
+        memory: &Memory<'_>,
+    ) -> Option<Step> {
         self.starved = false;
         loop {
-            if let Some(step) = self.move_segments(unit, id, memory) {
+            if let Some(step) = self.move_segments(segments, unit, id, memory) {
                 return Some(step);
             }
-            let is_idle = self.segments.iter().all(Option::is_none);
+            let is_idle = segments.count() == 0;
             if self.failure.is_none() && self.beginning == self.running && self.has_more() {
-                match self.begin_segment(unit, memory, false) {
+                match self.begin_segment(segments, unit, memory, false) {
                     Begun::Segment => continue,
                     Begun::NoBuffer if is_idle => return Some(Step::Starved),
                     Begun::NoBuffer | Begun::WindowFull => {}
@@ -154,8 +152,7 @@ impl Transfer {
                     continue;
                 }
             } else if self.failure.is_none() {
-                let is_over = |segment: &Segment| segment.pass != self.running;
-                if self.running == 0 && self.segments.iter().flatten().all(is_over) {
+                if self.running == 0 && segments.iter().all(|segment| segment.pass != 0) {
                     if self.passes[1].total == 0 {
                         return None;
                     }
@@ -163,7 +160,7 @@ impl Transfer {
                     self.begin_second_pass();
                     continue;
                 }
-                if self.begin_ahead(unit, memory) {
+                if self.begin_ahead(segments, unit, memory) {
                     continue;
                 }
             }
@@ -175,12 +172,17 @@ impl Transfer {
     }
 
     /// Take buffers, as far as there are any, and Data-Out, and do nothing more: the command waits for its range.
-    pub(crate) fn step_ahead(&mut self, unit: &LogicalUnit, memory: &Memory<'_>) -> Option<Step> {
+    pub(crate) fn step_ahead(
+        &mut self,
+        segments: &mut Segments,
+        unit: &LogicalUnit,
+        memory: &Memory<'_>,
+    ) -> Option<Step> {
         loop {
-            if let Some(step) = self.ask_ahead() {
+            if let Some(step) = self.ask_ahead(segments) {
                 return Some(step);
             }
-            if !self.begin_ahead(unit, memory) {
+            if !self.begin_ahead(segments, unit, memory) {
                 return None;
             }
         }
@@ -191,14 +193,9 @@ impl Transfer {
         self.failure.map(|(_, refusal)| refusal)
     }
 
-    /// Whether any buffer is with it.
-    pub(crate) fn holds_buffers(&self) -> bool {
-        self.segments.iter().any(Option::is_some)
-    }
-
     /// Whether it has all the buffers it will ever need.
     pub(crate) fn is_sated(&self) -> bool {
-        let later = self.passes.iter().any(|pass| needs_later(pass.program));
+        let later = self.passes.iter().any(|pass| pass.program.needs_later);
         let begun =
             self.failure.is_some() || !self.has_more() && (self.beginning == 1 || self.passes[1].total == 0);
         begun && !later
@@ -210,36 +207,35 @@ impl Transfer {
     }
 
     /// Give everything up that is not in flight. True when nothing is.
-    pub(crate) fn drain(&mut self, unit: &mut LogicalUnit) -> bool {
-        self.settle(unit);
-        for place in &mut self.segments {
-            place.take_if(|segment| !matches!(segment.state, State::InFlight));
-        }
-        self.segments.iter().all(Option::is_none)
-    }
-
-    /// Let the unit know of the writes that were acknowledged.
-    pub(crate) fn settle(&mut self, unit: &mut LogicalUnit) {
-        for segment in self.segments.iter_mut().flatten() {
+    pub(crate) fn drain(&mut self, segments: &mut Segments, unit: &mut LogicalUnit) -> bool {
+        for rank in 0..segments.count() {
+            let segment = segments.ranked(rank);
             if matches!(segment.state, State::Returned(Ok(()))) {
-                let step = self.passes[usize::from(segment.pass)].step(segment);
-                if step == Some(Move::Store) && !self.fua {
-                    unit.wrote();
-                }
-                segment.at += 1;
-                segment.state = State::Idle;
+                self.acknowledge(segment, unit);
             }
         }
+        segments.end_all(|segment| !matches!(segment.state, State::InFlight));
+        segments.count() == 0
     }
 
-    pub(crate) fn received(&mut self, offset: u32, buffer: Buffer) {
-        let passes = &self.passes;
-        let segment = self.segments.iter_mut().flatten().find(|segment| {
-            let place = passes[usize::from(segment.pass)].data + segment.start;
+    /// A move has succeeded: let the unit know if it was a write, and go on to the next.
+    fn acknowledge(&self, segment: &mut Segment, unit: &mut LogicalUnit) {
+        let step = self.passes[usize::from(segment.pass)].step(segment);
+        if step == Some(Move::Store) && !self.fua {
+            unit.wrote();
+        }
+        segment.at += 1;
+        segment.state = State::Idle;
+    }
+
+    pub(crate) fn received(&mut self, segments: &mut Segments, offset: u32, buffer: Buffer) {
+        let is_meant = |segment: &Segment| {
+            let place = self.passes[usize::from(segment.pass)].data + segment.start;
             place == offset && matches!(segment.state, State::Receiving)
-        });
-        let Some(segment) = segment else { return };
-        let part = passes[usize::from(segment.pass)].part;
+        };
+        let Some(rank) = segments.iter().position(is_meant) else { return };
+        let segment = segments.ranked(rank);
+        let part = self.passes[usize::from(segment.pass)].part;
         let length = if part == 0 { segment.length } else { part };
         self.received += length;
         if buffer.len() == length as usize {
@@ -251,11 +247,9 @@ impl Transfer {
         }
     }
 
-    pub(crate) fn completed(&mut self, index: usize, completion: Completion) {
-        let Some(segment) = self.segments.get_mut(index).and_then(Option::as_mut) else { return };
-        if !matches!(segment.state, State::InFlight) {
-            return;
-        }
+    pub(crate) fn completed(&mut self, segments: &mut Segments, place: usize, completion: Completion) {
+        let in_flight = |segment: &&mut Segment| matches!(segment.state, State::InFlight);
+        let Some(segment) = segments.at(place).filter(in_flight) else { return };
         let Completion { result, buffer, .. } = completion;
         let buffer = buffer.filter(|buffer| buffer.len() == segment.length as usize);
         let step = self.passes[usize::from(segment.pass)].step(segment);
@@ -294,92 +288,88 @@ impl Transfer {
     }
 
     /// Move every segment as far as it goes, the first byte's first.
-    fn move_segments(&mut self, unit: &mut LogicalUnit, id: UnitId, memory: &Memory<'_>) -> Option<Step> {
-        let mut from = (0, 0);
-        loop {
-            let (index, place) = self
-                .segments
-                .iter()
-                .enumerate()
-                .filter_map(|(index, segment)| {
-                    segment.as_ref().map(|segment| (index, (segment.pass, segment.start)))
-                })
-                .filter(|&(_, place)| place >= from)
-                .min_by_key(|&(_, place)| place)?;
-            if let Some(step) = self.move_segment(index, unit, id, memory) {
-                return Some(step);
-            }
-            from = (place.0, place.1 + 1);
-        }
-    }
-
-    fn move_segment(
+    fn move_segments(
         &mut self,
-        index: usize,
+        segments: &mut Segments,
         unit: &mut LogicalUnit,
         id: UnitId,
         memory: &Memory<'_>,
     ) -> Option<Step> {
+        let mut rank = 0;
+        while rank < segments.count() {
+            match self.move_segment(segments, rank, unit, id, memory) {
+                Moved::Step(step) => return Some(step),
+                Moved::End => segments.end(rank),
+                Moved::Send(buffer) => {
+                    let offset = segments.ranked(rank).start;
+                    segments.end(rank);
+                    self.sent += buffer.len() as u32;
+                    return Some(Step::Send { offset, buffer });
+                }
+                Moved::Nowhere => rank += 1,
+            }
+        }
+        None
+    }
+
+    fn move_segment(
+        &mut self,
+        segments: &mut Segments,
+        rank: usize,
+        unit: &mut LogicalUnit,
+        id: UnitId,
+        memory: &Memory<'_>,
+    ) -> Moved {
+        let place = segments.place(rank);
+        let segment = segments.ranked(rank);
         loop {
-            let failed_before = self.failure.map_or(u32::MAX, |(at, _)| at);
-            let segment = self.segments[index].as_mut()?;
             let pass = &self.passes[usize::from(segment.pass)];
-            let step = pass.step(segment);
             let (start, length) = (segment.start, segment.length);
             let offset = pass.start + u64::from(start);
             match segment.state {
-                State::Receiving | State::InFlight => return None,
+                State::Receiving | State::InFlight => return Moved::Nowhere,
                 State::Returned(Ok(())) => {
-                    if step == Some(Move::Store) && !self.fua {
-                        unit.wrote();
-                    }
-                    segment.at += 1;
-                    segment.state = State::Idle;
+                    self.acknowledge(segment, unit);
                     continue;
                 }
                 State::Returned(Err(error)) => {
-                    let operation = operation(step, self.fua);
+                    let operation = operation(pass.step(segment), self.fua);
                     self.fail(start, failure::refusal(error, operation, offset, u64::from(length), unit));
-                    self.segments[index] = None;
-                    return None;
+                    return Moved::End;
                 }
                 State::Idle => {}
             }
             let is_ahead = segment.pass != self.running;
             // What lies behind a failure is of no use any more, and must not be written.
-            let goes_on = start < failed_before && !(is_ahead && self.failure.is_some());
-            let Some(step) = step.filter(|_| goes_on) else {
-                self.segments[index] = None;
-                return None;
-            };
+            let goes_on = self.failure.is_none_or(|(at, _)| start < at && !is_ahead);
+            let Some(step) = pass.step(segment).filter(|_| goes_on) else { return Moved::End };
             if is_ahead && step != Move::Receive {
-                return None;
+                return Moved::Nowhere;
             }
             match step {
-                Move::Receive => return ask(segment, pass),
+                Move::Receive => return ask(segment, pass).map_or(Moved::Nowhere, Moved::Step),
                 Move::Fetch | Move::FetchOther | Move::Store => {
                     if step == Move::Fetch && segment.buffer.is_none() {
                         segment.buffer = memory.data.take(length as usize);
-                        self.starved |= segment.buffer.is_none();
-                        segment.buffer.as_ref()?;
+                        if segment.buffer.is_none() {
+                            self.starved = true;
+                            return Moved::Nowhere;
+                        }
                     }
                     let other = step == Move::FetchOther;
                     let buffer = if other { segment.other.take() } else { segment.buffer.take() };
                     segment.state = State::InFlight;
-                    let operation = operation(Some(step), self.fua);
-                    let request =
-                        Request { cookie: index as u64, operation, offset, length: length.into(), buffer };
-                    return Some(Step::Issue { unit: id, request });
+                    let (cookie, operation) = (place as u64, operation(Some(step), self.fua));
+                    let request = Request { cookie, operation, offset, length: length.into(), buffer };
+                    return Moved::Step(Step::Issue { unit: id, request });
                 }
                 Move::Send => {
                     if start != self.sent {
-                        return None;
+                        return Moved::Nowhere;
                     }
-                    let mut buffer = segment.buffer.take()?;
-                    self.segments[index] = None;
+                    let Some(mut buffer) = segment.buffer.take() else { return Moved::Nowhere };
                     buffer.truncate(buffer.len().min((self.room - start) as usize));
-                    self.sent += buffer.len() as u32;
-                    return Some(Step::Send { offset: start, buffer });
+                    return Moved::Send(buffer);
                 }
                 Move::Keep | Move::Compare | Move::ComparePattern | Move::Or | Move::Merge | Move::Expand => {
                     segment.at += 1;
@@ -394,32 +384,41 @@ impl Transfer {
     }
 
     /// Ask for the data of a segment that waits to do so.
-    fn ask_ahead(&mut self) -> Option<Step> {
-        let passes = &self.passes;
-        self.segments.iter_mut().flatten().find_map(|segment| {
-            let pass = &passes[usize::from(segment.pass)];
+    fn ask_ahead(&self, segments: &mut Segments) -> Option<Step> {
+        (0..segments.count()).find_map(|rank| {
+            let segment = segments.ranked(rank);
+            let pass = &self.passes[usize::from(segment.pass)];
             let asks = matches!(segment.state, State::Idle) && pass.step(segment) == Some(Move::Receive);
             if asks { ask(segment, pass) } else { None }
         })
     }
 
     /// Begin a segment ahead of its turn, if there are buffers.
-    fn begin_ahead(&mut self, unit: &LogicalUnit, memory: &Memory<'_>) -> bool {
+    fn begin_ahead(&mut self, segments: &mut Segments, unit: &LogicalUnit, memory: &Memory<'_>) -> bool {
         if !self.has_more() && self.passes[1].total > 0 {
             self.begin_second_pass();
         }
-        self.has_more() && matches!(self.begin_segment(unit, memory, true), Begun::Segment)
+        self.has_more() && matches!(self.begin_segment(segments, unit, memory, true), Begun::Segment)
     }
 
-    fn begin_segment(&mut self, unit: &LogicalUnit, memory: &Memory<'_>, is_ahead: bool) -> Begun {
-        let Some(place) = self.segments.iter().position(Option::is_none) else { return Begun::WindowFull };
+    fn begin_segment(
+        &mut self,
+        segments: &mut Segments,
+        unit: &LogicalUnit,
+        memory: &Memory<'_>,
+        is_ahead: bool,
+    ) -> Begun {
+        if segments.is_full() {
+            return Begun::WindowFull;
+        }
         let Some(geometry) = unit.geometry() else { return Begun::Never };
-        let pass = *self.pass();
+        let pass = self.pass();
         let block = geometry.block_size;
         let largest = u32::try_from(memory.data.largest()).unwrap_or(u32::MAX);
         // Not by what the backend takes at once, at which it is cut below: a data segment of the transport may have to be
-        // in its place as a whole before any of it can be used, and a few segments here must have room for it.
-        let longest = MAX_SEGMENT.min(largest) / block * block;
+        // in its place as a whole before any of it can be used, and a few segments here must have room for it. A block is
+        // a power of two.
+        let longest = MAX_SEGMENT.min(largest) & !(block - 1);
         let mut length = longest.min(pass.total - self.next);
         if length == 0 {
             return Begun::Never;
@@ -428,7 +427,7 @@ impl Transfer {
         if pass.start + u64::from(self.next) + u64::from(length) > geometry.size {
             return Begun::OutOfRange;
         }
-        let pair = needs_two(pass.program);
+        let pair = pass.program.needs_two;
         let (buffer, other) = loop {
             let size = length as usize;
             let taken = match (pair, is_ahead || self.next > 0) {
@@ -447,18 +446,23 @@ impl Transfer {
                 None => return Begun::NoBuffer,
             }
         };
-        self.segments[place] = Some(Segment {
-            pass: self.beginning,
-            at: 0,
-            start: self.next,
-            length,
-            state: State::Idle,
-            buffer: Some(buffer),
-            other,
-        });
+        let Some(segment) = segments.begin(self.beginning, self.next, length) else {
+            return Begun::WindowFull;
+        };
+        (segment.buffer, segment.other) = (Some(buffer), other);
         self.next += length;
         Begun::Segment
     }
+}
+
+/// How far a segment came.
+enum Moved {
+    Step(Step),
+    /// It is done with, or of no use any more.
+    End,
+    /// It ends by being sent.
+    Send(Buffer),
+    Nowhere,
 }
 
 enum Begun {

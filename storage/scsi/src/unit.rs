@@ -57,8 +57,6 @@ pub enum Readiness {
     Ready,
     /// Soon. Commands go on if the geometry is known, their requests wait below; else they are held here.
     Connecting,
-    /// For longer than commands can be held: they end with BUSY, which every initiator tries again.
-    Busy,
     /// For long: NOT READY, becoming ready (02h/04h/01h).
     BecomingReady,
     /// Until somebody acts: NOT READY, manual intervention required (02h/04h/03h). Requests are not served and none are
@@ -322,7 +320,6 @@ impl LogicalUnit {
             _ if self.is_replaced => {
                 Err(Sense::new(SenseKey::NotReady, code::MANUAL_INTERVENTION_REQUIRED).into())
             }
-            Readiness::Busy => Err(Refusal::BUSY),
             Readiness::BecomingReady => Err(Sense::new(SenseKey::NotReady, code::BECOMING_READY).into()),
             Readiness::Down => Err(Sense::new(SenseKey::NotReady, code::MANUAL_INTERVENTION_REQUIRED).into()),
             Readiness::Ready | Readiness::Connecting => self.geometry.as_ref().ok_or(Refusal::BUSY),

@@ -386,16 +386,12 @@ fn a_disk_on_its_way_is_held_and_one_out_of_reach_says_why() {
     ]
     .map(|cdb| start(&mut bench, cdb).0);
     for index in held {
-        assert!(bench.slots[index].command.is_held());
         assert_eq!(bench.slots[index].waits, "blocked");
     }
-    bench.slots[held[0]].command.give_up();
-    bench.step_all();
-    assert_eq!(bench.slots[held[0]].outcome.map(|outcome| outcome.status), Some(Status::Busy));
     let unit = bench.target.unit_mut(late).expect("it");
     unit.set_geometry(geometry(1000, 512)).expect("a shape");
     bench.step_all();
-    for index in &held[1..] {
+    for index in &held {
         good(&bench.slots[*index].outcome.expect("an end"));
     }
     let table = [
@@ -414,6 +410,4 @@ fn a_disk_on_its_way_is_held_and_one_out_of_reach_says_why() {
         assert!(start(&mut bench, &[0x12, 0, 0, 0, 255, 0]).1.is_some());
         good(&start(&mut bench, &[0x1a, 0, 0x3f, 0, 255, 0]).1.expect("an end"));
     }
-    bench.target.unit_mut(late).expect("it").set_readiness(Readiness::Busy);
-    assert_eq!(start(&mut bench, &[0; 6]).1.map(|outcome| outcome.status), Some(Status::Busy));
 }

@@ -165,31 +165,6 @@ fn a_cache_that_is_gone_with_the_service_is_a_failed_flush() {
 }
 
 #[test]
-fn what_was_acknowledged_with_the_last_words_of_the_service_counts_before_it_is_stepped() {
-    let mut bench = Bench::new(geometry(1000, 512));
-    let nexus = bench.nexuses[0];
-    for cdb in [&cdb10(0x2a, 0, 3, 1)[..], &cdb10(0x41, 8, 3, 1)] {
-        let write = bench.start(nexus, [0; 8], cdb, &[0; 512], 0);
-        bench.step_all();
-        if !bench.slots[write].receives.is_empty() {
-            bench.give(write);
-            bench.step_all();
-        }
-        bench.complete(0);
-        bench.slots[write].command.settle(&mut bench.target);
-        assert!(unit(&mut bench).is_dirty(), "{cdb:x?}");
-        bench.run_all();
-        let sync = bench.start(nexus, [0; 8], &SYNC, &[], 0);
-        bench.step_all();
-        bench.complete(0);
-        bench.slots[sync].command.settle(&mut bench.target);
-        assert!(!unit(&mut bench).is_dirty(), "so does a flush");
-        bench.run_all();
-        good(&bench.slots[sync].outcome.expect("an end"));
-    }
-}
-
-#[test]
 fn an_initiator_that_is_owed_an_error_is_not_forgotten_for_a_stranger() {
     let mut bench = Bench::new(geometry(1000, 512));
     let [one, two] = bench.nexuses;

@@ -66,7 +66,6 @@ fn a_lost_request_says_what_new_commands_hear() {
     let table = [
         (Readiness::Ready, None),
         (Readiness::Connecting, None),
-        (Readiness::Busy, None),
         (Readiness::BecomingReady, Some((2, code::BECOMING_READY))),
         (Readiness::Down, Some((2, code::MANUAL_INTERVENTION_REQUIRED))),
     ];
