@@ -1,18 +1,13 @@
 //! A stack on its NIC, and the two halves of a turn.
 
-use crate::gate::Gated;
+use crate::gate::{Arrival, Single};
 use crate::stack::{Inner, timestamp};
 use crate::{Settings, Stack};
-use core::cell::Cell;
 use kernel_runtime::Instant;
-use network_nic::Nic;
-use smoltcp::iface::{PollIngressSingleResult, PollResult};
+use network_nic::{Nic, RxToken, TxToken};
 
 /// Frames taken in before the tasks and the other stack have their turn. A flood can make us busy, not deaf.
 const FRAMES_PER_TURN: usize = 64;
-
-/// Rounds over all sockets when sending, each of one frame or offloaded segment per socket.
-const ROUNDS_PER_TURN: usize = 16;
 
 /// A NIC with the stack that speaks on it.
 pub struct Attachment<N> {
@@ -40,26 +35,14 @@ impl<N: Nic> Attachment<N> {
     /// Take in what has arrived, boundedly. Answers whether anything had.
     pub fn receive(&mut self, now: Instant) -> bool {
         let mut inner = self.stack.0.borrow_mut();
-        let Inner { interface, sockets, rules, refused, backlog, .. } = &mut *inner;
+        let Inner { sockets, backlog, .. } = &mut *inner;
         backlog.refresh(now, sockets);
-        let full = Cell::new(backlog.full());
-        let opening = Cell::new(None);
-        let mut gated =
-            Gated { device: &mut self.nic, rules: *rules, refused, opening: &opening, full: &full };
-        interface.poll_maintenance(timestamp(now));
         let mut frames = 0;
         while frames < FRAMES_PER_TURN
-            && interface.poll_ingress_single(timestamp(now), &mut gated, sockets)
-                != PollIngressSingleResult::None
+            && let Some((token, reply)) = self.nic.receive(timestamp(now))
         {
+            token.consume(|frame| inner.take_in(frame, reply, now));
             frames += 1;
-            if let Some(port) = opening.take() {
-                backlog.opened(port, now, sockets);
-                full.set(backlog.full());
-            }
-        }
-        if frames > 0 {
-            inner.follow_dhcp();
         }
         frames > 0
     }
@@ -68,22 +51,16 @@ impl<N: Nic> Attachment<N> {
     pub fn transmit(&mut self, now: Instant) -> bool {
         let mut inner = self.stack.0.borrow_mut();
         let Inner { interface, sockets, .. } = &mut *inner;
-        let now = timestamp(now);
-        let mut rounds = 0;
-        while rounds < ROUNDS_PER_TURN
-            && interface.poll_egress(now, &mut self.nic, sockets) != PollResult::None
-        {
-            rounds += 1;
-        }
+        let more = sockets.send(interface, &mut self.nic, timestamp(now));
+        inner.follow_dhcp();
         self.nic.flush();
-        rounds == ROUNDS_PER_TURN
+        more
     }
 
-    /// When [`Attachment::transmit`] is due even if nothing arrives: `None` for never.
+    /// When [`Attachment::transmit`] is due even if nothing arrives: `None` for never. It may turn out that nothing is to
+    /// be done then.
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
-        let mut inner = self.stack.0.borrow_mut();
-        let Inner { interface, sockets, .. } = &mut *inner;
-        let at = interface.poll_at(timestamp(now), sockets)?;
+        let at = self.stack.0.borrow().sockets.next_deadline()?;
         Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)).max(now))
     }
 
@@ -95,5 +72,46 @@ impl<N: Nic> Attachment<N> {
     /// The NIC itself, for a ground that waits on it.
     pub fn nic(&self) -> &N {
         &self.nic
+    }
+}
+
+impl Inner {
+    /// Show a frame to the socket it is for, if it may be seen at all. An answer that cannot wait goes out by `reply`.
+    fn take_in(&mut self, frame: &[u8], reply: impl TxToken, now: Instant) {
+        let Self { interface, sockets, rules, refused, backlog, .. } = self;
+        let Some(arrival) = rules.admit(frame) else {
+            *refused += 1;
+            return;
+        };
+        let mut single = Single::new(frame, reply);
+        let now_there = timestamp(now);
+        match arrival {
+            Arrival::Segment(segment) => {
+                if segment.opens && backlog.full() == Some(segment.port) {
+                    *refused += 1;
+                    return;
+                }
+                let place = sockets.find(&segment);
+                interface.poll_ingress_single(now_there, &mut single, sockets.set_for(place));
+                if let Some(place) = place {
+                    sockets.received(place);
+                }
+                if segment.opens {
+                    backlog.opened(segment.port, now, sockets);
+                }
+            }
+            Arrival::DhcpAnswer => {
+                interface.poll_ingress_single(now_there, &mut single, sockets.set_for_dhcp());
+                self.follow_dhcp();
+            }
+            Arrival::Neighbour => {
+                interface.poll_ingress_single(now_there, &mut single, sockets.set_for(None));
+                // Some may have waited for its address.
+                sockets.touch_all();
+            }
+            Arrival::Other => {
+                interface.poll_ingress_single(now_there, &mut single, sockets.set_for(None));
+            }
+        }
     }
 }

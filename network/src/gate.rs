@@ -3,12 +3,12 @@
 //! Strong host model (RFC 1122 section 3.3.4.2): a stack answers for its own address on its own network and for
 //! nothing else. What is dropped here costs no state and sends no answer.
 
-use core::cell::Cell;
 use core::net::Ipv4Addr;
-use network_nic::{Device, DeviceCapabilities, Instant, PacketMeta, RxToken};
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket};
+use network_nic::{Device, DeviceCapabilities, Instant, RxToken, TxToken};
+use smoltcp::wire::{IpProtocol, Ipv4Packet, UdpPacket};
 
 use crate::Cidr;
+use crate::sockets::{Flow, Segment};
 
 /// Which of the two networks a stack is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +36,41 @@ pub(crate) struct Rules {
 
 const DHCP_CLIENT_PORT: u16 = 68;
 
+/// Bytes of an Ethernet header; its types of ARP and IPv4.
+const ETHERNET: usize = 14;
+const ARP: [u8; 2] = [0x08, 0x06];
+const IPV4: [u8; 2] = [0x08, 0x00];
+/// Version 4, five words of header: without options.
+const PLAIN_IPV4: u8 = 0x45;
+/// More fragments, and the upper bits of the offset.
+const FRAGMENT: u8 = 0x3f;
+/// Flags of TCP.
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// What a frame is that may be seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arrival {
+    /// ARP from a neighbour.
+    Neighbour,
+    /// What may be an answer of a DHCP server.
+    DhcpAnswer,
+    /// A TCP segment.
+    Segment(Segment),
+    /// Anything else of IPv4.
+    Other,
+}
+
 impl Rules {
-    /// Whether the stack may see `frame`.
-    pub(crate) fn admit(&self, frame: &[u8]) -> bool {
-        let Ok(frame) = EthernetFrame::new_checked(frame) else { return false };
-        match frame.ethertype() {
-            EthernetProtocol::Arp => self.admit_arp(frame.payload()),
-            EthernetProtocol::Ipv4 => self.admit_ipv4(frame.payload(), frame.dst_addr().is_unicast()),
-            EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => false,
+    /// What `frame` is, if the stack may see it.
+    pub(crate) fn admit(&self, frame: &[u8]) -> Option<Arrival> {
+        let (ethernet, packet) = frame.split_first_chunk::<ETHERNET>()?;
+        match [ethernet[12], ethernet[13]] {
+            IPV4 => self.admit_ipv4(packet, ethernet[0] & 1 == 0),
+            ARP => self.admit_arp(packet).then_some(Arrival::Neighbour),
+            _ => None,
         }
     }
 
@@ -57,25 +84,27 @@ impl Rules {
         own.contains(sender) && sender != own.address && Some(sender) != own.broadcast()
     }
 
-    fn admit_ipv4(&self, packet: &[u8], sent_to_one: bool) -> bool {
-        // A segment the device merged may be longer than its length field can say; the headers are what counts.
-        let Ok(packet) = Ipv4Packet::new_checked(packet) else { return false };
-        if packet.version() != 4
-            || packet.header_len() != 20
-            || packet.more_frags()
-            || packet.frag_offset() != 0
-        {
-            return false;
+    fn admit_ipv4(&self, packet: &[u8], sent_to_one: bool) -> Option<Arrival> {
+        let (header, _) = packet.split_first_chunk::<20>()?;
+        if header[0] != PLAIN_IPV4 || header[6] & FRAGMENT != 0 || header[7] != 0 {
+            return None;
         }
-        let Some(own) = self.own else {
-            return self.dhcp && is_dhcp_answer(&packet);
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let payload = packet.get(20..length)?;
+        let source = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
+        let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+        let Some(own) = self.own.filter(|own| own.address == destination) else {
+            return (self.dhcp && is_dhcp_answer(packet)).then_some(Arrival::DhcpAnswer);
         };
-        let (source, destination) = (packet.src_addr(), packet.dst_addr());
-        if destination != own.address {
-            return self.dhcp && is_dhcp_answer(&packet);
-        }
         // What went to all stations is not for one address (RFC 1122 section 3.3.6).
-        sent_to_one && self.genuine(own, source) && !is_senseless_tcp(&packet)
+        if !sent_to_one || !self.genuine(own, source) {
+            return None;
+        }
+        match IpProtocol::from(header[9]) {
+            IpProtocol::Tcp => segment(source, payload).map(Arrival::Segment),
+            IpProtocol::Udp if self.dhcp && is_dhcp_answer(packet) => Some(Arrival::DhcpAnswer),
+            _ => Some(Arrival::Other),
+        }
     }
 
     fn genuine(&self, own: Cidr, source: Ipv4Addr) -> bool {
@@ -95,89 +124,64 @@ impl Rules {
     }
 }
 
-fn is_dhcp_answer(packet: &Ipv4Packet<&[u8]>) -> bool {
-    packet.next_header() == IpProtocol::Udp
-        && UdpPacket::new_checked(packet.payload()).is_ok_and(|udp| udp.dst_port() == DHCP_CLIENT_PORT)
+fn is_dhcp_answer(packet: &[u8]) -> bool {
+    Ipv4Packet::new_checked(packet).is_ok_and(|packet| {
+        packet.next_header() == IpProtocol::Udp
+            && UdpPacket::new_checked(packet.payload()).is_ok_and(|udp| udp.dst_port() == DHCP_CLIENT_PORT)
+    })
 }
 
-/// Flag combinations no TCP sends (RFC 9293 knows none): only a scanner or a fuzzer does.
-fn is_senseless_tcp(packet: &Ipv4Packet<&[u8]>) -> bool {
-    packet.next_header() == IpProtocol::Tcp
-        && TcpPacket::new_checked(packet.payload())
-            .is_ok_and(|tcp| (tcp.syn() && (tcp.fin() || tcp.rst())) || (tcp.fin() && tcp.rst()))
+/// Where a TCP segment belongs; `None` for flags no TCP sends (RFC 9293 knows none): only a scanner or a fuzzer does.
+fn segment(source: Ipv4Addr, segment: &[u8]) -> Option<Segment> {
+    let (header, _) = segment.split_first_chunk::<20>()?;
+    let has = |flag| header[13] & flag != 0;
+    if has(SYN) && (has(FIN) || has(RST)) || has(FIN) && has(RST) {
+        return None;
+    }
+    let [peer_port, port] = [0, 2].map(|at| u16::from_be_bytes([header[at], header[at + 1]]));
+    Some(Segment { flow: Flow::new(source, peer_port, port), port, opens: has(SYN) && !has(ACK) })
 }
 
-/// The port to which a frame wants to open a connection.
-fn opened_port(frame: &[u8]) -> Option<u16> {
-    let frame = EthernetFrame::new_checked(frame).ok()?;
-    let packet = (frame.ethertype() == EthernetProtocol::Ipv4).then(|| frame.payload())?;
-    let packet = Ipv4Packet::new_checked(packet).ok()?;
-    let tcp = (packet.next_header() == IpProtocol::Tcp).then(|| packet.payload())?;
-    let tcp = TcpPacket::new_checked(tcp).ok()?;
-    (tcp.syn() && !tcp.ack()).then(|| tcp.dst_port())
+/// A device that has received one frame, already at hand, and takes one in answer.
+pub(crate) struct Single<'a, T> {
+    frame: Option<(&'a [u8], T)>,
 }
 
-/// A device behind a gate.
-pub(crate) struct Gated<'a, D> {
-    pub(crate) device: &'a mut D,
-    pub(crate) rules: Rules,
-    pub(crate) refused: &'a mut u64,
-    /// The port of the last frame that asked for a connection.
-    pub(crate) opening: &'a Cell<Option<u16>>,
-    /// The port that has no room for another connection at the moment.
-    pub(crate) full: &'a Cell<Option<u16>>,
+impl<'a, T> Single<'a, T> {
+    pub(crate) fn new(frame: &'a [u8], reply: T) -> Self {
+        Self { frame: Some((frame, reply)) }
+    }
 }
 
-/// A received frame that the gate has yet to look at.
-pub(crate) struct GatedRx<'a, R> {
-    token: R,
-    rules: Rules,
-    refused: &'a mut u64,
-    opening: &'a Cell<Option<u16>>,
-    full: &'a Cell<Option<u16>>,
+/// The frame of a [`Single`].
+pub(crate) struct SingleRx<'a>(&'a [u8]);
+
+impl RxToken for SingleRx<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
 }
 
-impl<D: Device> Device for Gated<'_, D> {
+impl<T: TxToken> Device for Single<'_, T> {
     type RxToken<'b>
-        = GatedRx<'b, D::RxToken<'b>>
+        = SingleRx<'b>
     where
         Self: 'b;
     type TxToken<'b>
-        = D::TxToken<'b>
+        = T
     where
         Self: 'b;
 
-    fn receive(&mut self, timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let (token, reply) = self.device.receive(timestamp)?;
-        let Self { rules, refused, opening, full, .. } = self;
-        Some((GatedRx { token, rules: *rules, refused, opening, full }, reply))
+    fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        self.frame.take().map(|(frame, reply)| (SingleRx(frame), reply))
     }
 
-    fn transmit(&mut self, timestamp: Instant) -> Option<Self::TxToken<'_>> {
-        self.device.transmit(timestamp)
+    fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
+        None
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        self.device.capabilities()
-    }
-}
-
-impl<R: RxToken> RxToken for GatedRx<'_, R> {
-    fn consume<T, F: FnOnce(&[u8]) -> T>(self, f: F) -> T {
-        let Self { token, rules, refused, opening, full } = self;
-        token.consume(|frame| {
-            let port = opened_port(frame);
-            if rules.admit(frame) && (port.is_none() || port != full.get()) {
-                opening.set(port);
-                return f(frame);
-            }
-            *refused += 1;
-            // The stack takes an empty frame for none.
-            f(&[])
-        })
-    }
-
-    fn meta(&self) -> PacketMeta {
-        self.token.meta()
+        // The stack goes by those of the NIC it was made with.
+        DeviceCapabilities::default()
     }
 }

@@ -17,6 +17,7 @@ mod attachment;
 mod backlog;
 pub mod gate;
 mod measured;
+mod sockets;
 mod stack;
 mod stream;
 

@@ -2,14 +2,14 @@
 
 use crate::backlog::Backlog;
 use crate::gate::{Rules, Side};
+use crate::sockets::Sockets;
 use crate::{Addressing, Cidr, Stream};
 use alloc::rc::Rc;
-use alloc::vec;
 use core::cell::RefCell;
 use core::net::Ipv4Addr;
 use kernel_runtime::Instant;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::{Socket, dhcpv4};
+use smoltcp::iface::{Config, Interface};
+use smoltcp::socket::dhcpv4;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 
 /// What a stack is told at start.
@@ -31,11 +31,10 @@ pub struct Stack(pub(crate) Rc<RefCell<Inner>>);
 
 pub(crate) struct Inner {
     pub(crate) interface: Interface,
-    pub(crate) sockets: SocketSet<'static>,
+    pub(crate) sockets: Sockets,
     pub(crate) rules: Rules,
     pub(crate) refused: u64,
     pub(crate) backlog: Backlog,
-    dhcp: Option<SocketHandle>,
     ports: Ports,
 }
 
@@ -46,7 +45,7 @@ impl Stack {
         let interface = Interface::new(config, nic, timestamp(now));
         let mut inner = Inner {
             interface,
-            sockets: SocketSet::new(vec![]),
+            sockets: Sockets::new(settings.addressing == Addressing::Dhcp),
             rules: Rules {
                 side: settings.side,
                 dhcp: settings.addressing == Addressing::Dhcp,
@@ -56,12 +55,10 @@ impl Stack {
             },
             refused: 0,
             backlog: Backlog::default(),
-            dhcp: None,
             ports: Ports(settings.seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15),
         };
-        match settings.addressing {
-            Addressing::Static { cidr, gateway } => inner.configure(cidr, gateway),
-            Addressing::Dhcp => inner.dhcp = Some(inner.sockets.add(dhcpv4::Socket::new())),
+        if let Addressing::Static { cidr, gateway } = settings.addressing {
+            inner.configure(cidr, gateway);
         }
         Self(Rc::new(RefCell::new(inner)))
     }
@@ -86,11 +83,10 @@ impl Stack {
 impl Inner {
     /// Take what DHCP has to say, if it is asked.
     pub(crate) fn follow_dhcp(&mut self) {
-        let Some(handle) = self.dhcp else { return };
-        let lease = match self.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
-            None => return,
-            Some(dhcpv4::Event::Deconfigured) => None,
-            Some(dhcpv4::Event::Configured(lease)) => {
+        let Some(event) = self.sockets.dhcp().and_then(dhcpv4::Socket::poll) else { return };
+        let lease = match event {
+            dhcpv4::Event::Deconfigured => None,
+            dhcpv4::Event::Configured(lease) => {
                 let cidr = Cidr { address: lease.address.address(), prefix: lease.address.prefix_len() };
                 Some((cidr, lease.router))
             }
@@ -99,6 +95,7 @@ impl Inner {
             None => self.deconfigure(),
             Some((cidr, router)) => self.configure(cidr, router),
         }
+        self.sockets.touch_all();
     }
 
     fn configure(&mut self, cidr: Cidr, gateway: Option<Ipv4Addr>) {
@@ -129,13 +126,7 @@ impl Inner {
     /// be one, and each would reset the other.
     pub(crate) fn ephemeral_port(&mut self) -> u16 {
         let sockets = &self.sockets;
-        let is_taken = |port| {
-            sockets.iter().any(|(_, socket)| match socket {
-                Socket::Tcp(socket) => socket.local_endpoint().is_some_and(|local| local.port == port),
-                Socket::Dhcpv4(_) => false,
-            })
-        };
-        self.ports.next(is_taken)
+        self.ports.next(|port| sockets.is_taken(port))
     }
 }
 

@@ -1,13 +1,13 @@
 //! One TCP connection after another, in a slot with buffers of its own.
 
 use crate::Stack;
+use crate::sockets::Place;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll};
-use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp::{ConnectError as TcpConnectError, Socket, SocketBuffer, State};
+use smoltcp::socket::tcp::{ConnectError as TcpConnectError, RecvError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
@@ -31,7 +31,7 @@ pub struct Stream {
 enum Slot {
     /// Nobody has connected yet: receive and send buffer, reserved and empty.
     Reserved(Vec<u8>, Vec<u8>),
-    Open(SocketHandle),
+    Open(Place),
 }
 
 /// The connection is no more: reset, timed out or never there.
@@ -80,9 +80,9 @@ impl Stream {
     }
 
     /// The slot's socket, made when it is first needed.
-    fn open(&mut self) -> SocketHandle {
+    fn open(&mut self) -> Place {
         let (receive, send) = match &mut self.slot {
-            Slot::Open(handle) => return *handle,
+            Slot::Open(place) => return *place,
             Slot::Reserved(receive, send) => (receive, send),
         };
         let [receive, send] = [receive, send].map(|reserved| {
@@ -92,17 +92,41 @@ impl Stream {
         });
         let mut socket = Socket::new(receive, send);
         socket.set_nagle_enabled(false);
-        let handle = self.stack.0.borrow_mut().sockets.add(socket);
-        self.slot = Slot::Open(handle);
-        handle
+        let place = self.stack.0.borrow_mut().sockets.add(socket);
+        self.slot = Slot::Open(place);
+        place
     }
 
-    /// What `f` says of the socket, or `closed` while there is none.
+    /// What `f` says of the socket, or `closed` while there is none. It may have no more to send afterwards than before.
     fn with<T>(&self, closed: T, f: impl FnOnce(&mut Socket<'static>) -> T) -> T {
         match self.slot {
-            Slot::Open(handle) => f(self.stack.0.borrow_mut().sockets.get_mut(handle)),
+            Slot::Open(place) => f(self.stack.0.borrow_mut().sockets.get_mut(place)),
             Slot::Reserved(..) => closed,
         }
+    }
+
+    /// Begin or end a connection by `f`, if there is a socket.
+    fn change(&self, f: impl FnOnce(&mut Socket<'static>)) {
+        if let Slot::Open(place) = self.slot {
+            let sockets = &mut self.stack.0.borrow_mut().sockets;
+            f(sockets.get_mut(place));
+            sockets.changed(place);
+        }
+    }
+
+    /// Move bytes by `f`, which says how many they were; if any, there may be something to send: they, or a larger window.
+    fn transfer<E>(
+        &self,
+        closed: E,
+        f: impl FnOnce(&mut Socket<'static>) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let Slot::Open(place) = self.slot else { return Err(closed) };
+        let sockets = &mut self.stack.0.borrow_mut().sockets;
+        let count = f(sockets.get_mut(place))?;
+        if count > 0 {
+            sockets.touch(place);
+        }
+        Ok(count)
     }
 
     /// Listen on `port` and wait for a peer. Several slots may listen on the same port; each takes one peer. Nobody
@@ -111,11 +135,11 @@ impl Stream {
         if port == 0 {
             return core::future::pending().await;
         }
-        let handle = self.open();
-        self.stack.0.borrow_mut().backlog.add(handle, port);
+        let place = self.open();
+        self.stack.0.borrow_mut().backlog.add(place, port);
         loop {
             self.let_go().await;
-            self.with((), |socket| {
+            self.change(|socket| {
                 configure(socket);
                 // Fails only for port zero and for an open socket, and this one was just closed.
                 let _ = socket.listen(port);
@@ -128,26 +152,27 @@ impl Stream {
 
     /// Connect to `to`.
     pub async fn connect(&mut self, to: SocketAddrV4) -> Result<(), ConnectError> {
-        let handle = self.open();
+        let place = self.open();
         self.let_go().await;
         {
             let mut inner = self.stack.0.borrow_mut();
-            inner.backlog.remove(handle);
+            inner.backlog.remove(place);
             let port = inner.ephemeral_port();
             let inner = &mut *inner;
-            let socket = inner.sockets.get_mut::<Socket<'_>>(handle);
+            let socket = inner.sockets.get_mut(place);
             configure(socket);
             let remote = IpEndpoint::new(IpAddress::Ipv4(*to.ip()), to.port());
             socket.connect(inner.interface.context(), remote, port).map_err(|error| match error {
                 TcpConnectError::InvalidState | TcpConnectError::Unaddressable => ConnectError::Unroutable,
             })?;
+            inner.sockets.changed(place);
         }
         if self.established().await { Ok(()) } else { Err(ConnectError::Refused) }
     }
 
     /// End whatever was in the slot, and stay until its peer was told: a new beginning would forget that.
     async fn let_go(&self) {
-        self.with((), |socket| {
+        self.change(|socket| {
             if socket.state() != State::TimeWait {
                 socket.abort();
             }
@@ -233,22 +258,20 @@ impl Stream {
 
     /// Read what is there now.
     pub fn try_read(&self, buffer: &mut [u8]) -> Result<TryRead, Reset> {
-        self.with(Err(Reset), |socket| {
-            if buffer.is_empty() {
-                return Ok(TryRead::Empty);
-            }
-            match socket.recv_slice(buffer) {
-                Ok(0) => Ok(TryRead::Empty),
-                Ok(count) => Ok(TryRead::Bytes(count)),
-                Err(smoltcp::socket::tcp::RecvError::Finished) => Ok(TryRead::Finished),
-                Err(smoltcp::socket::tcp::RecvError::InvalidState) => Err(Reset),
-            }
-        })
+        if buffer.is_empty() {
+            return Ok(TryRead::Empty);
+        }
+        match self.transfer(RecvError::InvalidState, |socket| socket.recv_slice(buffer)) {
+            Ok(0) => Ok(TryRead::Empty),
+            Ok(count) => Ok(TryRead::Bytes(count)),
+            Err(RecvError::Finished) => Ok(TryRead::Finished),
+            Err(RecvError::InvalidState) => Err(Reset),
+        }
     }
 
     /// Write as much of `bytes` as there is room for now, possibly nothing.
     pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Reset> {
-        self.with(Err(Reset), |socket| socket.send_slice(bytes).map_err(|_| Reset))
+        self.transfer(Reset, |socket| socket.send_slice(bytes).map_err(|_| Reset))
     }
 
     /// Wake the task of `cx` when there is something to read, room to write, or the connection has ended.
@@ -268,7 +291,7 @@ impl Stream {
     /// is closed on both sides, which a peer can delay for ever: bound it with a deadline, then
     /// [`Stream::abort`].
     pub async fn finish(&mut self) {
-        self.with((), Socket::close);
+        self.change(Socket::close);
         let mut scratch = [0; 512];
         poll_fn(|cx| {
             // What still arrives is of no interest, but must not hold the connection open.
@@ -287,7 +310,7 @@ impl Stream {
 
     /// End the connection at once; the peer sees a reset.
     pub fn abort(&mut self) {
-        self.with((), Socket::abort);
+        self.change(Socket::abort);
     }
 }
 

@@ -1,0 +1,295 @@
+//! The sockets of a stack, each in a set of its own.
+//!
+//! smoltcp goes through all of a set for each frame, for each round of sending and for each look at when something is
+//! due. So it is given one socket at a time: the one a frame is for, those to which something has happened, and those
+//! whose time has come. What is idle costs nothing, however many there are.
+
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+use network_nic::Nic;
+use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::socket::{AnySocket, dhcpv4};
+use smoltcp::time::Instant;
+use smoltcp::wire::{IpAddress, IpEndpoint};
+
+/// Rounds over the sockets that have something to send, each of one frame or offloaded segment per socket.
+const ROUNDS_PER_TURN: usize = 16;
+/// Places to remember where flows were found last, a power of two.
+const PLACES: usize = 64;
+/// When nothing is due.
+const NEVER: Instant = Instant::from_micros_const(i64::MAX);
+
+/// A connection as its segments name it: the peer's address and port, and our port. Zero is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow(u64);
+
+impl Flow {
+    const NONE: Self = Self(0);
+
+    pub(crate) fn new(peer: Ipv4Addr, peer_port: u16, port: u16) -> Self {
+        Self(u64::from(u32::from(peer)) << 32 | u64::from(peer_port) << 16 | u64::from(port))
+    }
+
+    fn of(socket: &Socket<'_>) -> Self {
+        if socket.state() == State::Closed {
+            return Self::NONE;
+        }
+        match (socket.remote_endpoint(), socket.local_endpoint()) {
+            (Some(IpEndpoint { addr: IpAddress::Ipv4(peer), port: peer_port }), Some(local)) => {
+                Self::new(peer, peer_port, local.port)
+            }
+            _ => Self::NONE,
+        }
+    }
+
+    /// Its place among those remembered. Peers choose their ports, so all bits take part.
+    fn place(self) -> usize {
+        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % PLACES
+    }
+}
+
+/// What a TCP segment says of where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) flow: Flow,
+    /// Our port.
+    pub(crate) port: u16,
+    /// It asks for a connection.
+    pub(crate) opens: bool,
+}
+
+/// A socket's place; it stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(usize);
+
+struct Slot {
+    set: SocketSet<'static>,
+    /// The state in which its flow was noted.
+    state: State,
+    /// Whether it is among the touched.
+    touched: bool,
+    /// When it wants to send, as far as it has been asked.
+    due: Instant,
+}
+
+impl Slot {
+    // A set of one has its socket at the first place, which is the default.
+    fn tcp(&self) -> &Socket<'static> {
+        self.set.get(SocketHandle::default())
+    }
+
+    fn tcp_mut(&mut self) -> &mut Socket<'static> {
+        self.set.get_mut(SocketHandle::default())
+    }
+}
+
+/// The sockets.
+pub(crate) struct Sockets {
+    slots: Vec<Slot>,
+    /// The flow of each slot.
+    flows: Vec<Flow>,
+    /// Those to which something has happened since they were last asked what they have to send.
+    touched: Vec<usize>,
+    /// Nothing is due before that.
+    earliest: Instant,
+    /// Where flows were found last.
+    recent: [u16; PLACES],
+    dhcp: Option<SocketSet<'static>>,
+    dhcp_due: Instant,
+    /// What no socket is for.
+    nobody: SocketSet<'static>,
+}
+
+fn set_of<T: AnySocket<'static>>(socket: T) -> SocketSet<'static> {
+    let mut set = SocketSet::new(Vec::with_capacity(1));
+    set.add(socket);
+    set
+}
+
+impl Sockets {
+    pub(crate) fn new(dhcp: bool) -> Self {
+        Self {
+            slots: Vec::new(),
+            flows: Vec::new(),
+            touched: Vec::new(),
+            earliest: Instant::ZERO,
+            recent: [0; PLACES],
+            dhcp: dhcp.then(|| set_of(dhcpv4::Socket::new())),
+            dhcp_due: Instant::ZERO,
+            nobody: SocketSet::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn add(&mut self, socket: Socket<'static>) -> Place {
+        let state = socket.state();
+        self.slots.push(Slot { set: set_of(socket), state, touched: false, due: NEVER });
+        self.flows.push(Flow::NONE);
+        // Room for all, so that touching one never allocates.
+        self.touched.reserve(self.slots.len() - self.touched.len());
+        Place(self.slots.len() - 1)
+    }
+
+    /// A socket, to be looked at.
+    pub(crate) fn get(&self, place: Place) -> &Socket<'static> {
+        self.slots[place.0].tcp()
+    }
+
+    /// A socket, to be changed in a way after which it has no more to send than before.
+    pub(crate) fn get_mut(&mut self, place: Place) -> &mut Socket<'static> {
+        self.slots[place.0].tcp_mut()
+    }
+
+    /// Something has happened to a socket: it may have something to send.
+    pub(crate) fn touch(&mut self, place: Place) {
+        let slot = &mut self.slots[place.0];
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(place.0);
+        }
+    }
+
+    /// Something has happened that may concern every socket.
+    pub(crate) fn touch_all(&mut self) {
+        (0..self.slots.len()).for_each(|index| self.touch(Place(index)));
+        self.dhcp_due = Instant::ZERO;
+        self.earliest = Instant::ZERO;
+    }
+
+    /// The DHCP client, if there is one.
+    pub(crate) fn dhcp(&mut self) -> Option<&mut dhcpv4::Socket<'static>> {
+        self.dhcp.as_mut().map(|set| set.get_mut(SocketHandle::default()))
+    }
+
+    /// Whether a socket has `port` for its own.
+    pub(crate) fn is_taken(&self, port: u16) -> bool {
+        self.slots.iter().any(|slot| slot.tcp().local_endpoint().is_some_and(|local| local.port == port))
+    }
+
+    /// The socket a segment is for: the one of its connection, else one that waits for whoever comes.
+    pub(crate) fn find(&mut self, segment: &Segment) -> Option<Place> {
+        let recent = &mut self.recent[segment.flow.place()];
+        if self.flows.get(usize::from(*recent)) == Some(&segment.flow) {
+            return Some(Place(usize::from(*recent)));
+        }
+        if let Some(index) = self.flows.iter().position(|flow| *flow == segment.flow) {
+            // Whatever is remembered is looked at before it is believed, so a number cut short does no harm.
+            *recent = index as u16;
+            return Some(Place(index));
+        }
+        if !segment.opens {
+            return None;
+        }
+        let listens = |slot: &Slot| {
+            let socket = slot.tcp();
+            socket.state() == State::Listen && socket.listen_endpoint().port == segment.port
+        };
+        self.slots.iter().position(listens).map(Place)
+    }
+
+    /// The set in which a segment is looked at by the stack.
+    pub(crate) fn set_for(&mut self, place: Option<Place>) -> &mut SocketSet<'static> {
+        match place {
+            Some(place) => &mut self.slots[place.0].set,
+            None => &mut self.nobody,
+        }
+    }
+
+    /// The set in which an answer of a DHCP server is looked at.
+    pub(crate) fn set_for_dhcp(&mut self) -> &mut SocketSet<'static> {
+        self.dhcp_due = Instant::ZERO;
+        self.earliest = Instant::ZERO;
+        self.dhcp.as_mut().unwrap_or(&mut self.nobody)
+    }
+
+    /// A socket has got a segment.
+    pub(crate) fn received(&mut self, place: Place) {
+        self.touch(place);
+        self.note(place.0);
+    }
+
+    /// Keep up with a socket's beginning and ending connections.
+    pub(crate) fn note(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let socket = slot.set.get::<Socket<'_>>(SocketHandle::default());
+        let state = socket.state();
+        if state != slot.state {
+            let flow = Flow::of(socket);
+            slot.state = state;
+            self.flows[index] = flow;
+        }
+    }
+
+    /// A socket was told to begin anew or to end.
+    pub(crate) fn changed(&mut self, place: Place) {
+        self.touch(place);
+        self.slots[place.0].state = self.get(place).state();
+        self.flows[place.0] = Flow::of(self.get(place));
+    }
+
+    /// Let the sockets send what they have. Answers whether some have more.
+    pub(crate) fn send(&mut self, interface: &mut Interface, nic: &mut impl Nic, now: Instant) -> bool {
+        if now >= self.earliest {
+            self.wake_due(interface, nic, now);
+        }
+        let mut sending = core::mem::take(&mut self.touched);
+        let mut rounds = 0;
+        while !sending.is_empty() && rounds < ROUNDS_PER_TURN {
+            sending.retain(|&index| self.send_one(index, interface, nic, now));
+            rounds += 1;
+        }
+        let more = !sending.is_empty();
+        self.touched = sending;
+        more
+    }
+
+    /// Let one socket send a frame. Answers whether it has another one and the NIC may take it.
+    fn send_one(
+        &mut self,
+        index: usize,
+        interface: &mut Interface,
+        nic: &mut impl Nic,
+        now: Instant,
+    ) -> bool {
+        let slot = &mut self.slots[index];
+        let sent = interface.poll_egress(now, nic, &mut slot.set) != PollResult::None;
+        let due = interface.poll_at(now, &slot.set).unwrap_or(NEVER);
+        let again = sent && due <= now;
+        slot.due = due;
+        slot.touched = again;
+        if !again {
+            // What could not go now is due still, and tried again in the next turn.
+            self.earliest = self.earliest.min(due);
+        }
+        self.note(index);
+        again
+    }
+
+    /// Touch those whose time has come.
+    fn wake_due(&mut self, interface: &mut Interface, nic: &mut impl Nic, now: Instant) {
+        self.earliest = NEVER;
+        if let Some(set) = &mut self.dhcp {
+            if self.dhcp_due <= now {
+                interface.poll_egress(now, nic, set);
+                self.dhcp_due = interface.poll_at(now, set).unwrap_or(NEVER);
+            }
+            self.earliest = self.dhcp_due;
+        }
+        for index in 0..self.slots.len() {
+            let due = self.slots[index].due;
+            if due <= now {
+                self.touch(Place(index));
+            } else {
+                self.earliest = self.earliest.min(due);
+            }
+        }
+    }
+
+    /// When [`Sockets::send`] is due; it may be that there is nothing to do yet then.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        if !self.touched.is_empty() {
+            return Some(Instant::ZERO);
+        }
+        (self.earliest != NEVER).then_some(self.earliest)
+    }
+}
