@@ -91,7 +91,7 @@ class Report:
                 try: getattr(self, part)()
                 except (OSError, sp.SubprocessError, ValueError, KeyError, AttributeError) as e: self.trouble(f'{part}: {type(e).__name__}: {e}')
                 self.keep()
-        except Late: self.trouble(f'the deadline of {self.plan.deadline:.0f} minutes came: what is missing was not measured')
+        except Late: self.trouble(f'the deadline of {self.plan.deadline:g} minutes came: what is missing was not measured')
         signal.alarm(0)
         self.keep()
         render.write(self.r, self.dir)
