@@ -274,6 +274,38 @@ impl Stream {
         self.transfer(Reset, |socket| socket.send_slice(bytes).map_err(|_| Reset))
     }
 
+    /// Let `f` take of the bytes that are there, as they lie, and answer how many it took: not all of them may be shown at
+    /// once. [`TryRead::Bytes`] of zero says that there are some and `f` took none.
+    pub fn read_with(&self, f: impl FnOnce(&[u8]) -> usize) -> Result<TryRead, Reset> {
+        let mut shown = false;
+        let received = |socket: &mut Socket<'static>| {
+            socket.recv(|bytes| {
+                shown = !bytes.is_empty();
+                let count = if shown { f(bytes) } else { 0 };
+                (count, count)
+            })
+        };
+        match self.transfer(RecvError::InvalidState, received) {
+            Ok(count) if shown => Ok(TryRead::Bytes(count)),
+            Ok(_) => Ok(TryRead::Empty),
+            Err(RecvError::Finished) => Ok(TryRead::Finished),
+            Err(RecvError::InvalidState) => Err(Reset),
+        }
+    }
+
+    /// Let `f` put bytes into the room that is left, and answer how many it put: not all of the room may be shown at once.
+    /// `f` is not asked where there is none.
+    pub fn write_with(&self, f: impl FnOnce(&mut [u8]) -> usize) -> Result<usize, Reset> {
+        self.transfer(Reset, |socket| {
+            socket
+                .send(|room| {
+                    let count = if room.is_empty() { 0 } else { f(room) };
+                    (count, count)
+                })
+                .map_err(|_| Reset)
+        })
+    }
+
     /// Wake the task of `cx` when there is something to read, room to write, or the connection has ended.
     pub fn register(&self, cx: &mut Context<'_>) {
         self.with((), |socket| {
