@@ -166,23 +166,26 @@ impl Serving<'_> {
     fn receive(&mut self, now: Instant) -> Result<bool, End> {
         let mut bytes = 0;
         while bytes < BYTES_PER_PASS {
-            let space = self.connection.space();
-            if space.is_empty() {
+            if self.connection.space().is_empty() {
                 if self.turned_away(now) {
                     continue;
                 }
                 break;
             }
             self.stalled = None;
-            match self.stream.try_read(space) {
-                Ok(TryRead::Bytes(count)) => {
-                    bytes += count;
-                    self.connection.received(now, count).map_err(|fatal| self.dropped(&fatal))?;
-                    self.drain()?;
-                }
-                Ok(TryRead::Empty) => break,
+            // Commands are taken as they lie in the stream's own buffer, many at once, and data goes from there to its place.
+            let (connection, mut taken) = (&mut *self.connection, Ok(0));
+            let read = self.stream.read_with(|some| {
+                taken = connection.take(now, some);
+                taken.unwrap_or(0)
+            });
+            taken.map_err(|fatal| self.dropped(&fatal))?;
+            match read {
+                Ok(TryRead::Bytes(0) | TryRead::Empty) => break,
+                Ok(TryRead::Bytes(count)) => bytes += count,
                 Ok(TryRead::Finished) | Err(_) => return Err(End::Abrupt),
             }
+            self.drain()?;
         }
         Ok(bytes > 0)
     }
@@ -233,14 +236,14 @@ impl Serving<'_> {
         Ok(moved)
     }
 
+    /// All that is to be said goes into the stream's own buffer: the answers of many commands behind one another.
     fn transmit(&mut self) -> Result<bool, End> {
         let mut moved = false;
-        while let Some(bytes) = self.connection.poll_transmit() {
-            let count = self.stream.try_write(bytes).map_err(|_| End::Abrupt)?;
+        while self.connection.wants_to_transmit() {
+            let count = self.stream.write_with(|room| self.connection.fill(room)).map_err(|_| End::Abrupt)?;
             if count == 0 {
                 break;
             }
-            self.connection.transmitted(count);
             moved = true;
         }
         Ok(moved)

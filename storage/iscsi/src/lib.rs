@@ -29,6 +29,7 @@ mod name;
 mod negotiation;
 mod session;
 mod state;
+mod tags;
 mod task;
 pub mod wire;
 

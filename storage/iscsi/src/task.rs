@@ -1,6 +1,7 @@
 //! Tasks and the buffers that are with them: slots and list nodes taken at construction.
 
 use crate::limits::{Limits, MAX_OUTSTANDING_R2T, MAX_SENSE};
+use crate::tags::Tags;
 use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 use storage_block::Buffer;
@@ -116,20 +117,18 @@ pub(crate) struct Slot {
     pub(crate) answer: Answer,
 }
 
-/// What the layer above said in the end.
+/// What the layer above said in the end, but for sense data: see [`Tasks::sense`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer {
     /// SCSI status, or the response of a task management function.
     pub(crate) status: u8,
     pub(crate) transferred: u64,
     pub(crate) bidirectional_read: u64,
-    pub(crate) sense: [u8; MAX_SENSE],
     pub(crate) sense_length: u8,
 }
 
 impl Answer {
-    const NONE: Self =
-        Self { status: 0, transferred: 0, bidirectional_read: 0, sense: [0; MAX_SENSE], sense_length: 0 };
+    const NONE: Self = Self { status: 0, transferred: 0, bidirectional_read: 0, sense_length: 0 };
 }
 
 impl Slot {
@@ -160,6 +159,11 @@ impl Slot {
         burst: 0,
         answer: Answer::NONE,
     };
+
+    /// Make it a free one, but for its generation. R2Ts that do not count are left where they are.
+    fn clear(&mut self) {
+        *self = Self { generation: self.generation, solicited: self.solicited, ..Self::FREE };
+    }
 
     /// The R2Ts outstanding.
     pub(crate) fn solicited(&self) -> &[Solicited] {
@@ -204,8 +208,9 @@ pub(crate) struct Piece {
 pub(crate) struct Tasks {
     slots: Vec<Slot>,
     free_slots: Vec<u16>,
-    /// Initiator task tags by slot, close together for the search that each command needs.
-    tags: Vec<u32>,
+    /// The sense data of each slot, rarely looked at.
+    sense: Vec<[u8; MAX_SENSE]>,
+    tags: Tags,
     commands: u16,
     immediate: u16,
     immediate_used: u16,
@@ -219,7 +224,8 @@ impl Tasks {
         let mut tasks = Self {
             slots: alloc::vec![Slot::FREE; slots],
             free_slots: Vec::with_capacity(slots),
-            tags: alloc::vec![crate::wire::RESERVED_TAG; slots],
+            sense: alloc::vec![[0; MAX_SENSE]; slots],
+            tags: Tags::new(slots),
             commands: limits.commands,
             immediate: limits.immediate,
             immediate_used: 0,
@@ -232,10 +238,10 @@ impl Tasks {
 
     /// Forget all tasks and give back all buffers.
     pub(crate) fn clear(&mut self) {
-        for (slot, tag) in self.slots.iter_mut().zip(&mut self.tags) {
+        for slot in &mut self.slots {
             *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::FREE };
-            *tag = crate::wire::RESERVED_TAG;
         }
+        self.tags.clear();
         self.free_slots.clear();
         self.free_slots.extend((0..self.commands + self.immediate).rev());
         self.immediate_used = 0;
@@ -251,15 +257,12 @@ impl Tasks {
         let index = self.free_slots.pop()?;
         self.immediate_used += u16::from(immediate);
         let slot = &mut self.slots[usize::from(index)];
-        *slot = Slot {
-            generation: slot.generation,
-            phase: Phase::Running,
-            purpose,
-            immediate,
-            initiator_task_tag: tag,
-            ..Slot::FREE
-        };
-        self.tags[usize::from(index)] = tag;
+        slot.clear();
+        slot.phase = Phase::Running;
+        slot.purpose = purpose;
+        slot.immediate = immediate;
+        slot.initiator_task_tag = tag;
+        self.tags.add(index, tag);
         Some(index)
     }
 
@@ -271,7 +274,7 @@ impl Tasks {
         slot.generation = slot.generation.wrapping_add(1);
         let immediate = slot.immediate;
         self.immediate_used -= u16::from(immediate);
-        self.tags[usize::from(index)] = crate::wire::RESERVED_TAG;
+        self.tags.remove(index, slot.initiator_task_tag);
         self.free_slots.push(index);
         immediate
     }
@@ -292,7 +295,25 @@ impl Tasks {
         if tag == crate::wire::RESERVED_TAG {
             return None;
         }
-        self.tags.iter().position(|&other| other == tag).map(|index| index as u16)
+        self.tags.with_hash_of(tag).find(|&index| self[index].initiator_task_tag == tag)
+    }
+
+    /// The sense data that a slot's answer comes with.
+    pub(crate) fn sense(&self, index: u16) -> &[u8] {
+        &self.sense[usize::from(index)][..usize::from(self[index].answer.sense_length)]
+    }
+
+    /// The layer above, or the engine itself, has said how a slot's command ends. What is too long of its sense data is cut
+    /// off.
+    pub(crate) fn answer(&mut self, index: u16, mut answer: Answer, sense: &[u8]) {
+        let length = sense.len().min(MAX_SENSE);
+        if length > 0 {
+            self.sense[usize::from(index)][..length].copy_from_slice(&sense[..length]);
+        }
+        answer.sense_length = length as u8;
+        let slot = &mut self[index];
+        slot.phase = Phase::Ending;
+        slot.answer = answer;
     }
 
     /// The name for a slot.

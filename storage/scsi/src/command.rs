@@ -249,8 +249,7 @@ impl Command {
             self.task = Task::done();
         }
         self.segments.end_all(|_| true);
-        self.in_flight = 0;
-        self.aborted = false;
+        (self.in_flight, self.aborted) = (0, false);
     }
 
     /// Its name in the standards, for people.
@@ -323,19 +322,36 @@ impl Command {
     /// A step of the task, or the next task in its place.
     fn step_task(&mut self, target: &mut Target, memory: &Memory<'_>) -> Option<Step> {
         let Self { head, task, segments, in_flight, .. } = self;
-        let next = match task {
+        let over = match task {
             Task::Job(job) => match target.unit_mut(head.unit) {
                 Some(unit) => match job.step(segments, unit, head, memory) {
                     Progress::Step(step) => return Some(step),
                     Progress::Over { result, wanted_out, wanted_in } => {
-                        Task::Over(Over { result, wanted_out, wanted_in })
+                        Over { result, wanted_out, wanted_in }
                     }
                 },
                 // The unit was withdrawn. What is in flight is still to come back.
                 None if *in_flight > 0 => return Some(Step::Wait),
-                None => Task::refused(Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED).into()),
+                None => {
+                    let refusal = Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED).into();
+                    Over { result: Err(refusal), wanted_out: 0, wanted_in: 0 }
+                }
             },
             Task::Over(over) => return Some(Step::Finish(finish(target, head, over))),
+            _ => return self.step_without_medium(target, memory),
+        };
+        // What was with a segment when it ended is of no use any more.
+        segments.end_all(|_| true);
+        *task = Task::Over(over);
+        None
+    }
+
+    /// A step of a task that does nothing on the medium, or not yet.
+    #[inline(never)]
+    fn step_without_medium(&mut self, target: &mut Target, memory: &Memory<'_>) -> Option<Step> {
+        let Self { head, task, .. } = self;
+        let next = match task {
+            Task::Job(_) | Task::Over(_) => return None,
             Task::Held => {
                 if target.unit(head.unit).is_some_and(LogicalUnit::is_unknown) {
                     return Some(Step::Blocked);
@@ -343,34 +359,30 @@ impl Command {
                 target.dispatch(head, task);
                 return None;
             }
-            Task::Answer(reply) => match reply.step(target, head, memory) {
-                Break(step) => return Some(step),
-                Continue(task) => task,
-            },
-            Task::Abort(abort) => match abort.step(target, head) {
-                Break(step) => return Some(step),
-                Continue(task) => task,
-            },
+            Task::Answer(reply) => reply.step(target, head, memory),
+            Task::Abort(abort) => abort.step(target, head),
             Task::List(list) => {
                 let length = u64::from(list.length());
                 match list.step(target, head, memory) {
-                    Break(step) => return Some(step),
-                    Continue(Ok(task)) => match task {
-                        Task::Over(over) => Task::Over(over).wanting(length, 0),
-                        task => task,
-                    },
-                    Continue(Err(refusal)) => Task::refused(Refusal { wanted_out: length, ..refusal }),
+                    Break(step) => Break(step),
+                    Continue(Ok(Task::Over(over))) => Continue(Task::Over(over).wanting(length, 0)),
+                    Continue(Ok(task)) => Continue(task),
+                    Continue(Err(refusal)) => {
+                        Continue(Task::refused(Refusal { wanted_out: length, ..refusal }))
+                    }
                 }
             }
         };
-        if matches!(next, Task::Over(_)) {
-            // What was with a segment when it ended is of no use any more.
-            segments.end_all(|_| true);
+        match next {
+            Break(step) => Some(step),
+            Continue(next) => {
+                *task = next;
+                None
+            }
         }
-        *task = next;
-        None
     }
 
+    #[inline(never)]
     fn step_aborted(&mut self, target: &mut Target) -> Step {
         let quiet = match (&mut self.task, target.unit_mut(self.head.unit)) {
             (Task::Job(job), Some(unit)) => job.drain(&mut self.segments, unit),
@@ -393,12 +405,12 @@ impl Command {
 /// Put the end of a command into the form its nexus has asked for.
 fn finish(target: &Target, head: &Head, over: &Over) -> Outcome {
     let Over { result, wanted_out, wanted_in } = *over;
-    let (status, sense) = match result {
-        Ok(()) => (Status::Good, None),
-        Err(refusal) => (refusal.status, refusal.sense),
+    let Err(refusal) = result else {
+        return Outcome { status: Status::Good, sense: SenseData::default(), wanted_in, wanted_out };
     };
     let descriptor = target.unit(head.unit).is_some_and(|unit| unit.modes.descriptor_sense);
-    let sense = sense.map_or(SenseData::default(), |sense| sense.encode(descriptor));
+    let sense = refusal.sense.map_or(SenseData::default(), |sense| sense.encode(descriptor));
+    let status = refusal.status;
     Outcome { status, sense, wanted_in, wanted_out }
 }
 

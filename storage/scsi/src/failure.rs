@@ -8,6 +8,7 @@ use storage_block::{Error, Operation};
 ///
 /// The driver below has already done what can be done: tried again, waited, reconnected. So the answer is either "not
 /// now", where trying again is of use and every initiator does, or an error that stands.
+#[cold]
 pub(crate) fn refusal(
     error: Error,
     operation: Operation,
@@ -44,6 +45,7 @@ pub(crate) fn refusal(
 ///
 /// What could not be allocated at a flush was acknowledged before, so that it is told as what it is: those writes are not
 /// where they should be. Only where space never comes the initiator is told of that.
+#[cold]
 pub(crate) fn of_flush(error: Error, unit: &LogicalUnit) -> Refusal {
     match error {
         Error::NoSpace if unit.traits.no_space == NoSpace::Final => no_space(unit),

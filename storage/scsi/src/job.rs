@@ -33,6 +33,16 @@ pub(crate) enum Work {
 }
 
 impl Work {
+    /// How it failed, if it did.
+    fn failure(&self) -> Option<Refusal> {
+        match self {
+            Self::None => None,
+            Self::Transfer(transfer) => transfer.failure(),
+            Self::Ranges(ranges) => ranges.failure(),
+            Self::Extents(extents) => extents.failure(),
+        }
+    }
+
     /// What it has yet to get from others than the backend.
     fn stage(&self) -> Stage {
         match self {
@@ -153,60 +163,68 @@ impl Job {
         head: &Head,
         memory: &Memory<'_>,
     ) -> Progress {
-        let id = head.unit;
-        loop {
-            match self.phase {
-                Phase::Entering => {
-                    if !unit.tasks.may_start(self.ticket) {
-                        return Progress::Step(self.wait(segments, unit, memory));
-                    }
-                    self.phase = Phase::FlushingBefore;
+        if self.phase == Phase::Entering {
+            if !unit.tasks.may_start(self.ticket) {
+                return Progress::Step(self.wait(segments, unit, memory));
+            }
+            self.phase = Phase::FlushingBefore;
+        }
+        if self.phase == Phase::FlushingBefore {
+            if self.is_flush_due(unit) {
+                match self.step_flush(unit, head) {
+                    Ok(None) => {}
+                    Ok(Some(step)) => return Progress::Step(step),
+                    Err(refusal) => return self.over(unit, Err(refusal)),
                 }
-                Phase::FlushingBefore | Phase::FlushingAfter => {
-                    let before = self.phase == Phase::FlushingBefore;
-                    if self.is_flush_due(unit) {
-                        match self.step_flush(unit, id, head) {
-                            Ok(None) => {}
-                            Ok(Some(step)) => return Progress::Step(step),
-                            Err(refusal) => return self.over(unit, Err(refusal)),
-                        }
-                    }
-                    if !before {
-                        return self.over(unit, Ok(()));
-                    }
-                    self.phase = Phase::Working;
-                }
-                Phase::Working => {
-                    let (step, failure) = match &mut self.work {
-                        Work::None => (None, None),
-                        Work::Transfer(transfer) => {
-                            (transfer.step(segments, unit, id, memory), transfer.failure())
-                        }
-                        Work::Ranges(ranges) => (ranges.step(unit, id), ranges.failure()),
-                        Work::Extents(extents) => {
-                            let step = extents.step(unit, id, memory);
-                            self.wanted_in = extents.wanted();
-                            (step, extents.failure())
-                        }
-                    };
-                    match (step, failure) {
-                        (Some(step), _) => return Progress::Step(step),
-                        (None, Some(refusal)) => return self.over(unit, Err(refusal)),
-                        // What was durable when it was acknowledged may be so no more, if it came by way of a cache.
-                        (None, None) if self.durability.fua && unit.cache.tell_loss(head.nexus) => {
-                            return self.over(unit, Err(failure::write_loss()));
-                        }
-                        (None, None) => match self.instead() {
-                            Some(work) => self.work = work,
-                            None => self.phase = Phase::FlushingAfter,
-                        },
-                    }
-                }
+            }
+            self.phase = Phase::Working;
+        }
+        while self.phase == Phase::Working {
+            let step = match &mut self.work {
+                Work::Transfer(transfer) => transfer.step(segments, unit, head.unit, memory),
+                _ => self.step_without_data(unit, head.unit, memory),
+            };
+            if let Some(step) = step {
+                return Progress::Step(step);
+            }
+            if let Some(refusal) = self.work.failure() {
+                return self.over(unit, Err(refusal));
+            }
+            // What was durable when it was acknowledged may be so no more, if it came by way of a cache.
+            if self.durability.fua && unit.cache.tell_loss(head.nexus) {
+                return self.over(unit, Err(failure::write_loss()));
+            }
+            match self.instead() {
+                Some(work) => self.work = work,
+                None => self.phase = Phase::FlushingAfter,
+            }
+        }
+        if self.durability.flush_after {
+            match self.step_flush(unit, head) {
+                Ok(None) => {}
+                Ok(Some(step)) => return Progress::Step(step),
+                Err(refusal) => return self.over(unit, Err(refusal)),
+            }
+        }
+        self.over(unit, Ok(()))
+    }
+
+    /// Work that is not between the initiator and the medium. It is rare, and kept out of the way of what is not.
+    #[inline(never)]
+    fn step_without_data(&mut self, unit: &mut LogicalUnit, id: UnitId, memory: &Memory<'_>) -> Option<Step> {
+        match &mut self.work {
+            Work::None | Work::Transfer(_) => None,
+            Work::Ranges(ranges) => ranges.step(unit, id),
+            Work::Extents(extents) => {
+                let step = extents.step(unit, id, memory);
+                self.wanted_in = extents.wanted();
+                step
             }
         }
     }
 
     /// The disk it was for is not there any more: nothing of it may reach the one that is.
+    #[cold]
     fn leave_disk(&mut self, segments: &mut Segments, unit: &mut LogicalUnit) -> Progress {
         if !self.drain(segments, unit) {
             return Progress::Step(Step::Wait);
@@ -216,6 +234,7 @@ impl Job {
     }
 
     /// Others are before it: all it can do meanwhile is to take in its data.
+    #[inline(never)]
     fn wait(&mut self, segments: &mut Segments, unit: &mut LogicalUnit, memory: &Memory<'_>) -> Step {
         if let Work::Transfer(transfer) = &mut self.work
             && unit.tasks.may_take_ahead(self.ticket)
@@ -229,16 +248,10 @@ impl Job {
         Step::Blocked
     }
 
-    /// Whether the flush of this phase is to be made, or goes on.
+    /// Whether the flush before it is to be made, or goes on: a read from the medium finds there what was acknowledged, if
+    /// nothing of it is in the cache any more; what overlaps it and was not acknowledged has not been let past.
     fn is_flush_due(&self, unit: &LogicalUnit) -> bool {
-        match self.phase {
-            // A read from the medium finds there what was acknowledged, if nothing of it is in the cache any more; what
-            // overlaps it and was not acknowledged has not been let past.
-            Phase::FlushingBefore => {
-                self.durability.flush_before && (unit.is_dirty() || !matches!(self.flush, Flush::Idle))
-            }
-            _ => self.durability.flush_after,
-        }
+        self.durability.flush_before && (unit.is_dirty() || !matches!(self.flush, Flush::Idle))
     }
 
     /// What is done where the backend has declined to do it in a better way.
@@ -305,18 +318,14 @@ impl Job {
     }
 
     /// Flush, and learn from how it ends.
-    fn step_flush(
-        &mut self,
-        unit: &mut LogicalUnit,
-        id: UnitId,
-        head: &Head,
-    ) -> Result<Option<Step>, Refusal> {
+    #[inline(never)]
+    fn step_flush(&mut self, unit: &mut LogicalUnit, head: &Head) -> Result<Option<Step>, Refusal> {
         match self.flush {
             Flush::Idle => {
                 self.flush = Flush::InFlight(unit.cache.mark());
                 let (operation, cookie) = (Operation::Flush, FLUSH_COOKIE);
                 let request = Request { cookie, operation, offset: 0, length: 0, buffer: None };
-                Ok(Some(Step::Issue { unit: id, request }))
+                Ok(Some(Step::Issue { unit: head.unit, request }))
             }
             Flush::InFlight(_) => Ok(Some(Step::Wait)),
             Flush::Returned(mark, result) => {

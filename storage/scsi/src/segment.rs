@@ -164,8 +164,10 @@ impl Segments {
         let segment = self.ranked(rank);
         segment.state = State::Idle;
         drop((segment.buffer.take(), segment.other.take()));
-        let count = self.count();
-        self.order[rank..count].rotate_left(1);
+        let last = self.count() - 1;
+        for rank in rank..last {
+            self.order.swap(rank, rank + 1);
+        }
         self.count -= 1;
     }
 

@@ -172,6 +172,7 @@ impl Transfer {
     }
 
     /// Take buffers, as far as there are any, and Data-Out, and do nothing more: the command waits for its range.
+    #[inline(never)]
     pub(crate) fn step_ahead(
         &mut self,
         segments: &mut Segments,
@@ -281,6 +282,7 @@ impl Transfer {
         }
     }
 
+    #[cold]
     fn fail(&mut self, at: u32, refusal: Refusal) {
         if self.failure.is_none_or(|(first, _)| at < first) {
             self.failure = Some((at, refusal));
@@ -401,6 +403,7 @@ impl Transfer {
         self.has_more() && matches!(self.begin_segment(segments, unit, memory, true), Begun::Segment)
     }
 
+    #[inline(never)]
     fn begin_segment(
         &mut self,
         segments: &mut Segments,

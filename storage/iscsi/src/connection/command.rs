@@ -4,7 +4,6 @@ use super::Connection;
 use super::receive::{Sink, Then};
 use super::request::Order;
 use crate::event::{Attribute, Command, Event, Fatal, Outcome};
-use crate::limits::MAX_SENSE;
 use crate::task::{Answer, Phase, Purpose, Task};
 use crate::wire::{Header, RESERVED_TAG, ScsiCommand, reject};
 
@@ -65,7 +64,10 @@ fn additional(mut segments: &[u8]) -> Result<Additional, Fatal> {
 impl Connection {
     pub(super) fn scsi_command(&mut self, header: &Header) -> Result<(), Fatal> {
         let command = ScsiCommand::read(header);
-        let additional = additional(self.incoming.additional_headers())?;
+        let additional = match header.additional_headers() {
+            0 => Additional::default(),
+            _ => additional(self.incoming.additional_headers())?,
+        };
         if self.order(header)? == Order::Ignore {
             self.swallow_unsolicited(command.write && !command.last, command.initiator_task_tag);
             return Ok(());
@@ -86,7 +88,9 @@ impl Connection {
         };
         self.arrived(header, true);
         // The tag is in new hands; what is left of an old command does not count any more.
-        self.swallowed.retain(|&tag| tag != command.initiator_task_tag);
+        if !self.swallowed.is_empty() {
+            self.swallowed.retain(|&tag| tag != command.initiator_task_tag);
+        }
         self.begin_command(index, &command, &additional);
         Ok(())
     }
@@ -151,19 +155,9 @@ impl Connection {
 
     /// The layer above, or the engine itself, has ended a command.
     pub(super) fn end_command(&mut self, index: u16, outcome: Outcome<'_>) {
-        let mut sense = [0; MAX_SENSE];
-        let length = outcome.sense.len().min(MAX_SENSE);
-        sense[..length].copy_from_slice(&outcome.sense[..length]);
         self.tasks.drop_places(index);
-        let slot = &mut self.tasks[index];
-        slot.phase = Phase::Ending;
-        slot.answer = Answer {
-            status: outcome.status,
-            transferred: outcome.transferred,
-            bidirectional_read: outcome.bidirectional_read,
-            sense,
-            sense_length: length as u8,
-        };
+        let Outcome { status, sense, transferred, bidirectional_read } = outcome;
+        self.tasks.answer(index, Answer { status, transferred, bidirectional_read, sense_length: 0 }, sense);
         self.queue(index);
     }
 
@@ -199,8 +193,9 @@ impl Connection {
 
     /// Free a slot and all that is in it, without a response.
     pub(super) fn forget(&mut self, index: u16) {
-        let slot = self.tasks[index];
-        self.swallow_unsolicited(slot.unsolicited, slot.initiator_task_tag);
+        let slot = &self.tasks[index];
+        let (unsolicited, tag) = (slot.unsolicited, slot.initiator_task_tag);
+        self.swallow_unsolicited(unsolicited, tag);
         self.outgoing.unqueue(index);
         self.release(index);
     }

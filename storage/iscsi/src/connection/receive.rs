@@ -4,7 +4,7 @@ use super::Connection;
 use crate::event::{Event, Fatal};
 use crate::state::State;
 use crate::task::{Phase, Task};
-use crate::wire::{BASIC_HEADER, DIGEST, Header, MAX_ADDITIONAL_HEADERS, padding};
+use crate::wire::{BASIC_HEADER, DIGEST, Header, MAX_ADDITIONAL_HEADERS, opcode, padding};
 use alloc::{boxed::Box, vec};
 use kernel_runtime::Instant;
 
@@ -136,6 +136,10 @@ impl Connection {
             return Err(Fatal::Overrun);
         }
         self.alive(now);
+        self.grew(count)
+    }
+
+    fn grew(&mut self, count: usize) -> Result<(), Fatal> {
         if self.state.is_before_full_feature() {
             self.count_login_bytes(count)?;
         }
@@ -158,6 +162,57 @@ impl Connection {
         }
     }
 
+    /// Take as many of these bytes from the peer as can be taken now: those there is a place for, up to the next event that
+    /// has to be heard before anything else is read. Commands that come one behind the other are taken all at once.
+    /// Answers how many they were.
+    ///
+    /// # Errors
+    /// The connection must be dropped.
+    pub fn take(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Fatal> {
+        let mut rest = bytes;
+        while !rest.is_empty() && (self.may_read() || self.may_read_command(rest)) {
+            let taken = self.take_part(rest)?;
+            if taken == 0 {
+                break;
+            }
+            rest = &rest[taken..];
+        }
+        let taken = bytes.len() - rest.len();
+        if taken > 0 {
+            self.alive(now);
+        }
+        Ok(taken)
+    }
+
+    /// Take of these bytes those of the part of a PDU that comes next.
+    fn take_part(&mut self, bytes: &[u8]) -> Result<usize, Fatal> {
+        let Incoming { part, have, need, .. } = self.incoming;
+        let place = match part {
+            Part::Header => &mut self.incoming.head[have..need],
+            Part::Trailer => &mut self.incoming.trailer[have..need],
+            Part::Data => self.data_space(),
+        };
+        let count = place.len().min(bytes.len());
+        place[..count].copy_from_slice(&bytes[..count]);
+        if count > 0 {
+            self.grew(count)?;
+        }
+        Ok(count)
+    }
+
+    /// Whether a command may be read although events wait: a plain one, whole and without data of its own, behind nothing
+    /// but commands and their data. It is in nobody's way, and cannot end anything that is being told of.
+    fn may_read_command(&self, bytes: &[u8]) -> bool {
+        let is_plain = matches!(bytes, [first, _, _, _, 0, 0, 0, 0, ..] if first & 0x3f == opcode::SCSI_COMMAND)
+            && bytes.len() >= self.incoming.need;
+        let waits = matches!(self.events.back(), Some(Event::Command(_) | Event::Received { .. }));
+        is_plain
+            && waits
+            && self.is_between()
+            && self.may_begin()
+            && self.events.len() < self.events.capacity()
+    }
+
     /// The command whose data stands next on the connection and has no place. Until it gets one by
     /// [`Self::receive`], or is ended, nothing is read, not even a ping.
     pub fn starved(&mut self) -> Option<Task> {
@@ -171,13 +226,21 @@ impl Connection {
     }
 
     fn may_read(&self) -> bool {
+        self.events.is_empty() && if self.is_between() { self.may_begin() } else { self.is_open() }
+    }
+
+    fn is_open(&self) -> bool {
         let open = self.state.is_before_full_feature() || self.state.is_full_feature();
-        if !open || !self.events.is_empty() || self.outgoing.is_closing() {
-            return false;
-        }
-        // Between PDUs, one that needs what an earlier one still occupies could come.
-        let between = self.incoming.part == Part::Header && self.incoming.have == 0;
-        !between || !(self.login.waiting || self.text.is_busy() || self.outgoing.is_congested())
+        open && !self.outgoing.is_closing()
+    }
+
+    fn is_between(&self) -> bool {
+        self.incoming.part == Part::Header && self.incoming.have == 0
+    }
+
+    /// Whether another PDU may be read: one that needs what an earlier one still occupies could come.
+    fn may_begin(&self) -> bool {
+        self.is_open() && !(self.login.waiting || self.text.is_busy() || self.outgoing.is_congested())
     }
 
     fn data_space(&mut self) -> &mut [u8] {

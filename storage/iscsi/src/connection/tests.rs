@@ -1,5 +1,6 @@
 //! Scripts in the manner of send and expect: what an initiator says, and what it hears.
 
+mod batches;
 mod bench;
 mod data_in;
 mod data_out;

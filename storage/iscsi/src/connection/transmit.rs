@@ -199,6 +199,25 @@ impl Connection {
         }
     }
 
+    /// Put what there is to say into `room`, as far as it goes. Answers how many bytes that is.
+    pub fn fill(&mut self, room: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while filled < room.len() {
+            let Some(bytes) = self.poll_transmit() else { break };
+            let count = bytes.len().min(room.len() - filled);
+            room[filled..][..count].copy_from_slice(&bytes[..count]);
+            filled += count;
+            self.transmitted(count);
+        }
+        filled
+    }
+
+    /// Whether there is something to say, or may be.
+    pub fn wants_to_transmit(&self) -> bool {
+        let out = &self.outgoing;
+        !out.is_idle() || !out.last_of_all && !(out.messages.is_empty() && out.ready.is_empty())
+    }
+
     /// Reject a PDU (11.17).
     pub(super) fn reject(&mut self, header: &Header, reason: u8) {
         self.counters.rejected += 1;

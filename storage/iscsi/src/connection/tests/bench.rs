@@ -28,6 +28,7 @@ pub(super) struct Bench {
     pub(super) cmd_sn: u32,
     pub(super) exp_stat_sn: u32,
     unread: Vec<u8>,
+    by_place: bool,
 }
 
 impl Bench {
@@ -41,6 +42,7 @@ impl Bench {
             cmd_sn: 100,
             exp_stat_sn: 500,
             unread: Vec::new(),
+            by_place: false,
         }
     }
 
@@ -109,14 +111,22 @@ impl Bench {
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fatal> {
         self.unread.extend(bytes);
         loop {
-            let space = self.connection.space();
-            let count = space.len().min(self.unread.len()).min(self.chunk);
+            let some = self.unread.len().min(self.chunk);
+            // By either door, in turn.
+            self.by_place = !self.by_place;
+            let count = if self.by_place {
+                let space = self.connection.space();
+                let count = space.len().min(some);
+                space[..count].copy_from_slice(&self.unread[..count]);
+                self.connection.received(self.now, count)?;
+                count
+            } else {
+                self.connection.take(self.now, &self.unread[..some])?
+            };
+            self.unread.drain(..count);
             if count == 0 {
                 return Ok(());
             }
-            space[..count].copy_from_slice(&self.unread[..count]);
-            self.unread.drain(..count);
-            self.connection.received(self.now, count)?;
         }
     }
 

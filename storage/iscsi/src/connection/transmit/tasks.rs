@@ -2,7 +2,6 @@
 
 use super::{Body, with_sense_length};
 use crate::connection::Connection;
-use crate::limits::MAX_SENSE;
 use crate::task::{Phase, Purpose, Solicited};
 use crate::wire::{DataIn, RESERVED_TAG, ReadyToTransfer, ScsiResponse, TaskManagementResponse};
 
@@ -151,9 +150,9 @@ impl Connection {
             } else {
                 (false, false, 0)
             };
-        let (data, length) = match usize::from(answer.sense_length) {
-            0 => ([0; 2 + MAX_SENSE], 0),
-            sense => with_sense_length(&answer.sense[..sense]),
+        let length = match u32::from(answer.sense_length) {
+            0 => 0,
+            sense => 2 + sense,
         };
         let mut response = ScsiResponse {
             bidirectional_overflow,
@@ -161,7 +160,7 @@ impl Connection {
             overflow,
             underflow,
             status: answer.status,
-            data_segment: length as u32,
+            data_segment: length,
             initiator_task_tag: slot.initiator_task_tag,
             exp_data_sn: slot.data_sn,
             bidirectional_residual_count,
@@ -171,6 +170,11 @@ impl Connection {
         // The slot is free with this very response, and its MaxCmdSN says so.
         self.release(index);
         (response.stat_sn, response.exp_cmd_sn, response.max_cmd_sn) = self.numbers();
+        if length == 0 {
+            return self.frame(&response.header(), Body::None, &[]);
+        }
+        // What was with the slot is there until it is used again.
+        let (data, length) = with_sense_length(self.tasks.sense(index));
         self.frame(&response.header(), Body::None, &data[..length]);
     }
 
