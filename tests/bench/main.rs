@@ -15,7 +15,7 @@ use std::time::SystemTime;
 const HELP: &str = "\
 cargo bench-peer [OPTIONS] [-- OPTIONS OF bench.py report]
 
-  --quick             one short sample of each figure, MTU 9000 alone, about 6 minutes; without it about 55
+  --quick             one short sample of each figure, MTU 9000 alone, about 5 minutes; without it an hour
   --only PART         size, boot, insn, floor, load, scale or memory instead of all
   --pairs N           pairs of samples of each figure under load (default 5)
   --mtu LIST          MTUs (default 1500,9000, quick 9000)
@@ -106,6 +106,9 @@ fn bench(options: &Options) -> Result<()> {
     let mut command = python("bench.py");
     command.arg("report").args(["--board", options.board.machine()]).arg("--image").arg(&image);
     command.arg("--hosted").arg(&hosted).arg("--results").arg(&results).arg("--out").arg(&out);
+    if image == image_pack::elf() {
+        command.arg("--symbols").arg(image_pack::elf_with_symbols());
+    }
     let result = run(command.args(&options.words));
     clear(&namespace());
     result?;

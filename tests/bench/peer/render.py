@@ -166,6 +166,17 @@ def counters(r):
     return table(['MTU', 'workload', 'allocations'] + [f'cycles: {s}' for s in stages], rows) if rows else ''
 
 
+def symbols(r):
+    """the functions of the image that execute most, for one I/O"""
+    S = r.get('symbols', {})
+    most = {w: sorted(H, key=H.get, reverse=True)[:15] for w, H in S.items()}
+    names = dict.fromkeys(n for top in most.values() for n in top)
+    part = lambda w, n: S[w].get(n, 0) / sum(S[w].values()) * 100
+    rows = [[f'`{n[:100]}`'] + [f'{num(S[w].get(n, 0))} ({part(w, n):.0f} %)' for w in S] for n in names]
+    rows.append(['all'] + [num(sum(H.values())) for H in S.values()])
+    return table(['function (with what was inlined into it)'] + [NAMES[w] for w in S], rows) if S else ''
+
+
 def scaling(r):
     S, C, rows = r.get('scale', {}), r.get('scale counted', {}), []
     for name in ('ours', 'lio'):
@@ -229,6 +240,7 @@ def text(r):
         out.append((f'Under load, MTU {mtu}', loads(r, mtu)))
     out += [('As a process, beside tgtd on the same host', hosted(r)), ('Distance to the floor', floor(r)),
             ('What the appliance counts, for one I/O', counters(r)),
+            ('Where the guest\'s instructions go, for one I/O', symbols(r)),
             (f'Sessions and LUNs (4 KiB random, QD{m["scale_qd"]} each, `-m {m["scale_memory"]}`, MTU 9000)', scaling(r)),
             ('What went wrong', '\n'.join('- ' + re.sub(r'\s+', ' ', t) for t in r['troubles']))]
     if m['quick']: out.insert(1, ('', '**A quick run: one short sample of each. Believe the instruction counts and nothing else.**'))

@@ -14,11 +14,13 @@ import render
 import scale
 import single
 import stand
-from options import IQN, NS
+from blocks import snap, symbols
+from options import NS
 from stand import API, MAC, PEERS, RAW, Guest, Nbd, a, cpu, instructions, net, quiet, rss, sh, spawn, works
 
 PARTS = 'size boot insn floor load scale memory'.split()
 MICROVM = ('microvm,acpi=off,isa-serial=on', 'virtio-net-device,rx_queue_size=1024')
+PROFILED = ('4k rnd rd q32', '4k rnd wr q32', '1m seq rd q4', '1m seq wr q4')
 KEPT = 'iops mibs p50 p99 max us vcpu io gib ini srv all pk0 pk1 insn noise ops allops'.split()
 
 
@@ -168,8 +170,11 @@ class Report:
             i = mark()
             time.sleep(seconds := 2 if a.quick else 20)
             I['idle'] = (mark() - i) / seconds
+            profiled = PROFILED if g.name == 'ours' and a.symbols and mtu == self.plan.mtus[-1] else ()
             for w in works():
+                before = snap() if w[0] in profiled else None
                 o = g.work(w, nbd, mark=mark)
+                if before and 'err' not in o: self.r.setdefault('symbols', {})[w[0]] = {k: v / o['allops'] for k, v in symbols(before, snap()).items()}
                 if 'err' in o: self.trouble(f'{g.name}, {w[0]}, counting: {o["err"]}')
                 else: said(f'mtu {mtu} {g.name:6} {w[0]:18} {o["insn"]:10,.0f} instructions')
                 I[w[0]] = o.get('insn')

@@ -33,7 +33,7 @@ def load():
     for w, gs in R.items():
         ref = None
         for g, os_ in gs.items():
-            m = {k: med([o[k] for o in os_]) for k in os_[0]}; ref = ref or m
+            m = {k: med([o[k] for o in os_]) for k in os_[0] if k != 'counters'}; ref = ref or m
             print(f'{w:14} {g:8} {m["iops"]:8.0f} {m["mibs"]:8.1f} {spread([o["iops"] for o in os_]):4.0f} {m["p50"]:7.0f} {m["p99"]:8.0f} {m["us"]:8.0f} {m["vcpu"]:7.0f} '
                   f'{m["io"]:7.0f} {m["gib"]:6.2f} {m["ini"]:7.0f} {m["srv"]:7.0f} {m["pk0"]:7.2f} {m["pk1"]:7.2f} {m["noise"]:6.0f} {m["iops"] / ref["iops"]:6.2f} {m["us"] / ref["us"]:6.2f}')
     for g, b in B.items():
