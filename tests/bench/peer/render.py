@@ -234,7 +234,8 @@ def text(r):
             f'`-accel {m["accel"]}`, one vCPU, {m["board"]}; {m["nbd"]} on a file in memory. {m["pairs"]} pairs of {m["dur"]} s in turn, '
             f'{m["boots"]} boots; median [quartiles]; ratios are medians of the pairs\' own ratios, above 1 is better for Corbel. '
             f'It took {m.get("took", "?")} minutes, {m.get("waited", 0)} s of them waiting for a quiet machine; '
-            f'others used {noise(r)} of a core beside the samples (median, worst).')
+            f'others used {noise(r)} of a core beside the samples (median, worst).'
+            + ''.join(f' Measured again on {date}: {part}.' for part, date in m.get('again', {}).items()))
     out = [('', head), ('Of each guest', base(r))]
     for mtu in dict.fromkeys([*r.get('load', {}), *r.get('insn', {})]):
         out.append((f'Under load, MTU {mtu}', loads(r, mtu)))
@@ -242,7 +243,7 @@ def text(r):
             ('What the appliance counts, for one I/O', counters(r)),
             ('Where the guest\'s instructions go, for one I/O', symbols(r)),
             (f'Sessions and LUNs (4 KiB random, QD{m["scale_qd"]} each, `-m {m["scale_memory"]}`, MTU 9000)', scaling(r)),
-            ('What went wrong', '\n'.join('- ' + re.sub(r'\s+', ' ', t) for t in r['troubles']))]
+            ('What went wrong', '\n'.join('- ' + re.sub(r'\s+', ' ', t) for part in r['troubles'].values() for t in part))]
     if m['quick']: out.insert(1, ('', '**A quick run: one short sample of each. Believe the instruction counts and nothing else.**'))
     return '\n\n'.join((f'### {title}\n\n' if title else '') + body for title, body in out if body) + '\n'
 

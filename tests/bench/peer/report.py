@@ -19,6 +19,7 @@ from options import NS
 from stand import API, MAC, PEERS, RAW, Guest, Nbd, a, cpu, instructions, net, quiet, rss, sh, spawn, works
 
 PARTS = 'size boot insn floor load scale memory'.split()
+PLACES = dict(boot=['boot', 'base'], insn=['insn', 'counters', 'symbols'], scale=['scale', 'scale counted'])   # of each part in the results
 MICROVM = ('microvm,acpi=off,isa-serial=on', 'virtio-net-device,rx_queue_size=1024')
 PROFILED = ('4k rnd rd q32', '4k rnd wr q32', '1m seq rd q4', '1m seq wr q4')
 KEPT = 'iops mibs p50 p99 max us vcpu io gib ini srv all pk0 pk1 insn noise ops allops'.split()
@@ -67,15 +68,30 @@ class Report:
         self.plan = Plan()
         self.dir = a.results or a.out + '/results'
         os.makedirs(self.dir, exist_ok=True)
-        self.r = dict(meta=meta(self.plan), troubles=[])
+        self.r = dict(meta=meta(self.plan), troubles={})
+        self.part = ''
+        if a.part: self.go_on()
+
+    def go_on(self):
+        """one part alone takes its place among those that are there, if they are of this image"""
+        try:
+            with open(self.dir + '/results.json') as f: there = json.load(f)
+        except (OSError, ValueError): return
+        mine = self.r['meta']
+        if any(there['meta'].get(k) != mine[k] for k in ('image', 'quick', 'board', 'memory')): return
+        there['meta'].setdefault('again', {})[a.part] = mine['date']
+        for key in PLACES.get(a.part, [a.part]): there.pop(key, None)
+        there['troubles'].pop(a.part, None)
+        self.r = there
 
     def trouble(self, what):
         said('! ' + what)
-        self.r['troubles'].append(what)
+        self.r['troubles'].setdefault(self.part, []).append(what)
 
     def keep(self):
-        self.r['meta']['waited'] = round(stand.waited)
-        self.r['meta']['took'] = round((time.monotonic() - self.begun) / 60, 1)
+        if 'again' not in self.r['meta']:
+            self.r['meta']['waited'] = round(stand.waited)
+            self.r['meta']['took'] = round((time.monotonic() - self.begun) / 60, 1)
         with open(self.dir + '/results.json.new', 'w') as f: json.dump(self.r, f, indent=1)
         os.replace(self.dir + '/results.json.new', self.dir + '/results.json')
 
@@ -90,6 +106,7 @@ class Report:
         try:
             for part in self.plan.parts:
                 said(f'== {part}')
+                self.part = part
                 try: getattr(self, part)()
                 except (OSError, sp.SubprocessError, ValueError, KeyError, AttributeError) as e: self.trouble(f'{part}: {type(e).__name__}: {e}')
                 self.keep()
