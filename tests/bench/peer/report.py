@@ -78,6 +78,7 @@ class Report:
             with open(self.dir + '/results.json') as f: there = json.load(f)
         except (OSError, ValueError): return
         mine = self.r['meta']
+        if not isinstance(there.get('troubles'), dict): return
         if any(there['meta'].get(k) != mine[k] for k in ('image', 'quick', 'board', 'memory')): return
         there['meta'].setdefault('again', {})[a.part] = mine['date']
         for key in PLACES.get(a.part, [a.part]): there.pop(key, None)
