@@ -1,10 +1,12 @@
 //! A stack on its NIC, and the two halves of a turn.
 
 use crate::gate::{Arrival, Single};
+use crate::sockets::{Place, Segment};
 use crate::stack::{Inner, timestamp};
-use crate::{Settings, Stack};
+use crate::{Settings, Stack, late};
 use kernel_runtime::Instant;
 use network_nic::{Nic, RxToken, TxToken};
+use smoltcp::iface::{Interface, SocketSet};
 
 /// Frames taken in before the tasks and the other stack have their turn. A flood can make us busy, not deaf.
 const FRAMES_PER_TURN: usize = 64;
@@ -83,35 +85,56 @@ impl Inner {
             *refused += 1;
             return;
         };
-        let mut single = Single::new(frame, reply);
-        let now_there = timestamp(now);
         match arrival {
             Arrival::Segment(segment) => {
                 if segment.opens && backlog.full() == Some(segment.port) {
                     *refused += 1;
                     return;
                 }
-                let place = sockets.find(&segment);
-                interface.poll_ingress_single(now_there, &mut single, sockets.set_for(place));
-                if let Some(place) = place {
-                    sockets.received(place);
+                match sockets.find(&segment) {
+                    Some(place) => self.take_segment(place, &segment, frame, reply, now),
+                    None => show(interface, sockets.nobody(), frame, reply, now),
                 }
                 if segment.opens {
-                    backlog.opened(segment.port, now, sockets);
+                    self.backlog.opened(segment.port, now, &mut self.sockets);
                 }
             }
             Arrival::DhcpAnswer => {
-                interface.poll_ingress_single(now_there, &mut single, sockets.set_for_dhcp());
+                show(interface, sockets.dhcp_set(), frame, reply, now);
                 self.follow_dhcp();
             }
             Arrival::Neighbour => {
-                interface.poll_ingress_single(now_there, &mut single, sockets.set_for(None));
+                show(interface, sockets.nobody(), frame, reply, now);
                 // Some may have waited for its address.
                 sockets.touch_all();
             }
-            Arrival::Other => {
-                interface.poll_ingress_single(now_there, &mut single, sockets.set_for(None));
-            }
+            Arrival::Other => show(interface, sockets.nobody(), frame, reply, now),
         }
     }
+
+    fn take_segment(
+        &mut self,
+        place: Place,
+        segment: &Segment,
+        frame: &[u8],
+        reply: impl TxToken,
+        now: Instant,
+    ) {
+        let Self { interface, sockets, .. } = self;
+        let unacknowledged = sockets.get(place).send_queue();
+        let renewed = sockets.later(place, segment).and_then(|latest| late::renewed(frame, latest));
+        show(interface, sockets.set(place), renewed.as_deref().unwrap_or(frame), reply, now);
+        sockets.received(place, segment, unacknowledged);
+    }
+}
+
+/// Let the stack look at a frame, and at nothing but `set`.
+fn show(
+    interface: &mut Interface,
+    set: &mut SocketSet<'static>,
+    frame: &[u8],
+    reply: impl TxToken,
+    now: Instant,
+) {
+    interface.poll_ingress_single(timestamp(now), &mut Single::new(frame, reply), set);
 }

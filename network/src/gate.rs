@@ -8,7 +8,7 @@ use network_nic::{Device, DeviceCapabilities, Instant, RxToken, TxToken};
 use smoltcp::wire::{IpProtocol, Ipv4Packet, UdpPacket};
 
 use crate::Cidr;
-use crate::sockets::{Flow, Segment};
+use crate::sockets::{Acknowledgement, Flow, Segment};
 
 /// Which of the two networks a stack is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,17 @@ fn segment(source: Ipv4Addr, segment: &[u8]) -> Option<Segment> {
         return None;
     }
     let [peer_port, port] = [0, 2].map(|at| u16::from_be_bytes([header[at], header[at + 1]]));
-    Some(Segment { flow: Flow::new(source, peer_port, port), port, opens: has(SYN) && !has(ACK) })
+    let acknowledgement = Acknowledgement {
+        number: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
+        window: u16::from_be_bytes([header[14], header[15]]),
+    };
+    Some(Segment {
+        flow: Flow::new(source, peer_port, port),
+        port,
+        opens: has(SYN) && !has(ACK),
+        acknowledgement: has(ACK).then_some(acknowledgement),
+        brings: has(FIN) || segment.len() > usize::from(header[12] >> 4) * 4,
+    })
 }
 
 /// A device that has received one frame, already at hand, and takes one in answer.

@@ -16,6 +16,7 @@ mod address;
 mod attachment;
 mod backlog;
 pub mod gate;
+mod late;
 mod measured;
 mod sockets;
 mod stack;

@@ -49,6 +49,13 @@ impl Flow {
     }
 }
 
+/// What has arrived at the peer, and how much more it has room for, as its header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acknowledgement {
+    pub(crate) number: u32,
+    pub(crate) window: u16,
+}
+
 /// What a TCP segment says of where it belongs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
@@ -57,6 +64,10 @@ pub(crate) struct Segment {
     pub(crate) port: u16,
     /// It asks for a connection.
     pub(crate) opens: bool,
+    /// What it acknowledges, if anything.
+    pub(crate) acknowledgement: Option<Acknowledgement>,
+    /// Whether it brings data, or their end.
+    pub(crate) brings: bool,
 }
 
 /// A socket's place; it stays where it is.
@@ -71,6 +82,8 @@ struct Slot {
     touched: bool,
     /// When it wants to send, as far as it has been asked.
     due: Instant,
+    /// The latest that took something off its send queue, and so is known to be genuine.
+    acknowledged: Option<Acknowledgement>,
 }
 
 impl Slot {
@@ -123,7 +136,7 @@ impl Sockets {
 
     pub(crate) fn add(&mut self, socket: Socket<'static>) -> Place {
         let state = socket.state();
-        self.slots.push(Slot { set: set_of(socket), state, touched: false, due: NEVER });
+        self.slots.push(Slot { set: set_of(socket), state, touched: false, due: NEVER, acknowledged: None });
         self.flows.push(Flow::NONE);
         // Room for all, so that touching one never allocates.
         self.touched.reserve(self.slots.len() - self.touched.len());
@@ -187,24 +200,40 @@ impl Sockets {
         self.slots.iter().position(listens).map(Place)
     }
 
-    /// The set in which a segment is looked at by the stack.
-    pub(crate) fn set_for(&mut self, place: Option<Place>) -> &mut SocketSet<'static> {
-        match place {
-            Some(place) => &mut self.slots[place.0].set,
-            None => &mut self.nobody,
-        }
+    /// A socket by itself, for the stack.
+    pub(crate) fn set(&mut self, place: Place) -> &mut SocketSet<'static> {
+        &mut self.slots[place.0].set
     }
 
-    /// The set in which an answer of a DHCP server is looked at.
-    pub(crate) fn set_for_dhcp(&mut self) -> &mut SocketSet<'static> {
+    /// No socket, for the stack to look at what is for none.
+    pub(crate) fn nobody(&mut self) -> &mut SocketSet<'static> {
+        &mut self.nobody
+    }
+
+    /// The DHCP client by itself, for the stack to look at an answer.
+    pub(crate) fn dhcp_set(&mut self) -> &mut SocketSet<'static> {
         self.dhcp_due = Instant::ZERO;
         self.earliest = Instant::ZERO;
         self.dhcp.as_mut().unwrap_or(&mut self.nobody)
     }
 
-    /// A socket has got a segment.
-    pub(crate) fn received(&mut self, place: Place) {
+    /// The acknowledgement to be put in place of a segment's own, if the stack would throw its data away for that.
+    pub(crate) fn later(&self, place: Place, segment: &Segment) -> Option<Acknowledgement> {
+        let slot = &self.slots[place.0];
+        let latest = slot.acknowledged?;
+        let behind = latest.number.wrapping_sub(segment.acknowledgement?.number) as usize;
+        (segment.brings && behind != 0 && behind <= slot.tcp().send_capacity()).then_some(latest)
+    }
+
+    /// A socket has got a segment, before which it had `unacknowledged` bytes to send.
+    pub(crate) fn received(&mut self, place: Place, segment: &Segment, unacknowledged: usize) {
         self.touch(place);
+        let slot = &mut self.slots[place.0];
+        let advanced = slot.tcp().send_queue() < unacknowledged;
+        let number = |acknowledgement: Option<Acknowledgement>| acknowledgement.map(|known| known.number);
+        if advanced || number(slot.acknowledged) == number(segment.acknowledgement) {
+            slot.acknowledged = segment.acknowledgement;
+        }
         self.note(place.0);
     }
 
@@ -216,15 +245,23 @@ impl Sockets {
         if state != slot.state {
             let flow = Flow::of(socket);
             slot.state = state;
-            self.flows[index] = flow;
+            if self.flows[index] != flow {
+                self.flows[index] = flow;
+                slot.acknowledged = None;
+            }
         }
     }
 
     /// A socket was told to begin anew or to end.
     pub(crate) fn changed(&mut self, place: Place) {
         self.touch(place);
-        self.slots[place.0].state = self.get(place).state();
-        self.flows[place.0] = Flow::of(self.get(place));
+        let slot = &mut self.slots[place.0];
+        slot.state = slot.tcp().state();
+        let flow = Flow::of(slot.tcp());
+        if self.flows[place.0] != flow {
+            self.flows[place.0] = flow;
+            slot.acknowledged = None;
+        }
     }
 
     /// Let the sockets send what they have. Answers whether some have more.

@@ -3,7 +3,7 @@
 use crate::{Addressing, Attachment, Cidr, Settings, Side, Stack, TryRead};
 use kernel_runtime::{Executor, Instant};
 use network_nic::{Checksum, Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, TxToken};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
@@ -121,21 +121,25 @@ impl World {
                 "still living: {:?}",
                 self.executor.living().collect::<Vec<_>>()
             );
-            let mut moved = false;
-            for end in &mut self.ends {
-                moved |= end.receive(self.now);
-            }
-            moved |= self.executor.run_ready(self.now) > 0;
-            for end in &mut self.ends {
-                moved |= end.transmit(self.now);
-                moved |= !end.nic().outgoing.borrow().is_empty();
-            }
-            if !moved {
-                let deadlines = self.ends.iter_mut().filter_map(|end| end.next_deadline(self.now));
-                let next = deadlines.chain(self.executor.next_deadline()).min();
-                let step = Instant::from_micros(self.now.as_micros() + 1);
-                self.now = next.expect("somebody waits for something").max(step);
-            }
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        let mut moved = false;
+        for end in &mut self.ends {
+            moved |= end.receive(self.now);
+        }
+        moved |= self.executor.run_ready(self.now) > 0;
+        for end in &mut self.ends {
+            moved |= end.transmit(self.now);
+            moved |= !end.nic().outgoing.borrow().is_empty();
+        }
+        if !moved {
+            let deadlines = self.ends.iter_mut().filter_map(|end| end.next_deadline(self.now));
+            let next = deadlines.chain(self.executor.next_deadline()).min();
+            let step = Instant::from_micros(self.now.as_micros() + 1);
+            self.now = next.expect("somebody waits for something").max(step);
         }
     }
 }
@@ -169,6 +173,54 @@ fn bytes_arrive_in_order_and_the_end_is_seen() {
     });
     world.run(Duration::from_secs(60));
     assert!(*received.borrow() == data);
+}
+
+#[test]
+fn data_that_an_acknowledgement_has_overtaken_are_taken_all_the_same() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let (clock, ends) = (world.executor.clock(), Rc::new(Cell::new(None)));
+    let (mut listener, end) = (server.stream(4096, 4096), ends.clone());
+    let pause = move |clock: &kernel_runtime::Clock| clock.sleep(Duration::from_millis(1));
+    let there = clock.clone();
+    world.executor.add("server", async move {
+        listener.accept(80).await;
+        listener.read(&mut [0]).await.expect("a byte");
+        pause(&there).await;
+        pause(&there).await;
+        listener.write_all(b"pong").await.expect("written");
+        let mut ping = [0; 4];
+        assert_eq!((listener.read(&mut ping).await, &ping), (Ok(4), b"ping"));
+        end.set(Some(there.now()));
+    });
+    let mut stream = client.stream(4096, 4096);
+    world.executor.add("client", async move {
+        stream.connect("10.77.0.2:80".parse().expect("address")).await.expect("connected");
+        stream.write_all(b"!").await.expect("written");
+        pause(&clock).await;
+        stream.write_all(b"ping").await.expect("written");
+        assert_eq!(stream.read(&mut [0; 4]).await, Ok(4));
+        // Time passes by milliseconds.
+        for _ in 0..2000 {
+            pause(&clock).await;
+        }
+    });
+    // Its first frame stays behind until the answer to what was sent after it is acknowledged.
+    let incoming = world.ends[1].nic().incoming.clone();
+    let mut late = None;
+    let until = |millis: u64| Instant::from_micros(1000 * millis);
+    while world.now < until(3000) && world.executor.living().next().is_some() {
+        world.turn();
+        let mut incoming = incoming.borrow_mut();
+        if late.is_none() && world.now < until(20) {
+            let place = incoming.iter().position(|frame| frame.ends_with(b"ping"));
+            late = place.and_then(|place| incoming.remove(place));
+        } else if world.now > until(20) {
+            incoming.extend(late.take());
+        }
+    }
+    let end = ends.get().expect("it has arrived");
+    assert!(end < until(500), "only after {end:?}");
 }
 
 #[test]
@@ -302,7 +354,7 @@ fn a_closed_port_refuses() {
     world.run(Duration::from_secs(60));
 }
 
-mod gate {
+pub(crate) mod gate {
     use crate::gate::Rules;
     use crate::{Cidr, Side};
     use smoltcp::phy::ChecksumCapabilities;
@@ -315,7 +367,7 @@ mod gate {
         Rules { side, dhcp: false, own: Some(own), routed: side == Side::Service, foreign }
     }
 
-    pub(super) fn syn_from(source: &str) -> Vec<u8> {
+    pub(crate) fn syn_from(source: &str) -> Vec<u8> {
         let source: Ipv4Addr = source.parse().expect("an address");
         let destination = Ipv4Addr::new(10, 77, 0, 2);
         let tcp = TcpRepr {
