@@ -7,7 +7,9 @@ use core::fmt;
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll};
-use smoltcp::socket::tcp::{ConnectError as TcpConnectError, RecvError, Socket, SocketBuffer, State};
+use smoltcp::socket::tcp::{
+    ConnectError as TcpConnectError, RecvError, SendError, Socket, SocketBuffer, State,
+};
 use smoltcp::time::Duration;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
@@ -261,7 +263,7 @@ impl Stream {
         if buffer.is_empty() {
             return Ok(TryRead::Empty);
         }
-        match self.transfer(RecvError::InvalidState, |socket| socket.recv_slice(buffer)) {
+        match self.transfer(RecvError::InvalidState, |socket| receive_into(socket, buffer)) {
             Ok(0) => Ok(TryRead::Empty),
             Ok(count) => Ok(TryRead::Bytes(count)),
             Err(RecvError::Finished) => Ok(TryRead::Finished),
@@ -271,7 +273,7 @@ impl Stream {
 
     /// Write as much of `bytes` as there is room for now, possibly nothing.
     pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Reset> {
-        self.transfer(Reset, |socket| socket.send_slice(bytes).map_err(|_| Reset))
+        self.transfer(Reset, |socket| send_from(socket, bytes).map_err(|_| Reset))
     }
 
     /// Let `f` take of the bytes that are there, as they lie, and answer how many it took: not all of them may be shown at
@@ -343,6 +345,41 @@ impl Stream {
     /// End the connection at once; the peer sees a reset.
     pub fn abort(&mut self) {
         self.change(Socket::abort);
+    }
+}
+
+/// Move what fits into `buffer`. Seldom in two pieces, so the second is looked for only when there is one: smoltcp's own
+/// way for slices goes through all of it twice.
+fn receive_into(socket: &mut Socket<'static>, buffer: &mut [u8]) -> Result<usize, RecvError> {
+    let mut moved = 0;
+    loop {
+        let rest = &mut buffer[moved..];
+        let piece = socket.recv(|bytes| {
+            let count = bytes.len().min(rest.len());
+            rest[..count].copy_from_slice(&bytes[..count]);
+            (count, count)
+        })?;
+        moved += piece;
+        if piece == 0 || moved == buffer.len() || socket.recv_queue() == 0 {
+            return Ok(moved);
+        }
+    }
+}
+
+/// Move as much of `bytes` as there is room for.
+fn send_from(socket: &mut Socket<'static>, bytes: &[u8]) -> Result<usize, SendError> {
+    let mut moved = 0;
+    loop {
+        let rest = &bytes[moved..];
+        let piece = socket.send(|room| {
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            (count, count)
+        })?;
+        moved += piece;
+        if piece == 0 || moved == bytes.len() || socket.send_queue() == socket.send_capacity() {
+            return Ok(moved);
+        }
     }
 }
 

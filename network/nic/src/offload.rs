@@ -5,9 +5,7 @@
 //! the same. What it gives is not to be believed: [`check_received`] bounds it before the stack sees the frame.
 
 use core::num::NonZeroU16;
-use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum,
-};
+use smoltcp::wire::{IpAddress, TcpPacket, checksum};
 
 /// Bytes of the header with `num_buffers`, as under VIRTIO_F_VERSION_1 or VIRTIO_NET_F_MRG_RXBUF.
 pub const HEADER_LEN: usize = 12;
@@ -15,6 +13,10 @@ pub const HEADER_LEN: usize = 12;
 pub const LEGACY_HEADER_LEN: usize = 10;
 /// Bytes in front of the IPv4 header.
 const ETHERNET_LEN: usize = 14;
+/// What says IPv4 there; what says TCP in an IPv4 header; more fragments, and the upper bits of a fragment's offset.
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const PROTOCOL_TCP: u8 = 6;
+const FRAGMENT: u8 = 0x3f;
 /// Where the checksum stands in a TCP header (RFC 9293 section 3.1).
 const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum field holds the pseudo-header sum only.
@@ -79,28 +81,27 @@ impl Header {
 struct Segment {
     start: usize,
     header_len: usize,
-    source: IpAddress,
-    destination: IpAddress,
     /// Bytes of TCP header and payload.
     length: usize,
 }
 
+/// Where TCP over IPv4 is in `frame`, if it is that and whole. This is asked for every frame, so each byte is looked at
+/// once.
 fn tcp_segment(frame: &[u8]) -> Option<Segment> {
-    let ethernet = EthernetFrame::new_checked(frame).ok()?;
-    if ethernet.ethertype() != EthernetProtocol::Ipv4 {
+    let (head, _) = frame.split_first_chunk::<{ ETHERNET_LEN + 20 }>()?;
+    let ip = head.last_chunk::<20>()?;
+    let is_ipv4 = head[12..14] == ETHERTYPE_IPV4 && ip[0] >> 4 == 4;
+    let is_fragment = ip[6] & FRAGMENT != 0 || ip[7] != 0;
+    if !is_ipv4 || is_fragment || ip[9] != PROTOCOL_TCP {
         return None;
     }
-    let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
-    let ip_header = usize::from(packet.header_len());
-    if packet.next_header() != IpProtocol::Tcp || packet.more_frags() || packet.frag_offset() != 0 {
-        return None;
-    }
-    let length = usize::from(packet.total_len()).checked_sub(ip_header)?;
+    let ip_header = usize::from(ip[0] & 0x0f) * 4;
+    let length = usize::from(u16::from_be_bytes([ip[2], ip[3]])).checked_sub(ip_header)?;
     let start = ETHERNET_LEN + ip_header;
-    let tcp = TcpPacket::new_checked(frame.get(start..start + length)?).ok()?;
-    let header_len = usize::from(tcp.header_len());
-    let (source, destination) = (packet.src_addr().into(), packet.dst_addr().into());
-    Some(Segment { start, header_len, source, destination, length })
+    let tcp = frame.get(start..start + length)?.first_chunk::<20>()?;
+    let header_len = usize::from(tcp[12] >> 4) * 4;
+    let is_whole = ip_header >= 20 && header_len >= 20 && header_len <= length;
+    is_whole.then_some(Segment { start, header_len, length })
 }
 
 /// Prepare a frame that the stack has built without a TCP checksum: put the pseudo-header's sum in its place and
@@ -187,8 +188,12 @@ pub fn check_received(header: &Header, frame: &mut [u8]) -> Result<(), Refused> 
     }
     let Some(tcp) = tcp else { return Ok(()) };
     let bytes = &frame[tcp.start..tcp.start + tcp.length];
+    let [source, destination] = [12, 16].map(|at| {
+        let address = &frame[ETHERNET_LEN + at..];
+        IpAddress::v4(address[0], address[1], address[2], address[3])
+    });
     match TcpPacket::new_checked(bytes) {
-        Ok(packet) if packet.verify_checksum(&tcp.source, &tcp.destination) => Ok(()),
+        Ok(packet) if packet.verify_checksum(&source, &destination) => Ok(()),
         _ => Err(Refused::Checksum),
     }
 }
@@ -197,7 +202,10 @@ pub fn check_received(header: &Header, frame: &mut [u8]) -> Result<(), Refused> 
 mod tests {
     use super::*;
     use smoltcp::phy::ChecksumCapabilities;
-    use smoltcp::wire::{Ipv4Repr, TcpControl, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr};
+    use smoltcp::wire::{
+        EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpRepr, TcpSeqNumber,
+        UdpPacket, UdpRepr,
+    };
 
     const FROM: [u8; 4] = [10, 77, 0, 1];
     const TO: [u8; 4] = [10, 77, 0, 2];
