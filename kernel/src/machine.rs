@@ -54,7 +54,6 @@ impl Machine {
             && clock::arm(apic, deadline)
         {
             interrupt::wait();
-            clock::arm(apic, None);
         }
     }
 

@@ -56,6 +56,10 @@ struct Timers {
     profile: Profile,
     /// One slot per sleeper, reused; few enough that a scan beats a heap and needs no allocation.
     slots: RefCell<Vec<Slot>>,
+    /// No timer waits for less, so that until then nobody looks through them.
+    earliest: Cell<Option<Instant>>,
+    /// Whether the timer that waited for that may have gone.
+    stale: Cell<bool>,
 }
 
 enum Slot {
@@ -65,10 +69,20 @@ enum Slot {
     Waiting(Instant, Waker),
 }
 
+impl Slot {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Waiting(deadline, _) => Some(*deadline),
+            Self::Free | Self::Fired => None,
+        }
+    }
+}
+
 impl Clock {
     pub(crate) fn new(profile: Profile) -> Self {
         let slots = RefCell::new(Vec::with_capacity(64));
-        Self(Rc::new(Timers { now: Cell::new(Instant::ZERO), profile, slots }))
+        let (earliest, stale) = (Cell::new(None), Cell::new(false));
+        Self(Rc::new(Timers { now: Cell::new(Instant::ZERO), profile, slots, earliest, stale }))
     }
 
     /// Where the cycles go.
@@ -94,6 +108,9 @@ impl Clock {
     /// Move to `now`, unless that would be back, and wake who waited for it.
     pub(crate) fn advance(&self, now: Instant) {
         self.0.now.set(self.now().max(now));
+        if self.0.earliest.get().is_none_or(|earliest| now < earliest) {
+            return;
+        }
         for slot in self.0.slots.borrow_mut().iter_mut() {
             if let Slot::Waiting(deadline, waker) = slot
                 && *deadline <= now
@@ -102,15 +119,32 @@ impl Clock {
                 *slot = Slot::Fired;
             }
         }
+        self.look();
+    }
+
+    /// See what waits for what.
+    fn look(&self) {
+        let slots = self.0.slots.borrow();
+        self.0.earliest.set(slots.iter().filter_map(Slot::deadline).min());
+        self.0.stale.set(false);
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let slots = self.0.slots.borrow();
-        let deadlines = slots.iter().filter_map(|slot| match slot {
-            Slot::Waiting(deadline, _) => Some(*deadline),
-            Slot::Free | Slot::Fired => None,
-        });
-        deadlines.min()
+        if self.0.stale.get() {
+            self.look();
+        }
+        self.0.earliest.get()
+    }
+
+    /// Let a slot be something else.
+    fn set(&self, index: usize, slot: Slot) {
+        let after = slot.deadline();
+        let before = core::mem::replace(&mut self.0.slots.borrow_mut()[index], slot).deadline();
+        let earliest = self.0.earliest.get();
+        if before.is_some() && before == earliest && after != before {
+            self.0.stale.set(true);
+        }
+        self.0.earliest.set(earliest.into_iter().chain(after).min());
     }
 
     fn claim(&self) -> usize {
@@ -136,7 +170,7 @@ impl Sleep {
     pub fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
         if let Some(slot) = self.slot {
-            self.clock.0.slots.borrow_mut()[slot] = Slot::Fired;
+            self.clock.set(slot, Slot::Fired);
         }
     }
 }
@@ -156,10 +190,10 @@ impl Future for Sleep {
             }
         };
         let deadline = self.deadline;
-        let mut slots = self.clock.0.slots.borrow_mut();
-        match &mut slots[slot] {
-            Slot::Waiting(at, waker) if *at == deadline && waker.will_wake(cx.waker()) => {}
-            other => *other = Slot::Waiting(deadline, cx.waker().clone()),
+        let waits = matches!(&self.clock.0.slots.borrow()[slot],
+            Slot::Waiting(at, waker) if *at == deadline && waker.will_wake(cx.waker()));
+        if !waits {
+            self.clock.set(slot, Slot::Waiting(deadline, cx.waker().clone()));
         }
         Poll::Pending
     }
@@ -168,7 +202,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            self.clock.0.slots.borrow_mut()[slot] = Slot::Free;
+            self.clock.set(slot, Slot::Free);
         }
     }
 }

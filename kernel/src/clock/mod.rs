@@ -19,7 +19,7 @@ mod reference;
 
 use crate::acpi::Acpi;
 use crate::cpu;
-use crate::interrupt::Apic;
+use crate::interrupt::{self, Apic};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
 
@@ -29,6 +29,8 @@ const PLACES: u32 = 48;
 static CLOCK: Once<Clock> = Once::new();
 /// The latest time given out, lest a counter that jumps be seen.
 static LATEST: AtomicU64 = AtomicU64::new(0);
+/// When the timer is set to fire; zero once it has.
+static ARMED: AtomicU64 = AtomicU64::new(0);
 
 /// The clock of the machine.
 struct Clock {
@@ -118,23 +120,30 @@ pub(crate) fn micros() -> u64 {
     LATEST.fetch_max(now, Ordering::Relaxed).max(now)
 }
 
-/// Let the timer interrupt when `micros` is reached, or some time before when that is far away; `None` for never.
+/// Let the timer interrupt when `micros` is reached, or some time before; `None` for when it likes.
 /// `false` when it has been reached already.
 pub(crate) fn arm(apic: &Apic, deadline: Option<u64>) -> bool {
     let Some(clock) = CLOCK.get() else { return false };
-    let left = match deadline {
-        None => 0,
-        Some(deadline) => match deadline.checked_sub(micros()) {
-            None | Some(0) => return false,
-            Some(left) => left,
-        },
-    };
+    if interrupt::timer_has_fired() {
+        ARMED.store(0, Ordering::Relaxed);
+    }
+    // What is set already may fire in vain; that costs less than a register of the APIC each time.
+    let Some(deadline) = deadline else { return true };
+    let now = micros();
+    if deadline <= now {
+        return false;
+    }
+    let armed = ARMED.load(Ordering::Relaxed);
+    if armed > now && armed <= deadline {
+        return true;
+    }
+    ARMED.store(deadline, Ordering::Relaxed);
+    let left = deadline - now;
     if apic.has_tsc_deadline() {
-        let ticks = u128::from(left) * u128::from(clock.rate) / 1_000_000;
-        let at = cpu::tsc().saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX));
-        apic.arm_tsc(if deadline.is_some() { at.max(1) } else { 0 });
+        let ticks = left.saturating_mul(clock.rate) / 1_000_000;
+        apic.arm_tsc(cpu::tsc().saturating_add(ticks).max(1));
     } else {
-        let ticks = (u128::from(left) * u128::from(clock.timer_rate)).div_ceil(1_000_000);
+        let ticks = left.saturating_mul(clock.timer_rate).div_ceil(1_000_000);
         apic.arm_count(u32::try_from(ticks).unwrap_or(u32::MAX));
     }
     true

@@ -113,6 +113,11 @@ pub(crate) fn wait() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
+/// Whether the timer has fired since the last [`wait`] began.
+pub(crate) fn timer_has_fired() -> bool {
+    PENDING.load(Ordering::Relaxed) & 1 << TIMER != 0
+}
+
 /// Whether a driver has an interrupt to take.
 fn is_due() -> bool {
     PENDING.fetch_and(!(1 << TIMER), Ordering::Acquire) & WATCHED.load(Ordering::Relaxed) != 0
