@@ -7,6 +7,7 @@
 
 use image_launch::machine::Board;
 use image_launch::{Context, Error, Result, process, setup};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -177,8 +178,13 @@ fn namespace() -> String {
     format!("bench-{}", std::process::id())
 }
 
-/// Takes away what bench.py may leave: a namespace, and a disk in memory.
+/// Takes away what bench.py may leave: a namespace, what runs in it, and a disk in memory.
 fn clear(name: &str) {
+    let pids = Command::new("ip").args(["netns", "pids", name]).output();
+    let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    for pid in pids.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
     let _ = Command::new("ip").args(["netns", "delete", name]).status();
     for leftover in ["raw", "map"] {
         let _ = fs::remove_file(format!("/dev/shm/{name}.{leftover}"));
