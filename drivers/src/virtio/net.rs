@@ -121,6 +121,7 @@ impl VirtioNet {
         let receive = Receive {
             queue: queue(plan.receive.count, Direction::FromDevice)?,
             spare: Buffer::allocate(plan.receive.count, plan.receive.length())?,
+            held: None,
             checks: Checks::new(&plan, header),
         };
         let transmit = Transmit {
@@ -212,6 +213,7 @@ impl VirtioNet {
         // SAFETY: the device has just been reset.
         let received = unsafe { self.receive.queue.recover() };
         self.receive.spare.extend(received);
+        self.receive.spare.extend(self.receive.held.take().map(|(buffer, _)| buffer));
         // SAFETY: as above.
         let sent = unsafe { self.transmit.queue.recover() };
         self.transmit.free.extend(sent);
@@ -371,7 +373,7 @@ impl Nic for VirtioNet {
             }
             self.look_at_link();
         }
-        let frames = self.receive.queue.arm(1);
+        let frames = self.receive.arm();
         // Without room to answer no frame is taken, so one that waits is no reason to go on; room is.
         if self.transmit.starved { self.transmit.arm() } else { frames }
     }

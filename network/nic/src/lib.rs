@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod offload;
+pub mod train;
 
 pub use smoltcp::phy::{
     Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken,

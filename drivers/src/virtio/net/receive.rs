@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use kernel_io::Buffer;
 use network_nic::RxToken;
 use network_nic::offload::{self, Header};
+use network_nic::train::Train;
 
 /// What the driver holds a received frame against.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,8 @@ pub(super) struct Receive {
     pub(super) queue: Queue,
     /// Buffers that are here while the device is stopped.
     pub(super) spare: Vec<Buffer>,
+    /// A frame that was looked at, and did not belong to the one before it.
+    pub(super) held: Option<(Buffer, usize)>,
     pub(super) checks: Checks,
 }
 
@@ -76,9 +79,53 @@ impl Receive {
         }
     }
 
+    /// The next frame, in its buffer, together with what follows it, as far as that is here already.
+    pub(super) fn next(&mut self, dropped: &mut u64) -> Result<Option<(Buffer, usize)>, Lie> {
+        let first = match self.held.take() {
+            Some(held) => Some(held),
+            None => self.believed(dropped)?,
+        };
+        let Some((mut buffer, length)) = first else { return Ok(None) };
+        // Only where the stack does not look at checksums of TCP, for there is one of the first segment only.
+        if !self.checks.vouched || !self.queue.has_used() {
+            return Ok(Some((buffer, length)));
+        }
+        match self.couple(&mut buffer, length, dropped) {
+            Ok(length) => Ok(Some((buffer, length))),
+            Err(lie) => {
+                // The device is reset now, and gets all its buffers back.
+                self.spare.push(buffer);
+                Err(lie)
+            }
+        }
+    }
+
+    /// Append what follows the frame in `buffer`; answers how long it is then.
+    fn couple(&mut self, buffer: &mut Buffer, length: usize, dropped: &mut u64) -> Result<usize, Lie> {
+        let header = self.checks.header;
+        let Some(mut train) = Train::begin(&buffer[header..length]) else { return Ok(length) };
+        let mut longer = false;
+        // At most one round of the ring, as below.
+        for _ in 0..self.queue.capacity() {
+            let Some((next, end)) = self.believed(dropped)? else { break };
+            if !train.append(&mut buffer[header..], &next[header..end]) {
+                self.held = Some((next, end));
+                break;
+            }
+            longer = true;
+            self.give(next);
+        }
+        Ok(if longer { header + train.finish(&mut buffer[header..]) } else { length })
+    }
+
+    /// Whether frames wait. If not, there will be an interrupt when one comes.
+    pub(super) fn arm(&mut self) -> bool {
+        self.queue.arm(1) || self.held.is_some()
+    }
+
     /// The next frame that is believed, in its buffer. Others are counted and their buffers given back at once; at most
     /// one round of the ring, so that a flood of bad frames does not hold up the rest of the machine.
-    pub(super) fn next(&mut self, dropped: &mut u64) -> Result<Option<(Buffer, usize)>, Lie> {
+    fn believed(&mut self, dropped: &mut u64) -> Result<Option<(Buffer, usize)>, Lie> {
         for _ in 0..self.queue.capacity() {
             let Some((mut buffer, length)) = self.queue.pop()? else { return Ok(None) };
             if self.checks.admit(&mut buffer[..length]) {

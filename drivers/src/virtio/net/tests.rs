@@ -187,6 +187,33 @@ fn segment(payload: usize) -> Vec<u8> {
 }
 
 #[test]
+fn segments_that_wait_come_as_one_and_what_does_not_follow_comes_after_them() {
+    let device = Emulated::nic(MODERN | OFFLOADS);
+    let mut nic = device.driver(MUCH).expect("an honest device");
+    let numbered = |sequence: u8| {
+        let mut frame = segment(50);
+        (frame[24], frame[25], frame[41]) = (0x26, 0x9c, sequence);
+        frame
+    };
+    // The device has looked at the checksum of TCP.
+    let deliver =
+        |sequence| device.deliver(&[&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], &numbered(sequence)[..]].concat());
+    for _ in 0..100 {
+        assert!([0, 50, 100, 7, 57].into_iter().all(deliver));
+        let lengths = [(); 3].map(|()| receive(&mut nic, at(0)).map(|frame| (frame[41], frame.len())));
+        assert_eq!(lengths, [Some((0, 204)), Some((7, 154)), None]);
+        assert!(!nic.arm());
+        nic.flush();
+    }
+    // One that is held back wakes the machine as one does that waits.
+    assert!(deliver(0) && deliver(9));
+    assert!(receive(&mut nic, at(0)).is_some() && nic.arm());
+    device.need_reset();
+    assert!(nic.arm() && receive(&mut nic, at(0)).is_none(), "it was lost in the reset");
+    assert_eq!((nic.counters().dropped, faults()), (0, nothing()));
+}
+
+#[test]
 fn a_long_segment_is_cut_by_the_device_and_its_checksum_made_there() {
     let device = Emulated::nic(MODERN | OFFLOADS);
     let mut nic = device.driver(MUCH).expect("an honest device");
