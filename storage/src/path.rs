@@ -10,9 +10,9 @@ use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
-use storage_block::Share;
+use storage_block::{Buffer, Request, Share};
 use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
-use storage_scsi::{Arrival, Memory, Status, Step, UnitId};
+use storage_scsi::{Arrival, Carrier, Memory, Rest, Status, UnitId};
 
 /// One connection's way through storage.
 pub(crate) struct Path {
@@ -184,42 +184,33 @@ impl Path {
                 .and_then(|(volume, part)| Some((volume, share(part, volume, (target, unit), sessions)?)));
             let control = &self.control;
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
-            let step = loop {
-                match running.command.step(device, &memory) {
-                    Step::Receive { offset, buffer } => connection.receive(task, offset, buffer),
-                    Step::Send { offset, buffer } => connection.send(task, offset, buffer),
-                    Step::Issue { mut request, .. } => {
-                        request.cookie = cookie(index, request.cookie);
-                        // A unit whose commands reach its backend has a volume.
-                        if let Some((volume, _)) = volume {
-                            volume.push(self.shared.clock.now(), request);
-                        }
-                    }
-                    Step::Wait => return moved,
-                    step => break step,
-                }
-                moved = true;
-            };
-            match step {
-                Step::Finish(outcome) => {
+            let (shared, volume) = (&*self.shared, volume.map(|(volume, _)| volume));
+            let mut hands = Hands { connection, task, index, shared, volume, moved };
+            let rest = running.command.step(device, &memory, &mut hands);
+            moved = hands.moved;
+            match rest {
+                Rest::Wait => return moved,
+                Rest::Finish(outcome) => {
                     connection.finish(task, answer(running, &outcome));
                     commands.release(index);
                     self.forget(task);
                     self.shared.wake_blocked(state, target, unit);
                     return true;
                 }
-                Step::Abort { unit, nexus } => self.shared.abort_of(state, target, unit, nexus, index),
-                Step::Starved => {
+                Rest::Abort { unit, nexus } => {
+                    self.shared.abort_of(state, target, unit, nexus, index);
+                    moved = true;
+                }
+                Rest::Starved => {
                     let lacks = [memory.data.lack(), control.lack()];
                     self.shared.hold(state, index, lacks);
                     return moved;
                 }
-                _ => {
+                Rest::Blocked => {
                     self.shared.hold(state, index, [None, None]);
                     return moved;
                 }
             }
-            moved = true;
         }
     }
 
@@ -265,6 +256,38 @@ impl Path {
         state.registry.detach(self.index);
         // The parts of the other sessions are larger now.
         shared.wake_held(state);
+    }
+}
+
+/// What carries for a command, between its connection and its volume.
+struct Hands<'a> {
+    connection: &'a mut Connection,
+    task: Task,
+    index: CommandIndex,
+    shared: &'a Shared,
+    volume: Option<&'a Volume>,
+    /// It carried something.
+    moved: bool,
+}
+
+impl Carrier for Hands<'_> {
+    fn receive(&mut self, offset: u32, buffer: Buffer) {
+        self.connection.receive(self.task, offset, buffer);
+        self.moved = true;
+    }
+
+    fn issue(&mut self, _unit: UnitId, mut request: Request) {
+        request.cookie = cookie(self.index, request.cookie);
+        // A unit whose commands reach its backend has a volume.
+        if let Some(volume) = self.volume {
+            volume.push(self.shared.clock.now(), request);
+        }
+        self.moved = true;
+    }
+
+    fn send(&mut self, offset: u32, buffer: Buffer) {
+        self.connection.send(self.task, offset, buffer);
+        self.moved = true;
     }
 }
 

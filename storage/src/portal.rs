@@ -30,9 +30,9 @@ const FIRST_SLOTS: usize = 2;
 /// How long after each other the slots behind them open, so many at a time.
 const STAGGER: Duration = Duration::from_millis(5);
 /// Passes over both directions before other tasks have their turn.
-const PASSES: usize = 16;
-/// Bytes taken from one initiator in a pass.
-const BYTES_PER_PASS: usize = 1 << 20;
+const PASSES: usize = 4;
+/// Bytes taken from one initiator in a pass. What it may begin by them is bounded by its window.
+const BYTES_PER_PASS: usize = 256 << 10;
 
 /// Why a connection is over.
 enum End {
@@ -79,6 +79,17 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
             }
         }
     }
+}
+
+/// How reading from the initiator ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Received {
+    /// All that was there was taken.
+    All,
+    /// There may be more, and it is for the next pass.
+    Enough,
+    /// What stands next cannot be taken now.
+    Blocked,
 }
 
 /// One connection being served.
@@ -144,7 +155,8 @@ impl Serving<'_> {
         Poll::Pending
     }
 
-    /// Once each way. Answers whether anything moved.
+    /// Once each way. Answers whether there is reason to go once more at once: what others bring about by it shows in the
+    /// mailbox.
     fn pass(&mut self, now: Instant) -> Result<bool, End> {
         if self.has_session && self.shared.state.borrow().registry.session(self.index).is_none() {
             log::info!("initiator {}: session replaced", self.connection.peer().initiator);
@@ -160,17 +172,23 @@ impl Serving<'_> {
         let transmitted = self.transmit()?;
         // Buffers come back by many ways: sent, dropped with a command that was aborted, refused by the engine.
         self.shared.wake_starved();
-        Ok(resumed != Resumed::Nothing || received | drained | transmitted)
+        // An event that only the last bytes have brought about waits for nobody else.
+        let speaks = self.drain()?;
+        Ok(match received {
+            Received::All => speaks,
+            Received::Enough => true,
+            Received::Blocked => drained | transmitted | speaks,
+        })
     }
 
-    fn receive(&mut self, now: Instant) -> Result<bool, End> {
+    fn receive(&mut self, now: Instant) -> Result<Received, End> {
         let mut bytes = 0;
         while bytes < BYTES_PER_PASS {
             if self.connection.space().is_empty() {
                 if self.turned_away(now) {
                     continue;
                 }
-                break;
+                return Ok(Received::Blocked);
             }
             self.stalled = None;
             // Commands are taken as they lie in the stream's own buffer, many at once, and data goes from there to its place.
@@ -181,13 +199,13 @@ impl Serving<'_> {
             });
             taken.map_err(|fatal| self.dropped(&fatal))?;
             match read {
-                Ok(TryRead::Bytes(0) | TryRead::Empty) => break,
+                Ok(TryRead::Bytes(0) | TryRead::Empty) => return Ok(Received::All),
                 Ok(TryRead::Bytes(count)) => bytes += count,
                 Ok(TryRead::Finished) | Err(_) => return Err(End::Abrupt),
             }
             self.drain()?;
         }
-        Ok(bytes > 0)
+        Ok(Received::Enough)
     }
 
     /// Reading has stopped. If that is because the data which stands next on the connection has no place, for want of

@@ -16,8 +16,8 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant};
-use storage_block::{Completion, Geometry, Lack, Pool, Share};
-use storage_scsi::{LogicalUnit, MAX_LIST, Memory, Readiness, Status, Step, UnitId};
+use storage_block::{Buffer, Completion, Geometry, Lack, Pool, Request, Share};
+use storage_scsi::{Carrier, LogicalUnit, MAX_LIST, Memory, Readiness, Rest, Status, UnitId};
 
 /// What part of the memory for answers one connection may hold, as a divisor.
 const CONTROL_PARTS: usize = 4;
@@ -103,6 +103,15 @@ pub(crate) enum Held {
 pub(crate) struct Owner {
     pub(crate) connection: ConnectionIndex,
     pub(crate) task: storage_iscsi::Task,
+}
+
+/// The carrier of a command that was aborted, which moves nothing any more.
+struct Nobody;
+
+impl Carrier for Nobody {
+    fn receive(&mut self, _: u32, _: Buffer) {}
+    fn issue(&mut self, _: UnitId, _: Request) {}
+    fn send(&mut self, _: u32, _: Buffer) {}
 }
 
 /// A request's cookie on its way through a volume: the command's slot, and its own name for the request.
@@ -200,7 +209,7 @@ impl Shared {
             None => running.command.is_quiet(),
             Some(device) => {
                 let memory = Memory { data: &self.nothing, control: &self.nothing };
-                matches!(running.command.step(device, &memory), Step::Finish(_))
+                matches!(running.command.step(device, &memory, &mut Nobody), Rest::Finish(_))
             }
         };
         if is_over {

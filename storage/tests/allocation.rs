@@ -5,10 +5,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::time::Duration;
-use storage_block::{Completion, Geometry, Pool, Request, Share};
+use storage_block::{Buffer, Completion, Geometry, Pool, Request, Share};
 use storage_iscsi::wire::{LoginRequest, ScsiCommand};
 use storage_iscsi::{Admission, Connection, Event, Limits, Outcome, Task};
-use storage_scsi::{Arrival, Attribute, Command, Identity, Memory, Nexus, Step, Target, Traits, TransportId};
+use storage_scsi::{
+    Arrival, Attribute, Carrier, Command, Identity, Memory, Nexus, Rest, Target, Traits, TransportId, UnitId,
+};
 
 struct Counting;
 
@@ -169,27 +171,23 @@ impl World {
     }
 
     fn step(&mut self, index: usize) {
-        let memory = Memory { data: &self.data, control: &self.control };
-        let (task, command) = &mut self.commands[index];
-        while let Some(running) = *task {
-            match command.step(&mut self.target, &memory) {
-                Step::Receive { offset, buffer } => self.connection.receive(running, offset, buffer),
-                Step::Send { offset, buffer } => self.connection.send(running, offset, buffer),
-                Step::Issue { request, .. } => {
-                    self.issued += 1;
-                    self.requests.push((index, request));
-                }
-                Step::Finish(outcome) => {
-                    let transferred = outcome.wanted_in.max(outcome.wanted_out);
-                    let (status, sense) = (outcome.status as u8, &*outcome.sense);
-                    let outcome = Outcome { status, sense, transferred, bidirectional_read: 0 };
-                    self.connection.finish(running, outcome);
-                    *task = None;
-                }
-                Step::Wait => return,
-                step => panic!("nothing else is to happen: {step:?}"),
+        let Self { connection, target, data, control, commands, requests, issued, .. } = self;
+        let (task, command) = &mut commands[index];
+        let Some(running) = *task else { return };
+        let before = requests.len();
+        let mut hands = Hands { connection, task: running, index, requests };
+        match command.step(target, &Memory { data, control }, &mut hands) {
+            Rest::Finish(outcome) => {
+                let transferred = outcome.wanted_in.max(outcome.wanted_out);
+                let (status, sense) = (outcome.status as u8, &*outcome.sense);
+                let outcome = Outcome { status, sense, transferred, bidirectional_read: 0 };
+                connection.finish(running, outcome);
+                *task = None;
             }
+            Rest::Wait => {}
+            rest => panic!("nothing else is to happen: {rest:?}"),
         }
+        *issued += requests.len() - before;
     }
 
     /// The disk answers all that it was asked.
@@ -207,6 +205,28 @@ impl World {
         while self.connection.wants_to_transmit() {
             self.heard += self.connection.fill(&mut self.room);
         }
+    }
+}
+
+/// What carries for a command.
+struct Hands<'a> {
+    connection: &'a mut Connection,
+    task: Task,
+    index: usize,
+    requests: &'a mut Vec<(usize, Request)>,
+}
+
+impl Carrier for Hands<'_> {
+    fn receive(&mut self, offset: u32, buffer: Buffer) {
+        self.connection.receive(self.task, offset, buffer);
+    }
+
+    fn issue(&mut self, _unit: UnitId, request: Request) {
+        self.requests.push((self.index, request));
+    }
+
+    fn send(&mut self, offset: u32, buffer: Buffer) {
+        self.connection.send(self.task, offset, buffer);
     }
 }
 

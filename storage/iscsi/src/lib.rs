@@ -5,11 +5,14 @@
 //!
 //! [`Connection`] is one TCP connection. Its owner feeds it and drains it:
 //!
-//! 1. [`Connection::space`] lends the place where the next bytes belong, which for Data-Out is the block buffer
-//!    itself; an empty one means that nothing may be read now. [`Connection::received`] says how many came.
+//! 1. [`Connection::take`] takes what it can of bytes as they lie in the transport's buffer: many small PDUs at once, and
+//!    data into the place where it belongs, which for Data-Out is the block buffer itself. Or the other way about:
+//!    [`Connection::space`] lends the place where the next bytes belong, and [`Connection::received`] says how many came.
+//!    An empty place means that nothing may be read now.
 //! 2. [`Connection::poll_event`] until there is none; the answers go back in by [`Connection::receive`],
 //!    [`Connection::send`], [`Connection::finish`] and their neighbours.
-//! 3. [`Connection::poll_transmit`] and [`Connection::transmitted`] until there is nothing to send.
+//! 3. [`Connection::fill`] puts what there is to send into the transport's buffer, many PDUs at once. Or
+//!    [`Connection::poll_transmit`] and [`Connection::transmitted`], piece by piece, until there is nothing more.
 //! 4. [`Connection::poll_timeout`] says when to call [`Connection::handle_timeout`].
 //!
 //! A [`Fatal`] ends the connection. A refused command, login or request is an answer of the protocol and never

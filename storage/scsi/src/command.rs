@@ -24,31 +24,23 @@ pub struct Memory<'a> {
     pub control: &'a Share,
 }
 
-/// What is to be done for a command next.
-#[derive(Debug)]
-pub enum Step {
-    /// Ask the initiator for Data-Out, as many bytes as the buffer has, and call [`Command::received`] with it. Offsets
-    /// ascend; several may be outstanding.
-    Receive {
-        /// First byte of Data-Out.
-        offset: u32,
-        /// Where it goes.
-        buffer: Buffer,
-    },
-    /// Carry this request to the unit's backend, and call [`Command::completed`] with what becomes of it.
-    Issue {
-        /// Whose backend.
-        unit: UnitId,
-        /// The request. Its cookie means something to this command only.
-        request: Request,
-    },
+/// Carries what a command moves, between the initiator and the unit's backend.
+pub trait Carrier {
+    /// Ask the initiator for Data-Out from `offset` on, as many bytes as the buffer has, and call [`Command::received`]
+    /// with it. Offsets ascend; several may be outstanding.
+    fn receive(&mut self, offset: u32, buffer: Buffer);
+
+    /// Carry this request to the unit's backend, and call [`Command::completed`] with what becomes of it, though not
+    /// from within. Its cookie means something to this command only.
+    fn issue(&mut self, unit: UnitId, request: Request);
+
     /// Send Data-In. Offsets ascend without gaps.
-    Send {
-        /// First byte of Data-In.
-        offset: u32,
-        /// The bytes.
-        buffer: Buffer,
-    },
+    fn send(&mut self, offset: u32, buffer: Buffer);
+}
+
+/// Where a command has come to rest.
+#[derive(Debug)]
+pub enum Rest {
     /// Another initiator's commands are to end (PREEMPT AND ABORT): [`Command::abort`] every command of this nexus for
     /// this unit and step it, then step this one again.
     Abort {
@@ -57,7 +49,7 @@ pub enum Step {
         /// Whose commands.
         nexus: Nexus,
     },
-    /// The command has ended, and nothing of it is anywhere any more: its value can be dropped.
+    /// The command has ended, and nothing of it is anywhere any more: its slot is free.
     Finish(Outcome),
     /// There is no buffer: step again when one has come back to the pool.
     Starved,
@@ -66,6 +58,28 @@ pub enum Step {
     Blocked,
     /// Step again after [`Command::received`] or [`Command::completed`].
     Wait,
+}
+
+/// The carrier, as the command sees it.
+pub(crate) struct Out<'a> {
+    carrier: &'a mut dyn Carrier,
+    unit: UnitId,
+    issued: u8,
+}
+
+impl Out<'_> {
+    pub(crate) fn receive(&mut self, offset: u32, buffer: Buffer) {
+        self.carrier.receive(offset, buffer);
+    }
+
+    pub(crate) fn issue(&mut self, request: Request) {
+        self.issued += 1;
+        self.carrier.issue(self.unit, request);
+    }
+
+    pub(crate) fn send(&mut self, offset: u32, buffer: Buffer) {
+        self.carrier.send(offset, buffer);
+    }
 }
 
 /// What is known of a command from the start.
@@ -187,7 +201,7 @@ impl Task {
 
 /// A slot for commands, and the running one that is in it.
 ///
-/// [`Target::begin`] puts a command into it, which is stepped until [`Step::Finish`]; then it is free for the next one. It
+/// [`Target::begin`] puts a command into it, which is stepped until [`Rest::Finish`]; then it is free for the next one. It
 /// must not be dropped or used again before: the command's place among those of its unit would stay taken. To be rid of a
 /// command, [`Command::abort`] it and go on stepping, or [`Command::clear`] it where its target is no more.
 pub struct Command {
@@ -284,7 +298,7 @@ impl Command {
         self.in_flight == 0
     }
 
-    /// Data-Out that [`Step::Receive`] asked for is in its buffer.
+    /// Data-Out that [`Carrier::receive`] asked for is in its buffer.
     pub fn received(&mut self, offset: u32, buffer: Buffer) {
         if self.aborted {
             return;
@@ -296,7 +310,7 @@ impl Command {
         }
     }
 
-    /// A request of [`Step::Issue`] has ended.
+    /// A request of [`Carrier::issue`] has ended.
     pub fn completed(&mut self, completion: Completion) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Task::Job(job) = &mut self.task {
@@ -304,67 +318,73 @@ impl Command {
         }
     }
 
-    /// Go on. Called until it says to wait, and again whenever it may go on.
-    pub fn step(&mut self, target: &mut Target, memory: &Memory<'_>) -> Step {
+    /// Go on, as far as it goes. Called again whenever it may go on.
+    pub fn step(&mut self, target: &mut Target, memory: &Memory<'_>, carrier: &mut dyn Carrier) -> Rest {
+        let mut out = Out { carrier, unit: self.head.unit, issued: 0 };
         loop {
             if self.aborted {
                 return self.step_aborted(target);
             }
-            if let Some(step) = self.step_task(target, memory) {
-                if matches!(step, Step::Issue { .. }) {
-                    self.in_flight += 1;
-                }
-                return step;
+            let rest = self.step_task(target, memory, &mut out);
+            self.in_flight += core::mem::take(&mut out.issued);
+            if let Some(rest) = rest {
+                return rest;
             }
         }
     }
 
-    /// A step of the task, or the next task in its place.
-    fn step_task(&mut self, target: &mut Target, memory: &Memory<'_>) -> Option<Step> {
+    /// Let the task come to rest, or put the next one in its place.
+    fn step_task(&mut self, target: &mut Target, memory: &Memory<'_>, out: &mut Out<'_>) -> Option<Rest> {
         let Self { head, task, segments, in_flight, .. } = self;
         let over = match task {
             Task::Job(job) => match target.unit_mut(head.unit) {
-                Some(unit) => match job.step(segments, unit, head, memory) {
-                    Progress::Step(step) => return Some(step),
+                Some(unit) => match job.step(segments, unit, head, memory, out) {
+                    Progress::Rest(rest) => return Some(rest),
                     Progress::Over { result, wanted_out, wanted_in } => {
                         Over { result, wanted_out, wanted_in }
                     }
                 },
                 // The unit was withdrawn. What is in flight is still to come back.
-                None if *in_flight > 0 => return Some(Step::Wait),
+                None if *in_flight > 0 => return Some(Rest::Wait),
                 None => {
                     let refusal = Sense::illegal(code::LOGICAL_UNIT_NOT_SUPPORTED).into();
                     Over { result: Err(refusal), wanted_out: 0, wanted_in: 0 }
                 }
             },
-            Task::Over(over) => return Some(Step::Finish(finish(target, head, over))),
-            _ => return self.step_without_medium(target, memory),
+            Task::Over(over) => return Some(Rest::Finish(finish(target, head, over))),
+            _ => return self.step_without_medium(target, memory, out),
         };
         // What was with a segment when it ended is of no use any more.
         segments.end_all(|_| true);
+        let end = finish(target, head, &over);
         *task = Task::Over(over);
-        None
+        Some(Rest::Finish(end))
     }
 
     /// A step of a task that does nothing on the medium, or not yet.
     #[inline(never)]
-    fn step_without_medium(&mut self, target: &mut Target, memory: &Memory<'_>) -> Option<Step> {
+    fn step_without_medium(
+        &mut self,
+        target: &mut Target,
+        memory: &Memory<'_>,
+        out: &mut Out<'_>,
+    ) -> Option<Rest> {
         let Self { head, task, .. } = self;
         let next = match task {
             Task::Job(_) | Task::Over(_) => return None,
             Task::Held => {
                 if target.unit(head.unit).is_some_and(LogicalUnit::is_unknown) {
-                    return Some(Step::Blocked);
+                    return Some(Rest::Blocked);
                 }
                 target.dispatch(head, task);
                 return None;
             }
-            Task::Answer(reply) => reply.step(target, head, memory),
+            Task::Answer(reply) => reply.step(target, head, memory, out),
             Task::Abort(abort) => abort.step(target, head),
             Task::List(list) => {
                 let length = u64::from(list.length());
-                match list.step(target, head, memory) {
-                    Break(step) => Break(step),
+                match list.step(target, head, memory, out) {
+                    Break(rest) => Break(rest),
                     Continue(Ok(Task::Over(over))) => Continue(Task::Over(over).wanting(length, 0)),
                     Continue(Ok(task)) => Continue(task),
                     Continue(Err(refusal)) => {
@@ -374,7 +394,7 @@ impl Command {
             }
         };
         match next {
-            Break(step) => Some(step),
+            Break(rest) => Some(rest),
             Continue(next) => {
                 *task = next;
                 None
@@ -383,7 +403,7 @@ impl Command {
     }
 
     #[inline(never)]
-    fn step_aborted(&mut self, target: &mut Target) -> Step {
+    fn step_aborted(&mut self, target: &mut Target) -> Rest {
         let quiet = match (&mut self.task, target.unit_mut(self.head.unit)) {
             (Task::Job(job), Some(unit)) => job.drain(&mut self.segments, unit),
             (Task::List(list), Some(unit)) => {
@@ -393,12 +413,12 @@ impl Command {
             _ => self.in_flight == 0,
         };
         if !quiet {
-            return Step::Wait;
+            return Rest::Wait;
         }
         self.segments.end_all(|_| true);
         self.task = Task::refused(Refusal::ABORTED);
-        let Task::Over(over) = &self.task else { return Step::Wait };
-        Step::Finish(finish(target, &self.head, over))
+        let Task::Over(over) = &self.task else { return Rest::Wait };
+        Rest::Finish(finish(target, &self.head, over))
     }
 }
 
@@ -415,41 +435,48 @@ fn finish(target: &Target, head: &Head, over: &Over) -> Outcome {
 }
 
 impl Abort {
-    fn step(&mut self, target: &Target, head: &Head) -> ControlFlow<Step, Task> {
+    fn step(&mut self, target: &Target, head: &Head) -> ControlFlow<Rest, Task> {
         if let Some(nexus) = self.untold.iter().next() {
             self.untold.remove(nexus);
-            return Break(Step::Abort { unit: head.unit, nexus });
+            return Break(Rest::Abort { unit: head.unit, nexus });
         }
         if target.unit(head.unit).is_some_and(|unit| unit.tasks.has_any_of(&self.victims)) {
-            return Break(Step::Blocked);
+            return Break(Rest::Blocked);
         }
         Continue(Task::done().wanting(u64::from(head.data_out), 0))
     }
 }
 
 impl Reply {
-    fn step(&mut self, target: &Target, head: &Head, memory: &Memory<'_>) -> ControlFlow<Step, Task> {
-        let call = Call { target, head };
-        let mut whole = Answer::new(&mut [], 0);
-        if let Err(refusal) = self.write(&call, &mut whole) {
-            return Continue(Task::refused(refusal));
+    fn step(
+        &mut self,
+        target: &Target,
+        head: &Head,
+        memory: &Memory<'_>,
+        out: &mut Out<'_>,
+    ) -> ControlFlow<Rest, Task> {
+        loop {
+            let call = Call { target, head };
+            let mut whole = Answer::new(&mut [], 0);
+            if let Err(refusal) = self.write(&call, &mut whole) {
+                return Continue(Task::refused(refusal));
+            }
+            let wanted = u32::try_from(whole.length()).unwrap_or(u32::MAX).min(self.allocation);
+            let rest = wanted.min(head.data_in).saturating_sub(self.sent);
+            if rest == 0 {
+                return Continue(Task::done().wanting(0, u64::from(wanted)));
+            }
+            let length = (rest as usize).min(memory.control.largest());
+            if length == 0 {
+                return Continue(Task::refused(failure::internal()));
+            }
+            let Some(mut buffer) = memory.control.take(length) else { return Break(Rest::Starved) };
+            if let Err(refusal) = self.write(&call, &mut Answer::new(&mut buffer, self.sent as usize)) {
+                return Continue(Task::refused(refusal));
+            }
+            out.send(self.sent, buffer);
+            self.sent += length as u32;
         }
-        let wanted = u32::try_from(whole.length()).unwrap_or(u32::MAX).min(self.allocation);
-        let rest = wanted.min(head.data_in).saturating_sub(self.sent);
-        if rest == 0 {
-            return Continue(Task::done().wanting(0, u64::from(wanted)));
-        }
-        let length = (rest as usize).min(memory.control.largest());
-        if length == 0 {
-            return Continue(Task::refused(failure::internal()));
-        }
-        let Some(mut buffer) = memory.control.take(length) else { return Break(Step::Starved) };
-        if let Err(refusal) = self.write(&call, &mut Answer::new(&mut buffer, self.sent as usize)) {
-            return Continue(Task::refused(refusal));
-        }
-        let offset = self.sent;
-        self.sent += length as u32;
-        Break(Step::Send { offset, buffer })
     }
 
     fn write(&self, call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {

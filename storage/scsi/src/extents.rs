@@ -6,11 +6,11 @@
 //!
 //! Nothing is held up by the question: it takes no range, and what is written meanwhile is mapped or not.
 
-use crate::command::{Memory, Step};
+use crate::command::{Memory, Out, Rest};
 use crate::failure;
 use crate::field::Answer;
 use crate::sense::Refusal;
-use crate::unit::{LogicalUnit, UnitId};
+use crate::unit::LogicalUnit;
 use storage_block::{Buffer, Completion, Error, Extent, Geometry, Operation, Request};
 
 /// Bytes of the parameter data header and of a descriptor.
@@ -127,14 +127,19 @@ impl Extents {
     }
 
     /// The next step, or `None` when all is done.
-    pub(crate) fn step(&mut self, unit: &LogicalUnit, id: UnitId, memory: &Memory<'_>) -> Option<Step> {
+    pub(crate) fn step(
+        &mut self,
+        unit: &LogicalUnit,
+        memory: &Memory<'_>,
+        out: &mut Out<'_>,
+    ) -> Option<Rest> {
         match core::mem::replace(&mut self.state, State::Over) {
             State::Idle => {
                 // Not from the control memory: who waits for that must not have it to wait for from a job.
                 let size = (HEADER + MOST * DESCRIPTOR).min(memory.data.largest());
                 let Some((mut buffer, answer)) = memory.data.take_two(size) else {
                     self.state = State::Idle;
-                    return Some(Step::Starved);
+                    return Some(Rest::Starved);
                 };
                 // Blocks that begin in one extent and end in another may make one descriptor more than there are extents.
                 let most = (size.saturating_sub(HEADER) / DESCRIPTOR).saturating_sub(1).max(1);
@@ -149,13 +154,17 @@ impl Extents {
                     length: u64::from(self.question.count) * block_size,
                     buffer: Some(buffer),
                 };
-                Some(Step::Issue { unit: id, request })
+                out.issue(request);
+                Some(Rest::Wait)
             }
             State::InFlight => {
                 self.state = State::InFlight;
-                Some(Step::Wait)
+                Some(Rest::Wait)
             }
-            State::Returned(result, extents) => self.conclude(result, extents.as_deref(), unit),
+            State::Returned(result, extents) => {
+                self.conclude(result, extents.as_deref(), unit, out);
+                None
+            }
             State::Over => None,
         }
     }
@@ -165,14 +174,15 @@ impl Extents {
         result: Result<(), Error>,
         extents: Option<&[u8]>,
         unit: &LogicalUnit,
-    ) -> Option<Step> {
-        let mut buffer = self.answer.take()?;
+        out: &mut Out<'_>,
+    ) {
+        let Some(mut buffer) = self.answer.take() else { return };
         let known = match (result, extents) {
             (Ok(()), Some(extents)) => extents,
             // Later it may be known.
             (Err(error @ (Error::Lost | Error::NoMemory)), _) => {
                 self.failure = Some(failure::refusal(error, Operation::Status, 0, 0, unit));
-                return None;
+                return;
             }
             _ => &[],
         };
@@ -181,7 +191,9 @@ impl Extents {
         let length = answer.length().min(buffer.len());
         self.wanted = (length as u64).min(u64::from(self.allocation));
         buffer.truncate(length.min(self.allocation as usize).min(self.room as usize));
-        (!buffer.is_empty()).then_some(Step::Send { offset: 0, buffer })
+        if !buffer.is_empty() {
+            out.send(0, buffer);
+        }
     }
 
     /// Bytes that the answer has, cut at the allocation length.

@@ -7,7 +7,7 @@
 
 use crate::attention::Attention;
 use crate::cache::Mark;
-use crate::command::{Head, Memory, Step, Task};
+use crate::command::{Head, Memory, Out, Rest, Task};
 use crate::extents::Extents;
 use crate::failure;
 use crate::medium::Durability;
@@ -16,7 +16,7 @@ use crate::ranges::Ranges;
 use crate::segment::Segments;
 use crate::sense::Refusal;
 use crate::transfer::Transfer;
-use crate::unit::{LogicalUnit, UnitId};
+use crate::unit::LogicalUnit;
 use core::ops::Range;
 use storage_block::{Buffer, Completion, Error, Operation, Request};
 
@@ -57,7 +57,7 @@ impl Work {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Phase {
     Entering,
     FlushingBefore,
@@ -89,7 +89,7 @@ pub(crate) struct Job {
 
 /// How far a job has come.
 pub(crate) enum Progress {
-    Step(Step),
+    Rest(Rest),
     /// At its end, with the Data-Out and Data-In bytes it wanted or, if it failed, moved.
     Over {
         result: Result<(), Refusal>,
@@ -141,12 +141,13 @@ impl Job {
         unit: &mut LogicalUnit,
         head: &Head,
         memory: &Memory<'_>,
+        out: &mut Out<'_>,
     ) -> Progress {
         if self.incarnation != unit.incarnation() {
             return self.leave_disk(segments, unit);
         }
-        let progress = self.go_on(segments, unit, head, memory);
-        if self.stage != Stage::Complete && matches!(progress, Progress::Step(_)) {
+        let progress = self.go_on(segments, unit, head, memory, out);
+        if self.stage != Stage::Complete && matches!(progress, Progress::Rest(_)) {
             let stage = self.work.stage();
             if stage > self.stage {
                 self.stage = stage;
@@ -162,30 +163,20 @@ impl Job {
         unit: &mut LogicalUnit,
         head: &Head,
         memory: &Memory<'_>,
+        out: &mut Out<'_>,
     ) -> Progress {
-        if self.phase == Phase::Entering {
-            if !unit.tasks.may_start(self.ticket) {
-                return Progress::Step(self.wait(segments, unit, memory));
-            }
-            self.phase = Phase::FlushingBefore;
-        }
-        if self.phase == Phase::FlushingBefore {
-            if self.is_flush_due(unit) {
-                match self.step_flush(unit, head) {
-                    Ok(None) => {}
-                    Ok(Some(step)) => return Progress::Step(step),
-                    Err(refusal) => return self.over(unit, Err(refusal)),
-                }
-            }
-            self.phase = Phase::Working;
+        if self.phase < Phase::Working
+            && let Some(progress) = self.start(segments, unit, head, memory, out)
+        {
+            return progress;
         }
         while self.phase == Phase::Working {
-            let step = match &mut self.work {
-                Work::Transfer(transfer) => transfer.step(segments, unit, head.unit, memory),
-                _ => self.step_without_data(unit, head.unit, memory),
+            let rest = match &mut self.work {
+                Work::Transfer(transfer) => transfer.step(segments, unit, memory, out),
+                _ => self.step_without_data(unit, memory, out),
             };
-            if let Some(step) = step {
-                return Progress::Step(step);
+            if let Some(rest) = rest {
+                return Progress::Rest(rest);
             }
             if let Some(refusal) = self.work.failure() {
                 return self.over(unit, Err(refusal));
@@ -200,25 +191,57 @@ impl Job {
             }
         }
         if self.durability.flush_after {
-            match self.step_flush(unit, head) {
+            match self.step_flush(unit, head, out) {
                 Ok(None) => {}
-                Ok(Some(step)) => return Progress::Step(step),
+                Ok(Some(rest)) => return Progress::Rest(rest),
                 Err(refusal) => return self.over(unit, Err(refusal)),
             }
         }
         self.over(unit, Ok(()))
     }
 
+    /// Come as far as to the work, or tell what is before it.
+    #[inline(never)]
+    fn start(
+        &mut self,
+        segments: &mut Segments,
+        unit: &mut LogicalUnit,
+        head: &Head,
+        memory: &Memory<'_>,
+        out: &mut Out<'_>,
+    ) -> Option<Progress> {
+        if self.phase == Phase::Entering {
+            if !unit.tasks.may_start(self.ticket) {
+                return Some(Progress::Rest(self.wait(segments, unit, memory, out)));
+            }
+            self.phase = Phase::FlushingBefore;
+        }
+        if self.is_flush_due(unit) {
+            match self.step_flush(unit, head, out) {
+                Ok(None) => {}
+                Ok(Some(rest)) => return Some(Progress::Rest(rest)),
+                Err(refusal) => return Some(self.over(unit, Err(refusal))),
+            }
+        }
+        self.phase = Phase::Working;
+        None
+    }
+
     /// Work that is not between the initiator and the medium. It is rare, and kept out of the way of what is not.
     #[inline(never)]
-    fn step_without_data(&mut self, unit: &mut LogicalUnit, id: UnitId, memory: &Memory<'_>) -> Option<Step> {
+    fn step_without_data(
+        &mut self,
+        unit: &mut LogicalUnit,
+        memory: &Memory<'_>,
+        out: &mut Out<'_>,
+    ) -> Option<Rest> {
         match &mut self.work {
             Work::None | Work::Transfer(_) => None,
-            Work::Ranges(ranges) => ranges.step(unit, id),
+            Work::Ranges(ranges) => ranges.step(unit, out),
             Work::Extents(extents) => {
-                let step = extents.step(unit, id, memory);
+                let rest = extents.step(unit, memory, out);
                 self.wanted_in = extents.wanted();
-                step
+                rest
             }
         }
     }
@@ -227,7 +250,7 @@ impl Job {
     #[cold]
     fn leave_disk(&mut self, segments: &mut Segments, unit: &mut LogicalUnit) -> Progress {
         if !self.drain(segments, unit) {
-            return Progress::Step(Step::Wait);
+            return Progress::Rest(Rest::Wait);
         }
         let refusal = unit.medium().err().unwrap_or(Attention::MediumMayHaveChanged.sense().into());
         self.over(unit, Err(refusal))
@@ -235,17 +258,22 @@ impl Job {
 
     /// Others are before it: all it can do meanwhile is to take in its data.
     #[inline(never)]
-    fn wait(&mut self, segments: &mut Segments, unit: &mut LogicalUnit, memory: &Memory<'_>) -> Step {
+    fn wait(
+        &mut self,
+        segments: &mut Segments,
+        unit: &mut LogicalUnit,
+        memory: &Memory<'_>,
+        out: &mut Out<'_>,
+    ) -> Rest {
         if let Work::Transfer(transfer) = &mut self.work
             && unit.tasks.may_take_ahead(self.ticket)
         {
-            let step = transfer.step_ahead(segments, unit, memory);
+            transfer.step_ahead(segments, unit, memory, out);
             if segments.count() > 0 {
                 unit.tasks.took_ahead(self.ticket);
             }
-            return step.unwrap_or(Step::Blocked);
         }
-        Step::Blocked
+        Rest::Blocked
     }
 
     /// Whether the flush before it is to be made, or goes on: a read from the medium finds there what was acknowledged, if
@@ -319,15 +347,21 @@ impl Job {
 
     /// Flush, and learn from how it ends.
     #[inline(never)]
-    fn step_flush(&mut self, unit: &mut LogicalUnit, head: &Head) -> Result<Option<Step>, Refusal> {
+    fn step_flush(
+        &mut self,
+        unit: &mut LogicalUnit,
+        head: &Head,
+        out: &mut Out<'_>,
+    ) -> Result<Option<Rest>, Refusal> {
         match self.flush {
             Flush::Idle => {
                 self.flush = Flush::InFlight(unit.cache.mark());
                 let (operation, cookie) = (Operation::Flush, FLUSH_COOKIE);
                 let request = Request { cookie, operation, offset: 0, length: 0, buffer: None };
-                Ok(Some(Step::Issue { unit: head.unit, request }))
+                out.issue(request);
+                Ok(Some(Rest::Wait))
             }
-            Flush::InFlight(_) => Ok(Some(Step::Wait)),
+            Flush::InFlight(_) => Ok(Some(Rest::Wait)),
             Flush::Returned(mark, result) => {
                 self.flush = Flush::Idle;
                 match result {

@@ -4,14 +4,14 @@
 //! are joined to it by whoever drives its commands:
 //!
 //! ```text
-//!   Target::begin(nexus, lun, cdb, …) ─► Command
-//!   Command::step ─► Receive ─(initiator)─► received
-//!                 ─► Issue ──(backend)───► completed
-//!                 ─► Send ───(initiator)
-//!                 ─► Finish(Outcome)
+//!   Target::begin(Command, nexus, lun, cdb, …)
+//!   Command::step ─► Carrier::receive ─(initiator)─► received
+//!                 ─► Carrier::issue ──(backend)───► completed
+//!                 ─► Carrier::send ───(initiator)
+//!                 ─► Rest::Finish(Outcome), or what it waits for
 //! ```
 //!
-//! A [`Command`] is a value of fixed size in a slot of the caller's. It takes its buffers from two [`Memory`] shares and
+//! A [`Command`] is a slot of fixed size that the caller keeps and uses again: nothing large is ever moved. It takes its buffers from two [`Memory`] shares and
 //! allocates nothing. A refused command is an [`Outcome`] like any other; nothing that an initiator can send is an
 //! error of this engine's, or a panic.
 //!
@@ -73,7 +73,7 @@ pub mod testing;
 mod tests;
 
 pub use attention::Attention;
-pub use command::{Command, Memory, Step};
+pub use command::{Carrier, Command, Memory, Rest};
 pub use identity::Identity;
 pub use list::MAX_LIST;
 pub use lun::MAX_LUN;

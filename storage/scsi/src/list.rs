@@ -1,6 +1,6 @@
 //! Parameter lists: a bounded piece of Data-Out that is taken in whole before the command goes on.
 
-use crate::command::{Head, Memory, Step, Task};
+use crate::command::{Head, Memory, Out, Rest, Task};
 use crate::ordering::Ticket;
 use crate::sense::{Refusal, Sense, code};
 use crate::target::Target;
@@ -61,23 +61,25 @@ impl List {
         target: &mut Target,
         head: &Head,
         memory: &Memory<'_>,
-    ) -> ControlFlow<Step, Result<Task, Refusal>> {
+        out: &mut Out<'_>,
+    ) -> ControlFlow<Rest, Result<Task, Refusal>> {
         if let Some(buffer) = self.buffer.take() {
             return Continue(self.go_on(target, head, Some(buffer)));
         }
         if self.asked {
-            return Break(Step::Wait);
+            return Break(Rest::Wait);
         }
         let may_ask = |unit: &LogicalUnit| self.ticket.is_none_or(|ticket| unit.tasks.may_ask(ticket));
         if !target.unit(head.unit).is_none_or(may_ask) {
-            return Break(Step::Blocked);
+            return Break(Rest::Blocked);
         }
         if self.length == 0 {
             return Continue(self.go_on(target, head, None));
         }
-        let Some(buffer) = memory.control.take(self.length as usize) else { return Break(Step::Starved) };
+        let Some(buffer) = memory.control.take(self.length as usize) else { return Break(Rest::Starved) };
         self.asked = true;
-        Break(Step::Receive { offset: 0, buffer })
+        out.receive(0, buffer);
+        Break(Rest::Wait)
     }
 
     fn go_on(&self, target: &mut Target, head: &Head, list: Option<Buffer>) -> Result<Task, Refusal> {

@@ -137,13 +137,21 @@ impl TaskSet {
         length: u64,
         attribute: Attribute,
     ) -> Option<Ticket> {
-        let ticket = self.enter_unsettled(nexus, attribute)?;
-        self.settle(ticket, touch, start, length);
-        Some(ticket)
+        let range = Some((touch, start, start.saturating_add(length)));
+        self.add(nexus, attribute, range)
     }
 
     /// Enter without a range, or `None` when the set is full.
     pub(crate) fn enter_unsettled(&mut self, nexus: Nexus, attribute: Attribute) -> Option<Ticket> {
+        self.add(nexus, attribute, None)
+    }
+
+    fn add(
+        &mut self,
+        nexus: Nexus,
+        attribute: Attribute,
+        range: Option<(Touch, u64, u64)>,
+    ) -> Option<Ticket> {
         if self.count == self.capacity {
             return None;
         }
@@ -153,19 +161,13 @@ impl TaskSet {
         };
         let before = self.entries.get(usize::from(after)).map_or(self.last, |entry| entry.before);
         let ordered = attribute == Attribute::Ordered;
-        let mut entry = Entry {
-            serial: 0,
-            nexus,
-            before,
-            after,
-            touch: None,
-            start: 0,
-            end: 0,
-            ordered,
-            started: false,
-            stage: Stage::Wanting,
-            ahead: false,
+        let (touch, start, end) = match range {
+            Some((touch, start, end)) => (Some(touch), start, end),
+            None => (None, 0, 0),
         };
+        let (started, stage, ahead) = (false, Stage::Wanting, false);
+        let mut entry =
+            Entry { serial: 0, nexus, before, after, touch, start, end, ordered, started, stage, ahead };
         let mut place = self.free;
         if let Some(free) = self.entries.get_mut(usize::from(place)) {
             self.free = free.after;
@@ -175,11 +177,23 @@ impl TaskSet {
             place = self.entries.len() as u16;
             self.entries.push(entry);
         }
+        let serial = self.entries[usize::from(place)].serial;
         *self.link_after(before) = place;
         *self.link_before(after) = place;
         self.count += 1;
         self.ordered += usize::from(ordered);
-        Some(Ticket { place, serial: self.entries[usize::from(place)].serial })
+        if let Some(touch) = touch {
+            self.touches(touch, start, end);
+        }
+        Some(Ticket { place, serial })
+    }
+
+    /// A command has a range.
+    fn touches(&mut self, touch: Touch, start: u64, end: u64) {
+        self.changes += usize::from(touch == Touch::Change);
+        if touch != Touch::Flush {
+            self.crowd.enter(start, end);
+        }
     }
 
     /// The link that leads on from `place`, or into the set.
@@ -234,10 +248,7 @@ impl TaskSet {
         let end = start.saturating_add(length);
         entry.touch = Some(touch);
         (entry.start, entry.end) = (start, end);
-        self.changes += usize::from(touch == Touch::Change);
-        if touch != Touch::Flush {
-            self.crowd.enter(start, end);
-        }
+        self.touches(touch, start, end);
     }
 
     /// Whether the command may ask for its parameter list.

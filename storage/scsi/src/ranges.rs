@@ -1,12 +1,12 @@
 //! Operations on ranges of the medium that carry no data: UNMAP, WRITE SAME of zeroes, PRE-FETCH.
 
-use crate::command::Step;
+use crate::command::{Out, Rest};
 use crate::failure;
 use crate::field::{u32_at, u64_at};
 use crate::segment;
 use crate::sense::{Refusal, Sense, code};
 use crate::transfer::Transfer;
-use crate::unit::{LogicalUnit, UnitId};
+use crate::unit::LogicalUnit;
 use storage_block::{Buffer, Completion, Error, Operation, Request};
 
 /// Requests of one command in flight together.
@@ -102,7 +102,7 @@ impl Ranges {
     }
 
     /// The next step, or `None` when all is done and quiet; then [`Ranges::failure`] says how.
-    pub(crate) fn step(&mut self, unit: &mut LogicalUnit, id: UnitId) -> Option<Step> {
+    pub(crate) fn step(&mut self, unit: &mut LogicalUnit, out: &mut Out<'_>) -> Option<Rest> {
         self.settle(unit);
         while self.failure.is_none() {
             let Some(extent) = self.extent(self.next) else { break };
@@ -125,9 +125,9 @@ impl Ranges {
             let Extent { offset, length } = extent;
             let request =
                 Request { cookie: place as u64, operation: self.operation, offset, length, buffer: None };
-            return Some(Step::Issue { unit: id, request });
+            out.issue(request);
         }
-        self.requests.iter().any(Option::is_some).then_some(Step::Wait)
+        self.requests.iter().any(Option::is_some).then_some(Rest::Wait)
     }
 
     /// How it failed, if it did.

@@ -192,7 +192,6 @@ pub(crate) enum State {
 
 impl Segment {
     /// A move within memory. The first byte that is not as it must be, if any.
-    #[inline(never)]
     pub(crate) fn compute(&mut self, step: Move, pattern: Option<&[u8]>) -> Option<u32> {
         let buffer = self.buffer.as_deref_mut()?;
         let other = self.other.as_deref().unwrap_or_default();

@@ -6,8 +6,8 @@
 //! after the end.
 
 use crate::{
-    Arrival, Attribute, Command, Identity, Limits, Memory, Nexus, Outcome, Step, Target, Traits, TransportId,
-    UnitId,
+    Arrival, Attribute, Carrier, Command, Identity, Limits, Memory, Nexus, Outcome, Rest, Target, Traits,
+    TransportId, UnitId,
 };
 use alloc::vec;
 use alloc::vec::Vec;
@@ -155,6 +155,40 @@ pub struct Slot {
     pub waits: &'static str,
 }
 
+/// What carries for a command on the bench.
+struct Hands<'a> {
+    index: usize,
+    unit: UnitId,
+    /// Bytes of Data-Out that there are.
+    offered: usize,
+    moved: bool,
+    disk: &'a mut RamDisk,
+    owners: &'a mut Vec<usize>,
+    receives: &'a mut Vec<(u32, Buffer)>,
+    data_in: &'a mut Vec<u8>,
+}
+
+impl Carrier for Hands<'_> {
+    fn receive(&mut self, offset: u32, buffer: Buffer) {
+        assert!(offset as usize + buffer.len() <= self.offered, "no more Data-Out than there is");
+        self.receives.push((offset, buffer));
+        self.moved = true;
+    }
+
+    fn issue(&mut self, unit: UnitId, request: Request) {
+        assert_eq!(unit, self.unit);
+        self.disk.submit(request);
+        self.owners.push(self.index);
+        self.moved = true;
+    }
+
+    fn send(&mut self, offset: u32, buffer: Buffer) {
+        assert_eq!(offset as usize, self.data_in.len(), "Data-In ascends without gaps");
+        self.data_in.extend_from_slice(&buffer);
+        self.moved = true;
+    }
+}
+
 /// A target of one disk, two initiators, and commands between them.
 #[derive(Debug)]
 pub struct Bench {
@@ -245,32 +279,23 @@ impl Bench {
     pub fn step(&mut self, index: usize) -> bool {
         let mut moved = false;
         while self.slots[index].outcome.is_none() {
-            let memory = Memory { data: &self.data, control: &self.control };
-            let slot = &mut self.slots[index];
-            match slot.command.step(&mut self.target, &memory) {
-                Step::Receive { offset, buffer } => {
-                    let end = offset as usize + buffer.len();
-                    assert!(end <= slot.data_out.len(), "no more Data-Out than there is");
-                    slot.receives.push((offset, buffer));
+            let Self { target, unit, disk, data, control, slots, owners, aborts, .. } = self;
+            let memory = Memory { data, control };
+            let Slot { command, data_out, data_in, receives, outcome, waits } = &mut slots[index];
+            let (unit, offered) = (*unit, data_out.len());
+            let mut hands = Hands { index, unit, offered, moved: false, disk, owners, receives, data_in };
+            let rest = command.step(target, &memory, &mut hands);
+            moved |= hands.moved;
+            match rest {
+                Rest::Abort { unit, nexus } => aborts.push((unit, nexus)),
+                Rest::Finish(end) => {
+                    assert!(command.is_quiet(), "nothing is in flight at the end");
+                    *outcome = Some(end);
                 }
-                Step::Issue { unit, request } => {
-                    assert_eq!(unit, self.unit);
-                    self.disk.submit(request);
-                    self.owners.push(index);
-                }
-                Step::Send { offset, buffer } => {
-                    assert_eq!(offset as usize, slot.data_in.len(), "Data-In ascends without gaps");
-                    slot.data_in.extend_from_slice(&buffer);
-                }
-                Step::Abort { unit, nexus } => self.aborts.push((unit, nexus)),
-                Step::Finish(outcome) => {
-                    assert!(slot.command.is_quiet(), "nothing is in flight at the end");
-                    slot.outcome = Some(outcome);
-                }
-                wait @ (Step::Starved | Step::Blocked | Step::Wait) => {
-                    slot.waits = match wait {
-                        Step::Starved => "starved",
-                        Step::Blocked => "blocked",
+                Rest::Starved | Rest::Blocked | Rest::Wait => {
+                    *waits = match rest {
+                        Rest::Starved => "starved",
+                        Rest::Blocked => "blocked",
                         _ => "waits",
                     };
                     break;

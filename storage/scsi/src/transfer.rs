@@ -16,11 +16,11 @@
 //! comes back only when a whole PDU is in, which may reach into the second pass. A read takes its buffers ahead so that
 //! what waits for it may. Nobody waits for memory to do it.
 
-use crate::command::{Memory, Step};
+use crate::command::{Memory, Out, Rest};
 use crate::failure;
 use crate::segment::{Move, NOTHING, Program, Segment, Segments, State, operation};
 use crate::sense::{Refusal, Sense, SenseKey, code};
-use crate::unit::{LogicalUnit, UnitId};
+use crate::unit::LogicalUnit;
 use storage_block::{Buffer, Completion, Error, Request};
 
 /// The longest segment in bytes.
@@ -74,6 +74,10 @@ pub(crate) struct Transfer {
     pattern: Option<Buffer>,
     received: u32,
     sent: u32,
+    /// Bytes of Data-Out that it asks for in all.
+    data_out: u32,
+    /// A segment may need another buffer after those it has begun with.
+    needs_later: bool,
     /// The failure of the first byte that failed.
     failure: Option<(u32, Refusal)>,
 }
@@ -97,6 +101,8 @@ impl Transfer {
             pattern: None,
             received: 0,
             sent: 0,
+            data_out: pass.data_out(),
+            needs_later: pass.program.needs_later,
             failure: None,
         }
     }
@@ -118,7 +124,9 @@ impl Transfer {
 
     /// With a second pass.
     pub(crate) fn then(self, pass: Pass) -> Self {
-        Self { passes: [self.passes[0], pass], ..self }
+        let data_out = self.data_out + pass.data_out();
+        let needs_later = self.needs_later || pass.program.needs_later;
+        Self { passes: [self.passes[0], pass], data_out, needs_later, ..self }
     }
 
     /// Data-Out bytes that have come and Data-In bytes that were sent.
@@ -126,24 +134,22 @@ impl Transfer {
         (self.received, self.sent)
     }
 
-    /// The next step, or `None` when all is done and quiet; then [`Transfer::failure`] says how.
+    /// Go on until it has to wait, or `None` when all is done and quiet; then [`Transfer::failure`] says how.
     pub(crate) fn step(
         &mut self,
         segments: &mut Segments,
         unit: &mut LogicalUnit,
-        id: UnitId,
         memory: &Memory<'_>,
-    ) -> Option<Step> {
-        self.starved = false;
+        out: &mut Out<'_>,
+    ) -> Option<Rest> {
         loop {
-            if let Some(step) = self.move_segments(segments, unit, id, memory) {
-                return Some(step);
-            }
+            self.starved = false;
+            self.move_segments(segments, unit, memory, out);
             let is_idle = segments.count() == 0;
             if self.failure.is_none() && self.beginning == self.running && self.has_more() {
                 match self.begin_segment(segments, unit, memory, false) {
                     Begun::Segment => continue,
-                    Begun::NoBuffer if is_idle => return Some(Step::Starved),
+                    Begun::NoBuffer if is_idle => return Some(Rest::Starved),
                     Begun::NoBuffer | Begun::WindowFull => {}
                     Begun::Never => self.fail(self.next, failure::internal()),
                     Begun::OutOfRange => self.fail(self.next, Sense::illegal(code::LBA_OUT_OF_RANGE).into()),
@@ -167,24 +173,22 @@ impl Transfer {
             if is_idle {
                 return None;
             }
-            return Some(if self.starved { Step::Starved } else { Step::Wait });
+            return Some(if self.starved { Rest::Starved } else { Rest::Wait });
         }
     }
 
     /// Take buffers, as far as there are any, and Data-Out, and do nothing more: the command waits for its range.
-    #[inline(never)]
     pub(crate) fn step_ahead(
         &mut self,
         segments: &mut Segments,
         unit: &LogicalUnit,
         memory: &Memory<'_>,
-    ) -> Option<Step> {
+        out: &mut Out<'_>,
+    ) {
         loop {
-            if let Some(step) = self.ask_ahead(segments) {
-                return Some(step);
-            }
+            self.ask_ahead(segments, out);
             if !self.begin_ahead(segments, unit, memory) {
-                return None;
+                return;
             }
         }
     }
@@ -196,15 +200,14 @@ impl Transfer {
 
     /// Whether it has all the buffers it will ever need.
     pub(crate) fn is_sated(&self) -> bool {
-        let later = self.passes.iter().any(|pass| pass.program.needs_later);
         let begun =
             self.failure.is_some() || !self.has_more() && (self.beginning == 1 || self.passes[1].total == 0);
-        begun && !later
+        begun && !self.needs_later
     }
 
     /// Whether all Data-Out it asks for has come.
     pub(crate) fn has_data(&self) -> bool {
-        self.received == self.passes.iter().map(Pass::data_out).sum()
+        self.received == self.data_out
     }
 
     /// Give everything up that is not in flight. True when nothing is.
@@ -220,6 +223,7 @@ impl Transfer {
     }
 
     /// A move has succeeded: let the unit know if it was a write, and go on to the next.
+    #[inline(never)]
     fn acknowledge(&self, segment: &mut Segment, unit: &mut LogicalUnit) {
         let step = self.passes[usize::from(segment.pass)].step(segment);
         if step == Some(Move::Store) && !self.fua {
@@ -294,34 +298,29 @@ impl Transfer {
         &mut self,
         segments: &mut Segments,
         unit: &mut LogicalUnit,
-        id: UnitId,
         memory: &Memory<'_>,
-    ) -> Option<Step> {
+        out: &mut Out<'_>,
+    ) {
         let mut rank = 0;
         while rank < segments.count() {
-            match self.move_segment(segments, rank, unit, id, memory) {
-                Moved::Step(step) => return Some(step),
-                Moved::End => segments.end(rank),
-                Moved::Send(buffer) => {
-                    let offset = segments.ranked(rank).start;
-                    segments.end(rank);
-                    self.sent += buffer.len() as u32;
-                    return Some(Step::Send { offset, buffer });
-                }
-                Moved::Nowhere => rank += 1,
+            if self.move_segment(segments, rank, unit, memory, out) {
+                rank += 1;
+            } else {
+                segments.end(rank);
             }
         }
-        None
     }
 
+    /// Move a segment as far as it goes. Answers whether there is anything left of it.
+    #[inline(never)]
     fn move_segment(
         &mut self,
         segments: &mut Segments,
         rank: usize,
         unit: &mut LogicalUnit,
-        id: UnitId,
         memory: &Memory<'_>,
-    ) -> Moved {
+        out: &mut Out<'_>,
+    ) -> bool {
         let place = segments.place(rank);
         let segment = segments.ranked(rank);
         loop {
@@ -329,7 +328,7 @@ impl Transfer {
             let (start, length) = (segment.start, segment.length);
             let offset = pass.start + u64::from(start);
             match segment.state {
-                State::Receiving | State::InFlight => return Moved::Nowhere,
+                State::Receiving | State::InFlight => return true,
                 State::Returned(Ok(())) => {
                     self.acknowledge(segment, unit);
                     continue;
@@ -337,25 +336,28 @@ impl Transfer {
                 State::Returned(Err(error)) => {
                     let operation = operation(pass.step(segment), self.fua);
                     self.fail(start, failure::refusal(error, operation, offset, u64::from(length), unit));
-                    return Moved::End;
+                    return false;
                 }
                 State::Idle => {}
             }
             let is_ahead = segment.pass != self.running;
             // What lies behind a failure is of no use any more, and must not be written.
             let goes_on = self.failure.is_none_or(|(at, _)| start < at && !is_ahead);
-            let Some(step) = pass.step(segment).filter(|_| goes_on) else { return Moved::End };
+            let Some(step) = pass.step(segment).filter(|_| goes_on) else { return false };
             if is_ahead && step != Move::Receive {
-                return Moved::Nowhere;
+                return true;
             }
             match step {
-                Move::Receive => return ask(segment, pass).map_or(Moved::Nowhere, Moved::Step),
+                Move::Receive => {
+                    ask(segment, pass, out);
+                    return true;
+                }
                 Move::Fetch | Move::FetchOther | Move::Store => {
                     if step == Move::Fetch && segment.buffer.is_none() {
                         segment.buffer = memory.data.take(length as usize);
                         if segment.buffer.is_none() {
                             self.starved = true;
-                            return Moved::Nowhere;
+                            return true;
                         }
                     }
                     let other = step == Move::FetchOther;
@@ -363,36 +365,47 @@ impl Transfer {
                     segment.state = State::InFlight;
                     let (cookie, operation) = (place as u64, operation(Some(step), self.fua));
                     let request = Request { cookie, operation, offset, length: length.into(), buffer };
-                    return Moved::Step(Step::Issue { unit: id, request });
+                    out.issue(request);
+                    return true;
                 }
                 Move::Send => {
                     if start != self.sent {
-                        return Moved::Nowhere;
+                        return true;
                     }
-                    let Some(mut buffer) = segment.buffer.take() else { return Moved::Nowhere };
+                    let Some(mut buffer) = segment.buffer.take() else { return true };
                     buffer.truncate(buffer.len().min((self.room - start) as usize));
-                    return Moved::Send(buffer);
+                    self.sent += buffer.len() as u32;
+                    out.send(start, buffer);
+                    return false;
                 }
                 Move::Keep | Move::Compare | Move::ComparePattern | Move::Or | Move::Merge | Move::Expand => {
-                    segment.at += 1;
-                    if let Some(at) = segment.compute(step, self.pattern.as_deref()) {
-                        let sense = Sense::new(SenseKey::Miscompare, code::MISCOMPARE_DURING_VERIFY);
-                        let in_data = u64::from(pass.data + start + at);
-                        self.fail(start + at, sense.with_information(in_data).into());
-                    }
+                    self.compute(segment, step);
                 }
             }
         }
     }
 
-    /// Ask for the data of a segment that waits to do so.
-    fn ask_ahead(&self, segments: &mut Segments) -> Option<Step> {
-        (0..segments.count()).find_map(|rank| {
+    /// Make a move within memory.
+    #[inline(never)]
+    fn compute(&mut self, segment: &mut Segment, step: Move) {
+        segment.at += 1;
+        if let Some(at) = segment.compute(step, self.pattern.as_deref()) {
+            let at = segment.start + at;
+            let sense = Sense::new(SenseKey::Miscompare, code::MISCOMPARE_DURING_VERIFY);
+            let in_data = u64::from(self.passes[usize::from(segment.pass)].data + at);
+            self.fail(at, sense.with_information(in_data).into());
+        }
+    }
+
+    /// Ask for the data of all segments that wait to do so.
+    fn ask_ahead(&self, segments: &mut Segments, out: &mut Out<'_>) {
+        for rank in 0..segments.count() {
             let segment = segments.ranked(rank);
             let pass = &self.passes[usize::from(segment.pass)];
-            let asks = matches!(segment.state, State::Idle) && pass.step(segment) == Some(Move::Receive);
-            if asks { ask(segment, pass) } else { None }
-        })
+            if matches!(segment.state, State::Idle) && pass.step(segment) == Some(Move::Receive) {
+                ask(segment, pass, out);
+            }
+        }
     }
 
     /// Begin a segment ahead of its turn, if there are buffers.
@@ -403,7 +416,6 @@ impl Transfer {
         self.has_more() && matches!(self.begin_segment(segments, unit, memory, true), Begun::Segment)
     }
 
-    #[inline(never)]
     fn begin_segment(
         &mut self,
         segments: &mut Segments,
@@ -430,24 +442,24 @@ impl Transfer {
         if pass.start + u64::from(self.next) + u64::from(length) > geometry.size {
             return Begun::OutOfRange;
         }
-        let pair = pass.program.needs_two;
-        let (buffer, other) = loop {
-            let size = length as usize;
-            let taken = match (pair, is_ahead || self.next > 0) {
-                (true, _) => memory.data.take_two(size).map(|(buffer, other)| (buffer, Some(other))),
-                (false, false) => memory.data.take(size).map(|buffer| (buffer, None)),
-                // What follows must leave room for the beginnings of others: their data may stand before ours on the
-                // same wire, and ours would never come.
-                (false, true) => memory.data.take_further(size).map(|buffer| (buffer, None)),
-            };
-            match taken {
-                Some(taken) => break taken,
-                // Two large buffers may never be there together where two small ones are.
-                None if pair && length > block && !is_ahead => {
-                    length = (length / 2).next_multiple_of(block);
+        let (buffer, other) = if pass.program.needs_two {
+            let pair = loop {
+                match memory.data.take_two(length as usize) {
+                    Some(pair) => break pair,
+                    // Two large buffers may never be there together where two small ones are.
+                    None if length > block && !is_ahead => length = (length / 2).next_multiple_of(block),
+                    None => return Begun::NoBuffer,
                 }
-                None => return Begun::NoBuffer,
-            }
+            };
+            (pair.0, Some(pair.1))
+        } else {
+            let first = !is_ahead && self.next == 0;
+            // What follows must leave room for the beginnings of others: their data may stand before ours on the same
+            // wire, and ours would never come.
+            let length = length as usize;
+            let buffer = if first { memory.data.take(length) } else { memory.data.take_further(length) };
+            let Some(buffer) = buffer else { return Begun::NoBuffer };
+            (buffer, None)
         };
         let Some(segment) = segments.begin(self.beginning, self.next, length) else {
             return Begun::WindowFull;
@@ -456,16 +468,6 @@ impl Transfer {
         self.next += length;
         Begun::Segment
     }
-}
-
-/// How far a segment came.
-enum Moved {
-    Step(Step),
-    /// It is done with, or of no use any more.
-    End,
-    /// It ends by being sent.
-    Send(Buffer),
-    Nowhere,
 }
 
 enum Begun {
@@ -478,11 +480,12 @@ enum Begun {
 }
 
 /// Ask for a segment's data.
-fn ask(segment: &mut Segment, pass: &Pass) -> Option<Step> {
+fn ask(segment: &mut Segment, pass: &Pass, out: &mut Out<'_>) {
     segment.state = State::Receiving;
-    let mut buffer = segment.buffer.take()?;
-    if pass.part != 0 {
-        buffer.truncate(buffer.len().min(pass.part as usize));
+    if let Some(mut buffer) = segment.buffer.take() {
+        if pass.part != 0 {
+            buffer.truncate(buffer.len().min(pass.part as usize));
+        }
+        out.receive(pass.data + segment.start, buffer);
     }
-    Some(Step::Receive { offset: pass.data + segment.start, buffer })
 }
