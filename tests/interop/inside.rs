@@ -1,6 +1,6 @@
 //! Scenarios that need sockets of their own on the two networks: the test program starts itself again inside them.
 
-use crate::{cells, hostile, network, recovery, service};
+use crate::{cells, hostile, network, offloads, recovery, service};
 use image_launch::process;
 use image_launch::stage::Stage;
 use std::env;
@@ -26,7 +26,7 @@ pub(crate) fn play(stage: &mut Stage, scenario: &str) -> String {
         format!("{scenario}:\n{said}\nthe appliance:\n{}", process::last_lines(&console, 40))
     };
     assert_eq!(output.code, 0, "{}", report());
-    assert!(alive.is_ok() && !console.contains("panicked"), "{}", report());
+    assert!(alive.is_ok() && !stage.appliance.has_panicked(), "{}", report());
     println!("{}: {}", stage.describe(), output.text());
     output.text()
 }
@@ -38,7 +38,13 @@ fn inside() {
     let Ok(name) = env::var(SCENARIO) else { return };
     std::thread::scope(|scope| {
         for name in name.split('+') {
-            let all = [hostile::SCENARIOS, network::SCENARIOS, cells::SCENARIOS, recovery::SCENARIOS];
+            let all = [
+                hostile::SCENARIOS,
+                network::SCENARIOS,
+                cells::SCENARIOS,
+                recovery::SCENARIOS,
+                offloads::SCENARIOS,
+            ];
             let mut scenarios = all.into_iter().flatten();
             let (_, scenario) = scenarios.find(|(known, _)| *known == name).unwrap();
             scope.spawn(scenario);

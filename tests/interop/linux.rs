@@ -49,6 +49,7 @@ fn boot(stage: &Stage, guest: &Guest, phase: &str) -> String {
     let ended = machine.wait_for("guest: done", LIMIT);
     let console = machine.console();
     ended.unwrap_or_else(|error| panic!("{error}\nappliance:\n{}", stage.appliance.console()));
+    assert!(!stage.appliance.has_panicked(), "{}", stage.appliance.console());
     console
 }
 

@@ -187,6 +187,14 @@ impl Appliance {
         }
     }
 
+    /// Whether it has ever panicked: the image starts anew then, and serves as if nothing had been.
+    #[must_use]
+    pub fn has_panicked(&self) -> bool {
+        let console = self.console();
+        // The image's own word, and that of a process.
+        console.contains("PANIC") || console.contains("panicked")
+    }
+
     /// The virtual machine, unless it is a process.
     pub fn machine(&mut self) -> Option<&mut Machine> {
         match &mut self.body {

@@ -105,6 +105,7 @@ impl LinuxGuest {
         // It logs out, and looks for errors in its kernel's log.
         let ended = self.machine.wait_for("guest: done", END);
         ended.unwrap_or_else(|error| panic!("{error}\n{}", self.report(stage)));
+        assert!(!stage.appliance.has_panicked(), "{}", self.report(stage));
         figures
     }
 
