@@ -10,4 +10,5 @@ mod fixture;
 mod configuration;
 mod isolation;
 mod management;
+mod memory;
 mod tour;

@@ -113,6 +113,9 @@ const NORMAL: Limits = Limits {
     entries: 2048,
 };
 
+/// The same for fewer disks, as many as a machine of 64 MiB has room for.
+const MEDIUM: Limits = Limits { volumes: 8, ..NORMAL };
+
 const LARGE: Limits = Limits {
     connections: 64,
     volumes: 64,
@@ -140,7 +143,7 @@ impl Limits {
     }
 
     const fn choose(free: usize, tls: bool) -> Self {
-        let sizes = [LARGE, NORMAL, SMALL];
+        let sizes = [LARGE, NORMAL, MEDIUM, SMALL];
         let mut index = 0;
         while index < sizes.len() {
             let more = if tls { sizes[index].tls_memory() } else { 0 };
@@ -152,7 +155,8 @@ impl Limits {
         TINY
     }
 
-    /// Bytes that these limits take at start, with a quarter on top for engines, tables and the heap's own needs.
+    /// Bytes that these limits take at start: buffers, with a quarter on top for the tables of connections and the heap's own
+    /// needs, and the engines of all disks.
     pub const fn memory(&self) -> usize {
         let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
             + self.volumes * self.paths * (self.nbd_buffers.0 + self.nbd_buffers.1)
@@ -163,7 +167,12 @@ impl Limits {
             total += self.pool[index].0 * (self.pool[index].1 + self.journal[index]);
             index += 1;
         }
-        total + total / 4
+        total + total / 4 + self.volumes * self.engine()
+    }
+
+    /// Bytes that the storage driver of one disk takes beside its buffers, as measured and a tenth more.
+    const fn engine(&self) -> usize {
+        32 * KIB + self.paths * 2 * self.window * 1280 + self.entries * 112
     }
 
     /// Bytes that TLS takes on top when every disk speaks it.
@@ -233,11 +242,13 @@ impl Limits {
 const _: () = {
     TINY.check();
     SMALL.check();
+    MEDIUM.check();
     NORMAL.check();
     LARGE.check();
     assert!(
         TINY.memory() < SMALL.memory()
-            && SMALL.memory() < NORMAL.memory()
+            && SMALL.memory() < MEDIUM.memory()
+            && MEDIUM.memory() < NORMAL.memory()
             && NORMAL.memory() < LARGE.memory()
     );
     assert!(TINY.memory() < LEAST, "the smallest appliance fits into what is left for it");
