@@ -16,6 +16,8 @@ use crate::service;
 use image_launch::disk::Server;
 use image_launch::net::Wire;
 
+pub(crate) use world::lose;
+
 /// What is played inside the networks: a row each.
 pub(crate) const SCENARIOS: &[(&str, fn())] = rows::SCENARIOS;
 

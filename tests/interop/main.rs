@@ -12,6 +12,7 @@ mod kills;
 mod libiscsi;
 mod linux;
 mod network;
+mod offloads;
 mod recovery;
 mod service;
 mod suite;

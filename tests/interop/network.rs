@@ -4,7 +4,7 @@
 mod flood;
 mod forged;
 mod frame;
-mod wire;
+pub(crate) mod wire;
 
 use crate::fixture::{Turn, stage};
 use crate::hostile::{body, three_disks};

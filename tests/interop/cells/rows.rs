@@ -2,7 +2,7 @@
 
 use super::worker::Column;
 use super::world::Expect::{self, Damage, Error, Pass, Recover};
-use super::world::{Way, World};
+use super::world::{Way, World, lose};
 use crate::hostile::peer::{Peer, Who};
 use crate::hostile::session::Session;
 use image_launch::net::Wire;
@@ -214,7 +214,9 @@ fn half_open() {
 }
 
 fn weather() {
-    play("weather", volatile, |world| world.lose(10, seconds(15)));
+    play("weather", volatile, |_| {
+        lose(10, seconds(15));
+    });
 }
 
 fn host_cut() {

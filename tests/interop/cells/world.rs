@@ -139,18 +139,6 @@ impl World {
         blocked(&rules, time);
     }
 
-    /// So many of a hundred frames are lost each way on both networks, for a time.
-    pub(crate) fn lose(&self, percent: u32, time: Duration) {
-        let chance = format!("{:.2}", f64::from(percent) / 100.0);
-        let statistic = ["-m", "statistic", "--mode", "random", "--probability", &chance];
-        let wires = [Wire::Host, Wire::Service];
-        let rules: Vec<_> = wires
-            .iter()
-            .flat_map(|wire| [Way::In, Way::Out].map(|way| rule(*wire, way, &statistic)))
-            .collect();
-        blocked(&rules, time);
-    }
-
     /// Talks to the appliance's hypervisor.
     pub(crate) fn qmp(&self, commands: &[&str]) {
         let mut qmp = Qmp::connect(&Inside.file("appliance.qmp"), LIMIT).unwrap();
@@ -200,6 +188,16 @@ fn judge(seen: &Seen, expect: Expect, answers_at_once: bool) -> Result<(), Strin
     Ok(())
 }
 
+/// So many of a hundred frames are lost each way on both networks, for a time. Answers how many were.
+pub(crate) fn lose(percent: u32, time: Duration) -> u64 {
+    let chance = format!("{:.2}", f64::from(percent) / 100.0);
+    let statistic = ["-m", "statistic", "--mode", "random", "--probability", &chance];
+    let wires = [Wire::Host, Wire::Service];
+    let rules: Vec<_> =
+        wires.iter().flat_map(|wire| [Way::In, Way::Out].map(|way| rule(*wire, way, &statistic))).collect();
+    blocked(&rules, time)
+}
+
 fn rule(wire: Wire, way: Way, condition: &[&str]) -> Vec<String> {
     let (chain, interface) = match way {
         Way::In => ("INPUT", "-i"),
@@ -211,15 +209,21 @@ fn rule(wire: Wire, way: Way, condition: &[&str]) -> Vec<String> {
     words
 }
 
-fn blocked(rules: &[Vec<String>], time: Duration) {
-    let iptables = |verb: &str| {
-        for rule in rules {
-            let mut command = process::command("iptables");
-            command.args(["-w", verb]).args(rule);
-            process::check(command, LIMIT).unwrap();
-        }
+/// Puts rules in the way for a time. Answers how many frames they have taken.
+fn blocked(rules: &[Vec<String>], time: Duration) -> u64 {
+    let iptables = |words: &[&str], rule: &[String]| {
+        let mut command = process::command("iptables");
+        command.arg("-w").args(words).args(rule);
+        process::check(command, LIMIT).unwrap()
     };
-    iptables("-A");
+    for rule in rules {
+        iptables(&["-A"], rule);
+    }
     sleep(time);
-    iptables("-D");
+    let list = iptables(&["-n", "-v", "-x", "-L"], &[]);
+    for rule in rules {
+        iptables(&["-D"], rule);
+    }
+    let taken = list.lines().filter(|line| line.contains("DROP")).map(str::split_whitespace);
+    taken.filter_map(|mut words| words.next()?.parse::<u64>().ok()).sum()
 }

@@ -4,7 +4,7 @@ use image_launch::net::{ISCSI, Wire};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use storage_iscsi::wire::text::Writer;
+use storage_iscsi::wire::text::{Writer, number, pairs};
 use storage_iscsi::wire::{Digests, Header, LoginRequest, LoginResponse, opcode};
 
 /// How long an answer may take on a busy machine.
@@ -18,6 +18,8 @@ pub(crate) struct Who {
     pub(crate) initiator: String,
     pub(crate) isid: [u8; 6],
     pub(crate) iqn: String,
+    /// The numbers that its commands and the answers to them begin with: CmdSN and StatSN.
+    pub(crate) first: (u32, u32),
 }
 
 impl Who {
@@ -25,7 +27,12 @@ impl Who {
     pub(crate) fn new(name: &str, n: usize) -> Self {
         let iqn = format!("{}:disk{n}", image_launch::stage::IQN);
         // One ISID for all: the name tells them apart.
-        Self { initiator: format!("iqn.2026-11.example.peer:{name}"), isid: [0x80, 0, 0, 1, 0, 1], iqn }
+        Self {
+            initiator: format!("iqn.2026-11.example.peer:{name}"),
+            isid: [0x80, 0, 0, 1, 0, 1],
+            iqn,
+            first: (1, 0),
+        }
     }
 
     /// The keys that every login begins with.
@@ -146,23 +153,34 @@ impl Peer {
         }
     }
 
-    /// A login of one request.
-    pub(crate) fn log_in(&mut self, who: &Who, keys: &[(&str, &str)]) -> Result<LoginResponse, String> {
+    /// A login of one request. Answers the response, and the longest data segment that the target takes.
+    pub(crate) fn log_in(
+        &mut self,
+        who: &Who,
+        keys: &[(&str, &str)],
+    ) -> Result<(LoginResponse, usize), String> {
         let mut data = who.declares();
         data.extend(text(keys));
         self.say(login(who).header(), &data);
         match self.hear(SOON) {
-            Heard::Pdu(header, _) if header.opcode() == opcode::LOGIN_RESPONSE => {
+            Heard::Pdu(header, data) if header.opcode() == opcode::LOGIN_RESPONSE => {
                 let response = LoginResponse::read(&header);
                 let status = (response.status_class, response.status_detail);
                 match (status, response.transit) {
-                    ((0, _), true) => Ok(response),
+                    ((0, _), true) => Ok((response, segment(&data))),
                     _ => Err(format!("the login ended with {status:?}")),
                 }
             }
             other => Err(format!("no login response: {other:?}")),
         }
     }
+}
+
+/// The longest data segment that these keys allow: 8192 bytes where they say nothing (RFC 7143 section 13.12).
+fn segment(keys: &[u8]) -> usize {
+    let mut pairs = pairs(keys).filter_map(Result::ok);
+    let found = pairs.find(|(key, _)| *key == "MaxRecvDataSegmentLength");
+    found.and_then(|(_, value)| number(value)).map_or(8192, |length| usize::try_from(length).unwrap())
 }
 
 /// The request of a login that goes from the operational stage straight to full feature phase.
@@ -174,7 +192,8 @@ pub(crate) fn login(who: &Who) -> LoginRequest {
         next_stage: 3,
         isid: who.isid,
         initiator_task_tag: 1,
-        cmd_sn: 1,
+        cmd_sn: who.first.0,
+        exp_stat_sn: who.first.1,
         ..LoginRequest::default()
     }
 }

@@ -73,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) cmd_sn: u32,
     pub(crate) exp_stat_sn: u32,
     tag: u32,
+    /// The longest data segment that the target takes.
+    segment: usize,
     pending: BTreeMap<u32, Pending>,
     /// Answers to pings and to task management, by tag.
     answered: BTreeMap<u32, u8>,
@@ -123,7 +125,7 @@ impl Session {
     pub(crate) fn open_silently(mut peer: Peer, who: &Who, keys: &[(&str, &str)]) -> Result<Self, String> {
         let kept = KEYS.iter().filter(|(key, _)| keys.iter().all(|(other, _)| key != other));
         let all: Vec<_> = kept.chain(keys).copied().collect();
-        let response = peer.log_in(who, &all)?;
+        let (response, segment) = peer.log_in(who, &all)?;
         peer.digests.header = keys.contains(&("HeaderDigest", "CRC32C"));
         peer.digests.data = keys.contains(&("DataDigest", "CRC32C"));
         Ok(Self {
@@ -131,6 +133,7 @@ impl Session {
             cmd_sn: response.exp_cmd_sn,
             exp_stat_sn: response.stat_sn.wrapping_add(1),
             tag: 0x100,
+            segment,
             pending: BTreeMap::new(),
             answered: BTreeMap::new(),
             rejects: Vec::new(),
@@ -194,7 +197,7 @@ impl Session {
     /// Begins a command whose data, if any, comes with it as far as a first burst allows.
     pub(crate) fn begin(&mut self, lun: [u8; 8], cdb: &[u8; 16], out: &[u8], expected: u32) -> u32 {
         let command = self.command(lun, cdb, out.len(), expected);
-        self.send(&command, out, out.len().min(65536))
+        self.send(&command, out, out.len().min(65536).min(self.segment))
     }
 
     /// Runs a command to its end.
@@ -380,8 +383,14 @@ impl Session {
         let start = usize::try_from(wanted.buffer_offset).unwrap();
         let end = start + usize::try_from(wanted.desired_data_transfer_length).unwrap();
         let Some(data) = pending.out.get(start..end) else { return };
-        let header = DataOut { lun: pending.lun, ..data_out(wanted, self.exp_stat_sn) };
-        self.peer.say(header.header(), data);
+        let first = DataOut { lun: pending.lun, last: false, ..data_out(wanted, self.exp_stat_sn) };
+        let mut offset = wanted.buffer_offset;
+        for (data_sn, part) in (0..).zip(data.chunks(self.segment)) {
+            let next = offset + u32::try_from(part.len()).unwrap();
+            let last = next == wanted.buffer_offset + wanted.desired_data_transfer_length;
+            self.peer.say(DataOut { last, data_sn, buffer_offset: offset, ..first }.header(), part);
+            offset = next;
+        }
     }
 
     fn pong(&mut self, ping: &NopIn, data: &[u8]) {
