@@ -118,6 +118,23 @@ fn solicited_data_is_asked_for_where_places_are_and_no_more_than_a_burst() {
 }
 
 #[test]
+fn transfer_tags_wrap_and_pass_over_the_reserved_one() {
+    let mut bench = Bench::logged_in("MaxBurstLength=8192\0");
+    bench.connection.next_transfer_tag = 0xffff_fffd;
+    bench.connection.transfer_tags_given = 0xffff_fffd;
+    let task = bench.write(0x10, 40_960);
+    bench.place(task, 0, 40_960);
+    for tag in [0xffff_fffd, 0xffff_fffe, 0, 1, 2] {
+        let r2t = bench.hear_r2t();
+        assert_eq!(r2t.target_transfer_tag, tag);
+        bench.answer(&r2t, 8192);
+    }
+    assert_eq!(bench.filled_place(), (0, 40_960));
+    bench.good(task, 40_960);
+    bench.hear_response(0x10, 0);
+}
+
+#[test]
 fn immediate_unsolicited_and_solicited_data_follow_each_other_in_one_write() {
     for chunk in [usize::MAX, 7, 1] {
         let mut bench = Bench::logged_in("InitialR2T=No\0FirstBurstLength=8192\0MaxBurstLength=8192\0");
