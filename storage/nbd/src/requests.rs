@@ -19,6 +19,11 @@ use storage_block::{Completion, Error, Extent, Geometry, Operation, Request};
 /// Commands of one request that may be in flight together.
 pub(crate) const PARTS: usize = 4;
 
+/// Where the numbers in cookies begin: just below their wrap, so that it comes in every test and soon after every boot,
+/// not once in the life of a disk.
+const FIRST_GENERATION: u16 = u16::MAX - 1;
+const FIRST_SEQUENCE: u32 = u32::MAX - 40;
+
 /// A request that did not finish on its connection.
 #[derive(Debug)]
 pub struct Unfinished {
@@ -246,8 +251,8 @@ impl Requests {
             contexts: [None; MAX_CONTEXTS],
             payload: 512,
             range: 512,
-            generation: 0,
-            sequence: 0,
+            generation: FIRST_GENERATION,
+            sequence: FIRST_SEQUENCE,
             order: 0,
             active: 0,
             slow: 0,
