@@ -136,15 +136,22 @@ impl Clock {
         self.0.earliest.get()
     }
 
-    /// Let a slot be something else.
+    /// Let a slot be something else that waits for nothing.
     fn set(&self, index: usize, slot: Slot) {
-        let after = slot.deadline();
         let before = core::mem::replace(&mut self.0.slots.borrow_mut()[index], slot).deadline();
+        self.note(before, None);
+    }
+
+    /// Keep up with a slot that waited for `before`, and waits for `after` from now on.
+    fn note(&self, before: Option<Instant>, after: Option<Instant>) {
         let earliest = self.0.earliest.get();
-        if before.is_some() && before == earliest && after != before {
+        if let Some(after) = after
+            && earliest.is_none_or(|earliest| after <= earliest)
+        {
+            self.0.earliest.set(Some(after));
+        } else if before.is_some() && before == earliest {
             self.0.stale.set(true);
         }
-        self.0.earliest.set(earliest.into_iter().chain(after).min());
     }
 
     fn claim(&self) -> usize {
@@ -166,12 +173,9 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// Wait for another moment instead.
+    /// Wait for another moment instead, from the next poll on.
     pub fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
-        if let Some(slot) = self.slot {
-            self.clock.set(slot, Slot::Fired);
-        }
     }
 }
 
@@ -190,10 +194,16 @@ impl Future for Sleep {
             }
         };
         let deadline = self.deadline;
-        let waits = matches!(&self.clock.0.slots.borrow()[slot],
-            Slot::Waiting(at, waker) if *at == deadline && waker.will_wake(cx.waker()));
-        if !waits {
-            self.clock.set(slot, Slot::Waiting(deadline, cx.waker().clone()));
+        let before = match &mut self.clock.0.slots.borrow_mut()[slot] {
+            Slot::Waiting(at, waker) if waker.will_wake(cx.waker()) => Some(core::mem::replace(at, deadline)),
+            other => {
+                let before = other.deadline();
+                *other = Slot::Waiting(deadline, cx.waker().clone());
+                before
+            }
+        };
+        if before != Some(deadline) {
+            self.clock.note(before, Some(deadline));
         }
         Poll::Pending
     }
@@ -226,4 +236,48 @@ pub async fn with_deadline<F: Future>(
         sleep.as_mut().poll(cx).map(|()| Err(Timeout))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+
+    /// Whatever sleepers do, what is next due is what looking through all of them says.
+    #[test]
+    fn the_next_deadline_is_that_of_the_sleeper_that_wakes_first() {
+        let clock = Clock::new(Profile::off());
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut sleepers: Vec<(Sleep, Option<Instant>)> = Vec::new();
+        let mut random = 7_u64;
+        let mut below = |limit: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % limit
+        };
+        for _ in 0..20_000 {
+            let deadline = Instant::from_micros(clock.now().as_micros() + below(50));
+            let index = below(8) as usize;
+            match below(6) {
+                0 if sleepers.len() < 8 => sleepers.push((clock.sleep_until(deadline), None)),
+                1 if index < sleepers.len() => drop(sleepers.swap_remove(index)),
+                2 => {
+                    clock.advance(deadline);
+                    for (_, waits) in &mut sleepers {
+                        *waits = waits.filter(|waits| *waits > deadline);
+                    }
+                }
+                _ => {
+                    let Some((sleep, waits)) = sleepers.get_mut(index) else { continue };
+                    if below(2) == 0 {
+                        sleep.reset(deadline);
+                    }
+                    let until = sleep.deadline;
+                    if pin!(sleep).poll(&mut cx).is_pending() {
+                        *waits = Some(until);
+                    }
+                }
+            }
+            assert_eq!(clock.next_deadline(), sleepers.iter().filter_map(|(_, waits)| *waits).min());
+        }
+    }
 }
