@@ -118,6 +118,11 @@ impl Receive {
         Ok(if longer { header + train.finish(&mut buffer[header..]) } else { length })
     }
 
+    /// Whether frames wait.
+    pub(super) fn waits(&self) -> bool {
+        self.held.is_some() || self.queue.has_used()
+    }
+
     /// Whether frames wait. If not, there will be an interrupt when one comes.
     pub(super) fn arm(&mut self) -> bool {
         self.queue.arm(1) || self.held.is_some()
