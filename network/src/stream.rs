@@ -316,6 +316,12 @@ impl Stream {
         });
     }
 
+    /// Wake the task of `cx` when there is something to read or the connection has ended: for one who has nothing to write,
+    /// and to whom it is no news that there is more room.
+    pub fn register_read(&self, cx: &mut Context<'_>) {
+        self.with((), |socket| socket.register_recv_waker(cx.waker()));
+    }
+
     /// Whether all that was written has been acknowledged by the peer.
     pub fn is_drained(&self) -> bool {
         self.with(true, |socket| socket.send_queue() == 0)
