@@ -69,7 +69,10 @@ impl Path {
     pub(crate) fn answer_functions(&mut self, connection: &mut Connection) -> bool {
         let shared = self.shared().clone();
         let state = &mut *shared.state.borrow_mut();
-        let now = shared.clock.now();
+        if state.pending.is_empty() {
+            return false;
+        }
+        let now = self.now();
         let before = state.pending.len();
         let mut index = 0;
         while let Some(pending) = state.pending.get(index) {

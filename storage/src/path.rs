@@ -10,6 +10,7 @@ use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
+use kernel_runtime::Instant;
 use storage_block::{Buffer, Request, Share};
 use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
 use storage_scsi::{Arrival, Carrier, Memory, Rest, Status, UnitId};
@@ -23,6 +24,8 @@ pub(crate) struct Path {
     /// How many there are.
     running: usize,
     ready: Vec<CommandIndex>,
+    /// When this pass began: near enough to now for all that comes of it, and asked of the clock once.
+    now: Instant,
     /// Memory for answers that need no disk.
     control: Share,
     /// The connection's part of the memory of each volume that it has used.
@@ -66,7 +69,8 @@ impl Path {
         let slots = usize::from(shared.limits.iscsi.commands) + usize::from(shared.limits.iscsi.immediate);
         let ready = Vec::with_capacity(shared.limits.commands);
         let (control, parts) = (shared.control(), (0..shared.limits.volumes).map(|_| None).collect());
-        Self { shared, index, commands: vec![None; slots], running: 0, ready, control, parts }
+        let (commands, now) = (vec![None; slots], shared.clock.now());
+        Self { shared, index, commands, running: 0, ready, now, control, parts }
     }
 
     pub(crate) fn shared(&self) -> &Rc<Shared> {
@@ -102,8 +106,14 @@ impl Path {
         None
     }
 
-    /// Up: go on with every command that something happened to.
-    pub(crate) fn resume(&mut self, connection: &mut Connection) -> Resumed {
+    /// When this pass began.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Up: go on with every command that something happened to until `now`, when this pass begins.
+    pub(crate) fn resume(&mut self, connection: &mut Connection, now: Instant) -> Resumed {
+        self.now = now;
         let shared = self.shared.clone();
         while let Some((task, status)) = shared.mailboxes[self.index].pop_revoked() {
             self.forget(task);
@@ -155,7 +165,7 @@ impl Path {
         running.owner = Some(Owner { connection: self.index, task: command.task });
         (running.read, running.write) = (command.read, command.write);
         running.held = None;
-        running.since = shared.clock.now();
+        running.since = self.now;
         let arrival = Arrival { nexus, lun, cdb, data_out, data_in, attribute };
         device.begin(&mut running.command, &arrival);
         if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
@@ -184,8 +194,8 @@ impl Path {
                 .and_then(|(volume, part)| Some((volume, share(part, volume, (target, unit), sessions)?)));
             let control = &self.control;
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
-            let (shared, volume) = (&*self.shared, volume.map(|(volume, _)| volume));
-            let mut hands = Hands { connection, task, index, shared, volume, moved };
+            let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
+            let mut hands = Hands { connection, task, index, now, volume, moved };
             let rest = running.command.step(device, &memory, &mut hands);
             moved = hands.moved;
             match rest {
@@ -264,7 +274,7 @@ struct Hands<'a> {
     connection: &'a mut Connection,
     task: Task,
     index: CommandIndex,
-    shared: &'a Shared,
+    now: Instant,
     volume: Option<&'a Volume>,
     /// It carried something.
     moved: bool,
@@ -280,7 +290,7 @@ impl Carrier for Hands<'_> {
         request.cookie = cookie(self.index, request.cookie);
         // A unit whose commands reach its backend has a volume.
         if let Some(volume) = self.volume {
-            volume.push(self.shared.clock.now(), request);
+            volume.push(self.now, request);
         }
         self.moved = true;
     }

@@ -137,7 +137,12 @@ impl Serving<'_> {
                 Err(end) => return Poll::Ready(end),
                 Ok(true) => {}
                 Ok(false) => {
-                    self.stream.register(cx);
+                    // That the initiator acknowledges is no news where nothing waits for room.
+                    if self.connection.wants_to_transmit() {
+                        self.stream.register(cx);
+                    } else {
+                        self.stream.register_read(cx);
+                    }
                     let stalled = self.stalled.map(Stalled::until);
                     let functions = self.path.functions_until();
                     let due = [self.connection.poll_timeout(), stalled, functions];
@@ -162,7 +167,7 @@ impl Serving<'_> {
             log::info!("initiator {}: session replaced", self.connection.peer().initiator);
             return Err(End::Abrupt);
         }
-        let resumed = self.path.resume(self.connection);
+        let resumed = self.path.resume(self.connection, now);
         if let (Resumed::Moved, Some(stalled)) = (resumed, &mut self.stalled) {
             // Something of this connection goes on, so its turn will come.
             stalled.quiet = now;

@@ -1,5 +1,6 @@
 //! Volumes and sessions against a storage service in memory, over a simulated wire.
 
+mod fairness;
 mod sessions;
 mod tls;
 
