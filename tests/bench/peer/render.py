@@ -15,6 +15,7 @@ NAMES = {'4k rnd rd q1': '4 KiB random read, QD1', '4k rnd wr q1': '4 KiB random
          '1m seq wr q4': '1 MiB sequential write, QD4'}
 BYTES = {w[0]: w[3] for w in WORK}
 SHOWN = {'ours': 'Corbel', 'lio': 'LIO', 'tgtd': 'tgtd', 'hosted': 'Corbel, hosted', 'tgtd on the host': 'tgtd on the host'}
+OTHERS = 'everything else'
 BESIDE = {'hosted': 'tgtd on the host'}                # what each is compared with; the rest with LIO
 
 
@@ -169,10 +170,10 @@ def counters(r):
 def symbols(r):
     """the functions of the image that execute most, for one I/O"""
     S = r.get('symbols', {})
-    most = {w: sorted(H, key=H.get, reverse=True)[:15] for w, H in S.items()}
+    most = {w: sorted((n for n in H if n != OTHERS), key=H.get, reverse=True)[:15] for w, H in S.items()}
     names = dict.fromkeys(n for top in most.values() for n in top)
     part = lambda w, n: S[w].get(n, 0) / sum(S[w].values()) * 100
-    rows = [[f'`{n[:100]}`'] + [f'{num(S[w].get(n, 0))} ({part(w, n):.0f} %)' for w in S] for n in names]
+    rows = [[f'`{n[:100]}`'] + [f'{num(S[w][n])} ({part(w, n):.0f} %)' if n in S[w] else '–' for w in S] for n in names]
     rows.append(['all'] + [num(sum(H.values())) for H in S.values()])
     return table(['function (with what was inlined into it)'] + [NAMES[w] for w in S], rows) if S else ''
 

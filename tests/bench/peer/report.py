@@ -93,7 +93,7 @@ class Report:
         if 'again' not in self.r['meta']:
             self.r['meta']['waited'] = round(stand.waited)
             self.r['meta']['took'] = round((time.monotonic() - self.begun) / 60, 1)
-        with open(self.dir + '/results.json.new', 'w') as f: json.dump(self.r, f, indent=1)
+        with open(self.dir + '/results.json.new', 'w') as f: f.write(shown(self.r) + '\n')
         os.replace(self.dir + '/results.json.new', self.dir + '/results.json')
 
     def run(self):
@@ -192,11 +192,11 @@ class Report:
             for w in works():
                 before = snap() if w[0] in profiled else None
                 o = g.work(w, nbd, mark=mark)
-                if before and 'err' not in o: self.r.setdefault('symbols', {})[w[0]] = {k: v / o['allops'] for k, v in symbols(before, snap()).items()}
+                if before and 'err' not in o: self.r.setdefault('symbols', {})[w[0]] = most(symbols(before, snap()), o['allops'])
                 if 'err' in o: self.trouble(f'{g.name}, {w[0]}, counting: {o["err"]}')
                 else: said(f'mtu {mtu} {g.name:6} {w[0]:18} {o["insn"]:10,.0f} instructions')
                 I[w[0]] = o.get('insn')
-                if g.name == 'ours': self.r.setdefault('counters', {}).setdefault(str(mtu), {})[w[0]] = o.get('counters', {})
+                if g.name == 'ours': self.r.setdefault('counters', {}).setdefault(str(mtu), {})[w[0]] = counters(o)
         finally:
             g.stop()
             nbd.stop()
@@ -283,13 +283,32 @@ class Report:
             self.keep()
 
 
-def kept(o): return dict(err=o['err']) if 'err' in o else {k: o[k] for k in KEPT if k in o} | ({'counters': o['counters']} if 'counters' in o else {})
+def counters(o): return {k: v for k, v in o.get('counters', {}).items() if k.startswith(('corbel_stage_cycles', 'corbel_heap'))}
+
+
+def kept(o): return dict(err=o['err']) if 'err' in o else {k: o[k] for k in KEPT if k in o} | ({'counters': counters(o)} if counters(o) else {})
+
+
+def most(counts, ops):
+    """the symbols that execute most, for one I/O, and all others together"""
+    top = sorted(counts, key=counts.get, reverse=True)[:40]
+    return {k: counts[k] / ops for k in top} | {render.OTHERS: (sum(counts.values()) - sum(counts[k] for k in top)) / ops}
+
+
+def shown(x, depth=0):
+    """JSON with a line for each sample, and no more digits than mean something"""
+    if isinstance(x, float): return f'{x:.6g}'
+    if not isinstance(x, (dict, list)) or depth > 5: return json.dumps(json.loads(json.dumps(x), parse_float=lambda f: float(f'{float(f):.6g}')))
+    cells = [shown(v, depth + 1) for v in x] if isinstance(x, list) else [f'{json.dumps(k)}: {shown(v, depth + 1)}' for k, v in x.items()]
+    ends = '[]' if isinstance(x, list) else '{}'
+    if depth > 3 or all(not isinstance(v, (dict, list)) for v in (x if isinstance(x, list) else x.values())): return ends[0] + ', '.join(cells) + ends[1]
+    return ends[0] + '\n' + ',\n'.join(cells) + ends[1]
 
 
 def meta(plan):
     cpu_name = re.search(r'model name\s*:\s*(.*)', open('/proc/cpuinfo').read())
     first = lambda c: (sh(c, False).splitlines() or ['?'])[0]
-    return dict(date=time.strftime('%Y-%m-%d %H:%M'), cpu=cpu_name and cpu_name[1], cores=os.cpu_count(), kernel=os.uname().release,
+    return dict(date=time.strftime('%Y-%m-%d %H:%M'), cpu=cpu_name and cpu_name[1], cores=os.cpu_count(), kernel=os.uname().release.split('-')[0],
                 qemu=first('qemu-system-x86_64 --version'), nbd=first('nbdkit --version') if a.nbd.startswith('nbdkit') else a.nbd, accel=a.accel,
                 image=first(f'sha256sum {a.image}')[:16], commit=first(f'git -C {os.path.dirname(os.path.abspath(__file__))} rev-parse --short HEAD'),
                 board=a.board, memory=a.memory, peer_memory=a.mem, pairs=plan.pairs, boots=plan.boots, scales=plan.scales, dur=a.dur, warm=a.warm,
