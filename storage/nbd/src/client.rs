@@ -280,21 +280,51 @@ impl Client {
             Phase::Open | Phase::Closing => {
                 self.alive(now);
                 self.requests.now = now;
-                match self.receiver.received(&mut self.requests, &self.scratch, count) {
-                    Ok(Notice::Nothing) => Ok(()),
-                    Ok(Notice::ShuttingDown) => {
-                        self.requests.stop();
-                        if self.phase == Phase::Open {
-                            self.phase = Phase::Closing;
-                            self.pending.closing = true;
-                        }
-                        Ok(())
-                    }
-                    Err(fatal) => self.fail(fatal),
-                }
+                let notice = self.receiver.received(&mut self.requests, &self.scratch, count);
+                self.noticed(notice)
             }
             Phase::Idle | Phase::Closed => Ok(()),
             Phase::Broken(fatal) => Err(fatal),
+        }
+    }
+
+    /// Take what the connection brings, as it lies there: all of it, or up to where TLS is to be set up. Answers how much was
+    /// taken. It is as if it had been put into [`Client::space`], without the steps.
+    ///
+    /// # Errors
+    /// Why the connection must be dropped; then [`Client::disconnected`] is to be called.
+    pub fn take(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Fatal> {
+        let mut left = bytes;
+        while !left.is_empty() && !self.wants_tls() {
+            if !matches!(self.phase, Phase::Open | Phase::Closing) {
+                let space = self.space();
+                let count = space.len().min(left.len());
+                space[..count].copy_from_slice(&left[..count]);
+                left = &left[count..];
+                self.received(now, count)?;
+                continue;
+            }
+            self.alive(now);
+            self.requests.now = now;
+            let notice = self.receiver.take(&mut self.requests, &mut self.scratch, &mut left);
+            self.noticed(notice)?;
+        }
+        Ok(bytes.len() - left.len())
+    }
+
+    /// A reply has led to this.
+    fn noticed(&mut self, notice: Result<Notice, Fatal>) -> Result<(), Fatal> {
+        match notice {
+            Ok(Notice::Nothing) => Ok(()),
+            Ok(Notice::ShuttingDown) => {
+                self.requests.stop();
+                if self.phase == Phase::Open {
+                    self.phase = Phase::Closing;
+                    self.pending.closing = true;
+                }
+                Ok(())
+            }
+            Err(fatal) => self.fail(fatal),
         }
     }
 
@@ -336,6 +366,20 @@ impl Client {
             }
             Phase::Idle | Phase::Closed | Phase::Broken(_) => None,
         }
+    }
+
+    /// Put the next bytes for the connection into `room`, as many as there are and fit. Answers how many: they count as taken
+    /// by the connection, and it is as if [`Client::poll_transmit`] had given them.
+    pub fn fill(&mut self, now: Instant, room: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while filled < room.len() {
+            let Some(bytes) = self.poll_transmit() else { break };
+            let count = bytes.len().min(room.len() - filled);
+            room[filled..filled + count].copy_from_slice(&bytes[..count]);
+            filled += count;
+            self.transmitted(now, count);
+        }
+        filled
     }
 
     /// The first `count` bytes of [`Client::poll_transmit`] were taken by the connection.

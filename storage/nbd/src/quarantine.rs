@@ -59,6 +59,9 @@ impl Quarantine {
 
     /// Until when a newer write to this range has to wait; `None` when it need not.
     pub fn blocked(&self, now: Instant, offset: u64, length: u64) -> Option<Instant> {
+        if self.ranges.is_empty() {
+            return None;
+        }
         let end = offset.saturating_add(length);
         let first = self.ranges.partition_point(|range| range.end <= offset);
         let overlapping = self.ranges[first..].iter().take_while(|range| range.start < end);

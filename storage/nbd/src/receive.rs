@@ -1,7 +1,8 @@
 //! Replies: finding them in the stream, and putting their payload where it belongs.
 //!
-//! The engine asks for exactly the bytes that the element under way still lacks, so that the payload of a read goes
-//! from the connection into the request's buffer without a stop on the way.
+//! Where bytes are lent by the connection, headers are read where they lie, and the payload of a read is copied once, into
+//! the request's buffer. Where they are asked for piece by piece, the engine asks for exactly what the element under way
+//! still lacks, so that the payload takes no other way.
 
 use crate::requests::{Key, Requests};
 use crate::settings::Headers;
@@ -76,7 +77,7 @@ impl Receiver {
     pub(crate) fn space<'a>(&'a mut self, requests: &'a mut Requests, scratch: &'a mut [u8]) -> &'a mut [u8] {
         match self.state {
             State::Header => {
-                let want = self.want();
+                let want = self.want(&self.header[..self.have]);
                 &mut self.header[self.have..want]
             }
             State::Data { key, at, end, .. } => match requests.target(key, at, end) {
@@ -91,7 +92,52 @@ impl Receiver {
         }
     }
 
-    /// `count` bytes were put there.
+    /// Take of `bytes`, which follow those before: all of them, or up to the end of a reply that has led to something.
+    pub(crate) fn take(
+        &mut self,
+        requests: &mut Requests,
+        scratch: &mut [u8],
+        bytes: &mut &[u8],
+    ) -> Result<Notice, Fatal> {
+        while !bytes.is_empty() {
+            let (notice, count) = match self.state {
+                State::Header if self.have == 0 => match self.whole(bytes) {
+                    Some(count) => (self.header(requests, &bytes[..count])?, count),
+                    None => self.piece(requests, scratch, bytes)?,
+                },
+                State::Data { key, at, end, done } => {
+                    let count = bytes.len().min((end - at) as usize);
+                    if let Some(target) = requests.target(key, at, at + count as u32) {
+                        target.copy_from_slice(&bytes[..count]);
+                    }
+                    (self.data(requests, (key, done), at + count as u32, end)?, count)
+                }
+                State::Header | State::Error { .. } | State::Extents { .. } => {
+                    self.piece(requests, scratch, bytes)?
+                }
+            };
+            *bytes = &bytes[count..];
+            if notice != Notice::Nothing {
+                return Ok(notice);
+            }
+        }
+        Ok(Notice::Nothing)
+    }
+
+    /// Take as much as the element under way lacks.
+    fn piece(
+        &mut self,
+        requests: &mut Requests,
+        scratch: &mut [u8],
+        bytes: &[u8],
+    ) -> Result<(Notice, usize), Fatal> {
+        let space = self.space(requests, scratch);
+        let count = space.len().min(bytes.len());
+        space[..count].copy_from_slice(&bytes[..count]);
+        Ok((self.received(requests, scratch, count)?, count))
+    }
+
+    /// `count` bytes were put into the space.
     pub(crate) fn received(
         &mut self,
         requests: &mut Requests,
@@ -100,16 +146,13 @@ impl Receiver {
     ) -> Result<Notice, Fatal> {
         match self.state {
             State::Header => {
-                self.have = self.want().min(self.have + count);
-                self.header(requests)
+                let header = self.header;
+                self.have = self.want(&header[..self.have]).min(self.have + count);
+                self.header(requests, &header[..self.have])
             }
             State::Data { key, at, end, done } => {
-                let at = end.min(at + u32::try_from(count).unwrap_or(u32::MAX).min(end - at));
-                if at < end {
-                    self.state = State::Data { key, at, end, done };
-                    return Ok(Notice::Nothing);
-                }
-                self.end_of_chunk(requests, key, done)
+                let at = at + u32::try_from(count).unwrap_or(u32::MAX).min(end - at);
+                self.data(requests, (key, done), at, end)
             }
             State::Error { key, kind, at, length, done } => {
                 let at = length.min(at + count);
@@ -140,20 +183,36 @@ impl Receiver {
         }
     }
 
-    /// Bytes of the header under way.
-    fn want(&self) -> usize {
+    /// The payload of a read is there up to `at`.
+    fn data(
+        &mut self,
+        requests: &mut Requests,
+        (key, done): (Key, bool),
+        at: u32,
+        end: u32,
+    ) -> Result<Notice, Fatal> {
+        if at < end {
+            self.state = State::Data { key, at, end, done };
+            return Ok(Notice::Nothing);
+        }
+        self.end_of_chunk(requests, key, done)
+    }
+
+    /// How long a header is that begins like this, as far as these bytes tell.
+    fn want(&self, header: &[u8]) -> usize {
+        let have = header.len();
         let chunk_header = match self.headers {
             Headers::Extended => EXTENDED_HEADER,
-            Headers::Simple | Headers::Structured if self.have < 4 => return SIMPLE_REPLY_HEADER,
-            _ if u32_at(&self.header, 0) != wire::STRUCTURED_REPLY_MAGIC => return SIMPLE_REPLY_HEADER,
-            _ if self.have < SIMPLE_REPLY_HEADER => return SIMPLE_REPLY_HEADER,
+            Headers::Simple | Headers::Structured if have < 4 => return SIMPLE_REPLY_HEADER,
+            _ if u32_at(header, 0) != wire::STRUCTURED_REPLY_MAGIC => return SIMPLE_REPLY_HEADER,
+            _ if have < SIMPLE_REPLY_HEADER => return SIMPLE_REPLY_HEADER,
             _ => CHUNK_HEADER,
         };
-        if self.have < chunk_header {
+        if have < chunk_header {
             return chunk_header;
         }
         chunk_header
-            + match u16_at(&self.header, 6) {
+            + match u16_at(header, 6) {
                 chunk::OFFSET_DATA | chunk::BLOCK_STATUS_EXT => 8,
                 chunk::OFFSET_HOLE => 12,
                 chunk::BLOCK_STATUS => 4,
@@ -161,29 +220,43 @@ impl Receiver {
             }
     }
 
-    fn header(&mut self, requests: &mut Requests) -> Result<Notice, Fatal> {
-        if self.have < 4 {
+    /// The length of the header that these bytes begin with, if all of it is there.
+    fn whole(&self, bytes: &[u8]) -> Option<usize> {
+        let mut length = 0;
+        loop {
+            let want = self.want(bytes.get(..length)?);
+            if want == length {
+                return Some(length);
+            }
+            length = want;
+        }
+    }
+
+    /// A header, or the beginning of one.
+    fn header(&mut self, requests: &mut Requests, header: &[u8]) -> Result<Notice, Fatal> {
+        let have = header.len();
+        if have < 4 {
             return Ok(Notice::Nothing);
         }
-        let magic = u32_at(&self.header, 0);
+        let magic = u32_at(header, 0);
         match (self.headers, magic) {
-            (Headers::Extended, wire::EXTENDED_REPLY_MAGIC) if self.have >= EXTENDED_HEADER => {
-                self.chunk(requests, EXTENDED_HEADER)
+            (Headers::Extended, wire::EXTENDED_REPLY_MAGIC) if have >= EXTENDED_HEADER => {
+                self.chunk(requests, header, EXTENDED_HEADER)
             }
             (Headers::Extended, wire::EXTENDED_REPLY_MAGIC) => Ok(Notice::Nothing),
             (Headers::Extended, _) => Err(Fatal::ReplyMagic(magic)),
-            (_, wire::SIMPLE_REPLY_MAGIC) if self.have == SIMPLE_REPLY_HEADER => self.simple(requests),
+            (_, wire::SIMPLE_REPLY_MAGIC) if have == SIMPLE_REPLY_HEADER => self.simple(requests, header),
             (Headers::Simple, wire::STRUCTURED_REPLY_MAGIC) => Err(Fatal::UnexpectedStructuredReply),
-            (_, wire::STRUCTURED_REPLY_MAGIC) if self.have >= CHUNK_HEADER => {
-                self.chunk(requests, CHUNK_HEADER)
+            (_, wire::STRUCTURED_REPLY_MAGIC) if have >= CHUNK_HEADER => {
+                self.chunk(requests, header, CHUNK_HEADER)
             }
             (_, wire::SIMPLE_REPLY_MAGIC | wire::STRUCTURED_REPLY_MAGIC) => Ok(Notice::Nothing),
             (_, other) => Err(Fatal::ReplyMagic(other)),
         }
     }
 
-    fn simple(&mut self, requests: &mut Requests) -> Result<Notice, Fatal> {
-        let (code, cookie) = (u32_at(&self.header, 4), u64_at(&self.header, 8));
+    fn simple(&mut self, requests: &mut Requests, header: &[u8]) -> Result<Notice, Fatal> {
+        let (code, cookie) = (u32_at(header, 4), u64_at(header, 8));
         let key = requests.find(cookie)?;
         let is_read = requests.is_read(key);
         if is_read && self.headers != Headers::Simple {
@@ -200,40 +273,37 @@ impl Receiver {
         self.end_of_chunk(requests, key, true)
     }
 
-    /// A chunk whose header has this many bytes.
-    fn chunk(&mut self, requests: &mut Requests, header: usize) -> Result<Notice, Fatal> {
-        let done = u16_at(&self.header, 4) & chunk::FLAG_DONE != 0;
-        let kind = u16_at(&self.header, 6);
-        let key = requests.find(u64_at(&self.header, 8))?;
+    /// A chunk whose header has `fixed` bytes, perhaps without what of known length follows it.
+    fn chunk(&mut self, requests: &mut Requests, header: &[u8], fixed: usize) -> Result<Notice, Fatal> {
+        let done = u16_at(header, 4) & chunk::FLAG_DONE != 0;
+        let kind = u16_at(header, 6);
+        let key = requests.find(u64_at(header, 8))?;
         let length = match self.headers {
             // No chunk may be that long, so what more it is makes no difference.
-            Headers::Extended => u32::try_from(u64_at(&self.header, 24)).unwrap_or(u32::MAX),
-            Headers::Simple | Headers::Structured => u32_at(&self.header, 16),
+            Headers::Extended => u32::try_from(u64_at(header, 24)).unwrap_or(u32::MAX),
+            Headers::Simple | Headers::Structured => u32_at(header, 16),
         };
-        if self.have == header {
-            requests.counters.chunks += 1;
-            if self.headers == Headers::Extended {
-                let (sent, echoed) = (requests.range(key).0, u64_at(&self.header, 16));
-                if sent != echoed {
-                    return Err(Fatal::OffsetEcho { sent, echoed });
-                }
+        if self.headers == Headers::Extended {
+            let (sent, echoed) = (requests.range(key).0, u64_at(header, 16));
+            if sent != echoed {
+                return Err(Fatal::OffsetEcho { sent, echoed });
             }
-            check(kind, length, done, self.content(requests, key))?;
         }
-        if self.have < self.want() {
+        check(kind, length, done, self.content(requests, key))?;
+        if header.len() < self.want(header) {
             return Ok(Notice::Nothing);
         }
+        requests.counters.chunks += 1;
         self.have = 0;
-        let fixed = header;
         match kind {
             chunk::OFFSET_DATA => {
-                let (offset, length) = (u64_at(&self.header, fixed), length - 8);
+                let (offset, length) = (u64_at(header, fixed), length - 8);
                 let at = requests.deliver(key, offset, length)?;
                 self.state = State::Data { key, at, end: at + length, done };
                 Ok(Notice::Nothing)
             }
             chunk::OFFSET_HOLE => {
-                let (offset, length) = (u64_at(&self.header, fixed), u32_at(&self.header, fixed + 8));
+                let (offset, length) = (u64_at(header, fixed), u32_at(header, fixed + 8));
                 if length == 0 {
                     return Err(Fatal::ChunkLength { kind, length });
                 }
@@ -242,10 +312,10 @@ impl Receiver {
                 self.end_of_chunk(requests, key, done)
             }
             chunk::BLOCK_STATUS | chunk::BLOCK_STATUS_EXT => {
-                let wanted = requests.begin_extents(key, u32_at(&self.header, fixed))?;
+                let wanted = requests.begin_extents(key, u32_at(header, fixed))?;
                 let left = if kind == chunk::BLOCK_STATUS { length - 4 } else { length - 8 };
                 if kind == chunk::BLOCK_STATUS_EXT {
-                    let (given, held) = (u32_at(&self.header, fixed + 4), left / 16);
+                    let (given, held) = (u32_at(header, fixed + 4), left / 16);
                     if given != held {
                         return Err(Fatal::ExtentCount { given, held });
                     }

@@ -73,6 +73,16 @@ enum PartState {
     Issued,
 }
 
+/// What has come of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivered {
+    Nothing,
+    /// Some of it, as [`Coverage`] has it.
+    Runs,
+    /// All of it, in one piece.
+    All,
+}
+
 /// One command.
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -87,6 +97,8 @@ struct Part {
     sent: bool,
     /// The final reply has come, before all its bytes were sent.
     answered: bool,
+    /// What has come of a read.
+    delivered: Delivered,
     error: Option<u32>,
     errors: u16,
     /// Extents in the request's buffer, the bytes they are about, and whether there is no room for more.
@@ -106,6 +118,7 @@ impl Part {
         end: 0,
         sent: false,
         answered: false,
+        delivered: Delivered::Nothing,
         error: None,
         errors: 0,
         extents: 0,
@@ -143,8 +156,10 @@ struct Slot {
     order: u64,
     since: Instant,
     stage: Stage,
-    /// Parts that are not free.
+    /// Parts that are not free. In a slot that is free, none is.
     outstanding: usize,
+    /// Those of them that are issued.
+    issued: usize,
     error: Option<Error>,
     /// The server refused it because it is shutting down.
     shut: bool,
@@ -161,6 +176,7 @@ impl Slot {
         since: Instant::ZERO,
         stage: Stage::Sent,
         outstanding: 0,
+        issued: 0,
         error: None,
         shut: false,
         touched: false,
@@ -170,6 +186,14 @@ impl Slot {
 
     fn failed(&self) -> bool {
         self.error.is_some() || self.shut
+    }
+
+    /// Let no part be anything.
+    fn clear(&mut self) {
+        if self.outstanding > 0 {
+            (self.outstanding, self.issued) = (0, 0);
+            self.parts = [Part::FREE; PARTS];
+        }
     }
 
     fn is_slow(&self) -> bool {
@@ -289,8 +313,7 @@ impl Requests {
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             slot.queued = false;
-            slot.outstanding = 0;
-            slot.parts = [Part::FREE; PARTS];
+            slot.clear();
             if slot.state == SlotState::Active {
                 self.leave(index, SlotState::Unfinished);
             }
@@ -401,18 +424,14 @@ impl Requests {
         self.active += 1;
         self.slow += usize::from(is_slow(request.operation));
         let slot = &mut self.slots[index];
-        if !slot.queued {
+        if !core::mem::replace(&mut slot.queued, true) {
             self.queue.push_back(index);
         }
-        *slot = Slot {
-            state: SlotState::Active,
-            request: Some(request),
-            order: self.order,
-            since: self.now,
-            stage,
-            queued: true,
-            ..Slot::FREE
-        };
+        // Its parts are free.
+        slot.state = SlotState::Active;
+        slot.request = Some(request);
+        (slot.order, slot.since, slot.stage) = (self.order, self.now, stage);
+        (slot.error, slot.shut, slot.touched) = (None, false, false);
     }
 
     /// A slot ceases to be active.
@@ -428,29 +447,32 @@ impl Requests {
         slot.state = state;
         if state == SlotState::Done {
             if let Some(request) = &slot.request {
-                self.latency.add(request.operation, self.now.since(slot.since));
+                let micros = self.now.as_micros().saturating_sub(slot.since.as_micros());
+                self.latency.add(request.operation, micros);
             }
             self.done.push_back(index);
         }
     }
 
-    /// Take a slot's request out and free it.
-    fn vacate(&mut self, index: usize) -> Option<(Request, Slot)> {
-        // A slot that is still in the queue keeps its mark until its turn, so that it is never queued twice.
-        let free = Slot { queued: self.slots[index].queued, ..Slot::FREE };
-        let mut slot = core::mem::replace(&mut self.slots[index], free);
+    /// Take a slot's request out and free it. One that is still in the queue keeps its mark until its turn, so that it is
+    /// never queued twice.
+    fn vacate(&mut self, index: usize) -> Option<Request> {
+        let slot = &mut self.slots[index];
+        slot.state = SlotState::Free;
+        slot.clear();
         self.free.push_back(index);
-        slot.request.take().map(|request| (request, slot))
+        slot.request.take()
     }
 
     /// The next completion.
     pub(crate) fn poll_completion(&mut self) -> Option<Completion> {
         let index = self.done.pop_front()?;
-        let (Request { cookie, buffer, .. }, slot) = self.vacate(index)?;
-        if slot.error.is_some() {
+        let Request { cookie, buffer, .. } = self.vacate(index)?;
+        let error = self.slots[index].error;
+        if error.is_some() {
             self.counters.errors += 1;
         }
-        Some(Completion { cookie, result: slot.error.map_or(Ok(()), Err), buffer })
+        Some(Completion { cookie, result: error.map_or(Ok(()), Err), buffer })
     }
 
     /// The oldest unfinished request.
@@ -458,8 +480,8 @@ impl Requests {
         let unfinished =
             self.slots.iter().enumerate().filter(|(_, slot)| slot.state == SlotState::Unfinished);
         let (index, _) = unfinished.min_by_key(|(_, slot)| slot.order)?;
-        let (request, slot) = self.vacate(index)?;
-        Some(Unfinished { request, touched: slot.touched })
+        let request = self.vacate(index)?;
+        Some(Unfinished { request, touched: self.slots[index].touched })
     }
 
     /// Take back a request of which nothing was sent.
@@ -473,6 +495,6 @@ impl Requests {
         })?;
         self.active -= 1;
         self.slow -= usize::from(self.slots[index].is_slow());
-        self.vacate(index).map(|(request, _)| request)
+        self.vacate(index)
     }
 }

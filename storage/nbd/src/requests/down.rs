@@ -34,8 +34,7 @@ impl Requests {
         if self.stopped || slot.failed() {
             return false;
         }
-        let waiting = slot.parts.iter().any(|part| part.state == PartState::Waiting);
-        waiting
+        slot.outstanding > slot.issued
             || match slot.stage {
                 Stage::Range(_) => slot.outstanding < PARTS,
                 // The writes a FLUSH is to cover must have been answered before it is sent.
@@ -50,11 +49,17 @@ impl Requests {
         }
         let operation = self.slots[index].request.as_ref()?.operation;
         let limit = if operation.carries_data() { u64::from(self.payload) } else { self.range };
-        let waiting = self.slots[index].parts.iter().position(|part| part.state == PartState::Waiting);
-        let part = waiting.or_else(|| self.claim(index, limit))?;
+        let slot = &self.slots[index];
+        let part = if slot.outstanding > slot.issued {
+            slot.parts.iter().position(|part| part.state == PartState::Waiting)?
+        } else {
+            self.claim(index, limit)?
+        };
         let key = Key { slot: index, part };
         self.sequence = self.sequence.wrapping_add(1);
-        let part = &mut self.slots[index].parts[part];
+        let slot = &mut self.slots[index];
+        slot.issued += 1;
+        let part = &mut slot.parts[part];
         let Part { offset, end, .. } = *part;
         let length = (end - offset).min(limit);
         *part = Part { state: PartState::Issued, sequence: self.sequence, offset, length, end, ..Part::FREE };

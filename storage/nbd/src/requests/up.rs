@@ -1,6 +1,6 @@
 //! The way up: what replies make of commands, and commands of their requests.
 
-use super::{Key, Part, PartState, Requests, SlotState, Stage};
+use super::{Delivered, Key, Part, PartState, Requests, SlotState, Stage};
 use crate::Fatal;
 use crate::wire::error;
 use storage_block::{Error, Geometry, Operation};
@@ -31,7 +31,7 @@ impl Requests {
 
     /// Bytes `length` at the absolute `offset` are being delivered; tells where they lie in the command.
     pub(crate) fn deliver(&mut self, key: Key, offset: u64, length: u32) -> Result<u32, Fatal> {
-        let part = &self.slots[key.slot].parts[key.part];
+        let part = &mut self.slots[key.slot].parts[key.part];
         let start = offset.checked_sub(part.offset).ok_or(Fatal::ChunkOutside)?;
         let end = start.checked_add(u64::from(length)).ok_or(Fatal::ChunkOutside)?;
         if end > part.length {
@@ -40,8 +40,16 @@ impl Requests {
         if !part.sent {
             return Err(Fatal::AnsweredTooEarly);
         }
-        // Both fit, as neither is more than the length of a read.
-        self.coverage.add(key.index(), start as u32, end as u32)?;
+        match part.delivered {
+            // So almost every read is answered.
+            Delivered::Nothing if end - start == part.length => part.delivered = Delivered::All,
+            Delivered::Nothing | Delivered::Runs => {
+                part.delivered = Delivered::Runs;
+                // Both fit, as neither is more than the length of a read.
+                self.coverage.add(key.index(), start as u32, end as u32)?;
+            }
+            Delivered::All => return Err(Fatal::ChunkOverlap),
+        }
         self.counters.bytes_read += u64::from(length);
         Ok(start as u32)
     }
@@ -90,9 +98,14 @@ impl Requests {
         if part.error.is_none() && !part.sent {
             return Err(Fatal::AnsweredTooEarly);
         }
-        let (length, failed) = (part.length, part.error.is_some());
-        let complete = (!is_read || self.coverage.finish(key.index(), length as u32))
-            && (!is_status || failed || self.finish_extents(key));
+        let Part { length, delivered, .. } = *part;
+        let failed = part.error.is_some();
+        let is_covered = match delivered {
+            Delivered::Nothing => !is_read,
+            Delivered::Runs => self.coverage.finish(key.index(), length as u32),
+            Delivered::All => true,
+        };
+        let complete = is_covered && (!is_status || failed || self.finish_extents(key));
         let part = &mut self.slots[key.slot].parts[key.part];
         if !complete && !failed {
             // The stream is in step, so only this request suffers; but it must not pass for a success.
@@ -147,10 +160,11 @@ impl Requests {
                 part.offset = part.end;
             }
         }
+        slot.issued -= 1;
         if part.offset < part.end {
             part.state = PartState::Waiting;
         } else {
-            *part = Part::FREE;
+            part.state = PartState::Free;
             slot.outstanding -= 1;
         }
         self.settle(key.slot);
@@ -159,8 +173,7 @@ impl Requests {
     /// See whether a request has come to its end.
     pub(super) fn settle(&mut self, index: usize) {
         let slot = &self.slots[index];
-        let issued = slot.parts.iter().any(|part| part.state == PartState::Issued);
-        if issued {
+        if slot.issued > 0 {
             self.requeue(index);
             return;
         }

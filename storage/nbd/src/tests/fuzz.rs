@@ -63,13 +63,22 @@ fn submit_some(pair: &mut Pair, random: &mut Random, cookie: &mut u64) {
 fn feed_hostile(client: &mut Client, bytes: &[u8], random: &mut Random, ended: &mut u64) -> bool {
     let mut rest = bytes;
     while !rest.is_empty() {
-        let space = client.space();
-        assert!(!space.is_empty());
-        let count = space.len().min(rest.len()).min(1 + random.below(64));
-        space[..count].copy_from_slice(&rest[..count]);
-        rest = &rest[count..];
-        if client.received(Instant::ZERO, count).is_err() {
-            return false;
+        if random.below(2) == 0 {
+            let count = rest.len().min(1 + random.below(300));
+            match client.take(Instant::ZERO, &rest[..count]) {
+                // Where TLS is to be set up it ends early.
+                Ok(taken) => rest = &rest[if client.wants_tls() { count } else { taken }..],
+                Err(_) => return false,
+            }
+        } else {
+            let space = client.space();
+            assert!(!space.is_empty());
+            let count = space.len().min(rest.len()).min(1 + random.below(64));
+            space[..count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            if client.received(Instant::ZERO, count).is_err() {
+                return false;
+            }
         }
         while let Some(event) = client.poll_event() {
             *ended += u64::from(matches!(event, Event::Completed(_)));

@@ -694,3 +694,72 @@ fn success_in_the_reverse_order_completes_each_request_once() {
         assert_eq!(pair.disk.content()[cookie * 4096 + 4095], cookie as u8);
     }
 }
+
+/// What a client makes of a stream of replies: what the reads brought, or why it ended.
+fn made_of(bytes: &[u8], pieces: usize, lent: bool) -> (Vec<(u64, Vec<u8>)>, Option<Fatal>) {
+    let mut pair = Pair::new(&Settings::default(), 1 << 20);
+    for cookie in 0..4 {
+        pair.submit(cookie, Operation::Read, cookie * 4096, 4096);
+    }
+    pair.send();
+    let mut fatal = None;
+    for piece in bytes.chunks(pieces) {
+        let taken = if lent {
+            pair.client.take(Instant::ZERO, piece).map(|count| assert_eq!(count, piece.len()))
+        } else {
+            super::feed(&mut pair.client, piece, usize::MAX)
+        };
+        fatal = taken.err();
+        if fatal.is_some() {
+            break;
+        }
+    }
+    let completions = core::iter::from_fn(|| pair.completion());
+    let read = completions.map(|completion| {
+        let buffer = completion.buffer.expect("a buffer");
+        (completion.cookie, buffer.to_vec())
+    });
+    (read.collect(), fatal)
+}
+
+#[test]
+fn bytes_that_are_lent_mean_the_same_as_bytes_that_were_asked_for() {
+    let mut pair = Pair::new(&Settings::default(), 1 << 20);
+    for cookie in 0..4 {
+        pair.submit(cookie, Operation::Read, cookie * 4096, 4096);
+    }
+    pair.send();
+    for shape in [Shape::Plain, Shape::Pieces(7), Shape::Error(5), Shape::Pieces(8)] {
+        pair.session.execute(&mut pair.disk, 0, shape);
+    }
+    let sound = pair.session.output;
+    let mut twice = sound.clone();
+    twice.extend_from_slice(&sound[..28 + 4096]);
+    let mut broken = sound.clone();
+    broken[28 + 4096] ^= 1;
+    for stream in [sound, twice, broken] {
+        let expected = made_of(&stream, usize::MAX, false);
+        assert!(!expected.0.is_empty());
+        for pieces in [1, 3, 27, 28, 29, 4096, 5000, usize::MAX] {
+            assert_eq!(made_of(&stream, pieces, true), expected, "in pieces of {pieces}");
+        }
+    }
+}
+
+#[test]
+fn several_commands_are_put_into_the_room_together() {
+    let mut pair = Pair::new(&Settings::default(), 1 << 20);
+    for cookie in 0..8 {
+        let operation = if cookie == 3 { Operation::Write { fua: false } } else { Operation::Read };
+        pair.submit(cookie, operation, cookie * 4096, 4096);
+    }
+    let mut room = vec![0; 8 * 28 + 4096 + 100];
+    // The room may end anywhere.
+    let first = pair.client.fill(Instant::ZERO, &mut room[..100]);
+    let second = pair.client.fill(Instant::ZERO, &mut room[100..]);
+    assert_eq!((first, second), (100, 8 * 28 + 4096 - 100));
+    assert_eq!(super::commands(&room[..first + second]).len(), 8);
+    pair.session.receive(&room[..first + second]);
+    assert_eq!(pair.session.waiting.len(), 8);
+    assert!(pair.client.poll_transmit().is_none());
+}

@@ -199,6 +199,12 @@ impl World {
         let bytes: Vec<u8> = self.session.output.drain(..count).collect();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
+            if self.random.below(2) == 0 {
+                let count = 1 + self.random.below(rest.len());
+                assert_eq!(self.client.take(self.now, &rest[..count]), Ok(count));
+                rest = &rest[count..];
+                continue;
+            }
             let space = self.client.space();
             let count = space.len().min(rest.len());
             space[..count].copy_from_slice(&rest[..count]);
@@ -266,8 +272,14 @@ impl World {
 
 /// Part of what the client wants to send.
 fn drain_some(client: &mut Client, now: Instant, random: &mut Random) -> Vec<u8> {
-    let mut all = Vec::new();
     let limit = 1 + random.below(8192);
+    if random.below(2) == 0 {
+        let mut room = vec![0; limit];
+        let count = client.fill(now, &mut room);
+        room.truncate(count);
+        return room;
+    }
+    let mut all = Vec::new();
     while let Some(bytes) = client.poll_transmit()
         && all.len() < limit
     {
