@@ -1,6 +1,6 @@
 //! Carries the bytes of one connection to a storage service: as they are, or in TLS.
 //!
-//! In clear the engine reads from the connection into its own memory and writes from it. With TLS the connection begins
+//! In clear the engine takes bytes from where the connection has them, and puts its own where they are sent from. With TLS the connection begins
 //! in clear as well (protocol section "TLS support"); once the server has agreed to STARTTLS there is no way back:
 //! whatever comes then is a record of TLS or the end.
 
@@ -34,10 +34,30 @@ pub(crate) trait Engine {
     fn space(&mut self) -> &mut [u8];
     /// So many were put there.
     fn received(&mut self, count: usize) -> Result<(), Lost>;
+    /// Take of these bytes what it can, at least one; not more than up to where TLS is to be set up.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, Lost> {
+        let space = self.space();
+        let count = space.len().min(bytes.len());
+        space[..count].copy_from_slice(&bytes[..count]);
+        self.received(count).map(|()| count)
+    }
     /// The next bytes to be sent.
     fn poll_transmit(&mut self) -> Option<&[u8]>;
     /// So many of them were taken.
     fn transmitted(&mut self, count: usize) -> Result<(), Lost>;
+    /// Put the next bytes into `room`, which counts as sending them.
+    fn fill(&mut self, room: &mut [u8]) -> Result<usize, Lost> {
+        let mut filled = 0;
+        while filled < room.len()
+            && let Some(bytes) = self.poll_transmit()
+        {
+            let count = bytes.len().min(room.len() - filled);
+            room[filled..filled + count].copy_from_slice(&bytes[..count]);
+            filled += count;
+            self.transmitted(count)?;
+        }
+        Ok(filled)
+    }
     /// Whether TLS is to be set up now.
     fn wants_tls(&self) -> bool;
     /// It stands.
@@ -95,8 +115,13 @@ impl Carrier {
                 moved = true;
                 break;
             }
-            match stream.try_read(engine.space()).map_err(Lost::soon)? {
-                TryRead::Bytes(count) => engine.received(count)?,
+            let mut taken = Ok(0);
+            let read = stream.read_with(|bytes| {
+                taken = engine.take(bytes);
+                *taken.as_ref().unwrap_or(&0)
+            });
+            match read.map_err(Lost::soon)? {
+                TryRead::Bytes(_) => taken.map(drop)?,
                 TryRead::Empty => return Ok(moved),
                 TryRead::Finished => return Err(Lost::soon(CLOSED)),
             }
@@ -114,15 +139,21 @@ impl Carrier {
             return secured.transmit(engine, stream);
         }
         let mut moved = false;
-        while let Some(bytes) = engine.poll_transmit() {
-            let count = stream.try_write(bytes).map_err(Lost::soon)?;
-            if count == 0 {
-                break;
+        loop {
+            let (mut room, mut filled) = (0, Ok(0));
+            let count = stream.write_with(|bytes| {
+                room = bytes.len();
+                filled = engine.fill(bytes);
+                *filled.as_ref().unwrap_or(&0)
+            });
+            count.map_err(Lost::soon)?;
+            let count = filled?;
+            moved |= count > 0;
+            // The room may go on elsewhere.
+            if count == 0 || count < room {
+                return Ok(moved);
             }
-            moved = true;
-            engine.transmitted(count)?;
         }
-        Ok(moved)
     }
 
     /// The server has agreed: from here on nothing is sent or believed but records of TLS.

@@ -35,8 +35,9 @@ const LEAST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How long a server may take to hear why its connection ends.
 const LAST_WORD: Duration = Duration::from_millis(200);
-/// Passes over both directions before other tasks have their turn.
-const PASSES: usize = 16;
+/// Passes over both directions before other tasks have their turn. One carries at most what the connection's own memory
+/// holds, and as many requests as the engine has slots.
+const PASSES: usize = 4;
 
 /// A place for a volume, and what its tasks and the rest of storage share.
 pub(crate) struct Volume {
@@ -189,10 +190,10 @@ impl Volume {
     }
 
     pub(crate) fn push(&self, now: Instant, request: Request) {
-        if let Some(driver) = &mut self.inner.borrow_mut().driver {
-            driver.push(now, request);
-        }
-        self.raise(u64::MAX);
+        let Some(driver) = &mut self.inner.borrow_mut().driver else { return };
+        driver.push(now, request);
+        // Who is there gives it to whichever connection is the best, and wakes that one.
+        self.signals[driver.host()].raise();
     }
 
     /// Take back what waits to be sent and is named by `is_meant`: it completes as lost.
@@ -310,19 +311,20 @@ impl Link {
                 Some(Dial::Later) | None => now + LONGEST_SLEEP,
             };
             // What is due and cannot be done yet must not keep this task from ever waiting.
-            let due = self.due().map_or(due, |own| own.min(due)).max(now + LEAST_SLEEP);
+            let due = self.due(false).map_or(due, |own| own.min(due)).max(now + LEAST_SLEEP);
             let clock = self.shared.clock.clone();
             // Early when something was queued or the volume withdrawn.
             let _early = with_deadline(&clock, due, self.volume().signals[self.path].wait()).await;
         }
     }
 
-    /// When something is due that is no connection's own.
-    fn due(&self) -> Option<Instant> {
+    /// When something is due that is no connection's own, or is this one's if there is one.
+    fn due(&self, is_connected: bool) -> Option<Instant> {
         let inner = self.volume().inner.borrow();
         let driver = inner.driver.as_ref()?;
+        let own = if is_connected { driver.path_timeout(self.path) } else { None };
         let look = inner.next_look.filter(|_| !driver.is_up() || !driver.is_idle());
-        [driver.poll_timeout(), inner.farewell, look].into_iter().flatten().min()
+        [own, driver.poll_timeout(), inner.farewell, look].into_iter().flatten().min()
     }
 
     /// Connect, and serve until the connection is over. Answers why, unless the volume is gone.
@@ -345,12 +347,12 @@ impl Link {
             inner.assignment.as_ref().and_then(|assignment| assignment.peer(&self.shared, address))
         };
         let mut carrier = Carrier::new(peer);
-        let mut sleep = clock.sleep_until(Instant::ZERO);
+        let mut alarm = Alarm { sleep: clock.sleep_until(Instant::ZERO), at: Instant::ZERO };
         poll_fn(|cx| {
             if self.volume().epoch() != epoch {
                 return Poll::Ready(None);
             }
-            self.pump(cx, &mut carrier, stream, &mut sleep)
+            self.pump(cx, &mut carrier, stream, &mut alarm)
         })
         .await
     }
@@ -361,7 +363,7 @@ impl Link {
         cx: &mut Context<'_>,
         carrier: &mut Carrier,
         stream: &Stream,
-        sleep: &mut Sleep,
+        alarm: &mut Alarm,
     ) -> Poll<Option<Lost>> {
         let now = self.now();
         for _ in 0..PASSES {
@@ -371,13 +373,9 @@ impl Link {
                 Some(Ok(true)) => {}
                 Some(Ok(false)) => {
                     stream.register(cx);
-                    let own = self.volume().with(|driver| driver.path_timeout(self.path)).flatten();
-                    let due = [own, self.due()].into_iter().flatten().min();
-                    // What is due and cannot be done yet must not keep the machine busy.
-                    sleep.reset(due.unwrap_or(now + LONGEST_SLEEP).max(now + LEAST_SLEEP));
+                    let due = self.due(true);
                     let asked = self.volume().signals[self.path].poll_lower(cx).is_ready();
-                    let due = Pin::new(&mut *sleep).poll(cx).is_ready();
-                    if !asked && !due {
+                    if !alarm.rings(cx, now, due) && !asked {
                         return Poll::Pending;
                     }
                 }
@@ -387,7 +385,7 @@ impl Link {
         Poll::Pending
     }
 
-    /// Once each way. Answers whether anything moved, or why the connection is over; `None` when the volume is gone.
+    /// Once each way. Answers whether there may be more to do, or why the connection is over; `None` when the volume is gone.
     fn pass(&self, now: Instant, carrier: &mut Carrier, stream: &Stream) -> Option<Result<bool, Lost>> {
         let mut inner = self.volume().inner.borrow_mut();
         let driver = inner.driver.as_mut()?;
@@ -396,8 +394,8 @@ impl Link {
             .map_err(|end| lost(driver, self.path, end))
             .and_then(|()| self.carry(driver, now, carrier, stream));
         drop(inner);
-        let told = self.tend(now);
-        Some(carried.map(|moved| moved | told))
+        let again = self.tend(now);
+        Some(carried.map(|more| more | again))
     }
 
     fn carry(
@@ -407,11 +405,12 @@ impl Link {
         carrier: &mut Carrier,
         stream: &Stream,
     ) -> Result<bool, Lost> {
-        let mut moved = driver.dispatch(now);
-        moved |= carrier.receive(now, &mut Line { driver, path: self.path, now }, stream)?;
-        moved |= driver.dispatch(now);
-        moved |= carrier.transmit(&mut Line { driver, path: self.path, now }, stream)?;
-        Ok(moved)
+        carrier.receive(now, &mut Line { driver, path: self.path, now }, stream)?;
+        // One thing may make another possible: the end of a flush a write, say.
+        let more = (0..PASSES).all(|_| driver.dispatch(now));
+        let sent = carrier.transmit(&mut Line { driver, path: self.path, now }, stream)?;
+        // An answer that came too early counts once all is sent.
+        Ok(sent && driver.dispatch(now) || more)
     }
 
     /// The connection is over, or did not come about.
@@ -441,20 +440,28 @@ impl Link {
         self.tend(now);
     }
 
-    /// Keep house: tell what happened, wake who has something to do, end what waited too long. Answers whether there
-    /// was anything to tell.
+    /// Keep house: tell what happened, wake who has something to do, end what waited too long. Answers whether this task
+    /// has something to do.
     fn tend(&self, now: Instant) -> bool {
-        let mut told = self.tell(now);
-        self.look(now);
-        told |= self.tell(now);
-        self.part(now);
+        self.tell(now);
+        let (looks, parts) = {
+            let inner = self.volume().inner.borrow();
+            (inner.next_look.is_none_or(|at| at <= now), inner.farewell.is_some())
+        };
+        if looks {
+            self.look(now);
+            self.tell(now);
+        }
+        if parts {
+            self.part(now);
+        }
         let wakes = self.volume().with(Driver::take_wakes).unwrap_or(0);
-        // What this task has to do it sees by itself.
+        // What was given to this task's connection it has seen.
         self.volume().raise(wakes & !(1 << self.path));
-        told
+        wakes == u64::MAX
     }
 
-    fn tell(&self, now: Instant) -> bool {
+    fn tell(&self, now: Instant) {
         let mut told = false;
         while let Some(event) = self.volume().with(Driver::poll_event).flatten() {
             told = true;
@@ -466,7 +473,6 @@ impl Link {
         if told {
             self.shared.wake_starved();
         }
-        told
     }
 
     fn note(&self, now: Instant, event: &Event) {
@@ -508,13 +514,10 @@ impl Link {
         log::info!("volume {}: ready, {} bytes (at {after} ms)", self.index, geometry.size);
     }
 
-    /// See whether commands have waited too long, or the service been away for longer than its users are to wait.
+    /// The time has come to see whether commands have waited too long, or the service been away for longer than its users are to wait.
     fn look(&self, now: Instant) {
         let (hold, away, fail_after) = {
             let mut inner = self.volume().inner.borrow_mut();
-            if inner.next_look.is_some_and(|at| now < at) {
-                return;
-            }
             inner.next_look = Some(now + LOOK);
             let (Some(driver), Some(assignment)) = (&inner.driver, &inner.assignment) else { return };
             if driver.is_up() && !driver.is_stalled(now) {
@@ -561,6 +564,26 @@ impl Link {
     }
 }
 
+/// The time of what is due next, which almost always moves on before it comes: so a timer that waits for less is left to
+/// go off in vain, some time, rather than be set anew in each turn.
+struct Alarm {
+    sleep: Sleep,
+    at: Instant,
+}
+
+impl Alarm {
+    /// Whether it is time to look at what is due at `due`; otherwise the task of `cx` is woken when it is.
+    fn rings(&mut self, cx: &mut Context<'_>, now: Instant, due: Option<Instant>) -> bool {
+        // What is due and cannot be done yet must not keep the machine busy.
+        let due = due.unwrap_or(now + LONGEST_SLEEP).max(now + LEAST_SLEEP);
+        if due < self.at || self.at <= now {
+            self.at = due;
+            self.sleep.reset(due);
+        }
+        Pin::new(&mut self.sleep).poll(cx).is_ready()
+    }
+}
+
 /// One connection of a driver, at one time.
 struct Line<'a> {
     driver: &'a mut Driver,
@@ -580,6 +603,16 @@ impl Engine for Line<'_> {
 
     fn poll_transmit(&mut self) -> Option<&[u8]> {
         self.driver.poll_transmit(self.path)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, Lost> {
+        let taken = self.driver.take(self.path, self.now, bytes);
+        taken.map_err(|end| lost(self.driver, self.path, end))
+    }
+
+    fn fill(&mut self, room: &mut [u8]) -> Result<usize, Lost> {
+        let filled = self.driver.fill(self.path, self.now, room);
+        filled.map_err(|end| lost(self.driver, self.path, end))
     }
 
     fn transmitted(&mut self, count: usize) -> Result<(), Lost> {

@@ -7,7 +7,7 @@ use crate::paths::{End, Path};
 use crate::rewrite::Next;
 use kernel_runtime::Instant;
 use storage_block::{Completion, Error, Operation, Request};
-use storage_nbd::{Mismatch, Quarantine};
+use storage_nbd::{Export, Mismatch, Quarantine};
 
 /// What is to be done with a request that is next in turn.
 enum Verdict {
@@ -54,6 +54,9 @@ impl Driver {
 
     /// The connection with the fewest requests under way that takes one more.
     pub(crate) fn least_busy(&self) -> Option<usize> {
+        if let [path] = &self.paths[..] {
+            return path.has_room().then_some(0);
+        }
         let paths = self.paths.iter().enumerate().filter(|(_, path)| path.has_room());
         paths.min_by_key(|(_, path)| path.outstanding).map(|(index, _)| index)
     }
@@ -82,15 +85,21 @@ impl Driver {
 
     /// Send what waits, as far as nothing holds it back.
     fn dispatch_queue(&mut self, now: Instant) -> bool {
+        self.metered = None;
+        if self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            for waiting in &mut self.queue {
+                waiting.not_before = waiting.not_before.filter(|&at| now < at);
+                self.retry = [self.retry, waiting.not_before].into_iter().flatten().min();
+            }
+        }
         let mut moved = false;
         let mut index = 0;
         // Once one change finds no place, the others need not look for one.
         let mut changes = true;
-        self.metered = None;
         while index < self.queue.len() {
             let Some(path) = self.least_busy() else { break };
-            let waiting = &mut self.queue[index];
-            waiting.not_before = waiting.not_before.filter(|&at| now < at);
+            let waiting = &self.queue[index];
             let operation = waiting.request.operation;
             if waiting.not_before.is_some() || operation.changes_medium() && !changes {
                 index += 1;
@@ -116,7 +125,8 @@ impl Driver {
                     continue;
                 }
             };
-            let Some(waiting) = self.queue.remove(index) else { break };
+            let next = if index == 0 { self.queue.pop_front() } else { self.queue.remove(index) };
+            let Some(waiting) = next else { break };
             moved = true;
             if !self.depart(now, path, waiting, fua, room) {
                 break;
@@ -154,7 +164,7 @@ impl Driver {
         if !again && closed(&self.quarantine) || closed(&self.old) {
             return Verdict::Wait;
         }
-        let Some(export) = self.known.filter(|_| !self.alone) else { return Verdict::Wait };
+        let Some(export) = self.known.as_ref().filter(|_| !self.alone) else { return Verdict::Wait };
         if !export.geometry.flush {
             // What offers FUA alone is written durably; what offers nothing was declared durable by the operator.
             return Verdict::Go { fua: export.geometry.fua, room: None };
@@ -211,7 +221,7 @@ impl Driver {
             self.rewrite.start(&self.journal);
             self.phase.set_started(true);
         }
-        let native = self.known.is_some_and(|export| export.native_fua());
+        let native = self.known.as_ref().is_some_and(Export::native_fua);
         let mut moved = false;
         while let Some(path) = self.least_busy() {
             let (index, request) = match self.rewrite.next(&mut self.journal, repairs && native) {
@@ -244,7 +254,8 @@ impl Driver {
     /// Whether there is something to be written again where nothing can be: as if it had been so when the connection came
     /// up, it is not the disk that went until that has changed.
     fn is_unwritable(&mut self) -> bool {
-        let is_so = !self.journal.is_empty() && self.known.is_some_and(|export| export.geometry.read_only);
+        let is_so =
+            !self.journal.is_empty() && self.known.as_ref().is_some_and(|export| export.geometry.read_only);
         if is_so {
             self.condemn(End::Mismatch(Mismatch::ReadOnly));
         }
@@ -260,11 +271,17 @@ impl Driver {
             let _ = self.send_flush(now);
         } else {
             self.suspect = false;
-            self.holder = self.known.and_then(|export| export.incarnation);
+            self.holder = self.known.as_ref().and_then(|export| export.incarnation);
             self.phase = Phase::Open;
             self.note(crate::Event::Replayed);
             self.wake_all();
         }
+    }
+
+    /// The connection whose caller is to call [`Driver::dispatch`] when something was pushed: the first that is up, or else
+    /// the first.
+    pub fn host(&self) -> usize {
+        self.paths.iter().position(Path::is_up).unwrap_or(0)
     }
 
     /// Whether any connection is up.

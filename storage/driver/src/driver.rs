@@ -156,6 +156,8 @@ pub struct Driver {
     pub(crate) portal: usize,
     pub(crate) phase: Phase,
     pub(crate) queue: VecDeque<Waiting>,
+    /// Nothing in the queue that is to be tried again later is so before this.
+    pub(crate) retry: Option<Instant>,
     pub(crate) flushes: Flushes,
     pub(crate) flights: Flights,
     pub(crate) journal: Journal,
@@ -224,6 +226,7 @@ impl Driver {
             portal: 0,
             phase: Phase::Away,
             queue: VecDeque::with_capacity(slots),
+            retry: None,
             flushes: Flushes::new(limits.nbd.slots),
             flights: Flights::new(slots),
             journal: Journal::new(limits.entries, journal),
@@ -352,7 +355,8 @@ impl Driver {
         }
     }
 
-    /// Which connections have something to do since this was last asked: a bit for each.
+    /// Which connections have something to do since this was last asked: a bit for each. When all bits are set, whoever asks
+    /// has to look again as well; otherwise he need not for what was given to his own connection.
     pub fn take_wakes(&mut self) -> u64 {
         core::mem::take(&mut self.wakes)
     }
@@ -361,11 +365,10 @@ impl Driver {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let is_open = self.phase == Phase::Open && !self.renewing;
         let idle = self.journal.oldest().map(|since| since + self.limits.flush_after);
-        let retry = self.queue.iter().filter_map(|waiting| waiting.not_before).min();
         let quarantine = [self.quarantine.poll_timeout(), self.old.poll_timeout()];
         let quarantine = quarantine.into_iter().flatten().min().filter(|_| !self.queue.is_empty());
         let stalled = self.stalled.map(|since| since + self.limits.hold);
-        let retry = retry.filter(|_| !self.renewing && self.paths.iter().any(Path::has_room));
+        let retry = self.retry.filter(|_| !self.renewing && self.paths.iter().any(Path::has_room));
         let open = [self.flushes.poll_timeout(idle), retry, quarantine, self.metered];
         let open = open.into_iter().flatten().min().filter(|_| is_open);
         let stalled = stalled.filter(|_| self.paths.iter().any(Path::is_connected));

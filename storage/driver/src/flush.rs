@@ -122,7 +122,7 @@ impl Driver {
         if self.alone || !is_due {
             return false;
         }
-        if !self.known.is_some_and(|export| export.geometry.flush) {
+        if !self.known.as_ref().is_some_and(|export| export.geometry.flush) {
             self.flushes.board();
             self.flushes.answer(Err(Error::NotSupported), &mut self.done);
             return true;
@@ -247,7 +247,7 @@ impl Driver {
     pub(crate) fn repaired(&mut self) {
         self.suspect = false;
         self.failing = false;
-        self.holder = self.known.and_then(|export| export.incarnation);
+        self.holder = self.known.as_ref().and_then(|export| export.incarnation);
         self.phase = Phase::Open;
         self.flushes.answer(Ok(()), &mut self.done);
         self.note(Event::Repaired);

@@ -120,6 +120,7 @@ impl Driver {
         let Flight { operation, offset, length, since, tries, again, .. } = *flight;
         let request = Request { cookie, operation, offset, length, buffer: completion.buffer };
         let tries = tries.saturating_add(1);
+        self.retry = [self.retry, not_before].into_iter().flatten().min();
         self.queue.push_front(Waiting { request, since, again, tries, not_before });
     }
 }

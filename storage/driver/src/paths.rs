@@ -178,7 +178,7 @@ impl Driver {
     /// Whether the export may be used over several connections: what one has flushed or written durably is so for all
     /// (protocol section "Transmission flags", CAN_MULTI_CONN).
     fn is_shared(&self) -> bool {
-        self.known.is_some_and(|export| export.multi_conn && export.incarnation.is_some())
+        self.known.as_ref().is_some_and(|export| export.multi_conn && export.incarnation.is_some())
     }
 
     /// Connection `path` stands.
@@ -211,6 +211,27 @@ impl Driver {
         self.heard = now;
         self.paths[path].client.received(now, count).map_err(End::Fatal)?;
         self.drain(path, now)
+    }
+
+    /// Take what connection `path` brings, as it lies there: see [`Client::take`].
+    ///
+    /// # Errors
+    /// As for [`Driver::received`].
+    pub fn take(&mut self, path: usize, now: Instant, bytes: &[u8]) -> Result<usize, End> {
+        self.heard = now;
+        let taken = self.paths[path].client.take(now, bytes).map_err(End::Fatal)?;
+        self.drain(path, now)?;
+        Ok(taken)
+    }
+
+    /// Put the next bytes for connection `path` where they are to lie: see [`Client::fill`].
+    ///
+    /// # Errors
+    /// As for [`Driver::transmitted`].
+    pub fn fill(&mut self, path: usize, now: Instant, room: &mut [u8]) -> Result<usize, End> {
+        let filled = self.paths[path].client.fill(now, room);
+        self.drain(path, now)?;
+        Ok(filled)
     }
 
     /// Whether TLS is to be set up on connection `path` now: see [`Client::wants_tls`].
@@ -257,10 +278,12 @@ impl Driver {
 
     /// The time that [`Driver::poll_timeout`] told has come, or any other.
     pub fn handle_time(&mut self, now: Instant) {
-        self.quarantine.expire(now);
-        self.old.expire(now);
-        if self.quarantine.is_empty() && self.old.is_empty() {
-            self.haunted = 0;
+        if self.haunted != 0 {
+            self.quarantine.expire(now);
+            self.old.expire(now);
+            if self.quarantine.is_empty() && self.old.is_empty() {
+                self.haunted = 0;
+            }
         }
         if self.stalled.is_some_and(|since| now >= since + self.limits.hold) {
             // A service may take connections, and even say what it serves, and then never serve it.
@@ -360,7 +383,7 @@ impl Driver {
         self.paths[path].up = true;
         self.paths[path].reconnect.up(now);
         // With the geometry that is shown, which the next export has to match.
-        let shown = self.known.map(|known| known.geometry);
+        let shown = self.known.as_ref().map(|known| known.geometry);
         export.geometry = geometry;
         self.known = Some(export);
         if shown != Some(geometry) || !joins {
@@ -385,8 +408,8 @@ impl Driver {
 
     /// A connection has come up: go on, or first write again what may be forgotten.
     fn resume(&mut self, joins: bool, now: Instant) {
-        let incarnation = self.known.and_then(|export| export.incarnation);
-        let holds = self.known.is_some_and(|export| self.has_all(&export));
+        let incarnation = self.known.as_ref().and_then(|export| export.incarnation);
+        let holds = self.known.as_ref().is_some_and(|export| self.has_all(export));
         self.holder = incarnation.filter(|_| holds || self.journal.is_empty());
         if !self.journal.is_empty() && !holds {
             self.replays += 1;

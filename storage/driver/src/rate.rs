@@ -80,6 +80,9 @@ impl Meter {
 
     /// Until when the next request has to wait; `None` if it need not.
     pub(crate) fn blocked(&mut self, now: Instant) -> Option<Instant> {
+        if self.operations.rate == 0 && self.bytes.rate == 0 {
+            return None;
+        }
         let passed = now.since(self.filled);
         self.filled = now;
         self.operations.fill(passed);

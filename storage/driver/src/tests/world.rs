@@ -296,6 +296,14 @@ impl World {
         let Some(session) = &mut self.sessions[path] else { return };
         let mut budget = if self.random.one_in(4) { self.random.below(2000) } else { usize::MAX };
         let mut end = None;
+        if self.random.one_in(2) {
+            let mut room = vec![0; budget.min(1 + self.random.below(20_000))];
+            budget = 0;
+            match self.driver.fill(path, self.now, &mut room) {
+                Ok(count) => session.receive(&room[..count]),
+                Err(reason) => end = Some(reason),
+            }
+        }
         while budget > 0
             && let Some(bytes) = self.driver.poll_transmit(path)
         {
@@ -314,6 +322,13 @@ impl World {
         };
         let bytes: Vec<u8> = session.output.drain(..take).collect();
         let mut rest = &bytes[..];
+        if end.is_none() && self.random.one_in(2) {
+            match self.driver.take(path, self.now, rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(reason) => end = Some(reason),
+            }
+            assert!(end.is_some() || rest.is_empty(), "all is taken");
+        }
         while end.is_none() && !rest.is_empty() {
             let space = self.driver.space(path);
             let count = space.len().min(rest.len());
