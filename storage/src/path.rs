@@ -10,7 +10,7 @@ use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
-use kernel_runtime::Instant;
+use kernel_runtime::{Instant, Stage};
 use storage_block::{Buffer, Request, Share};
 use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
 use storage_scsi::{Arrival, Carrier, Memory, Rest, Status, UnitId};
@@ -167,7 +167,8 @@ impl Path {
         running.held = None;
         running.since = self.now;
         let arrival = Arrival { nexus, lun, cdb, data_out, data_in, attribute };
-        device.begin(&mut running.command, &arrival);
+        let profile = shared.clock.profile();
+        profile.within(Stage::Scsi, || device.begin(&mut running.command, &arrival));
         if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
             self.running += 1;
         }
@@ -196,7 +197,8 @@ impl Path {
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
             let mut hands = Hands { connection, task, index, now, volume, moved };
-            let rest = running.command.step(device, &memory, &mut hands);
+            let profile = self.shared.clock.profile();
+            let rest = profile.within(Stage::Scsi, || running.command.step(device, &memory, &mut hands));
             moved = hands.moved;
             match rest {
                 Rest::Wait => return moved,
