@@ -4,7 +4,9 @@
 //! events told. A volume has one task for each connection it may have; the first also keeps house for all of them: it
 //! ends commands that waited too long with BUSY, so that an initiator never has to abort one, and tells what happened.
 
-use crate::carrier::{Carrier, Engine, Lost, Peer};
+mod line;
+
+use crate::carrier::{Carrier, Lost, Peer};
 use crate::control::VolumeState;
 use crate::shared::{Shared, VolumeIndex};
 use alloc::format;
@@ -12,15 +14,15 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::future::{Future, poll_fn};
+use core::future::poll_fn;
 use core::net::SocketAddrV4;
-use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use kernel_runtime::{Instant, Signal, Sleep, with_deadline};
+use kernel_runtime::{Instant, Signal, with_deadline};
+use line::{Alarm, Line, lost};
 use network::Stream;
 use storage_block::{Request, Share};
-use storage_driver::{Dial, Driver, End, Event, Rate, Settings, Status};
+use storage_driver::{Dial, Driver, Event, Rate, Settings, Status};
 use storage_nbd::{Export, Retry, Tls, Writer};
 
 /// How long one attempt to connect may take.
@@ -347,7 +349,7 @@ impl Link {
             inner.assignment.as_ref().and_then(|assignment| assignment.peer(&self.shared, address))
         };
         let mut carrier = Carrier::new(peer);
-        let mut alarm = Alarm { sleep: clock.sleep_until(Instant::ZERO), at: Instant::ZERO };
+        let mut alarm = Alarm::new(&clock);
         poll_fn(|cx| {
             if self.volume().epoch() != epoch {
                 return Poll::Ready(None);
@@ -562,79 +564,4 @@ impl Link {
         }
         self.volume().raise(u64::MAX);
     }
-}
-
-/// The time of what is due next, which almost always moves on before it comes: so a timer that waits for less is left to
-/// go off in vain, some time, rather than be set anew in each turn.
-struct Alarm {
-    sleep: Sleep,
-    at: Instant,
-}
-
-impl Alarm {
-    /// Whether it is time to look at what is due at `due`; otherwise the task of `cx` is woken when it is.
-    fn rings(&mut self, cx: &mut Context<'_>, now: Instant, due: Option<Instant>) -> bool {
-        // What is due and cannot be done yet must not keep the machine busy.
-        let due = due.unwrap_or(now + LONGEST_SLEEP).max(now + LEAST_SLEEP);
-        if due < self.at || self.at <= now {
-            self.at = due;
-            self.sleep.reset(due);
-        }
-        Pin::new(&mut self.sleep).poll(cx).is_ready()
-    }
-}
-
-/// One connection of a driver, at one time.
-struct Line<'a> {
-    driver: &'a mut Driver,
-    path: usize,
-    now: Instant,
-}
-
-impl Engine for Line<'_> {
-    fn space(&mut self) -> &mut [u8] {
-        self.driver.space(self.path)
-    }
-
-    fn received(&mut self, count: usize) -> Result<(), Lost> {
-        let received = self.driver.received(self.path, self.now, count);
-        received.map_err(|end| lost(self.driver, self.path, end))
-    }
-
-    fn poll_transmit(&mut self) -> Option<&[u8]> {
-        self.driver.poll_transmit(self.path)
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, Lost> {
-        let taken = self.driver.take(self.path, self.now, bytes);
-        taken.map_err(|end| lost(self.driver, self.path, end))
-    }
-
-    fn fill(&mut self, room: &mut [u8]) -> Result<usize, Lost> {
-        let filled = self.driver.fill(self.path, self.now, room);
-        filled.map_err(|end| lost(self.driver, self.path, end))
-    }
-
-    fn transmitted(&mut self, count: usize) -> Result<(), Lost> {
-        let transmitted = self.driver.transmitted(self.path, self.now, count);
-        transmitted.map_err(|end| lost(self.driver, self.path, end))
-    }
-
-    fn wants_tls(&self) -> bool {
-        self.driver.wants_tls(self.path)
-    }
-
-    fn tls_established(&mut self) {
-        self.driver.tls_established(self.path, self.now);
-    }
-}
-
-/// Why a connection is over, with what the server had to say.
-fn lost(driver: &Driver, path: usize, end: End) -> Lost {
-    let reason = match driver.remark(path) {
-        "" => end.to_string(),
-        remark => format!("{end} (\"{remark}\")"),
-    };
-    let is_another_disk = end.is_another_disk();
-    Lost { retry: end.retry(), is_another_disk, ..Lost::soon(reason) }
 }

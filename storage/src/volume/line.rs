@@ -1,0 +1,90 @@
+//! One connection of a driver as whoever carries its bytes sees it, and its timer.
+
+use super::{LEAST_SLEEP, LONGEST_SLEEP};
+use crate::carrier::{Engine, Lost};
+use alloc::format;
+use alloc::string::ToString;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::Context;
+use kernel_runtime::{Clock, Instant, Sleep};
+use storage_driver::{Driver, End};
+
+/// The time of what is due next, which almost always moves on before it comes: so a timer that waits for less is left to
+/// go off in vain, some time, rather than be set anew in each turn.
+pub(super) struct Alarm {
+    sleep: Sleep,
+    at: Instant,
+}
+
+impl Alarm {
+    pub(super) fn new(clock: &Clock) -> Self {
+        Self { sleep: clock.sleep_until(Instant::ZERO), at: Instant::ZERO }
+    }
+
+    /// Whether it is time to look at what is due at `due`; otherwise the task of `cx` is woken when it is.
+    pub(super) fn rings(&mut self, cx: &mut Context<'_>, now: Instant, due: Option<Instant>) -> bool {
+        // What is due and cannot be done yet must not keep the machine busy.
+        let due = due.unwrap_or(now + LONGEST_SLEEP).max(now + LEAST_SLEEP);
+        if due < self.at || self.at <= now {
+            self.at = due;
+            self.sleep.reset(due);
+        }
+        Pin::new(&mut self.sleep).poll(cx).is_ready()
+    }
+}
+
+/// One connection of a driver, at one time.
+pub(super) struct Line<'a> {
+    pub(super) driver: &'a mut Driver,
+    pub(super) path: usize,
+    pub(super) now: Instant,
+}
+
+impl Engine for Line<'_> {
+    fn space(&mut self) -> &mut [u8] {
+        self.driver.space(self.path)
+    }
+
+    fn received(&mut self, count: usize) -> Result<(), Lost> {
+        let received = self.driver.received(self.path, self.now, count);
+        received.map_err(|end| lost(self.driver, self.path, end))
+    }
+
+    fn poll_transmit(&mut self) -> Option<&[u8]> {
+        self.driver.poll_transmit(self.path)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, Lost> {
+        let taken = self.driver.take(self.path, self.now, bytes);
+        taken.map_err(|end| lost(self.driver, self.path, end))
+    }
+
+    fn fill(&mut self, room: &mut [u8]) -> Result<usize, Lost> {
+        let filled = self.driver.fill(self.path, self.now, room);
+        filled.map_err(|end| lost(self.driver, self.path, end))
+    }
+
+    fn transmitted(&mut self, count: usize) -> Result<(), Lost> {
+        let transmitted = self.driver.transmitted(self.path, self.now, count);
+        transmitted.map_err(|end| lost(self.driver, self.path, end))
+    }
+
+    fn wants_tls(&self) -> bool {
+        self.driver.wants_tls(self.path)
+    }
+
+    fn tls_established(&mut self) {
+        self.driver.tls_established(self.path, self.now);
+    }
+}
+
+/// Why a connection is over, with what the server had to say.
+pub(super) fn lost(driver: &Driver, path: usize, end: End) -> Lost {
+    let reason = match driver.remark(path) {
+        "" => end.to_string(),
+        remark => format!("{end} (\"{remark}\")"),
+    };
+    let is_another_disk = end.is_another_disk();
+    Lost { retry: end.retry(), is_another_disk, ..Lost::soon(reason) }
+}
