@@ -95,6 +95,14 @@ impl Slot {
     fn tcp_mut(&mut self) -> &mut Socket<'static> {
         self.set.get_mut(SocketHandle::default())
     }
+
+    /// Let it ask for its neighbour although it did less than a second ago. What the stack notes of that goes with the place
+    /// in the set.
+    fn unsilence(&mut self) {
+        if let smoltcp::socket::Socket::Tcp(socket) = self.set.remove(SocketHandle::default()) {
+            self.set.add(socket);
+        }
+    }
 }
 
 /// The sockets.
@@ -112,6 +120,11 @@ pub(crate) struct Sockets {
     dhcp_due: Instant,
     /// What no socket is for.
     nobody: SocketSet<'static>,
+}
+
+/// Whether it has yet to hear from its peer that it is there.
+fn is_opening(state: State) -> bool {
+    matches!(state, State::SynSent | State::SynReceived)
 }
 
 fn set_of<T: AnySocket<'static>>(socket: T) -> SocketSet<'static> {
@@ -269,6 +282,7 @@ impl Sockets {
         if now >= self.earliest {
             self.wake_due(interface, nic, now);
         }
+        self.put_connections_first();
         let mut sending = core::mem::take(&mut self.touched);
         let mut rounds = 0;
         while !sending.is_empty() && rounds < ROUNDS_PER_TURN {
@@ -278,6 +292,24 @@ impl Sockets {
         let more = !sending.is_empty();
         self.touched = sending;
         more
+    }
+
+    /// The stack asks for one neighbour in a second. When a peer is sought who may never answer, all connections that wait
+    /// for anything come before: their neighbours may be the ones that it has forgotten, and the question would be asked
+    /// away each time before their own second is over.
+    fn put_connections_first(&mut self) {
+        if !self.touched.iter().any(|&index| is_opening(self.slots[index].state)) {
+            return;
+        }
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            if slot.due != NEVER && !is_opening(slot.state) {
+                slot.unsilence();
+                self.touch(Place(index));
+            }
+        }
+        let slots = &self.slots;
+        self.touched.sort_unstable_by_key(|&index| is_opening(slots[index].state));
     }
 
     /// Let one socket send a frame. Answers whether it has another one and the NIC may take it.

@@ -306,6 +306,45 @@ fn peers_that_never_finish_their_handshake_keep_nobody_out() {
 }
 
 #[test]
+fn who_never_answers_keeps_no_connection_from_the_neighbour_it_has_forgotten() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let clock = world.executor.clock();
+    // One slot is left, so that none is taken from who has begun.
+    for _ in 0..3 {
+        let (mut listener, clock) = (server.stream(4096, 4096), clock.clone());
+        world.executor.add("server", async move {
+            listener.accept(3260).await;
+            listener.write_all(b"hello").await.expect("written");
+            clock.sleep(Duration::from_millis(300)).await;
+            listener.write_all(b"again").await.expect("written");
+        });
+    }
+    let forged = world.ends[1].nic().incoming.clone();
+    let heard = Rc::new(Cell::new(None));
+    let at = heard.clone();
+    world.executor.add("client", async move {
+        let mut stream = client.stream(4096, 4096);
+        stream.connect("10.77.0.2:3260".parse().expect("address")).await.expect("connected");
+        assert_eq!(stream.read(&mut [0; 5]).await, Ok(5));
+        clock.sleep(Duration::from_millis(10)).await;
+        // One who begins and has no address that answers, and then so many neighbours that the first is forgotten.
+        let mut syn = gate::syn_from("10.77.0.66");
+        syn[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+        forged.borrow_mut().push_back(syn);
+        clock.sleep(Duration::from_millis(10)).await;
+        forged.borrow_mut().extend((100..=250).map(gate::arp_request_from));
+        assert_eq!(stream.read(&mut [0; 5]).await, Ok(5));
+        at.set(Some(clock.now()));
+    });
+    while world.now < Instant::from_micros(10_000_000) && heard.get().is_none() {
+        world.turn();
+    }
+    let at = heard.get().expect("it was heard");
+    assert!(at < Instant::from_micros(2_000_000), "only after {at:?}");
+}
+
+#[test]
 fn of_two_peers_that_come_at_once_for_the_last_slot_each_gets_it_in_turn() {
     let mut world = World::new();
     let [client, server] = world.stacks();
@@ -365,6 +404,24 @@ pub(crate) mod gate {
         let own: Cidr = "10.77.0.2/24".parse().expect("an address");
         let foreign = "10.77.1.2/24".parse().ok();
         Rules { side, dhcp: false, own: Some(own), routed: side == Side::Service, foreign }
+    }
+
+    /// Station `n` asks who has the address of the other end (RFC 826).
+    pub(crate) fn arp_request_from(n: u8) -> Vec<u8> {
+        let request = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: EthernetAddress([2, 0, 0, 0, 1, n]),
+            source_protocol_addr: Ipv4Addr::new(10, 77, 0, n),
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: Ipv4Addr::new(10, 77, 0, 2),
+        };
+        let mut bytes = vec![0; 14 + request.buffer_len()];
+        let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+        frame.set_src_addr(EthernetAddress([2, 0, 0, 0, 1, n]));
+        frame.set_dst_addr(EthernetAddress::BROADCAST);
+        frame.set_ethertype(EthernetProtocol::Arp);
+        request.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+        bytes
     }
 
     pub(crate) fn syn_from(source: &str) -> Vec<u8> {
