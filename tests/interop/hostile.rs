@@ -100,13 +100,17 @@ fn the_image_bears_what_the_process_bears() {
     if std::env::var_os("CORBEL_TARGET").is_some() {
         return; // the tests above have played on that body
     }
-    // As much memory as the process has: with 64 MiB a steady session is now and then told TASK SET FULL beside the greedy.
-    // Forged frames are not played: a session beside them stands still for seconds in some runs (see network.rs). Both are
-    // known defects, still to be mended.
-    let (mut stage, _turn) = stage(&Script { memory: 512, ..three_disks(Kind::default()) });
-    for scenario in
-        ["bad_logins", "same_isid_races", "bad_sessions", "noise", "greedy", "bad_requests", "flood"]
-    {
+    let (mut stage, _turn) = stage(&three_disks(Kind::default()));
+    for scenario in [
+        "bad_logins",
+        "same_isid_races",
+        "bad_sessions",
+        "noise",
+        "greedy",
+        "bad_requests",
+        "forged_frames",
+        "flood",
+    ] {
         let start = Instant::now();
         play(&mut stage, scenario);
         println!("{scenario}: {:?}", start.elapsed());
