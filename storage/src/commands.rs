@@ -26,11 +26,12 @@ impl<T: Default> Commands<T> {
     }
 
     /// Whether one of `users`, who holds `held` slots, may have another one. The last slots are for those who hold less
-    /// than an equal part, so that users who never end what they begin do not keep out the others.
-    pub(crate) fn admits(&self, held: usize, users: usize) -> bool {
+    /// than an equal part, and of these some are each user's own, so that users who never end what they begin do not keep
+    /// out the others: `owed` answers how many slots the others lack to that many.
+    pub(crate) fn admits(&self, held: usize, users: usize, owed: impl FnOnce(usize) -> usize) -> bool {
         let left = self.capacity - self.slots.len() + self.free.len();
-        let reserve = self.capacity / RESERVE;
-        left > reserve || left > 0 && held < self.capacity / users.max(1)
+        let (reserve, users) = (self.capacity / RESERVE, users.max(1));
+        left > reserve || held < self.capacity / users && left > owed(reserve / users)
     }
 
     /// Take a free slot, with what it was left with.
@@ -78,17 +79,39 @@ mod tests {
     fn who_holds_much_leaves_the_last_slots_to_who_holds_little() {
         let mut commands = Commands::<()>::new(32);
         let mut greedy = 0;
-        while commands.admits(greedy, 4) {
+        while commands.admits(greedy, 4, |_| 0) {
             commands.claim();
             greedy += 1;
         }
         assert_eq!(greedy, 28);
         let mut modest = 0;
-        while commands.admits(modest, 4) {
+        while commands.admits(modest, 4, |_| 0) {
             commands.claim();
             modest += 1;
         }
         assert_eq!(modest, 4);
+    }
+
+    #[test]
+    fn who_begins_anew_all_the_time_leaves_everybody_a_slot() {
+        let mut commands = Commands::<()>::new(64);
+        // Four greedy ones, who are told in turn to begin anew, and one who has nothing yet.
+        let mut held = [Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+        for round in 0..100 {
+            for user in 0..4 {
+                let owed = |each: usize, held: &[Vec<CommandIndex>]| {
+                    let others = held.iter().enumerate().filter(|(other, _)| *other != user);
+                    others.map(|(_, held)| each.saturating_sub(held.len())).sum::<usize>()
+                };
+                while commands.admits(held[user].len(), 8, |each| owed(each, &held)) {
+                    held[user].push(commands.claim().0);
+                }
+            }
+            assert!(commands.admits(0, 8, |_| 0), "round {round}: nothing is left for the modest");
+            for index in core::mem::take(&mut held[round % 4]) {
+                commands.release(index);
+            }
+        }
     }
 
     #[test]
@@ -97,12 +120,12 @@ mod tests {
         let (first, value) = commands.claim();
         *value = 7;
         let (second, _) = commands.claim();
-        assert!(!commands.admits(0, 1));
+        assert!(!commands.admits(0, 1, |_| 0));
         commands.release(first);
         commands.release(first);
         assert!(commands.get(first).is_none() && commands.get(second).is_some());
         assert_eq!(commands.iter_mut().map(|(index, _)| index).collect::<Vec<_>>(), [second]);
         assert_eq!(commands.claim(), (first, &mut 7));
-        assert!(!commands.admits(0, 1));
+        assert!(!commands.admits(0, 1, |_| 0));
     }
 }

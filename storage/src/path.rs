@@ -21,8 +21,6 @@ pub(crate) struct Path {
     index: ConnectionIndex,
     /// The running command of each task slot of the connection's engine, and its task: slots are used again.
     commands: Vec<Option<(Task, CommandIndex)>>,
-    /// How many there are.
-    running: usize,
     ready: Vec<CommandIndex>,
     /// When this pass began: near enough to now for all that comes of it, and asked of the clock once.
     now: Instant,
@@ -70,7 +68,7 @@ impl Path {
         let ready = Vec::with_capacity(shared.limits.commands);
         let (control, parts) = (shared.control(), (0..shared.limits.volumes).map(|_| None).collect());
         let (commands, now) = (vec![None; slots], shared.clock.now());
-        Self { shared, index, commands, running: 0, ready, now, control, parts }
+        Self { shared, index, commands, ready, now, control, parts }
     }
 
     pub(crate) fn shared(&self) -> &Rc<Shared> {
@@ -153,11 +151,13 @@ impl Path {
         let State { registry, commands, .. } = &mut *state;
         let session = registry.session(self.index);
         let Some((target, nexus)) = session else { return connection.abort(command.task) };
-        let Some(device) = registry.device_mut(target) else { return connection.abort(command.task) };
-        if !commands.admits(self.running, shared.limits.connections) {
+        let held = shared.running[self.index].get();
+        let owed = |each| shared.owed(registry, self.index, each);
+        if !commands.admits(held, shared.limits.connections, owed) {
             let outcome = Outcome { status: Status::TaskSetFull as u8, ..Outcome::good(0) };
             return connection.finish(command.task, outcome);
         }
+        let Some(device) = registry.device_mut(target) else { return connection.abort(command.task) };
         let (data_out, data_in) = directions(command);
         let (lun, cdb, attribute) = (command.lun, &command.cdb, attribute(command.attribute));
         let (index, running) = commands.claim();
@@ -170,7 +170,7 @@ impl Path {
         let profile = shared.clock.profile();
         profile.within(Stage::Scsi, || device.begin(&mut running.command, &arrival));
         if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
-            self.running += 1;
+            shared.running[self.index].set(held + 1);
         }
         self.step(connection, state, index);
     }
@@ -230,7 +230,7 @@ impl Path {
     pub(crate) fn forget(&mut self, task: Task) {
         let slot = self.commands.get_mut(task.slot());
         if slot.and_then(|slot| slot.take_if(|(of, _)| *of == task)).is_some() {
-            self.running -= 1;
+            self.shared.running[self.index].update(|count| count - 1);
         }
     }
 
@@ -254,7 +254,7 @@ impl Path {
     pub(crate) fn end_session(&mut self) {
         let shared = self.shared.clone();
         let state = &mut *shared.state.borrow_mut();
-        self.running = 0;
+        shared.running[self.index].set(0);
         shared.forget_functions(state, self.index);
         for (_, index) in self.commands.iter_mut().filter_map(Option::take) {
             let is_ours = state

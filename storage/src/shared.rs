@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) state: RefCell<State>,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) mailboxes: Vec<Mailbox>,
+    /// How many commands each connection has running.
+    pub(crate) running: Vec<Cell<usize>>,
     /// What discovery gives as the portal, if not the address the initiator came to.
     pub(crate) portal: Option<SocketAddrV4>,
     seed: Cell<u64>,
@@ -126,6 +128,13 @@ impl Shared {
         self.control.share(self.limits.control / CONTROL_PARTS)
     }
 
+    /// How many commands all sessions but that of `connection` lack to `each`.
+    pub(crate) fn owed(&self, registry: &Registry, connection: ConnectionIndex, each: usize) -> usize {
+        let running = self.running.iter().enumerate();
+        let others = running.filter(|(other, _)| *other != connection && registry.session(*other).is_some());
+        others.map(|(_, count)| each.saturating_sub(count.get())).sum()
+    }
+
     pub(crate) fn new(
         limits: &Limits,
         clock: Clock,
@@ -158,6 +167,7 @@ impl Shared {
             state: RefCell::new(state),
             volumes: (0..limits.volumes).map(|_| Volume::new(limits.paths)).collect(),
             mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
+            running: (0..limits.connections).map(|_| Cell::new(0)).collect(),
             portal,
             seed: Cell::new(seed),
             pool,
