@@ -1,8 +1,7 @@
 //! That a read and a write allocate nothing on their way through the iSCSI and the SCSI engine, whatever was before.
 
+use allocation_counter::measure;
 use kernel_runtime::Instant;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::time::Duration;
 use storage_block::{Buffer, Completion, Geometry, Pool, Request, Share};
@@ -11,29 +10,6 @@ use storage_iscsi::{Admission, Connection, Event, Limits, Outcome, Task};
 use storage_scsi::{
     Arrival, Attribute, Carrier, Command, Identity, Memory, Nexus, Rest, Target, Traits, TransportId, UnitId,
 };
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are those that are asked for here.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are those that are asked for here.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const BLOCK: u32 = 4096;
 /// Commands in flight together.
@@ -256,25 +232,26 @@ fn cdb(opcode: u8, first: u8, blocks: u8) -> [u8; 16] {
 }
 
 /// Allocations of so many rounds of commands, all in flight together.
-fn allocations(world: &mut World, rounds: usize, opcode: u8, blocks: u8) -> usize {
+fn allocations(world: &mut World, rounds: usize, opcode: u8, blocks: u8) -> u64 {
     let bytes = u32::from(blocks) * BLOCK;
     let payload = [7; BLOCK as usize];
     let mut pdu = Vec::with_capacity(48 + payload.len());
-    let before = ALLOCATIONS.get();
-    for _ in 0..rounds {
-        for tag in 0..DEPTH as u8 {
-            let writes = opcode == 0x2a;
-            let (write, read) = if writes { (bytes, 0) } else { (0, bytes) };
-            pdu.clear();
-            pdu.extend(world.command(u32::from(tag), cdb(opcode, 8 * tag, blocks), write, read));
-            if writes {
-                pdu.extend(payload);
+    let measured = measure(|| {
+        for _ in 0..rounds {
+            for tag in 0..DEPTH as u8 {
+                let writes = opcode == 0x2a;
+                let (write, read) = if writes { (bytes, 0) } else { (0, bytes) };
+                pdu.clear();
+                pdu.extend(world.command(u32::from(tag), cdb(opcode, 8 * tag, blocks), write, read));
+                if writes {
+                    pdu.extend(payload);
+                }
+                world.initiator_says(&pdu);
             }
-            world.initiator_says(&pdu);
+            world.disk_answers();
         }
-        world.disk_answers();
-    }
-    ALLOCATIONS.get() - before
+    });
+    measured.count_total
 }
 
 #[test]

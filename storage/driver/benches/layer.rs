@@ -5,8 +5,9 @@
 #[path = "../tests/peer/mod.rs"]
 mod peer;
 
+use allocation_counter::measure;
 use kernel_runtime::Instant;
-use peer::{BLOCK, DEPTH, Memory, Side, allocations};
+use peer::{BLOCK, DEPTH, Memory, Side};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -62,19 +63,20 @@ fn in_memory(operation: Operation, structured: bool) -> (f64, f64) {
     for _ in 0..ROUNDS / 10 {
         memory.round(operation, |_| ());
     }
-    let before = allocations();
     let (mut sum, mut since) = (Duration::ZERO, std::time::Instant::now());
-    for _ in 0..ROUNDS {
-        memory.round(operation, |begins| {
-            if begins {
-                since = std::time::Instant::now();
-            } else {
-                sum += since.elapsed();
-            }
-        });
-    }
+    let measured = measure(|| {
+        for _ in 0..ROUNDS {
+            memory.round(operation, |begins| {
+                if begins {
+                    since = std::time::Instant::now();
+                } else {
+                    sum += since.elapsed();
+                }
+            });
+        }
+    });
     let count = (ROUNDS * DEPTH) as f64;
-    let allocated = (allocations() - before) as f64 / count;
+    let allocated = measured.count_total as f64 / count;
     // Between two looks at the clock lies about one look, and there are three pairs for every full queue beside one for
     // each request that is taken over.
     let clock = std::time::Instant::now();
@@ -100,20 +102,22 @@ fn over_a_socket(socket: &Path, operation: Operation) -> (f64, f64) {
     }
     side.completions();
     let (mut pushed, mut ended) = (0, 0);
-    let (before, cpu) = (allocations(), cpu_seconds());
-    while ended < REQUESTS {
-        let moment = now();
-        while pushed < REQUESTS && pushed - ended < DEPTH {
-            let request = side.request(operation);
-            side.driver.push(moment, request);
-            pushed += 1;
+    let cpu = cpu_seconds();
+    let measured = measure(|| {
+        while ended < REQUESTS {
+            let moment = now();
+            while pushed < REQUESTS && pushed - ended < DEPTH {
+                let request = side.request(operation);
+                side.driver.push(moment, request);
+                pushed += 1;
+            }
+            side.driver.dispatch(moment);
+            turn(&mut side, &mut stream, &mut bytes, moment);
+            ended += side.completions();
         }
-        side.driver.dispatch(moment);
-        turn(&mut side, &mut stream, &mut bytes, moment);
-        ended += side.completions();
-    }
+    });
     let count = REQUESTS as f64;
-    ((cpu_seconds() - cpu) * 1e6 / count, (allocations() - before) as f64 / count)
+    ((cpu_seconds() - cpu) * 1e6 / count, measured.count_total as f64 / count)
 }
 
 /// Send all there is, and wait for something to come.

@@ -1,8 +1,6 @@
-//! A disk whose service is memory, and an allocator that counts: for the test of allocations and for the benchmark.
+//! A disk whose service is memory: for the test of allocations and for the benchmark.
 
 use kernel_runtime::Instant;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 use storage_block::{Completion, Operation, Pool, Request, Share};
 use storage_driver::{Dial, Driver, Event, Limits, Rate, Settings};
@@ -19,34 +17,6 @@ pub(crate) const SIZE: usize = 1 << 20;
 const ENTRIES: usize = 512;
 /// What a connection's own memory holds.
 const ROOM: usize = 256 << 10;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are those that are asked for here.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are those that are asked for here.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// What this thread has allocated so far.
-pub(crate) fn allocations() -> u64 {
-    ALLOCATIONS.get()
-}
 
 /// A driver with its journal, and memory for requests.
 pub(crate) struct Side {
