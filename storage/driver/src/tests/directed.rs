@@ -65,6 +65,21 @@ impl Bench {
             done: Vec::new(),
         }
     }
+    /// A write was acknowledged and is not durable; then the connection was lost, and a new one stands to an export that is
+    /// read-only now, of a service that tells this incarnation.
+    fn become_read_only(incarnation: Option<&str>) -> Self {
+        let mut bench =
+            Self::new(1, Rate::default(), |settings| settings.incarnation = incarnation.map(Into::into));
+        assert!(bench.dial(0));
+        bench.carry(0);
+        bench.push(1, WRITE, 0, 1, 0xa1);
+        bench.all(0);
+        bench.settings.flags.0 |= TransmissionFlags::READ_ONLY.0;
+        bench.lose(0);
+        bench.wait(1000);
+        assert!(bench.dial(0));
+        bench
+    }
     fn dial(&mut self, path: usize) -> bool {
         if self.sessions[path].is_some() || !matches!(self.driver.dial(path, self.now), Dial::Now(_)) {
             return false;
@@ -516,15 +531,7 @@ fn a_flush_that_fails_with_nothing_kept_yet_has_what_was_under_way_written_again
 
 #[test]
 fn an_export_that_becomes_read_only_and_has_forgotten_nothing_is_read_on() {
-    let mut bench = Bench::new(1, Rate::default(), |settings| settings.incarnation = Some("one".into()));
-    assert!(bench.dial(0));
-    bench.carry(0);
-    bench.push(1, WRITE, 0, 1, 0xa1);
-    bench.all(0);
-    bench.settings.flags.0 |= TransmissionFlags::READ_ONLY.0;
-    bench.lose(0);
-    bench.wait(1000);
-    assert!(bench.dial(0));
+    let mut bench = Bench::become_read_only(Some("one"));
     assert_eq!(bench.carry(0), None, "the same process has all that was acknowledged");
     bench.push(2, Operation::Read, 0, 1, 0);
     bench.push(3, Operation::Flush, 0, 0, 0);
@@ -535,27 +542,13 @@ fn an_export_that_becomes_read_only_and_has_forgotten_nothing_is_read_on() {
 
 #[test]
 fn an_export_that_becomes_read_only_and_may_have_forgotten_something_is_not_used() {
-    let mut bench = Bench::open();
-    bench.push(1, WRITE, 0, 1, 0xa1);
-    bench.all(0);
-    bench.settings.flags.0 |= TransmissionFlags::READ_ONLY.0;
-    bench.lose(0);
-    bench.wait(1000);
-    assert!(bench.dial(0));
+    let mut bench = Bench::become_read_only(None);
     assert!(matches!(bench.carry(0), Some(crate::End::Mismatch(Mismatch::ReadOnly))));
 }
 
 #[test]
 fn an_export_that_has_become_read_only_and_fails_to_flush_is_not_used_until_it_takes_everything_again() {
-    let mut bench = Bench::new(1, Rate::default(), |settings| settings.incarnation = Some("one".into()));
-    assert!(bench.dial(0));
-    bench.carry(0);
-    bench.push(1, WRITE, 0, 1, 0xa1);
-    bench.all(0);
-    bench.settings.flags.0 |= TransmissionFlags::READ_ONLY.0;
-    bench.lose(0);
-    bench.wait(1000);
-    assert!(bench.dial(0));
+    let mut bench = Bench::become_read_only(Some("one"));
     bench.carry(0);
     bench.push(2, Operation::Flush, 0, 0, 0);
     bench.carry(0);
