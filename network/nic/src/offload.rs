@@ -199,7 +199,7 @@ pub fn check_received(header: &Header, frame: &mut [u8]) -> Result<(), Refused> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use smoltcp::phy::ChecksumCapabilities;
     use smoltcp::wire::{
@@ -210,21 +210,24 @@ mod tests {
     const FROM: [u8; 4] = [10, 77, 0, 1];
     const TO: [u8; 4] = [10, 77, 0, 2];
 
-    fn frame(payload: &[u8], checksums: &ChecksumCapabilities) -> Vec<u8> {
-        let tcp = TcpRepr {
-            src_port: 3260,
-            dst_port: 1000,
-            control: TcpControl::Psh,
-            seq_number: TcpSeqNumber(7),
-            ack_number: Some(TcpSeqNumber(9)),
-            window_len: 100,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload,
-        };
+    /// A segment in the middle of a connection.
+    pub(crate) const SEGMENT: TcpRepr<'static> = TcpRepr {
+        src_port: 3260,
+        dst_port: 1000,
+        control: TcpControl::Psh,
+        seq_number: TcpSeqNumber(7),
+        ack_number: Some(TcpSeqNumber(9)),
+        window_len: 100,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    };
+
+    /// The frame of a segment, with these checksums of TCP.
+    pub(crate) fn frame_of(tcp: &TcpRepr<'_>, checksums: &ChecksumCapabilities) -> Vec<u8> {
         let ip = Ipv4Repr {
             src_addr: FROM.into(),
             dst_addr: TO.into(),
@@ -232,7 +235,7 @@ mod tests {
             payload_len: tcp.buffer_len(),
             hop_limit: 64,
         };
-        let mut bytes = vec![0; 14 + 20 + tcp.buffer_len()];
+        let mut bytes = vec![0; ETHERNET_LEN + 20 + tcp.buffer_len()];
         let mut ethernet = EthernetFrame::new_unchecked(&mut bytes);
         ethernet.set_ethertype(EthernetProtocol::Ipv4);
         let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
@@ -244,6 +247,10 @@ mod tests {
             checksums,
         );
         bytes
+    }
+
+    fn frame(payload: &[u8], checksums: &ChecksumCapabilities) -> Vec<u8> {
+        frame_of(&TcpRepr { payload, ..SEGMENT }, checksums)
     }
 
     /// What a device does with NEEDS_CSUM: sum from csum_start to the end, put the complement in place.

@@ -128,46 +128,20 @@ impl Train {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offload::tests::{SEGMENT, frame_of};
     use smoltcp::phy::ChecksumCapabilities;
-    use smoltcp::wire::{
-        EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket,
-        TcpRepr, TcpSeqNumber,
-    };
-
-    const FROM: [u8; 4] = [10, 77, 0, 1];
-    const TO: [u8; 4] = [10, 77, 0, 2];
+    use smoltcp::wire::{TcpControl, TcpRepr, TcpSeqNumber};
 
     fn frame(sequence: u32, acknowledgement: u32, window: u16, payload: &[u8]) -> Vec<u8> {
         let tcp = TcpRepr {
-            src_port: 1000,
-            dst_port: 3260,
             control: TcpControl::None,
             seq_number: TcpSeqNumber(sequence as i32),
             ack_number: Some(TcpSeqNumber(acknowledgement as i32)),
             window_len: window,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
             payload,
+            ..SEGMENT
         };
-        let ip = Ipv4Repr {
-            src_addr: FROM.into(),
-            dst_addr: TO.into(),
-            next_header: IpProtocol::Tcp,
-            payload_len: tcp.buffer_len(),
-            hop_limit: 64,
-        };
-        let mut bytes = vec![0; IP + 20 + tcp.buffer_len()];
-        let mut ethernet = EthernetFrame::new_unchecked(&mut bytes);
-        ethernet.set_ethertype(EthernetProtocol::Ipv4);
-        let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
-        let checksums = ChecksumCapabilities::default();
-        ip.emit(&mut packet, &checksums);
-        let (from, to) = (IpAddress::Ipv4(FROM.into()), IpAddress::Ipv4(TO.into()));
-        tcp.emit(&mut TcpPacket::new_unchecked(packet.payload_mut()), &from, &to, &checksums);
-        bytes
+        frame_of(&tcp, &ChecksumCapabilities::default())
     }
 
     /// The train of `frames`, as far as they are taken, and how many were.
