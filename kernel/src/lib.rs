@@ -28,6 +28,7 @@ mod acpi;
 mod clock;
 mod console;
 mod cpu;
+pub mod crc32c;
 pub mod entropy;
 mod entry;
 mod features;

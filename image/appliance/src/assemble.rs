@@ -32,6 +32,8 @@ pub struct Parts<H, S> {
     pub seeds: [u64; 5],
     /// What secrets are made of; without it there is no TLS.
     pub secrets: Option<Secrets>,
+    /// What iSCSI's digests are made with.
+    pub checksum: storage::Checksum,
     /// Where cycles are counted.
     pub profile: Profile,
     /// What the ground tells of itself.
@@ -90,6 +92,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         limits: &Limits,
         storage: &storage::Limits,
     ) -> Result<Self, String> {
+        let iscsi = storage::IscsiLimits { crc32c: parts.checksum, ..storage.iscsi };
+        let storage = &storage::Limits { iscsi, ..*storage };
         let [host_seed, service_seed, storage_seed, ..] = parts.seeds;
         let boot = u128::from(parts.seeds[3]) << 64 | u128::from(parts.seeds[4]);
         let profile = parts.profile;

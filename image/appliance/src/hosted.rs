@@ -52,6 +52,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
         service,
         seeds: seeds()?,
         secrets,
+        checksum: checksum(),
         profile: Profile::new(counter::cycles),
         // An operating system's heap and memory are others' to tell of.
         gauges: Gauges { hertz: counter::hertz, ..Gauges::NONE },
@@ -66,6 +67,15 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
             Next::Idle(deadline) => idle(&appliance, deadline.map(|deadline| deadline.since(now()))),
         }
     }
+}
+
+/// What iSCSI's digests are made with: the CPU's instruction where it has one.
+fn checksum() -> storage::Checksum {
+    #[cfg(target_arch = "x86_64")]
+    let found = kernel::crc32c::by_instruction();
+    #[cfg(not(target_arch = "x86_64"))]
+    let found = None;
+    found.unwrap_or(storage::crc32c)
 }
 
 /// What the process is sized for: as a VM with so much memory would be.

@@ -11,7 +11,7 @@ use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::{Channel, Config};
 use image_appliance::limits::LEAST;
 use kernel::power::{self, Exit};
-use kernel::{Machine, entropy, figures};
+use kernel::{Machine, crc32c, entropy, figures};
 use kernel_runtime::{Instant, Profile};
 use network_nic::Nic;
 use network_tls::{NoEntropy, Random};
@@ -46,7 +46,8 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     let profile = Profile::new(figures::cycles);
     let gauges =
         Gauges { hertz: figures::hertz, allocations: Some(figures::allocations), free: Some(figures::free) };
-    let parts = Parts { host, service, seeds, secrets, profile, gauges, memory, now: now() };
+    let checksum = crc32c::by_instruction().unwrap_or(storage::crc32c);
+    let parts = Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
     loop {

@@ -172,7 +172,9 @@ impl World {
         let seeds = [(); 5].map(|()| self.random.next());
         let memory = self.shared.plan.shape.memory;
         let (profile, gauges) = (Profile::off(), Gauges::NONE);
-        let parts = Parts { host, service, seeds, secrets: None, profile, gauges, memory, now };
+        let secrets = None;
+        let checksum = storage_iscsi::wire::crc32c;
+        let parts = Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, now };
         let Shape { connections, entries, .. } = self.shared.plan.shape;
         let limits = Limits { paths: connections, ..Limits::for_memory(memory) };
         let mut storage = limits.storage();
