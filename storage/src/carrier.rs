@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use core::net::SocketAddrV4;
+use core::task::Context;
 use kernel_runtime::Instant;
 use network::{Stream, TryRead};
 use network_tls::{Buffers, ClientConfig, Connection, Fatal, SetupError};
@@ -40,6 +41,10 @@ pub(crate) trait Engine {
         let count = space.len().min(bytes.len());
         space[..count].copy_from_slice(&bytes[..count]);
         self.received(count).map(|()| count)
+    }
+    /// Whether there may be any.
+    fn may_transmit(&self) -> bool {
+        true
     }
     /// The next bytes to be sent.
     fn poll_transmit(&mut self) -> Option<&[u8]>;
@@ -84,6 +89,8 @@ pub(crate) struct Carrier {
     /// Who is to be at the other end, if TLS is wanted.
     peer: Option<Peer>,
     secured: Option<Secured>,
+    /// Something may wait for room on the connection.
+    lacks_room: bool,
 }
 
 /// What was begun in TLS.
@@ -98,7 +105,17 @@ struct Secured {
 impl Carrier {
     /// A connection in clear, or with this peer in TLS.
     pub(crate) fn new(peer: Option<Peer>) -> Self {
-        Self { peer, secured: None }
+        Self { peer, secured: None, lacks_room: false }
+    }
+
+    /// Wake the task of `cx` when the connection brings something or has ended, and when there is room again if that is
+    /// waited for: each acknowledgement of the server's would be news otherwise.
+    pub(crate) fn register(&self, cx: &mut Context<'_>, stream: &Stream) {
+        if self.lacks_room {
+            stream.register(cx);
+        } else {
+            stream.register_read(cx);
+        }
     }
 
     /// Give the engine what has arrived. Answers whether there was anything.
@@ -135,11 +152,12 @@ impl Carrier {
 
     /// Send what the engine has to say. Answers whether anything found room.
     pub(crate) fn transmit(&mut self, engine: &mut impl Engine, stream: &Stream) -> Result<bool, Lost> {
+        self.lacks_room = self.secured.is_some();
         if let Some(secured) = &mut self.secured {
             return secured.transmit(engine, stream);
         }
         let mut moved = false;
-        loop {
+        while engine.may_transmit() {
             let (mut room, mut filled) = (0, Ok(0));
             let count = stream.write_with(|bytes| {
                 room = bytes.len();
@@ -151,9 +169,11 @@ impl Carrier {
             moved |= count > 0;
             // The room may go on elsewhere.
             if count == 0 || count < room {
-                return Ok(moved);
+                self.lacks_room = room == 0;
+                break;
             }
         }
+        Ok(moved)
     }
 
     /// The server has agreed: from here on nothing is sent or believed but records of TLS.

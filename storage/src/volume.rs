@@ -22,7 +22,7 @@ use kernel_runtime::{Instant, Signal, with_deadline};
 use line::{Alarm, Line, lost};
 use network::Stream;
 use storage_block::{Request, Share};
-use storage_driver::{Dial, Driver, Event, Rate, Settings, Status};
+use storage_driver::{Dial, Driver, Event, Rate, Settings, Status, earliest};
 use storage_nbd::{Export, Retry, Tls, Writer};
 
 /// How long one attempt to connect may take.
@@ -194,8 +194,11 @@ impl Volume {
     pub(crate) fn push(&self, now: Instant, request: Request) {
         let Some(driver) = &mut self.inner.borrow_mut().driver else { return };
         driver.push(now, request);
-        // Who is there gives it to whichever connection is the best, and wakes that one.
-        self.signals[driver.host()].raise();
+        match driver.take_wakes() {
+            // It waits: who is there gives it to whichever connection is the best, and wakes that one.
+            0 => self.signals[driver.host()].raise(),
+            paths => self.raise(paths),
+        }
     }
 
     /// Take back what waits to be sent and is named by `is_meant`: it completes as lost.
@@ -325,8 +328,9 @@ impl Link {
         let inner = self.volume().inner.borrow();
         let driver = inner.driver.as_ref()?;
         let own = if is_connected { driver.path_timeout(self.path) } else { None };
-        let look = inner.next_look.filter(|_| !driver.is_up() || !driver.is_idle());
-        [own, driver.poll_timeout(), inner.farewell, look].into_iter().flatten().min()
+        let due = earliest(earliest(own, driver.poll_timeout()), inner.farewell);
+        let looks = !driver.is_idle() || !driver.is_up();
+        if looks { earliest(due, inner.next_look) } else { due }
     }
 
     /// Connect, and serve until the connection is over. Answers why, unless the volume is gone.
@@ -368,16 +372,17 @@ impl Link {
         alarm: &mut Alarm,
     ) -> Poll<Option<Lost>> {
         let now = self.now();
+        let signal = &self.volume().signals[self.path];
+        // Whatever it was raised for until now, this pass sees.
+        let _seen = signal.poll_lower(cx);
         for _ in 0..PASSES {
             match self.pass(now, carrier, stream) {
                 None => return Poll::Ready(None),
                 Some(Err(reason)) => return Poll::Ready(Some(reason)),
                 Some(Ok(true)) => {}
                 Some(Ok(false)) => {
-                    stream.register(cx);
-                    let due = self.due(true);
-                    let asked = self.volume().signals[self.path].poll_lower(cx).is_ready();
-                    if !alarm.rings(cx, now, due) && !asked {
+                    carrier.register(cx, stream);
+                    if !alarm.rings(cx, now, self.due(true)) && signal.poll_lower(cx).is_pending() {
                         return Poll::Pending;
                     }
                 }
@@ -395,8 +400,13 @@ impl Link {
             .handle_timeout(self.path, now)
             .map_err(|end| lost(driver, self.path, end))
             .and_then(|()| self.carry(driver, now, carrier, stream));
+        let wakes = driver.take_wakes();
+        let is_quiet = !driver.has_event() && wakes & !(1 << self.path) == 0;
+        if is_quiet && inner.farewell.is_none() && inner.next_look.is_some_and(|at| now < at) {
+            return Some(carried);
+        }
         drop(inner);
-        let again = self.tend(now);
+        let again = self.tend_to(now, wakes);
         Some(carried.map(|more| more | again))
     }
 
@@ -445,6 +455,11 @@ impl Link {
     /// Keep house: tell what happened, wake who has something to do, end what waited too long. Answers whether this task
     /// has something to do.
     fn tend(&self, now: Instant) -> bool {
+        self.tend_to(now, 0)
+    }
+
+    /// The same, with the connections that have something to do already.
+    fn tend_to(&self, now: Instant, wakes: u64) -> bool {
         self.tell(now);
         let (looks, parts) = {
             let inner = self.volume().inner.borrow();
@@ -457,7 +472,7 @@ impl Link {
         if parts {
             self.part(now);
         }
-        let wakes = self.volume().with(Driver::take_wakes).unwrap_or(0);
+        let wakes = wakes | self.volume().with(Driver::take_wakes).unwrap_or(0);
         // What was given to this task's connection it has seen.
         self.volume().raise(wakes & !(1 << self.path));
         wakes == u64::MAX
@@ -465,12 +480,17 @@ impl Link {
 
     fn tell(&self, now: Instant) {
         let mut told = false;
-        while let Some(event) = self.volume().with(Driver::poll_event).flatten() {
-            told = true;
-            match event {
-                Event::Completed(completion) => self.shared.complete(completion),
-                other => self.note(now, &other),
+        loop {
+            while let Some(completion) = self.volume().with(Driver::poll_completion).flatten() {
+                told = true;
+                self.shared.complete(completion);
             }
+            match self.volume().with(Driver::poll_event).flatten() {
+                None => break,
+                Some(Event::Completed(completion)) => self.shared.complete(completion),
+                Some(other) => self.note(now, &other),
+            }
+            told = true;
         }
         if told {
             self.shared.wake_starved();

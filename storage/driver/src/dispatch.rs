@@ -22,6 +22,9 @@ enum Verdict {
 impl Driver {
     /// Give to the connections what can go. Answers whether anything moved.
     pub fn dispatch(&mut self, now: Instant) -> bool {
+        if self.has_nothing_to_send() {
+            return false;
+        }
         let mut moved = false;
         match self.phase {
             Phase::Away => {}
@@ -52,6 +55,30 @@ impl Driver {
         moved
     }
 
+    /// Whether it is plain that nothing waits to be sent, and nothing will be due by itself.
+    fn has_nothing_to_send(&self) -> bool {
+        let is_ordinary = self.phase == Phase::Open && !self.renewing && !self.closing && !self.alone;
+        let is_due = self.retry.is_some() || self.metered.is_some() || !self.flushes.wants_nothing();
+        is_ordinary && !is_due && self.queue.is_empty() && self.journal.is_empty()
+    }
+
+    /// Send a request at once if nothing stands before it and nothing holds it back: so are almost all, and need not be
+    /// moved in and out of the queue. Otherwise it waits for its turn there.
+    pub(crate) fn admit(&mut self, now: Instant, waiting: Waiting) {
+        let goes = self.phase == Phase::Open && !self.renewing && self.queue.is_empty();
+        if goes
+            && let Some(path) = self.least_busy()
+            && self.meter.blocked(now).is_none()
+            && let Request { operation, offset, length, .. } = waiting.request
+            && let Verdict::Go { fua, room } =
+                self.judge(operation, (offset, length), waiting.again, now, &mut true)
+        {
+            self.depart(now, path, waiting, fua, room);
+        } else {
+            self.queue.push_back(waiting);
+        }
+    }
+
     /// The connection with the fewest requests under way that takes one more.
     pub(crate) fn least_busy(&self) -> Option<usize> {
         if let [path] = &self.paths[..] {
@@ -62,22 +89,30 @@ impl Driver {
     }
 
     /// Give a request to the connection that its flight names.
-    pub(crate) fn send(&mut self, now: Instant, flight: Flight, request: Request) -> Result<(), Request> {
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        flight: &Flight,
+        room: Option<Room>,
+        mut request: Request,
+    ) -> Result<(), Request> {
         let (path, cookie) = (flight.path, request.cookie);
         if self.flights.is_empty() {
             self.heard = now;
         }
-        let Some(name) = self.flights.insert(flight) else { return Err(request) };
-        match self.paths[path].client.submit(now, Request { cookie: name, ..request }) {
+        let Some(name) = self.flights.insert(flight, room) else { return Err(request) };
+        request.cookie = name;
+        match self.paths[path].client.submit(now, request) {
             Ok(()) => {
                 self.paths[path].outstanding += 1;
                 self.wakes |= 1 << path;
                 Ok(())
             }
             Err(request) => {
-                if let Some(room) = self.flights.remove(name).and_then(|flight| flight.room) {
+                if let Some(room) = self.flights.take_room(name) {
                     self.journal.release(room);
                 }
+                self.flights.remove(name);
                 Err(Request { cookie, ..request })
             }
         }
@@ -99,9 +134,9 @@ impl Driver {
         let mut changes = true;
         while index < self.queue.len() {
             let Some(path) = self.least_busy() else { break };
-            let waiting = &self.queue[index];
-            let operation = waiting.request.operation;
-            if waiting.not_before.is_some() || operation.changes_medium() && !changes {
+            let Waiting { request, again, not_before, .. } = &self.queue[index];
+            let (operation, range, again) = (request.operation, (request.offset, request.length), *again);
+            if not_before.is_some() || operation.changes_medium() && !changes {
                 index += 1;
                 continue;
             }
@@ -109,7 +144,7 @@ impl Driver {
                 self.metered = Some(until);
                 break;
             }
-            let (fua, room) = match self.judge(index, now, &mut changes) {
+            let (fua, room) = match self.judge(operation, range, again, now, &mut changes) {
                 Verdict::Go { fua, room } => (fua, room),
                 Verdict::Wait => {
                     index += 1;
@@ -136,14 +171,14 @@ impl Driver {
     }
 
     fn depart(&mut self, now: Instant, path: usize, waiting: Waiting, fua: bool, room: Option<Room>) -> bool {
-        let Waiting { request, since, again, tries, .. } = waiting;
+        let Waiting { mut request, since, again, tries, .. } = waiting;
         let Request { cookie, operation, offset, length, .. } = request;
         let what = What::Request(cookie);
-        let sent = Request { operation: with_fua(operation, fua), ..request };
-        let durable = is_durable(sent.operation);
-        let flight = Flight { what, path, operation, offset, length, since, tries, again, durable, room };
+        request.operation = with_fua(operation, fua);
+        let durable = is_durable(request.operation);
+        let flight = Flight { what, path, operation, offset, length, since, tries, again, durable };
         self.meter.take(if operation.carries_data() { length } else { 0 });
-        match self.send(now, flight, sent) {
+        match self.send(now, &flight, room, request) {
             Ok(()) => true,
             Err(request) => {
                 let request = Request { operation, ..request };
@@ -153,13 +188,30 @@ impl Driver {
         }
     }
 
-    /// Whether the request at `index` may go, and how.
-    fn judge(&mut self, index: usize, now: Instant, changes: &mut bool) -> Verdict {
-        let Waiting { request, again, .. } = &self.queue[index];
-        let Request { operation, offset, length, .. } = *request;
+    /// Whether a request may go, and how.
+    fn judge(
+        &mut self,
+        operation: Operation,
+        range: (u64, u64),
+        again: bool,
+        now: Instant,
+        changes: &mut bool,
+    ) -> Verdict {
         if !operation.changes_medium() {
             return Verdict::Go { fua: false, room: None };
         }
+        self.judge_change(operation, range, again, now, changes)
+    }
+
+    /// The same of one that changes the disk.
+    fn judge_change(
+        &mut self,
+        operation: Operation,
+        (offset, length): (u64, u64),
+        again: bool,
+        now: Instant,
+        changes: &mut bool,
+    ) -> Verdict {
         let closed = |quarantine: &Quarantine| quarantine.blocked(now, offset, length).is_some();
         if !again && closed(&self.quarantine) || closed(&self.old) {
             return Verdict::Wait;
@@ -238,9 +290,9 @@ impl Driver {
             let what = What::Piece(index);
             let since = now;
             let durable = is_durable(operation);
-            let (tries, again, room) = (0, true, None);
-            let flight = Flight { what, path, operation, offset, length, since, tries, again, durable, room };
-            if let Err(request) = self.send(now, flight, request) {
+            let (tries, again) = (0, true);
+            let flight = Flight { what, path, operation, offset, length, since, tries, again, durable };
+            if let Err(request) = self.send(now, &flight, None, request) {
                 if let Some(bytes) = request.buffer {
                     self.journal.put_back(index, bytes);
                 }

@@ -262,7 +262,7 @@ impl Driver {
         if request.operation == Operation::Flush {
             self.flushes.push(request.cookie);
         } else {
-            self.queue.push_back(Waiting { request, since: now, again: false, tries: 0, not_before: None });
+            self.admit(now, Waiting { request, since: now, again: false, tries: 0, not_before: None });
         }
     }
 
@@ -292,6 +292,16 @@ impl Driver {
             path.condemned = path.condemned.or(Some(End::Stalled));
         }
         self.wake_all();
+    }
+
+    /// Whether there is an event.
+    pub fn has_event(&self) -> bool {
+        !self.done.is_empty() || !self.notes.is_empty()
+    }
+
+    /// The next event, if that is the end of a request: the same as [`Driver::poll_event`] gives.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        if self.notes.is_empty() { self.done.pop_front() } else { None }
     }
 
     /// The next event, if any.
@@ -363,16 +373,20 @@ impl Driver {
 
     /// When something is due that is no connection's own.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let is_open = self.phase == Phase::Open && !self.renewing;
+        let mut due = self.stalled.filter(|_| self.is_connected()).map(|since| since + self.limits.hold);
+        if self.phase != Phase::Open || self.renewing {
+            return due;
+        }
         let idle = self.journal.oldest().map(|since| since + self.limits.flush_after);
-        let quarantine = [self.quarantine.poll_timeout(), self.old.poll_timeout()];
-        let quarantine = quarantine.into_iter().flatten().min().filter(|_| !self.queue.is_empty());
-        let stalled = self.stalled.map(|since| since + self.limits.hold);
-        let retry = self.retry.filter(|_| !self.renewing && self.paths.iter().any(Path::has_room));
-        let open = [self.flushes.poll_timeout(idle), retry, quarantine, self.metered];
-        let open = open.into_iter().flatten().min().filter(|_| is_open);
-        let stalled = stalled.filter(|_| self.paths.iter().any(Path::is_connected));
-        [open, stalled].into_iter().flatten().min()
+        due = earliest(due, self.flushes.poll_timeout(idle));
+        if !self.queue.is_empty() {
+            due = earliest(due, self.quarantine.poll_timeout());
+            due = earliest(due, self.old.poll_timeout());
+        }
+        if self.retry.is_some() && self.paths.iter().any(Path::has_room) {
+            due = earliest(due, self.retry);
+        }
+        earliest(due, self.metered)
     }
 
     pub(crate) fn note(&mut self, event: Event) {
@@ -386,5 +400,14 @@ impl Driver {
 
     pub(crate) fn wake_all(&mut self) {
         self.wakes = u64::MAX;
+    }
+}
+
+/// The earlier of two moments, of which there may be none.
+pub const fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) if other.as_micros() < one.as_micros() => Some(other),
+        (Some(one), _) => Some(one),
+        (None, other) => other,
     }
 }

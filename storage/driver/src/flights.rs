@@ -18,7 +18,7 @@ pub(crate) enum What {
 }
 
 /// One request given to a connection.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Flight {
     pub(crate) what: What,
     pub(crate) path: usize,
@@ -34,13 +34,13 @@ pub(crate) struct Flight {
     pub(crate) again: bool,
     /// It was sent to be durable when it is answered.
     pub(crate) durable: bool,
-    /// Its place in the journal.
-    pub(crate) room: Option<Room>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Flights {
     slots: Box<[Option<Flight>]>,
+    /// The place in the journal of each that has one: apart, for reads have none.
+    rooms: Box<[Option<Room>]>,
     free: Vec<usize>,
     /// Requests of the disk that change it.
     changes: usize,
@@ -56,6 +56,7 @@ impl Flights {
         let slots = (0..capacity).map(|_| None).collect();
         Self {
             slots,
+            rooms: (0..capacity).map(|_| None).collect(),
             free: (0..capacity).rev().collect(),
             changes: 0,
             pieces: 0,
@@ -65,14 +66,22 @@ impl Flights {
         }
     }
 
-    /// A cookie for it. There are as many as the connections have slots.
-    pub(crate) fn insert(&mut self, flight: Flight) -> Option<u64> {
+    /// A cookie for it, which has this place in the journal. There are as many as the connections have slots.
+    pub(crate) fn insert(&mut self, flight: &Flight, room: Option<Room>) -> Option<u64> {
         let index = self.free.pop()?;
-        self.count(&flight, 1);
+        self.count(flight, 1);
         self.order += 1;
         self.orders[index] = self.order;
-        self.slots[index] = Some(flight);
+        self.slots[index] = Some(*flight);
+        if room.is_some() {
+            self.rooms[index] = room;
+        }
         Some(index as u64)
+    }
+
+    /// Its place in the journal, if it has one. To be fetched before [`Flights::remove`] forgets whose it was.
+    pub(crate) fn take_room(&mut self, cookie: u64) -> Option<Room> {
+        self.rooms.get_mut(usize::try_from(cookie).ok()?)?.take()
     }
 
     pub(crate) fn remove(&mut self, cookie: u64) -> Option<Flight> {

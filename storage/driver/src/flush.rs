@@ -58,6 +58,11 @@ impl Flushes {
         self.waiting.is_empty() && self.riding.is_empty() && self.flight.is_none()
     }
 
+    /// Whether nobody waits for the next one, the driver itself included.
+    pub(crate) fn wants_nothing(&self) -> bool {
+        self.waiting.is_empty() && !self.wanted
+    }
+
     pub(crate) fn is_under_way(&self) -> bool {
         self.flight.is_some()
     }
@@ -152,7 +157,6 @@ impl Driver {
             tries: 0,
             again: false,
             durable: true,
-            room: None,
         };
         if self.journal.is_empty() && self.flights.changes() == 0 {
             // Nothing is left that an earlier failure could have dropped.
@@ -160,7 +164,7 @@ impl Driver {
         }
         let end = self.journal.end();
         let request = Request { cookie: 0, operation: Operation::Flush, offset: 0, length: 0, buffer: None };
-        let sent = self.send(now, flight, request).is_ok();
+        let sent = self.send(now, &flight, None, request).is_ok();
         if sent {
             self.flushes.flight = Some(end);
             self.flushes.doubted = false;

@@ -16,13 +16,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 impl Driver {
     /// Something that was under way on `path` has an outcome.
     pub(crate) fn completed(&mut self, path: usize, now: Instant, completion: Completion) -> Result<(), End> {
-        let Some(mut flight) = self.flights.remove(completion.cookie) else { return Ok(()) };
-        self.paths[path].outstanding = self.paths[path].outstanding.saturating_sub(1);
+        let room = self.flights.take_room(completion.cookie);
+        let Some(flight) = self.flights.remove(completion.cookie) else { return Ok(()) };
+        let path = &mut self.paths[path];
+        path.outstanding = path.outstanding.saturating_sub(1);
         self.stalled = None;
         let result = completion.result;
         if result.is_ok() {
-            self.paths[path].proved();
-            if self.portals_fence && self.haunted & self.paths[path].portal_bit() == 0 {
+            path.proved();
+            if self.portals_fence && self.haunted & path.portal_bit() == 0 {
                 // All that may still be executed is at other portals, and those are fenced by now.
                 self.release();
             }
@@ -35,34 +37,31 @@ impl Driver {
                 }
                 return self.rewrote(&flight, result);
             }
-            What::Request(cookie) => {
-                let room = flight.room.take();
-                match (result, room) {
-                    (Ok(()), Some(room)) => {
-                        let range = (flight.offset, flight.length);
-                        self.journal.keep(now, room, flight.operation, range, completion.buffer);
-                        if is_durable(flight.operation) && !flight.durable {
-                            self.flushes.push(cookie);
-                        } else {
-                            self.done.push_back(Completion { cookie, result, buffer: None });
-                        }
-                    }
-                    // What it found may be what the failed flush has dropped.
-                    (Ok(()), None)
-                        if flight.operation == Operation::Read
-                            && matches!(self.phase, Phase::Repairing { .. }) =>
-                    {
-                        self.again(&flight, cookie, completion, None);
-                    }
-                    (Ok(()), None) => self.done.push_back(Completion { cookie, ..completion }),
-                    (Err(error), room) => {
-                        if let Some(room) = room {
-                            self.journal.release(room);
-                        }
-                        self.failed(now, cookie, &flight, error, completion);
+            What::Request(cookie) => match (result, room) {
+                (Ok(()), Some(room)) => {
+                    let range = (flight.offset, flight.length);
+                    self.journal.keep(now, room, flight.operation, range, completion.buffer);
+                    if is_durable(flight.operation) && !flight.durable {
+                        self.flushes.push(cookie);
+                    } else {
+                        self.done.push_back(Completion { cookie, result, buffer: None });
                     }
                 }
-            }
+                // What it found may be what the failed flush has dropped.
+                (Ok(()), None)
+                    if flight.operation == Operation::Read
+                        && matches!(self.phase, Phase::Repairing { .. }) =>
+                {
+                    self.again(&flight, cookie, completion, None);
+                }
+                (Ok(()), None) => self.done.push_back(Completion { cookie, ..completion }),
+                (Err(error), room) => {
+                    if let Some(room) = room {
+                        self.journal.release(room);
+                    }
+                    self.failed(now, cookie, &flight, error, completion);
+                }
+            },
         }
         self.settle_flush(now);
         Ok(())

@@ -244,6 +244,11 @@ impl Driver {
         self.paths[path].client.tls_established(now);
     }
 
+    /// Whether there may be bytes for connection `path`: see [`Client::may_transmit`].
+    pub fn may_transmit(&self, path: usize) -> bool {
+        self.paths[path].client.may_transmit()
+    }
+
     /// The next bytes for connection `path`.
     pub fn poll_transmit(&mut self, path: usize) -> Option<&[u8]> {
         self.paths[path].client.poll_transmit()
@@ -326,7 +331,13 @@ impl Driver {
     }
 
     fn drain(&mut self, path: usize, now: Instant) -> Result<(), End> {
-        while let Some(event) = self.paths[path].client.poll_event() {
+        // Almost always what was done has ended nothing, or requests and nothing else.
+        while self.paths[path].client.has_event() {
+            if let Some(completion) = self.paths[path].client.poll_completion() {
+                self.completed(path, now, completion)?;
+                continue;
+            }
+            let Some(event) = self.paths[path].client.poll_event() else { break };
             match event {
                 storage_nbd::Event::Ready => self.up(path, now)?,
                 storage_nbd::Event::Completed(completion) => self.completed(path, now, completion)?,
@@ -460,6 +471,7 @@ impl Driver {
 
     fn take_back(&mut self, path: usize, now: Instant) {
         while let Some(left) = self.paths[path].client.take_unfinished() {
+            let room = self.flights.take_room(left.request.cookie);
             let Some(flight) = self.flights.remove(left.request.cookie) else { continue };
             if left.touched && (flight.what == What::Flush || is_durable(left.request.operation)) {
                 // It may have failed, and dropped what it was to make durable, though the service lives.
@@ -472,7 +484,7 @@ impl Driver {
                 self.haunted |= self.paths[path].portal_bit();
                 self.ghosts += 1;
             }
-            if let Some(room) = flight.room {
+            if let Some(room) = room {
                 self.journal.release(room);
             }
             match flight.what {

@@ -60,6 +60,27 @@ struct Pending {
     closed: bool,
 }
 
+impl Pending {
+    const fn is_any(self) -> bool {
+        self.ready | self.suspect | self.closing | self.closed
+    }
+}
+
+/// How long a connection may be silent while answers are due.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Until it is suspect.
+    half: Duration,
+    /// Until it counts as dead.
+    whole: Duration,
+}
+
+impl Patience {
+    fn new(whole: Duration) -> Self {
+        Self { half: whole / 2, whole }
+    }
+}
+
 /// One connection to one export.
 ///
 /// A driver loops: bytes from the connection go into [`Client::space`] and are told to [`Client::received`]; what
@@ -68,6 +89,8 @@ struct Pending {
 /// called; where TLS is required, [`Client::wants_tls`] tells when it is due. Receiving never depends on sending, nor the reverse, so both directions are always served.
 pub struct Client {
     limits: Limits,
+    /// With requests that are answered at once, and with such that may take long.
+    patience: [Patience; 2],
     phase: Phase,
     handshake: Handshake,
     receiver: Receiver,
@@ -95,8 +118,10 @@ impl Client {
         if limits.slots == 0 || limits.slots > MAX_SLOTS {
             return Err(ClientError::Slots);
         }
+        let quick = limits.suspect_after * 2;
         Ok(Self {
             limits: *limits,
+            patience: [quick, limits.slow.max(quick)].map(Patience::new),
             phase: Phase::Idle,
             handshake: Handshake::new(Goal::Transmission, &settings),
             receiver: Receiver::new(),
@@ -368,11 +393,29 @@ impl Client {
         }
     }
 
+    /// Whether there may be bytes for the connection: if not, [`Client::poll_transmit`] need not be asked.
+    pub fn may_transmit(&self) -> bool {
+        match self.phase {
+            Phase::Handshake { .. } | Phase::Closing => true,
+            Phase::Open => !self.sender.is_idle() || self.requests.is_any_queued(),
+            Phase::Idle | Phase::Closed | Phase::Broken(_) => false,
+        }
+    }
+
     /// Put the next bytes for the connection into `room`, as many as there are and fit. Answers how many: they count as taken
     /// by the connection, and it is as if [`Client::poll_transmit`] had given them.
     pub fn fill(&mut self, now: Instant, room: &mut [u8]) -> usize {
         let mut filled = 0;
-        while filled < room.len() {
+        while filled < room.len() && self.may_transmit() {
+            if self.phase == Phase::Open && self.sender.is_idle() {
+                self.requests.now = now;
+                let was_due = self.requests.is_answer_due();
+                let count = self.sender.fill(&mut self.requests, &mut room[filled..]);
+                if count > 0 && !was_due {
+                    self.alive(now);
+                }
+                filled += count;
+            }
             let Some(bytes) = self.poll_transmit() else { break };
             let count = bytes.len().min(room.len() - filled);
             room[filled..filled + count].copy_from_slice(&bytes[..count]);
@@ -402,14 +445,24 @@ impl Client {
         }
     }
 
+    /// Whether there is an event.
+    pub fn has_event(&self) -> bool {
+        self.requests.has_completion() || self.pending.is_any()
+    }
+
+    /// The next event, if that is the end of a request: the same as [`Client::poll_event`] gives.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        if self.pending.ready { None } else { self.requests.poll_completion() }
+    }
+
     /// The next event, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(completion) = self.poll_completion() {
+            return Some(Event::Completed(completion));
+        }
         let pending = &mut self.pending;
         if core::mem::take(&mut pending.ready) {
             return Some(Event::Ready);
-        }
-        if let Some(completion) = self.requests.poll_completion() {
-            return Some(Event::Completed(completion));
         }
         if core::mem::take(&mut pending.suspect) {
             return Some(Event::Suspect);
@@ -423,11 +476,9 @@ impl Client {
 
 /// Time.
 impl Client {
-    /// How long the connection may stay silent while answers are due, until it counts as dead.
-    fn patience(&self) -> Duration {
-        let patience =
-            if self.requests.any_slow() { self.limits.slow } else { self.limits.suspect_after * 2 };
-        patience.max(self.limits.suspect_after * 2)
+    /// How long the connection may stay silent while answers are due.
+    fn patience(&self) -> Patience {
+        self.patience[usize::from(self.requests.any_slow())]
     }
 
     /// When [`Client::handle_timeout`] is to be called.
@@ -436,7 +487,7 @@ impl Client {
             Phase::Handshake { deadline } => Some(deadline),
             Phase::Open | Phase::Closing if self.requests.active() > 0 || self.phase == Phase::Closing => {
                 let patience = self.patience();
-                Some(self.progress + if self.suspected { patience } else { patience / 2 })
+                Some(self.progress + if self.suspected { patience.whole } else { patience.half })
             }
             Phase::Open => Some(self.progress + self.limits.heartbeat),
             Phase::Idle | Phase::Closing | Phase::Closed | Phase::Broken(_) => None,
@@ -458,7 +509,7 @@ impl Client {
                 self.requests.probe();
                 Ok(())
             }
-            Phase::Open | Phase::Closing if now >= self.progress + self.patience() => {
+            Phase::Open | Phase::Closing if now >= self.progress + self.patience().whole => {
                 self.fail(Fatal::Stalled)
             }
             Phase::Open | Phase::Closing => {

@@ -222,14 +222,8 @@ impl Receiver {
 
     /// The length of the header that these bytes begin with, if all of it is there.
     fn whole(&self, bytes: &[u8]) -> Option<usize> {
-        let mut length = 0;
-        loop {
-            let want = self.want(bytes.get(..length)?);
-            if want == length {
-                return Some(length);
-            }
-            length = want;
-        }
+        let want = self.want(&bytes[..bytes.len().min(LONGEST_HEADER)]);
+        (want <= bytes.len()).then_some(want)
     }
 
     /// A header, or the beginning of one.

@@ -464,6 +464,15 @@ impl Requests {
         slot.request.take()
     }
 
+    pub(crate) fn has_completion(&self) -> bool {
+        !self.done.is_empty()
+    }
+
+    /// Whether a slot has its turn to send something, if it still has anything.
+    pub(crate) fn is_any_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// The next completion.
     pub(crate) fn poll_completion(&mut self) -> Option<Completion> {
         let index = self.done.pop_front()?;

@@ -1,7 +1,7 @@
 //! Requests on their way to the server: a header, and behind that of a write the request's buffer itself.
 
 use crate::requests::{Key, Requests};
-use crate::wire::{self, EXTENDED_HEADER, ExtendedRequest, command, command_flag};
+use crate::wire::{EXTENDED_HEADER, ExtendedRequest, REQUEST_HEADER, Request, command, command_flag};
 
 /// Bytes of a header and of the list that may follow that of a BLOCK_STATUS: a length, and one context.
 const LONGEST: usize = EXTENDED_HEADER + 8 + 4;
@@ -26,6 +26,12 @@ enum Current {
     Disconnect,
 }
 
+/// As it is said in a compact header. No command is made longer than that can say.
+const fn compact(request: &ExtendedRequest) -> Request {
+    let ExtendedRequest { flags, command, cookie, offset, length } = *request;
+    Request { flags, command, cookie, offset, length: length as u32 }
+}
+
 /// What sending some bytes has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -47,13 +53,10 @@ impl Sender {
     /// Begin a command; a BLOCK_STATUS is about the context `only`, if there is one, and else about all.
     fn begin(&mut self, request: ExtendedRequest, only: Option<u32>, current: Current) {
         (self.sent, self.current) = (0, current);
-        let ExtendedRequest { flags, command, cookie, offset, length } = request;
         if !self.extended {
-            // No command is made longer than its header can say.
-            let length = length as u32;
-            self.put(&wire::Request { flags, command, cookie, offset, length }.to_bytes());
-            return;
+            return self.put(&compact(&request).to_bytes());
         }
+        let ExtendedRequest { flags, command, length, .. } = request;
         let with_payload = ExtendedRequest { flags: flags | command_flag::PAYLOAD_LEN, ..request };
         match (command, only) {
             (command::WRITE, _) => self.put(&with_payload.to_bytes()),
@@ -89,6 +92,28 @@ impl Sender {
     pub(crate) fn load_disconnect(&mut self) {
         let request = ExtendedRequest { flags: 0, command: command::DISC, cookie: 0, offset: 0, length: 0 };
         self.begin(request, None, Current::Disconnect);
+    }
+
+    /// Put commands with their payload into `room`, as many as there are and fit as a whole; the next one may have been
+    /// begun then. Where none is under way.
+    pub(crate) fn fill(&mut self, requests: &mut Requests, room: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while self.is_idle()
+            && let Some((header, rest)) = room[filled..].split_first_chunk_mut::<REQUEST_HEADER>()
+            && let Some((key, request)) = requests.next_command()
+        {
+            let payload = requests.payload(key);
+            if self.extended || rest.len() < payload.len() {
+                self.begin(request, requests.only_context(), Current::Command(key));
+                break;
+            }
+            *header = compact(&request).to_bytes();
+            rest[..payload.len()].copy_from_slice(payload);
+            filled += REQUEST_HEADER + payload.len();
+            requests.touch(key);
+            requests.sent(key);
+        }
+        filled
     }
 
     /// The next bytes to be sent.

@@ -26,11 +26,13 @@ impl Alarm {
     pub(super) fn rings(&mut self, cx: &mut Context<'_>, now: Instant, due: Option<Instant>) -> bool {
         // What is due and cannot be done yet must not keep the machine busy.
         let due = due.unwrap_or(now + LONGEST_SLEEP).max(now + LEAST_SLEEP);
-        if due < self.at || self.at <= now {
+        if self.at <= now || due < self.at {
             self.at = due;
             self.sleep.reset(due);
+            return Pin::new(&mut self.sleep).poll(cx).is_ready();
         }
-        Pin::new(&mut self.sleep).poll(cx).is_ready()
+        // The timer is set already, and has the waker of the one task that ever asks.
+        false
     }
 }
 
@@ -49,6 +51,10 @@ impl Engine for Line<'_> {
     fn received(&mut self, count: usize) -> Result<(), Lost> {
         let received = self.driver.received(self.path, self.now, count);
         received.map_err(|end| lost(self.driver, self.path, end))
+    }
+
+    fn may_transmit(&self) -> bool {
+        self.driver.may_transmit(self.path)
     }
 
     fn poll_transmit(&mut self) -> Option<&[u8]> {

@@ -49,9 +49,10 @@ impl Requests {
         }
         let operation = self.slots[index].request.as_ref()?.operation;
         let limit = if operation.carries_data() { u64::from(self.payload) } else { self.range };
-        let slot = &self.slots[index];
-        let part = if slot.outstanding > slot.issued {
-            slot.parts.iter().position(|part| part.state == PartState::Waiting)?
+        let slot = &mut self.slots[index];
+        let (part, offset, end) = if slot.outstanding > slot.issued {
+            let part = slot.parts.iter().position(|part| part.state == PartState::Waiting)?;
+            (part, slot.parts[part].offset, slot.parts[part].end)
         } else {
             self.claim(index, limit)?
         };
@@ -59,10 +60,9 @@ impl Requests {
         self.sequence = self.sequence.wrapping_add(1);
         let slot = &mut self.slots[index];
         slot.issued += 1;
-        let part = &mut slot.parts[part];
-        let Part { offset, end, .. } = *part;
         let length = (end - offset).min(limit);
-        *part = Part { state: PartState::Issued, sequence: self.sequence, offset, length, end, ..Part::FREE };
+        slot.parts[part] =
+            Part { state: PartState::Issued, sequence: self.sequence, offset, length, end, ..Part::FREE };
         // Nothing but a FLUSH has no length.
         let operation = if length == 0 { Operation::Flush } else { operation };
         let (command, mut flags) = encode(operation, self.native_fua);
@@ -79,8 +79,9 @@ impl Requests {
         buffer.is_some_and(|buffer| buffer.len() < 2 * Extent::SIZE)
     }
 
-    /// Give the next piece of a request's range, or its FLUSH, to a free part.
-    fn claim(&mut self, index: usize, limit: u64) -> Option<usize> {
+    /// Find a free part for the next piece of a request's range, or for its FLUSH: which it is to be at once. Answers where
+    /// the piece begins and ends.
+    fn claim(&mut self, index: usize, limit: u64) -> Option<(usize, u64, u64)> {
         let slot = &mut self.slots[index];
         let request = slot.request.as_ref()?;
         let part = slot.parts.iter().position(|part| part.state == PartState::Free)?;
@@ -103,9 +104,8 @@ impl Requests {
             }
             Stage::Sent => return None,
         };
-        slot.parts[part] = Part { offset, end, ..Part::FREE };
         slot.outstanding += 1;
-        Some(part)
+        Some((part, offset, end))
     }
 
     pub(super) fn cookie(&self, key: Key) -> u64 {
