@@ -124,10 +124,7 @@ impl Pool {
             None => false,
         });
         let good = complete && look_random(&words);
-        for word in words {
-            self.add(source, &word.to_le_bytes(), 0);
-        }
-        self.add(source, &[], if good { ENOUGH } else { 0 });
+        self.add(source, words.map(u64::to_le_bytes).as_flattened(), if good { ENOUGH } else { 0 });
         good
     }
 

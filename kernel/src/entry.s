@@ -39,12 +39,18 @@ pvh_entry:
     movl %ebx, %esi
 
     // Clear BSS; the page tables below and the stack are in it.
+    // By plain stores: a translator takes `rep stos` apart into single rounds. It ends with a page.
     movl $(__bss_start - BASE), %edi
     movl $(__bss_end - BASE), %ecx
-    subl %edi, %ecx
-    shrl $2, %ecx
     xorl %eax, %eax
-    rep stosl
+    jmp 2f
+1:  movl %eax, (%edi)
+    movl %eax, 4(%edi)
+    movl %eax, 8(%edi)
+    movl %eax, 12(%edi)
+    addl $16, %edi
+2:  cmpl %ecx, %edi
+    jb 1b
 
     // Temporary tables: the first 4 GiB at themselves, and the first GiB of them at BASE as well.
     movl $(boot_tables - BASE), %edi

@@ -34,11 +34,11 @@ pub(crate) fn init(acpi: &Acpi) {
     kernel_io::install(&Machine);
 }
 
-// SAFETY: memory comes from the heap, which gives each block once; the window refuses RAM and the image; the
+// SAFETY: memory comes from the heap, which gives each block once, and is frozen; the window refuses RAM and the image; the
 // handlers of the vectors given out set their bit and acknowledge, nothing else.
 unsafe impl Platform for Machine {
     fn allocate(&self, length: usize) -> Option<NonNull<u8>> {
-        NonNull::new(memory::allocate_pages(length)? as *mut u8)
+        NonNull::new(memory::allocate_stale_pages(length)? as *mut u8)
     }
 
     unsafe fn free(&self, memory: NonNull<u8>, length: usize) {

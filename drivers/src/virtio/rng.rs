@@ -89,7 +89,9 @@ impl Rng {
         Ok(())
     }
 
-    fn request(&mut self, buffer: Buffer) -> Result<(Buffer, usize), RngError> {
+    fn request(&mut self, mut buffer: Buffer) -> Result<(Buffer, usize), RngError> {
+        // What a device claims to have written and has not must not look random.
+        buffer.fill(0);
         if let Err(buffer) = self.queue.push(buffer, REQUEST, 0) {
             // It has one buffer only, which is here.
             self.buffer = Some(buffer);

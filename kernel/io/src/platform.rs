@@ -10,8 +10,9 @@ use core::sync::atomic::AtomicU64;
 /// Drivers and handles rely on what each method promises: memory that is given is given to nobody else, registers that
 /// are mapped are never RAM, and an interrupt does nothing but set its bit.
 pub unsafe trait Platform: Sync {
-    /// `length` bytes, zeroed, physically contiguous, beginning at a multiple of [`crate::PAGE`], and mapped so that
-    /// the pointer's address is the physical address. `None` when memory is short.
+    /// `length` bytes with whatever is in them, physically contiguous, beginning at a multiple of [`crate::PAGE`], and
+    /// mapped so that the pointer's address is the physical address. To the language they are initialised. `None` when
+    /// memory is short.
     fn allocate(&self, length: usize) -> Option<NonNull<u8>>;
 
     /// Take memory back.

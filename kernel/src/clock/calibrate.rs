@@ -2,15 +2,15 @@
 //!
 //! A virtual CPU may be taken away at any point. What is read with a pause between is worthless, so a reading counts
 //! only with the CPU's counter just before and just after it, the closest of a few is used, and two windows in a row
-//! must agree. That takes about 5 ms in all, on a crowded host some windows more.
+//! must agree. That takes about 2 ms in all, on a crowded host some windows more.
 
 use super::reference::Reference;
 use crate::acpi::Acpi;
 use crate::cpu;
 use crate::interrupt::Apic;
 
-/// How long a window lasts, in microseconds.
-const WINDOW: u64 = 2_500;
+/// How long a window lasts, in microseconds: a boot waits for two.
+const WINDOW: u64 = 1_000;
 /// Windows until the best that was seen has to do.
 const MOST_WINDOWS: usize = 12;
 /// Readings of which the closest counts.
@@ -18,7 +18,7 @@ const TRIES: usize = 6;
 /// Readings without progress after which a reference is taken for dead.
 const PATIENCE: u32 = 100_000;
 /// The most that a reading at each end of a window may be uncertain, in microseconds.
-const CLOSE: u64 = 10;
+const CLOSE: u64 = 4;
 /// Two windows agree when they differ by less than one part in this many.
 const AGREEMENT: u64 = 500;
 

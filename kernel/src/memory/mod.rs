@@ -20,6 +20,7 @@ mod window;
 use crate::pvh::{Physical, StartInfo};
 use crate::{cpu, entry};
 use alloc::vec::Vec;
+use core::arch::asm;
 use core::ops;
 use paging::{Access, Frames, Tables};
 use ranges::{PAGE, Range, Ranges};
@@ -133,7 +134,6 @@ pub(crate) fn init(info: &StartInfo) {
         unsafe { HEAP.add(zone) };
     }
     RAM.call_once(|| ram);
-    check_rights();
 }
 
 /// The RAM that may be given away, capped to what is of use.
@@ -198,10 +198,22 @@ pub(crate) fn allocate_pages(length: usize) -> Option<u64> {
     (!block.is_null()).then_some(block as u64)
 }
 
+/// The same with whatever is in them. To the language they are initialised, with bytes of which nothing is known: who
+/// reads before he writes sees what was left there, by the firmware or by whoever had them before.
+pub(crate) fn allocate_stale_pages(length: usize) -> Option<u64> {
+    let layout = pages(length)?;
+    // SAFETY: the layout's size is not zero.
+    let block = unsafe { alloc::alloc::alloc(layout) };
+    // SAFETY: this does nothing. The compiler takes it for what may write through the pointer, and so has to take the
+    // bytes for written, which those of a new block are not in the language's eyes; RAM always holds some.
+    unsafe { asm!("/* {} */", in(reg) block, options(nostack, preserves_flags)) };
+    (!block.is_null()).then_some(block as u64)
+}
+
 /// Give pages back.
 ///
 /// # Safety
-/// `address` and `length` must be those of an [`allocate_pages`], and nobody, no device either, may use them any more.
+/// `address` and `length` must be those of an [`allocate_pages`] or [`allocate_stale_pages`], and nobody, no device either, may use them any more.
 pub(crate) unsafe fn free_pages(address: u64, length: usize) {
     if let Some(layout) = pages(length) {
         // SAFETY: the same length gives the layout of the allocation.

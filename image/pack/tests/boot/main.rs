@@ -42,10 +42,25 @@ fn it_boots_with_several_cpus_and_with_memory_above_four_gib() {
 }
 
 #[test]
-fn it_boots_without_a_serial_port_and_with_other_firmware() {
+fn it_boots_without_a_serial_port() {
     expect(&Run::case("q35", "boot").without_serial().finish(), SUCCESS, "no serial port");
     expect(&Run::case("microvm", "boot").without_serial().finish(), SUCCESS, "no serial port");
-    expect(&Run::case("pc", "boot").arguments(&["-bios", "qboot.rom"]).finish(), SUCCESS, "qboot");
+}
+
+#[test]
+fn it_boots_and_ends_with_the_quick_firmware_as_with_the_usual_one() {
+    for board in ["q35", "pc"] {
+        for more in [[].as_slice(), &["-smp", "4"], &["-m", "6144"]] {
+            let outcome =
+                Run::case(board, "boot").arguments(&[&["-bios", "qboot.rom"], more].concat()).finish();
+            expect(&outcome, SUCCESS, &format!("{board} {more:?}"));
+            assert!(outcome.text().contains("by the ACPI timer"), "{}", outcome.text());
+        }
+        for (case, reason) in [("off", "guest-shutdown"), ("reset", "guest-reset")] {
+            let outcome = Run::case(board, case).arguments(&["-bios", "qboot.rom"]).finish();
+            assert_eq!(outcome.reason.as_deref(), Some(reason), "{board}: {}", outcome.text());
+        }
+    }
 }
 
 #[test]

@@ -73,7 +73,10 @@ impl Shared {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn allocate(length: usize) -> Result<Self, Error> {
-        Ok(Self { region: ManuallyDrop::new(Region::allocate(length)?) })
+        let region = Region::allocate(length)?;
+        // SAFETY: the region is ours, and nobody has been told where it is.
+        unsafe { region.start.write_bytes(0, region.length) };
+        Ok(Self { region: ManuallyDrop::new(region) })
     }
 
     /// Its address as the device has to be told; a multiple of [`PAGE`].
@@ -137,7 +140,8 @@ pub struct Buffer {
 pub struct Lent(ManuallyDrop<Buffer>);
 
 impl Buffer {
-    /// Take `count` buffers of `length` bytes each, zeroed.
+    /// Take `count` buffers of `length` bytes each, with whatever is in them: they are written before they are read, by
+    /// the driver or by the device, and a machine that boots does not wait for megabytes of zeros that nobody looks at.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; then none is taken.
@@ -168,7 +172,7 @@ impl Deref for Buffer {
     #[inline]
     fn deref(&self) -> &[u8] {
         debug_assert!(self.start >= self.region.start);
-        // SAFETY: the part of the region is this buffer's alone, and initialised since the allocation. A device that
+        // SAFETY: the part of the region is this buffer's alone, and initialised, as the platform promises. A device that
         // was told the address has given it back: that is what who called `reclaim` vouched for.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }

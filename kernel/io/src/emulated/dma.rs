@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::{Deref, DerefMut};
 
-/// What a buffer holds that was lent for receiving, until the device writes it.
+/// What a buffer holds that is new or was lent for receiving, until somebody writes it.
 const POISON: u8 = 0xa5;
 
 /// Memory that driver and device use at the same time, zeroed at first.
@@ -105,7 +105,7 @@ pub struct Lent {
 }
 
 impl Buffer {
-    /// Take `count` buffers of `length` bytes each, zeroed.
+    /// Take `count` buffers of `length` bytes each. They hold what nobody should mistake for anything.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; then none is taken.
@@ -116,7 +116,7 @@ impl Buffer {
             let start = take(here.checked_mul(stride).ok_or(Error::OutOfMemory)?)?;
             for index in 0..here {
                 let address = start + (index * stride) as u64;
-                buffers.push(Self { bytes: vec![0; length].into(), address });
+                buffers.push(Self { bytes: vec![POISON; length].into(), address });
             }
         }
         Ok(buffers)
