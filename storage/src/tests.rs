@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use storage_block::{Operation, Request};
 use storage_nbd::testing::{self, Disk, Session, Shape};
-use storage_nbd::wire::command;
+use storage_nbd::wire::{command, error};
 
 type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
 
@@ -90,6 +90,12 @@ enum Manner {
     ServeAndClose,
     /// Close the connection when one comes.
     Close,
+    /// Execute and answer so many of them, and no more.
+    Answer(usize),
+    /// Answer them with an error.
+    Fail,
+    /// Send half of an answer, and close the connection.
+    BreakOff,
 }
 
 /// The storage service.
@@ -101,6 +107,13 @@ struct Service {
     writes: usize,
     /// How it has TLS.
     tls: tls::Service,
+}
+
+impl Service {
+    /// Whether it has something to answer.
+    fn answers(&self, session: &Session) -> bool {
+        !session.waiting.is_empty() && !matches!(self.manner, Manner::Hang | Manner::Answer(0))
+    }
 }
 
 async fn serve(service: Rc<RefCell<Service>>, clock: Clock, port: u16, mut stream: Stream) {
@@ -137,6 +150,8 @@ async fn converse(
         }
         match stream.try_read(&mut buffer) {
             Ok(TryRead::Bytes(count)) => pipe.receive(session, &buffer[..count]),
+            // What was left waiting may be answered now.
+            Ok(TryRead::Empty) if service.borrow().answers(session) => {}
             Ok(TryRead::Empty) => clock.sleep(Duration::from_millis(1)).await,
             Ok(TryRead::Finished) | Err(_) => return,
         }
@@ -149,8 +164,17 @@ async fn converse(
         if service.manner == Manner::Close {
             return;
         }
-        while !session.waiting.is_empty() {
-            session.execute(&mut service.disk, 0, Shape::Plain);
+        while service.answers(session) {
+            let shape = if service.manner == Manner::Fail { Shape::Error(error::EIO) } else { Shape::Plain };
+            if let Manner::Answer(left) = &mut service.manner {
+                *left -= 1;
+            }
+            session.execute(&mut service.disk, 0, shape);
+        }
+        if service.manner == Manner::BreakOff {
+            let output = pipe.outgoing(session);
+            stream.try_write(&output[..output.len().min(65536) / 2]).expect("it stands");
+            return;
         }
         if service.manner == Manner::ServeAndClose {
             let output = pipe.outgoing(session);

@@ -1,5 +1,7 @@
 //! Initiators beside each other.
 
+mod cut_through;
+
 use super::*;
 use storage_iscsi::wire::{
     self, Digests, Header, LoginRequest, LoginResponse, NopIn, NopOut, ScsiCommand, ScsiResponse,
@@ -49,11 +51,16 @@ impl Initiator {
     }
 
     async fn hear(&mut self) -> Header {
+        self.hear_all().await.0
+    }
+
+    /// What is said next, with its data.
+    async fn hear_all(&mut self) -> (Header, Vec<u8>) {
         loop {
             if let Some(pdu) = Digests::default().read(&self.input).expect("no digests") {
-                let (header, length) = (pdu.header, pdu.length);
+                let (header, data, length) = (pdu.header, pdu.data.to_vec(), pdu.length);
                 self.input.drain(..length);
-                return header;
+                return (header, data);
             }
             let mut bytes = [0; 4096];
             let count = self.stream.read(&mut bytes).await.expect("no reset");
