@@ -64,18 +64,21 @@ impl Driver {
 
     /// Send a request at once if nothing stands before it and nothing holds it back: so are almost all, and need not be
     /// moved in and out of the queue. Otherwise it waits for its turn there.
-    pub(crate) fn admit(&mut self, now: Instant, waiting: Waiting) {
+    pub(crate) fn admit(&mut self, now: Instant, request: Request) {
+        let (since, again, tries) = (now, false, 0);
         let goes = self.phase == Phase::Open && !self.renewing && self.queue.is_empty();
-        if goes
+        let Request { operation, offset, length, .. } = request;
+        let waits = if goes
             && let Some(path) = self.least_busy()
             && self.meter.blocked(now).is_none()
-            && let Request { operation, offset, length, .. } = waiting.request
-            && let Verdict::Go { fua, room } =
-                self.judge(operation, (offset, length), waiting.again, now, &mut true)
+            && let Verdict::Go { fua, room } = self.judge(operation, (offset, length), again, now, &mut true)
         {
-            self.depart(now, path, waiting, fua, room);
+            self.depart(now, path, request, (since, again, tries), (fua, room)).err()
         } else {
-            self.queue.push_back(waiting);
+            Some(request)
+        };
+        if let Some(request) = waits {
+            self.queue.push_back(Waiting { request, since, again, tries, not_before: None });
         }
     }
 
@@ -161,31 +164,34 @@ impl Driver {
                 }
             };
             let next = if index == 0 { self.queue.pop_front() } else { self.queue.remove(index) };
-            let Some(waiting) = next else { break };
+            let Some(Waiting { request, since, again, tries, .. }) = next else { break };
             moved = true;
-            if !self.depart(now, path, waiting, fua, room) {
+            if let Err(request) = self.depart(now, path, request, (since, again, tries), (fua, room)) {
+                self.queue.push_front(Waiting { request, since, again, tries, not_before: None });
                 break;
             }
         }
         moved
     }
 
-    fn depart(&mut self, now: Instant, path: usize, waiting: Waiting, fua: bool, room: Option<Room>) -> bool {
-        let Waiting { mut request, since, again, tries, .. } = waiting;
+    /// Give a request to a connection, durably if `fua`, with this place in the journal.
+    #[inline]
+    fn depart(
+        &mut self,
+        now: Instant,
+        path: usize,
+        mut request: Request,
+        (since, again, tries): (Instant, bool, u8),
+        (fua, room): (bool, Option<Room>),
+    ) -> Result<(), Request> {
         let Request { cookie, operation, offset, length, .. } = request;
         let what = What::Request(cookie);
         request.operation = with_fua(operation, fua);
         let durable = is_durable(request.operation);
         let flight = Flight { what, path, operation, offset, length, since, tries, again, durable };
         self.meter.take(if operation.carries_data() { length } else { 0 });
-        match self.send(now, &flight, room, request) {
-            Ok(()) => true,
-            Err(request) => {
-                let request = Request { operation, ..request };
-                self.queue.push_front(Waiting { request, since, again, tries, not_before: None });
-                false
-            }
-        }
+        let sent = self.send(now, &flight, room, request);
+        sent.map_err(|request| Request { operation, ..request })
     }
 
     /// Whether a request may go, and how.

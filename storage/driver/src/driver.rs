@@ -262,7 +262,7 @@ impl Driver {
         if request.operation == Operation::Flush {
             self.flushes.push(request.cookie);
         } else {
-            self.admit(now, Waiting { request, since: now, again: false, tries: 0, not_before: None });
+            self.admit(now, request);
         }
     }
 

@@ -101,9 +101,12 @@ impl Receiver {
     ) -> Result<Notice, Fatal> {
         while !bytes.is_empty() {
             let (notice, count) = match self.state {
-                State::Header if self.have == 0 => match self.whole(bytes) {
-                    Some(count) => (self.header(requests, &bytes[..count])?, count),
-                    None => self.piece(requests, scratch, bytes)?,
+                State::Header if self.have == 0 => match self.data_chunk(requests, bytes)? {
+                    Some(count) => (Notice::Nothing, count),
+                    None => match self.whole(bytes) {
+                        Some(count) => (self.header(requests, &bytes[..count])?, count),
+                        None => self.piece(requests, scratch, bytes)?,
+                    },
                 },
                 State::Data { key, at, end, done } => {
                     let count = bytes.len().min((end - at) as usize);
@@ -122,6 +125,29 @@ impl Receiver {
             }
         }
         Ok(Notice::Nothing)
+    }
+
+    /// Take the header of a chunk of data, if one begins here and all of it is there: so almost every reply to a read begins.
+    /// Answers how long it is.
+    fn data_chunk(&mut self, requests: &mut Requests, bytes: &[u8]) -> Result<Option<usize>, Fatal> {
+        const LENGTH: usize = CHUNK_HEADER + 8;
+        let Some(header) = bytes.first_chunk::<LENGTH>() else { return Ok(None) };
+        let (magic, kind, length) = (u32_at(header, 0), u16_at(header, 6), u32_at(header, 16));
+        let is_data = magic == wire::STRUCTURED_REPLY_MAGIC && kind == chunk::OFFSET_DATA && length > 8;
+        if !is_data || self.headers != Headers::Structured {
+            return Ok(None);
+        }
+        let key = requests.find(u64_at(header, 8))?;
+        if !requests.is_read(key) {
+            // What is wrong with it is said elsewhere.
+            return Ok(None);
+        }
+        requests.counters.chunks += 1;
+        let length = length - 8;
+        let at = requests.deliver(key, u64_at(header, CHUNK_HEADER), length)?;
+        let done = u16_at(header, 4) & chunk::FLAG_DONE != 0;
+        self.state = State::Data { key, at, end: at + length, done };
+        Ok(Some(LENGTH))
     }
 
     /// Take as much as the element under way lacks.

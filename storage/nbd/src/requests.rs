@@ -165,6 +165,8 @@ struct Slot {
     shut: bool,
     touched: bool,
     queued: bool,
+    /// The server may take long for it.
+    slow: bool,
     parts: [Part; PARTS],
 }
 
@@ -181,6 +183,7 @@ impl Slot {
         shut: false,
         touched: false,
         queued: false,
+        slow: false,
         parts: [Part::FREE; PARTS],
     };
 
@@ -194,10 +197,6 @@ impl Slot {
             (self.outstanding, self.issued) = (0, 0);
             self.parts = [Part::FREE; PARTS];
         }
-    }
-
-    fn is_slow(&self) -> bool {
-        self.request.as_ref().is_some_and(|request| is_slow(request.operation))
     }
 }
 
@@ -422,7 +421,8 @@ impl Requests {
         self.order += 1;
         let stage = if request.operation == Operation::Flush { Stage::Flush } else { Stage::Range(0) };
         self.active += 1;
-        self.slow += usize::from(is_slow(request.operation));
+        let slow = is_slow(request.operation);
+        self.slow += usize::from(slow);
         let slot = &mut self.slots[index];
         if !core::mem::replace(&mut slot.queued, true) {
             self.queue.push_back(index);
@@ -431,7 +431,7 @@ impl Requests {
         slot.state = SlotState::Active;
         slot.request = Some(request);
         (slot.order, slot.since, slot.stage) = (self.order, self.now, stage);
-        (slot.error, slot.shut, slot.touched) = (None, false, false);
+        (slot.error, slot.shut, slot.touched, slot.slow) = (None, false, false, slow);
     }
 
     /// A slot ceases to be active.
@@ -439,7 +439,7 @@ impl Requests {
         let is_probe = index == self.slots.len() - 1;
         let slot = &mut self.slots[index];
         self.active -= 1;
-        self.slow -= usize::from(slot.is_slow());
+        self.slow -= usize::from(slot.slow);
         if is_probe {
             *slot = Slot { queued: slot.queued, ..Slot::FREE };
             return;
@@ -503,7 +503,7 @@ impl Requests {
                 && slot.request.as_ref().is_some_and(|request| request.cookie == cookie)
         })?;
         self.active -= 1;
-        self.slow -= usize::from(self.slots[index].is_slow());
+        self.slow -= usize::from(self.slots[index].slow);
         self.vacate(index)
     }
 }

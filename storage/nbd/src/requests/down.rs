@@ -8,12 +8,15 @@ impl Requests {
     /// The next command to be sent. Its flags and length are those of a compact header.
     pub(crate) fn next_command(&mut self) -> Option<(Key, ExtendedRequest)> {
         while let Some(index) = self.queue.pop_front() {
-            self.slots[index].queued = false;
-            if self.slots[index].state != SlotState::Active {
+            let slot = &mut self.slots[index];
+            slot.queued = false;
+            if slot.state != SlotState::Active || !self.can_issue(index) {
                 continue;
             }
-            let issued = self.issue(index);
-            self.requeue(index);
+            let issued = match self.issue_whole(index) {
+                Some(issued) => Some(issued),
+                None => self.issue_part(index),
+            };
             if issued.is_some() {
                 self.counters.commands += 1;
                 return issued;
@@ -43,10 +46,38 @@ impl Requests {
             }
     }
 
-    fn issue(&mut self, index: usize) -> Option<(Key, ExtendedRequest)> {
-        if !self.can_issue(index) {
+    /// Issue a read or write of which nothing was issued yet by one command, if it fits: so almost all go. Nothing of it is
+    /// left to be queued then.
+    fn issue_whole(&mut self, index: usize) -> Option<(Key, ExtendedRequest)> {
+        let slot = &mut self.slots[index];
+        let &Request { operation, offset, length, .. } = slot.request.as_ref()?;
+        let (command, fua) = match operation {
+            Operation::Read => (command::READ, false),
+            Operation::Write { fua } => (command::WRITE, fua),
+            _ => return None,
+        };
+        let is_fresh = slot.stage == Stage::Range(0) && slot.outstanding == 0;
+        if !is_fresh || length > u64::from(self.payload) || fua && !self.native_fua {
             return None;
         }
+        self.sequence = self.sequence.wrapping_add(1);
+        (slot.stage, slot.outstanding, slot.issued) = (Stage::Sent, 1, 1);
+        let (state, sequence, end) = (PartState::Issued, self.sequence, offset + length);
+        slot.parts[0] = Part { state, sequence, offset, length, end, ..Part::FREE };
+        let key = Key { slot: index, part: 0 };
+        let flags = if fua { command_flag::FUA } else { 0 };
+        Some((key, ExtendedRequest { flags, command, cookie: self.cookie(key), offset, length }))
+    }
+
+    /// Issue the next part of any request, and see to the others.
+    #[inline(never)]
+    fn issue_part(&mut self, index: usize) -> Option<(Key, ExtendedRequest)> {
+        let issued = self.issue(index);
+        self.requeue(index);
+        issued
+    }
+
+    fn issue(&mut self, index: usize) -> Option<(Key, ExtendedRequest)> {
         let operation = self.slots[index].request.as_ref()?.operation;
         let limit = if operation.carries_data() { u64::from(self.payload) } else { self.range };
         let slot = &mut self.slots[index];
