@@ -8,7 +8,9 @@ use crate::{Context, Error, Result, wait};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// The boards the image boots on.
@@ -57,6 +59,24 @@ impl Board {
             _ if kind == "net" => format!("virtio-net-pci,romfile={separator}{properties}"),
             _ => format!("virtio-{kind}-pci{separator}{properties}"),
         }
+    }
+}
+
+/// The firmware that does no more than a kernel on QEMU's command line needs, and so takes half the time of the usual
+/// one: that looks for disks, keyboards and option ROMs first. A microvm has it anyway.
+const FIRMWARE: &str = "qboot.rom";
+
+/// QEMU's `-bios` for `board`: the quick firmware where QEMU has it, otherwise nothing, and QEMU takes the usual one.
+#[must_use]
+pub fn firmware(board: Board) -> &'static [&'static str] {
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
+        let folders = Command::new("qemu-system-x86_64").args(["-L", "help"]).output();
+        let folders = folders.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        folders.is_ok_and(|folders| folders.lines().any(|folder| Path::new(folder).join(FIRMWARE).exists()))
+    });
+    match board {
+        Board::Q35 | Board::Pc if *FOUND => &["-bios", FIRMWARE],
+        _ => &[],
     }
 }
 
@@ -126,7 +146,7 @@ impl Machine {
         let mut qemu = net.command("qemu-system-x86_64");
         qemu.args(["-name", &spec.name, "-machine", spec.board.machine()]);
         qemu.args(["-accel", &accelerator(), "-cpu", "max", "-smp", "1", "-m", &spec.memory.to_string()]);
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]).args(firmware(spec.board));
         qemu.arg("-kernel").arg(&spec.kernel);
         if !spec.command_line.is_empty() {
             qemu.args(["-append", &spec.command_line]);

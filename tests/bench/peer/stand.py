@@ -3,6 +3,7 @@ QEMU. Here is how they are started and ended, and how time, CPU and packets of o
 import argparse
 import atexit
 import ctypes
+import functools
 import glob
 import json
 import os
@@ -30,6 +31,7 @@ IQN1 = IQN.replace('disk0', 'disk1')
 IP0, IP1, HOST0, HOST1 = '10.77.0.2', '10.77.1.2', '10.77.0.1', '10.77.1.1'
 RAW, MAC = f'/dev/shm/{NS}.raw', '52:54:00:77:0%d:02'
 KHZ = round(float(re.search(r'bogomips\s*:\s*([\d.]+)', open('/proc/cpuinfo').read()).group(1)) * 500)   # TCG guests see the host TSC
+QBOOT = 'qboot.rom'                                    # firmware that does no more than a kernel of `-kernel` needs
 API = 8080                                             # port of our image's management API, where it is asked for
 
 
@@ -59,6 +61,19 @@ def spawn(c, **k):
     KIDS[:] = [kid for kid in KIDS if kid.poll() is None]
     KIDS.append(sp.Popen(c, preexec_fn=lambda: LIBC.prctl(PDEATHSIG, signal.SIGKILL), **k))
     return KIDS[-1]
+
+
+@functools.cache
+def quick_firmware():
+    """what QEMU has of it"""
+    folders = sp.run(['qemu-system-x86_64', '-L', 'help'], capture_output=True, text=True).stdout.splitlines()
+    return ['-bios', QBOOT] if any(os.path.exists(f'{f}/{QBOOT}') for f in folders) else []
+
+
+def firmware(words):
+    """the quick firmware for a guest on a PC's board that names no other; a microvm has its own"""
+    board = next((board for flag, board in zip(words, words[1:]) if flag in ('-M', '-machine')), '')
+    return [] if '-bios' in words + shlex.split(a.qemu) or board.startswith('microvm') else quick_firmware()
 
 
 def end():
@@ -252,6 +267,7 @@ class Guest(Target):
                  append=a.append + ' ' + append, mem=mem or a.mem, machine=machine or a.machine)
         q = shlex.split(re.sub(r'\{(\w+)\}', lambda m: str(v[m.group(1)]), frag))
         if '=' in spec and (mem or '-m' not in q): q += ['-m', str(v['mem'])]
+        q += firmware(q)
         for i in (0, 1):
             be = f'tap,id=n{i},ifname=pt{i},script=no,downscript=no,vhost=off' if net == 'tap' else \
                  f'user,id=n{i},ipv6=off,net=10.77.{i}.0/24,host=10.77.{i}.1' + (f',hostfwd=tcp:127.0.0.1:3260-{IP0}:3260' if not i else '')
