@@ -13,7 +13,7 @@ from options import IQN, NS
 from blocks import snap, symbols
 from stand import IQN1, PEERS, RAW, Guest, Nbd, a, busy, cpu, med, mine, save, spawn
 
-FAIR = [('4k rnd rd q8', 'r', 'rand', 4096, 8), ('4k rnd rd q32', 'r', 'rand', 4096, 32), ('4k rnd wr q32', 'w', 'rand', 4096, 32)]
+FAIR = [('4k rnd rd q1', 'r', 'rand', 4096, 1), ('4k rnd rd 3000/s', 'r', 'rand', 4096, 32, 3000), ('4k rnd rd q8', 'r', 'rand', 4096, 8), ('4k rnd rd q32', 'r', 'rand', 4096, 32), ('4k rnd wr q32', 'w', 'rand', 4096, 32)]
 GREEDY = ('4k rnd wr q128', 'w', 'rand', 4096, 128)
 STALL = {'stalled 4k rd q32': ('r', 4096, 32), 'stalled 1m rd q32': ('r', 1 << 20, 32),    # what is outstanding on the server that stands still: plain, more than memory,
          'stalled 1m wr q32': ('w', 1 << 20, 32), 'stalled 4k wr q128': ('w', 4096, 128)}  # more than there is a place for, many not flushed
@@ -85,7 +85,7 @@ def fair():
                 last = nxt
         p = Pair(spec)
         if not p.up: print(f'# {p.g.name}: did not come up with two disks, see {p.g.log}'); p.stop(); continue
-        alternate(p, '', dict({'alone': p.work}, **{n: (lambda w, h=h: p.stalled(w, *h)) for n, h in STALL.items()}, greedy=p.beside))
+        alternate(p, '', dict(greedy=p.beside) if a.greedy else dict({'alone': p.work}, **{n: (lambda w, h=h: p.stalled(w, *h)) for n, h in STALL.items()}, greedy=p.beside))
         if a.late: late(p, f'stalled > {a.age:.0f} s', STALL['stalled 4k rd q32'])
         own = [p.work(GREEDY) for _ in range(3)]; p.stop(); table(p.g.name, F, own); F = {}
         for limit in (a.limit or ['target.1.iops=500', 'target.1.bandwidth=10M']) if '{limit}' in spec else []:
@@ -99,12 +99,12 @@ def table(guest, F, own):
     """ratios to the mean of the sample before and the one after, medians and quartiles of them"""
     own = [o for o in own if 'err' not in o]; xo, co = (med([o['iops'] for o in own]), med([o['v'] / o['allops'] for o in own]))
     print(f'\n{guest}: disk 0 by what disk 1 does, in % of disk 0 alone just before and after [quartiles]; vcpu: {"guest instructions" if a.count else "time of the vCPU"} per operation of disk 0; greedy: {GREEDY[0]}, alone {xo:.0f} IOPS, {co * 1e6:.1f} {"instructions" if a.count else "us"} each')
-    print(f'{"workload":14} {"disk 1":24} {"n":>2} {"alone":>7} {"IOPS %":>18} {"p99 %":>20} {"vcpu %":>18} {"noise":>5}')
+    print(f'{"workload":16} {"disk 1":24} {"n":>2} {"alone":>7} {"IOPS %":>18} {"p99 %":>20} {"vcpu %":>18} {"noise":>5}')
     for w, cs in F.items():
         for c, R in cs.items():
             def q(f): x = sorted(f(*r) for r in R); x = st.quantiles(x, n=4, method='inclusive') if len(x) > 1 else x * 3; return f'{x[1]:6.1f} [{x[0]:.0f}..{x[2]:.0f}]'
             rel = lambda f: q(lambda b, o, n: 200 * f(o) / (f(b) + f(n)))
-            l = f'{w:14} {c:24} {len(R):2} {med([b["iops"] for b, o, n in R]):7.0f} {rel(lambda o: o["iops"]):>18} {rel(lambda o: o["p99"]):>20} {rel(lambda o: o["v"] / o["allops"]):>18} {med([o["noise"] for b, o, n in R]):5.0f}'
+            l = f'{w:16} {c:24} {len(R):2} {med([b["iops"] for b, o, n in R]):7.0f} {rel(lambda o: o["iops"]):>18} {rel(lambda o: o["p99"]):>20} {rel(lambda o: o["v"] / o["allops"]):>18} {med([o["noise"] for b, o, n in R]):5.0f}'
             if 'iops1' in R[0][1]:
                 one = lambda o: o['iops1'] * o['wall']; v0 = lambda b, n: (b['v'] / b['allops'] + n['v'] / n['allops']) / 2
                 l += f'  disk 1: {q(lambda b, o, n: o["iops1"])} IOPS {q(lambda b, o, n: o["mibs1"] * 1.048576)} MB/s p99 {med([o["p991"] for b, o, n in R]):.0f} us; share of disk 0 {q(lambda b, o, n: 100 * o["iops"] / (o["iops"] + o["iops1"]))} %'

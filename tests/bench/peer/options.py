@@ -66,6 +66,7 @@ def parse(text):
     add('--count', action='store_true',
         help='fair: under the TCG plugin; guest instructions, free of noise, instead of time of the vCPU')
     add('--late', type=int, default=3, help='fair: samples in a stall that is older than --age seconds')
+    add('--greedy', action='store_true', help='fair: only beside a greedy disk')
     add('--age', type=float, default=30)
     g = p.add_argument_group('report')
     add = g.add_argument

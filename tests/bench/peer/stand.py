@@ -240,8 +240,8 @@ class Target:
     def work(self, w, nbd, dur=None, warm=None, mark=lambda: 0, sessions=1):
         """one run of a workload: what the initiator saw, and by I/O what everybody used for it"""
         dur, warm = a.dur if dur is None else dur, a.warm if warm is None else warm
-        n, rw, pat, bs, qd = w
-        more = ['1000000', sessions] if sessions > 1 else []
+        n, rw, pat, bs, qd, *rate = w
+        more = ['1000000', sessions, *rate] if sessions > 1 or rate else []
         asked = self.counters()
         m0 = self.counters()                           # twice: what the asking itself costs is taken off
         c0, b0, i0, k0, s0 = cpu(self.p.pid), nbd and ptime(nbd.p.pid) or 0, mark(), self.pkts(), busy()
