@@ -20,6 +20,7 @@ mod registry;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod volume;
 mod watch;
 

@@ -3,6 +3,7 @@
 use crate::path::{Other, Path, Resumed};
 use crate::registry::Refused;
 use crate::shared::{ConnectionIndex, Shared};
+use crate::turns::{Turn, units};
 use alloc::rc::Rc;
 use core::future::{Future, poll_fn};
 use core::net::SocketAddr;
@@ -13,7 +14,7 @@ use core::time::Duration;
 use kernel_runtime::{Instant, Sleep, with_deadline};
 use network::{Stream, TryRead};
 use storage_iscsi::{
-    Admission, Connection, Fatal, LogoutResponse, Peer, Portal, SessionType, Status, TargetRecord,
+    Admission, Connection, Event, Fatal, LogoutResponse, Peer, Portal, SessionType, Status, TargetRecord,
 };
 
 /// The only portal group there is.
@@ -53,6 +54,7 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
         stream.accept(port).await;
         connection.reset(shared.clock.now());
         shared.mailboxes[index].clear();
+        let turn = shared.turns.enter(index);
         let mut sleep = shared.clock.sleep_until(Instant::ZERO);
         let mut serving = Serving {
             shared: &shared,
@@ -64,10 +66,13 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
             stalled: None,
             relief: 0,
             relief_ends: Instant::ZERO,
+            turn,
+            is_over: false,
         };
         let end = poll_fn(|cx| serving.pump(cx, &mut sleep)).await;
         path.end_session();
         connection.close();
+        shared.turns.leave(index);
         shared.wake_starved();
         match end {
             End::Abrupt => stream.abort(),
@@ -107,6 +112,9 @@ struct Serving<'a> {
     relief: u16,
     /// When those that lack a place are waited for again.
     relief_ends: Instant,
+    turn: Turn,
+    /// It has begun all it may in this turn, and would begin more.
+    is_over: bool,
 }
 
 /// Data that stands on the connection without a place.
@@ -132,9 +140,12 @@ impl Serving<'_> {
         if let Err(fatal) = self.connection.handle_timeout(now) {
             return Poll::Ready(self.dropped(&fatal));
         }
+        self.turn = self.shared.turns.enter(self.index);
+        self.is_over = false;
         for _ in 0..PASSES {
             match self.pass(now) {
                 Err(end) => return Poll::Ready(end),
+                Ok(_) if self.is_over => break,
                 Ok(true) => {}
                 Ok(false) => {
                     // That the initiator acknowledges is no news where nothing waits for room.
@@ -172,6 +183,8 @@ impl Serving<'_> {
             // Something of this connection goes on, so its turn will come.
             stalled.quiet = now;
         }
+        // What the turn before had no time for.
+        self.drain()?;
         let received = self.receive(now)?;
         let drained = self.drain()?;
         let transmitted = self.transmit()?;
@@ -188,7 +201,7 @@ impl Serving<'_> {
 
     fn receive(&mut self, now: Instant) -> Result<Received, End> {
         let mut bytes = 0;
-        while bytes < BYTES_PER_PASS {
+        while bytes < BYTES_PER_PASS && !self.is_over {
             if self.connection.space().is_empty() {
                 if self.turned_away(now) {
                     continue;
@@ -237,7 +250,9 @@ impl Serving<'_> {
 
     fn drain(&mut self) -> Result<bool, End> {
         let mut moved = false;
-        while let Some(event) = self.connection.poll_event() {
+        while self.may_go_on()
+            && let Some(event) = self.connection.poll_event()
+        {
             moved = true;
             match self.path.handle(self.connection, event) {
                 None => {}
@@ -257,6 +272,19 @@ impl Serving<'_> {
             }
         }
         Ok(moved)
+    }
+
+    /// Whether what has happened next can have its consequences in this turn: a command may have to wait for another one, and
+    /// all behind it with it.
+    fn may_go_on(&mut self) -> bool {
+        if let Some(Event::Command(command)) = self.connection.peek_event() {
+            let turns = &self.shared.turns;
+            self.is_over = !turns.may_begin(self.index, self.turn);
+            if !self.is_over {
+                turns.begun(self.index, units(command.expected_data_transfer_length));
+            }
+        }
+        !self.is_over
     }
 
     /// All that is to be said goes into the stream's own buffer: the answers of many commands behind one another.

@@ -8,6 +8,7 @@ use crate::carrier::Tls;
 use crate::commands::Commands;
 use crate::mailbox::{CommandIndex, Mailbox};
 use crate::registry::{Registry, TargetIndex};
+use crate::turns::Turns;
 use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox>,
     /// How many commands each connection has running.
     pub(crate) running: Vec<Cell<usize>>,
+    /// What each of them has begun.
+    pub(crate) turns: Turns,
     /// What discovery gives as the portal, if not the address the initiator came to.
     pub(crate) portal: Option<SocketAddrV4>,
     seed: Cell<u64>,
@@ -168,6 +171,7 @@ impl Shared {
             volumes: (0..limits.volumes).map(|_| Volume::new(limits.paths)).collect(),
             mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
             running: (0..limits.connections).map(|_| Cell::new(0)).collect(),
+            turns: Turns::new(limits.connections),
             portal,
             seed: Cell::new(seed),
             pool,
@@ -190,6 +194,7 @@ impl Shared {
         let state = &mut *self.state.borrow_mut();
         let Some(running) = state.commands.get_mut(index) else { return };
         running.command.completed(completion);
+        self.turns.happens();
         match running.owner {
             Some(owner) => self.mailboxes[owner.connection].push(index),
             None => self.drain(state, index),

@@ -123,6 +123,11 @@ impl Connection {
         self.events.pop_front()
     }
 
+    /// What [`Self::poll_event`] answers next.
+    pub fn peek_event(&self) -> Option<&Event> {
+        self.events.front()
+    }
+
     /// The state in the terms of RFC 7143, 8.1.
     pub const fn state(&self) -> State {
         self.state
