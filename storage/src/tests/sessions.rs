@@ -348,3 +348,35 @@ fn answers_that_need_no_disk_are_given_although_no_buffer_is_left() {
     });
     assert!(!held.is_empty());
 }
+
+/// Keep `depth` commands outstanding, and count those that are answered.
+async fn keep_busy(stream: Stream, name: &'static str, depth: usize, answered: Rc<RefCell<usize>>) {
+    let mut initiator = Initiator::log_in(stream, name, name).await;
+    for _ in 0..depth {
+        initiator.test_unit_ready().await;
+    }
+    loop {
+        let header = initiator.hear_answer().await;
+        assert_eq!(ScsiResponse::read(&header).status, GOOD);
+        *answered.borrow_mut() += 1;
+        initiator.test_unit_ready().await;
+    }
+}
+
+#[test]
+fn a_session_with_many_commands_outstanding_gets_no_more_than_one_with_few() {
+    let mut world = world();
+    for (port, name) in [(10809, "greedy"), (10810, "modest")] {
+        world.service(port, name, Manner::Serve);
+        world.expose(name, &format!("nbd://10.78.0.2:{port}/{name}"));
+    }
+    world.run(Duration::from_secs(1));
+    let answered = [("greedy", 60), ("modest", 8)].map(|(name, depth)| {
+        let (stream, answered) = (world.server.stream(65536, 65536), Rc::new(RefCell::new(0)));
+        world.executor.add(name, keep_busy(stream, name, depth, answered.clone()));
+        answered
+    });
+    world.run(Duration::from_secs(2));
+    let [greedy, modest] = answered.map(|answered| *answered.borrow());
+    assert!(modest > 10_000 && greedy < modest + modest / 2, "{greedy} beside {modest}");
+}
