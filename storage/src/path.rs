@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use kernel_runtime::{Instant, Stage};
 use storage_block::{Buffer, Request, Share};
 use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
-use storage_scsi::{Arrival, Carrier, Memory, Rest, Status, UnitId};
+use storage_scsi::{Arrival, Carrier, Ended, Memory, Rest, Status, UnitId};
 
 /// One connection's way through storage.
 pub(crate) struct Path {
@@ -82,15 +82,16 @@ impl Path {
     /// Down: what the initiator wants.
     pub(crate) fn handle(&mut self, connection: &mut Connection, event: Event) -> Option<Other> {
         match event {
-            Event::Command(command) => self.begin(connection, &command),
+            Event::Command(command) => {
+                let shared = self.shared.clone();
+                shared.clock.profile().within(Stage::Scsi, || self.begin(&shared, connection, &command));
+            }
             Event::Received { task, offset, buffer } => {
-                if let Some(index) = self.command(task) {
-                    let shared = self.shared.clone();
-                    let state = &mut *shared.state.borrow_mut();
-                    if let Some(running) = state.commands.get_mut(index) {
-                        running.command.received(offset, buffer);
-                    }
-                    self.step(connection, state, index);
+                let shared = self.shared.clone();
+                let state = &mut *shared.state.borrow_mut();
+                if let Some((index, running)) = self.running(state, task) {
+                    running.command.received(offset, buffer);
+                    shared.clock.profile().within(Stage::Scsi, || self.step(connection, state, index));
                 }
             }
             Event::Dropped(task) => self.abort(task),
@@ -127,11 +128,16 @@ impl Path {
         if answered {
             resumed = Resumed::Moved;
         }
-        let state = &mut *shared.state.borrow_mut();
-        for index in ready.drain(..) {
-            if self.step(connection, state, index) {
-                resumed = Resumed::Moved;
-            }
+        if !ready.is_empty() {
+            let state = &mut *shared.state.borrow_mut();
+            // The stage is changed for all of them at once.
+            shared.clock.profile().within(Stage::Scsi, || {
+                for index in ready.drain(..) {
+                    if self.end(connection, state, index) || self.step(connection, state, index) {
+                        resumed = Resumed::Moved;
+                    }
+                }
+            });
         }
         self.ready = ready;
         resumed
@@ -139,14 +145,17 @@ impl Path {
 
     /// The running command of a task.
     pub(crate) fn command(&self, task: Task) -> Option<CommandIndex> {
-        let (of, index) = self.commands.get(task.slot()).copied().flatten()?;
-        let mut state = self.shared.state.borrow_mut();
-        let owner = state.commands.get_mut(index)?.owner?;
-        (of == task && owner.connection == self.index && owner.task == task).then_some(index)
+        self.running(&mut self.shared.state.borrow_mut(), task).map(|(index, _)| index)
     }
 
-    fn begin(&mut self, connection: &mut Connection, command: &Command) {
-        let shared = self.shared.clone();
+    fn running<'a>(&self, state: &'a mut State, task: Task) -> Option<(CommandIndex, &'a mut Running)> {
+        let (of, index) = self.commands.get(task.slot()).copied().flatten()?;
+        let running = state.commands.get_mut(index)?;
+        let owner = running.owner?;
+        (of == task && owner.connection == self.index && owner.task == task).then_some((index, running))
+    }
+
+    fn begin(&mut self, shared: &Shared, connection: &mut Connection, command: &Command) {
         let state = &mut *shared.state.borrow_mut();
         let State { registry, commands, .. } = &mut *state;
         let session = registry.session(self.index);
@@ -167,12 +176,46 @@ impl Path {
         running.held = None;
         running.since = self.now;
         let arrival = Arrival { nexus, lun, cdb, data_out, data_in, attribute };
-        let profile = shared.clock.profile();
-        profile.within(Stage::Scsi, || device.begin(&mut running.command, &arrival));
+        device.begin(&mut running.command, &arrival);
         if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
             shared.running[self.index].set(held + 1);
         }
         self.step(connection, state, index);
+    }
+
+    /// End a command of this connection with GOOD, if that is all there is left to do: nearly all commands have but one
+    /// request, and end when it has come back. Answers whether it has ended.
+    fn end(&mut self, connection: &mut Connection, state: &mut State, index: CommandIndex) -> bool {
+        let State { registry, commands, .. } = &mut *state;
+        let Some(running) = commands.get_mut(index) else { return false };
+        let Some(Owner { task, .. }) = running.owner.filter(|owner| owner.connection == self.index) else {
+            return false;
+        };
+        let (target, unit) = (running.target, running.command.unit());
+        let Some(device) = registry.device_mut(target) else { return false };
+        let Some(Ended { data, wanted_out, wanted_in }) = running.command.end(device) else { return false };
+        let (transferred, bidirectional_read) = transferred(running, wanted_out, wanted_in);
+        let outcome = Outcome { bidirectional_read, ..Outcome::good(transferred) };
+        match data {
+            Some(buffer) => connection.send_all(task, buffer, outcome),
+            None => connection.finish(task, outcome),
+        }
+        self.ended(state, (index, task), (target, unit));
+        true
+    }
+
+    /// A command of this connection has ended: its slot is free, and who waited for it may go on.
+    fn ended(
+        &mut self,
+        state: &mut State,
+        (index, task): (CommandIndex, Task),
+        (target, unit): (TargetIndex, UnitId),
+    ) {
+        state.commands.release(index);
+        self.forget(task);
+        if !state.held.is_empty() {
+            self.shared.wake_blocked(state, target, unit);
+        }
     }
 
     /// Let a command of this connection go on until it waits or has ended. Answers whether it came any further.
@@ -197,16 +240,13 @@ impl Path {
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
             let mut hands = Hands { connection, task, index, now, volume, moved };
-            let profile = self.shared.clock.profile();
-            let rest = profile.within(Stage::Scsi, || running.command.step(device, &memory, &mut hands));
+            let rest = running.command.step(device, &memory, &mut hands);
             moved = hands.moved;
             match rest {
                 Rest::Wait => return moved,
                 Rest::Finish(outcome) => {
                     connection.finish(task, answer(running, &outcome));
-                    commands.release(index);
-                    self.forget(task);
-                    self.shared.wake_blocked(state, target, unit);
+                    self.ended(state, (index, task), (target, unit));
                     return true;
                 }
                 Rest::Abort { unit, nexus } => {
@@ -341,13 +381,18 @@ fn attribute(attribute: storage_iscsi::Attribute) -> storage_scsi::Attribute {
     }
 }
 
+/// Bytes that a command transfers, and those that one with data both ways reads.
+fn transferred(running: &Running, wanted_out: u64, wanted_in: u64) -> (u64, u64) {
+    match (running.write, running.read) {
+        (true, true) => (wanted_out, wanted_in),
+        (true, false) => (wanted_out, 0),
+        (false, true) => (wanted_in, 0),
+        (false, false) => (wanted_out.max(wanted_in), 0),
+    }
+}
+
 /// The end of a command in the words of the transport.
 fn answer<'a>(running: &Running, outcome: &'a storage_scsi::Outcome) -> Outcome<'a> {
-    let (transferred, bidirectional_read) = match (running.write, running.read) {
-        (true, true) => (outcome.wanted_out, outcome.wanted_in),
-        (true, false) => (outcome.wanted_out, 0),
-        (false, true) => (outcome.wanted_in, 0),
-        (false, false) => (outcome.wanted_out.max(outcome.wanted_in), 0),
-    };
+    let (transferred, bidirectional_read) = transferred(running, outcome.wanted_out, outcome.wanted_in);
     Outcome { status: outcome.status as u8, sense: outcome.sense.as_ref(), transferred, bidirectional_read }
 }

@@ -186,15 +186,30 @@ impl Connection {
 
     /// Give data for the initiator, to be sent in the order of offsets. What the initiator has no place for is not
     /// sent. The buffer is dropped, which returns it to its pool, when its last byte was transmitted.
-    pub fn send(&mut self, task: Task, offset: u32, mut buffer: Buffer) {
+    pub fn send(&mut self, task: Task, offset: u32, buffer: Buffer) {
         let Some(index) = self.tasks.find_running(task) else { return };
+        if self.add_data(index, offset, buffer) {
+            self.queue(index);
+        }
+    }
+
+    /// What [`Self::send`] does with all the data of a command, and then [`Self::finish`].
+    pub fn send_all(&mut self, task: Task, buffer: Buffer, outcome: Outcome<'_>) {
+        if let Some(index) = self.tasks.find_running(task) {
+            self.add_data(index, 0, buffer);
+            self.end_command(index, outcome);
+        }
+    }
+
+    /// Put Data-In to a task's. Answers whether anything of it is to be sent.
+    fn add_data(&mut self, index: u16, offset: u32, mut buffer: Buffer) -> bool {
         let room = self.tasks[index].expected_in.saturating_sub(offset);
         buffer.truncate(buffer.len().min(room as usize));
-        if buffer.is_empty() {
-            return;
+        let is_wanted = !buffer.is_empty();
+        if is_wanted {
+            self.tasks.add_data(index, buffer, offset);
         }
-        self.tasks.add_data(index, buffer, offset);
-        self.queue(index);
+        is_wanted
     }
 
     /// End a command. The response leaves when its data is sent and all Data-Out that the initiator owes has come;

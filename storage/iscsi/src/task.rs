@@ -268,7 +268,9 @@ impl Tasks {
 
     /// Give a slot back. Says whether it was one of the immediate ones. Its Data-In is gone already.
     pub(crate) fn end(&mut self, index: u16) -> bool {
-        self.drop_places(index);
+        if !self[index].places.is_empty() {
+            self.drop_places(index);
+        }
         let slot = &mut self.slots[usize::from(index)];
         slot.phase = Phase::Free;
         slot.generation = slot.generation.wrapping_add(1);
@@ -459,6 +461,13 @@ impl Tasks {
             .map(|(at, piece)| (at, piece.offset))?;
         self[index].places = self.unlink(list, at);
         self.take(at).map(|buffer| (offset, buffer))
+    }
+
+    /// Take a place that is in the task's list, and full, out of it.
+    pub(crate) fn take_place(&mut self, index: u16, at: u32) -> Option<Buffer> {
+        let list = self[index].places;
+        self[index].places = self.unlink(list, at);
+        self.take(at)
     }
 
     /// Take the first piece of Data-In out of the task's list; it stays stored until it is sent.

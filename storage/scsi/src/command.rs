@@ -60,6 +60,17 @@ pub enum Rest {
     Wait,
 }
 
+/// A command that has ended with GOOD, see [`Command::end`].
+#[derive(Debug)]
+pub struct Ended {
+    /// Data-In, all there is of it.
+    pub data: Option<Buffer>,
+    /// Bytes of Data-Out that the CDB asked for.
+    pub wanted_out: u64,
+    /// Bytes of Data-In that the CDB asked for.
+    pub wanted_in: u64,
+}
+
 /// The carrier, as the command sees it.
 pub(crate) struct Out<'a> {
     carrier: &'a mut dyn Carrier,
@@ -321,6 +332,9 @@ impl Command {
     /// Go on, as far as it goes. Called again whenever it may go on.
     pub fn step(&mut self, target: &mut Target, memory: &Memory<'_>, carrier: &mut dyn Carrier) -> Rest {
         let mut out = Out { carrier, unit: self.head.unit, issued: 0 };
+        if let Some(rest) = self.step_plain(target, memory, &mut out) {
+            return rest;
+        }
         loop {
             if self.aborted {
                 return self.step_aborted(target);
@@ -331,6 +345,33 @@ impl Command {
                 return rest;
             }
         }
+    }
+
+    /// The step of nearly all commands. `None` if there is more to this one; then the way of all others goes on.
+    #[inline]
+    fn step_plain(&mut self, target: &mut Target, memory: &Memory<'_>, out: &mut Out<'_>) -> Option<Rest> {
+        let Task::Job(job) = &mut self.task else { return None };
+        if self.aborted {
+            return None;
+        }
+        let unit = target.unit_mut(self.head.unit)?;
+        job.step_plain(&mut self.segments, unit, memory, out)?;
+        self.in_flight += core::mem::take(&mut out.issued);
+        Some(Rest::Wait)
+    }
+
+    /// End the command with GOOD, if it is a READ or a WRITE of which nothing is left but to send what was read: what
+    /// [`Command::step`] does at its end, for those who need no more for it. Its slot is free then.
+    #[inline]
+    pub fn end(&mut self, target: &mut Target) -> Option<Ended> {
+        let Task::Job(job) = &mut self.task else { return None };
+        if self.aborted {
+            return None;
+        }
+        let ended = job.end_plain(&mut self.segments, target.unit_mut(self.head.unit)?)?;
+        let Ended { wanted_out, wanted_in, .. } = ended;
+        self.task = Task::Over(Over { result: Ok(()), wanted_out, wanted_in });
+        Some(ended)
     }
 
     /// Let the task come to rest, or put the next one in its place.

@@ -7,7 +7,7 @@
 
 use crate::attention::Attention;
 use crate::cache::Mark;
-use crate::command::{Head, Memory, Out, Rest, Task};
+use crate::command::{Ended, Head, Memory, Out, Rest, Task};
 use crate::extents::Extents;
 use crate::failure;
 use crate::medium::Durability;
@@ -80,6 +80,8 @@ pub(crate) struct Job {
     /// What the task set was told of [`Work::stage`].
     stage: Stage,
     durability: Durability,
+    /// It is a transfer that may go the short way, and needs no flush.
+    is_plain: bool,
     /// The disk it is for.
     incarnation: u32,
     /// Bytes that the CDB asks to move to the medium and to the initiator.
@@ -122,6 +124,8 @@ impl Job {
         };
         let (phase, flush, stage) = (Phase::Entering, Flush::Idle, Stage::Wanting);
         let incarnation = unit.incarnation();
+        let is_plain = durability == Durability::NONE
+            && matches!(&work, Work::Transfer(transfer) if transfer.is_plain());
         Ok(Task::Job(Self {
             ticket,
             phase,
@@ -129,10 +133,59 @@ impl Job {
             work,
             stage,
             durability,
+            is_plain,
             incarnation,
             wanted_out,
             wanted_in,
         }))
+    }
+
+    /// The step of a READ or a WRITE of one segment: what [`Job::step`] does, without a look at what else a job may be.
+    /// `None` if it is not that, or at its end; then the other one goes on from where this has come to.
+    #[inline]
+    pub(crate) fn step_plain(
+        &mut self,
+        segments: &mut Segments,
+        unit: &mut LogicalUnit,
+        memory: &Memory<'_>,
+        out: &mut Out<'_>,
+    ) -> Option<()> {
+        if !self.is_plain || self.incarnation != unit.incarnation() {
+            return None;
+        }
+        let Work::Transfer(transfer) = &mut self.work else { return None };
+        match self.phase {
+            Phase::Entering => {
+                if !unit.tasks.may_start(self.ticket) {
+                    return None;
+                }
+                self.phase = Phase::Working;
+                if !transfer.begin_plain(segments, unit, memory, out) {
+                    return None;
+                }
+            }
+            Phase::Working => transfer.step_plain(segments, out)?,
+            Phase::FlushingBefore | Phase::FlushingAfter => return None,
+        }
+        let stage = if transfer.has_data() { Stage::Complete } else { Stage::Sated };
+        if stage > self.stage {
+            self.stage = stage;
+            unit.tasks.reached(self.ticket, stage);
+        }
+        Some(())
+    }
+
+    /// The end of such a job, once its request has come back: what is to be sent to the initiator, and the bytes that the
+    /// CDB has asked to move to the medium and to the initiator. `None` if it is not at that end.
+    #[inline]
+    pub(crate) fn end_plain(&mut self, segments: &mut Segments, unit: &mut LogicalUnit) -> Option<Ended> {
+        if !self.is_plain || self.phase != Phase::Working || self.incarnation != unit.incarnation() {
+            return None;
+        }
+        let Work::Transfer(transfer) = &mut self.work else { return None };
+        let data = transfer.end_plain(segments, unit)?;
+        unit.tasks.leave(self.ticket);
+        Some(Ended { data, wanted_out: self.wanted_out, wanted_in: self.wanted_in })
     }
 
     pub(crate) fn step(

@@ -73,7 +73,7 @@ pub mod testing;
 mod tests;
 
 pub use attention::Attention;
-pub use command::{Carrier, Command, Memory, Rest};
+pub use command::{Carrier, Command, Ended, Memory, Rest};
 pub use identity::Identity;
 pub use list::MAX_LIST;
 pub use lun::MAX_LUN;

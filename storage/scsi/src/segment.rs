@@ -37,6 +37,10 @@ pub(crate) struct Plan {
     pub(crate) needs_two: bool,
     /// A segment may need another buffer after those it has begun with.
     pub(crate) needs_later: bool,
+    /// It begins with Data-Out.
+    pub(crate) takes_data: bool,
+    /// It is what a READ or a WRITE does, and nothing more.
+    pub(crate) is_plain: bool,
 }
 
 /// A plan, by its place.
@@ -52,12 +56,9 @@ impl Plan {
             stored |= matches!(moves[at], Move::Store);
             at += 1;
         }
-        Self { moves, needs_two, needs_later }
-    }
-
-    /// Whether it begins with Data-Out.
-    pub(crate) fn takes_data(&self) -> bool {
-        self.moves.first() == Some(&Move::Receive)
+        let takes_data = matches!(moves, [Receive, ..]);
+        let is_plain = matches!(moves, [Fetch, Send] | [Receive, Store]);
+        Self { moves, needs_two, needs_later, takes_data, is_plain }
     }
 }
 
@@ -136,6 +137,23 @@ impl Segments {
         &mut self.places[place]
     }
 
+    /// The segment, if there is but one.
+    pub(crate) fn only(&mut self) -> Option<&mut Segment> {
+        if self.count == 1 { Some(self.ranked(0)) } else { None }
+    }
+
+    /// Forget it.
+    #[inline]
+    pub(crate) fn end_only(&mut self) {
+        if let Some(segment) = self.only() {
+            segment.state = State::Idle;
+            if segment.buffer.is_some() || segment.other.is_some() {
+                drop((segment.buffer.take(), segment.other.take()));
+            }
+            self.count = 0;
+        }
+    }
+
     /// The segment at this place, if one is there.
     pub(crate) fn at(&mut self, place: usize) -> Option<&mut Segment> {
         let in_use = self.order[..self.count()].iter().any(|&used| usize::from(used) == place);
@@ -147,16 +165,17 @@ impl Segments {
         (0..self.count()).map(|rank| &self.places[self.place(rank)])
     }
 
-    /// Begin one behind all others, if there is room.
-    pub(crate) fn begin(&mut self, pass: u8, start: u32, length: u32) -> Option<&mut Segment> {
+    /// Begin one behind all others, if there is room. Answers its place as well.
+    pub(crate) fn begin(&mut self, pass: u8, start: u32, length: u32) -> Option<(usize, &mut Segment)> {
         if self.is_full() {
             return None;
         }
         self.count += 1;
-        let segment = self.ranked(self.count() - 1);
+        let place = self.place(self.count() - 1);
+        let segment = &mut self.places[place];
         (segment.pass, segment.at, segment.state) = (pass, 0, State::Idle);
         (segment.start, segment.length) = (start, length);
-        Some(segment)
+        Some((place, segment))
     }
 
     /// Forget the one with this rank, and give back its buffers.

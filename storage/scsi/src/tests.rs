@@ -7,6 +7,7 @@ mod durability;
 mod errors;
 mod fuzz;
 mod order;
+mod plain;
 mod provisioning;
 mod refusals;
 mod registrations;

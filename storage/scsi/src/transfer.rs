@@ -16,6 +16,8 @@
 //! comes back only when a whole PDU is in, which may reach into the second pass. A read takes its buffers ahead so that
 //! what waits for it may. Nobody waits for memory to do it.
 
+mod plain;
+
 use crate::command::{Memory, Out, Rest};
 use crate::failure;
 use crate::segment::{Move, NOTHING, Program, Segment, Segments, State, operation};
@@ -45,7 +47,7 @@ impl Pass {
 
     /// Bytes of Data-Out.
     fn data_out(&self) -> u32 {
-        match (self.program.takes_data(), self.part) {
+        match (self.program.takes_data, self.part) {
             (false, _) => 0,
             (true, 0) => self.total,
             (true, part) => part,
@@ -461,7 +463,7 @@ impl Transfer {
             let Some(buffer) = buffer else { return Begun::NoBuffer };
             (buffer, None)
         };
-        let Some(segment) = segments.begin(self.beginning, self.next, length) else {
+        let Some((_, segment)) = segments.begin(self.beginning, self.next, length) else {
             return Begun::WindowFull;
         };
         (segment.buffer, segment.other) = (Some(buffer), other);

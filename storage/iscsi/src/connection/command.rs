@@ -155,7 +155,9 @@ impl Connection {
 
     /// The layer above, or the engine itself, has ended a command.
     pub(super) fn end_command(&mut self, index: u16, outcome: Outcome<'_>) {
-        self.tasks.drop_places(index);
+        if !self.tasks[index].places.is_empty() {
+            self.tasks.drop_places(index);
+        }
         let Outcome { status, sense, transferred, bidirectional_read } = outcome;
         self.tasks.answer(index, Answer { status, transferred, bidirectional_read, sense_length: 0 }, sense);
         self.queue(index);
@@ -202,7 +204,9 @@ impl Connection {
 
     /// Free a slot, which opens the window by one if it was one of the window's.
     pub(super) fn release(&mut self, index: u16) {
-        self.drop_data(index);
+        if !self.tasks[index].data.is_empty() {
+            self.drop_data(index);
+        }
         let immediate = self.tasks.end(index);
         if !immediate {
             self.sequence.release();

@@ -99,10 +99,13 @@ impl Connection {
     /// nobody has sent or asked for.
     pub(super) fn to_solicit(&self, index: u16) -> u32 {
         let slot = &self.tasks[index];
+        if slot.places.is_empty() {
+            return 0;
+        }
         let parameters = &self.negotiation.parameters;
         let most = parameters.max_outstanding_r2t().min(u32::from(self.limits.max_outstanding_r2t));
         let may = slot.phase == Phase::Running && !slot.unsolicited && u32::from(slot.solicited_count) < most;
-        if !may || slot.places.is_empty() {
+        if !may {
             return 0;
         }
         let until = self.tasks.covered_until(index, slot.next_out).min(slot.expected_out);

@@ -187,6 +187,16 @@ impl Connection {
     /// Take of these bytes those of the part of a PDU that comes next.
     fn take_part(&mut self, bytes: &[u8]) -> Result<usize, Fatal> {
         let Incoming { part, have, need, .. } = self.incoming;
+        // Nearly all headers lie there as a whole: no copy of a length to be found out.
+        if part == Part::Header
+            && (have, need) == (0, BASIC_HEADER)
+            && let (Some(head), Some(header)) =
+                (self.incoming.head.first_chunk_mut::<BASIC_HEADER>(), bytes.first_chunk())
+        {
+            *head = *header;
+            self.grew(BASIC_HEADER)?;
+            return Ok(BASIC_HEADER);
+        }
         let place = match part {
             Part::Header => &mut self.incoming.head[have..need],
             Part::Trailer => &mut self.incoming.trailer[have..need],
@@ -293,7 +303,12 @@ impl Connection {
         self.incoming.direct(Sink::Swallow, 0, Then::Nothing);
         self.request(&header)?;
         self.incoming.part = Part::Data;
-        if self.incoming.left == 0 {
+        if self.incoming.left > 0 {
+            return Ok(());
+        }
+        if self.incoming.then == Then::Nothing {
+            self.incoming.clear();
+        } else {
             self.pdu_is_whole();
         }
         Ok(())
@@ -312,18 +327,7 @@ impl Connection {
         if let Sink::Task(task) = self.incoming.sink
             && let Some(index) = self.tasks.find(task)
         {
-            self.tasks[index].owed.has_progressed = true;
-        }
-        if let Sink::Task(task) = self.incoming.sink
-            && let Some(index) = self.tasks.find_running(task)
-            && let Some(place) = self.tasks.place_at(index, at)
-            && at < self.tasks[index].wanted
-            && let Some(piece) = self.tasks.piece_mut(place)
-        {
-            piece.done += count;
-            if !digest {
-                self.hand_up(task, index);
-            }
+            self.task_data_grew((task, index), at, count, !digest);
         }
         if self.incoming.left == 0 {
             let length = self.incoming.header().data_segment();
@@ -333,6 +337,26 @@ impl Connection {
             if self.incoming.need == 0 {
                 self.pdu_is_whole();
             }
+        }
+    }
+
+    /// `count` bytes of a task's data came, which belong at `at`. A place that is full by that goes up, unless something may
+    /// be wrong with them yet.
+    fn task_data_grew(&mut self, (task, index): (Task, u16), at: u32, count: u32, is_sure: bool) {
+        let slot = &mut self.tasks[index];
+        slot.owed.has_progressed = true;
+        if slot.phase != Phase::Running || at >= slot.wanted {
+            return;
+        }
+        let Some(place) = self.tasks.place_at(index, at) else { return };
+        let Some(piece) = self.tasks.piece_mut(place) else { return };
+        piece.done += count;
+        let (is_full, offset) = (piece.done >= piece.length, piece.offset);
+        if is_sure
+            && is_full
+            && let Some(buffer) = self.tasks.take_place(index, place)
+        {
+            self.events.push_back(Event::Received { task, offset, buffer });
         }
     }
 

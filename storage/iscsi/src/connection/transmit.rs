@@ -203,6 +203,13 @@ impl Connection {
     pub fn fill(&mut self, room: &mut [u8]) -> usize {
         let mut filled = 0;
         while filled < room.len() {
+            if self.outgoing.is_idle() && !self.next_pdu() {
+                break;
+            }
+            if let Some(whole) = self.fill_whole(&mut room[filled..]) {
+                filled += whole;
+                continue;
+            }
             let Some(bytes) = self.poll_transmit() else { break };
             let count = bytes.len().min(room.len() - filled);
             room[filled..][..count].copy_from_slice(&bytes[..count]);
@@ -210,6 +217,31 @@ impl Connection {
             self.transmitted(count);
         }
         filled
+    }
+
+    /// Put the PDU into `room`, if nothing of it was sent yet and there is room for all of it.
+    fn fill_whole(&mut self, room: &mut [u8]) -> Option<usize> {
+        let out = &self.outgoing;
+        let (head, trailer) = (out.head_length, out.trailer_length);
+        let length = head + out.body_length + trailer;
+        let body = self.body();
+        if out.sent > 0 || length > room.len() || body.len() != out.body_length {
+            return None;
+        }
+        let (header, digest) = room[..head].split_first_chunk_mut::<BASIC_HEADER>()?;
+        let (basic, behind) = out.head.split_first_chunk()?;
+        *header = *basic;
+        if !digest.is_empty() {
+            digest.copy_from_slice(&behind[..digest.len()]);
+        }
+        if !body.is_empty() {
+            room[head..][..body.len()].copy_from_slice(body);
+        }
+        if trailer > 0 {
+            room[length - trailer..length].copy_from_slice(&out.trailer[..trailer]);
+        }
+        self.pdu_is_sent();
+        Some(length)
     }
 
     /// Whether there is something to say, or may be.
@@ -226,15 +258,17 @@ impl Connection {
 
     /// Have the transmitter look at a slot: what asks for data goes before what sends some.
     pub(super) fn queue(&mut self, index: u16) {
-        if self.tasks[index].queued || !self.has_work(index) {
+        if self.tasks[index].queued {
+            return;
+        }
+        if self.to_solicit(index) > 0 {
+            self.outgoing.ready.push_front(index);
+        } else if self.has_answer(index) {
+            self.outgoing.ready.push_back(index);
+        } else {
             return;
         }
         self.tasks[index].queued = true;
-        if self.to_solicit(index) > 0 {
-            self.outgoing.ready.push_front(index);
-        } else {
-            self.outgoing.ready.push_back(index);
-        }
     }
 
     fn body(&self) -> &[u8] {
@@ -289,6 +323,16 @@ impl Connection {
         let data_digest = !login && length > 0 && self.parameters().data_digest();
         let crc32c = self.limits.crc32c;
         let out = &mut self.outgoing;
+        if copied.is_empty() && !header_digest && !data_digest {
+            // Nothing stands before or behind the data but the header and padding.
+            out.sent = 0;
+            out.head[..BASIC_HEADER].copy_from_slice(&header.0);
+            out.head_length = BASIC_HEADER;
+            (out.body, out.body_length) = (if length > 0 { body } else { Body::None }, length);
+            out.trailer = [0; 3 + DIGEST];
+            out.trailer_length = padding(header.data_segment());
+            return;
+        }
         out.sent = 0;
         out.head[..BASIC_HEADER].copy_from_slice(&header.0);
         out.head_length = BASIC_HEADER;

@@ -6,8 +6,13 @@ use crate::task::{Phase, Purpose, Solicited};
 use crate::wire::{DataIn, RESERVED_TAG, ReadyToTransfer, ScsiResponse, TaskManagementResponse};
 
 impl Connection {
-    pub(super) fn has_work(&self, index: u16) -> bool {
-        self.to_solicit(index) > 0 || self.next_data(index).is_some() || self.may_respond(index)
+    fn has_work(&self, index: u16) -> bool {
+        self.to_solicit(index) > 0 || self.has_answer(index)
+    }
+
+    /// Whether there is Data-In or a response to be sent.
+    pub(super) fn has_answer(&self, index: u16) -> bool {
+        self.next_data(index).is_some() || self.may_respond(index)
     }
 
     fn may_respond(&self, index: u16) -> bool {
