@@ -16,14 +16,14 @@ use std::time::SystemTime;
 const HELP: &str = "\
 cargo bench-peer [OPTIONS] [-- OPTIONS OF bench.py report]
 
-  --quick             one short sample of each figure, MTU 9000 alone, about 5 minutes; without it an hour
+  --quick             one short sample of each figure, MTU 9000 alone, about 5 minutes; without it 40
   --only PART         size, boot, insn, floor, load, scale or memory instead of all
   --pairs N           pairs of samples of each figure under load (default 5)
   --mtu LIST          MTUs (default 1500,9000, quick 9000)
   --machine NAME      q35 (default), pc or microvm for our image; the peers stay on q35
   --memory MIB        memory of our image (default 64)
   --image FILE        another image than the one built here
-  --deadline MINUTES  after which it ends with what it has (default 120, quick 10)
+  --deadline MINUTES  after which it ends with what it has; samples are as long as it allows (default 40, quick 10)
   --results DIR       where results.json, results.md and ratios.svg go (default: bench in the target directory)
   --publish           into tests/bench/results, and the tables into tests/bench/README.md
 ";
@@ -112,8 +112,11 @@ fn bench(options: &Options) -> Result<()> {
     }
     let result = run(command.args(&options.words));
     clear(&namespace());
-    result?;
-    if options.publish { publish(&results) } else { Ok(()) }
+    // Whatever has failed, what was measured is told.
+    if options.publish {
+        publish(&results)?;
+    }
+    result
 }
 
 /// The target directory that this program was built into.
@@ -163,6 +166,8 @@ fn here(name: &str) -> PathBuf {
 fn python(script: &str) -> Command {
     let mut command = process::command("python3");
     command.arg(here("peer").join(script)).env("PEER_NS", namespace());
+    // What it starts ends with it, and it ends with us.
+    command.env("BENCH_PARENT", std::process::id().to_string());
     command
 }
 

@@ -237,13 +237,13 @@ def text(r):
             f'It took {m.get("took", "?")} minutes, {m.get("waited", 0)} s of them waiting for a quiet machine; '
             f'others used {noise(r)} of a core beside the samples (median, worst).'
             + ''.join(f' Measured again on {date}: {part}.' for part, date in m.get('again', {}).items()))
-    out = [('', head), ('Of each guest', base(r))]
+    out = [('', head), ('Of each guest', made(base, r))]
     for mtu in dict.fromkeys([*r.get('load', {}), *r.get('insn', {})]):
-        out.append((f'Under load, MTU {mtu}', loads(r, mtu)))
-    out += [('As a process, beside tgtd on the same host', hosted(r)), ('Distance to the floor', floor(r)),
-            ('What the appliance counts, for one I/O', counters(r)),
-            ('Where the guest\'s instructions go, for one I/O', symbols(r)),
-            (f'Sessions and LUNs (4 KiB random, QD{m["scale_qd"]} each, `-m {m["scale_memory"]}`, MTU 9000)', scaling(r)),
+        out.append((f'Under load, MTU {mtu}', made(loads, r, mtu)))
+    out += [('As a process, beside tgtd on the same host', made(hosted, r)), ('Distance to the floor', made(floor, r)),
+            ('What the appliance counts, for one I/O', made(counters, r)),
+            ('Where the guest\'s instructions go, for one I/O', made(symbols, r)),
+            (f'Sessions and LUNs (4 KiB random, QD{m["scale_qd"]} each, `-m {m["scale_memory"]}`, MTU 9000)', made(scaling, r)),
             ('What went wrong', '\n'.join('- ' + re.sub(r'\s+', ' ', t) for part in r['troubles'].values() for t in part))]
     if m['quick']: out.insert(1, ('', '**A quick run: one short sample of each. Believe the instruction counts and nothing else.**'))
     return '\n\n'.join((f'### {title}\n\n' if title else '') + body for title, body in out if body) + '\n'
@@ -254,15 +254,26 @@ def noise(r):
     return f'{st.median(n):.0f} and {max(n):.0f} %' if n else 'an unknown part'
 
 
-def write(r, folder):
-    """results.md and ratios.svg beside results.json; shows the table"""
+def made(table, *args):
+    """one of the tables; what is wrong with it does not take the others along"""
+    try: return table(*args)
+    except Exception as e: return f'This table cannot be made of what was measured: {type(e).__name__}: {e}'
+
+
+def files(r, folder):
+    """results.md and ratios.svg beside results.json; answers the tables"""
     words = text(r)
     with open(folder + '/results.md', 'w') as f: f.write(words)
-    rows = bars(r)
-    if rows:
-        with open(folder + '/ratios.svg', 'w') as f: f.write(plot.svg(rows, 'Corbel beside the Linux peer: how many times better'))
-    print('\n' + words, flush=True)
-    print(f'{folder}: results.json, results.md' + (', ratios.svg' if rows else ''))
+    try:
+        if rows := bars(r):
+            with open(folder + '/ratios.svg', 'w') as f: f.write(plot.svg(rows, 'Corbel beside the Linux peer: how many times better'))
+    except Exception as e: words += f'\nThe plot cannot be made of what was measured: {type(e).__name__}: {e}\n'
+    return words
+
+
+def write(r, folder):
+    """the same, and shows the tables"""
+    print(f'\n{files(r, folder)}\n{folder}: results.json, results.md, ratios.svg', flush=True)
 
 
 def anew(file):

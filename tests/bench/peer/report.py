@@ -18,14 +18,15 @@ from blocks import snap, symbols
 from options import NS
 from stand import API, MAC, PEERS, RAW, Guest, Nbd, a, cpu, instructions, net, quiet, rss, sh, spawn, works
 
-PARTS = 'size boot insn floor load scale memory'.split()
+PARTS = 'size boot insn floor scale memory load'.split()   # load is last: it makes do with the time that is left
+BESIDE = .3                                            # seconds that a sample takes beside its own
 PLACES = dict(boot=['boot', 'base'], insn=['insn', 'counters', 'symbols'], scale=['scale', 'scale counted'])   # of each part in the results
 MICROVM = ('microvm,acpi=off,isa-serial=on', 'virtio-net-device,rx_queue_size=1024')
 PROFILED = ('4k rnd rd q32', '4k rnd wr q32', '1m seq rd q4', '1m seq wr q4')
 KEPT = 'iops mibs p50 p99 max us vcpu io gib ini srv all pk0 pk1 insn noise ops allops'.split()
 
 
-class Late(Exception): pass
+class Late(BaseException): pass                        # nothing on its way may take it for an error of its own
 
 
 class Plan:
@@ -34,24 +35,29 @@ class Plan:
         q = a.quick
         self.pairs = a.reps or (1 if q else 5)
         self.mtus = [int(x) for x in (a.mtus or ('9000' if q else '1500,9000')).split(',')]
-        self.boots = 1 if q else max(5, self.pairs)
-        self.idle = 3 if q else 20
+        self.boots = 1 if q else max(9, self.pairs)
+        self.idle = 3 if q else 10
         self.scales = 1 if q else 3
         self.counts = [1, 4, 64] if q else scale.COUNTS
-        self.deadline = a.deadline or (10 if q else 120)
-        a.dur, a.warm = (.8, .3) if q else (2, .5)
+        self.deadline = a.deadline or (10 if q else 40)
         a.patience, a.budget = (0, 0) if q else (min(a.patience, 30), min(a.budget, 900))
         self.parts = [p for p in PARTS if a.part in ('', p)]
         if a.part and not self.parts: raise SystemExit(f'there is no part {a.part}: there are {", ".join(PARTS)}')
+        guests = 3 + 2 * bool(a.hosted)
+        turns = dict(insn=len(self.mtus) * 3, load=len(self.mtus) * self.pairs * guests, scale=(self.scales + 1) * len(self.counts) * 2)
+        each = dict(insn=len(works()), load=len(works()), scale=len(scale.LOADS))
+        rest = dict(insn=8 + self.idle, load=5, scale=7)   # seconds of a turn beside its samples
+        took = dict(size=0, boot=self.boots * 8 + 3 * (self.idle + 2), floor=15, memory=80 if q else 240) | {p: n * (rest[p] + each[p] * BESIDE) for p, n in turns.items()}
+        self.samples = sum(turns[p] * each[p] for p in self.parts if p in turns)
+        self.seconds = sum(took[p] for p in self.parts)
+        # As long as the deadline allows, with a tenth to spare, and no longer than is of use.
+        fits = (self.deadline * 54 - self.seconds) / max(1, self.samples)
+        a.warm = .3
+        a.dur = .8 if q else round(min(2, max(.5, fits - a.warm)), 1)
 
     def minutes(self):
         """about how long it takes on a machine that is quiet"""
-        sample, rest = a.dur + a.warm + (.5 if a.quick else 1.5), 5
-        guests = 3 + 2 * bool(a.hosted)
-        took = dict(size=0, boot=self.boots * 9 + 3 * (self.idle + 2), insn=len(self.mtus) * 3 * (len(works()) * (a.dur + a.warm + .6) + 8 + (2 if a.quick else 20)),
-                    floor=15, load=len(self.mtus) * self.pairs * guests * (len(works()) * sample + rest),
-                    scale=(self.scales + 1) * len(self.counts) * 2 * (2 * sample + 7), memory=80 if a.quick else 240)
-        return sum(took[p] for p in self.parts) / 60
+        return (self.seconds + self.samples * (a.dur + a.warm)) / 60
 
 
 def ours(memory=None, board=None, api=False):
@@ -95,6 +101,7 @@ class Report:
             self.r['meta']['took'] = round((time.monotonic() - self.begun) / 60, 1)
         with open(self.dir + '/results.json.new', 'w') as f: f.write(shown(self.r) + '\n')
         os.replace(self.dir + '/results.json.new', self.dir + '/results.json')
+        render.files(self.r, self.dir)
 
     def run(self):
         self.begun = time.monotonic()
@@ -109,12 +116,13 @@ class Report:
                 said(f'== {part}')
                 self.part = part
                 try: getattr(self, part)()
-                except (OSError, sp.SubprocessError, ValueError, KeyError, AttributeError) as e: self.trouble(f'{part}: {type(e).__name__}: {e}')
+                except Exception as e: self.trouble(f'{part}: {type(e).__name__}: {e}')
                 self.keep()
         except Late: self.trouble(f'the deadline of {self.plan.deadline:g} minutes came: what is missing was not measured')
-        signal.alarm(0)
-        self.keep()
-        render.write(self.r, self.dir)
+        finally:                                       # whoever ends it finds what there is
+            signal.alarm(0)
+            self.keep()
+            render.write(self.r, self.dir)
         sh(f'rm -rf {RAW} {RAW}.d {RAW[:-4]}.map', False)
 
     # ---- once each
@@ -186,7 +194,7 @@ class Report:
             I['boot'] = mark()
             time.sleep(1)
             i = mark()
-            time.sleep(seconds := 2 if a.quick else 20)
+            time.sleep(seconds := 2 if a.quick else self.plan.idle)
             I['idle'] = (mark() - i) / seconds
             profiled = PROFILED if g.name == 'ours' and a.symbols and mtu == self.plan.mtus[-1] else ()
             for w in works():
@@ -206,7 +214,8 @@ class Report:
         """the least a guest can do with the packets of a 4 KiB read; MTU 9000, because it knows no segments"""
         net(9000)
         mp, F = f'/dev/shm/{NS}.map', self.r.setdefault('floor', {})
-        spec = f'floor=-M q35 -smp 1 -m 128 -kernel {a.out}/floor.elf'
+        # It takes its NICs where the usual firmware has put them.
+        spec = f'floor=-M q35 -smp 1 -m 128 -bios bios-256k.bin -kernel {a.out}/floor.elf'
         for counted in (False, True):
             g = Guest(spec, mtu=9000, extra=f'-plugin {a.out}/insn.so,map={mp}' if counted else '')
             g.p = spawn(g.cmd, stderr=open(g.log + '.err', 'w'))
@@ -231,13 +240,17 @@ class Report:
     # ---- A B A B
 
     def load(self):
-        for mtu in self.plan.mtus:
-            net(mtu)
-            makes = [lambda: Guest('lio', mtu=mtu), lambda: Guest(ours(api=True), mtu=mtu), lambda: Guest('tgtd', mtu=mtu)]
-            if a.hosted: makes += [lambda: native.Hosted(mtu), lambda: native.Tgtd(mtu)]
-            for pair in range(self.plan.pairs):
-                for make in makes: self.turn(make, mtu, pair)
-                self.keep()
+        makes = [lambda mtu: Guest('lio', mtu=mtu), lambda mtu: Guest(ours(api=True), mtu=mtu), lambda mtu: Guest('tgtd', mtu=mtu)]
+        if a.hosted: makes += [native.Hosted, native.Tgtd]
+        for pair in range(self.plan.pairs):
+            begun = time.monotonic()
+            for mtu in self.plan.mtus:
+                net(mtu)
+                for make in makes: self.turn(lambda: make(mtu), mtu, pair)
+            self.keep()
+            took, left = time.monotonic() - begun, self.begun + self.plan.deadline * 60 - time.monotonic()
+            if pair + 1 < self.plan.pairs and took > left:
+                return self.trouble(f'{pair + 1} of {self.plan.pairs} pairs: no time is left for another ({took:.0f} s)')
 
     def turn(self, make, mtu, pair):
         """one of them, booted afresh, through all workloads; when one fails it is booted again, once"""

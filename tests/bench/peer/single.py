@@ -78,7 +78,7 @@ def minmem():
 def insn():
     for spec in a.guest:
         mp = f'/dev/shm/{NS}.map'; nbd = Nbd(); g = Guest(spec, extra=f'-plugin {a.out}/insn.so,map={mp}', append='syms=9999' if a.prof else '')
-        sy = spawn(f'socat -u TCP-LISTEN:9999,reuseaddr,bind={HOST1} CREATE:{a.out}/kallsyms', shell=True) if a.prof and '=' not in spec else None
+        sy = spawn(['socat', '-u', f'TCP-LISTEN:9999,reuseaddr,bind={HOST1}', f'CREATE:{a.out}/kallsyms']) if a.prof and '=' not in spec else None
         ms = g.start(); f = open(mp, 'rb', 0)
         def mark(): f.seek(0); return struct.unpack('<Q', f.read(8))[0]
         print(f'{g.name}: {mark() / 1e6:.0f} M instructions until served'); i = mark(); time.sleep(5); print(f'  idle: {(mark() - i) / 5e3:.0f} k instructions/s')
