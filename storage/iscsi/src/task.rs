@@ -203,6 +203,13 @@ pub(crate) struct Piece {
     next: u32,
 }
 
+impl Piece {
+    /// Whether it is the last of its list.
+    pub(crate) const fn is_last(&self) -> bool {
+        self.next == NONE
+    }
+}
+
 /// The slots and the pieces of a connection.
 #[derive(Debug)]
 pub(crate) struct Tasks {

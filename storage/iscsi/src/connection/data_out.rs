@@ -99,7 +99,7 @@ impl Connection {
     /// nobody has sent or asked for.
     pub(super) fn to_solicit(&self, index: u16) -> u32 {
         let slot = &self.tasks[index];
-        if slot.places.is_empty() {
+        if slot.places.is_empty() || slot.next_out >= slot.expected_out {
             return 0;
         }
         let parameters = &self.negotiation.parameters;

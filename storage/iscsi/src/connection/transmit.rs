@@ -203,8 +203,14 @@ impl Connection {
     pub fn fill(&mut self, room: &mut [u8]) -> usize {
         let mut filled = 0;
         while filled < room.len() {
-            if self.outgoing.is_idle() && !self.next_pdu() {
-                break;
+            if self.outgoing.is_idle() {
+                if let Some(whole) = self.fill_data_and_status(&mut room[filled..]) {
+                    filled += whole;
+                    continue;
+                }
+                if !self.next_pdu() {
+                    break;
+                }
             }
             if let Some(whole) = self.fill_whole(&mut room[filled..]) {
                 filled += whole;

@@ -1,8 +1,8 @@
 //! Many small PDUs at once, both ways.
 
 use super::bench::{Bench, pattern};
-use crate::Event;
 use crate::wire::{Digests, NopOut, opcode};
+use crate::{Event, Outcome};
 
 impl Bench {
     /// What the target says into so much room.
@@ -88,5 +88,58 @@ fn answers_of_many_commands_leave_together_and_in_pieces_of_any_size() {
             rest = &rest[pdu.length..];
         }
         assert_eq!(bench.share.used(), 0, "all buffers came back");
+    }
+}
+
+#[test]
+fn what_is_filled_in_as_a_whole_is_what_is_polled_in_parts() {
+    let answers: [(u32, u32, u64, u8); 7] = [
+        // Bytes expected, bytes sent, bytes transferred, status.
+        (4096, 4096, 4096, 0),
+        (513, 513, 513, 0),
+        (512, 512, 600, 0),
+        (4096, 511, 511, 0),
+        (20000, 20000, 20000, 0),
+        (4096, 0, 0, 0),
+        (512, 512, 512, 8),
+    ];
+    let keys = [
+        "",
+        "HeaderDigest=CRC32C\0",
+        "DataDigest=CRC32C\0",
+        "MaxRecvDataSegmentLength=8192\0",
+        "MaxBurstLength=8192\0FirstBurstLength=4096\0",
+    ];
+    for keys in keys {
+        let said = |room: Option<usize>| {
+            let mut bench = Bench::logged_in(keys);
+            for (tag, &(expected, sent, transferred, status)) in (0..).zip(&answers) {
+                let task = bench.read(tag, expected);
+                for begin in (0..sent).step_by(16384) {
+                    let length = (sent - begin).min(16384) as usize;
+                    bench.connection.send(task, begin, bench.filled(begin as usize, length));
+                }
+                bench.connection.finish(task, Outcome { status, ..Outcome::good(transferred) });
+            }
+            let mut bytes = Vec::new();
+            while bench.connection.wants_to_transmit() {
+                match room {
+                    Some(room) => bytes.extend(bench.filled_room(room)),
+                    None => {
+                        let Some(some) = bench.connection.poll_transmit() else { break };
+                        let count = some.len();
+                        bytes.extend(some);
+                        bench.connection.transmitted(count);
+                    }
+                }
+            }
+            assert_eq!(bench.share.used(), 0, "all buffers came back");
+            assert_eq!(bench.connection.tasks_in_use(), 0);
+            (bytes, bench.connection.counters().sent)
+        };
+        let polled = said(None);
+        for room in [1, 47, 48, 4143, 4144, 1 << 20] {
+            assert!(said(Some(room)) == polled, "{keys:?}, room for {room}");
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use super::{Body, with_sense_length};
 use crate::connection::Connection;
-use crate::task::{Phase, Purpose, Solicited};
-use crate::wire::{DataIn, RESERVED_TAG, ReadyToTransfer, ScsiResponse, TaskManagementResponse};
+use crate::task::{List, Phase, Purpose, Solicited};
+use crate::wire::{
+    BASIC_HEADER, DataIn, RESERVED_TAG, ReadyToTransfer, ScsiResponse, TaskManagementResponse, padding,
+};
 
 impl Connection {
     fn has_work(&self, index: u16) -> bool {
@@ -122,11 +124,68 @@ impl Connection {
         self.frame(&data.header(), Body::Piece { at, begin: begin as usize }, &[]);
     }
 
+    /// Put the only Data-In of a command that is over, and its GOOD with it, into `room` as a whole: what
+    /// [`Self::build_data_in`] makes of it, without keeping anything in between. `None` if that is not what comes next, or
+    /// there is no room; then nothing has changed.
+    pub(super) fn fill_data_and_status(&mut self, room: &mut [u8]) -> Option<usize> {
+        let out = &self.outgoing;
+        let parameters = self.parameters();
+        if out.last_of_all
+            || !out.messages.is_empty()
+            || parameters.header_digest()
+            || parameters.data_digest()
+        {
+            return None;
+        }
+        let index = *out.ready.front()?;
+        let slot = &self.tasks[index];
+        let at = slot.data.first;
+        let piece = self.tasks.piece(at).filter(|piece| piece.done == 0 && piece.is_last())?;
+        let most = parameters.max_recv_data_segment_length().min(parameters.max_burst_length() - slot.burst);
+        let over = slot.phase == Phase::Ending && slot.purpose == Purpose::Command && !slot.awaits_data();
+        if !over || piece.length > most || !self.is_plain_good(index) {
+            return None;
+        }
+        let bytes = piece.buffer.as_deref()?;
+        let length = BASIC_HEADER + bytes.len() + padding(piece.length);
+        let (header, body) = room.get_mut(..length)?.split_first_chunk_mut::<BASIC_HEADER>()?;
+        let (body, pad) = body.split_at_mut(bytes.len());
+        body.copy_from_slice(bytes);
+        pad.fill(0);
+        let (overflow, underflow, residual_count) = self.residual(index);
+        let mut data = DataIn {
+            last: true,
+            has_status: true,
+            overflow,
+            underflow,
+            residual_count,
+            data_segment: piece.length,
+            initiator_task_tag: slot.initiator_task_tag,
+            target_transfer_tag: RESERVED_TAG,
+            data_sn: slot.data_sn,
+            buffer_offset: piece.offset,
+            ..Default::default()
+        };
+        self.outgoing.ready.pop_front();
+        let slot = &mut self.tasks[index];
+        (slot.queued, slot.data) = (false, List::EMPTY);
+        drop(self.tasks.take(at));
+        self.release(index);
+        (data.stat_sn, data.exp_cmd_sn, data.max_cmd_sn) = self.numbers();
+        *header = data.header().0;
+        self.counters.sent += 1;
+        Some(length)
+    }
+
     /// Whether nothing but a plain GOOD is left to say.
     fn takes_status_along(&self, index: u16) -> bool {
+        self.is_plain_good(index) && self.may_respond(index)
+    }
+
+    /// Whether all that a command's answer says is GOOD.
+    fn is_plain_good(&self, index: u16) -> bool {
         let slot = &self.tasks[index];
-        let plain = slot.answer.status == 0 && slot.answer.sense_length == 0 && !slot.bidirectional;
-        plain && self.may_respond(index)
+        slot.answer.status == 0 && slot.answer.sense_length == 0 && !slot.bidirectional
     }
 
     /// Stay in front: a task that has begun to send goes on.
