@@ -68,12 +68,24 @@ impl Driver {
         let (since, again, tries) = (now, false, 0);
         let goes = self.phase == Phase::Open && !self.renewing && self.queue.is_empty();
         let Request { operation, offset, length, .. } = request;
-        let waits = if goes
-            && let Some(path) = self.least_busy()
+        let path = if goes { self.least_busy() } else { None };
+        let waits = if let Some(path) = path
             && self.meter.blocked(now).is_none()
-            && let Verdict::Go { fua, room } = self.judge(operation, (offset, length), again, now, &mut true)
         {
-            self.depart(now, path, request, (since, again, tries), (fua, room)).err()
+            if operation.changes_medium() {
+                match self.judge_change(operation, (offset, length), again, now, &mut true) {
+                    Verdict::Go { fua, room } => {
+                        self.depart(now, path, request, (since, again, tries), (fua, room)).err()
+                    }
+                    Verdict::Wait | Verdict::Fail(_) => Some(request),
+                }
+            } else {
+                // Nothing holds back what changes nothing.
+                let (what, durable) = (What::Request(request.cookie), false);
+                let flight = Flight { what, path, operation, offset, length, since, tries, again, durable };
+                self.meter.take(if operation.carries_data() { length } else { 0 });
+                self.send(now, &flight, None, request).err()
+            }
         } else {
             Some(request)
         };

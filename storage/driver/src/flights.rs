@@ -79,17 +79,31 @@ impl Flights {
         Some(index as u64)
     }
 
-    /// Its place in the journal, if it has one. To be fetched before [`Flights::remove`] forgets whose it was.
+    /// Its place in the journal, if it has one. To be fetched before another one is inserted.
     pub(crate) fn take_room(&mut self, cookie: u64) -> Option<Room> {
         self.rooms.get_mut(usize::try_from(cookie).ok()?)?.take()
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, cookie: u64) -> Option<Flight> {
         let index = usize::try_from(cookie).ok()?;
         let flight = self.slots.get_mut(index)?.take()?;
         self.count(&flight, usize::MAX);
         self.free.push(index);
         Some(flight)
+    }
+
+    /// The same of a read of the disk, which has no place in the journal, and of nothing else. Answers its own cookie.
+    pub(crate) fn end_read(&mut self, cookie: u64) -> Option<u64> {
+        let index = usize::try_from(cookie).ok()?;
+        let slot = self.slots.get_mut(index)?;
+        let Some(Flight { what: What::Request(own), operation: Operation::Read, .. }) = *slot else {
+            return None;
+        };
+        *slot = None;
+        self.requests -= 1;
+        self.free.push(index);
+        Some(own)
     }
 
     /// The connections that carry requests which are named by `is_meant` and change the disk.
@@ -136,6 +150,7 @@ impl Flights {
         self.requests
     }
 
+    #[inline]
     fn count(&mut self, flight: &Flight, by: usize) {
         let counter = match flight.what {
             What::Piece(_) => &mut self.pieces,

@@ -15,20 +15,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Driver {
     /// Something that was under way on `path` has an outcome.
-    pub(crate) fn completed(&mut self, path: usize, now: Instant, completion: Completion) -> Result<(), End> {
-        let room = self.flights.take_room(completion.cookie);
-        let Some(flight) = self.flights.remove(completion.cookie) else { return Ok(()) };
-        let path = &mut self.paths[path];
-        path.outstanding = path.outstanding.saturating_sub(1);
-        self.stalled = None;
-        let result = completion.result;
-        if result.is_ok() {
-            path.proved();
-            if self.portals_fence && self.haunted & path.portal_bit() == 0 {
-                // All that may still be executed is at other portals, and those are fenced by now.
-                self.release();
-            }
+    pub(crate) fn completed(
+        &mut self,
+        path: usize,
+        now: Instant,
+        mut completion: Completion,
+    ) -> Result<(), End> {
+        if completion.result.is_ok()
+            && !matches!(self.phase, Phase::Repairing { .. })
+            && let Some(cookie) = self.flights.end_read(completion.cookie)
+        {
+            // A read that has succeeded is nobody's concern but its own.
+            self.answered(path, true);
+            completion.cookie = cookie;
+            self.done.push_back(completion);
+            return Ok(());
         }
+        let Some(flight) = self.flights.remove(completion.cookie) else { return Ok(()) };
+        let room = self.flights.take_room(completion.cookie);
+        let result = completion.result;
+        self.answered(path, result.is_ok());
         match flight.what {
             What::Flush => self.flushed(now, result),
             What::Piece(index) => {
@@ -65,6 +71,20 @@ impl Driver {
         }
         self.settle_flush(now);
         Ok(())
+    }
+
+    /// Connection `path` has brought an outcome.
+    fn answered(&mut self, path: usize, is_success: bool) {
+        let path = &mut self.paths[path];
+        path.outstanding = path.outstanding.saturating_sub(1);
+        self.stalled = None;
+        if is_success {
+            path.proved();
+            if self.portals_fence && self.haunted & path.portal_bit() == 0 {
+                // All that may still be executed is at other portals, and those are fenced by now.
+                self.release();
+            }
+        }
     }
 
     /// A part of the journal was written again, or not.
