@@ -224,6 +224,10 @@ impl World {
     }
 
     fn with_tls(tls: Option<crate::Tls>) -> Self {
+        Self::within(&limits(), tls)
+    }
+
+    fn within(limits: &Limits, tls: Option<crate::Tls>) -> Self {
         let (a, b) = (Queue::default(), Queue::default());
         let end = |last: u8, incoming: &Queue, outgoing: &Queue| {
             let cidr = format!("10.78.0.{last}/24").parse().expect("an address");
@@ -234,8 +238,8 @@ impl World {
         };
         let ends = [end(1, &a, &b), end(2, &b, &a)];
         let mut executor = Executor::new(16);
-        let storage = Storage::new(&limits(), executor.clock(), 1, None, "test", tls);
-        for index in 0..limits().volumes {
+        let storage = Storage::new(limits, executor.clock(), 1, None, "test", tls);
+        for index in 0..limits.volumes {
             let stream = ends[0].stack().stream(65536, 65536);
             executor.add("volume", storage.serve_volume(index, 0, stream));
         }

@@ -16,6 +16,8 @@ const STAGGER: usize = 4096 + 64;
 
 /// How many of the largest buffers a user needs at the same time to go on: see [`Share::take_two`].
 const NEEDS: usize = 2;
+/// How many of them keep a long transfer going.
+const IN_FLIGHT: usize = 4;
 
 /// The store of all payload buffers.
 #[derive(Clone)]
@@ -215,10 +217,13 @@ impl Share {
     }
 
     /// As [`Share::take`], for one who has had buffers of this share already: half of the share is left to those who
-    /// have had none yet.
-    pub fn take_further(&self, length: usize) -> Option<Buffer> {
-        let used = self.used();
-        if used != 0 && used + length > self.0.limit.get() / 2 {
+    /// have had none yet, and as many as `beginners` of them find room for the largest buffer each, if that leaves enough
+    /// in flight.
+    pub fn take_further(&self, length: usize, beginners: usize) -> Option<Buffer> {
+        let (used, limit, largest) = (self.used(), self.0.limit.get(), self.largest());
+        let left = limit.saturating_sub(beginners.saturating_mul(largest));
+        let most = left.max(IN_FLIGHT * largest).min(limit / 2);
+        if used != 0 && used + length > most {
             self.0.lacks(Levels::PART);
             return None;
         }
@@ -472,9 +477,21 @@ mod tests {
     #[test]
     fn who_has_had_a_buffer_leaves_half_to_those_who_had_none() {
         let share = Pool::new(&[(4096, 8)]).share(4 * 4096);
-        let held: Vec<_> = core::iter::from_fn(|| share.take_further(4096)).collect();
+        let held: Vec<_> = core::iter::from_fn(|| share.take_further(4096, 0)).collect();
         assert_eq!(held.len(), 2);
         assert!(share.take(4096).is_some());
+    }
+
+    #[test]
+    fn who_has_had_a_buffer_leaves_room_to_so_many_who_had_none_but_for_what_is_in_flight() {
+        for (buffers, beginners, further) in
+            [(20, 0, 10), (20, 12, 8), (20, 16, 4), (20, 100, 4), (6, 100, 3)]
+        {
+            let share = Pool::new(&[(4096, 20)]).share(buffers * 4096);
+            let held: Vec<_> = core::iter::from_fn(|| share.take_further(4096, beginners)).collect();
+            assert_eq!(held.len(), further, "of {buffers} with {beginners}");
+            assert!(share.take_further(4096, usize::MAX).is_none());
+        }
     }
 
     #[test]

@@ -28,6 +28,10 @@ use storage_block::{Buffer, Completion, Error, Request};
 /// The longest segment in bytes.
 const MAX_SEGMENT: u32 = 256 << 10;
 
+/// Commands that initiators have under way together, mostly: the first data of so many comes unasked, one behind the
+/// other and before any that is asked for.
+const BEGINNERS: usize = 16;
+
 /// A program and what it runs over.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass {
@@ -459,7 +463,9 @@ impl Transfer {
             // What follows must leave room for the beginnings of others: their data may stand before ours on the same
             // wire, and ours would never come.
             let length = length as usize;
-            let buffer = if first { memory.data.take(length) } else { memory.data.take_further(length) };
+            let beginners = if pass.program.takes_data { BEGINNERS } else { 0 };
+            let buffer =
+                if first { memory.data.take(length) } else { memory.data.take_further(length, beginners) };
             let Some(buffer) = buffer else { return Begun::NoBuffer };
             (buffer, None)
         };

@@ -4,8 +4,8 @@ mod cut_through;
 
 use super::*;
 use storage_iscsi::wire::{
-    self, Digests, Header, LoginRequest, LoginResponse, NopIn, NopOut, ScsiCommand, ScsiResponse,
-    TaskManagementRequest, opcode,
+    self, DataOut, Digests, Header, LoginRequest, LoginResponse, NopIn, NopOut, ReadyToTransfer, ScsiCommand,
+    ScsiResponse, TaskManagementRequest, opcode,
 };
 
 const GOOD: u8 = 0;
@@ -34,7 +34,10 @@ impl Initiator {
             cmd_sn: 1,
             ..LoginRequest::default()
         };
-        let keys = format!("InitiatorName=iqn.2026-01.test:{name}\0TargetName=iqn.2026-01.test:{target}\0");
+        let keys = format!(
+            "InitiatorName=iqn.2026-01.test:{name}\0TargetName=iqn.2026-01.test:{target}\0\
+             InitialR2T=No\0FirstBurstLength=65536\0MaxBurstLength=262144\0MaxOutstandingR2T=8\0"
+        );
         initiator.say(request.header(), keys.as_bytes()).await;
         let response = LoginResponse::read(&initiator.hear().await);
         assert_eq!((response.status_class, response.transit), (0, true));
@@ -96,6 +99,67 @@ impl Initiator {
     /// Write 4 KiB at the `index`th 4 KiB.
     async fn write(&mut self, index: u8) -> u32 {
         self.command(&[0x2a, 0, 0, 0, 0, index * 8, 0, 0, 8, 0], &[index; 4096]).await
+    }
+
+    /// Write so many bytes at the `index`th place for as many, and send the first of them with the command.
+    async fn write_long(&mut self, index: u8, length: usize, first: usize) {
+        let blocks = (length / 512) as u8;
+        self.tag += 1;
+        let command = ScsiCommand {
+            last: true,
+            write: true,
+            attribute: 1,
+            data_segment: first as u32,
+            initiator_task_tag: self.tag,
+            expected_data_transfer_length: length as u32,
+            cmd_sn: self.cmd_sn,
+            cdb: [
+                0x2a,
+                0,
+                0,
+                0,
+                ((u16::from(index) * u16::from(blocks)) >> 8) as u8,
+                index.wrapping_mul(blocks),
+                0,
+                0,
+                blocks,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ],
+            ..ScsiCommand::default()
+        };
+        self.cmd_sn += 1;
+        self.say(command.header(), &vec![index; first]).await;
+    }
+
+    /// The next response. Data that is asked for before it is given.
+    async fn hear_response(&mut self, segment: usize) -> ScsiResponse {
+        loop {
+            let header = self.hear_answer().await;
+            if header.opcode() != opcode::READY_TO_TRANSFER {
+                return ScsiResponse::read(&header);
+            }
+            let r2t = ReadyToTransfer::read(&header);
+            let (begin, length) = (r2t.buffer_offset, r2t.desired_data_transfer_length);
+            for (number, offset) in (0..length).step_by(segment).enumerate() {
+                let count = (length - offset).min(segment as u32);
+                let data = DataOut {
+                    last: offset + count == length,
+                    data_segment: count,
+                    initiator_task_tag: r2t.initiator_task_tag,
+                    target_transfer_tag: r2t.target_transfer_tag,
+                    data_sn: number as u32,
+                    buffer_offset: begin + offset,
+                    ..DataOut::default()
+                };
+                self.say(data.header(), &vec![1; count as usize]).await;
+            }
+        }
     }
 
     /// What is said next, but for the target's pings, which are answered.
@@ -379,4 +443,47 @@ fn a_session_with_many_commands_outstanding_gets_no_more_than_one_with_few() {
     world.run(Duration::from_secs(2));
     let [greedy, modest] = answered.map(|answered| *answered.borrow());
     assert!(modest > 10_000 && greedy < modest + modest / 2, "{greedy} beside {modest}");
+}
+
+#[test]
+fn long_writes_that_are_sent_before_anything_is_heard_all_end_well() {
+    const FIRST: usize = 4096;
+    const LONG: usize = 4 * FIRST;
+    let iscsi = crate::IscsiLimits {
+        max_recv_data_segment_length: FIRST as u32,
+        first_burst_length: FIRST as u32,
+        max_burst_length: LONG as u32,
+        ..limits().iscsi
+    };
+    // As a machine of 64 MiB has it, at a scale of 1 to 64.
+    let limits = Limits {
+        iscsi,
+        pool: [(512, 64), (1024, 64), (FIRST, 40)],
+        journal: [(512, 64), (1024, 64), (FIRST, 16)],
+        share: 20 * FIRST,
+        ..limits()
+    };
+    let mut world = World::within(&limits, None);
+    let stream = world.ends[0].stack().stream(FIRST, 2 * FIRST);
+    world.executor.add("portal", world.storage.serve_initiators(0, PORT, stream));
+    let service = world.service(10809, "disk", Manner::Serve);
+    world.expose("disk", "nbd://10.78.0.2:10809/disk");
+    world.run(Duration::from_secs(1));
+    let stream = world.server.stream(65536, 65536);
+    let clock = world.executor.clock();
+    finish(&mut world, Duration::from_secs(5), async move {
+        let mut initiator = Initiator::log_in(stream, "deaf", "disk").await;
+        // It does nothing for as long as nobody should have to wait for it.
+        service.borrow_mut().manner = Manner::Hang;
+        let sleep = clock.sleep(Duration::from_millis(700));
+        for index in 0..16 {
+            initiator.write_long(index, LONG, FIRST).await;
+        }
+        sleep.await;
+        service.borrow_mut().manner = Manner::Serve;
+        for _ in 0..16 {
+            let response = initiator.hear_response(FIRST).await;
+            assert_eq!(response.status, GOOD, "{response:?}");
+        }
+    });
 }
