@@ -141,7 +141,8 @@ impl Queue {
         assert!(header < length && length <= buffer.len() && u32::try_from(length).is_ok());
         let Some(chain) = self.free.pop() else { return Err(buffer) };
         let lent = buffer.lend(self.direction);
-        let head = chain * self.parts;
+        // Without a product, whose overflow would have to be looked for.
+        let head = if self.parts == 1 { chain } else { chain << 1 };
         if self.parts == 1 {
             self.describe(head, lent.address(), length, 0);
         } else {
@@ -155,19 +156,20 @@ impl Queue {
         Ok(())
     }
 
+    #[inline]
     fn describe(&self, descriptor: u16, address: u64, length: usize, next: u16) {
         let write = if self.direction == Direction::FromDevice { WRITE } else { 0 };
         let following = if next == NEXT { descriptor + 1 } else { 0 };
         let word = length as u64 | u64::from(next | write) << 32 | u64::from(following) << 48;
-        let at = self.layout.descriptor(descriptor);
-        self.ring.write64(at, address);
-        self.ring.write64(at + 8, word);
+        self.ring.write_pair(self.layout.descriptor(descriptor), [address, word]);
     }
 
     /// Take back the next buffer that the device is done with, and how many bytes it says it has written.
     ///
     /// # Errors
     /// A [`Lie`]. The device must be reset then: see [`Queue::recover`].
+    #[expect(clippy::inline_always, reason = "for each frame: what it answers is large")]
+    #[inline(always)]
     pub(crate) fn pop(&mut self) -> Result<Option<(Buffer, usize)>, Lie> {
         let index = self.ring.read_index(self.layout.used_index());
         let waiting = index.wrapping_sub(self.used);
@@ -177,8 +179,7 @@ impl Queue {
         if usize::from(waiting) > self.outstanding() {
             return Err(Lie::Index);
         }
-        let at = self.layout.used_entry(self.used);
-        let (id, length) = (self.ring.read32(at), self.ring.read32(at + 4));
+        let [id, length] = self.ring.read_pair(self.layout.used_entry(self.used));
         // Without a division, which takes longer than all the rest: there are one or two parts.
         let chain = match self.parts {
             1 => id as usize,
@@ -200,6 +201,7 @@ impl Queue {
     }
 
     /// Whether the device has returned something.
+    #[inline]
     pub(crate) fn has_used(&self) -> bool {
         self.ring.read_index(self.layout.used_index()) != self.used
     }

@@ -13,6 +13,10 @@ pub(super) struct Layout {
     pub(super) available: usize,
     /// The used ring, which begins with its flags.
     pub(super) used: usize,
+    /// Where the entries of both begin, and what of an index says which: they are asked for with each buffer.
+    available_entries: usize,
+    used_entries: usize,
+    mask: u16,
 }
 
 /// Bytes of a descriptor, of an entry of the available and of the used ring.
@@ -26,7 +30,15 @@ impl Layout {
     pub(super) fn new(size: u16) -> Self {
         let available = usize::from(size) * DESCRIPTOR;
         let end = available + HEAD + usize::from(size) * AVAILABLE_ENTRY + 2;
-        Self { size, available, used: end.next_multiple_of(PAGE) }
+        let used = end.next_multiple_of(PAGE);
+        Self {
+            size,
+            available,
+            used,
+            available_entries: available + HEAD,
+            used_entries: used + HEAD,
+            mask: size - 1,
+        }
     }
 
     /// Bytes in all, a multiple of eight.
@@ -43,7 +55,7 @@ impl Layout {
     }
 
     pub(super) fn available_entry(&self, index: u16) -> usize {
-        self.available + HEAD + usize::from(index & (self.size - 1)) * AVAILABLE_ENTRY
+        self.available_entries + usize::from(index & self.mask) * AVAILABLE_ENTRY
     }
 
     /// Where we say at which used index we want an interrupt.
@@ -56,7 +68,7 @@ impl Layout {
     }
 
     pub(super) fn used_entry(&self, index: u16) -> usize {
-        self.used + HEAD + usize::from(index & (self.size - 1)) * USED_ENTRY
+        self.used_entries + usize::from(index & self.mask) * USED_ENTRY
     }
 
     /// Where the device says at which available index it wants to be told.

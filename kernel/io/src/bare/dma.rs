@@ -98,6 +98,29 @@ impl Shared {
     access!(read32, write32, u32);
     access!(read64, write64, u64);
 
+    /// Read two words that follow one another, each once.
+    ///
+    /// # Panics
+    /// When they are not inside, or not aligned.
+    #[inline]
+    pub fn read_pair(&self, offset: usize) -> [u32; 2] {
+        [self.read32(offset), self.read32(offset + size_of::<u32>())]
+    }
+
+    /// Write two words, the first at a multiple of both their lengths, each once.
+    ///
+    /// # Panics
+    /// When they are not inside, or not aligned.
+    #[inline]
+    pub fn write_pair(&self, offset: usize, pair: [u64; 2]) {
+        let place = self.place(offset, size_of::<[u64; 2]>()).cast::<u64>();
+        // SAFETY: both are inside the region and aligned; nobody holds a reference into it.
+        unsafe {
+            place.write_volatile(pair[0]);
+            place.add(1).write_volatile(pair[1]);
+        }
+    }
+
     /// Read an index that the device moves: what it wrote before is seen by reads after this.
     #[inline]
     pub fn read_index(&self, offset: usize) -> u16 {
@@ -113,15 +136,17 @@ impl Shared {
         self.write16(offset, index);
     }
 
+    /// Where `width` bytes are, which is a power of two up to that of a pair.
     #[inline]
     fn place(&self, offset: usize, width: usize) -> NonNull<u8> {
-        let inside = offset <= self.region.length && width <= self.region.length - offset;
+        const { assert!(PAGE.is_multiple_of(size_of::<[u64; 2]>())) };
         assert!(
-            inside && offset.is_multiple_of(width),
+            offset < self.region.length && offset.is_multiple_of(width),
             "offset {offset:#x} is outside of {:#x} bytes",
             self.region.length
         );
-        // SAFETY: the offset is inside the region.
+        // SAFETY: the offset is inside the region, and so is all of the width: it divides the offset and, as it divides a
+        // page, the region's length too, so that between the two there is room for it.
         unsafe { self.region.start.add(offset) }
     }
 }

@@ -79,6 +79,24 @@ impl Shared {
     access!(read32, write32, u32);
     access!(read64, write64, u64);
 
+    /// Read two words that follow one another, each once.
+    ///
+    /// # Panics
+    /// When they are not inside, or not aligned.
+    pub fn read_pair(&self, offset: usize) -> [u32; 2] {
+        [self.read32(offset), self.read32(offset + size_of::<u32>())]
+    }
+
+    /// Write two words, the first at a multiple of both their lengths, each once.
+    ///
+    /// # Panics
+    /// When they are not inside, or not aligned.
+    pub fn write_pair(&self, offset: usize, pair: [u64; 2]) {
+        assert!(offset.is_multiple_of(size_of::<[u64; 2]>()), "offset {offset:#x} is not aligned");
+        self.write64(offset, pair[0]);
+        self.write64(offset + size_of::<u64>(), pair[1]);
+    }
+
     /// Read an index that the device moves: what it wrote before is seen by reads after this.
     pub fn read_index(&self, offset: usize) -> u16 {
         self.read16(offset)

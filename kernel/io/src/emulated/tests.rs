@@ -45,6 +45,9 @@ fn shared_memory_is_seen_by_both_until_it_is_freed() {
     assert_eq!(u32::from_le_bytes(seen), 0x0102_0304);
     write_memory(ring.address() + 16, &7_u16.to_le_bytes()).expect("shared");
     assert_eq!(ring.read_index(16), 7);
+    ring.write_pair(32, [0x0102_0304_0506_0708, 9]);
+    assert_eq!((ring.read_pair(32), ring.read_pair(36)), ([0x0506_0708, 0x0102_0304], [0x0102_0304, 9]));
+    assert_eq!(ring.read64(40), 9);
     let address = ring.address();
     // SAFETY: the only device is this test.
     unsafe { ring.free() };
