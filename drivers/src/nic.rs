@@ -44,6 +44,11 @@ impl Nic for AnyNic {
         nic.mac()
     }
 
+    fn waits(&self) -> bool {
+        let Self::Virtio(nic) = self;
+        nic.waits()
+    }
+
     fn flush(&mut self) {
         let Self::Virtio(nic) = self;
         nic.flush();

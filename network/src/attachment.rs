@@ -15,13 +15,15 @@ const FRAMES_PER_TURN: usize = 64;
 pub struct Attachment<N> {
     nic: N,
     stack: Stack,
+    /// Whether the device has been given something since it was last told.
+    given: bool,
 }
 
 impl<N: Nic> Attachment<N> {
     /// Put a stack on `nic`.
     pub fn new(settings: &Settings, mut nic: N, now: Instant) -> Self {
         let stack = Stack::new(settings, &mut nic, now);
-        Self { nic, stack }
+        Self { nic, stack, given: true }
     }
 
     /// The stack, to make streams from.
@@ -36,11 +38,17 @@ impl<N: Nic> Attachment<N> {
 
     /// Take in what has arrived, boundedly. Answers whether anything had.
     pub fn receive(&mut self, now: Instant) -> bool {
+        if !self.nic.waits() {
+            return false;
+        }
+        // Buffers go back to it with whatever is received, and answers may.
+        self.given = true;
         let mut inner = self.stack.0.borrow_mut();
         let Inner { sockets, backlog, .. } = &mut *inner;
         backlog.refresh(now, sockets);
         let mut frames = 0;
         while frames < FRAMES_PER_TURN
+            && self.nic.waits()
             && let Some((token, reply)) = self.nic.receive(timestamp(now))
         {
             token.consume(|frame| inner.take_in(frame, reply, now));
@@ -53,9 +61,14 @@ impl<N: Nic> Attachment<N> {
     pub fn transmit(&mut self, now: Instant) -> bool {
         let mut inner = self.stack.0.borrow_mut();
         let Inner { interface, sockets, .. } = &mut *inner;
-        let more = sockets.send(interface, &mut self.nic, timestamp(now));
-        inner.follow_dhcp();
-        self.nic.flush();
+        let is_due = sockets.is_due(timestamp(now));
+        let more = is_due && sockets.send(interface, &mut self.nic, timestamp(now));
+        if is_due {
+            inner.follow_dhcp();
+        }
+        if core::mem::take(&mut self.given) | is_due {
+            self.nic.flush();
+        }
         more
     }
 

@@ -56,6 +56,10 @@ impl<N: Nic> Nic for Measured<N> {
         self.nic.mac()
     }
 
+    fn waits(&self) -> bool {
+        self.nic.waits()
+    }
+
     fn flush(&mut self) {
         self.profile.within(Stage::Driver, || self.nic.flush());
     }

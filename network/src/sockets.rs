@@ -277,21 +277,33 @@ impl Sockets {
         }
     }
 
+    /// Whether there is anything for [`Sockets::send`] to do.
+    #[inline]
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        !self.touched.is_empty() || now >= self.earliest
+    }
+
     /// Let the sockets send what they have. Answers whether some have more.
     pub(crate) fn send(&mut self, interface: &mut Interface, nic: &mut impl Nic, now: Instant) -> bool {
         if now >= self.earliest {
             self.wake_due(interface, nic, now);
         }
         self.put_connections_first();
-        let mut sending = core::mem::take(&mut self.touched);
-        let mut rounds = 0;
-        while !sending.is_empty() && rounds < ROUNDS_PER_TURN {
-            sending.retain(|&index| self.send_one(index, interface, nic, now));
-            rounds += 1;
+        for _ in 0..ROUNDS_PER_TURN {
+            let mut left = 0;
+            for place in 0..self.touched.len() {
+                let index = self.touched[place];
+                if self.send_one(index, interface, nic, now) {
+                    self.touched[left] = index;
+                    left += 1;
+                }
+            }
+            self.touched.truncate(left);
+            if left == 0 {
+                return false;
+            }
         }
-        let more = !sending.is_empty();
-        self.touched = sending;
-        more
+        true
     }
 
     /// The stack asks for one neighbour in a second. When a peer is sought who may never answer, all connections that wait

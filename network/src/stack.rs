@@ -83,6 +83,9 @@ impl Stack {
 impl Inner {
     /// Take what DHCP has to say, if it is asked.
     pub(crate) fn follow_dhcp(&mut self) {
+        if !self.rules.dhcp {
+            return;
+        }
         let Some(event) = self.sockets.dhcp().and_then(dhcpv4::Socket::poll) else { return };
         let lease = match event {
             dhcpv4::Event::Deconfigured => None,

@@ -213,7 +213,7 @@ impl VirtioNet {
         // SAFETY: the device has just been reset.
         let received = unsafe { self.receive.queue.recover() };
         self.receive.spare.extend(received);
-        self.receive.spare.extend(self.receive.held.take().map(|(buffer, _)| buffer));
+        self.receive.spare.extend(self.receive.held.take().map(|frame| frame.buffer));
         // SAFETY: as above.
         let sent = unsafe { self.transmit.queue.recover() };
         self.transmit.free.extend(sent);
@@ -308,10 +308,10 @@ impl network_nic::Device for VirtioNet {
         }
         self.receive.queue.disarm();
         match self.receive.next(&mut self.counters.dropped) {
-            Ok(Some((buffer, length))) => {
+            Ok(Some(frame)) => {
                 self.counters.received += 1;
                 let reply = Tx::new(&mut self.transmit, &mut self.counters.sent);
-                Some((Rx::new(&mut self.receive, buffer, length), reply))
+                Some((Rx::new(&mut self.receive, frame), reply))
             }
             Ok(None) => None,
             Err(lie) => {
@@ -348,6 +348,12 @@ impl network_nic::Device for VirtioNet {
 impl Nic for VirtioNet {
     fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+
+    #[inline]
+    fn waits(&self) -> bool {
+        // What is not up may come back when it is asked, and what had no room may have.
+        self.state != State::Up || self.asked || self.transmit.starved || self.receive.waits()
     }
 
     fn flush(&mut self) {

@@ -19,6 +19,12 @@ pub trait Nic: Device {
     /// Its Ethernet address.
     fn mac(&self) -> [u8; 6];
 
+    /// Whether something may have been received; `false` only where [`Device::receive`] would answer that nothing was.
+    /// It is asked for often, and answers where nothing else is cheap.
+    fn waits(&self) -> bool {
+        true
+    }
+
     /// Hand to the device what was queued since the last call, in one notification. Called once per poll.
     fn flush(&mut self);
 

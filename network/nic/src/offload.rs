@@ -52,15 +52,16 @@ pub struct Header {
 impl Header {
     /// Read the first ten bytes, and `num_buffers` where there are twelve.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let half = |at: usize| bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
+        let (legacy, rest) = bytes.split_first_chunk::<LEGACY_HEADER_LEN>()?;
+        let half = |at: usize| u16::from_le_bytes([legacy[at], legacy[at + 1]]);
         Some(Self {
-            flags: *bytes.first()?,
-            gso_type: *bytes.get(1)?,
-            hdr_len: half(2)?,
-            gso_size: half(4)?,
-            csum_start: half(6)?,
-            csum_offset: half(8)?,
-            num_buffers: half(10).unwrap_or(1),
+            flags: legacy[0],
+            gso_type: legacy[1],
+            hdr_len: half(2),
+            gso_size: half(4),
+            csum_start: half(6),
+            csum_offset: half(8),
+            num_buffers: rest.first_chunk().map_or(1, |bytes| u16::from_le_bytes(*bytes)),
         })
     }
 
@@ -161,19 +162,32 @@ pub enum Refused {
 /// # Errors
 /// See [`Refused`].
 pub fn check_received(header: &Header, frame: &mut [u8]) -> Result<(), Refused> {
+    check(header, frame, false)
+}
+
+/// The same for a frame of which [`Plain::parse`](crate::train::Plain::parse) has found that it is a whole segment of TCP.
+///
+/// # Errors
+/// See [`Refused`].
+#[inline]
+pub fn check_plain(header: &Header, frame: &mut [u8]) -> Result<(), Refused> {
+    check(header, frame, true)
+}
+
+#[inline]
+fn check(header: &Header, frame: &mut [u8], is_segment: bool) -> Result<(), Refused> {
     match header.gso_type & !GSO_ECN {
         GSO_NONE => {}
         GSO_TCPV4 if header.gso_size > 0 => {}
         _ => return Err(Refused::Header),
     }
-    let tcp = tcp_segment(frame);
     if header.flags & NEEDS_CSUM != 0 {
         let start = usize::from(header.csum_start);
         let place = start + usize::from(header.csum_offset);
         if place + 2 > frame.len() {
             return Err(Refused::Header);
         }
-        if tcp.is_none() {
+        if !is_segment && tcp_segment(frame).is_none() {
             let sum = match !checksum::data(&frame[start..]) {
                 // A UDP checksum of zero would mean that there is none; this is the other zero (RFC 768).
                 0 => u16::MAX,
@@ -186,7 +200,12 @@ pub fn check_received(header: &Header, frame: &mut [u8]) -> Result<(), Refused> 
     if header.flags & DATA_VALID != 0 {
         return Ok(());
     }
-    let Some(tcp) = tcp else { return Ok(()) };
+    verify(frame)
+}
+
+/// Whether the checksum of a segment of TCP is right, if it is one.
+fn verify(frame: &[u8]) -> Result<(), Refused> {
+    let Some(tcp) = tcp_segment(frame) else { return Ok(()) };
     let bytes = &frame[tcp.start..tcp.start + tcp.length];
     let [source, destination] = [12, 16].map(|at| {
         let address = &frame[ETHERNET_LEN + at..];

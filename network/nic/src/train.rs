@@ -5,10 +5,8 @@
 //! follow is copied once more, so it takes only segments for which that is less than what the stack would do.
 //!
 //! Nothing is merged but plain data: IPv4 without options or fragments, TCP without options, of one connection, in
-//! sequence, with no flag but ACK and PSH, and each with an IP checksum that is right. Whoever calls has seen to it that
+//! sequence, with no flag but ACK and PSH, with what acknowledges on the way, and each with an IP checksum that is right. Whoever calls has seen to it that
 //! the TCP checksums are (see [`crate::offload::check_received`]).
-
-use core::ops::Range;
 
 /// Ethernet, IP and TCP headers in front of the payload, and where the latter two begin.
 const HEADERS: usize = 54;
@@ -19,9 +17,9 @@ const WORTH: usize = 4096 + 256;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
-/// A segment of plain data.
+/// A segment of plain data, or one that brings nothing but an acknowledgement.
 #[derive(Clone, Copy, Debug)]
-struct Plain {
+pub struct Plain {
     /// Bytes up to the end of the payload.
     end: usize,
     sequence: u32,
@@ -29,10 +27,11 @@ struct Plain {
 }
 
 impl Plain {
-    fn parse(frame: &[u8]) -> Option<Self> {
+    /// What `frame` says, if it is plain. This is asked for every frame, so its headers are looked at as words.
+    #[inline]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
         let head = frame.first_chunk::<HEADERS>()?;
         let half = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let word = |at: usize| u32::from(half(at)) << 16 | u32::from(half(at + 2));
         // The type of IPv4; its version and length; neither more fragments nor an offset; TCP, whose header has five words.
         let is_plain = half(12) == 0x0800
             && head[IP] == 0x45
@@ -41,14 +40,22 @@ impl Plain {
             && head[TCP + 12] == 0x50
             && head[TCP + 13] & !PSH == ACK;
         let end = IP + usize::from(half(IP + 2));
-        if !is_plain || end <= HEADERS || end > frame.len() {
+        if !is_plain || end < HEADERS || end > frame.len() {
             return None;
         }
-        // Of ten halves, so it fits into 20 bits and needs no more than two carries.
-        let sum = [0, 2, 4, 6, 8, 10, 12, 14, 16, 18].map(|at| u32::from(half(IP + at))).iter().sum::<u32>();
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let is_right = (folded & 0xffff) + (folded >> 16) == 0xffff;
-        is_right.then(|| Self { end, sequence: word(TCP + 4), acknowledgement: word(TCP + 8) })
+        // In ones' complement the order of bytes does not matter, nor how many are added at a time (RFC 1071): the sum
+        // is right if it is a multiple of all ones. It is not zero, as the version is not.
+        let sum = u64::from(word(head, IP))
+            + u64::from(word(head, IP + 4))
+            + u64::from(word(head, IP + 8))
+            + u64::from(word(head, IP + 12))
+            + u64::from(word(head, IP + 16));
+        let (sequence, acknowledgement) = (word(head, TCP + 4), word(head, TCP + 8));
+        sum.is_multiple_of(0xffff).then_some(Self {
+            end,
+            sequence: u32::from_be(sequence),
+            acknowledgement: u32::from_be(acknowledgement),
+        })
     }
 
     fn next_sequence(&self) -> u32 {
@@ -56,55 +63,76 @@ impl Plain {
     }
 }
 
+/// Four bytes, in the machine's own order.
+#[inline]
+fn word(head: &[u8; HEADERS], at: usize) -> u32 {
+    u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
+}
+
+/// Whether all is the same that must be: addresses of Ethernet, type, version and length, and type of service; time to
+/// live and protocol; addresses; ports.
+#[inline]
+fn is_same(one: &[u8; HEADERS], other: &[u8; HEADERS]) -> bool {
+    let differs = |at: usize| word(one, at) ^ word(other, at);
+    let lives = |head: &[u8; HEADERS]| u16::from_ne_bytes([head[IP + 8], head[IP + 9]]);
+    let ethernet = differs(0) | differs(4) | differs(8) | differs(12);
+    let flow = differs(IP + 12) | differs(IP + 16) | differs(TCP);
+    ethernet | flow | u32::from(lives(one) ^ lives(other)) == 0
+}
+
 /// A frame to which others are appended.
 #[derive(Debug)]
 pub struct Train {
-    first: Plain,
     end: usize,
+    /// What follows the last one.
+    sequence: u32,
     /// What the last one said.
     acknowledgement: u32,
     window: [u8; 2],
     pushed: u8,
 }
 
-/// What must be the same in all frames: addresses of Ethernet, type, version and length; type of service; time to live
-/// and protocol; addresses and ports.
-const SAME: [Range<usize>; 4] = [0..IP + 1, IP + 1..IP + 2, IP + 8..IP + 10, IP + 12..TCP + 4];
-
 impl Train {
-    /// Begin with `frame`, if it is plain data.
-    pub fn begin(frame: &[u8]) -> Option<Self> {
-        let first = Plain::parse(frame)?;
-        let window = [frame[TCP + 14], frame[TCP + 15]];
-        let (acknowledgement, pushed) = (first.acknowledgement, frame[TCP + 13]);
-        Some(Self { first, end: first.end, acknowledgement, window, pushed })
+    /// Begin with `frame`, of which `plain` is what was found.
+    pub fn begin(plain: &Plain, frame: &[u8]) -> Option<Self> {
+        let head = frame.first_chunk::<HEADERS>()?;
+        Some(Self {
+            end: plain.end,
+            sequence: plain.next_sequence(),
+            acknowledgement: plain.acknowledgement,
+            window: [head[TCP + 14], head[TCP + 15]],
+            pushed: head[TCP + 13],
+        })
     }
 
-    /// Append the payload of `next` to the first frame, which lies at the start of `room`. Answers whether it is in its
-    /// place there; the first frame is not whole again before [`Train::finish`].
-    pub fn append(&mut self, room: &mut [u8], next: &[u8]) -> bool {
-        let Some(plain) = Plain::parse(next) else { return false };
-        let payload = &next[HEADERS..plain.end];
+    /// Append the payload of `next`, of which `plain` is what was found, to the first frame, which lies at the start of
+    /// `room`. Answers whether it is in its place there; the first frame is not whole again before [`Train::finish`].
+    ///
+    /// What brings no data may be an acknowledgement for the second time, by which a peer asks for what is lost (RFC 5681
+    /// section 3.2): it goes with others only where it says something new, so that none is swallowed.
+    #[inline]
+    pub fn append(&mut self, room: &mut [u8], next: &[u8], plain: &Plain) -> bool {
+        let (Some(first), Some(head)) = (room.first_chunk::<HEADERS>(), next.first_chunk::<HEADERS>()) else {
+            return false;
+        };
+        let Some(payload) = next.get(HEADERS..plain.end) else { return false };
         let end = self.end + payload.len();
-        let follows = plain.sequence == self.next_sequence()
-            && plain.acknowledgement.wrapping_sub(self.acknowledgement) < 1 << 31
+        let advance = plain.acknowledgement.wrapping_sub(self.acknowledgement);
+        let is_new = advance != 0 || self.end != HEADERS && !payload.is_empty();
+        let follows = plain.sequence == self.sequence
+            && advance < 1 << 31
+            && is_new
             && payload.len() <= WORTH
             && end <= IP + usize::from(u16::MAX)
-            && SAME.into_iter().all(|same| room[same.clone()] == next[same]);
-        if !follows {
-            return false;
-        }
-        let Some(place) = room.get_mut(self.end..end) else { return false };
+            && is_same(first, head);
+        let Some(place) = room.get_mut(self.end..end).filter(|_| follows) else { return false };
         place.copy_from_slice(payload);
         self.end = end;
+        self.sequence = plain.next_sequence();
         self.acknowledgement = plain.acknowledgement;
-        self.window = [next[TCP + 14], next[TCP + 15]];
-        self.pushed |= next[TCP + 13];
+        self.window = [head[TCP + 14], head[TCP + 15]];
+        self.pushed |= head[TCP + 13];
         true
-    }
-
-    fn next_sequence(&self) -> u32 {
-        self.first.next_sequence().wrapping_add((self.end - self.first.end) as u32)
     }
 
     /// Make the first frame, at the start of `room`, say what it is now. Answers its length.
@@ -148,8 +176,11 @@ mod tests {
     fn train(frames: &[Vec<u8>], room: usize) -> (Vec<u8>, usize) {
         let mut bytes = frames[0].clone();
         bytes.resize(room, 0);
-        let mut train = Train::begin(&bytes).expect("plain");
-        let taken = frames[1..].iter().take_while(|frame| train.append(&mut bytes, frame)).count();
+        let mut train = Plain::parse(&bytes).and_then(|plain| Train::begin(&plain, &bytes)).expect("plain");
+        let mut append = |frame: &Vec<u8>| {
+            Plain::parse(frame).is_some_and(|plain| train.append(&mut bytes, frame, &plain))
+        };
+        let taken = frames[1..].iter().take_while(|frame| append(frame)).count();
         let length = train.finish(&mut bytes);
         bytes.truncate(length);
         (bytes, 1 + taken)
@@ -199,6 +230,26 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_goes_along_if_it_says_something_new() {
+        let data = frame(1, 5, 100, b"abc");
+        let taken = |frames: &[&Vec<u8>]| {
+            let frames: Vec<_> = frames.iter().map(|frame| (*frame).clone()).collect();
+            train(&frames, 2000).1
+        };
+        assert_eq!(taken(&[&data, &frame(4, 6, 90, b""), &frame(4, 6, 90, b"def")]), 3);
+        assert_eq!(taken(&[&frame(1, 4, 90, b""), &data]), 2);
+        assert_eq!(taken(&[&frame(1, 4, 90, b""), &frame(1, 5, 90, b""), &frame(1, 6, 90, b"")]), 3);
+        // For the second time, or only of a window; before data and after them.
+        assert_eq!(taken(&[&data, &frame(4, 5, 100, b"")]), 1);
+        assert_eq!(taken(&[&data, &frame(4, 5, 200, b"")]), 1);
+        assert_eq!(taken(&[&frame(1, 5, 100, b""), &frame(1, 5, 100, b"")]), 1);
+        assert_eq!(taken(&[&frame(1, 5, 100, b""), &data]), 1);
+        // Of something else.
+        assert_eq!(taken(&[&data, &frame(5, 6, 100, b"")]), 1);
+        assert_eq!(taken(&[&data, &frame(4, 4, 100, b"")]), 1);
+    }
+
+    #[test]
     fn a_train_ends_where_its_room_does_or_what_a_length_can_say() {
         let frames: Vec<_> = (0..40).map(|n| frame(n * 4000, 5, 100, &[n as u8; 4000])).collect();
         assert_eq!(train(&frames, 9000).1, 2);
@@ -213,10 +264,10 @@ mod tests {
         {
             let mut bad = good.clone();
             bad[place] = value;
-            assert!(Train::begin(&bad).is_none(), "{place}");
+            assert!(Plain::parse(&bad).is_none(), "{place}");
         }
         for length in 0..good.len() {
-            assert!(Train::begin(&good[..length]).is_none(), "{length}");
+            assert!(Plain::parse(&good[..length]).is_none(), "{length}");
         }
     }
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use kernel_io::Buffer;
 use network_nic::RxToken;
 use network_nic::offload::{self, Header};
-use network_nic::train::Train;
+use network_nic::train::{Plain, Train};
 
 /// What the driver holds a received frame against.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +33,20 @@ impl Checks {
         }
     }
 
-    /// Whether what the device has written, header and all, is a frame for the stack; it is made ready for it.
-    fn admit(&self, bytes: &mut [u8]) -> bool {
+    /// The frame in what the device has written, header and all, if it is one for the stack; it is made ready for it.
+    #[expect(clippy::inline_always, reason = "for each frame, from one place: what it answers is large")]
+    #[inline(always)]
+    fn admit(&self, mut buffer: Buffer, length: usize) -> Result<Frame, Buffer> {
+        let mut plain = None;
+        match buffer.get_mut(..length).is_some_and(|bytes| self.believe(bytes, &mut plain)) {
+            true => Ok(Frame { buffer, length, plain }),
+            false => Err(buffer),
+        }
+    }
+
+    #[expect(clippy::inline_always, reason = "for each frame, from one place: it hands on what it finds")]
+    #[inline(always)]
+    fn believe(&self, bytes: &mut [u8], plain: &mut Option<Plain>) -> bool {
         let Some((header, frame)) = bytes.split_at_mut_checked(self.header) else { return false };
         let Some(header) = Header::parse(header) else { return false };
         if frame.len() < ETHERNET {
@@ -49,8 +61,23 @@ impl Checks {
         if !self.vouched {
             return header.flags & offload::NEEDS_CSUM == 0;
         }
-        offload::check_received(&header, frame).is_ok()
+        *plain = Plain::parse(frame);
+        match plain {
+            Some(_) => offload::check_plain(&header, frame).is_ok(),
+            None => offload::check_received(&header, frame).is_ok(),
+        }
     }
+}
+
+/// A frame that is believed, in its buffer.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) buffer: Buffer,
+    /// Where it ends there; it begins after virtio's header.
+    length: usize,
+    /// What it is, where the device vouches for checksums: only then are frames coupled, for what several become has the
+    /// checksum of the first.
+    plain: Option<Plain>,
 }
 
 /// The receive queue and its buffers, all of which are at the device except one that the stack is looking at.
@@ -60,7 +87,7 @@ pub(super) struct Receive {
     /// Buffers that are here while the device is stopped.
     pub(super) spare: Vec<Buffer>,
     /// A frame that was looked at, and did not belong to the one before it.
-    pub(super) held: Option<(Buffer, usize)>,
+    pub(super) held: Option<Frame>,
     pub(super) checks: Checks,
 }
 
@@ -79,46 +106,52 @@ impl Receive {
         }
     }
 
-    /// The next frame, in its buffer, together with what follows it, as far as that is here already.
-    pub(super) fn next(&mut self, dropped: &mut u64) -> Result<Option<(Buffer, usize)>, Lie> {
+    /// The next frame, together with what follows it, as far as that is here already.
+    pub(super) fn next(&mut self, dropped: &mut u64) -> Result<Option<Frame>, Lie> {
         let first = match self.held.take() {
             Some(held) => Some(held),
             None => self.believed(dropped)?,
         };
-        let Some((mut buffer, length)) = first else { return Ok(None) };
-        // Only where the stack does not look at checksums of TCP, for there is one of the first segment only.
-        if !self.checks.vouched || !self.queue.has_used() {
-            return Ok(Some((buffer, length)));
+        let Some(mut frame) = first else { return Ok(None) };
+        if let Some(plain) = frame.plain
+            && self.queue.has_used()
+            && let Err(lie) = self.couple(&mut frame, plain, dropped)
+        {
+            // The device is reset now, and gets all its buffers back.
+            self.spare.push(frame.buffer);
+            return Err(lie);
         }
-        match self.couple(&mut buffer, length, dropped) {
-            Ok(length) => Ok(Some((buffer, length))),
-            Err(lie) => {
-                // The device is reset now, and gets all its buffers back.
-                self.spare.push(buffer);
-                Err(lie)
-            }
-        }
+        Ok(Some(frame))
     }
 
-    /// Append what follows the frame in `buffer`; answers how long it is then.
-    fn couple(&mut self, buffer: &mut Buffer, length: usize, dropped: &mut u64) -> Result<usize, Lie> {
+    /// Append what follows the frame.
+    fn couple(&mut self, frame: &mut Frame, plain: Plain, dropped: &mut u64) -> Result<(), Lie> {
         let header = self.checks.header;
-        let Some(mut train) = Train::begin(&buffer[header..length]) else { return Ok(length) };
+        let Some(mut train) = Train::begin(&plain, &frame.buffer[header..frame.length]) else {
+            return Ok(());
+        };
         let mut longer = false;
         // At most one round of the ring, as below.
         for _ in 0..self.queue.capacity() {
-            let Some((next, end)) = self.believed(dropped)? else { break };
-            if !train.append(&mut buffer[header..], &next[header..end]) {
-                self.held = Some((next, end));
+            let Some(next) = self.believed(dropped)? else { break };
+            let follows = next.plain.is_some_and(|plain| {
+                train.append(&mut frame.buffer[header..], &next.buffer[header..next.length], &plain)
+            });
+            if !follows {
+                self.held = Some(next);
                 break;
             }
             longer = true;
-            self.give(next);
+            self.give(next.buffer);
         }
-        Ok(if longer { header + train.finish(&mut buffer[header..]) } else { length })
+        if longer {
+            frame.length = header + train.finish(&mut frame.buffer[header..]);
+        }
+        Ok(())
     }
 
     /// Whether frames wait.
+    #[inline]
     pub(super) fn waits(&self) -> bool {
         self.held.is_some() || self.queue.has_used()
     }
@@ -128,16 +161,20 @@ impl Receive {
         self.queue.arm(1) || self.held.is_some()
     }
 
-    /// The next frame that is believed, in its buffer. Others are counted and their buffers given back at once; at most
+    /// The next frame that is believed. Others are counted and their buffers given back at once; at most
     /// one round of the ring, so that a flood of bad frames does not hold up the rest of the machine.
-    fn believed(&mut self, dropped: &mut u64) -> Result<Option<(Buffer, usize)>, Lie> {
+    #[expect(clippy::inline_always, reason = "for each frame: what it answers is large")]
+    #[inline(always)]
+    fn believed(&mut self, dropped: &mut u64) -> Result<Option<Frame>, Lie> {
         for _ in 0..self.queue.capacity() {
-            let Some((mut buffer, length)) = self.queue.pop()? else { return Ok(None) };
-            if self.checks.admit(&mut buffer[..length]) {
-                return Ok(Some((buffer, length)));
+            let Some((buffer, length)) = self.queue.pop()? else { return Ok(None) };
+            match self.checks.admit(buffer, length) {
+                Ok(frame) => return Ok(Some(frame)),
+                Err(buffer) => {
+                    *dropped += 1;
+                    self.give(buffer);
+                }
             }
-            *dropped += 1;
-            self.give(buffer);
         }
         Ok(None)
     }
@@ -152,8 +189,8 @@ pub struct Rx<'a> {
 }
 
 impl<'a> Rx<'a> {
-    pub(super) fn new(receive: &'a mut Receive, buffer: Buffer, length: usize) -> Self {
-        Self { receive, buffer: Some(buffer), length }
+    pub(super) fn new(receive: &'a mut Receive, frame: Frame) -> Self {
+        Self { receive, buffer: Some(frame.buffer), length: frame.length }
     }
 }
 

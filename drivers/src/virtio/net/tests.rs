@@ -34,7 +34,9 @@ fn frame(number: u16, length: usize) -> Vec<u8> {
 }
 
 fn receive(nic: &mut VirtioNet, now: Instant) -> Option<Vec<u8>> {
+    let waits = nic.waits();
     let (token, _) = nic.receive(now)?;
+    assert!(waits, "who asks before would have missed it");
     Some(token.consume(<[u8]>::to_vec))
 }
 
@@ -171,6 +173,10 @@ fn room_for_sending_wakes_a_driver_that_waits_for_nothing_else() {
         woken += u32::from(nic.device.acknowledge().queues);
     }
     assert_eq!(woken, 1, "once, when half is sent");
+    // Whoever looks at what waits sees to the room by that, and sleeps then.
+    assert!(nic.arm() && nic.waits());
+    assert_eq!(receive(&mut nic, at(0)), None);
+    assert!(!nic.waits() && !nic.arm());
     assert!(send(&mut nic, &frame(0, 60), at(0)));
 }
 
