@@ -5,6 +5,7 @@ use crate::gate::{Rules, Side};
 use crate::sockets::Sockets;
 use crate::{Addressing, Cidr, Stream};
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::Ipv4Addr;
 use kernel_runtime::Instant;
@@ -66,7 +67,13 @@ impl Stack {
     /// A stream slot with its own buffers, in bytes. Their memory is reserved now, touched by the first connection, and
     /// used for one connection after another; the receive buffer is also the largest TCP window that is offered.
     pub fn stream(&self, receive_bytes: usize, send_bytes: usize) -> Stream {
-        Stream::new(self.clone(), receive_bytes, send_bytes)
+        self.stream_over(Vec::with_capacity(receive_bytes), Vec::with_capacity(send_bytes))
+    }
+
+    /// The same over buffers that the caller has, all that they have room for. What is in them never shows, so they need
+    /// not be filled: what they lack of their length is, by the first connection.
+    pub fn stream_over(&self, receive: Vec<u8>, send: Vec<u8>) -> Stream {
+        Stream::new(self.clone(), receive, send)
     }
 
     /// The stack's own address, once it has one.

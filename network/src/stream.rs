@@ -31,7 +31,7 @@ pub struct Stream {
 }
 
 enum Slot {
-    /// Nobody has connected yet: receive and send buffer, reserved and empty.
+    /// Nobody has connected yet: receive and send buffer.
     Reserved(Vec<u8>, Vec<u8>),
     Open(Place),
 }
@@ -76,9 +76,8 @@ pub enum TryRead {
 }
 
 impl Stream {
-    pub(crate) fn new(stack: Stack, receive_bytes: usize, send_bytes: usize) -> Self {
-        let slot = Slot::Reserved(Vec::with_capacity(receive_bytes), Vec::with_capacity(send_bytes));
-        Self { stack, slot }
+    pub(crate) fn new(stack: Stack, receive: Vec<u8>, send: Vec<u8>) -> Self {
+        Self { stack, slot: Slot::Reserved(receive, send) }
     }
 
     /// The slot's socket, made when it is first needed.

@@ -11,6 +11,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use kernel_runtime::{Executor, Instant, Profile, Stage};
 pub use management::Gauges;
 use management::{Configuration, Management, Policy};
@@ -40,6 +41,8 @@ pub struct Parts<H, S> {
     pub gauges: Gauges,
     /// Bytes that are free for the appliance.
     pub memory: usize,
+    /// Makes the buffers of connections, of a length in bytes; what is in them never shows.
+    pub buffer: fn(usize) -> Vec<u8>,
     /// The time.
     pub now: Instant,
 }
@@ -96,7 +99,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         let storage = &storage::Limits { iscsi, ..*storage };
         let [host_seed, service_seed, storage_seed, ..] = parts.seeds;
         let boot = u128::from(parts.seeds[3]) << 64 | u128::from(parts.seeds[4]);
-        let profile = parts.profile;
+        let (profile, buffer) = (parts.profile, parts.buffer);
         let mut executor = Executor::with_profile(limits.tasks(), profile.clone());
         let clock = executor.clock();
 
@@ -119,7 +122,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         for index in 0..limits.volumes {
             let (receive, send) = limits.nbd_buffers;
             for path in 0..limits.paths {
-                let stream = service.stack().stream(receive, send);
+                let stream = service.stack().stream_over(buffer(receive), buffer(send));
                 executor.add_to(Stage::Nbd, "nbd", storage.serve_volume(index, path, stream));
             }
         }
@@ -127,7 +130,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         executor.add("watch", storage.watch_volumes(stream));
         for index in 0..limits.connections {
             let (receive, send) = limits.iscsi_buffers;
-            let stream = host.stack().stream(receive, send);
+            let stream = host.stack().stream_over(buffer(receive), buffer(send));
             executor.add_to(Stage::Iscsi, "iscsi", storage.serve_initiators(index, ISCSI_PORT, stream));
         }
         expose(config, &storage.control())?;

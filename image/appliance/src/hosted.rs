@@ -57,6 +57,8 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
         // An operating system's heap and memory are others' to tell of.
         gauges: Gauges { hertz: counter::hertz, ..Gauges::NONE },
         memory: HOSTED_MEMORY,
+        // The operating system fills them when they are first touched.
+        buffer: |length| vec![0; length],
         now: now(),
     };
     let mut appliance = Appliance::assemble(&config, parts)?;

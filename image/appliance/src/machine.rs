@@ -47,7 +47,9 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     let gauges =
         Gauges { hertz: figures::hertz, allocations: Some(figures::allocations), free: Some(figures::free) };
     let checksum = crc32c::by_instruction().unwrap_or(storage::crc32c);
-    let parts = Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, now: now() };
+    let buffer = kernel::memory::stale_bytes;
+    let parts =
+        Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, buffer, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
     loop {

@@ -204,10 +204,25 @@ pub(crate) fn allocate_stale_pages(length: usize) -> Option<u64> {
     let layout = pages(length)?;
     // SAFETY: the layout's size is not zero.
     let block = unsafe { alloc::alloc::alloc(layout) };
+    take_as_written(block);
+    (!block.is_null()).then_some(block as u64)
+}
+
+/// `length` bytes with whatever is in them, for who writes before he reads: megabytes that nobody uses yet are neither
+/// filled nor, on the host, taken.
+pub fn stale_bytes(length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length);
+    take_as_written(bytes.as_mut_ptr());
+    // SAFETY: there is room for as many, and they are taken as written.
+    unsafe { bytes.set_len(length) };
+    bytes
+}
+
+/// Make the bytes of a new block initialised ones to the language, with values of which nothing is known.
+fn take_as_written(block: *mut u8) {
     // SAFETY: this does nothing. The compiler takes it for what may write through the pointer, and so has to take the
     // bytes for written, which those of a new block are not in the language's eyes; RAM always holds some.
     unsafe { asm!("/* {} */", in(reg) block, options(nostack, preserves_flags)) };
-    (!block.is_null()).then_some(block as u64)
 }
 
 /// Give pages back.

@@ -174,7 +174,9 @@ impl World {
         let (profile, gauges) = (Profile::off(), Gauges::NONE);
         let secrets = None;
         let checksum = storage_iscsi::wire::crc32c;
-        let parts = Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, now };
+        // What a buffer held before must not show.
+        let buffer = |length| vec![0xa5; length];
+        let parts = Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, buffer, now };
         let Shape { connections, entries, .. } = self.shared.plan.shape;
         let limits = Limits { paths: connections, ..Limits::for_memory(memory) };
         let mut storage = limits.storage();
