@@ -113,12 +113,13 @@ impl Shared {
     /// When they are not inside, or not aligned.
     #[inline]
     pub fn write_pair(&self, offset: usize, pair: [u64; 2]) {
-        let place = self.place(offset, size_of::<[u64; 2]>()).cast::<u64>();
-        // SAFETY: both are inside the region and aligned; nobody holds a reference into it.
-        unsafe {
-            place.write_volatile(pair[0]);
-            place.add(1).write_volatile(pair[1]);
-        }
+        let first = self.place(offset, size_of::<[u64; 2]>()).cast::<u64>();
+        // SAFETY: there is room for both at this place.
+        let second = unsafe { first.add(1) };
+        // SAFETY: it is inside the region and aligned; nobody holds a reference into it.
+        unsafe { first.write_volatile(pair[0]) };
+        // SAFETY: as the first is.
+        unsafe { second.write_volatile(pair[1]) };
     }
 
     /// Read an index that the device moves: what it wrote before is seen by reads after this.
