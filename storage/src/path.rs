@@ -174,7 +174,7 @@ impl Path {
         running.owner = Some(Owner { connection: self.index, task: command.task });
         (running.read, running.write) = (command.read, command.write);
         running.held = None;
-        running.since = self.now;
+        (running.since, running.turn) = (self.now, shared.turns.now());
         let arrival = Arrival { nexus, lun, cdb, data_out, data_in, attribute };
         device.begin(&mut running.command, &arrival);
         if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
@@ -211,6 +211,9 @@ impl Path {
         (index, task): (CommandIndex, Task),
         (target, unit): (TargetIndex, UnitId),
     ) {
+        if let Some(running) = state.commands.get(index) {
+            self.shared.turns.ended(self.index, running.turn);
+        }
         state.commands.release(index);
         self.forget(task);
         if !state.held.is_empty() {

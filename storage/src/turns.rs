@@ -4,11 +4,13 @@
 //! could begin in its turn, all of it; but then one that keeps a hundred commands outstanding gets ten times as much as
 //! one that keeps ten, and makes the turns so long that the other one, who gets its ten in two of them, has no more than
 //! the rest. So what each session begins is added up, and none gets ahead of another by more than [`LEAD`] while that one
-//! is about: what it may not begin stays where it is, and its window with its initiator closes.
+//! is about: what it may not begin stays where it is, and its window with its initiator closes. A session is about as long
+//! as it begins commands and they end within few turns; one whose commands wait for a slow service, or for their disk's
+//! limit, has nothing of shorter turns.
 //!
-//! Nobody stands still for that: a turn in which nothing happens but that a session is kept back is one too many. What those
-//! who could have begun something and did not are behind is then reckoned as theirs, some of it, and the more the longer
-//! that goes on. So those who want less than their equal part get what they want, and the others have the rest in equal
+//! Nobody stands still for that: a turn in which nothing happens but that a session is kept back is one too many, and so is one
+//! in which the others have not begun anything for a while. What those who could have begun something and did not are
+//! behind is then reckoned as theirs, some of it, and the more the longer that goes on. So those who want less than their equal part get what they want, and the others have the rest in equal
 //! parts. A session that is alone is not counted at all.
 
 use crate::shared::ConnectionIndex;
@@ -19,7 +21,14 @@ use core::cell::Cell;
 const LEAD: u64 = 32;
 /// For how many turns after it has last begun a command, or wanted to, a session is about.
 const ABOUT: u64 = 64;
-/// What those who are behind are reckoned for a turn in which nothing happens, twice as much for the next ...
+/// In how many turns at most the commands of one end that has anything of shorter turns. Turns in which most are kept back
+/// are short, and it takes some of them until a command has been to the service and the next one has come.
+const QUICK: u64 = 48;
+/// After how many turns without a command a session is waited for in vain.
+const PATIENCE: u64 = 24;
+/// After how many turns in which nothing happens at all it is.
+const IDLE: u32 = 6;
+/// What those who are behind are reckoned for a turn in which they are waited for in vain, twice as much for the next ...
 const MISSED: u64 = 2;
 /// ... so many times.
 const DOUBLINGS: u32 = 5;
@@ -49,6 +58,10 @@ struct Session {
     polled: Cell<u64>,
     /// The turn in which it last began a command or wanted to; zero if never.
     wanted: Cell<u64>,
+    /// The turn in which it last began one.
+    begun: Cell<u64>,
+    /// How many turns the command took that has ended last.
+    took: Cell<u64>,
     /// What it has begun, and what it might have, in units.
     units: Cell<u64>,
     /// It would have begun more in the turn that it had.
@@ -119,10 +132,21 @@ impl Turns {
         may
     }
 
+    /// Which turn it is.
+    pub(crate) fn now(&self) -> u64 {
+        self.turn.get()
+    }
+
+    /// A command of session `index` has ended that was begun in turn `begun`.
+    pub(crate) fn ended(&self, index: ConnectionIndex, begun: u64) {
+        self.sessions[index].took.set(self.turn.get() - begun);
+    }
+
     /// Session `index` has begun a command of so many `units`.
     pub(crate) fn begun(&self, index: ConnectionIndex, units: u64) {
         let (session, [last, _]) = (&self.sessions[index], self.latest.get());
         session.units.set(session.units.get() + units);
+        session.begun.set(self.turn.get());
         self.happens();
         if last != index {
             self.latest.set([index, last]);
@@ -133,21 +157,25 @@ impl Turns {
     pub(crate) fn leave(&self, index: ConnectionIndex) {
         let session = &self.sessions[index];
         session.wanted.set(0);
+        session.took.set(0);
         session.is_kept_back.set(false);
     }
 
     /// `session` was kept back in the turn before. If that was in vain, the others might have begun more than they did.
     fn reckon(&self, session: &Session, turn: u64) {
-        if session.seen.get() != self.happened.get() {
-            return session.vain.set(0);
-        }
         let (vain, own) = (session.vain.get(), session.units.get());
-        session.vain.set(vain + 1);
-        let missed = MISSED << vain.min(DOUBLINGS);
+        let nothing_happens = session.seen.get() == self.happened.get();
+        let is_idle = nothing_happens && vain >= IDLE;
+        let missed = MISSED << vain.saturating_sub(IDLE).min(DOUBLINGS);
+        let mut is_vain = nothing_happens;
         for other in self.sessions.iter().filter(|other| other.is_about(turn) && !other.is_kept_back.get()) {
             let units = other.units.get();
-            other.units.set(units.max(own.min(units + missed)));
+            if units < own && (is_idle || other.begun.get() + PATIENCE < turn) {
+                other.units.set(own.min(units + missed));
+                is_vain = true;
+            }
         }
+        session.vain.set(if is_vain { vain + 1 } else { 0 });
     }
 
     /// What the one has begun that has begun least of those that are about, but for `index`.
@@ -160,7 +188,7 @@ impl Turns {
 
 impl Session {
     fn is_about(&self, turn: u64) -> bool {
-        self.wanted.get() + ABOUT >= turn
+        self.wanted.get() + ABOUT >= turn && self.took.get() <= QUICK
     }
 }
 
@@ -179,7 +207,7 @@ mod tests {
         depth: usize,
         units: u64,
         back_after: u64,
-        /// When those that are outstanding come back.
+        /// When those that are outstanding were begun.
         out: Vec<u64>,
         waits: bool,
         begun: u64,
@@ -201,7 +229,13 @@ mod tests {
                 self.turn += 1;
                 for (index, load) in self.sessions.iter_mut().enumerate() {
                     let outstanding = load.out.len();
-                    load.out.retain(|&back| back > self.turn);
+                    load.out.retain(|&begun| {
+                        let is_over = begun + load.back_after <= self.turn;
+                        if is_over {
+                            self.turns.ended(index, self.turns.now() - load.back_after);
+                        }
+                        !is_over
+                    });
                     if outstanding > load.out.len() {
                         self.turns.happens();
                     }
@@ -215,7 +249,7 @@ mod tests {
                         if !load.waits {
                             self.turns.begun(index, load.units);
                             load.begun += load.units;
-                            load.out.push(self.turn + load.back_after);
+                            load.out.push(self.turn);
                         }
                     }
                 }
@@ -242,6 +276,14 @@ mod tests {
         let mut world = World::new(&[(128, 1, 1), (1, 1, 1000)]);
         let begun = world.run(10_000);
         assert!(begun[1] == 10 && begun[0] > 128 * 9000, "{begun:?}");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_session_whose_commands_wait_for_something_else() {
+        let mut world = World::new(&[(32, 1, 1), (128, 1, 640)]);
+        world.run(1000);
+        let begun = world.run(10_000);
+        assert_eq!(begun[0], 320_000, "{begun:?}");
     }
 
     #[test]
