@@ -18,11 +18,11 @@ use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use kernel_runtime::{Instant, Signal, with_deadline};
+use kernel_runtime::{Instant, Signal, earliest, with_deadline};
 use line::{Alarm, Line, lost};
 use network::Stream;
 use storage_block::{Request, Share};
-use storage_driver::{Dial, Driver, Event, Rate, Settings, Status, earliest};
+use storage_driver::{Dial, Driver, Event, Rate, Settings, Status};
 use storage_nbd::{Export, Retry, Tls, Writer};
 
 /// How long one attempt to connect may take.

@@ -19,4 +19,4 @@ mod time;
 pub use executor::{Executor, yield_now};
 pub use profile::{Profile, Spent, Stage};
 pub use signal::Signal;
-pub use time::{Clock, Instant, Sleep, Timeout, with_deadline};
+pub use time::{Clock, Instant, Sleep, Timeout, earliest, with_deadline};

@@ -47,6 +47,15 @@ impl Sub for Instant {
     }
 }
 
+/// The earlier of two moments, of which there may be none.
+pub const fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) if other.0 < one.0 => Some(other),
+        (Some(one), _) => Some(one),
+        (None, other) => other,
+    }
+}
+
 /// The time of the current poll, the timers that wait for a later one, and where the time goes. Cheap to clone.
 #[derive(Clone)]
 pub struct Clock(Rc<Timers>);

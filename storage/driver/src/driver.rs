@@ -9,7 +9,7 @@ use crate::rewrite::Rewrite;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
-use kernel_runtime::Instant;
+use kernel_runtime::{Instant, earliest};
 use storage_block::{Completion, Error, Geometry, Operation, Request, Share};
 use storage_nbd::{ClientError, Export, Quarantine, Text};
 
@@ -400,14 +400,5 @@ impl Driver {
 
     pub(crate) fn wake_all(&mut self) {
         self.wakes = u64::MAX;
-    }
-}
-
-/// The earlier of two moments, of which there may be none.
-pub const fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) if other.as_micros() < one.as_micros() => Some(other),
-        (Some(one), _) => Some(one),
-        (None, other) => other,
     }
 }

@@ -32,7 +32,7 @@ mod paths;
 mod rate;
 mod rewrite;
 
-pub use driver::{Driver, Event, Limits, Settings, Status, earliest};
+pub use driver::{Driver, Event, Limits, Settings, Status};
 pub use paths::{Dial, End};
 pub use rate::Rate;
 
