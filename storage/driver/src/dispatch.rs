@@ -71,21 +71,9 @@ impl Driver {
         let path = if goes { self.least_busy() } else { None };
         let waits = if let Some(path) = path
             && self.meter.blocked(now).is_none()
+            && let Verdict::Go { fua, room } = self.judge(operation, (offset, length), again, now, &mut true)
         {
-            if operation.changes_medium() {
-                match self.judge_change(operation, (offset, length), again, now, &mut true) {
-                    Verdict::Go { fua, room } => {
-                        self.depart(now, path, request, (since, again, tries), (fua, room)).err()
-                    }
-                    Verdict::Wait | Verdict::Fail(_) => Some(request),
-                }
-            } else {
-                // Nothing holds back what changes nothing.
-                let (what, durable) = (What::Request(request.cookie), false);
-                let flight = Flight { what, path, operation, offset, length, since, tries, again, durable };
-                self.meter.take(if operation.carries_data() { length } else { 0 });
-                self.send(now, &flight, None, request).err()
-            }
+            self.depart(now, path, request, (since, again, tries), (fua, room)).err()
         } else {
             Some(request)
         };
@@ -210,7 +198,7 @@ impl Driver {
     fn judge(
         &mut self,
         operation: Operation,
-        range: (u64, u64),
+        (offset, length): (u64, u64),
         again: bool,
         now: Instant,
         changes: &mut bool,
@@ -218,18 +206,6 @@ impl Driver {
         if !operation.changes_medium() {
             return Verdict::Go { fua: false, room: None };
         }
-        self.judge_change(operation, range, again, now, changes)
-    }
-
-    /// The same of one that changes the disk.
-    fn judge_change(
-        &mut self,
-        operation: Operation,
-        (offset, length): (u64, u64),
-        again: bool,
-        now: Instant,
-        changes: &mut bool,
-    ) -> Verdict {
         let closed = |quarantine: &Quarantine| quarantine.blocked(now, offset, length).is_some();
         if !again && closed(&self.quarantine) || closed(&self.old) {
             return Verdict::Wait;
