@@ -328,20 +328,19 @@ impl Connection {
         let header_digest = !login && self.parameters().header_digest();
         let data_digest = !login && length > 0 && self.parameters().data_digest();
         let crc32c = self.limits.crc32c;
+        let pad = padding(header.data_segment());
         let out = &mut self.outgoing;
-        if copied.is_empty() && !header_digest && !data_digest {
-            // Nothing stands before or behind the data but the header and padding.
-            out.sent = 0;
-            out.head[..BASIC_HEADER].copy_from_slice(&header.0);
-            out.head_length = BASIC_HEADER;
-            (out.body, out.body_length) = (if length > 0 { body } else { Body::None }, length);
-            out.trailer = [0; 3 + DIGEST];
-            out.trailer_length = padding(header.data_segment());
-            return;
-        }
         out.sent = 0;
         out.head[..BASIC_HEADER].copy_from_slice(&header.0);
         out.head_length = BASIC_HEADER;
+        out.body = if copied.is_empty() && length > 0 { body } else { Body::None };
+        out.body_length = if copied.is_empty() { length } else { 0 };
+        out.trailer = [0; 3 + DIGEST];
+        out.trailer_length = pad;
+        if copied.is_empty() && !header_digest && !data_digest {
+            // Nothing stands before or behind the data but the header and padding.
+            return;
+        }
         if header_digest {
             let digest = crc32c(0, &header.0).to_le_bytes();
             out.head[BASIC_HEADER..BASIC_HEADER + DIGEST].copy_from_slice(&digest);
@@ -350,11 +349,6 @@ impl Connection {
         let begin = out.head_length;
         out.head[begin..begin + copied.len()].copy_from_slice(copied);
         out.head_length += copied.len();
-        out.body = if copied.is_empty() && length > 0 { body } else { Body::None };
-        out.body_length = if copied.is_empty() { length } else { 0 };
-        let pad = padding(header.data_segment());
-        out.trailer = [0; 3 + DIGEST];
-        out.trailer_length = pad;
         if data_digest {
             let over = crc32c(0, if copied.is_empty() { self.body() } else { copied });
             let digest = crc32c(over, &[0; 3][..pad]).to_le_bytes();
