@@ -141,14 +141,16 @@ impl Queue {
         assert!(header < length && length <= buffer.len() && u32::try_from(length).is_ok());
         let Some(chain) = self.free.pop() else { return Err(buffer) };
         let lent = buffer.lend(self.direction);
-        // Without a product, whose overflow would have to be looked for.
-        let head = if self.parts == 1 { chain } else { chain << 1 };
-        if self.parts == 1 {
-            self.describe(head, lent.address(), length, 0);
+        let head = if self.parts == 1 {
+            self.describe(chain, lent.address(), length, 0);
+            chain
         } else {
+            // Without a product, whose overflow would have to be looked for.
+            let head = chain << 1;
             self.describe(head, lent.address(), header, NEXT);
             self.describe(head + 1, lent.address() + header as u64, length - header, 0);
-        }
+            head
+        };
         self.lent[usize::from(chain)] = Some(lent);
         self.ring.write16(self.layout.available_entry(self.available), head);
         self.available = self.available.wrapping_add(1);
