@@ -3,7 +3,7 @@
 use crate::path::{Other, Path, Resumed};
 use crate::registry::Refused;
 use crate::shared::{ConnectionIndex, Shared};
-use crate::turns::{Turn, units};
+use crate::turns::units;
 use alloc::rc::Rc;
 use core::future::{Future, poll_fn};
 use core::net::SocketAddr;
@@ -54,7 +54,6 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
         stream.accept(port).await;
         connection.reset(shared.clock.now());
         shared.mailboxes[index].clear();
-        let turn = shared.turns.enter(index);
         let mut sleep = shared.clock.sleep_until(Instant::ZERO);
         let mut serving = Serving {
             shared: &shared,
@@ -66,7 +65,6 @@ pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, m
             stalled: None,
             relief: 0,
             relief_ends: Instant::ZERO,
-            turn,
             is_over: false,
         };
         let end = poll_fn(|cx| serving.pump(cx, &mut sleep)).await;
@@ -112,7 +110,6 @@ struct Serving<'a> {
     relief: u16,
     /// When those that lack a place are waited for again.
     relief_ends: Instant,
-    turn: Turn,
     /// It has begun all it may in this turn, and would begin more.
     is_over: bool,
 }
@@ -140,7 +137,7 @@ impl Serving<'_> {
         if let Err(fatal) = self.connection.handle_timeout(now) {
             return Poll::Ready(self.dropped(&fatal));
         }
-        self.turn = self.shared.turns.enter(self.index);
+        self.shared.turns.enter(self.index);
         self.is_over = false;
         for _ in 0..PASSES {
             match self.pass(now) {
@@ -250,9 +247,7 @@ impl Serving<'_> {
 
     fn drain(&mut self) -> Result<bool, End> {
         let mut moved = false;
-        while self.may_go_on()
-            && let Some(event) = self.connection.poll_event()
-        {
+        while let Some(event) = self.next_event() {
             moved = true;
             match self.path.handle(self.connection, event) {
                 None => {}
@@ -274,17 +269,18 @@ impl Serving<'_> {
         Ok(moved)
     }
 
-    /// Whether what has happened next can have its consequences in this turn: a command may have to wait for another one, and
+    /// What has happened next, if it can have its consequences in this turn: a command may have to wait for another one, and
     /// all behind it with it.
-    fn may_go_on(&mut self) -> bool {
-        if let Some(Event::Command(command)) = self.connection.peek_event() {
+    fn next_event(&mut self) -> Option<Event> {
+        if let Event::Command(command) = self.connection.peek_event()? {
             let turns = &self.shared.turns;
-            self.is_over = !turns.may_begin(self.index, self.turn);
-            if !self.is_over {
-                turns.begun(self.index, units(command.expected_data_transfer_length));
+            self.is_over = !turns.may_begin(self.index);
+            if self.is_over {
+                return None;
             }
+            turns.begun(self.index, units(command.expected_data_transfer_length));
         }
-        !self.is_over
+        self.connection.poll_event()
     }
 
     /// All that is to be said goes into the stream's own buffer: the answers of many commands behind one another.

@@ -64,19 +64,14 @@ struct Session {
     took: Cell<u64>,
     /// What it has begun, and what it might have, in units.
     units: Cell<u64>,
+    /// Up to where these may go in its turn.
+    bound: Cell<u64>,
     /// It would have begun more in the turn that it had.
     is_kept_back: Cell<bool>,
     /// What had happened by then.
     seen: Cell<u64>,
     /// In how many turns one after the other nothing has happened since it was kept back.
     vain: Cell<u32>,
-}
-
-/// One turn of one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    /// Up to where its units may go.
-    bound: u64,
 }
 
 impl Turns {
@@ -92,7 +87,7 @@ impl Turns {
     }
 
     /// Another turn of session `index` begins.
-    pub(crate) fn enter(&self, index: ConnectionIndex) -> Turn {
+    pub(crate) fn enter(&self, index: ConnectionIndex) {
         let session = &self.sessions[index];
         if session.polled.get() == self.turn.get() {
             // Nobody is polled twice in a turn, so this is the next.
@@ -104,27 +99,28 @@ impl Turns {
         if !was_kept_back {
             self.happens();
         }
+        session.bound.set(u64::MAX);
         let [last, before] = self.latest.get();
         let other = if last == index { before } else { last };
         if other == index || !self.sessions[other].is_about(turn) {
-            return Turn { bound: u64::MAX };
+            return;
         }
         if was_kept_back {
             self.reckon(session, turn);
         }
-        let Some(least) = self.least(index) else { return Turn { bound: u64::MAX } };
+        let Some(least) = self.least(index) else { return };
         if !session.is_about(turn) {
             // What it did not want while it was away it does not get now.
             session.units.set(session.units.get().max(least));
         }
-        Turn { bound: least + LEAD }
+        session.bound.set(least + LEAD);
     }
 
-    /// Whether session `index` may begin another command in its `turn`.
-    pub(crate) fn may_begin(&self, index: ConnectionIndex, turn: Turn) -> bool {
+    /// Whether session `index` may begin another command in its turn.
+    pub(crate) fn may_begin(&self, index: ConnectionIndex) -> bool {
         let session = &self.sessions[index];
         session.wanted.set(self.turn.get());
-        let may = session.units.get() < turn.bound;
+        let may = session.units.get() < session.bound.get();
         if !may {
             session.is_kept_back.set(true);
             session.seen.set(self.happened.get());
@@ -242,10 +238,10 @@ mod tests {
                     if outstanding == load.out.len() && !load.waits {
                         continue;
                     }
-                    let turn = self.turns.enter(index);
+                    self.turns.enter(index);
                     load.waits = false;
                     while load.out.len() < load.depth && !load.waits {
-                        load.waits = !self.turns.may_begin(index, turn);
+                        load.waits = !self.turns.may_begin(index);
                         if !load.waits {
                             self.turns.begun(index, load.units);
                             load.begun += load.units;
