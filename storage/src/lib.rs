@@ -36,7 +36,7 @@ pub use control::{Control, ControlError, Exposed, Exposure, Policy, VolumeState}
 pub use limits::Limits;
 pub use storage_driver::{Rate, Status};
 pub use storage_iscsi::Limits as IscsiLimits;
-pub use storage_iscsi::wire::{Checksum, crc32c};
+pub use storage_iscsi::wire::Checksum;
 pub use storage_nbd::Limits as NbdLimits;
 pub use storage_scsi::Limits as ScsiLimits;
 

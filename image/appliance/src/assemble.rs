@@ -33,8 +33,8 @@ pub struct Parts<H, S> {
     pub seeds: [u64; 5],
     /// What secrets are made of; without it there is no TLS.
     pub secrets: Option<Secrets>,
-    /// What iSCSI's digests are made with.
-    pub checksum: storage::Checksum,
+    /// What iSCSI's digests are made with, if there is anything better than a table.
+    pub checksum: Option<storage::Checksum>,
     /// Where cycles are counted.
     pub profile: Profile,
     /// What the ground tells of itself.
@@ -95,7 +95,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         limits: &Limits,
         storage: &storage::Limits,
     ) -> Result<Self, String> {
-        let iscsi = storage::IscsiLimits { crc32c: parts.checksum, ..storage.iscsi };
+        let crc32c = parts.checksum.unwrap_or(storage.iscsi.crc32c);
+        let iscsi = storage::IscsiLimits { crc32c, ..storage.iscsi };
         let storage = &storage::Limits { iscsi, ..*storage };
         let [host_seed, service_seed, storage_seed, ..] = parts.seeds;
         let boot = u128::from(parts.seeds[3]) << 64 | u128::from(parts.seeds[4]);

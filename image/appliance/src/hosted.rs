@@ -71,13 +71,13 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
     }
 }
 
-/// What iSCSI's digests are made with: the CPU's instruction where it has one.
-fn checksum() -> storage::Checksum {
-    #[cfg(target_arch = "x86_64")]
-    let found = kernel::crc32c::by_instruction();
-    #[cfg(not(target_arch = "x86_64"))]
-    let found = None;
-    found.unwrap_or(storage::crc32c)
+/// What iSCSI's digests are made with where the CPU has an instruction for it.
+#[cfg(target_arch = "x86_64")]
+use kernel::crc32c::by_instruction as checksum;
+
+#[cfg(not(target_arch = "x86_64"))]
+fn checksum() -> Option<storage::Checksum> {
+    None
 }
 
 /// What the process is sized for: as a VM with so much memory would be.

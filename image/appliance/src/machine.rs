@@ -46,7 +46,7 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     let profile = Profile::new(figures::cycles);
     let gauges =
         Gauges { hertz: figures::hertz, allocations: Some(figures::allocations), free: Some(figures::free) };
-    let checksum = crc32c::by_instruction().unwrap_or(storage::crc32c);
+    let checksum = crc32c::by_instruction();
     let buffer = kernel::memory::stale_bytes;
     let parts =
         Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, buffer, now: now() };

@@ -172,8 +172,7 @@ impl World {
         let seeds = [(); 5].map(|()| self.random.next());
         let memory = self.shared.plan.shape.memory;
         let (profile, gauges) = (Profile::off(), Gauges::NONE);
-        let secrets = None;
-        let checksum = storage_iscsi::wire::crc32c;
+        let (secrets, checksum) = (None, None);
         // What a buffer held before must not show.
         let buffer = |length| vec![0xa5; length];
         let parts = Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, buffer, now };
