@@ -74,21 +74,27 @@ impl Initiator {
 
     /// Send a command; answers its tag.
     async fn command(&mut self, cdb: &[u8], data: &[u8]) -> u32 {
+        let command = ScsiCommand { write: !data.is_empty(), ..ScsiCommand::default() };
+        self.command_over(command, cdb, data.len(), data).await
+    }
+
+    /// Send a command that is to transfer so many bytes, with what of these goes along with it; answers its tag.
+    async fn command_over(&mut self, command: ScsiCommand, cdb: &[u8], length: usize, first: &[u8]) -> u32 {
         let mut padded = [0; 16];
         padded[..cdb.len()].copy_from_slice(cdb);
         self.tag += 1;
         let command = ScsiCommand {
             last: true,
-            write: !data.is_empty(),
             attribute: 1,
+            data_segment: u32::try_from(first.len()).expect("short"),
             initiator_task_tag: self.tag,
-            expected_data_transfer_length: u32::try_from(data.len()).expect("short"),
+            expected_data_transfer_length: u32::try_from(length).expect("short"),
             cmd_sn: self.cmd_sn,
             cdb: padded,
-            ..ScsiCommand::default()
+            ..command
         };
         self.cmd_sn += 1;
-        self.say(command.header(), data).await;
+        self.say(command.header(), first).await;
         self.tag
     }
 
@@ -104,37 +110,10 @@ impl Initiator {
     /// Write so many bytes at the `index`th place for as many, and send the first of them with the command.
     async fn write_long(&mut self, index: u8, length: usize, first: usize) {
         let blocks = (length / 512) as u8;
-        self.tag += 1;
-        let command = ScsiCommand {
-            last: true,
-            write: true,
-            attribute: 1,
-            data_segment: first as u32,
-            initiator_task_tag: self.tag,
-            expected_data_transfer_length: length as u32,
-            cmd_sn: self.cmd_sn,
-            cdb: [
-                0x2a,
-                0,
-                0,
-                0,
-                ((u16::from(index) * u16::from(blocks)) >> 8) as u8,
-                index.wrapping_mul(blocks),
-                0,
-                0,
-                blocks,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-            ],
-            ..ScsiCommand::default()
-        };
-        self.cmd_sn += 1;
-        self.say(command.header(), &vec![index; first]).await;
+        let [high, low] = (u16::from(index) * u16::from(blocks)).to_be_bytes();
+        let command = ScsiCommand { write: true, ..ScsiCommand::default() };
+        let cdb = [0x2a, 0, 0, 0, high, low, 0, 0, blocks, 0];
+        self.command_over(command, &cdb, length, &vec![index; first]).await;
     }
 
     /// The next response. Data that is asked for before it is given.

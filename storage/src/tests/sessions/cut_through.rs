@@ -25,22 +25,9 @@ fn fill(service: &RefCell<Service>, generation: u8) {
 
 impl Initiator {
     async fn read(&mut self, length: usize) {
-        self.tag += 1;
-        let mut cdb = [0; 16];
-        cdb[0] = 0x28;
-        cdb[7..9].copy_from_slice(&((length / 512) as u16).to_be_bytes());
-        let command = ScsiCommand {
-            last: true,
-            read: true,
-            attribute: 1,
-            initiator_task_tag: self.tag,
-            expected_data_transfer_length: length as u32,
-            cmd_sn: self.cmd_sn,
-            cdb,
-            ..ScsiCommand::default()
-        };
-        self.cmd_sn += 1;
-        self.say(command.header(), &[]).await;
+        let [high, low] = ((length / 512) as u16).to_be_bytes();
+        let command = ScsiCommand { read: true, ..ScsiCommand::default() };
+        self.command_over(command, &[0x28, 0, 0, 0, 0, 0, 0, high, low, 0], length, &[]).await;
     }
 
     /// Hear Data-In up to `end`, which has to go on at `start`. Answers whether it carried a status, with the bytes.
@@ -70,14 +57,17 @@ impl Initiator {
     }
 }
 
-/// A disk with content, and its service.
-fn disk() -> (World, Rc<RefCell<Service>>) {
+/// Let an initiator talk to a disk with content, whose service may change its manner.
+fn talk<T: Future<Output = ()> + 'static>(test: fn(Initiator, Rc<RefCell<Service>>, Clock) -> T) {
     let mut world = world();
     let service = world.service(10809, "disk", Manner::Serve);
     fill(&service, 0);
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
-    (world, service)
+    let (stream, clock) = (world.server.stream(1 << 18, 65536), world.executor.clock());
+    finish(&mut world, Duration::from_secs(10), async move {
+        test(Initiator::log_in(stream, "one", "disk").await, service, clock).await;
+    });
 }
 
 fn expected(range: std::ops::Range<usize>, generation: u8) -> Vec<u8> {
@@ -86,10 +76,7 @@ fn expected(range: std::ops::Range<usize>, generation: u8) -> Vec<u8> {
 
 #[test]
 fn data_that_has_come_is_sent_before_the_service_has_the_rest() {
-    let (mut world, service) = disk();
-    let (stream, clock) = (world.server.stream(1 << 18, 65536), world.executor.clock());
-    finish(&mut world, Duration::from_secs(5), async move {
-        let mut initiator = Initiator::log_in(stream, "one", "disk").await;
+    talk(|mut initiator, service, clock| async move {
         for parts in 1..4 {
             service.borrow_mut().manner = Manner::Answer(parts);
             initiator.read(LENGTH).await;
@@ -106,10 +93,7 @@ fn data_that_has_come_is_sent_before_the_service_has_the_rest() {
 
 #[test]
 fn an_error_behind_data_that_was_sent_ends_the_command_with_its_sense() {
-    let (mut world, service) = disk();
-    let (stream, clock) = (world.server.stream(1 << 18, 65536), world.executor.clock());
-    finish(&mut world, Duration::from_secs(5), async move {
-        let mut initiator = Initiator::log_in(stream, "one", "disk").await;
+    talk(|mut initiator, service, clock| async move {
         service.borrow_mut().manner = Manner::Answer(2);
         initiator.read(LENGTH).await;
         let (_, bytes) = initiator.hear_data(0, 2 * SEGMENT).await;
@@ -128,10 +112,7 @@ fn an_error_behind_data_that_was_sent_ends_the_command_with_its_sense() {
 
 #[test]
 fn a_read_whose_connection_is_lost_half_way_goes_on_where_it_was() {
-    let (mut world, service) = disk();
-    let (stream, clock) = (world.server.stream(1 << 18, 65536), world.executor.clock());
-    finish(&mut world, Duration::from_secs(10), async move {
-        let mut initiator = Initiator::log_in(stream, "one", "disk").await;
+    talk(|mut initiator, service, clock| async move {
         service.borrow_mut().manner = Manner::Answer(1);
         initiator.read(LENGTH).await;
         let (_, bytes) = initiator.hear_data(0, SEGMENT).await;
