@@ -1,4 +1,4 @@
-//! CRC32C, iSCSI's digest, by the instruction that SSE4.2 has for it.
+//! CRC32C by the instruction that SSE4.2 has for it.
 //!
 //! The instruction takes eight bytes each cycle, but its answer only comes after three: long runs are cut into three
 //! lanes that do not wait for each other. What a lane begins with is carried past the bytes of the next one by a table:

@@ -228,7 +228,8 @@ fn take_as_written(block: *mut u8) {
 /// Give pages back.
 ///
 /// # Safety
-/// `address` and `length` must be those of an [`allocate_pages`] or [`allocate_stale_pages`], and nobody, no device either, may use them any more.
+/// `address` and `length` must be those of an [`allocate_pages`] or [`allocate_stale_pages`], and nobody, no device either,
+/// may use them any more.
 pub(crate) unsafe fn free_pages(address: u64, length: usize) {
     if let Some(layout) = pages(length) {
         // SAFETY: the same length gives the layout of the allocation.

@@ -5,8 +5,8 @@
 //! follow is copied once more, so it takes only segments for which that is less than what the stack would do.
 //!
 //! Nothing is merged but plain data: IPv4 without options or fragments, TCP without options, of one connection, in
-//! sequence, with no flag but ACK and PSH, with what acknowledges on the way, and each with an IP checksum that is right. Whoever calls has seen to it that
-//! the TCP checksums are (see [`crate::offload::check_received`]).
+//! sequence, with no flag but ACK and PSH, with what acknowledges on the way, and each with an IP checksum that is right.
+//! Whoever calls has seen to it that the TCP checksums are (see [`crate::offload::check_received`]).
 
 /// Ethernet, IP and TCP headers in front of the payload, and where the latter two begin.
 const HEADERS: usize = 54;
