@@ -6,10 +6,12 @@
 use crate::mailbox::CommandIndex;
 use crate::registry::{Place, TargetIndex};
 use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, cookie};
+use crate::turns::units;
 use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::time::Duration;
 use kernel_runtime::{Instant, Stage};
 use storage_block::{Buffer, Request, Share};
 use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
@@ -20,7 +22,7 @@ pub(crate) struct Path {
     shared: Rc<Shared>,
     index: ConnectionIndex,
     /// The running command of each task slot of the connection's engine, and its task: slots are used again.
-    commands: Vec<Option<(Task, CommandIndex)>>,
+    commands: Vec<Option<Slot>>,
     ready: Vec<CommandIndex>,
     /// When this pass began: near enough to now for all that comes of it, and asked of the clock once.
     now: Instant,
@@ -28,6 +30,16 @@ pub(crate) struct Path {
     control: Share,
     /// The connection's part of the memory of each volume that it has used.
     parts: Vec<Option<Part>>,
+}
+
+/// A running command in the slot of its task.
+#[derive(Clone, Copy)]
+struct Slot {
+    task: Task,
+    command: CommandIndex,
+    /// What it counts for, and when it came.
+    units: u32,
+    since: Instant,
 }
 
 /// A connection's part of what the commands of a volume may hold. All sessions have equal parts, so that one which keeps
@@ -149,24 +161,42 @@ impl Path {
     }
 
     fn running<'a>(&self, state: &'a mut State, task: Task) -> Option<(CommandIndex, &'a mut Running)> {
-        let (of, index) = self.commands.get(task.slot()).copied().flatten()?;
+        let slot = self.commands.get(task.slot()).copied().flatten()?;
+        let index = slot.command;
         let running = state.commands.get_mut(index)?;
         let owner = running.owner?;
-        (of == task && owner.connection == self.index && owner.task == task).then_some((index, running))
+        (slot.task == task && owner.connection == self.index && owner.task == task)
+            .then_some((index, running))
     }
 
     fn begin(&mut self, shared: &Shared, connection: &mut Connection, command: &Command) {
+        let units = units(command.expected_data_transfer_length);
+        shared.turns.begun(self.index, units);
+        if !self.admit(shared, connection, command, units) {
+            shared.turns.ended(self.index, units, Duration::ZERO);
+        }
+    }
+
+    /// Begin a command. Answers whether it has a slot.
+    fn admit(&mut self, shared: &Shared, connection: &mut Connection, command: &Command, units: u32) -> bool {
         let state = &mut *shared.state.borrow_mut();
         let State { registry, commands, .. } = &mut *state;
         let session = registry.session(self.index);
-        let Some((target, nexus)) = session else { return connection.abort(command.task) };
+        let Some((target, nexus)) = session else {
+            connection.abort(command.task);
+            return false;
+        };
         let held = shared.running[self.index].get();
         let owed = |each| shared.owed(registry, self.index, each);
         if !commands.admits(held, shared.limits.connections, owed) {
             let outcome = Outcome { status: Status::TaskSetFull as u8, ..Outcome::good(0) };
-            return connection.finish(command.task, outcome);
+            connection.finish(command.task, outcome);
+            return false;
         }
-        let Some(device) = registry.device_mut(target) else { return connection.abort(command.task) };
+        let Some(device) = registry.device_mut(target) else {
+            connection.abort(command.task);
+            return false;
+        };
         let (data_out, data_in) = directions(command);
         let (lun, cdb, attribute) = (command.lun, &command.cdb, attribute(command.attribute));
         let (index, running) = commands.claim();
@@ -174,13 +204,16 @@ impl Path {
         running.owner = Some(Owner { connection: self.index, task: command.task });
         (running.read, running.write) = (command.read, command.write);
         running.held = None;
-        (running.since, running.turn) = (self.now, shared.turns.now());
+        running.since = self.now;
         let arrival = Arrival { nexus, lun, cdb, data_out, data_in, attribute };
         device.begin(&mut running.command, &arrival);
-        if self.commands[command.task.slot()].replace((command.task, index)).is_none() {
-            shared.running[self.index].set(held + 1);
+        let slot = Slot { task: command.task, command: index, units, since: self.now };
+        match self.commands[command.task.slot()].replace(slot) {
+            Some(before) => shared.turns.ended(self.index, before.units, Duration::ZERO),
+            None => shared.running[self.index].set(held + 1),
         }
         self.step(connection, state, index);
+        true
     }
 
     /// End a command of this connection with GOOD, if that is all there is left to do: nearly all commands have but one
@@ -211,9 +244,6 @@ impl Path {
         (index, task): (CommandIndex, Task),
         (target, unit): (TargetIndex, UnitId),
     ) {
-        if let Some(running) = state.commands.get(index) {
-            self.shared.turns.ended(self.index, running.turn);
-        }
         state.commands.release(index);
         self.forget(task);
         if !state.held.is_empty() {
@@ -272,8 +302,9 @@ impl Path {
     /// The task has no command any more.
     pub(crate) fn forget(&mut self, task: Task) {
         let slot = self.commands.get_mut(task.slot());
-        if slot.and_then(|slot| slot.take_if(|(of, _)| *of == task)).is_some() {
+        if let Some(slot) = slot.and_then(|slot| slot.take_if(|slot| slot.task == task)) {
             self.shared.running[self.index].update(|count| count - 1);
+            self.shared.turns.ended(self.index, slot.units, self.now.since(slot.since));
         }
     }
 
@@ -299,7 +330,7 @@ impl Path {
         let state = &mut *shared.state.borrow_mut();
         shared.running[self.index].set(0);
         shared.forget_functions(state, self.index);
-        for (_, index) in self.commands.iter_mut().filter_map(Option::take) {
+        for Slot { command: index, .. } in self.commands.iter_mut().filter_map(Option::take) {
             let is_ours = state
                 .commands
                 .get_mut(index)

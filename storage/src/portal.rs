@@ -3,7 +3,6 @@
 use crate::path::{Other, Path, Resumed};
 use crate::registry::Refused;
 use crate::shared::{ConnectionIndex, Shared};
-use crate::turns::units;
 use alloc::rc::Rc;
 use core::future::{Future, poll_fn};
 use core::net::SocketAddr;
@@ -137,7 +136,7 @@ impl Serving<'_> {
         if let Err(fatal) = self.connection.handle_timeout(now) {
             return Poll::Ready(self.dropped(&fatal));
         }
-        self.shared.turns.enter(self.index);
+        self.shared.turns.enter(self.index, now);
         self.is_over = false;
         for _ in 0..PASSES {
             match self.pass(now) {
@@ -272,13 +271,11 @@ impl Serving<'_> {
     /// What has happened next, if it can have its consequences in this turn: a command may have to wait for another one, and
     /// all behind it with it.
     fn next_event(&mut self) -> Option<Event> {
-        if let Event::Command(command) = self.connection.peek_event()? {
-            let turns = &self.shared.turns;
-            self.is_over = !turns.may_begin(self.index);
+        if let Event::Command(_) = self.connection.peek_event()? {
+            self.is_over = !self.shared.turns.may_begin(self.index);
             if self.is_over {
                 return None;
             }
-            turns.begun(self.index, units(command.expected_data_transfer_length));
         }
         self.connection.poll_event()
     }

@@ -83,15 +83,14 @@ pub(crate) struct Running {
     pub(crate) write: bool,
     /// It stands in [`State::held`], for this reason.
     pub(crate) held: Option<Held>,
-    /// When it came, and in which turn.
+    /// When it came.
     pub(crate) since: Instant,
-    pub(crate) turn: u64,
 }
 
 impl Default for Running {
     fn default() -> Self {
         let (command, since) = (storage_scsi::Command::new(), Instant::ZERO);
-        Self { command, target: 0, owner: None, read: false, write: false, held: None, since, turn: 0 }
+        Self { command, target: 0, owner: None, read: false, write: false, held: None, since }
     }
 }
 

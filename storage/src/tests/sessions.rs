@@ -421,7 +421,7 @@ fn a_session_with_many_commands_outstanding_gets_no_more_than_one_with_few() {
     });
     world.run(Duration::from_secs(2));
     let [greedy, modest] = answered.map(|answered| *answered.borrow());
-    assert!(modest > 10_000 && greedy < modest + modest / 2, "{greedy} beside {modest}");
+    assert!(modest > 10_000 && greedy < modest + modest / 10, "{greedy} beside {modest}");
 }
 
 #[test]
