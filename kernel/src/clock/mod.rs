@@ -68,6 +68,7 @@ pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
         Some((source, rate)) => (source, rate, 0),
         None => calibrate::against_reference(acpi, apic),
     };
+    reference::Reference::rest(acpi);
     if apic.has_tsc_deadline() {
         timer_rate = 0;
     } else if let Some(stated) = reference::stated_timer_rate() {

@@ -40,13 +40,26 @@ pub(super) fn stated_timer_rate() -> Option<u64> {
     known.then_some(NANOSECONDS)
 }
 
+/// Whether the machine has a PC's chips, or does not say that it has not.
+fn is_pc(acpi: &Acpi) -> bool {
+    acpi.madt.as_ref().is_none_or(|madt| madt.is_pc)
+}
+
+/// Give channel 0 of the timer chip a mode, and what to count down from.
+fn set_chip(mode: u8, count: [u8; 2]) {
+    // SAFETY: the timer chip of a PC, on a machine that does not say that it has none; nobody else uses it, and its
+    // interrupt goes nowhere.
+    let write = |port, value| unsafe { port::write8(port, value) };
+    write(CHIP_COMMAND, mode);
+    count.into_iter().for_each(|byte| write(CHIP_CHANNEL, byte));
+}
+
 impl<'a> Reference<'a> {
     /// All that this machine may have, the best first. That one is named here does not mean that it counts.
     pub(super) fn candidates(acpi: &Acpi, apic: &'a Apic) -> impl Iterator<Item = Self> {
         let timer = acpi.fadt.as_ref().and_then(|fadt| fadt.timer);
         let acpi_timer = timer.and_then(|(register, bits)| Self::acpi(register, bits));
-        let is_pc = acpi.madt.as_ref().is_none_or(|madt| madt.is_pc);
-        let chip = is_pc.then(Self::chip);
+        let chip = is_pc(acpi).then(Self::chip);
         let apic_timer = stated_timer_rate().is_some().then_some(Self::Apic(apic));
         [acpi_timer, chip, apic_timer].into_iter().flatten()
     }
@@ -62,14 +75,18 @@ impl<'a> Reference<'a> {
     }
 
     fn chip() -> Self {
-        // SAFETY: the timer chip of a PC, on a machine that does not say that it has none; nobody else uses it, and its
-        // interrupt goes nowhere.
-        let write = |port, value| unsafe { port::write8(port, value) };
         // Channel 0, both bytes, mode 2, from 65536 down.
-        write(CHIP_COMMAND, 0x34);
-        write(CHIP_CHANNEL, 0);
-        write(CHIP_CHANNEL, 0);
+        set_chip(0x34, [0, 0]);
         Self::Chip
+    }
+
+    /// Let the PC's timer chip come to rest: until it is told otherwise it makes a square wave, of which a hypervisor keeps
+    /// every edge, 36 in a second, though the interrupt goes nowhere.
+    pub(super) fn rest(acpi: &Acpi) {
+        if is_pc(acpi) {
+            // Channel 0, both bytes, mode 0: down to zero once, and that is soon.
+            set_chip(0x30, [1, 0]);
+        }
     }
 
     /// What it is called in the log.
