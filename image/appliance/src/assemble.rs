@@ -5,7 +5,7 @@
 //! network. Everything is a task of one executor, added here and nowhere else.
 
 use crate::config::{Config, Tls};
-use crate::limits::{API_BUFFER, API_CONNECTIONS, ISCSI_PORT, Limits, WATCH_BUFFER};
+use crate::limits::{AGENT_LINKS, API_CONNECTIONS, ISCSI_PORT, Limits, WATCH_BUFFER};
 use agent_protocol::Uuid;
 use alloc::boxed::Box;
 use alloc::format;
@@ -19,9 +19,6 @@ use network::{Attachment, Measured, Settings, Side};
 use network_nic::Nic;
 use network_tls::{Anchors, ClientConfig, Crypto, Dates, Identity, Random};
 use storage::{Control, Storage};
-
-/// Connections to the agent, so that one slow command does not hold up the others.
-const AGENT_LINKS: usize = 2;
 
 /// What the ground has found.
 pub struct Parts<H, S> {
@@ -145,11 +142,11 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             };
             let management = Rc::new(Management::new(configuration, storage.control(), clock));
             for _ in 0..API_CONNECTIONS {
-                let stream = service.stack().stream(API_BUFFER, API_BUFFER);
+                let stream = service.stack().stream(limits.api_buffer, limits.api_buffer);
                 executor.add("api", management::serve(stream, port, management.clone()));
             }
             for _ in 0..AGENT_LINKS {
-                let stream = host.stack().stream(API_BUFFER, API_BUFFER);
+                let stream = host.stack().stream(limits.api_buffer, limits.api_buffer);
                 executor.add("agent", management::link(stream, management.clone()));
             }
             log::warn!("management API on port {port} of the service network, without authentication");

@@ -18,6 +18,8 @@ pub const SEGMENT: usize = 256 * KIB;
 const TLS_HANDSHAKE: usize = 128 * KIB;
 /// Bytes beside the pool for answers that need no disk.
 const CONTROL: usize = 64 * KIB;
+/// Bytes that stacks, tasks and tables take whatever the limits are, as measured at the smallest ones.
+const ANYHOW: usize = 630 * KIB;
 /// How long commands wait for a lost storage service before they end with BUSY: initiators begin to abort after 30 s.
 const HOLD: Duration = Duration::from_secs(25);
 /// How long a write of a lost connection may still reach the medium.
@@ -32,8 +34,8 @@ pub const WATCH_BUFFER: usize = 4 * KIB;
 pub const ISCSI_PORT: u16 = 3260;
 /// Connections of the management API at once.
 pub const API_CONNECTIONS: usize = 4;
-/// Bytes a management connection may have in each direction before its peer takes or gives them.
-pub const API_BUFFER: usize = 16 * KIB;
+/// Connections to the agent, so that one slow command does not hold up the others.
+pub const AGENT_LINKS: usize = 2;
 
 /// What is taken at start on a machine of some size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Limits {
     pub nbd_buffers: (usize, usize),
     /// Bytes of each such connection, beside those, when it is in TLS.
     pub tls_buffers: Buffers,
+    /// Bytes a connection of the management may have in each direction before its peer takes or gives them.
+    pub api_buffer: usize,
     /// The payload buffers: size and number, ascending.
     pub pool: [(usize, usize); 3],
     /// Bytes of the pool that the commands of one disk may hold.
@@ -64,10 +68,24 @@ pub struct Limits {
     pub entries: usize,
 }
 
-/// Bytes that the smallest appliance takes after boot, and goes on with, beside what its NICs take.
-pub const LEAST: usize = 2800 * KIB;
+/// The least a machine must have free after boot and drivers: one of 4 MiB has that.
+const LEAST: Limits = Limits {
+    connections: 4,
+    volumes: 2,
+    window: 8,
+    commands: 24,
+    iscsi_buffers: (16 * KIB, 16 * KIB),
+    paths: 1,
+    nbd_buffers: (16 * KIB, 16 * KIB),
+    tls_buffers: Buffers { receive: 20 * KIB, transmit: 20 * KIB },
+    api_buffer: 4 * KIB,
+    pool: [(4 * KIB, 16), (8 * KIB, 4), (16 * KIB, 8)],
+    share: 64 * KIB,
+    journal: [8, 2, 2],
+    entries: 32,
+};
 
-/// The least a machine must have free after boot and drivers.
+/// The same disks with room to move: for a machine of 6 MiB.
 const TINY: Limits = Limits {
     connections: 4,
     volumes: 2,
@@ -77,6 +95,7 @@ const TINY: Limits = Limits {
     paths: 1,
     nbd_buffers: (32 * KIB, 32 * KIB),
     tls_buffers: Buffers { receive: 20 * KIB, transmit: 20 * KIB },
+    api_buffer: 8 * KIB,
     pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
     share: 128 * KIB,
     journal: [32, 4, 4],
@@ -92,6 +111,7 @@ const SMALL: Limits = Limits {
     paths: 1,
     nbd_buffers: (256 * KIB, 128 * KIB),
     tls_buffers: Buffers { receive: 32 * KIB, transmit: 32 * KIB },
+    api_buffer: 16 * KIB,
     pool: [(4 * KIB, 256), (64 * KIB, 24), (SEGMENT, 12)],
     share: 1536 * KIB,
     journal: [256, 16, 4],
@@ -107,6 +127,7 @@ const NORMAL: Limits = Limits {
     paths: 1,
     nbd_buffers: (512 * KIB, 256 * KIB),
     tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
+    api_buffer: 16 * KIB,
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
     journal: [1024, 32, 16],
@@ -125,6 +146,7 @@ const LARGE: Limits = Limits {
     paths: 2,
     nbd_buffers: (512 * KIB, 256 * KIB),
     tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
+    api_buffer: 16 * KIB,
     pool: [(4 * KIB, 2048), (64 * KIB, 256), (SEGMENT, 160)],
     share: 12 * MIB,
     journal: [8192, 256, 128],
@@ -143,7 +165,7 @@ impl Limits {
     }
 
     const fn choose(free: usize, tls: bool) -> Self {
-        let sizes = [LARGE, NORMAL, MEDIUM, SMALL];
+        let sizes = [LARGE, NORMAL, MEDIUM, SMALL, TINY];
         let mut index = 0;
         while index < sizes.len() {
             let more = if tls { sizes[index].tls_memory() } else { 0 };
@@ -152,22 +174,38 @@ impl Limits {
             }
             index += 1;
         }
-        TINY
+        LEAST
     }
 
-    /// Bytes that these limits take at start: buffers, with a quarter on top for the tables of connections and the heap's own
-    /// needs, and the engines of all disks.
+    /// Bytes that both NICs may take together, of so many that are free after boot. Disks come first: what is left is
+    /// enough for the smallest limits with TLS, or, where they fit, for the next larger ones and a fifth.
+    pub const fn for_nics(free: usize) -> usize {
+        let tiny = TINY.memory();
+        let kept =
+            if free < tiny + tiny / 32 { LEAST.memory() + LEAST.tls_memory() } else { tiny + tiny / 5 };
+        free.saturating_sub(kept)
+    }
+
+    /// Bytes that these limits take: buffers, the engines of all disks, and a quarter on top for the tables of connections
+    /// and the heap's own needs, or what the smallest take of that.
     pub const fn memory(&self) -> usize {
         let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
             + self.volumes * self.paths * (self.nbd_buffers.0 + self.nbd_buffers.1)
-            + (API_CONNECTIONS + 1) * 2 * API_BUFFER;
+            + (API_CONNECTIONS + AGENT_LINKS) * 2 * self.api_buffer;
         let mut total = sockets + CONTROL;
         let mut index = 0;
         while index < self.pool.len() {
             total += self.pool[index].0 * (self.pool[index].1 + self.journal[index]);
             index += 1;
         }
-        total + total / 4 + self.volumes * self.engine()
+        let text = self.connections * 3 * self.text();
+        let (usual, least) = (total / 4, total / 8 + text + text / 4 + ANYHOW);
+        total + if usual > least { usual } else { least } + self.volumes * self.engine()
+    }
+
+    /// Bytes of text that an iSCSI connection takes, gives and sends back in a ping, each.
+    const fn text(&self) -> usize {
+        if self.iscsi_buffers.0 < 32 * KIB { 8 * KIB } else { 16 * KIB }
     }
 
     /// Bytes that the storage driver of one disk takes beside its buffers, as measured and a tenth more.
@@ -211,6 +249,7 @@ impl Limits {
                 max_recv_data_segment_length: largest,
                 max_burst_length: 4 * largest,
                 first_burst_length: largest,
+                text: narrow(self.text()).into(),
                 ..storage::IscsiLimits::default()
             },
             scsi: storage::ScsiLimits {
@@ -240,17 +279,19 @@ impl Limits {
 }
 
 const _: () = {
+    LEAST.check();
     TINY.check();
     SMALL.check();
     MEDIUM.check();
     NORMAL.check();
     LARGE.check();
     assert!(
-        TINY.memory() < SMALL.memory()
+        LEAST.memory() < TINY.memory()
+            && TINY.memory() < SMALL.memory()
             && SMALL.memory() < MEDIUM.memory()
             && MEDIUM.memory() < NORMAL.memory()
             && NORMAL.memory() < LARGE.memory()
     );
-    assert!(TINY.memory() < LEAST, "the smallest appliance fits into what is left for it");
-    assert!(TINY.memory() < 2 * MIB, "the smallest machine has 8 MiB");
+    assert!(TINY.memory() < 3 * MIB, "a machine of 6 MiB has room for it");
+    assert!(LEAST.memory() < 1560 * KIB, "a machine of 4 MiB has room for it");
 };

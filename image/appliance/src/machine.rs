@@ -9,7 +9,7 @@ use core::convert::Infallible;
 use drivers::{AnyNic, Inventory};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::{Channel, Config};
-use image_appliance::limits::LEAST;
+use image_appliance::limits::Limits;
 use kernel::power::{self, Exit};
 use kernel::{Machine, crc32c, entropy, figures};
 use kernel_runtime::{Instant, Profile};
@@ -75,7 +75,7 @@ fn configuration(machine: &Machine) -> Result<Config, String> {
 /// The NICs of the host-only and of the service network. A source of randomness is used on the way.
 fn devices(machine: &Machine, config: &Config) -> Result<(AnyNic, AnyNic), String> {
     let free = machine.free_memory();
-    let nic_memory = (free / NIC_PART).min(NIC_MOST).min(free.saturating_sub(LEAST) / 2);
+    let nic_memory = (free / NIC_PART).min(NIC_MOST).min(Limits::for_nics(free) / 2);
     let found = drivers::find(&Inventory { command_line: machine.command_line(), nic_memory });
     if let Some(mut source) = found.rng {
         let mut bytes = [0; 64];
