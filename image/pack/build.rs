@@ -4,6 +4,10 @@
 mod elf;
 #[path = "src/inner.rs"]
 mod inner;
+#[path = "src/packed.rs"]
+mod packed;
+#[path = "src/squeeze.rs"]
+mod squeeze;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -17,6 +21,7 @@ const SOURCES: &[&str] = &[
     "agent/protocol",
     "drivers",
     "image/appliance",
+    "image/unpack",
     "kernel",
     "management",
     "network",
@@ -40,8 +45,8 @@ fn main() {
     if env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy")) {
         return;
     }
-    let build = inner::Build { root, target: &target, package: "image_appliance", bin: "appliance" };
-    if let Err(error) = build.run().and_then(|built| inner::install(&built, &out, "appliance")) {
+    let program = inner::Build { root, target: &target, package: "image_appliance", bin: "appliance" };
+    if let Err(error) = inner::image(&program, &out) {
         panic!("the image could not be built: {error}");
     }
 }

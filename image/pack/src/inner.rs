@@ -3,7 +3,7 @@
 //! `build-std` in the workspace's own configuration would break host tests, and cargo cannot build an artifact
 //! dependency for a JSON target; so a second cargo gets the flags, and a target directory of its own.
 
-use crate::elf;
+use crate::{elf, packed};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What to build, and where.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Build<'a> {
     /// The root of the repository.
     pub(crate) root: &'a Path,
@@ -39,8 +39,11 @@ impl Build<'_> {
         }
         command.args(["build", "--package", self.package, "--bin", self.bin, "--profile", "release"]);
         command.arg("--target").arg(self.root.join("x86_64-target.json")).arg("-Zjson-target-spec");
-        command
-            .args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
+        // Sorting and printing numbers need not be quick.
+        command.args([
+            "-Zbuild-std=core,alloc,compiler_builtins",
+            "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size",
+        ]);
         // No path of this machine gets into the image: not into messages, not into debug information.
         command.args(["-Ztrim-paths", "--config", "profile.release.trim-paths=\"all\""]);
         command.arg("--target-dir").arg(self.target);
@@ -66,18 +69,31 @@ fn belongs_to_outer_build(name: &str) -> bool {
         || name == "CLIPPY_ARGS"
 }
 
-/// Put a built program into `folder`: as `name` without, and as `name.debug` with symbols.
+/// Build a program and what unpacks it, and put it into `folder`: packed as `bin`, without symbols as `bin.plain`, with
+/// them as `bin.debug`. Answers where the packed one lies.
 ///
 /// # Errors
 /// A sentence that names the file.
-pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<PathBuf, String> {
-    let whole = fs::read(built).map_err(|error| format!("{}: {error}", built.display()))?;
-    let bare = elf::without_sections(&whole).map_err(|error| format!("{}: {error}", built.display()))?;
-    let stripped = folder.join(name);
-    for (path, contents) in [(folder.join(format!("{name}.debug")), whole), (stripped.clone(), bare)] {
-        fs::write(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(stripped)
+pub(crate) fn image(program: &Build<'_>, folder: &Path) -> Result<PathBuf, String> {
+    let stub = Build { package: "image_unpack", bin: "unpack", ..*program };
+    let (built, stub) = (program.run()?, read(&stub.run()?)?);
+    let whole = read(&built)?;
+    let said = |error| format!("{}: {error}", built.display());
+    let bare = elf::without_sections(&whole).map_err(said)?;
+    let packed = packed::packed(&bare, &stub).map_err(said)?;
+    let path = folder.join(program.bin);
+    write(&path.with_extension("debug"), &whole)?;
+    write(&path.with_extension("plain"), &bare)?;
+    write(&path, &packed)?;
+    Ok(path)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<(), String> {
+    fs::write(path, contents).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("image_pack", &[]),
+    ("image_unpack", &[]),
     (
         "image_launch",
         // The two engines in tests only: hostile peers are made of their wire types; and the service that is told to fail.
@@ -124,6 +125,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("drivers", "the virtio-drivers crate asks for an unsafe Hal"),
     ("network_tls_cipher", "a processor's AES may be used only after asking whether it is there"),
     ("image_appliance", "hosted: system calls; machine: the entry point"),
+    ("image_unpack", "it is assembly, and runs before there is a stack"),
 ];
 
 /// Code lines (blank lines, comments and test modules aside) a file may have before it is split by state or by PDU.

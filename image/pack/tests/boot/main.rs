@@ -202,12 +202,26 @@ fn idling_takes_no_time_of_the_host() {
     for board in BOARDS {
         let mut machine = Run::case(board, "idle").start();
         let (start, _) = machine.wait_for("idle from here");
-        let before = processor_time(machine.pid());
+        let before = (processor_time(machine.pid()), wake_ups(machine.pid()));
         let (end, _) = machine.wait_for("idle to here");
-        let used = processor_time(machine.pid()) - before;
+        let used = processor_time(machine.pid()) - before.0;
         let share = used.as_secs_f64() / (end - start).as_secs_f64();
         assert!(share < 0.03, "{board}: {used:?} of {:?}", end - start);
+        // The program wakes twice a second, and for each time some of QEMU's threads do.
+        let rate = (wake_ups(machine.pid()) - before.1) as f64 / (end - start).as_secs_f64();
+        assert!(rate < 16.0, "{board}: QEMU wakes {rate:.1} times a second");
     }
+}
+
+/// How often a thread of the process has begun to wait, and so was woken but for the last time.
+fn wake_ups(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("QEMU runs");
+    let status = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+    let waits = status.filter_map(|status| {
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        count.trim().parse::<u64>().ok()
+    });
+    waits.sum()
 }
 
 /// What the process has used of processors, in user and system mode.
@@ -251,6 +265,24 @@ fn a_file_from_qemu_reaches_the_program() {
 }
 
 #[test]
+fn packed_it_is_half_as_large_and_says_the_same() {
+    let length = |path| fs::metadata(path).expect("it is built").len();
+    let (packed, unpacked) = (length(image_pack::elf()), length(image_pack::elf_unpacked()));
+    assert!(packed * 100 < unpacked * 60, "{packed} of {unpacked} bytes");
+    // A twentieth of a Linux guest that does the same (tests/bench).
+    assert!(packed <= 1014 << 10, "{packed} bytes");
+    for board in BOARDS {
+        let line = "host.address=10.77.0.2/24 service.address=10.78.0.2/24 colour=blue";
+        let run = Run::product(board, line).memory(4);
+        for run in [run.clone(), run.unpacked()] {
+            let outcome = run.finish();
+            expect(&outcome, FAILURE, board);
+            assert!(outcome.text().contains("command line: colour: unknown key"), "{}", outcome.text());
+        }
+    }
+}
+
+#[test]
 fn the_appliance_stops_with_a_line_that_names_what_is_wrong() {
     const NETWORKS: &str = "host.address=10.77.0.2/24 service.address=10.78.0.2/24";
     let cases = [
@@ -273,7 +305,7 @@ fn the_appliance_stops_with_a_line_that_names_what_is_wrong() {
 
 #[test]
 fn the_image_holds_neither_symbols_nor_paths_of_the_machine_that_built_it() {
-    let image = fs::read(image_pack::elf()).expect("the image");
+    let image = fs::read(image_pack::elf_unpacked()).expect("the image");
     let symbols = fs::read(image_pack::elf_with_symbols()).expect("the image with symbols");
     assert!(image.len() < symbols.len() / 2, "{} of {} bytes", image.len(), symbols.len());
     let home = std::env::var("HOME").unwrap_or_else(|_| "/root".into());

@@ -25,6 +25,7 @@ pub(crate) struct Run {
     memory: u32,
     line: String,
     product: bool,
+    unpacked: bool,
     debug_exit: bool,
     serial: bool,
     arguments: Vec<String>,
@@ -40,6 +41,7 @@ impl Run {
             memory: 32,
             line,
             product: false,
+            unpacked: false,
             debug_exit: true,
             serial: true,
             arguments: Vec::new(),
@@ -59,6 +61,11 @@ impl Run {
         Self { memory, ..self }
     }
 
+    /// The image as it is unpacked.
+    pub(crate) fn unpacked(self) -> Self {
+        Self { unpacked: true, ..self }
+    }
+
     pub(crate) fn without_debug_exit(self) -> Self {
         Self { debug_exit: false, ..self }
     }
@@ -75,7 +82,8 @@ impl Run {
     /// Start it.
     pub(crate) fn start(&self) -> Machine {
         if self.product {
-            return Machine::start(self, image_pack::elf());
+            let image = if self.unpacked { image_pack::elf_unpacked() } else { image_pack::elf() };
+            return Machine::start(self, image);
         }
         static SELFTEST: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         let program = match SELFTEST.get_or_init(image_pack::selftest) {
