@@ -7,8 +7,8 @@
 //!   [`Geometry::block_size`]; who carries it splits it at the backend's own limits and never widens it.
 //! - **A [`Buffer`] is moved with the request** and comes back in the [`Completion`], on success and on error; only that
 //!   of a write that succeeded may be kept below until a flush has made it durable.
-//!   A read that succeeded has overwritten all of `buffer[..length]`; nothing is ever sent from a buffer that
-//!   was not, so no byte of one customer reaches another.
+//!   A read that succeeded has overwritten all of `buffer[..length]`, but for what its [`Recipient`] has used and counted;
+//!   nothing is ever sent from a buffer that was not, so no byte of one customer reaches another.
 //! - **A [`Operation::Flush`]** makes durable every write whose completion was seen before the flush was
 //!   submitted. A failed flush is an error to be reported, never to be retried into a success.
 //! - Requests in flight may complete in any order. Two overlapping writes are never in flight together; the
@@ -19,7 +19,9 @@
 extern crate alloc;
 
 mod buffer;
+mod recipient;
 mod request;
 
 pub use buffer::{Buffer, Lack, Pool, Share};
+pub use recipient::{Arrived, Delivery, Recipient};
 pub use request::{Completion, Error, Extent, Geometry, Operation, Request};
