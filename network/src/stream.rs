@@ -307,6 +307,41 @@ impl Stream {
         })
     }
 
+    /// How many bytes there is room for now: none while another stream of the same stack is being read or written.
+    pub fn room(&self) -> usize {
+        let Slot::Open(place) = self.slot else { return 0 };
+        let Ok(mut inner) = self.stack.0.try_borrow_mut() else { return 0 };
+        let socket = inner.sockets.get_mut(place);
+        if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 }
+    }
+
+    /// Write all of `parts`, one behind the other, or nothing if there is not room for all of them. Answers which.
+    pub fn try_write_all<const N: usize>(&self, parts: [&[u8]; N]) -> Result<bool, Reset> {
+        let length = parts.iter().map(|part| part.len()).sum();
+        let written = self.transfer(Reset, |socket| {
+            if socket.send_capacity() - socket.send_queue() < length {
+                return Ok(0);
+            }
+            let whole = socket.send(|room| {
+                let Some(room) = room.get_mut(..length) else { return (0, 0) };
+                let mut filled = 0;
+                for part in parts {
+                    room[filled..filled + part.len()].copy_from_slice(part);
+                    filled += part.len();
+                }
+                (length, length)
+            });
+            match whole.map_err(|_| Reset)? {
+                // The room goes on elsewhere.
+                0 => parts
+                    .iter()
+                    .try_fold(0, |sum, part| Ok(sum + send_from(socket, part).map_err(|_| Reset)?)),
+                written => Ok(written),
+            }
+        })?;
+        Ok(written == length)
+    }
+
     /// Wake the task of `cx` when there is something to read, room to write, or the connection has ended.
     pub fn register(&self, cx: &mut Context<'_>) {
         self.with((), |socket| {

@@ -176,6 +176,44 @@ fn bytes_arrive_in_order_and_the_end_is_seen() {
 }
 
 #[test]
+fn parts_are_written_all_or_none_also_where_the_memory_begins_anew() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let received = Rc::new(RefCell::new(Vec::new()));
+    let log = received.clone();
+    let mut listener = server.stream(4096, 4096);
+    world.executor.add("server", async move {
+        listener.accept(3260).await;
+        let mut buffer = [0; 1000];
+        while let Ok(count @ 1..) = listener.read(&mut buffer).await {
+            log.borrow_mut().extend_from_slice(&buffer[..count]);
+        }
+        listener.finish().await;
+    });
+    let mut stream = client.stream(4096, 4096);
+    let clock = world.executor.clock();
+    assert_eq!(stream.room(), 0, "there is no connection");
+    world.executor.add("client", async move {
+        stream.connect("10.77.0.2:3260".parse().expect("address")).await.expect("connected");
+        for round in 0..20_u8 {
+            while stream.room() < 1502 {
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+            let before = stream.room();
+            assert_eq!(stream.try_write_all([&[1; 2000], &[2; 3000]]), Ok(false));
+            assert_eq!(stream.room(), before);
+            assert_eq!(stream.try_write_all([&[round; 1500], &[], &[255; 2]]), Ok(true));
+            assert_eq!(stream.room(), before - 1502);
+        }
+        stream.read_with(|_| 0).expect("it stands");
+        stream.finish().await;
+    });
+    world.run(Duration::from_secs(60));
+    let expected: Vec<u8> = (0..20).flat_map(|round| [vec![round; 1500], vec![255; 2]].concat()).collect();
+    assert!(*received.borrow() == expected);
+}
+
+#[test]
 fn data_that_an_acknowledgement_has_overtaken_are_taken_all_the_same() {
     let mut world = World::new();
     let [client, server] = world.stacks();
