@@ -30,6 +30,7 @@ use receive::Incoming;
 use storage_block::Buffer;
 use text::Exchange;
 use transmit::Outgoing;
+pub use transmit::Passage;
 
 /// The target's end of one TCP connection.
 #[derive(Debug)]

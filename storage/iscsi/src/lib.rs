@@ -36,7 +36,7 @@ mod tags;
 mod task;
 pub mod wire;
 
-pub use connection::Connection;
+pub use connection::{Connection, Passage};
 pub use event::{
     Admission, Announcement, Attribute, Command, Counters, Event, Fatal, Function, LogoutReason,
     LogoutResponse, Outcome, Portal, Referenced, TargetRecord, TaskManagement, TaskManagementResponse,

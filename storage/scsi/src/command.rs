@@ -12,7 +12,7 @@ use crate::sense::{Outcome, Refusal, Sense, SenseData, Status, code};
 use crate::target::{NO_UNIT, Target};
 use crate::unit::{LogicalUnit, UnitId};
 use core::ops::ControlFlow::{self, Break, Continue};
-use storage_block::{Buffer, Completion, Request, Share};
+use storage_block::{Arrived, Buffer, Completion, Delivery, Request, Share};
 
 /// Where a command takes buffers from.
 #[derive(Clone, Copy, Debug)]
@@ -372,6 +372,30 @@ impl Command {
         let Ended { wanted_out, wanted_in, .. } = ended;
         self.task = Task::Over(Over { result: Ok(()), wanted_out, wanted_in });
         Some(ended)
+    }
+
+    /// Bytes have arrived that a read of [`Carrier::issue`] with this cookie brings. Those which the initiator may have at
+    /// once are for `send`: it is told where in Data-In they begin, how many they are at most and, where the command can
+    /// end with them, how many bytes the CDB has asked to move to the initiator, and answers how many it has sent. If it
+    /// has sent all of them then, the command has ended with GOOD, there is no completion, and its slot is free.
+    #[inline]
+    pub fn deliver(
+        &mut self,
+        target: &mut Target,
+        cookie: u64,
+        arrived: &Arrived<'_>,
+        send: impl FnOnce(u32, u32, Option<u64>) -> u32,
+    ) -> Delivery {
+        let Task::Job(job) = &mut self.task else { return Delivery::Used(0) };
+        let Some(unit) = target.unit_mut(self.head.unit).filter(|_| !self.aborted) else {
+            return Delivery::Used(0);
+        };
+        let delivery = job.deliver(&mut self.segments, unit, cookie, arrived, send);
+        if delivery == Delivery::Ended {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.task = Task::done();
+        }
+        delivery
     }
 
     /// Let the task come to rest, or put the next one in its place.

@@ -18,7 +18,7 @@ use crate::sense::Refusal;
 use crate::transfer::Transfer;
 use crate::unit::LogicalUnit;
 use core::ops::Range;
-use storage_block::{Buffer, Completion, Error, Operation, Request};
+use storage_block::{Arrived, Buffer, Completion, Delivery, Error, Operation, Request};
 
 /// The cookie of a flush; segments and ranges count from zero.
 const FLUSH_COOKIE: u64 = 0xff;
@@ -186,6 +186,30 @@ impl Job {
         let data = transfer.end_plain(segments, unit)?;
         unit.tasks.leave(self.ticket);
         Some(Ended { data, wanted_out: self.wanted_out, wanted_in: self.wanted_in })
+    }
+
+    /// Bytes have arrived for the request at this place: see [`Transfer::deliver`]. With the last of them `send` is told
+    /// how many bytes the CDB has asked to move to the initiator.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        segments: &mut Segments,
+        unit: &mut LogicalUnit,
+        place: u64,
+        arrived: &Arrived<'_>,
+        send: impl FnOnce(u32, u32, Option<u64>) -> u32,
+    ) -> Delivery {
+        let Work::Transfer(transfer) = &mut self.work else { return Delivery::Used(0) };
+        if !self.is_plain || self.phase != Phase::Working || self.incarnation != unit.incarnation() {
+            return Delivery::Used(0);
+        }
+        let wanted = self.wanted_in;
+        let send = |offset, length, ends: bool| send(offset, length, ends.then_some(wanted));
+        let delivery = transfer.deliver(segments, place, arrived, send);
+        if delivery == Delivery::Ended {
+            unit.tasks.leave(self.ticket);
+        }
+        delivery
     }
 
     pub(crate) fn step(

@@ -95,6 +95,9 @@ pub(crate) struct Segment {
     /// First byte, counted from the pass's.
     pub(crate) start: u32,
     pub(crate) length: u32,
+    /// Bytes from its first on that have gone to the initiator without having been in the buffer: see
+    /// [`crate::transfer::Transfer::deliver`].
+    pub(crate) straight: u32,
     pub(crate) buffer: Option<Buffer>,
     pub(crate) other: Option<Buffer>,
 }
@@ -113,8 +116,16 @@ pub(crate) struct Segments {
 
 impl Segments {
     pub(crate) const fn new() -> Self {
-        const FREE: Segment =
-            Segment { pass: 0, at: 0, state: State::Idle, start: 0, length: 0, buffer: None, other: None };
+        const FREE: Segment = Segment {
+            pass: 0,
+            at: 0,
+            state: State::Idle,
+            start: 0,
+            length: 0,
+            straight: 0,
+            buffer: None,
+            other: None,
+        };
         Self { places: [FREE; WINDOW], order: [0, 1, 2, 3], count: 0 }
     }
 
@@ -174,7 +185,7 @@ impl Segments {
         let place = self.place(self.count() - 1);
         let segment = &mut self.places[place];
         (segment.pass, segment.at, segment.state) = (pass, 0, State::Idle);
-        (segment.start, segment.length) = (start, length);
+        (segment.start, segment.length, segment.straight) = (start, length, 0);
         Some((place, segment))
     }
 

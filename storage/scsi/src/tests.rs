@@ -12,6 +12,7 @@ mod provisioning;
 mod refusals;
 mod registrations;
 mod removal;
+mod straight;
 mod transfers;
 
 use crate::{Outcome, Status};

@@ -17,6 +17,7 @@
 //! what waits for it may. Nobody waits for memory to do it.
 
 mod plain;
+mod straight;
 
 use crate::command::{Memory, Out, Rest};
 use crate::failure;
@@ -342,6 +343,7 @@ impl Transfer {
                 State::Returned(Err(error)) => {
                     let operation = operation(pass.step(segment), self.fua);
                     self.fail(start, failure::refusal(error, operation, offset, u64::from(length), unit));
+                    self.give_up(segment);
                     return false;
                 }
                 State::Idle => {}
@@ -349,7 +351,10 @@ impl Transfer {
             let is_ahead = segment.pass != self.running;
             // What lies behind a failure is of no use any more, and must not be written.
             let goes_on = self.failure.is_none_or(|(at, _)| start < at && !is_ahead);
-            let Some(step) = pass.step(segment).filter(|_| goes_on) else { return false };
+            let Some(step) = pass.step(segment).filter(|_| goes_on) else {
+                self.give_up(segment);
+                return false;
+            };
             if is_ahead && step != Move::Receive {
                 return true;
             }
@@ -381,13 +386,28 @@ impl Transfer {
                     let Some(mut buffer) = segment.buffer.take() else { return true };
                     buffer.truncate(buffer.len().min((self.room - start) as usize));
                     self.sent += buffer.len() as u32;
-                    out.send(start, buffer);
+                    let gone = segment.straight;
+                    if gone > 0 {
+                        // Where that would be there is nothing of this disk's.
+                        buffer.narrow(buffer.len().min(gone as usize)..buffer.len());
+                    }
+                    if !buffer.is_empty() {
+                        out.send(start + gone, buffer);
+                    }
                     return false;
                 }
                 Move::Keep | Move::Compare | Move::ComparePattern | Move::Or | Move::Merge | Move::Expand => {
                     self.compute(segment, step);
                 }
             }
+        }
+    }
+
+    /// A segment ends without having been sent, but for what of it went straight.
+    #[cold]
+    fn give_up(&mut self, segment: &Segment) {
+        if segment.start == self.sent {
+            self.sent += segment.straight;
         }
     }
 

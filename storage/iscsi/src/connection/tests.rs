@@ -9,5 +9,6 @@ mod liveness;
 mod login;
 mod logout;
 mod sequence;
+mod straight;
 mod task_management;
 mod text;

@@ -1,10 +1,12 @@
 //! From what is to be said to bytes: which PDU is next, its numbers, its data where it lies, and digests.
 
 mod messages;
+mod straight;
 mod tasks;
 
 pub(super) use messages::Message;
 use messages::UnitEvent;
+pub use straight::Passage;
 
 use super::Connection;
 use crate::event::Event;

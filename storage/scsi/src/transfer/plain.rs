@@ -88,7 +88,8 @@ impl Transfer {
         }
         let segment = segments.only()?;
         let is_back = matches!(segment.state, State::Returned(Ok(())));
-        if !is_back || segment.length != total || segment.at != u8::from(is_write) {
+        let is_whole = segment.length == total && segment.straight == 0;
+        if !is_back || !is_whole || segment.at != u8::from(is_write) {
             return None;
         }
         let data = if is_write {

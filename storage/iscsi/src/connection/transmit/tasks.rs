@@ -197,7 +197,7 @@ impl Connection {
     }
 
     /// Overflow, underflow and residual count of what a command transferred (11.4.5).
-    fn residual(&self, index: u16) -> (bool, bool, u32) {
+    pub(super) fn residual(&self, index: u16) -> (bool, bool, u32) {
         let slot = &self.tasks[index];
         let expected =
             if slot.bidirectional { slot.expected_out } else { slot.expected_out.max(slot.expected_in) };
