@@ -153,7 +153,7 @@ fn cycles(text: &mut String, machine: &Machine<'_>) -> core::fmt::Result {
 /// The figures of each disk's way to its bytes.
 fn disks(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
     type Figure = fn(&Status) -> u64;
-    let figures: [(&str, &str, Figure); 8] = [
+    let figures: [(&str, &str, Figure); 9] = [
         ("corbel_target_connections", "gauge", |status| status.connections as u64),
         ("corbel_target_waiting_requests", "gauge", |status| status.waiting as u64),
         ("corbel_target_requests_under_way", "gauge", |status| status.under_way as u64),
@@ -162,6 +162,7 @@ fn disks(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
         ("corbel_target_replays_total", "counter", |status| status.replays),
         ("corbel_target_repairs_total", "counter", |status| status.repairs),
         ("corbel_target_ghosts_total", "counter", |status| status.ghosts),
+        ("corbel_target_straight_bytes_total", "counter", |status| status.straight),
     ];
     for (name, kind, figure) in figures {
         writeln!(text, "# TYPE {name} {kind}")?;

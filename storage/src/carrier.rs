@@ -15,6 +15,10 @@ use network::{Stream, TryRead};
 use network_tls::{Buffers, ClientConfig, Connection, Fatal, SetupError};
 use storage_nbd::Retry;
 
+/// Bytes taken from one connection in clear in a turn: not more than initiators' connections are likely to have room for,
+/// which is made in between, so that what is read goes on in one step. The rest is as well off where it is.
+const BYTES_PER_TURN: usize = 256 << 10;
+
 /// The server ended the connection as it should.
 const CLOSED: &str = "the server closed the connection";
 
@@ -91,6 +95,8 @@ pub(crate) struct Carrier {
     secured: Option<Secured>,
     /// Something may wait for room on the connection.
     lacks_room: bool,
+    /// Bytes taken from the connection in this turn.
+    taken: usize,
 }
 
 /// What was begun in TLS.
@@ -105,7 +111,7 @@ struct Secured {
 impl Carrier {
     /// A connection in clear, or with this peer in TLS.
     pub(crate) fn new(peer: Option<Peer>) -> Self {
-        Self { peer, secured: None, lacks_room: false }
+        Self { peer, secured: None, lacks_room: false, taken: 0 }
     }
 
     /// Wake the task of `cx` when the connection brings something or has ended, and when there is room again if that is
@@ -118,6 +124,16 @@ impl Carrier {
         }
     }
 
+    /// Another turn begins.
+    pub(crate) fn begin_turn(&mut self) {
+        self.taken = 0;
+    }
+
+    /// Whether as much was taken in this turn as there may be: there may be more, and it is for the next.
+    pub(crate) fn has_had_its_turn(&self) -> bool {
+        self.taken >= BYTES_PER_TURN
+    }
+
     /// Give the engine what has arrived. Answers whether there was anything.
     pub(crate) fn receive(
         &mut self,
@@ -126,7 +142,7 @@ impl Carrier {
         stream: &Stream,
     ) -> Result<bool, Lost> {
         let mut moved = false;
-        while self.secured.is_none() {
+        while self.secured.is_none() && !self.has_had_its_turn() {
             if engine.wants_tls() {
                 self.secured = Some(self.begin(now)?);
                 moved = true;
@@ -138,7 +154,10 @@ impl Carrier {
                 *taken.as_ref().unwrap_or(&0)
             });
             match read.map_err(Lost::soon)? {
-                TryRead::Bytes(_) => taken.map(drop)?,
+                TryRead::Bytes(count) => {
+                    self.taken += count;
+                    taken.map(drop)?;
+                }
                 TryRead::Empty => return Ok(moved),
                 TryRead::Finished => return Err(Lost::soon(CLOSED)),
             }

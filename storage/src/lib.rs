@@ -18,6 +18,7 @@ mod path;
 mod portal;
 mod registry;
 mod shared;
+mod straight;
 #[cfg(test)]
 mod tests;
 mod turns;

@@ -122,6 +122,11 @@ impl Path {
         self.now
     }
 
+    /// Something is done at this time that is of no pass.
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
     /// Up: go on with every command that something happened to until `now`, when this pass begins.
     pub(crate) fn resume(&mut self, connection: &mut Connection, now: Instant) -> Resumed {
         self.now = now;
@@ -238,7 +243,7 @@ impl Path {
     }
 
     /// A command of this connection has ended: its slot is free, and who waited for it may go on.
-    fn ended(
+    pub(crate) fn ended(
         &mut self,
         state: &mut State,
         (index, task): (CommandIndex, Task),

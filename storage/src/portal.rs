@@ -3,6 +3,8 @@
 use crate::path::{Other, Path, Resumed};
 use crate::registry::Refused;
 use crate::shared::{ConnectionIndex, Shared};
+use crate::straight::Seat;
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::future::{Future, poll_fn};
 use core::net::SocketAddr;
@@ -35,6 +37,7 @@ const PASSES: usize = 4;
 const BYTES_PER_PASS: usize = 256 << 10;
 
 /// Why a connection is over.
+#[derive(Clone, Copy)]
 enum End {
     /// All was said; let the last bytes go out.
     Orderly,
@@ -43,43 +46,41 @@ enum End {
 }
 
 /// The task of one connection slot: serve one initiator after another, for ever.
-pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, mut stream: Stream) {
+pub(crate) async fn run(shared: Rc<Shared>, index: ConnectionIndex, port: u16, stream: Stream) {
     // The first slots open at once, the others one after the other: touching their memory would delay the first login.
     let opens = STAGGER * u32::try_from(index / FIRST_SLOTS).unwrap_or(u32::MAX);
     shared.clock.sleep(opens).await;
-    let mut connection = Connection::new(&shared.limits.iscsi, shared.clock.now());
-    let mut path = Path::new(shared.clone(), index);
+    let mut serving = Box::new(Serving::new(&shared, index, stream));
+    let visit = Visit(&shared.seats[index]);
     loop {
-        stream.accept(port).await;
-        connection.reset(shared.clock.now());
-        shared.mailboxes[index].clear();
+        serving.stream.accept(port).await;
+        serving.begin();
         let mut sleep = shared.clock.sleep_until(Instant::ZERO);
-        let mut serving = Serving {
-            shared: &shared,
-            index,
-            connection: &mut connection,
-            path: &mut path,
-            stream: &stream,
-            has_session: false,
-            stalled: None,
-            relief: 0,
-            relief_ends: Instant::ZERO,
-            is_over: false,
-        };
-        let end = poll_fn(|cx| serving.pump(cx, &mut sleep)).await;
-        path.end_session();
-        connection.close();
-        shared.turns.leave(index);
-        shared.wake_starved();
+        visit.0.fill(serving);
+        // Nobody takes it from there for good.
+        let gone = Poll::Ready(End::Abrupt);
+        let end = poll_fn(|cx| visit.0.with(|serving| serving.pump(cx, &mut sleep)).unwrap_or(gone)).await;
+        let Some(back) = visit.0.vacate() else { return };
+        serving = back;
+        serving.end();
         match end {
-            End::Abrupt => stream.abort(),
+            End::Abrupt => serving.stream.abort(),
             End::Orderly => {
                 let deadline = shared.clock.now() + FINISH;
-                if with_deadline(&shared.clock, deadline, stream.finish()).await.is_err() {
-                    stream.abort();
+                if with_deadline(&shared.clock, deadline, serving.stream.finish()).await.is_err() {
+                    serving.stream.abort();
                 }
             }
         }
+    }
+}
+
+/// A session sits in its seat for no longer than there is a task to serve it.
+struct Visit<'a>(&'a Seat);
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.vacate();
     }
 }
 
@@ -95,15 +96,17 @@ enum Received {
 }
 
 /// One connection being served.
-struct Serving<'a> {
-    shared: &'a Rc<Shared>,
+pub(crate) struct Serving {
+    pub(crate) shared: Rc<Shared>,
     index: ConnectionIndex,
-    connection: &'a mut Connection,
-    path: &'a mut Path,
-    stream: &'a Stream,
+    pub(crate) connection: Connection,
+    pub(crate) path: Path,
+    pub(crate) stream: Stream,
     /// A normal session was admitted. When the registry no longer has it, another login has replaced it.
     has_session: bool,
-    stalled: Option<Stalled>,
+    pub(crate) stalled: Option<Stalled>,
+    /// What stands next on the connection could not be taken when it was last looked at.
+    pub(crate) is_blocked: bool,
     /// Commands that are told to try again without waiting any further, because one has waited in vain: a ping behind a
     /// whole window of them must not wait for each.
     relief: u16,
@@ -115,11 +118,11 @@ struct Serving<'a> {
 
 /// Data that stands on the connection without a place.
 #[derive(Clone, Copy)]
-struct Stalled {
+pub(crate) struct Stalled {
     /// Since when it does.
     since: Instant,
     /// Since when nothing else of the connection has moved either.
-    quiet: Instant,
+    pub(crate) quiet: Instant,
 }
 
 impl Stalled {
@@ -129,7 +132,39 @@ impl Stalled {
     }
 }
 
-impl Serving<'_> {
+impl Serving {
+    fn new(shared: &Rc<Shared>, index: ConnectionIndex, stream: Stream) -> Self {
+        Self {
+            shared: shared.clone(),
+            index,
+            connection: Connection::new(&shared.limits.iscsi, shared.clock.now()),
+            path: Path::new(shared.clone(), index),
+            stream,
+            has_session: false,
+            stalled: None,
+            is_blocked: false,
+            relief: 0,
+            relief_ends: Instant::ZERO,
+            is_over: false,
+        }
+    }
+
+    /// Somebody is there.
+    fn begin(&mut self) {
+        self.connection.reset(self.shared.clock.now());
+        self.shared.mailboxes[self.index].clear();
+        (self.has_session, self.stalled, self.is_blocked) = (false, None, false);
+        (self.relief, self.relief_ends, self.is_over) = (0, Instant::ZERO, false);
+    }
+
+    /// Nobody is there any more.
+    fn end(&mut self) {
+        self.path.end_session();
+        self.connection.close();
+        self.shared.turns.leave(self.index);
+        self.shared.wake_starved();
+    }
+
     /// Carry bytes both ways until nothing moves.
     fn pump(&mut self, cx: &mut Context<'_>, sleep: &mut Sleep) -> Poll<End> {
         let now = self.shared.clock.now();
@@ -174,7 +209,7 @@ impl Serving<'_> {
             log::info!("initiator {}: session replaced", self.connection.peer().initiator);
             return Err(End::Abrupt);
         }
-        let resumed = self.path.resume(self.connection, now);
+        let resumed = self.path.resume(&mut self.connection, now);
         if let (Resumed::Moved, Some(stalled)) = (resumed, &mut self.stalled) {
             // Something of this connection goes on, so its turn will come.
             stalled.quiet = now;
@@ -182,6 +217,7 @@ impl Serving<'_> {
         // What the turn before had no time for.
         self.drain()?;
         let received = self.receive(now)?;
+        self.is_blocked = received == Received::Blocked;
         let drained = self.drain()?;
         let transmitted = self.transmit()?;
         // Buffers come back by many ways: sent, dropped with a command that was aborted, refused by the engine.
@@ -206,7 +242,7 @@ impl Serving<'_> {
             }
             self.stalled = None;
             // Commands are taken as they lie in the stream's own buffer, many at once, and data goes from there to its place.
-            let (connection, mut taken) = (&mut *self.connection, Ok(0));
+            let (connection, mut taken) = (&mut self.connection, Ok(0));
             let read = self.stream.read_with(|some| {
                 taken = connection.take(now, some);
                 taken.unwrap_or(0)
@@ -239,7 +275,7 @@ impl Serving<'_> {
         } else {
             return false;
         }
-        self.path.turn_away(self.connection, task);
+        self.path.turn_away(&mut self.connection, task);
         self.stalled = None;
         true
     }
@@ -248,7 +284,7 @@ impl Serving<'_> {
         let mut moved = false;
         while let Some(event) = self.next_event() {
             moved = true;
-            match self.path.handle(self.connection, event) {
+            match self.path.handle(&mut self.connection, event) {
                 None => {}
                 Some(Other::Login) => self.login(),
                 Some(Other::LoggedIn) => {
@@ -256,7 +292,7 @@ impl Serving<'_> {
                     log::info!("initiator {}: logged in to {}", peer.initiator, peer.target);
                 }
                 Some(Other::SendTargets) => self.send_targets(),
-                Some(Other::TaskManagement(request)) => self.path.manage(self.connection, &request),
+                Some(Other::TaskManagement(request)) => self.path.manage(&mut self.connection, &request),
                 Some(Other::Logout) => {
                     self.path.end_session();
                     self.has_session = false;

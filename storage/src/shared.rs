@@ -8,6 +8,7 @@ use crate::carrier::Tls;
 use crate::commands::Commands;
 use crate::mailbox::{CommandIndex, Mailbox};
 use crate::registry::{Registry, TargetIndex};
+use crate::straight::Seat;
 use crate::turns::Turns;
 use crate::volume::Volume;
 use alloc::rc::Rc;
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) state: RefCell<State>,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) mailboxes: Vec<Mailbox>,
+    /// The session of each connection while its task is not at work.
+    pub(crate) seats: Vec<Seat>,
     /// How many commands each connection has running.
     pub(crate) running: Vec<Cell<usize>>,
     /// What each of them has begun.
@@ -170,6 +173,7 @@ impl Shared {
             state: RefCell::new(state),
             volumes: (0..limits.volumes).map(|_| Volume::new(limits.paths)).collect(),
             mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
+            seats: (0..limits.connections).map(|_| Seat::default()).collect(),
             running: (0..limits.connections).map(|_| Cell::new(0)).collect(),
             turns: Turns::new(limits.connections),
             portal,

@@ -186,11 +186,14 @@ async fn converse(
 }
 
 struct World {
-    ends: [Attachment<Wire>; 2],
+    /// Both ends of the wire to the services and, with addresses like theirs, of that to the initiators.
+    ends: [Attachment<Wire>; 4],
     executor: Executor,
     now: Instant,
     storage: Storage,
     server: Stack,
+    /// Where initiators are.
+    host: Stack,
     /// Rounds of the loop so far.
     turns: u64,
     /// Every frame, of both directions.
@@ -228,7 +231,7 @@ impl World {
     }
 
     fn within(limits: &Limits, tls: Option<crate::Tls>) -> Self {
-        let (a, b) = (Queue::default(), Queue::default());
+        let [a, b, c, d] = [(); 4].map(|()| Queue::default());
         let end = |last: u8, incoming: &Queue, outgoing: &Queue| {
             let cidr = format!("10.78.0.{last}/24").parse().expect("an address");
             let addressing = Addressing::Static { cidr, gateway: None };
@@ -236,7 +239,7 @@ impl World {
             let wire = Wire { last, incoming: incoming.clone(), outgoing: outgoing.clone() };
             Attachment::new(&settings, wire, Instant::ZERO)
         };
-        let ends = [end(1, &a, &b), end(2, &b, &a)];
+        let ends = [end(1, &a, &b), end(2, &b, &a), end(1, &c, &d), end(2, &d, &c)];
         let mut executor = Executor::new(16);
         let storage = Storage::new(limits, executor.clock(), 1, None, "test", tls);
         for index in 0..limits.volumes {
@@ -245,8 +248,9 @@ impl World {
         }
         let stream = ends[0].stack().stream(4096, 4096);
         executor.add("watch", storage.watch_volumes(stream));
-        let server = ends[1].stack();
-        Self { ends, executor, now: Instant::ZERO, storage, server, turns: 0, overheard: Vec::new() }
+        let [server, host] = [1, 3].map(|end: usize| ends[end].stack());
+        let (now, turns, overheard) = (Instant::ZERO, 0, Vec::new());
+        Self { ends, executor, now, storage, server, host, turns, overheard }
     }
 
     fn service(&mut self, port: u16, name: &'static str, manner: Manner) -> Rc<RefCell<Service>> {

@@ -375,10 +375,12 @@ impl Link {
         let signal = &self.volume().signals[self.path];
         // Whatever it was raised for until now, this pass sees.
         let _seen = signal.poll_lower(cx);
+        carrier.begin_turn();
         for _ in 0..PASSES {
             match self.pass(now, carrier, stream) {
                 None => return Poll::Ready(None),
                 Some(Err(reason)) => return Poll::Ready(Some(reason)),
+                Some(Ok(_)) if carrier.has_had_its_turn() => break,
                 Some(Ok(true)) => {}
                 Some(Ok(false)) => {
                     carrier.register(cx, stream);
@@ -417,10 +419,14 @@ impl Link {
         carrier: &mut Carrier,
         stream: &Stream,
     ) -> Result<bool, Lost> {
-        carrier.receive(now, &mut Line { driver, path: self.path, now }, stream)?;
+        let (path, shared) = (self.path, &*self.shared);
+        let received = carrier.receive(now, &mut Line { driver, path, now, shared }, stream);
+        // What went straight has left its buffers behind.
+        shared.wake_starved();
+        received?;
         // One thing may make another possible: the end of a flush a write, say.
         let more = (0..PASSES).all(|_| driver.dispatch(now));
-        let sent = carrier.transmit(&mut Line { driver, path: self.path, now }, stream)?;
+        let sent = carrier.transmit(&mut Line { driver, path, now, shared }, stream)?;
         // An answer that came too early counts once all is sent.
         Ok(sent && driver.dispatch(now) || more)
     }

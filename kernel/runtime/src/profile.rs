@@ -19,7 +19,8 @@ pub enum Stage {
     Iscsi,
     /// SCSI commands.
     Scsi,
-    /// The storage driver and its NBD connections, and the copies between their sockets and buffers.
+    /// The storage driver and its NBD connections, and the copies between their sockets and buffers; and all that is done
+    /// for what goes from there to an initiator in one step.
     Nbd,
 }
 

@@ -174,7 +174,7 @@ fn turn(side: &mut Side, stream: &mut UnixStream, bytes: &mut [u8], now: Instant
     }
     let count = stream.read(bytes).expect("the service answers");
     assert!(count > 0, "the service stays");
-    let taken = side.driver.take(0, now, &bytes[..count]).expect("a sound service");
+    let taken = side.driver.take(0, now, &bytes[..count], &mut ()).expect("a sound service");
     assert_eq!(taken, count);
     calls
 }

@@ -96,6 +96,8 @@ pub struct Status {
     pub repairs: u64,
     /// Times a connection died with a write unanswered.
     pub ghosts: u64,
+    /// Bytes read that were used where they had come to, and were never in a buffer.
+    pub straight: u64,
 }
 
 /// A request that waits.
@@ -201,6 +203,7 @@ pub struct Driver {
     pub(crate) replays: u64,
     pub(crate) repairs: u64,
     pub(crate) ghosts: u64,
+    pub(crate) straight: u64,
 }
 
 impl Driver {
@@ -254,6 +257,7 @@ impl Driver {
             replays: 0,
             repairs: 0,
             ghosts: 0,
+            straight: 0,
         })
     }
 
@@ -362,6 +366,7 @@ impl Driver {
             replays: self.replays,
             repairs: self.repairs,
             ghosts: self.ghosts,
+            straight: self.straight,
         }
     }
 

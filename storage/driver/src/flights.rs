@@ -84,6 +84,14 @@ impl Flights {
         self.rooms.get_mut(usize::try_from(cookie).ok()?)?.take()
     }
 
+    /// The own cookie of a read of the disk, which has no place in the journal; `None` for anything else.
+    pub(crate) fn read(&self, cookie: u64) -> Option<u64> {
+        match self.slots.get(usize::try_from(cookie).ok()?)? {
+            Some(Flight { what: What::Request(own), operation: Operation::Read, .. }) => Some(*own),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn remove(&mut self, cookie: u64) -> Option<Flight> {
         let index = usize::try_from(cookie).ok()?;
@@ -96,11 +104,8 @@ impl Flights {
     /// The same of a read of the disk, which has no place in the journal, and of nothing else. Answers its own cookie.
     pub(crate) fn end_read(&mut self, cookie: u64) -> Option<u64> {
         let index = usize::try_from(cookie).ok()?;
-        let slot = self.slots.get_mut(index)?;
-        let Some(Flight { what: What::Request(own), operation: Operation::Read, .. }) = *slot else {
-            return None;
-        };
-        *slot = None;
+        let own = self.read(cookie)?;
+        *self.slots.get_mut(index)? = None;
         self.requests -= 1;
         self.free.push(index);
         Some(own)

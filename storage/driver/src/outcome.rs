@@ -26,7 +26,7 @@ impl Driver {
             && let Some(cookie) = self.flights.end_read(completion.cookie)
         {
             // A read that has succeeded is nobody's concern but its own.
-            self.answered(path, true);
+            self.answered(path, 1, true);
             completion.cookie = cookie;
             self.done.push_back(completion);
             return Ok(());
@@ -34,7 +34,7 @@ impl Driver {
         let Some(flight) = self.flights.remove(completion.cookie) else { return Ok(()) };
         let room = self.flights.take_room(completion.cookie);
         let result = completion.result;
-        self.answered(path, result.is_ok());
+        self.answered(path, 1, result.is_ok());
         match flight.what {
             What::Flush => self.flushed(now, result),
             What::Piece(index) => {
@@ -73,10 +73,10 @@ impl Driver {
         Ok(())
     }
 
-    /// Connection `path` has brought an outcome.
-    fn answered(&mut self, path: usize, is_success: bool) {
+    /// Connection `path` has brought so many outcomes.
+    pub(crate) fn answered(&mut self, path: usize, count: usize, is_success: bool) {
         let path = &mut self.paths[path];
-        path.outstanding = path.outstanding.saturating_sub(1);
+        path.outstanding = path.outstanding.saturating_sub(count);
         self.stalled = None;
         if is_success {
             path.proved();

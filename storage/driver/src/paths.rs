@@ -2,10 +2,10 @@
 
 use crate::dispatch::is_durable;
 use crate::driver::{Driver, Event, Limits, Phase, Settings, Waiting};
-use crate::flights::What;
+use crate::flights::{Flights, What};
 use core::fmt;
 use kernel_runtime::Instant;
-use storage_block::{Error, Request};
+use storage_block::{Arrived, Delivery, Error, Recipient, Request};
 use storage_nbd::{Client, ClientError, Export, Fatal, Mismatch, Reconnect, Retry, validate};
 
 /// The most connections one disk may have, so that a new one can name all others.
@@ -217,9 +217,24 @@ impl Driver {
     ///
     /// # Errors
     /// As for [`Driver::received`].
-    pub fn take(&mut self, path: usize, now: Instant, bytes: &[u8]) -> Result<usize, End> {
+    pub fn take(
+        &mut self,
+        path: usize,
+        now: Instant,
+        bytes: &[u8],
+        recipient: &mut dyn Recipient,
+    ) -> Result<usize, End> {
         self.heard = now;
-        let taken = self.paths[path].client.take(now, bytes).map_err(End::Fatal)?;
+        // What is read may be what the failed flush has dropped.
+        let is_believed = !matches!(self.phase, Phase::Repairing { .. });
+        let mut reads = Reads { flights: &mut self.flights, recipient, is_believed, ended: 0, used: 0 };
+        let taken = self.paths[path].client.take(now, bytes, &mut reads).map_err(End::Fatal);
+        let (ended, used) = (reads.ended, reads.used);
+        self.straight += used;
+        if ended > 0 {
+            self.answered(path, ended, true);
+        }
+        let taken = taken?;
         self.drain(path, now)?;
         Ok(taken)
     }
@@ -515,6 +530,35 @@ impl Driver {
     /// Not all that is written again has arrived: from the beginning.
     pub(crate) fn begin_again(&mut self) {
         self.phase.set_started(false);
+    }
+}
+
+/// The reads of the disk, by the cookies of those who made them.
+struct Reads<'a> {
+    flights: &'a mut Flights,
+    recipient: &'a mut dyn Recipient,
+    is_believed: bool,
+    /// How many have ended by being delivered.
+    ended: usize,
+    /// Bytes that were used.
+    used: u64,
+}
+
+impl Recipient for Reads<'_> {
+    fn deliver(&mut self, cookie: u64, arrived: &Arrived<'_>) -> Delivery {
+        let Some(own) = self.flights.read(cookie).filter(|_| self.is_believed) else {
+            return Delivery::Used(0);
+        };
+        let delivery = self.recipient.deliver(own, arrived);
+        match delivery {
+            Delivery::Used(count) => self.used += u64::from(count),
+            Delivery::Ended => {
+                self.flights.end_read(cookie);
+                self.ended += 1;
+                self.used += u64::from(arrived.length());
+            }
+        }
+        delivery
     }
 }
 

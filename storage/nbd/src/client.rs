@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use core::time::Duration;
 use kernel_runtime::Instant;
-use storage_block::{Completion, Request};
+use storage_block::{Completion, Recipient, Request};
 
 /// Bytes of scratch memory: the longest element of the handshake, or of a reply's error.
 const SCRATCH: usize = if handshake::LONGEST > LONGEST_ERROR { handshake::LONGEST } else { LONGEST_ERROR };
@@ -314,11 +314,17 @@ impl Client {
     }
 
     /// Take what the connection brings, as it lies there: all of it, or up to where TLS is to be set up. Answers how much was
-    /// taken. It is as if it had been put into [`Client::space`], without the steps.
+    /// taken. It is as if it had been put into [`Client::space`], without the steps; but what reads bring goes to `recipient`
+    /// first, where that is certain to be what the server has to say. A read that it has ended has no completion.
     ///
     /// # Errors
     /// Why the connection must be dropped; then [`Client::disconnected`] is to be called.
-    pub fn take(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Fatal> {
+    pub fn take(
+        &mut self,
+        now: Instant,
+        bytes: &[u8],
+        recipient: &mut dyn Recipient,
+    ) -> Result<usize, Fatal> {
         let mut left = bytes;
         while !left.is_empty() && !self.wants_tls() {
             if !matches!(self.phase, Phase::Open | Phase::Closing) {
@@ -331,7 +337,7 @@ impl Client {
             }
             self.alive(now);
             self.requests.now = now;
-            let notice = self.receiver.take(&mut self.requests, &mut self.scratch, &mut left);
+            let notice = self.receiver.take(&mut self.requests, &mut self.scratch, &mut left, recipient);
             self.noticed(notice)?;
         }
         Ok(bytes.len() - left.len())

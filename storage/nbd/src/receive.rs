@@ -1,7 +1,7 @@
 //! Replies: finding them in the stream, and putting their payload where it belongs.
 //!
 //! Where bytes are lent by the connection, headers are read where they lie, and the payload of a read is copied once, into
-//! the request's buffer. Where they are asked for piece by piece, the engine asks for exactly what the element under way
+//! the request's buffer, if nobody has a use for it where it is. Where they are asked for piece by piece, the engine asks for exactly what the element under way
 //! still lacks, so that the payload takes no other way.
 
 use crate::requests::{Key, Requests};
@@ -9,6 +9,7 @@ use crate::settings::Headers;
 use crate::wire::{self, CHUNK_HEADER, EXTENDED_HEADER, MAX_STRING, SIMPLE_REPLY_HEADER, chunk};
 use crate::wire::{u16_at, u32_at, u64_at};
 use crate::{Fatal, Text};
+use storage_block::Recipient;
 
 /// A chunk's header and what of fixed length follows it at most (a hole).
 const LONGEST_HEADER: usize = EXTENDED_HEADER + 12;
@@ -92,12 +93,14 @@ impl Receiver {
         }
     }
 
-    /// Take of `bytes`, which follow those before: all of them, or up to the end of a reply that has led to something.
+    /// Take of `bytes`, which follow those before: all of them, or up to the end of a reply that has led to something. What
+    /// a read brings is for `recipient` first.
     pub(crate) fn take(
         &mut self,
         requests: &mut Requests,
         scratch: &mut [u8],
         bytes: &mut &[u8],
+        recipient: &mut dyn Recipient,
     ) -> Result<Notice, Fatal> {
         while !bytes.is_empty() {
             let (notice, count) = match self.state {
@@ -110,10 +113,18 @@ impl Receiver {
                 },
                 State::Data { key, at, end, done } => {
                     let count = bytes.len().min((end - at) as usize);
-                    if let Some(target) = requests.target(key, at, at + count as u32) {
-                        target.copy_from_slice(&bytes[..count]);
+                    let (come, is_last) = (&bytes[..count], done && at + count as u32 == end);
+                    // An error may follow what is not the last chunk; and who cannot tell of one can but break off.
+                    let is_certain = done && (self.headers != Headers::Simple || at == 0 && is_last);
+                    if is_certain && requests.deliver_to(recipient, key, at, come, is_last) {
+                        self.state = State::Header;
+                        (Notice::Nothing, count)
+                    } else {
+                        if !is_certain && let Some(target) = requests.target(key, at, at + count as u32) {
+                            target.copy_from_slice(come);
+                        }
+                        (self.data(requests, (key, done), at + count as u32, end)?, count)
                     }
-                    (self.data(requests, (key, done), at + count as u32, end)?, count)
                 }
                 State::Header | State::Error { .. } | State::Extents { .. } => {
                     self.piece(requests, scratch, bytes)?

@@ -167,6 +167,8 @@ struct Slot {
     queued: bool,
     /// The server may take long for it.
     slow: bool,
+    /// Bytes of a read that its recipient has used: they are not in the buffer.
+    used: u32,
     parts: [Part; PARTS],
 }
 
@@ -184,6 +186,7 @@ impl Slot {
         touched: false,
         queued: false,
         slow: false,
+        used: 0,
         parts: [Part::FREE; PARTS],
     };
 
@@ -432,6 +435,7 @@ impl Requests {
         slot.request = Some(request);
         (slot.order, slot.since, slot.stage) = (self.order, self.now, stage);
         (slot.error, slot.shut, slot.touched, slot.slow) = (None, false, false, slow);
+        slot.used = 0;
     }
 
     /// A slot ceases to be active.

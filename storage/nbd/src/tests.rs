@@ -10,6 +10,7 @@ mod loss;
 mod probe;
 mod replies;
 mod simulation;
+mod straight;
 mod time;
 mod tls;
 

@@ -1,6 +1,7 @@
 //! Initiators beside each other.
 
 mod cut_through;
+mod straight;
 
 use super::*;
 use storage_iscsi::wire::{
@@ -181,7 +182,7 @@ impl Initiator {
 fn world() -> World {
     let mut world = World::new();
     for index in 0..limits().connections {
-        let stream = world.ends[0].stack().stream(65536, 65536);
+        let stream = world.ends[2].stack().stream(65536, 65536);
         world.executor.add("portal", world.storage.serve_initiators(index, PORT, stream));
     }
     world
@@ -211,7 +212,7 @@ fn a_ping_gets_through_a_window_of_writes_to_a_disk_that_hangs_beside_a_busy_one
     world.expose("busy", "nbd://10.78.0.2:10810/busy");
     world.run(Duration::from_secs(1));
     hanging.borrow_mut().manner = Manner::Hang;
-    let stream = world.server.stream(65536, 65536);
+    let stream = world.host.stream(65536, 65536);
     world.executor.add("busy", async move {
         let mut busy = Initiator::log_in(stream, "busy", "busy").await;
         loop {
@@ -219,7 +220,7 @@ fn a_ping_gets_through_a_window_of_writes_to_a_disk_that_hangs_beside_a_busy_one
             assert_eq!(ScsiResponse::read(&busy.hear().await).status, GOOD);
         }
     });
-    let stream = world.server.stream(65536, 65536);
+    let stream = world.host.stream(65536, 65536);
     finish(&mut world, Duration::from_secs(3), async move {
         let mut initiator = Initiator::log_in(stream, "patient", "hanging").await;
         // The share of a disk is sixteen such buffers.
@@ -249,7 +250,7 @@ fn who_is_reset_by_another_hears_of_it_and_goes_on() {
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
     service.borrow_mut().manner = Manner::Hang;
-    let [one, two] = [(), ()].map(|()| world.server.stream(65536, 65536));
+    let [one, two] = [(), ()].map(|()| world.host.stream(65536, 65536));
     let clock = world.executor.clock();
     let disk = service.clone();
     finish(&mut world, Duration::from_secs(5), async move {
@@ -292,7 +293,7 @@ fn a_write_acknowledged_with_the_last_bytes_of_a_service_that_dies_is_there_afte
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
     service.borrow_mut().manner = Manner::ServeAndClose;
-    let stream = world.server.stream(65536, 65536);
+    let stream = world.host.stream(65536, 65536);
     let disk = service.clone();
     finish(&mut world, Duration::from_secs(10), async move {
         let mut initiator = Initiator::log_in(stream, "one", "disk").await;
@@ -313,7 +314,7 @@ fn an_abort_is_answered_when_its_write_can_change_nothing_any_more_and_in_time()
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
     service.borrow_mut().manner = Manner::Hang;
-    let stream = world.server.stream(65536, 65536);
+    let stream = world.host.stream(65536, 65536);
     let clock = world.executor.clock();
     finish(&mut world, Duration::from_secs(20), async move {
         let mut initiator = Initiator::log_in(stream, "one", "disk").await;
@@ -349,7 +350,7 @@ fn a_command_for_a_disk_that_hangs_ends_with_busy_before_its_initiator_would_abo
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
     service.borrow_mut().manner = Manner::Hang;
-    let stream = world.server.stream(65536, 65536);
+    let stream = world.host.stream(65536, 65536);
     let clock = world.executor.clock();
     finish(&mut world, Duration::from_secs(90), async move {
         let mut initiator = Initiator::log_in(stream, "one", "disk").await;
@@ -374,7 +375,7 @@ fn answers_that_need_no_disk_are_given_although_no_buffer_is_left() {
     world.run(Duration::from_secs(1));
     let all = world.shared().pool.share(usize::MAX / 2);
     let held: Vec<_> = std::iter::from_fn(|| all.take(1)).collect();
-    let stream = world.server.stream(65536, 65536);
+    let stream = world.host.stream(65536, 65536);
     finish(&mut world, Duration::from_secs(1), async move {
         let mut initiator = Initiator::log_in(stream, "one", "disk").await;
         let inquiry = ScsiCommand {
@@ -415,7 +416,7 @@ fn a_session_with_many_commands_outstanding_gets_no_more_than_one_with_few() {
     }
     world.run(Duration::from_secs(1));
     let answered = [("greedy", 60), ("modest", 8)].map(|(name, depth)| {
-        let (stream, answered) = (world.server.stream(65536, 65536), Rc::new(RefCell::new(0)));
+        let (stream, answered) = (world.host.stream(65536, 65536), Rc::new(RefCell::new(0)));
         world.executor.add(name, keep_busy(stream, name, depth, answered.clone()));
         answered
     });
@@ -443,12 +444,12 @@ fn long_writes_that_are_sent_before_anything_is_heard_all_end_well() {
         ..limits()
     };
     let mut world = World::within(&limits, None);
-    let stream = world.ends[0].stack().stream(FIRST, 2 * FIRST);
+    let stream = world.ends[2].stack().stream(FIRST, 2 * FIRST);
     world.executor.add("portal", world.storage.serve_initiators(0, PORT, stream));
     let service = world.service(10809, "disk", Manner::Serve);
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
-    let stream = world.server.stream(65536, 65536);
+    let stream = world.host.stream(65536, 65536);
     let clock = world.executor.clock();
     finish(&mut world, Duration::from_secs(5), async move {
         let mut initiator = Initiator::log_in(stream, "deaf", "disk").await;

@@ -2,6 +2,8 @@
 
 use super::{LEAST_SLEEP, LONGEST_SLEEP};
 use crate::carrier::{Engine, Lost};
+use crate::shared::Shared;
+use crate::straight::Straight;
 use alloc::format;
 use alloc::string::ToString;
 use core::future::Future;
@@ -41,6 +43,7 @@ pub(super) struct Line<'a> {
     pub(super) driver: &'a mut Driver,
     pub(super) path: usize,
     pub(super) now: Instant,
+    pub(super) shared: &'a Shared,
 }
 
 impl Engine for Line<'_> {
@@ -62,7 +65,8 @@ impl Engine for Line<'_> {
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Lost> {
-        let taken = self.driver.take(self.path, self.now, bytes);
+        let mut straight = Straight { shared: self.shared, now: self.now };
+        let taken = self.driver.take(self.path, self.now, bytes, &mut straight);
         taken.map_err(|end| lost(self.driver, self.path, end))
     }
 

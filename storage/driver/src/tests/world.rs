@@ -323,7 +323,7 @@ impl World {
         let bytes: Vec<u8> = session.output.drain(..take).collect();
         let mut rest = &bytes[..];
         if end.is_none() && self.random.one_in(2) {
-            match self.driver.take(path, self.now, rest) {
+            match self.driver.take(path, self.now, rest, &mut ()) {
                 Ok(count) => rest = &rest[count..],
                 Err(reason) => end = Some(reason),
             }

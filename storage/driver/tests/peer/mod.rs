@@ -95,7 +95,7 @@ impl Memory {
         side.driver.connected(0, Instant::ZERO);
         while !side.driver.is_up() {
             let bytes = core::mem::take(&mut session.output);
-            let taken = side.driver.take(0, Instant::ZERO, &bytes).expect("a sound service");
+            let taken = side.driver.take(0, Instant::ZERO, &bytes, &mut ()).expect("a sound service");
             assert_eq!(taken, bytes.len());
             let count = side.driver.fill(0, Instant::ZERO, &mut room).expect("a sound service");
             session.receive(&room[..count]);
@@ -129,7 +129,7 @@ impl Memory {
             measured(false);
             self.serve(filled);
             measured(true);
-            let taken = self.side.driver.take(0, now, &self.answers).expect("sound answers");
+            let taken = self.side.driver.take(0, now, &self.answers, &mut ()).expect("sound answers");
             ended += self.side.completions();
             measured(false);
             assert!(taken == self.answers.len() && filled > 0, "it goes on");

@@ -3,7 +3,7 @@
 use super::{Delivered, Key, Part, PartState, Requests, SlotState, Stage};
 use crate::Fatal;
 use crate::wire::error;
-use storage_block::{Error, Geometry, Operation};
+use storage_block::{Arrived, Delivery, Error, Geometry, Operation, Recipient};
 
 /// Error chunks one reply may have; a server has one to tell, or one for each bad piece.
 const MAX_ERRORS: u16 = 256;
@@ -67,6 +67,59 @@ impl Requests {
         let request = slot.request.as_mut()?;
         let base = (slot.parts[key.part].offset - request.offset) as usize;
         Some(&mut request.buffer.as_mut()?[base + start as usize..base + end as usize])
+    }
+
+    /// Bytes of a read from `start` on have come, and are certain to be what the server has to say: see whether its
+    /// recipient has a use for them; what it has none for goes into the buffer. Answers whether the read has ended with
+    /// that.
+    pub(crate) fn deliver_to(
+        &mut self,
+        recipient: &mut dyn Recipient,
+        key: Key,
+        start: u32,
+        come: &[u8],
+        is_last: bool,
+    ) -> bool {
+        let slot = &mut self.slots[key.slot];
+        let Some(request) = slot.request.as_mut() else { return false };
+        let Some(buffer) = request.buffer.as_deref_mut() else { return false };
+        let part = &slot.parts[key.part];
+        let base = (part.offset - request.offset) as usize + start as usize;
+        let mut used = 0;
+        // All of the request in one piece.
+        let is_whole = part.delivered == Delivered::All && part.length == request.length;
+        if is_whole && part.error.is_none() {
+            let had = &buffer[slot.used as usize..base];
+            let arrived = Arrived { offset: slot.used, had, come, is_last };
+            match recipient.deliver(request.cookie, &arrived) {
+                Delivery::Ended if is_last => {
+                    self.vanish(key);
+                    return true;
+                }
+                Delivery::Ended => {}
+                Delivery::Used(count) => {
+                    let count = count.min(arrived.length());
+                    used = (count as usize).saturating_sub(had.len());
+                    slot.used += count;
+                }
+            }
+        }
+        if used < come.len() {
+            buffer[base + used..base + come.len()].copy_from_slice(&come[used..]);
+        }
+        false
+    }
+
+    /// A read was answered in one piece, and whoever made it knows.
+    fn vanish(&mut self, key: Key) {
+        self.due -= 1;
+        self.active -= 1;
+        let slot = &mut self.slots[key.slot];
+        (slot.issued, slot.outstanding) = (0, 0);
+        slot.parts[key.part].state = PartState::Free;
+        let micros = self.now.as_micros().saturating_sub(slot.since.as_micros());
+        self.latency.add(Operation::Read, micros);
+        drop(self.vacate(key.slot));
     }
 
     /// Bytes `start..end` of a read are zeroes.

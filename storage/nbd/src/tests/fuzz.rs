@@ -65,7 +65,7 @@ fn feed_hostile(client: &mut Client, bytes: &[u8], random: &mut Random, ended: &
     while !rest.is_empty() {
         if random.below(2) == 0 {
             let count = rest.len().min(1 + random.below(300));
-            match client.take(Instant::ZERO, &rest[..count]) {
+            match client.take(Instant::ZERO, &rest[..count], &mut ()) {
                 // Where TLS is to be set up it ends early.
                 Ok(taken) => rest = &rest[if client.wants_tls() { count } else { taken }..],
                 Err(_) => return false,

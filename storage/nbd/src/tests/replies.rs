@@ -705,7 +705,7 @@ fn made_of(bytes: &[u8], pieces: usize, lent: bool) -> (Vec<(u64, Vec<u8>)>, Opt
     let mut fatal = None;
     for piece in bytes.chunks(pieces) {
         let taken = if lent {
-            pair.client.take(Instant::ZERO, piece).map(|count| assert_eq!(count, piece.len()))
+            pair.client.take(Instant::ZERO, piece, &mut ()).map(|count| assert_eq!(count, piece.len()))
         } else {
             super::feed(&mut pair.client, piece, usize::MAX)
         };

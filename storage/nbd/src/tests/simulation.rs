@@ -201,7 +201,7 @@ impl World {
         while !rest.is_empty() {
             if self.random.below(2) == 0 {
                 let count = 1 + self.random.below(rest.len());
-                assert_eq!(self.client.take(self.now, &rest[..count]), Ok(count));
+                assert_eq!(self.client.take(self.now, &rest[..count], &mut ()), Ok(count));
                 rest = &rest[count..];
                 continue;
             }

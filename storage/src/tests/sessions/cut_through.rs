@@ -64,7 +64,7 @@ fn talk<T: Future<Output = ()> + 'static>(test: fn(Initiator, Rc<RefCell<Service
     fill(&service, 0);
     world.expose("disk", "nbd://10.78.0.2:10809/disk");
     world.run(Duration::from_secs(1));
-    let (stream, clock) = (world.server.stream(1 << 18, 65536), world.executor.clock());
+    let (stream, clock) = (world.host.stream(1 << 18, 65536), world.executor.clock());
     finish(&mut world, Duration::from_secs(10), async move {
         test(Initiator::log_in(stream, "one", "disk").await, service, clock).await;
     });
@@ -123,9 +123,10 @@ fn a_read_whose_connection_is_lost_half_way_goes_on_where_it_was() {
         fill(&service, 0xff);
         service.borrow_mut().manner = Manner::Serve;
         let (has_status, bytes) = initiator.hear_data(SEGMENT, LENGTH).await;
-        assert!(
-            has_status && bytes == expected(SEGMENT..LENGTH, 0xff),
-            "nothing of the broken answer was sent"
-        );
+        // What of the broken answer was on its way by then is not asked for again, and no block is of both.
+        let old = expected(SEGMENT..LENGTH, 0);
+        let blocks = bytes.chunks(4096).zip(old.chunks(4096));
+        let kept = 4096 * blocks.take_while(|(is, was)| is == was).count();
+        assert!(has_status && kept <= SEGMENT / 2 && bytes[kept..] == expected(SEGMENT + kept..LENGTH, 0xff));
     });
 }
