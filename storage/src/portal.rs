@@ -234,7 +234,7 @@ impl Serving {
     fn receive(&mut self, now: Instant) -> Result<Received, End> {
         let mut bytes = 0;
         while bytes < BYTES_PER_PASS && !self.is_over {
-            if self.connection.space().is_empty() {
+            if !self.connection.has_space() {
                 if self.turned_away(now) {
                     continue;
                 }

@@ -124,6 +124,11 @@ impl Connection {
         }
     }
 
+    /// Whether [`Self::space`] is not empty: for those who need no more than that.
+    pub fn has_space(&self) -> bool {
+        self.may_read() && (self.incoming.part != Part::Data || self.has_place())
+    }
+
     /// `count` bytes of [`Self::space`] were filled.
     ///
     /// # Errors
@@ -225,14 +230,14 @@ impl Connection {
 
     /// The command whose data stands next on the connection and has no place. Until it gets one by
     /// [`Self::receive`], or is ended, nothing is read, not even a ping.
-    pub fn starved(&mut self) -> Option<Task> {
+    pub fn starved(&self) -> Option<Task> {
         let Sink::Task(task) = self.incoming.sink else { return None };
-        (self.may_read() && self.incoming.part == Part::Data && self.data_space().is_empty()).then_some(task)
+        (self.may_read() && self.incoming.part == Part::Data && !self.has_place()).then_some(task)
     }
 
     /// Whether reading is held up by us, so that the peer's silence means nothing.
-    pub(super) fn is_held_up(&mut self) -> bool {
-        self.space().is_empty()
+    pub(super) fn is_held_up(&self) -> bool {
+        !self.has_space()
     }
 
     fn may_read(&self) -> bool {
@@ -251,6 +256,16 @@ impl Connection {
     /// Whether another PDU may be read: one that needs what an earlier one still occupies could come.
     fn may_begin(&self) -> bool {
         self.is_open() && !(self.login.waiting || self.text.is_busy() || self.outgoing.is_congested())
+    }
+
+    /// Whether the data that comes next has somewhere to go.
+    fn has_place(&self) -> bool {
+        let Incoming { sink, offset, .. } = self.incoming;
+        let Sink::Task(task) = sink else { return true };
+        match self.tasks.find_running(task).filter(|&index| offset < self.tasks[index].wanted) {
+            Some(index) => self.tasks.place_at(index, offset).is_some(),
+            None => true,
+        }
     }
 
     fn data_space(&mut self) -> &mut [u8] {
