@@ -4,7 +4,7 @@ use crate::driver::Limits;
 use crate::{Dial, Driver, Event, Rate, Settings};
 use kernel_runtime::Instant;
 use std::time::Duration;
-use storage_block::{Completion, Error, Operation, Pool, Request, Share};
+use storage_block::{Arrived, Completion, Delivery, Error, Operation, Pool, Recipient, Request, Share};
 use storage_nbd::testing::{self, Disk, Session, Shape};
 use storage_nbd::wire::{command, error};
 use storage_nbd::{Mismatch, Retry, TransmissionFlags, Writer};
@@ -19,6 +19,22 @@ struct Bench {
     sessions: Vec<Option<Session>>,
     share: Share,
     done: Vec<Completion>,
+    /// Whoever has a use for what is read where it lies, if anybody.
+    taker: Option<Taker>,
+}
+
+/// Ends reads by what they bring, and keeps the first byte of each.
+#[derive(Default)]
+struct Taker(Vec<(u64, u8)>);
+
+impl Recipient for Taker {
+    fn deliver(&mut self, cookie: u64, arrived: &Arrived<'_>) -> Delivery {
+        if !arrived.is_last || !arrived.had.is_empty() {
+            return Delivery::Used(0);
+        }
+        self.0.push((cookie, arrived.come[0]));
+        Delivery::Ended
+    }
 }
 
 impl Bench {
@@ -63,6 +79,7 @@ impl Bench {
             sessions: (0..paths).map(|_| None).collect(),
             share: Pool::new(&[(2048, 64)]).share(1 << 30),
             done: Vec::new(),
+            taker: None,
         }
     }
     /// A write was acknowledged and is not durable; then the connection was lost, and a new one stands to an export that is
@@ -112,13 +129,20 @@ impl Bench {
             let bytes: Vec<u8> = session.output.drain(..).collect();
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                let space = self.driver.space(path);
-                let count = space.len().min(rest.len());
-                space[..count].copy_from_slice(&rest[..count]);
-                rest = &rest[count..];
-                if let Err(end) = self.driver.received(path, self.now, count) {
-                    self.lose(path);
-                    return Some(end);
+                let taken = if let Some(taker) = &mut self.taker {
+                    self.driver.take(path, self.now, rest, taker)
+                } else {
+                    let space = self.driver.space(path);
+                    let count = space.len().min(rest.len());
+                    space[..count].copy_from_slice(&rest[..count]);
+                    self.driver.received(path, self.now, count).map(|()| count)
+                };
+                match taken {
+                    Ok(count) => rest = &rest[count..],
+                    Err(end) => {
+                        self.lose(path);
+                        return Some(end);
+                    }
                 }
             }
         }
@@ -257,7 +281,14 @@ fn a_flush_answered_before_a_durable_write_that_failed_is_not_believed() {
 
 #[test]
 fn a_read_that_was_executed_before_a_repair_and_answered_after_it_is_read_again() {
+    for goes_straight in [false, true] {
+        read_before_a_repair(goes_straight.then(Taker::default));
+    }
+}
+
+fn read_before_a_repair(taker: Option<Taker>) {
     let mut bench = Bench::new(2, Rate::default(), |settings| settings.incarnation = Some("one".into()));
+    bench.taker = taker;
     assert!(bench.dial(0));
     bench.carry(0);
     assert!(bench.dial(1));
@@ -287,9 +318,30 @@ fn a_read_that_was_executed_before_a_repair_and_answered_after_it_is_read_again(
     bench.all(read);
     bench.all(flush);
     assert_eq!(bench.result(2), Some(Ok(())), "{:?}", bench.driver.status());
+    if let Some(Taker(taken)) = &bench.taker {
+        assert_eq!(taken[..], [(3, 0xa1)], "what was acknowledged is not read");
+        return;
+    }
     let read = bench.done.iter().find(|done| done.cookie == 3).expect("it ends");
     let byte = read.buffer.as_ref().map(|buffer| buffer[0]);
     assert!(read.result.is_err() || byte == Some(0xa1), "what was acknowledged is not read: {byte:x?}");
+}
+
+#[test]
+fn a_read_that_goes_straight_is_under_way_no_more_and_its_connection_takes_the_next() {
+    let mut bench = Bench::open();
+    bench.taker = Some(Taker::default());
+    bench.push(1, WRITE, 0, 1, 0xa1);
+    bench.all(0);
+    for cookie in 2..40 {
+        bench.push(cookie, Operation::Read, 0, 1, 0);
+        bench.all(0);
+        assert!(bench.driver.is_idle());
+    }
+    let taken = &bench.taker.as_ref().expect("there").0;
+    assert!(taken.len() == 38 && taken.iter().all(|&(cookie, byte)| cookie >= 2 && byte == 0xa1));
+    assert_eq!((bench.driver.status().straight, bench.done.len()), (38 * BLOCK as u64, 1));
+    assert_eq!(bench.share.used(), 0);
 }
 
 #[test]
