@@ -227,7 +227,10 @@ impl Driver {
         self.heard = now;
         // What is read may be what the failed flush has dropped.
         let is_believed = !matches!(self.phase, Phase::Repairing { .. });
-        let mut reads = Reads { flights: &mut self.flights, recipient, is_believed, ended: 0, used: 0 };
+        // Nor is what was read before one whose last bytes come behind it: then all of it is read again.
+        let in_pieces = self.journal.is_empty();
+        let mut reads =
+            Reads { flights: &mut self.flights, recipient, is_believed, in_pieces, ended: 0, used: 0 };
         let taken = self.paths[path].client.take(now, bytes, &mut reads).map_err(End::Fatal);
         let (ended, used) = (reads.ended, reads.used);
         self.straight += used;
@@ -538,6 +541,8 @@ struct Reads<'a> {
     flights: &'a mut Flights,
     recipient: &'a mut dyn Recipient,
     is_believed: bool,
+    /// A read may be given before it is whole.
+    in_pieces: bool,
     /// How many have ended by being delivered.
     ended: usize,
     /// Bytes that were used.
@@ -546,7 +551,8 @@ struct Reads<'a> {
 
 impl Recipient for Reads<'_> {
     fn deliver(&mut self, cookie: u64, arrived: &Arrived<'_>) -> Delivery {
-        let Some(own) = self.flights.read(cookie).filter(|_| self.is_believed) else {
+        let is_given = self.is_believed && (arrived.is_last || self.in_pieces);
+        let Some(own) = self.flights.read(cookie).filter(|_| is_given) else {
             return Delivery::Used(0);
         };
         let delivery = self.recipient.deliver(own, arrived);

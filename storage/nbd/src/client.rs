@@ -313,8 +313,8 @@ impl Client {
         }
     }
 
-    /// Take what the connection brings, as it lies there: all of it, or up to where TLS is to be set up. Answers how much was
-    /// taken. It is as if it had been put into [`Client::space`], without the steps; but what reads bring goes to `recipient`
+    /// Take what the connection brings, as it lies there: all of it, or up to where TLS is to be set up or a request has
+    /// failed, whose completion may change what those behind it are worth. Answers how much was taken. It is as if it had been put into [`Client::space`], without the steps; but what reads bring goes to `recipient`
     /// first, where that is certain to be what the server has to say. A read that it has ended has no completion.
     ///
     /// # Errors
@@ -339,6 +339,9 @@ impl Client {
             self.requests.now = now;
             let notice = self.receiver.take(&mut self.requests, &mut self.scratch, &mut left, recipient);
             self.noticed(notice)?;
+            if notice == Ok(Notice::Failed) {
+                break;
+            }
         }
         Ok(bytes.len() - left.len())
     }
@@ -346,7 +349,7 @@ impl Client {
     /// A reply has led to this.
     fn noticed(&mut self, notice: Result<Notice, Fatal>) -> Result<(), Fatal> {
         match notice {
-            Ok(Notice::Nothing) => Ok(()),
+            Ok(Notice::Nothing | Notice::Failed) => Ok(()),
             Ok(Notice::ShuttingDown) => {
                 self.requests.stop();
                 if self.phase == Phase::Open {

@@ -49,6 +49,8 @@ pub(crate) struct Receiver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     Nothing,
+    /// A request has failed.
+    Failed,
     /// The server is shutting down.
     ShuttingDown,
 }
@@ -408,7 +410,11 @@ impl Receiver {
     fn end_of_chunk(&mut self, requests: &mut Requests, key: Key, done: bool) -> Result<Notice, Fatal> {
         self.state = State::Header;
         let shutting_down = done && requests.answered(key)?;
-        Ok(if shutting_down { Notice::ShuttingDown } else { Notice::Nothing })
+        Ok(match shutting_down {
+            true => Notice::ShuttingDown,
+            false if done && requests.has_failed() => Notice::Failed,
+            false => Notice::Nothing,
+        })
     }
 }
 

@@ -472,6 +472,11 @@ impl Requests {
         !self.done.is_empty()
     }
 
+    /// Whether the request that has ended last has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.done.back().is_some_and(|&index| self.slots[index].error.is_some())
+    }
+
     /// Whether a slot has its turn to send something, if it still has anything.
     pub(crate) fn is_any_queued(&self) -> bool {
         !self.queue.is_empty()

@@ -23,16 +23,17 @@ struct Bench {
     taker: Option<Taker>,
 }
 
-/// Ends reads by what they bring, and keeps the first byte of each.
+/// Ends reads by what they bring, and keeps the first byte of each; and how often it was offered a read that was not whole.
 #[derive(Default)]
-struct Taker(Vec<(u64, u8)>);
+struct Taker(Vec<(u64, u8)>, usize);
 
 impl Recipient for Taker {
     fn deliver(&mut self, cookie: u64, arrived: &Arrived<'_>) -> Delivery {
-        if !arrived.is_last || !arrived.had.is_empty() {
+        if !arrived.is_last {
+            self.1 += 1;
             return Delivery::Used(0);
         }
-        self.0.push((cookie, arrived.come[0]));
+        self.0.push((cookie, *arrived.had.first().unwrap_or(&arrived.come[0])));
         Delivery::Ended
     }
 }
@@ -318,13 +319,54 @@ fn read_before_a_repair(taker: Option<Taker>) {
     bench.all(read);
     bench.all(flush);
     assert_eq!(bench.result(2), Some(Ok(())), "{:?}", bench.driver.status());
-    if let Some(Taker(taken)) = &bench.taker {
+    if let Some(Taker(taken, _)) = &bench.taker {
         assert_eq!(taken[..], [(3, 0xa1)], "what was acknowledged is not read");
         return;
     }
     let read = bench.done.iter().find(|done| done.cookie == 3).expect("it ends");
     let byte = read.buffer.as_ref().map(|buffer| buffer[0]);
     assert!(read.result.is_err() || byte == Some(0xa1), "what was acknowledged is not read: {byte:x?}");
+}
+
+#[test]
+fn a_read_answered_right_behind_a_flush_that_failed_is_read_again() {
+    let mut bench = Bench::open();
+    bench.taker = Some(Taker::default());
+    bench.push(1, WRITE, 0, 1, 0xa1);
+    bench.all(0);
+    bench.push(2, Operation::Flush, 0, 0, 0);
+    bench.push(3, Operation::Read, 0, 1, 0);
+    bench.carry(0);
+    // What was in the cache is dropped, and the read finds what was there before; both answers come at once.
+    bench.disk.crash();
+    bench.answer(0, command::FLUSH, Shape::Error(error::EIO));
+    bench.answer(0, command::READ, Shape::Plain);
+    bench.all(0);
+    assert_eq!(bench.result(2), Some(Ok(())), "{:?}", bench.driver.status());
+    assert_eq!(bench.taker.expect("there").0, [(3, 0xa1)], "what was acknowledged is not read");
+}
+
+#[test]
+fn of_a_read_beside_writes_that_are_not_durable_nothing_is_given_before_it_is_whole() {
+    for is_durable in [false, true] {
+        let mut bench = Bench::open();
+        bench.taker = Some(Taker::default());
+        bench.push(1, WRITE, 0, 1, 0xa1);
+        bench.all(0);
+        if is_durable {
+            bench.push(2, Operation::Flush, 0, 0, 0);
+            bench.all(0);
+        }
+        bench.push(3, Operation::Read, 0, 4, 0);
+        bench.carry(0);
+        bench.answer(0, command::READ, Shape::Plain);
+        let late = bench.session(0).output.split_off(2 * BLOCK);
+        bench.carry(0);
+        bench.session(0).output = late;
+        bench.carry(0);
+        let Taker(taken, early) = bench.taker.expect("there");
+        assert_eq!((taken.len(), early > 0), (1, is_durable));
+    }
 }
 
 #[test]

@@ -322,12 +322,12 @@ impl World {
         };
         let bytes: Vec<u8> = session.output.drain(..take).collect();
         let mut rest = &bytes[..];
-        if end.is_none() && self.random.one_in(2) {
+        let goes_at_once = self.random.one_in(2);
+        while goes_at_once && end.is_none() && !rest.is_empty() {
             match self.driver.take(path, self.now, rest, &mut ()) {
                 Ok(count) => rest = &rest[count..],
                 Err(reason) => end = Some(reason),
             }
-            assert!(end.is_some() || rest.is_empty(), "all is taken");
         }
         while end.is_none() && !rest.is_empty() {
             let space = self.driver.space(path);
