@@ -135,6 +135,7 @@ impl Inner {
     ) {
         let Self { interface, sockets, .. } = self;
         let unacknowledged = sockets.get(place).send_queue();
+        sockets.expects(place, segment);
         let renewed = sockets.later(place, segment).and_then(|latest| late::renewed(frame, latest));
         show(interface, sockets.set(place), renewed.as_deref().unwrap_or(frame), reply, now);
         sockets.received(place, segment, unacknowledged);

@@ -148,7 +148,8 @@ fn segment(source: Ipv4Addr, segment: &[u8]) -> Option<Segment> {
         port,
         opens: has(SYN) && !has(ACK),
         acknowledgement: has(ACK).then_some(acknowledgement),
-        brings: has(FIN) || segment.len() > usize::from(header[12] >> 4) * 4,
+        payload: segment.len().saturating_sub(usize::from(header[12] >> 4) * 4),
+        ends: has(FIN),
     })
 }
 

@@ -10,13 +10,19 @@ use network_nic::Nic;
 use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::socket::{AnySocket, dhcpv4};
-use smoltcp::time::Instant;
+use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
 /// Rounds over the sockets that have something to send, each of one frame or offloaded segment per socket.
 const ROUNDS_PER_TURN: usize = 16;
 /// Places to remember where flows were found last, a power of two.
 const PLACES: usize = 64;
+/// So many segments in one are acknowledged at once. Whoever sends waits for that when it may have no more under way, and
+/// the least that the controls of congestion in use allow to be under way is no more than this.
+const SEGMENTS: usize = 4;
+/// How long fewer may wait for data to go along with: less than the least time after which a peer that hears nothing
+/// sends again. That is four milliseconds where clocks tick in two (RFC 8985 section 7.2 as Linux has it).
+const PATIENCE: Duration = Duration::from_millis(1);
 /// When nothing is due.
 const NEVER: Instant = Instant::from_micros_const(i64::MAX);
 
@@ -66,8 +72,10 @@ pub(crate) struct Segment {
     pub(crate) opens: bool,
     /// What it acknowledges, if anything.
     pub(crate) acknowledgement: Option<Acknowledgement>,
-    /// Whether it brings data, or their end.
-    pub(crate) brings: bool,
+    /// How many bytes it brings.
+    pub(crate) payload: usize,
+    /// Whether they are the last.
+    pub(crate) ends: bool,
 }
 
 /// A socket's place; it stays where it is.
@@ -116,6 +124,8 @@ pub(crate) struct Sockets {
     earliest: Instant,
     /// Where flows were found last.
     recent: [u16; PLACES],
+    /// Bytes in one frame that are acknowledged at once.
+    prompt: usize,
     dhcp: Option<SocketSet<'static>>,
     dhcp_due: Instant,
     /// What no socket is for.
@@ -134,13 +144,15 @@ fn set_of<T: AnySocket<'static>>(socket: T) -> SocketSet<'static> {
 }
 
 impl Sockets {
-    pub(crate) fn new(dhcp: bool) -> Self {
+    /// No sockets, for a network that carries `segment` bytes of data in a frame.
+    pub(crate) fn new(dhcp: bool, segment: usize) -> Self {
         Self {
             slots: Vec::new(),
             flows: Vec::new(),
             touched: Vec::new(),
             earliest: Instant::ZERO,
             recent: [0; PLACES],
+            prompt: SEGMENTS * segment,
             dhcp: dhcp.then(|| set_of(dhcpv4::Socket::new())),
             dhcp_due: Instant::ZERO,
             nobody: SocketSet::new(Vec::new()),
@@ -235,7 +247,15 @@ impl Sockets {
         let slot = &self.slots[place.0];
         let latest = slot.acknowledged?;
         let behind = latest.number.wrapping_sub(segment.acknowledgement?.number) as usize;
-        (segment.brings && behind != 0 && behind <= slot.tcp().send_capacity()).then_some(latest)
+        let brings = segment.payload > 0 || segment.ends;
+        (brings && behind != 0 && behind <= slot.tcp().send_capacity()).then_some(latest)
+    }
+
+    /// A socket is about to get a segment: say how soon it is to be acknowledged if nothing is sent meanwhile. The stack
+    /// goes by the number of segments, but what a device has merged on the way is one to it, however long.
+    pub(crate) fn expects(&mut self, place: Place, segment: &Segment) {
+        let delay = if segment.payload < self.prompt { PATIENCE } else { Duration::ZERO };
+        self.get_mut(place).set_ack_delay(Some(delay));
     }
 
     /// A socket has got a segment, before which it had `unacknowledged` bytes to send.

@@ -13,6 +13,9 @@ use smoltcp::iface::{Config, Interface};
 use smoltcp::socket::dhcpv4;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 
+/// Headers of Ethernet, IPv4 and TCP, without options.
+const HEADERS: usize = 14 + 20 + 20;
+
 /// What a stack is told at start.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -44,9 +47,10 @@ impl Stack {
         let mut config = Config::new(EthernetAddress(nic.mac()).into());
         config.random_seed = settings.seed;
         let interface = Interface::new(config, nic, timestamp(now));
+        let segment = nic.capabilities().max_transmission_unit.saturating_sub(HEADERS);
         let mut inner = Inner {
             interface,
-            sockets: Sockets::new(settings.addressing == Addressing::Dhcp),
+            sockets: Sockets::new(settings.addressing == Addressing::Dhcp, segment),
             rules: Rules {
                 side: settings.side,
                 dhcp: settings.addressing == Addressing::Dhcp,

@@ -1,20 +1,30 @@
 //! Two stacks on one simulated wire.
 
+mod acknowledgements;
+
 use crate::{Addressing, Attachment, Cidr, Settings, Side, Stack, TryRead};
 use kernel_runtime::{Executor, Instant};
-use network_nic::{Checksum, Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, TxToken};
+use network_nic::{
+    Checksum, Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, SegmentationCapabilities, TxToken,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Duration;
 
 type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
+
+/// The longest frame of the network.
+const FRAME: usize = 1514;
 
 /// One end of a wire that loses nothing and holds at most 64 frames.
 struct Wire {
     mac: [u8; 6],
     incoming: Queue,
     outgoing: Queue,
+    /// The longest frame that it takes; what is longer than the network's are segments to be cut.
+    longest: usize,
     counters: Counters,
 }
 
@@ -24,6 +34,7 @@ fn wire() -> (Wire, Wire) {
         mac: [2, 0, 0, 0, 0, last],
         incoming: incoming.clone(),
         outgoing: outgoing.clone(),
+        longest: FRAME,
         counters: Counters::default(),
     };
     (end(1, &a, &b), end(2, &b, &a))
@@ -64,8 +75,13 @@ impl Device for Wire {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
+        capabilities.max_transmission_unit = FRAME;
         capabilities.checksum.tcp = Checksum::Both;
+        capabilities.segmentation = SegmentationCapabilities::default();
+        if self.longest > FRAME {
+            capabilities.segmentation.tcpv4 = NonZeroUsize::new(self.longest);
+            capabilities.checksum.tcp = Checksum::None;
+        }
         capabilities
     }
 }
