@@ -141,21 +141,26 @@ impl Queue {
         assert!(header < length && length <= buffer.len() && u32::try_from(length).is_ok());
         let Some(chain) = self.free.pop() else { return Err(buffer) };
         let lent = buffer.lend(self.direction);
-        let head = if self.parts == 1 {
+        if self.parts == 1 {
             self.describe(chain, lent.address(), length, 0);
-            chain
         } else {
-            // Without a product, whose overflow would have to be looked for.
             let head = chain << 1;
             self.describe(head, lent.address(), header, NEXT);
             self.describe(head + 1, lent.address() + header as u64, length - header, 0);
-            head
-        };
+        }
+        self.offer(chain, lent);
+        Ok(())
+    }
+
+    /// Make a chain that is described available to the device.
+    #[inline]
+    fn offer(&mut self, chain: u16, lent: Lent) {
         self.lent[usize::from(chain)] = Some(lent);
+        // Without a product, whose overflow would have to be looked for.
+        let head = if self.parts == 1 { chain } else { chain << 1 };
         self.ring.write16(self.layout.available_entry(self.available), head);
         self.available = self.available.wrapping_add(1);
         self.ring.write_index(self.layout.available_index(), self.available);
-        Ok(())
     }
 
     #[inline]
@@ -173,6 +178,19 @@ impl Queue {
     #[expect(clippy::inline_always, reason = "for each frame: what it answers is large")]
     #[inline(always)]
     pub(crate) fn pop(&mut self) -> Result<Option<(Buffer, usize)>, Lie> {
+        Ok(self.next_used()?.map(|used| {
+            let length = used.length;
+            (used.take(), length)
+        }))
+    }
+
+    /// The next buffer that the device is done with, where it lies.
+    ///
+    /// # Errors
+    /// As for [`Queue::pop`].
+    #[expect(clippy::inline_always, reason = "for each frame, and more so")]
+    #[inline(always)]
+    pub(crate) fn next_used(&mut self) -> Result<Option<Used<'_>>, Lie> {
         let index = self.ring.read_index(self.layout.used_index());
         let waiting = index.wrapping_sub(self.used);
         if waiting == 0 {
@@ -188,18 +206,16 @@ impl Queue {
             _ if id & 1 == 0 => (id >> 1) as usize,
             _ => usize::MAX,
         };
-        let lent = self.lent.get_mut(chain).ok_or(Lie::Id)?;
-        let limit = lent.as_ref().ok_or(Lie::Id)?.len();
+        let place = self.lent.get_mut(chain).ok_or(Lie::Id)?;
+        let limit = place.as_ref().ok_or(Lie::Id)?.len();
         // What it writes into what it may only read is nothing, whatever it says; legacy devices say anything.
         let length = if self.direction == Direction::ToDevice { 0 } else { length as usize };
         if length > limit {
             return Err(Lie::Length);
         }
-        let lent = lent.take().ok_or(Lie::Id)?;
-        self.free.push(chain as u16);
+        let lent = place.take().ok_or(Lie::Id)?;
         self.used = self.used.wrapping_add(1);
-        // SAFETY: the device has returned it just now, and cannot do so again: its place is empty.
-        Ok(Some((unsafe { lent.reclaim() }, length)))
+        Ok(Some(Used { queue: self, lent, chain: chain as u16, length }))
     }
 
     /// Whether the device has returned something.
@@ -273,6 +289,45 @@ impl Queue {
         // An index that was passed long ago, so that the first buffers raise nothing.
         self.ring.write16(self.layout.used_event(), u16::MAX);
         self.disarm();
+    }
+}
+
+/// A buffer that the device has just returned. Unless it is taken or given to the device again it is lost.
+pub(crate) struct Used<'a> {
+    queue: &'a mut Queue,
+    lent: Lent,
+    chain: u16,
+    /// How many bytes the device says it has written.
+    length: usize,
+}
+
+impl Used<'_> {
+    /// Let `f` look at what the device has written.
+    #[inline]
+    pub(crate) fn visit<R>(&mut self, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        let length = self.length;
+        // SAFETY: the device has returned it just now, and cannot do so again: its place is empty, and filled by `again`
+        // only, which takes `self`.
+        unsafe { self.lent.visit(|bytes| f(&mut bytes[..length])) }
+    }
+
+    /// How many bytes the device says it has written.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Take it from the queue.
+    #[inline]
+    pub(crate) fn take(self) -> Buffer {
+        self.queue.free.push(self.chain);
+        // SAFETY: as for `visit`.
+        unsafe { self.lent.reclaim() }
+    }
+
+    /// Give it to the device again, as much of it as before: nothing needs to be described anew.
+    #[inline]
+    pub(crate) fn again(self) {
+        self.queue.offer(self.chain, self.lent);
     }
 }
 

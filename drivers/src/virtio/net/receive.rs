@@ -80,6 +80,16 @@ pub(super) struct Frame {
     plain: Option<Plain>,
 }
 
+/// What becomes of a frame that comes after another.
+enum Fate {
+    /// It goes with the one before, and its buffer back to the device.
+    Appended,
+    /// It is not believed.
+    Dropped,
+    /// It is one by itself.
+    Held,
+}
+
 /// The receive queue and its buffers, all of which are at the device except one that the stack is looking at.
 #[derive(Debug)]
 pub(super) struct Receive {
@@ -131,18 +141,30 @@ impl Receive {
             return Ok(());
         };
         let mut longer = false;
-        // At most one round of the ring, as below.
+        // At most one round of the ring, so that a flood of bad frames does not hold up the rest of the machine.
         for _ in 0..self.queue.capacity() {
-            let Some(next) = self.believed(dropped)? else { break };
-            let follows = next.plain.is_some_and(|plain| {
-                train.append(&mut frame.buffer[header..], &next.buffer[header..next.length], &plain)
+            let Some(mut used) = self.queue.next_used()? else { break };
+            let mut plain = None;
+            let fate = used.visit(|bytes| match self.checks.believe(bytes, &mut plain) {
+                false => Fate::Dropped,
+                true if plain.is_some_and(|plain| {
+                    train.append(&mut frame.buffer[header..], &bytes[header..], &plain)
+                }) =>
+                {
+                    Fate::Appended
+                }
+                true => Fate::Held,
             });
-            if !follows {
-                self.held = Some(next);
-                break;
+            match fate {
+                Fate::Appended => longer = true,
+                Fate::Dropped => *dropped += 1,
+                Fate::Held => {
+                    let length = used.len();
+                    self.held = Some(Frame { buffer: used.take(), length, plain });
+                    break;
+                }
             }
-            longer = true;
-            self.give(next.buffer);
+            used.again();
         }
         if longer {
             frame.length = header + train.finish(&mut frame.buffer[header..]);

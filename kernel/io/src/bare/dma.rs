@@ -228,6 +228,16 @@ impl Lent {
         self.0.length == 0
     }
 
+    /// Let `f` look at it where it lies; it stays lent, and may be given to the device again as it is.
+    ///
+    /// # Safety
+    /// As for [`Lent::reclaim`], until `f` has returned.
+    #[inline]
+    pub unsafe fn visit<R>(&mut self, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        fence(Ordering::Acquire);
+        f(&mut self.0)
+    }
+
     /// Take it back.
     ///
     /// # Safety

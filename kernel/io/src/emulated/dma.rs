@@ -187,6 +187,25 @@ impl Lent {
         self.length == 0
     }
 
+    /// Let `f` look at it where it lies; it stays lent, and may be given to the device again as it is.
+    ///
+    /// # Safety
+    /// As for [`Lent::reclaim`], until `f` has returned.
+    pub unsafe fn visit<R>(&mut self, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        // Meanwhile the device finds nothing there.
+        let mut visited = with(|machine| match machine.memory.get_mut(&self.address) {
+            Some(Memory::Lent { bytes, .. }) => core::mem::take(bytes),
+            _ => panic!("{:#x} is lent as long as there is a `Lent`", self.address),
+        });
+        let result = f(&mut visited);
+        with(|machine| {
+            if let Some(Memory::Lent { bytes, .. }) = machine.memory.get_mut(&self.address) {
+                *bytes = visited;
+            }
+        });
+        result
+    }
+
     /// Take it back.
     ///
     /// # Safety
