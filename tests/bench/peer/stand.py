@@ -88,7 +88,7 @@ def sh(c, check=True): return sp.run(c, shell=True, check=check, capture_output=
 
 
 def net(mtu):
-    sh('ip link set lo up; sysctl -qw net.ipv4.tcp_rmem="4096 1048576 8388608" net.ipv4.tcp_wmem="4096 1048576 8388608"', False)
+    sh('ip link set lo up; sysctl -qw net.ipv4.tcp_rmem="4096 1048576 8388608" net.ipv4.tcp_wmem="4096 1048576 8388608" net.ipv4.tcp_congestion_control=reno', False)
     for i in (0, 1):
         sh(f'ip link show pt{i} || ip tuntap add dev pt{i} mode tap vnet_hdr', False)
         sh(f'ip addr replace 10.77.{i}.1/24 dev pt{i}; ip link set pt{i} mtu {mtu} up txqueuelen 1000')
