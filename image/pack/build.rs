@@ -46,7 +46,7 @@ fn main() {
         return;
     }
     let program = inner::Build { root, target: &target, package: "image_appliance", bin: "appliance" };
-    if let Err(error) = inner::image(&program, &out) {
+    if let Err(error) = packed::install(&program, &out) {
         panic!("the image could not be built: {error}");
     }
 }

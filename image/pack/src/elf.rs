@@ -43,13 +43,6 @@ pub(crate) struct Segment<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-impl Segment<'_> {
-    /// One past its last address.
-    pub(crate) fn end(&self) -> usize {
-        self.address.saturating_add(self.memory)
-    }
-}
-
 /// Where a program begins.
 ///
 /// # Errors

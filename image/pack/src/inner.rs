@@ -3,7 +3,7 @@
 //! `build-std` in the workspace's own configuration would break host tests, and cargo cannot build an artifact
 //! dependency for a JSON target; so a second cargo gets the flags, and a target directory of its own.
 
-use crate::{elf, packed};
+use crate::elf;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -69,31 +69,20 @@ fn belongs_to_outer_build(name: &str) -> bool {
         || name == "CLIPPY_ARGS"
 }
 
-/// Build a program and what unpacks it, and put it into `folder`: packed as `bin`, without symbols as `bin.plain`, with
-/// them as `bin.debug`. Answers where the packed one lies.
+/// Put a built program into `folder`: without symbols as `name.plain`, with them as `name.debug`. Answers what it is
+/// without.
 ///
 /// # Errors
 /// A sentence that names the file.
-pub(crate) fn image(program: &Build<'_>, folder: &Path) -> Result<PathBuf, String> {
-    let stub = Build { package: "image_unpack", bin: "unpack", ..*program };
-    let (built, stub) = (program.run()?, read(&stub.run()?)?);
-    let whole = read(&built)?;
-    let said = |error| format!("{}: {error}", built.display());
-    let bare = elf::without_sections(&whole).map_err(said)?;
-    let packed = packed::packed(&bare, &stub).map_err(said)?;
-    let path = folder.join(program.bin);
-    write(&path.with_extension("debug"), &whole)?;
-    write(&path.with_extension("plain"), &bare)?;
-    write(&path, &packed)?;
-    Ok(path)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn write(path: &Path, contents: &[u8]) -> Result<(), String> {
-    fs::write(path, contents).map_err(|error| format!("{}: {error}", path.display()))
+pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<Vec<u8>, String> {
+    let whole = fs::read(built).map_err(|error| format!("{}: {error}", built.display()))?;
+    let bare = elf::without_sections(&whole).map_err(|error| format!("{}: {error}", built.display()))?;
+    for (path, contents) in [("debug", &whole), ("plain", &bare)]
+        .map(|(suffix, contents)| (folder.join(name).with_extension(suffix), contents))
+    {
+        fs::write(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(bare)
 }
 
 #[cfg(test)]

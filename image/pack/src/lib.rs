@@ -37,5 +37,5 @@ pub fn selftest() -> Result<PathBuf, String> {
     let root = Path::new(env!("IMAGE_PACK_ROOT"));
     let target = Path::new(env!("IMAGE_PACK_TARGET"));
     let build = inner::Build { root, target, package: "kernel_selftest", bin: "selftest" };
-    inner::image(&build, Path::new(env!("IMAGE_PACK_OUT")))
+    packed::install(&build, Path::new(env!("IMAGE_PACK_OUT")))
 }

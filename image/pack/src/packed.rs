@@ -10,7 +10,10 @@
 //! read; stub and note lie in what the image itself clears once it runs. So it needs no memory that the image does not.
 
 use crate::elf::{self, Segment};
+use crate::inner::{self, Build};
 use crate::squeeze;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Where the stub wants to be told what, as offsets of four bytes: the block, where it goes, the end of that, the entry.
 const OPERANDS: [usize; 4] = [1, 6, 11, 16];
@@ -20,6 +23,22 @@ const OPCODES: [u8; 4] = [0xbe, 0xbf, 0xbd, 0xbc];
 const NOTE: [u8; 24] = [4, 0, 0, 0, 8, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Where the block, and the stub, may begin.
 const GRAIN: usize = 16;
+
+/// Build a program and what unpacks it, and put it into `folder`: packed as `bin`, and both ways that are not. Answers
+/// where the packed one lies.
+///
+/// # Errors
+/// A sentence that names the file.
+pub(crate) fn install(program: &Build<'_>, folder: &Path) -> Result<PathBuf, String> {
+    let said = |path: &Path, error: String| format!("{}: {error}", path.display());
+    let (built, stub) = (program.run()?, Build { package: "image_unpack", bin: "unpack", ..*program }.run()?);
+    let bare = inner::install(&built, folder, program.bin)?;
+    let stub = fs::read(&stub).map_err(|error| said(&stub, error.to_string()))?;
+    let packed = packed(&bare, &stub).map_err(|error| said(&built, error))?;
+    let path = folder.join(program.bin);
+    fs::write(&path, packed).map_err(|error| said(&path, error.to_string()))?;
+    Ok(path)
+}
 
 /// `image`, an ELF with a PVH note, packed behind `stub`, an ELF that holds nothing but it.
 ///
@@ -35,7 +54,8 @@ pub(crate) fn packed(image: &[u8], stub: &[u8]) -> Result<Vec<u8>, String> {
     }
     let segments = elf::segments(image)?;
     let (start, whole) = flat(&segments)?;
-    let end = segments.iter().map(Segment::end).max().unwrap_or(start);
+    let ends = segments.iter().map(|segment| segment.address.saturating_add(segment.memory));
+    let end = ends.max().unwrap_or(start);
     let entry = elf::entry(image)?;
 
     let block = squeeze::squeeze(&whole);

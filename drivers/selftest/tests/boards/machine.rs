@@ -223,7 +223,8 @@ fn program() -> &'static Path {
         let target = scratch.parent().expect("a target directory").join("bare");
         let build =
             inner::Build { root, target: &target, package: "drivers_selftest", bin: "drivers_selftest" };
-        build.run().and_then(|built| inner::install(&built, scratch, "drivers_selftest")).expect("it builds")
+        build.run().and_then(|built| inner::install(&built, scratch, build.bin)).expect("it builds");
+        scratch.join(build.bin).with_extension("plain")
     })
 }
 
