@@ -26,6 +26,10 @@ pub struct Arrived<'a> {
 }
 
 impl Arrived<'_> {
+    /// Where more are to come, bytes are to be used up to a multiple of so many from the first of the read on: then no block
+    /// of that size or a smaller one is cut in two.
+    pub const GRAIN: u32 = 4 << 10;
+
     /// How many there are.
     pub fn length(&self) -> u32 {
         (self.had.len() + self.come.len()) as u32

@@ -8,8 +8,6 @@ use storage_block::{Arrived, Delivery};
 
 /// Bytes that are worth a data segment of their own where more are to come.
 const LEAST: u32 = 8 << 10;
-/// More are to come behind a multiple of this: no block is cut in two.
-const WHOLE: u32 = 4 << 10;
 
 impl Transfer {
     /// Bytes of the request of the segment at `place` have arrived. If they are next, `send` gives the initiator as many
@@ -50,7 +48,7 @@ impl Transfer {
         if offset < gone {
             return Delivery::Used(length.min(gone - offset));
         }
-        let worth = if arrived.is_last { length } else { length - length % WHOLE };
+        let worth = if arrived.is_last { length } else { length - length % Arrived::GRAIN };
         let fits = offset == gone && length <= segment.length - gone && segment.at == 0;
         if !fits || !matches!(segment.state, State::InFlight) || !arrived.is_last && worth < LEAST {
             return NONE;

@@ -3,9 +3,7 @@
 use crate::connection::Connection;
 use crate::task::{Answer, Purpose, Task};
 use crate::wire::{BASIC_HEADER, DataIn, RESERVED_TAG, padding};
-
-/// What is cut off for want of room stays a multiple of this, so that no block is cut in two and nothing is padded.
-const WHOLE: u32 = 4 << 10;
+use storage_block::Arrived;
 
 /// What is to be sent before and behind bytes of Data-In.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +46,8 @@ impl Connection {
         let room = u32::try_from(room.checked_sub(BASIC_HEADER)?).unwrap_or(u32::MAX);
         let most = (room - room % 4).min(most_segment).min(most_burst - slot.burst);
         let is_all = length <= most;
-        let length = if is_all { length } else { most - most % WHOLE };
+        // So nothing is padded, either.
+        let length = if is_all { length } else { most - most % Arrived::GRAIN };
         if length == 0 || length > left {
             return None;
         }
