@@ -77,9 +77,8 @@ fn belongs_to_outer_build(name: &str) -> bool {
 pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<Vec<u8>, String> {
     let whole = fs::read(built).map_err(|error| format!("{}: {error}", built.display()))?;
     let bare = elf::without_sections(&whole).map_err(|error| format!("{}: {error}", built.display()))?;
-    for (path, contents) in [("debug", &whole), ("plain", &bare)]
-        .map(|(suffix, contents)| (folder.join(name).with_extension(suffix), contents))
-    {
+    for (suffix, contents) in [("debug", &whole), ("plain", &bare)] {
+        let path = folder.join(name).with_extension(suffix);
         fs::write(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(bare)
