@@ -324,8 +324,7 @@ impl Table {
                 if state == State::Terminated {
                     lane.backend.forget(&lane.machine);
                 }
-                self.set(lane, state, None);
-                self.stop_has_ended(lane, &evidence);
+                self.set_ended(lane, Some(state), None, &evidence);
                 done(lane, true, evidence)
             }
             Err(fault) => {
@@ -380,39 +379,56 @@ impl Table {
     fn reconcile(&self, lane: &Lane) {
         let Some(ended) = lane.backend.bury(&lane.machine) else { return };
         log::info!("{}: {}", lane.machine.id, ended.how);
-        let state = locked(&lane.view).state;
-        match state {
-            State::Failed | State::Terminated => {}
-            State::Stopping => self.set(lane, State::Stopped, Some(ended.how.clone())),
-            _ if ended.orderly => self.set(lane, State::Stopped, Some(ended.how.clone())),
-            _ => self.set(lane, State::Failed, Some(ended.how.clone())),
-        }
-        self.stop_has_ended(lane, &vec![ended.how]);
+        let next = match locked(&lane.view).state {
+            State::Failed | State::Terminated => None,
+            State::Stopping => Some(State::Stopped),
+            _ if ended.orderly => Some(State::Stopped),
+            _ => Some(State::Failed),
+        };
+        self.set_ended(lane, next, Some(ended.how.clone()), &vec![ended.how]);
     }
 
-    /// If somebody waits for the guest to shut down, it has.
-    fn stop_has_ended(&self, lane: &Lane, evidence: &Evidence) {
-        let pending = locked(&lane.stop).take();
-        if let Some(stop) = pending {
-            locked(&self.operations).finish(&stop.op_id, done(lane, true, evidence.clone()));
+    /// Set the state in which what ran has ended, and answer whoever waits for the guest to shut down. In one step: who
+    /// sees the machine stopped and then asks for the stop hears that it is done.
+    fn set_ended(&self, lane: &Lane, state: Option<State>, reason: Option<Text>, evidence: &Evidence) {
+        let news = {
+            let mut operations = locked(&self.operations);
+            let news = state.is_some_and(|state| self.show(lane, state, reason));
+            let pending = locked(&lane.stop).take();
+            if let Some(stop) = pending {
+                operations.finish(&stop.op_id, done(lane, true, evidence.clone()));
+            }
+            news
+        };
+        if news {
+            self.keep_or_warn(lane);
         }
     }
 
     fn set(&self, lane: &Lane, state: State, reason: Option<Text>) {
-        {
-            let mut view = locked(&lane.view);
-            let now = self.clock_ms();
-            view.observed_ms = now;
-            if view.state == state && view.reason == reason {
-                return;
-            }
-            if view.state != state {
-                view.generation += 1;
-                view.since_ms = now;
-            }
-            view.state = state;
-            view.reason = reason;
+        if self.show(lane, state, reason) {
+            self.keep_or_warn(lane);
         }
+    }
+
+    /// Let it be seen like this; whether that is new.
+    fn show(&self, lane: &Lane, state: State, reason: Option<Text>) -> bool {
+        let mut view = locked(&lane.view);
+        let now = self.clock_ms();
+        view.observed_ms = now;
+        if view.state == state && view.reason == reason {
+            return false;
+        }
+        if view.state != state {
+            view.generation += 1;
+            view.since_ms = now;
+        }
+        view.state = state;
+        view.reason = reason;
+        true
+    }
+
+    fn keep_or_warn(&self, lane: &Lane) {
         if let Err(error) = self.keep(lane) {
             log::warn!("{}: its record cannot be written: {error}", lane.machine.id);
         }
