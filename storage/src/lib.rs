@@ -34,7 +34,7 @@ use shared::Shared;
 
 pub use carrier::Tls;
 pub use control::{Control, ControlError, Exposed, Exposure, Policy, VolumeState};
-pub use limits::Limits;
+pub use limits::{Limits, Sharing};
 pub use storage_driver::{Rate, Status};
 pub use storage_iscsi::Limits as IscsiLimits;
 pub use storage_iscsi::wire::Checksum;

@@ -36,6 +36,19 @@ pub struct Limits {
     /// How long commands wait for a lost storage service before they end with BUSY. Below the 30 s after which
     /// initiators begin to abort.
     pub hold: Duration,
+    /// How sessions that want more than there is share it.
+    pub sharing: Sharing,
     /// How long a lost connection's writes may still reach the medium: as long, newer writes to the same range wait.
     pub hold_off: Duration,
+}
+
+/// How sessions share the processor when they want more than there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// None gets ahead of another, but for as much as keeps the processor busy: beside one that keeps few commands
+    /// outstanding, and so waits for its own answers most of the time, a greedy one gets more.
+    #[default]
+    WorkConserving,
+    /// None gets ahead of another while that one is about, even if the processor stands still for it.
+    Equal,
 }

@@ -175,7 +175,7 @@ impl Shared {
             mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
             seats: (0..limits.connections).map(|_| Seat::default()).collect(),
             running: (0..limits.connections).map(|_| Cell::new(0)).collect(),
-            turns: Turns::new(limits.connections),
+            turns: Turns::new(limits.connections, limits.sharing),
             portal,
             seed: Cell::new(seed),
             pool,

@@ -212,6 +212,7 @@ fn limits() -> Limits {
         scsi: crate::ScsiLimits { units: 2, nexuses: 8, commands: 64 },
         nbd: crate::NbdLimits::default(),
         hold: Duration::from_secs(25),
+        sharing: crate::Sharing::default(),
         hold_off: Duration::from_secs(30),
         paths: 1,
         journal: [(4096, 64), (16384, 4), (32768, 4)],

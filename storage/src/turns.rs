@@ -10,8 +10,10 @@
 //! One that keeps few commands outstanding waits for its own answers most of the time, and nobody is to stand still
 //! meanwhile. So one that is kept back while nothing happens may have one more command outstanding, whoever it is ahead
 //! of, and one more the next time; what it begins takes that from it again. So it has as many outstanding as it takes to
-//! keep the processor busy most of the time, and the other waits for no more than those.
+//! keep the processor busy most of the time, and the other waits for no more than those. With [`Sharing::Equal`] it may
+//! not: who waits for his own answers has as much as who does not, and the processor stands still meanwhile.
 
+use crate::Sharing;
 use crate::shared::ConnectionIndex;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -40,6 +42,7 @@ pub(crate) fn units(expected_data_transfer_length: u32) -> u32 {
 
 /// What each session has begun, and has outstanding.
 pub(crate) struct Turns {
+    sharing: Sharing,
     /// Which [`WINDOW`] it is.
     window: Cell<u64>,
     /// Counts what happens, but for polls of sessions that are kept back.
@@ -82,10 +85,18 @@ struct Session {
 
 impl Turns {
     /// For so many connections.
-    pub(crate) fn new(connections: usize) -> Self {
+    pub(crate) fn new(connections: usize, sharing: Sharing) -> Self {
         let sessions = (0..connections).map(|_| Session::default()).collect();
         let [window, happened, standstills] = [0; 3].map(Cell::new);
-        Self { window, happened, sessions, latest: Cell::new([0, 0]), standstills, others: Cell::new(0) }
+        Self {
+            sharing,
+            window,
+            happened,
+            sessions,
+            latest: Cell::new([0, 0]),
+            standstills,
+            others: Cell::new(0),
+        }
     }
 
     /// Something has happened for which there is no other sign here.
@@ -114,7 +125,7 @@ impl Turns {
             return;
         }
         let Some(least) = self.least(index) else { return };
-        if was_kept_back {
+        if was_kept_back && self.sharing == Sharing::WorkConserving {
             self.reckon(session);
         }
         // What it did not want while it was away it does not get now, and what nobody else wanted it is not charged.
@@ -234,9 +245,17 @@ mod tests {
 
     impl World {
         fn new(loads: &[(usize, u32, u64)]) -> Self {
+            Self::sharing(Sharing::WorkConserving, loads)
+        }
+
+        fn sharing(sharing: Sharing, loads: &[(usize, u32, u64)]) -> Self {
             let load =
                 |&(depth, units, away)| Load { units, away, out: Vec::new(), waiting: depth, begun: 0 };
-            Self { turns: Turns::new(loads.len()), sessions: loads.iter().map(load).collect(), now: 0 }
+            Self {
+                turns: Turns::new(loads.len(), sharing),
+                sessions: loads.iter().map(load).collect(),
+                now: 0,
+            }
         }
 
         /// Answers how many units each session begins in so many milliseconds.
@@ -326,6 +345,29 @@ mod tests {
     }
 
     #[test]
+    fn where_parts_are_equal_a_greedy_session_gets_no_more_than_one_of_one_command() {
+        for depth in [1, 2, 8, 32] {
+            let mut world = World::sharing(Sharing::Equal, &[(128, 1, 200), (depth, 1, 200)]);
+            world.run(100);
+            let begun = world.run(1000);
+            assert!(equal(begun[0], begun[1]), "{depth}: {begun:?}");
+        }
+    }
+
+    #[test]
+    fn where_parts_are_equal_nobody_waits_for_one_that_is_not_about() {
+        let mut world = World::sharing(Sharing::Equal, &[(128, 1, 200), (8, 1, 200)]);
+        world.run(100);
+        world.sessions[1].waiting = 0;
+        world.sessions[1].out.clear();
+        world.run(2 * WINDOW.as_millis() as u64);
+        assert!(world.run(1000)[0] > 24_000);
+        world.sessions[1] = Load { units: 1, away: 1_000_000, out: Vec::new(), waiting: 8, begun: 0 };
+        world.run(2000);
+        assert!(world.run(1000)[0] > 23_000, "whose commands take a second");
+    }
+
+    #[test]
     fn who_waits_for_a_slow_service_loses_nothing_and_costs_the_others_some() {
         let mut world = World::new(&[(128, 1, 200), (1, 1, 10_000)]);
         world.run(100);
@@ -374,7 +416,7 @@ mod tests {
     /// What it has outstanding may be waiting for data that stands behind the command it may not begin.
     #[test]
     fn one_that_is_kept_back_begins_something_when_nothing_else_happens() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, Sharing::WorkConserving);
         let turn = |index| {
             turns.enter(index, Instant::ZERO);
             let may = turns.may_begin(index);

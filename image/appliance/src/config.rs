@@ -14,7 +14,7 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::num::NonZeroU16;
 use core::str::FromStr;
 use network::{Addressing, Cidr};
-use storage::Exposure;
+use storage::{Exposure, Sharing};
 pub use tls::Tls;
 
 /// The longest text any channel may hold, in bytes.
@@ -35,6 +35,8 @@ pub struct Config {
     pub portal: Option<SocketAddrV4>,
     /// The appliance's name as a writer of disks, to storage services that admit one only.
     pub owner: Option<String>,
+    /// How sessions share the processor.
+    pub sharing: Sharing,
     /// TLS to storage services, if it is to be had.
     pub tls: Option<Tls>,
     /// What is exposed from the start.
@@ -127,6 +129,7 @@ impl Config {
             api: keys.take::<NonZeroU16>("api", "a port number")?.map(NonZeroU16::get),
             portal: keys.take("iscsi.portal", "an IPv4 address and port such as 10.77.0.2:3260")?,
             owner: keys.take_with("owner", owner)?,
+            sharing: keys.take_with("sharing", sharing)?.unwrap_or_default(),
             tls: tls::all(&mut keys)?,
             targets: target::all(&mut keys)?,
             log,
@@ -252,6 +255,14 @@ fn owner(text: &str) -> Result<String, String> {
         Ok(text.to_string())
     } else {
         Err("expected 1 to 32 of 0-9, a-z and -".to_string())
+    }
+}
+
+fn sharing(text: &str) -> Result<Sharing, String> {
+    match text {
+        "work-conserving" => Ok(Sharing::WorkConserving),
+        "equal" => Ok(Sharing::Equal),
+        _ => Err("expected work-conserving or equal".to_string()),
     }
 }
 

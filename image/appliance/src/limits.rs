@@ -259,6 +259,7 @@ impl Limits {
             },
             nbd: storage::NbdLimits { slots: 2 * self.window, ..storage::NbdLimits::default() },
             hold: HOLD,
+            sharing: storage::Sharing::default(),
             hold_off: HOLD_OFF,
         }
     }

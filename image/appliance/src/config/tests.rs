@@ -18,7 +18,8 @@ fn a_whole_configuration_is_understood() {
     assert_eq!(config.api, Some(8080));
     assert_eq!(config.targets.len(), 2);
     assert_eq!((config.targets[1].lun, config.targets[1].read_only), (1, true));
-    assert_eq!(config.log, log::LevelFilter::Info);
+    assert_eq!((config.log, config.sharing), (log::LevelFilter::Info, Sharing::WorkConserving));
+    assert_eq!(parse(&format!("{GOOD} sharing=equal")).expect("good").sharing, Sharing::Equal);
 }
 
 #[test]
@@ -38,6 +39,7 @@ fn each_fault_is_named_with_its_channel_and_key() {
         ("nonsense", "command line: nonsense: expected key=value"),
         ("api=8080", "command line: api: given twice, first by command line"),
         ("log=loud", "command line: log: expected one of off, error, warn, info, debug, trace, not \"loud\""),
+        ("sharing=fair", "command line: sharing: expected work-conserving or equal, not \"fair\""),
         ("host.gateway=10.77.0.1", "command line: host.gateway: unknown key"),
         ("target.2.iqn=iqn.x", "target.2.volume: missing"),
         ("target.2.iqn=a target.2.volume=b", "target.2.initiators: missing (* for any)"),
