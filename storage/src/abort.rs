@@ -12,7 +12,9 @@ use crate::shared::{ConnectionIndex, Shared, State};
 use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::Instant;
-use storage_iscsi::{Connection, Function, Referenced, Task, TaskManagement, TaskManagementResponse};
+use storage_iscsi::{
+    Connection, Function, Referenced, SessionTrigger, Task, TaskManagement, TaskManagementResponse,
+};
 use storage_scsi::{Attention, Nexus, Status, UnitId};
 
 /// How long a function waits for what is under way: less than the 15 s after which initiators give up an ABORT TASK.
@@ -308,7 +310,7 @@ impl Shared {
             next = index + 1;
             self.abort(state, index);
         }
-        state.registry.detach(connection);
+        state.registry.step(connection, SessionTrigger::Closed);
         self.mailboxes[connection].nudge();
     }
 }

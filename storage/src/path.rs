@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::{Instant, Stage};
 use storage_block::{Buffer, Request, Share};
-use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
+use storage_iscsi::{Command, Connection, Event, Outcome, SessionTrigger, Task, TaskManagement};
 use storage_scsi::{Arrival, Carrier, Ended, Memory, Rest, Status, UnitId};
 
 /// One connection's way through storage.
@@ -329,8 +329,9 @@ impl Path {
         self.abort(task);
     }
 
-    /// The session is over: its commands are nobody's, and its nexus is lost.
-    pub(crate) fn end_session(&mut self) {
+    /// The session is over, closed by a logout or because its connection was lost: its commands are nobody's, and its nexus
+    /// is lost.
+    pub(crate) fn end_session(&mut self, is_closed: bool) {
         let shared = self.shared.clone();
         let state = &mut *shared.state.borrow_mut();
         shared.running[self.index].set(0);
@@ -344,7 +345,11 @@ impl Path {
                 shared.abort(state, index);
             }
         }
-        state.registry.detach(self.index);
+        if is_closed {
+            state.registry.step(self.index, SessionTrigger::Closed);
+        } else {
+            state.registry.lost(self.index);
+        }
         // The parts of the other sessions are larger now.
         shared.wake_held(state);
     }

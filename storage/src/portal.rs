@@ -15,7 +15,8 @@ use core::time::Duration;
 use kernel_runtime::{Instant, Sleep, with_deadline};
 use network::{Stream, TryRead};
 use storage_iscsi::{
-    Admission, Connection, Event, Fatal, LogoutResponse, Peer, Portal, SessionType, Status, TargetRecord,
+    Admission, Connection, Event, Fatal, LogoutResponse, Peer, Portal, SessionTrigger, SessionType, Status,
+    TargetRecord,
 };
 
 /// The only portal group there is.
@@ -159,8 +160,14 @@ impl Serving {
 
     /// Nobody is there any more.
     fn end(&mut self) {
-        self.path.end_session();
-        self.connection.close();
+        // Before that, another login may have taken the session's place.
+        let is_replaced = self.is_replaced();
+        self.path.end_session(false);
+        if is_replaced {
+            self.connection.close_for_reinstatement();
+        } else {
+            self.connection.close();
+        }
         self.shared.turns.leave(self.index);
         self.shared.wake_starved();
     }
@@ -205,7 +212,7 @@ impl Serving {
     /// Once each way. Answers whether there is reason to go once more at once: what others bring about by it shows in the
     /// mailbox.
     fn pass(&mut self, now: Instant) -> Result<bool, End> {
-        if self.has_session && self.shared.state.borrow().registry.session(self.index).is_none() {
+        if self.is_replaced() {
             log::info!("initiator {}: session replaced", self.connection.peer().initiator);
             return Err(End::Abrupt);
         }
@@ -229,6 +236,11 @@ impl Serving {
             Received::Enough => true,
             Received::Blocked => drained | transmitted | speaks,
         })
+    }
+
+    /// Whether another login has ended the session and taken its place.
+    fn is_replaced(&self) -> bool {
+        self.has_session && self.shared.state.borrow().registry.session(self.index).is_none()
     }
 
     fn receive(&mut self, now: Instant) -> Result<Received, End> {
@@ -288,13 +300,14 @@ impl Serving {
                 None => {}
                 Some(Other::Login) => self.login(),
                 Some(Other::LoggedIn) => {
+                    self.shared.state.borrow_mut().registry.step(self.index, SessionTrigger::LoginAccepted);
                     let peer = self.connection.peer();
                     log::info!("initiator {}: logged in to {}", peer.initiator, peer.target);
                 }
                 Some(Other::SendTargets) => self.send_targets(),
                 Some(Other::TaskManagement(request)) => self.path.manage(&mut self.connection, &request),
                 Some(Other::Logout) => {
-                    self.path.end_session();
+                    self.path.end_session(true);
                     self.has_session = false;
                     self.connection.logout_response(LogoutResponse::Closed);
                 }

@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
-use storage_iscsi::Peer;
+use storage_iscsi::{Peer, SessionState, SessionTrigger};
 use storage_scsi::{AddError, Identity, Nexus, Target, TransportId, UnitId};
 
 /// A target's name: its slot, and in the higher bits how many targets had that slot before. Slots are used again and
@@ -66,6 +66,7 @@ pub(crate) struct Session {
     pub(crate) target: TargetIndex,
     pub(crate) nexus: Nexus,
     pub(crate) tsih: NonZeroU16,
+    state: SessionState,
     initiator: storage_iscsi::Name,
     isid: [u8; 6],
 }
@@ -259,10 +260,12 @@ impl Registry {
         let nexus = device.attach(&id).ok_or(Refused::Full)?;
         let tsih = self.next_tsih();
         let (initiator, isid) = (peer.initiator, peer.isid);
-        self.sessions[connection] = Some(Session { target, nexus, tsih, initiator, isid });
+        let state = SessionState::Free;
+        self.sessions[connection] = Some(Session { target, nexus, tsih, state, initiator, isid });
         if let Some(entry) = self.entry_mut(target) {
             entry.sessions += 1;
         }
+        self.step(connection, SessionTrigger::LoginBegan);
         Ok(tsih)
     }
 
@@ -283,8 +286,24 @@ impl Registry {
         self.sessions.get(connection)?.as_ref().map(|session| (session.target, session.nexus))
     }
 
-    /// The connection has no session any more.
-    pub(crate) fn detach(&mut self, connection: ConnectionIndex) {
+    /// The connection of a session was lost. It was its only one and nobody can continue it, so the session is over too.
+    pub(crate) fn lost(&mut self, connection: ConnectionIndex) {
+        self.step(connection, SessionTrigger::Failed);
+        self.step(connection, SessionTrigger::StateTimeout);
+    }
+
+    /// Something happened to the session on a connection. What that makes of it the table says (RFC 7143 section 8.3);
+    /// a session that is free again is no more.
+    pub(crate) fn step(&mut self, connection: ConnectionIndex, trigger: SessionTrigger) {
+        let Some(session) = self.sessions.get_mut(connection).and_then(Option::as_mut) else { return };
+        let Some(state) = session.state.after(trigger) else { return };
+        session.state = state;
+        if state == SessionState::Free {
+            self.detach(connection);
+        }
+    }
+
+    fn detach(&mut self, connection: ConnectionIndex) {
         if let Some(session) = self.sessions.get_mut(connection).and_then(Option::take)
             && let Some(entry) = self.entry_mut(session.target)
         {

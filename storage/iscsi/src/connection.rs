@@ -103,20 +103,33 @@ impl Connection {
     }
 
     /// The TCP connection is no more: give back all buffers and wait for [`Self::reset`]. The layer above ends its
-    /// own tasks by itself.
+    /// own tasks by itself. Nobody can clean up later what is left (error recovery level 0), so it is given up at once.
     pub fn close(&mut self) {
         self.step(Trigger::TransportDown);
-        self.tasks.clear();
-        self.outgoing.clear();
-        self.events.clear();
-        self.step(Trigger::CleanedUp);
+        self.clear();
+        self.step(Trigger::StateTimeout);
     }
 
-    /// The session was ended by way of another connection, or reinstated: the same as [`Self::close`], by another
-    /// arrow of the table.
+    /// The session was closed by way of another connection, or another login has taken its or this connection's place:
+    /// the same as [`Self::close`], by another arrow of the table.
     pub fn close_for_reinstatement(&mut self) {
         self.step(Trigger::SessionEnded);
         self.close();
+    }
+
+    /// Another connection of the session has asked to log this one out: the same as [`Self::close`], by the arrows of an
+    /// explicit cleanup.
+    pub fn close_for_cleanup(&mut self) {
+        self.step(Trigger::TransportDown);
+        self.step(Trigger::CleanupBegun);
+        self.clear();
+        self.step(Trigger::CleanedUp);
+    }
+
+    fn clear(&mut self) {
+        self.tasks.clear();
+        self.outgoing.clear();
+        self.events.clear();
     }
 
     /// What happened, oldest first.

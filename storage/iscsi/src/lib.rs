@@ -45,5 +45,5 @@ pub use limits::{Limits, MAX_OUTSTANDING_R2T, MAX_SENSE};
 pub use login::{Join, Peer, SessionType, Status};
 pub use name::{MAX_NAME, Name, NotAName};
 pub use negotiation::Parameters;
-pub use state::State;
+pub use state::{SessionState, SessionTrigger, State};
 pub use task::Task;

@@ -2,6 +2,7 @@
 
 use crate::name::Name;
 use crate::negotiation::{Negotiation, Refusal};
+use crate::state::arrows;
 use crate::wire::LoginRequest;
 use crate::wire::text::pairs;
 use core::num::NonZeroU16;
@@ -35,16 +36,15 @@ impl Stage {
             Self::FullFeature => 3,
         }
     }
+}
 
-    /// The arrows between stages: forward only, and over the operational stage if the initiator likes (6.3).
-    pub(crate) const fn may_go_to(self, next: Self) -> bool {
-        matches!(
-            (self, next),
-            (Self::Security, Self::Operational)
-                | (Self::Security, Self::FullFeature)
-                | (Self::Operational, Self::FullFeature)
-        )
-    }
+// Forward only, and over the operational stage if the initiator likes (6.3). What moves a login is the stage that a
+// request with the T bit names as the next.
+arrows! {
+    pub(crate) Stage by Stage;
+    "NSG=1" Security    --Operational--> Operational;
+    "NSG=3" Security    --FullFeature--> FullFeature;
+    "NSG=3" Operational --FullFeature--> FullFeature;
 }
 
 /// Authentication methods of the security stage (13.1, and section 12 of the RFC for their keys), the ones
@@ -241,7 +241,7 @@ impl Login {
             }
         }
         let next = Stage::from_code(request.next_stage);
-        let may_transit = next.is_some_and(|next| stage.may_go_to(next)) && !request.to_be_continued;
+        let may_transit = next.is_some_and(|next| stage.after(next).is_some()) && !request.to_be_continued;
         if stage == Stage::FullFeature || (request.transit && !may_transit) {
             return Err(Status::INITIATOR_ERROR);
         }
@@ -306,7 +306,7 @@ mod tests {
         for current in 0..4 {
             for next in 0..4 {
                 if let (Some(from), Some(to)) = (Stage::from_code(current), Stage::from_code(next))
-                    && from.may_go_to(to)
+                    && from.after(to).is_some()
                 {
                     allowed.push((from.code(), to.code()));
                 }

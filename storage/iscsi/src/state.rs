@@ -1,6 +1,35 @@
-//! The connection's state as RFC 7143, 8.1 has it for targets, as one table.
+//! The state machines of RFC 7143, section 8, and of its login phase (6.3), each as one table of arrows.
+//!
+//! The code goes from state to state by [`State::after`] and its like only, which are made of the tables, so nothing can
+//! happen that is not drawn. `STATES.txt` in this package's folder shows all tables; a test compares it with them, and
+//! writes it anew when `CORBEL_WRITE_STATES` is set.
 
-/// States of a connection at the target. S2 exists for initiators only.
+mod session;
+
+pub use session::{SessionState, SessionTrigger};
+
+/// Makes a table of arrows what the states go by: `after`, and for tests the arrows with their names.
+macro_rules! arrows {
+    ($visible:vis $state:ident by $trigger:ident; $($number:literal $from:ident --$cause:ident--> $to:ident;)*) => {
+        impl $state {
+            /// The state after `trigger`, or `None` where the standard has no such arrow.
+            $visible const fn after(self, trigger: $trigger) -> Option<Self> {
+                match (self, trigger) {
+                    $(($state::$from, $trigger::$cause) => Some($state::$to),)*
+                    _ => None,
+                }
+            }
+
+            /// The arrows in the order of the table.
+            #[cfg(test)]
+            pub(crate) const ARROWS: &'static [(&'static str, $state, $trigger, $state)] =
+                &[$(($number, $state::$from, $trigger::$cause, $state::$to),)*];
+        }
+    };
+}
+pub(crate) use arrows;
+
+/// States of a connection at the target (8.1.1), and of its cleanup (8.2.1). S2 exists for initiators only; R3 is S1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     /// S1: there is no connection.
@@ -15,11 +44,13 @@ pub enum State {
     InLogout,
     /// S7: we asked the initiator to log out.
     LogoutRequested,
-    /// S8: the TCP connection was lost and the tasks of the connection wait to be cleaned up.
+    /// S8 and R1: the TCP connection was lost and the tasks of the connection wait to be cleaned up.
     CleanupWait,
+    /// R2: a logout by way of another connection cleans them up.
+    InCleanup,
 }
 
-/// What moves a connection from one state to another.
+/// What moves a connection from one state to another (8.1.2, 8.2.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Trigger {
     /// The TCP connection came to stand.
@@ -40,29 +71,22 @@ pub(crate) enum Trigger {
     AskLogout,
     /// The session was closed or reinstated by way of another connection.
     SessionEnded,
+    /// Nobody will clean up by way of another connection: what is left of the tasks is given up.
+    StateTimeout,
+    /// Another connection logs this one out, by a request or by a login in its place.
+    CleanupBegun,
+    /// That came to nothing.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "here a cleanup is done in one step, which cannot fail")
+    )]
+    CleanupFailed,
     /// Nothing of the connection's tasks is left.
     CleanedUp,
 }
 
-macro_rules! transitions {
-    ($($number:literal $from:ident --$trigger:ident--> $to:ident;)*) => {
-        impl State {
-            /// The state after `trigger`, or `None` where the standard has no such arrow.
-            pub(crate) const fn after(self, trigger: Trigger) -> Option<Self> {
-                match (self, trigger) {
-                    $((Self::$from, Trigger::$trigger) => Some(Self::$to),)*
-                    _ => None,
-                }
-            }
-        }
-
-        #[cfg(test)]
-        const ARROWS: &[(&str, State, Trigger, State)] =
-            &[$(($number, State::$from, Trigger::$trigger, State::$to),)*];
-    };
-}
-
-transitions! {
+arrows! {
+    pub(crate) State by Trigger;
     "T3"  Free            --TransportUp-->    TransportUp;
     "T4"  TransportUp     --LoginRequest-->   InLogin;
     "T5"  InLogin         --LoginAccepted-->  LoggedIn;
@@ -78,10 +102,13 @@ transitions! {
     "T13" InLogout        --LogoutResponse--> Free;
     "T13" InLogout        --SessionEnded-->   Free;
     "T15" LoggedIn        --TransportDown-->  CleanupWait;
-    "T16" InLogout        --TransportDown-->  CleanupWait;
-    "T17" LogoutRequested --TransportDown-->  CleanupWait;
+    "T16" LogoutRequested --TransportDown-->  CleanupWait;
+    "T17" InLogout        --TransportDown-->  CleanupWait;
     "T18" LogoutRequested --SessionEnded-->   Free;
-    "M1"  CleanupWait     --CleanedUp-->      Free;
+    "M1"  CleanupWait     --StateTimeout-->   Free;
+    "M2"  CleanupWait     --CleanupBegun-->   InCleanup;
+    "M3"  InCleanup       --CleanupFailed-->  CleanupWait;
+    "M4"  InCleanup       --CleanedUp-->      Free;
 }
 
 impl State {
@@ -97,73 +124,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STATES: [State; 7] = [
-        State::Free,
-        State::TransportUp,
-        State::InLogin,
-        State::LoggedIn,
-        State::InLogout,
-        State::LogoutRequested,
-        State::CleanupWait,
-    ];
-    const TRIGGERS: [Trigger; 10] = [
-        Trigger::TransportUp,
-        Trigger::LoginRequest,
-        Trigger::LoginAccepted,
-        Trigger::LoginFailed,
-        Trigger::TransportDown,
-        Trigger::LogoutRequest,
-        Trigger::LogoutResponse,
-        Trigger::AskLogout,
-        Trigger::SessionEnded,
-        Trigger::CleanedUp,
-    ];
-
-    /// Rows are states, columns triggers, in the order of the enums; a change here is a change of the protocol.
-    #[test]
-    fn the_table_is_the_one_of_section_8_1() {
-        let snapshot = "\
-            S3  -   -   -   -   -   -   -   -   -   Free
-            -   S4  -   S1  S1  -   -   -   -   -   TransportUp
-            -   -   S5  S1  S1  -   -   -   -   -   InLogin
-            -   -   -   -   S8  S6  -   S7  S1  -   LoggedIn
-            -   -   -   -   S8  -   S1  -   S1  -   InLogout
-            -   -   -   -   S8  S6  -   S7  S1  -   LogoutRequested
-            -   -   -   -   -   -   -   -   -   S1  CleanupWait";
-        let expected: Vec<String> =
-            snapshot.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        let drawn: Vec<String> = STATES.iter().map(|&from| row(from)).collect();
-        assert_eq!(drawn, expected);
-    }
-
-    fn row(from: State) -> String {
-        let cells = TRIGGERS.iter().map(|&trigger| match from.after(trigger) {
-            None => "-",
-            Some(State::Free) => "S1",
-            Some(State::TransportUp) => "S3",
-            Some(State::InLogin) => "S4",
-            Some(State::LoggedIn) => "S5",
-            Some(State::InLogout) => "S6",
-            Some(State::LogoutRequested) => "S7",
-            Some(State::CleanupWait) => "S8",
-        });
-        format!("{} {from:?}", cells.collect::<Vec<_>>().join(" "))
-    }
-
-    #[test]
-    fn every_transition_number_of_the_target_is_drawn() {
-        let mut numbers: Vec<_> = ARROWS.iter().map(|arrow| arrow.0).collect();
-        numbers.dedup();
-        assert_eq!(
-            numbers,
-            [
-                "T3", "T4", "T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "T13", "T15", "T16", "T17",
-                "T18", "M1"
-            ]
-        );
-        assert!(ARROWS.iter().all(|&(_, from, trigger, to)| from.after(trigger) == Some(to)));
-    }
-}
+mod tests;

@@ -80,7 +80,7 @@ impl Connection {
             return Some(closing.unwrap_or(heard) + limits.dead_after);
         }
         match self.state {
-            State::Free | State::CleanupWait => None,
+            State::Free | State::CleanupWait | State::InCleanup => None,
             State::TransportUp | State::InLogin => Some(self.login.deadline),
             // The layer above is at work, and the initiator waits for us.
             State::InLogout => None,

@@ -120,7 +120,7 @@ impl Connection {
         let more = self.text.next_output(LOGIN_DATA_SEGMENT);
         let next = Stage::from_code(next_stage).filter(|_| transit && !more && !to_be_continued);
         let stage = self.login.stage;
-        if let Some(next) = next {
+        if let Some(next) = next.and_then(|next| stage.after(next)) {
             self.login.stage = next;
             if next == Stage::FullFeature {
                 self.step(Trigger::LoginAccepted);
