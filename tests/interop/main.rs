@@ -17,3 +17,4 @@ mod recovery;
 mod service;
 mod suite;
 mod tls;
+mod traces;

@@ -167,7 +167,7 @@ impl Peer {
                 let response = LoginResponse::read(&header);
                 let status = (response.status_class, response.status_detail);
                 match (status, response.transit) {
-                    ((0, _), true) => Ok((response, segment(&data))),
+                    ((0, _), true) => Ok((response, declared_segment(&data))),
                     _ => Err(format!("the login ended with {status:?}")),
                 }
             }
@@ -177,7 +177,7 @@ impl Peer {
 }
 
 /// The longest data segment that these keys allow: 8192 bytes where they say nothing (RFC 7143 section 13.12).
-fn segment(keys: &[u8]) -> usize {
+pub(crate) fn declared_segment(keys: &[u8]) -> usize {
     let mut pairs = pairs(keys).filter_map(Result::ok);
     let found = pairs.find(|(key, _)| *key == "MaxRecvDataSegmentLength");
     found.and_then(|(_, value)| number(value)).map_or(8192, |length| usize::try_from(length).unwrap())

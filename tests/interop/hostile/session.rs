@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 use storage_iscsi::wire::{
-    DataIn, DataOut, Header, NopIn, NopOut, RESERVED_TAG, ReadyToTransfer, Reject, ScsiCommand, ScsiResponse,
-    TaskManagementRequest, TaskManagementResponse, opcode,
+    DataIn, DataOut, Header, LoginResponse, NopIn, NopOut, RESERVED_TAG, ReadyToTransfer, Reject,
+    ScsiCommand, ScsiResponse, TaskManagementRequest, TaskManagementResponse, opcode,
 };
 
 pub(crate) const GOOD: u8 = 0x00;
@@ -128,7 +128,12 @@ impl Session {
         let (response, segment) = peer.log_in(who, &all)?;
         peer.digests.header = keys.contains(&("HeaderDigest", "CRC32C"));
         peer.digests.data = keys.contains(&("DataDigest", "CRC32C"));
-        Ok(Self {
+        Ok(Self::begun(peer, &response, segment))
+    }
+
+    /// The session that begins with the last response of a login; the target takes data segments of `segment` bytes.
+    pub(crate) fn begun(peer: Peer, response: &LoginResponse, segment: usize) -> Self {
+        Self {
             peer,
             cmd_sn: response.exp_cmd_sn,
             exp_stat_sn: response.stat_sn.wrapping_add(1),
@@ -137,7 +142,17 @@ impl Session {
             pending: BTreeMap::new(),
             answered: BTreeMap::new(),
             rejects: Vec::new(),
-        })
+        }
+    }
+
+    /// The longest data segment that the target takes.
+    pub(crate) fn segment(&self) -> usize {
+        self.segment
+    }
+
+    /// Names no unit in the data that R2Ts ask for this command's.
+    pub(crate) fn leave_out_unit(&mut self, tag: u32) {
+        self.pending.entry(tag).and_modify(|pending| pending.lun = lun(0));
     }
 
     /// TEST UNIT READY until there is no unit attention to tell.
