@@ -1,5 +1,7 @@
 //! Builds the appliance for the bare machine, so that whoever depends on this package has an image to boot.
 
+#[path = "src/calls.rs"]
+mod calls;
 #[path = "src/elf.rs"]
 mod elf;
 #[path = "src/inner.rs"]

@@ -3,6 +3,7 @@
 //! This package's build script builds it; depending on this package is having it.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod elf;
 mod inner;
 mod packed;

@@ -9,6 +9,7 @@
 //! The block ends a little behind the end of what becomes of it, so that what is written never catches up with what is
 //! read; stub and note lie in what the image itself clears once it runs. So it needs no memory that the image does not.
 
+use crate::calls;
 use crate::elf::{self, Segment};
 use crate::inner::{self, Build};
 use crate::squeeze;
@@ -58,7 +59,9 @@ pub(crate) fn packed(image: &[u8], stub: &[u8]) -> Result<Vec<u8>, String> {
     let end = ends.max().unwrap_or(start);
     let entry = elf::entry(image)?;
 
-    let block = squeeze::squeeze(&whole);
+    let mut uniform = whole.clone();
+    calls::by_place(&mut uniform);
+    let block = squeeze::squeeze(&uniform);
     let behind = start + whole.len() + squeeze::room(block.len());
     let code = behind.next_multiple_of(GRAIN);
     let from = code - block.len();
@@ -68,6 +71,7 @@ pub(crate) fn packed(image: &[u8], stub: &[u8]) -> Result<Vec<u8>, String> {
     let mut memory = vec![0; code - start + GRAIN];
     memory[from - start..code - start].copy_from_slice(&block);
     squeeze::unpack(&mut memory, from - start, whole.len())?;
+    calls::by_distance(&mut memory[..whole.len()]);
     if memory[..whole.len()] != whole {
         return Err("what was packed does not come out again".into());
     }

@@ -1,4 +1,10 @@
-//! Makes an image smaller: LZ4 blocks, as `image/unpack` takes them.
+//! Makes an image smaller: blocks much like those of LZ4, as `image/unpack` takes them.
+//!
+//! A block is a row of sequences: a token, whose upper half is the number of literals and whose lower half is the length
+//! of a match less 4, literals, and the match's distance. 15 stands for more: bytes follow that are added, up to one that
+//! is not 255; those of the literals behind the token, those of the match behind its distance. Unlike LZ4 the distance may
+//! be far, as it often is between calls of one function: it has 15 bits in two bytes, or, with the highest bit set, 8 more
+//! in a third. The last sequence is literals only.
 //!
 //! The parse is the best there is for the longest matches that are found: from the end on, each place knows what the
 //! cheapest way from there costs. A sequence costs a little more than its bytes, for it takes time to unpack.
@@ -7,12 +13,14 @@
 const SHORTEST: usize = 4;
 /// No match is nearer, so that so many bytes can be copied at once.
 const NEAREST: usize = 16;
-/// Nor farther: the format has two bytes for it.
-const FARTHEST: usize = 65_535;
+/// No match that has two bytes for its distance is farther,
+const NEAR: usize = (1 << 15) - 1;
+/// and none that has three.
+const FARTHEST: usize = (1 << 23) - 1;
 /// The block ends with so many literals; only there its end is looked for.
 pub(crate) const TAIL: usize = 16;
 /// Places that are looked at for a match of each place.
-const TRIES: usize = 256;
+const TRIES: usize = 1024;
 /// A match of so many bytes is long enough to stop looking, and to take none of its parts.
 const LONG: usize = 256;
 /// What a number in the token stands for: that bytes follow which are added to it.
@@ -48,25 +56,28 @@ pub(crate) fn squeeze(bytes: &[u8]) -> Vec<u8> {
     block
 }
 
-/// The longest match of each place.
-fn matches(bytes: &[u8]) -> Vec<Match> {
+/// The longest near match of each place, and the longest far one if that is longer.
+fn matches(bytes: &[u8]) -> Vec<[Match; 2]> {
     const NOWHERE: usize = usize::MAX;
     let end = bytes.len().saturating_sub(TAIL);
     let mut first = vec![NOWHERE; 1 << 16];
     let mut before = vec![NOWHERE; bytes.len()];
-    let mut found = vec![Match::default(); bytes.len()];
+    let mut found = vec![[Match::default(); 2]; bytes.len()];
     for at in 0..end.saturating_sub(SHORTEST - 1) {
         let word = u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let slot = (word.wrapping_mul(2_654_435_761) >> 16) as usize;
         let mut candidate = first[slot];
+        let mut longest = SHORTEST - 1;
         for _ in 0..TRIES {
-            if candidate == NOWHERE || at - candidate > FARTHEST || found[at].length >= LONG {
+            if candidate == NOWHERE || at - candidate > FARTHEST || longest >= LONG {
                 break;
             }
-            if at - candidate >= NEAREST {
+            let distance = at - candidate;
+            if distance >= NEAREST {
                 let length = alike(&bytes[candidate..], &bytes[at..end]);
-                if length >= SHORTEST && length > found[at].length {
-                    found[at] = Match { length, distance: at - candidate };
+                if length > longest {
+                    longest = length;
+                    found[at][usize::from(distance > NEAR)] = Match { length, distance };
                 }
             }
             candidate = before[candidate];
@@ -85,7 +96,7 @@ fn alike(one: &[u8], other: &[u8]) -> usize {
 }
 
 /// What the cheapest way takes at each place: a match, of whose length a part may do, or a literal.
-fn parse(bytes: &[u8], found: &[Match]) -> Vec<Match> {
+fn parse(bytes: &[u8], found: &[[Match; 2]]) -> Vec<Match> {
     let mut cost = vec![0_u32; bytes.len() + 1];
     let mut run = vec![0_usize; bytes.len() + 1];
     let mut chosen = vec![Match::default(); bytes.len()];
@@ -94,13 +105,15 @@ fn parse(bytes: &[u8], found: &[Match]) -> Vec<Match> {
         let literals = run[at + 1] + 1;
         let grows = literals >= MORE && (literals - MORE).is_multiple_of(255);
         let mut best = cost[at + 1] + BYTE + if grows { BYTE } else { 0 };
-        let longest = found[at].length;
-        let least = if longest >= LONG { longest } else { SHORTEST };
-        for length in least..=longest {
-            let with = cost[at + length] + 3 * BYTE + SEQUENCE + more(length - SHORTEST) * BYTE;
-            if with <= best {
-                best = with;
-                chosen[at] = Match { length, distance: found[at].distance };
+        for Match { length: longest, distance } in found[at] {
+            let least = if longest >= LONG { longest } else { SHORTEST };
+            let alone = if distance > NEAR { 4 } else { 3 };
+            for length in least..=longest {
+                let with = cost[at + length] + (alone + more(length - SHORTEST)) * BYTE + SEQUENCE;
+                if with <= best {
+                    best = with;
+                    chosen[at] = Match { length, distance };
+                }
             }
         }
         cost[at] = best;
@@ -121,7 +134,10 @@ fn sequence(block: &mut Vec<u8>, literals: &[u8], found: Option<Match>) {
     number(block, literals.len());
     block.extend(literals);
     if let Some(Match { distance, .. }) = found {
-        block.extend((distance as u16).to_le_bytes());
+        let (low, high) = ((distance & NEAR) as u16, (distance >> 15) as u8);
+        let is_far = high != 0;
+        block.extend((low | u16::from(is_far) << 15).to_le_bytes());
+        block.extend(is_far.then_some(high));
         number(block, length);
     }
 }
@@ -156,7 +172,10 @@ pub(crate) fn unpack(memory: &mut [u8], mut at: usize, end: usize) -> Result<(),
         if token >> 4 == MORE && to >= end {
             return if to == end { Ok(()) } else { Err("more comes out than went in") };
         }
-        let distance = usize::from(byte(memory, &mut at)?) | usize::from(byte(memory, &mut at)?) << 8;
+        let mut distance = usize::from(byte(memory, &mut at)?) | usize::from(byte(memory, &mut at)?) << 8;
+        if distance > NEAR {
+            distance = distance & NEAR | usize::from(byte(memory, &mut at)?) << 15;
+        }
         let length = extended(memory, &mut at, token & MORE)? + SHORTEST;
         if distance < NEAREST || distance > to {
             return Err("a match is too near, or begins before everything");
@@ -231,14 +250,31 @@ mod tests {
         mixed.extend(noise(700));
         mixed.extend(&text);
         mixed.extend(noise(300));
-        let far = [noise(100), vec![7; 65_535 - 100], noise(100), vec![9; 80]].concat();
-        vec![noise(16), noise(17), vec![0; 16], vec![0; 100_000], noise(70_000), text, mixed, far]
+        let far = |away: usize| [noise(100), vec![7; away - 100], noise(100), vec![9; 80]].concat();
+        let [near, far] = [NEAR, NEAR + 1].map(far);
+        vec![noise(16), noise(17), vec![0; 16], vec![0; 100_000], noise(70_000), text, mixed, near, far]
     }
 
     #[test]
     fn what_is_squeezed_comes_out_again_in_place() {
         for sample in samples() {
             assert_eq!(unpacked(&squeeze(&sample), sample.len()), Ok(sample));
+        }
+    }
+
+    #[test]
+    fn a_match_may_be_as_far_as_its_distance_can_say() {
+        let sample = noise(FARTHEST);
+        for distance in [NEAREST, NEAR, NEAR + 1, FARTHEST] {
+            let mut block = Vec::new();
+            sequence(&mut block, &sample, Some(Match { length: 100, distance }));
+            sequence(&mut block, &[0; TAIL], None);
+            let mut whole = sample.clone();
+            for _ in 0..100 {
+                whole.push(whole[whole.len() - distance]);
+            }
+            whole.extend([0; TAIL]);
+            assert_eq!(unpacked(&block, whole.len()), Ok(whole), "{distance}");
         }
     }
 

@@ -4,9 +4,10 @@
 // physical address of hvm_start_info, which is left alone. It runs wherever it lies, and uses no memory of its own. The
 // first four instructions are filled in by image/pack.
 //
-// The bytes are an LZ4 block that keeps two more rules, for which image/pack vouches: no match is nearer than 16 bytes, so
+// The bytes are a block as image/pack's squeeze.rs describes it. It vouches for this: no match is nearer than 16 bytes, so
 // that 16 are copied at once, and the block ends with a run of at least 15 literals, so that only there an end is looked
-// for. They lie behind the end of what becomes of them, so far that writing never catches up with reading.
+// for. They lie behind the end of what becomes of them, so far that writing never catches up with reading. In what becomes
+// of them calls and jumps say the place that they lead to, as calls.rs there describes; in the end they say how far it is.
 
 .set CR0_MP, 1 << 1
 .set CR0_EM, 1 << 2
@@ -30,6 +31,7 @@ unpack:
     movl %cr4, %eax
     orl $CR4_OSFXSR, %eax
     movl %eax, %cr4
+    movd %edi, %xmm7
 
 sequence:
     movzbl (%esi), %eax                     // the token: the number of literals above that of the match
@@ -46,6 +48,9 @@ sequence:
 match:
     movzwl (%esi), %edx
     addl $2, %esi
+    testw %dx, %dx
+    js far_match
+near_match:
     negl %edx
     addl %edi, %edx                         // from so far back
     andl $15, %eax
@@ -76,7 +81,15 @@ many_literals:
     movl %ecx, %edi
     cmpl %ebp, %edi
     jb match
-    jmpl *%esp
+    jmp calls
+
+far_match:
+    movzbl (%esi), %ecx                     // 8 bits more
+    incl %esi
+    shll $15, %ecx
+    andl $0x7fff, %edx
+    orl %ecx, %edx
+    jmp near_match
 
 long_match:
     movzbl (%esi), %ecx
@@ -93,3 +106,47 @@ long_match:
     jb 1b
     movl %eax, %edi
     jmp sequence
+
+calls:
+    movd %xmm7, %esi                        // where the image begins
+    movl %esi, %edi
+    movl $0xfefefefe, %eax
+    movd %eax, %xmm1
+    pshufd $0, %xmm1, %xmm1
+    movl $0xe8e8e8e8, %eax
+    movd %eax, %xmm2
+    pshufd $0, %xmm2, %xmm2
+look:
+    leal 36(%edi), %eax
+    cmpl %ebp, %eax
+    jae done
+    movups (%edi), %xmm0
+    pand %xmm1, %xmm0
+    pcmpeqb %xmm2, %xmm0                    // E8 or E9
+    pmovmskb %xmm0, %eax
+    addl $16, %edi
+    testl %eax, %eax
+    jz look
+    bsfl %eax, %eax
+    leal 5-16(%edi,%eax), %edi              // the end of the first
+    movl -4(%edi), %edx                     // the place, if there is one in the image
+    movl %edi, %ecx
+    subl %esi, %ecx
+    movl %ebp, %eax
+    subl %esi, %eax
+    testl %edx, %edx
+    js no_place
+    cmpl %eax, %edx
+    jae look
+    subl %ecx, %edx
+    movl %edx, -4(%edi)
+    jmp look
+
+no_place:
+    addl %edx, %ecx
+    js look
+    addl %eax, -4(%edi)
+    jmp look
+
+done:
+    jmpl *%esp
