@@ -173,7 +173,10 @@ impl Command {
             return Ok(());
         }
         let first = unknown.leading_zeros();
-        Err(Sense::in_cdb((first / 8) as u16, Some(7 - (first % 8) as u8)))
+        // A field is named by its most significant bit, whichever of its bits is wrong (SPC-4 section 4.5.2.4.2). Bits 7 to
+        // 5 of byte 1 are one field in every CDB: protection information, or what was a LUN once.
+        let bit = if matches!(first, 8..11) { 7 } else { 7 - (first % 8) as u8 };
+        Err(Sense::in_cdb((first / 8) as u16, Some(bit)))
     }
 
     /// The CDB usage data that REPORT SUPPORTED OPERATION CODES tells for `unit`.
@@ -259,7 +262,9 @@ mod tests {
         cdb[0] = 0x28;
         cdb[1] = 0x60;
         let command = find(&cdb).expect("READ(10)");
-        assert_eq!(command.check_usage(&cdb), Err(Sense::in_cdb(1, Some(6))));
+        assert_eq!(command.check_usage(&cdb), Err(Sense::in_cdb(1, Some(7))));
+        cdb[1] = 0x20;
+        assert_eq!(command.check_usage(&cdb), Err(Sense::in_cdb(1, Some(7))), "by the field's first bit");
     }
 
     #[test]
@@ -272,7 +277,8 @@ mod tests {
                 let mut cdb = cdb;
                 cdb[byte] |= 1 << shift;
                 let used = command.usage.get(byte).is_none_or(|usage| usage >> shift & 1 != 0);
-                let expected = if used { Ok(()) } else { Err(Sense::in_cdb(byte as u16, Some(shift as u8))) };
+                let named = if byte == 1 && shift >= 5 { 7 } else { shift };
+                let expected = if used { Ok(()) } else { Err(Sense::in_cdb(byte as u16, Some(named as u8))) };
                 assert_eq!(command.check_usage(&cdb), expected, "{} {byte}", command.name);
             }
         }

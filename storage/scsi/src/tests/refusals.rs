@@ -176,7 +176,7 @@ fn nothing_right_behind_the_last_block_is_no_error() {
 #[test]
 fn a_field_pointer_names_the_field() {
     let mut bench = Bench::new(geometry(1000, 512));
-    assert_eq!(bench.run(&cdb10(0x28, 0x20, 0, 1), &[], 512).0.sense[15..18], [0xcd, 0, 1]);
+    assert_eq!(bench.run(&cdb10(0x28, 0x20, 0, 1), &[], 512).0.sense[15..18], [0xcf, 0, 1]);
     let (outcome, _) = bench.run(&[0x15, 0x10, 0, 0, 6, 0], &[0, 0, 0, 0, 2, 0], 0);
     assert_eq!(outcome.sense[15..18], [0x8d, 0, 4]);
 }
