@@ -83,11 +83,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "agent_protocol",
             "storage_iscsi",
             "storage_nbd",
+            "tests_negative",
             "tests_service",
         ],
     ),
     ("tests_tidy", &[]),
     ("tests_service", &["storage_nbd"]),
+    // All but the first in tests only: the world in which the table is played.
+    (
+        "tests_negative",
+        &["storage_iscsi", "storage", "storage_nbd", "network", "network_nic", "kernel_runtime"],
+    ),
     (
         "tests_sim",
         &[
