@@ -1,33 +1,53 @@
 //! Task management (RFC 7143 section 11.5, SAM-5 section 7): which commands a function ends, and its answer.
 //!
 //! A function is answered when nothing of the commands it ended can change a disk any more: what was not sent yet never
-//! is, and what is under way is waited for. Not for ever, or an initiator would escalate because a service hangs: after
-//! [`PATIENCE`] the connections that carry it are dropped, which closes what they may still write to all newer writes.
-//! Until then, too, such a command keeps its place among the commands of its unit, and nothing that overlaps it is let
-//! past.
+//! is, and what is under way is waited for. Not for long, or an initiator would escalate because a service hangs: after
+//! [`PATIENCE`] it is answered all the same. Such a command keeps its place among the commands of its unit, and nothing
+//! that overlaps it is let past, so that nobody who comes by this appliance can tell. When [`LIMIT`] is over the connections
+//! that carry it are dropped, which closes what they may still write to all newer writes.
 
-use crate::mailbox::CommandIndex;
+use crate::mailbox::{CommandIndex, Notice};
 use crate::path::Path;
-use crate::shared::{ConnectionIndex, Shared, State};
+use crate::registry::TargetIndex;
+use crate::shared::{ConnectionIndex, Running, Shared, State};
 use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::Instant;
 use storage_iscsi::{
     Connection, Function, Referenced, SessionTrigger, Task, TaskManagement, TaskManagementResponse,
 };
-use storage_scsi::{Attention, Nexus, Status, UnitId};
+use storage_scsi::{Attention, Function as Asked, Nexus, Status, Target, UnitId};
 
-/// How long a function waits for what is under way: less than the 15 s after which initiators give up an ABORT TASK.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a function's answer waits for what is under way.
+const PATIENCE: Duration = Duration::from_millis(900);
+/// How long anything waits for it.
+const LIMIT: Duration = Duration::from_secs(10);
 
-/// A function that is answered when the commands it ended are gone.
+/// A function whose commands are not gone yet.
 pub(crate) struct Pending {
     connection: ConnectionIndex,
-    task: Task,
-    response: TaskManagementResponse,
+    /// How it is to be answered; `None` once it was.
+    answer: Option<Answer>,
     /// Those commands.
     awaited: Vec<CommandIndex>,
-    until: Instant,
+    since: Instant,
+}
+
+impl Pending {
+    /// When something is due although its commands are not gone.
+    fn due(&self) -> Instant {
+        self.since + if self.answer.is_some() { PATIENCE } else { LIMIT }
+    }
+}
+
+/// The answer to a function.
+#[derive(Clone, Copy)]
+struct Answer {
+    task: Task,
+    response: TaskManagementResponse,
+    additional: [u8; 3],
+    /// All sessions of the target end behind it.
+    is_last: bool,
 }
 
 /// Which commands of a target are meant.
@@ -35,8 +55,8 @@ pub(crate) struct Pending {
 struct Scope {
     /// Of one unit, or of all.
     unit: Option<UnitId>,
-    /// Of one connection, or of all.
-    connection: Option<ConnectionIndex>,
+    /// Of one nexus, or of all.
+    nexus: Option<Nexus>,
 }
 
 impl Path {
@@ -46,106 +66,135 @@ impl Path {
             Referenced::Task(task) if request.function == Function::AbortTask => self.command(task),
             _ => None,
         };
-        let response = self.decide(connection, request);
+        let (response, additional) = self.decide(connection, request);
         let shared = self.shared().clone();
         let state = &mut *shared.state.borrow_mut();
+        let is_done = response == TaskManagementResponse::FUNCTION_COMPLETE;
         let awaited = match request.function {
-            _ if response != TaskManagementResponse::FUNCTION_COMPLETE => Vec::new(),
+            _ if !is_done => Vec::new(),
             Function::AbortTask => {
                 ended.into_iter().filter(|&index| shared.is_changing(state, index)).collect()
             }
-            Function::QueryTask | Function::QueryTaskSet | Function::QueryAsyncEvent | Function::ClearAca => {
-                Vec::new()
+            Function::QueryTask | Function::QueryTaskSet | Function::QueryAsyncEvent => Vec::new(),
+            Function::TargetWarmReset | Function::TargetColdReset | Function::NexusReset => {
+                shared.changing(state, self.index(), None)
             }
-            _ => shared.changing(state, self.index(), request.lun),
+            _ => shared.changing(state, self.index(), Some(request.lun)),
         };
+        let is_last = is_done && request.function == Function::TargetColdReset;
+        let answer = Answer { task: request.task, response, additional, is_last };
         if awaited.is_empty() {
-            return connection.task_management_response(request.task, response);
+            return self.answer(connection, state, answer);
         }
-        let until = shared.clock.now() + PATIENCE;
-        let (connection, task) = (self.index(), request.task);
-        state.pending.push(Pending { connection, task, response, awaited, until });
+        let (connection, since) = (self.index(), shared.clock.now());
+        state.pending.push(Pending { connection, answer: Some(answer), awaited, since });
+    }
+
+    fn answer(&self, connection: &mut Connection, state: &State, answer: Answer) {
+        let Answer { task, response, additional, is_last } = answer;
+        connection.task_management_response_with(task, response, additional);
+        if is_last && let Some((target, _)) = state.registry.session(self.index()) {
+            self.shared().dismiss(state, target, Duration::ZERO);
+        }
     }
 
     /// Answer the functions that have waited long enough. Answers whether there was one.
     pub(crate) fn answer_functions(&mut self, connection: &mut Connection) -> bool {
         let shared = self.shared().clone();
         let state = &mut *shared.state.borrow_mut();
-        if state.pending.is_empty() {
-            return false;
-        }
-        let now = self.now();
-        let before = state.pending.len();
-        let mut index = 0;
-        while let Some(pending) = state.pending.get(index) {
-            if pending.connection != self.index() || !pending.awaited.is_empty() && now < pending.until {
+        let (mut index, mut answered) = (0, false);
+        while let Some(pending) = state.pending.get_mut(index) {
+            let is_over = pending.awaited.is_empty();
+            if pending.connection != self.index() || !is_over && self.now() < pending.due() {
                 index += 1;
                 continue;
             }
-            let pending = state.pending.remove(index);
-            for index in pending.awaited {
-                shared.cut(state, index);
+            let answer = pending.answer.take();
+            // The second time it is due there is no answer left to give.
+            if is_over || answer.is_none() {
+                for command in state.pending.remove(index).awaited {
+                    shared.cut(state, command);
+                }
             }
-            connection.task_management_response(pending.task, pending.response);
+            if let Some(answer) = answer {
+                self.answer(connection, state, answer);
+                answered = true;
+            }
         }
-        state.pending.len() < before
+        answered
     }
 
-    /// When a function of this connection has waited long enough.
+    /// When something is due for a function of this connection.
     pub(crate) fn functions_until(&self) -> Option<Instant> {
         let state = self.shared().state.borrow();
         let mine = state.pending.iter().filter(|pending| pending.connection == self.index());
-        mine.map(|pending| pending.until).min()
+        mine.map(Pending::due).min()
     }
 
-    fn decide(&mut self, connection: &mut Connection, request: &TaskManagement) -> TaskManagementResponse {
+    /// Do a function; answers how it went, and additional response information.
+    fn decide(
+        &mut self,
+        connection: &mut Connection,
+        request: &TaskManagement,
+    ) -> (TaskManagementResponse, [u8; 3]) {
+        const COMPLETE: TaskManagementResponse = TaskManagementResponse::FUNCTION_COMPLETE;
         let shared = self.shared().clone();
-        let Some((target, unit)) = locate(&mut shared.state.borrow_mut(), self.index(), request.lun) else {
-            return TaskManagementResponse::REJECTED;
+        let Some((target, mine, unit)) = locate(&mut shared.state.borrow_mut(), self.index(), request.lun)
+        else {
+            return (TaskManagementResponse::REJECTED, [0; 3]);
         };
-        let mine = Some(self.index());
-        match (request.function, unit) {
-            (Function::AbortTask, _) => self.abort_one(connection, request.referenced),
-            (Function::QueryTask, _) => match request.referenced {
-                Referenced::Task(task) if self.command(task).is_some() => {
-                    TaskManagementResponse::FUNCTION_SUCCEEDED
-                }
-                _ => TaskManagementResponse::FUNCTION_COMPLETE,
-            },
-            (Function::TargetWarmReset | Function::TargetColdReset, _) => {
-                self.clear(connection, target, Scope { unit: None, connection: None });
-                let state = &mut *shared.state.borrow_mut();
-                if let Some(device) = state.registry.device_mut(target) {
-                    device.target_reset();
-                }
-                shared.wake_held(state);
-                TaskManagementResponse::FUNCTION_COMPLETE
+        let nexus = Some(mine);
+        let (response, mut additional) = match (function(request.function), unit) {
+            (function, _) if !function.is_supported() => (TaskManagementResponse::NOT_SUPPORTED, None),
+            (Asked::AbortTask, _) => (self.abort_one(connection, request.referenced), None),
+            (Asked::QueryTask, _) => (self.query_one(request.referenced), None),
+            (Asked::TargetReset, _) => {
+                self.clear(connection, target, Scope { unit: None, nexus: None });
+                self.reset(target, Target::target_reset);
+                (COMPLETE, None)
             }
-            (Function::NexusReset, _) => {
-                self.clear(connection, target, Scope { unit: None, connection: mine });
-                TaskManagementResponse::FUNCTION_COMPLETE
+            (Asked::NexusReset, _) => {
+                self.clear(connection, target, Scope { unit: None, nexus });
+                self.reset(target, |device| device.nexus_reset(mine));
+                (COMPLETE, None)
             }
-            (Function::ClearAca | Function::QueryAsyncEvent, _) => TaskManagementResponse::NOT_SUPPORTED,
-            (_, None) => TaskManagementResponse::LUN_DOES_NOT_EXIST,
-            (Function::AbortTaskSet, unit) => {
-                self.clear(connection, target, Scope { unit, connection: mine });
-                TaskManagementResponse::FUNCTION_COMPLETE
+            (_, None) => (TaskManagementResponse::LUN_DOES_NOT_EXIST, None),
+            (Asked::AbortTaskSet, unit) => {
+                self.clear(connection, target, Scope { unit, nexus });
+                (COMPLETE, None)
             }
-            (Function::ClearTaskSet, unit) => {
-                self.clear(connection, target, Scope { unit, connection: None });
-                TaskManagementResponse::FUNCTION_COMPLETE
+            (Asked::LogicalUnitReset, Some(unit)) => {
+                self.clear(connection, target, Scope { unit: Some(unit), nexus: None });
+                self.reset(target, |device| _ = device.lun_reset(unit));
+                (COMPLETE, None)
             }
-            (Function::QueryTaskSet, Some(unit)) => self.query(target, unit),
-            (Function::LogicalUnitReset, Some(unit)) => {
-                self.clear(connection, target, Scope { unit: Some(unit), connection: None });
-                let state = &mut *shared.state.borrow_mut();
-                if let Some(device) = state.registry.device_mut(target) {
-                    device.lun_reset(unit);
-                }
-                shared.wake_held(state);
-                TaskManagementResponse::FUNCTION_COMPLETE
+            (Asked::QueryTaskSet, Some(unit)) => (self.query_set(target, unit, mine), None),
+            (Asked::QueryAsynchronousEvent, Some(unit)) => {
+                let device = &mut *shared.state.borrow_mut();
+                let device = device.registry.device_mut(target);
+                let event = device.and_then(|device| device.query_asynchronous_event(unit, mine));
+                (told(event.is_some()), event)
             }
+            // CLEAR TASK SET; CLEAR ACA is not supported.
+            (_, unit) => {
+                self.clear(connection, target, Scope { unit, nexus: None });
+                (COMPLETE, None)
+            }
+        };
+        (response, additional.take().unwrap_or_default())
+    }
+
+    /// Do what else a reset does.
+    fn reset(&self, target: TargetIndex, how: impl FnOnce(&mut Target)) {
+        let state = &mut *self.shared().state.borrow_mut();
+        if let Some(device) = state.registry.device_mut(target) {
+            how(device);
         }
+        self.shared().wake_held(state);
+    }
+
+    fn query_one(&self, referenced: Referenced) -> TaskManagementResponse {
+        told(matches!(referenced, Referenced::Task(task) if self.command(task).is_some()))
     }
 
     /// ABORT TASK. Of a task that has ended already an initiator hears that all is done: some escalate to a reset
@@ -164,45 +213,45 @@ impl Path {
         }
     }
 
-    fn query(&self, target: usize, unit: UnitId) -> TaskManagementResponse {
+    fn query_set(&self, target: TargetIndex, unit: UnitId, nexus: Nexus) -> TaskManagementResponse {
         let mut state = self.shared().state.borrow_mut();
-        let is_there = state.commands.iter_mut().any(|(_, running)| {
-            let mine = running.owner.is_some_and(|owner| owner.connection == self.index());
-            mine && running.target == target && running.command.unit() == unit
-        });
-        if is_there {
-            TaskManagementResponse::FUNCTION_SUCCEEDED
-        } else {
-            TaskManagementResponse::FUNCTION_COMPLETE
-        }
+        let is_meant = |running: &Running| {
+            let command = &running.command;
+            running.owner.is_some()
+                && running.target == target
+                && (command.unit(), command.nexus()) == (unit, nexus)
+        };
+        told(state.commands.iter_mut().any(|(_, running)| is_meant(running)))
     }
 
     /// Abort all commands in `scope`: our own here, those of others through their mailboxes.
-    fn clear(&mut self, connection: &mut Connection, target: usize, scope: Scope) {
+    fn clear(&mut self, connection: &mut Connection, target: TargetIndex, scope: Scope) {
         let shared = self.shared().clone();
         let mut next: CommandIndex = 0;
         loop {
             let state = &mut *shared.state.borrow_mut();
             let found = state.commands.iter_mut().find(|(index, running)| {
-                let owner = running.owner.map(|owner| owner.connection);
                 *index >= next
                     && running.target == target
+                    && running.owner.is_some()
                     && scope.unit.is_none_or(|unit| running.command.unit() == unit)
-                    && owner.is_some_and(|owner| scope.connection.is_none_or(|only| only == owner))
+                    && scope.nexus.is_none_or(|nexus| running.command.nexus() == nexus)
             });
             let Some((index, running)) = found else { return };
             next = index + 1;
             let (owner, unit) = (running.owner, running.command.unit());
             let Some(owner) = owner else { continue };
             let nexus = running.command.nexus();
+            // What an initiator ends of its own it knows of.
+            let is_own = state.registry.session(self.index()) == Some((target, nexus));
             let unit = state.registry.device_mut(target).and_then(|device| device.unit_mut(unit));
             let tell = unit.is_some_and(|unit| {
                 let tell = unit.task_aborted_status();
-                if !tell && owner.connection != self.index() {
+                if !tell && !is_own {
                     // Without a status it would learn of it by a time-out only. A reset says more, and comes over it.
                     unit.raise(nexus, Attention::CommandsCleared);
                 }
-                tell
+                tell && !is_own
             });
             shared.abort(state, index);
             if owner.connection == self.index() {
@@ -215,11 +264,36 @@ impl Path {
     }
 }
 
-/// The target of a connection's session, and the unit that a LUN leads to there.
-fn locate(state: &mut State, connection: ConnectionIndex, lun: [u8; 8]) -> Option<(usize, Option<UnitId>)> {
-    let (target, _) = state.registry.session(connection)?;
+/// The answer to a query.
+const fn told(is_so: bool) -> TaskManagementResponse {
+    if is_so { TaskManagementResponse::FUNCTION_SUCCEEDED } else { TaskManagementResponse::FUNCTION_COMPLETE }
+}
+
+/// A function in the words of SCSI.
+const fn function(function: Function) -> Asked {
+    match function {
+        Function::AbortTask => Asked::AbortTask,
+        Function::AbortTaskSet => Asked::AbortTaskSet,
+        Function::ClearAca => Asked::ClearAca,
+        Function::ClearTaskSet => Asked::ClearTaskSet,
+        Function::LogicalUnitReset => Asked::LogicalUnitReset,
+        Function::TargetWarmReset | Function::TargetColdReset => Asked::TargetReset,
+        Function::QueryTask => Asked::QueryTask,
+        Function::QueryTaskSet => Asked::QueryTaskSet,
+        Function::NexusReset => Asked::NexusReset,
+        Function::QueryAsyncEvent => Asked::QueryAsynchronousEvent,
+    }
+}
+
+/// The target and the nexus of a connection's session, and the unit that a LUN leads to there.
+fn locate(
+    state: &mut State,
+    connection: ConnectionIndex,
+    lun: [u8; 8],
+) -> Option<(TargetIndex, Nexus, Option<UnitId>)> {
+    let (target, nexus) = state.registry.session(connection)?;
     let device = state.registry.device_mut(target)?;
-    Some((target, device.find(lun)))
+    Some((target, nexus, device.find(lun)))
 }
 
 impl Shared {
@@ -235,8 +309,16 @@ impl Shared {
     }
 
     /// The aborted commands of the unit that a LUN leads to, or of all units of the target, that may still change them.
-    fn changing(&self, state: &mut State, connection: ConnectionIndex, lun: [u8; 8]) -> Vec<CommandIndex> {
-        let Some((target, unit)) = locate(state, connection, lun) else { return Vec::new() };
+    fn changing(
+        &self,
+        state: &mut State,
+        connection: ConnectionIndex,
+        lun: Option<[u8; 8]>,
+    ) -> Vec<CommandIndex> {
+        let Some((target, _, unit)) = locate(state, connection, lun.unwrap_or_default()) else {
+            return Vec::new();
+        };
+        let unit = unit.filter(|_| lun.is_some());
         let aborted: Vec<_> = state
             .commands
             .iter_mut()
@@ -276,7 +358,7 @@ impl Shared {
     pub(crate) fn abort_of(
         &self,
         state: &mut State,
-        target: usize,
+        target: TargetIndex,
         unit: UnitId,
         nexus: Nexus,
         except: CommandIndex,
@@ -298,6 +380,20 @@ impl Shared {
         }
     }
 
+    /// Have the initiators of a target asked to log out within so long a time, after which their sessions end.
+    pub(crate) fn dismiss(&self, state: &State, target: TargetIndex, within: Duration) {
+        self.notify(state, target, Notice::Leave(self.clock.now() + within));
+    }
+
+    /// Have the initiators of a target told something.
+    pub(crate) fn notify(&self, state: &State, target: TargetIndex, notice: Notice) {
+        for (connection, mailbox) in self.mailboxes.iter().enumerate() {
+            if state.registry.session(connection).is_some_and(|(theirs, _)| theirs == target) {
+                mailbox.notify(notice);
+            }
+        }
+    }
+
     /// End the session of a connection from outside: another login replaces it. Its task notices that it has no session.
     pub(crate) fn evict(&self, connection: ConnectionIndex) {
         let state = &mut *self.state.borrow_mut();
@@ -310,7 +406,20 @@ impl Shared {
             next = index + 1;
             self.abort(state, index);
         }
-        state.registry.step(connection, SessionTrigger::Closed);
+        self.leave(state, connection, true);
         self.mailboxes[connection].nudge();
+    }
+
+    /// The session of a connection is over, because it was closed or because its connection was lost. What waited for that
+    /// goes.
+    pub(crate) fn leave(&self, state: &mut State, connection: ConnectionIndex, is_closed: bool) {
+        if is_closed {
+            state.registry.step(connection, SessionTrigger::Closed);
+        } else {
+            state.registry.lost(connection);
+        }
+        while let Some(volume) = state.registry.remove_left() {
+            self.volumes[volume].withdraw(self.clock.now());
+        }
     }
 }

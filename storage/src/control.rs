@@ -1,7 +1,8 @@
 //! What is exposed to whom: the part of storage that management drives.
 
+use crate::mailbox::Notice;
 use crate::shared::Shared;
-use crate::volume::Assignment;
+use crate::volume::{Assignment, Volume};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -65,7 +66,11 @@ impl Control {
             let reason = format!("{} is exposed already, or is still being withdrawn", exposure.volume);
             return Err(ControlError::Conflict(reason));
         }
-        shared.state.borrow_mut().registry.add(exposure, volume)?;
+        {
+            let state = &mut *shared.state.borrow_mut();
+            let target = state.registry.add(exposure, volume)?;
+            shared.notify(state, target, Notice::LunsChanged);
+        }
         let assignment = Assignment {
             portals,
             tls: uri.tls,
@@ -94,6 +99,39 @@ impl Control {
         let volume = self.0.state.borrow_mut().registry.remove(id)?;
         self.0.volumes[volume].withdraw(self.0.clock.now());
         Ok(())
+    }
+
+    /// Withdraw an exposure although sessions are logged in to its target: their initiators are asked to log out within so
+    /// long a time, sessions that are left then end (RFC 7143 section 11.9), and with the last of them the exposure goes.
+    /// Until then nobody can log in to the target. Without a session the exposure goes at once.
+    ///
+    /// # Errors
+    /// When there is none of that id.
+    pub fn withdraw_within(&self, id: &str, within: Duration) -> Result<(), ControlError> {
+        match self.withdraw(id) {
+            Err(ControlError::InUse) => {}
+            done => return done,
+        }
+        let state = &mut *self.0.state.borrow_mut();
+        let target = state.registry.leave(id)?;
+        self.0.dismiss(state, target, within);
+        Ok(())
+    }
+
+    /// The appliance is about to end: nobody can log in any more, and everything is withdrawn as by
+    /// [`Self::withdraw_within`]. When all has gone is for [`Self::is_drained`] to say.
+    pub fn drain(&self, within: Duration) {
+        self.0.is_draining.set(true);
+        for exposed in self.list() {
+            // What is there can be withdrawn.
+            let _ = self.withdraw_within(&exposed.exposure.id, within);
+        }
+    }
+
+    /// Whether nobody is logged in and every disk was left: what was acknowledged is durable, unless its service is away
+    /// for longer than a farewell may take.
+    pub fn is_drained(&self) -> bool {
+        self.0.volumes.iter().all(Volume::is_free)
     }
 
     /// All exposures, in the order in which they were made.

@@ -1,9 +1,9 @@
 //! What one task leaves for another: lists of commands to look at, and a flag that wakes.
 
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::task::{Context, Poll};
-use kernel_runtime::Signal;
+use kernel_runtime::{Instant, Signal};
 use storage_iscsi::Task;
 use storage_scsi::Status;
 
@@ -17,12 +17,22 @@ pub(crate) struct Mailbox {
     ready: RefCell<Vec<CommandIndex>>,
     /// Commands that were taken from this connection, and the status their initiator is told, if any.
     revoked: RefCell<Vec<(Task, Option<Status>)>>,
+    notice: Cell<Option<Notice>>,
+}
+
+/// What an initiator is to be told without having asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// There are other logical units.
+    LunsChanged,
+    /// It is to log out until then, or its session ends.
+    Leave(Instant),
 }
 
 impl Mailbox {
     pub(crate) fn new(capacity: usize) -> Self {
         let ready = RefCell::new(Vec::with_capacity(capacity));
-        Self { signal: Signal::new(), ready, revoked: RefCell::new(Vec::new()) }
+        Self { signal: Signal::new(), ready, revoked: RefCell::new(Vec::new()), notice: Cell::new(None) }
     }
 
     /// `command` may go on.
@@ -50,6 +60,20 @@ impl Mailbox {
     pub(crate) fn clear(&self) {
         self.ready.borrow_mut().clear();
         self.revoked.borrow_mut().clear();
+        self.notice.set(None);
+    }
+
+    /// Have something told. Whoever is to leave need not know what there is.
+    pub(crate) fn notify(&self, notice: Notice) {
+        if !matches!((self.notice.get(), notice), (Some(Notice::Leave(_)), Notice::LunsChanged)) {
+            self.notice.set(Some(notice));
+        }
+        self.signal.raise();
+    }
+
+    /// What is to be told.
+    pub(crate) fn take_notice(&self) -> Option<Notice> {
+        self.notice.take()
     }
 
     /// Move out what is ready.

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::{Instant, Stage};
 use storage_block::{Buffer, Request, Share};
-use storage_iscsi::{Command, Connection, Event, Outcome, SessionTrigger, Task, TaskManagement};
+use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
 use storage_scsi::{Arrival, Carrier, Ended, Memory, Rest, Status, UnitId};
 
 /// One connection's way through storage.
@@ -345,11 +345,7 @@ impl Path {
                 shared.abort(state, index);
             }
         }
-        if is_closed {
-            state.registry.step(self.index, SessionTrigger::Closed);
-        } else {
-            state.registry.lost(self.index);
-        }
+        shared.leave(state, self.index, is_closed);
         // The parts of the other sessions are larger now.
         shared.wake_held(state);
     }

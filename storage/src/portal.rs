@@ -1,5 +1,6 @@
 //! An iSCSI connection's task: bytes in and out, logins and the end of things.
 
+use crate::mailbox::Notice;
 use crate::path::{Other, Path, Resumed};
 use crate::registry::Refused;
 use crate::shared::{ConnectionIndex, Shared};
@@ -15,9 +16,10 @@ use core::time::Duration;
 use kernel_runtime::{Instant, Sleep, with_deadline};
 use network::{Stream, TryRead};
 use storage_iscsi::{
-    Admission, Connection, Event, Fatal, LogoutResponse, Peer, Portal, SessionTrigger, SessionType, Status,
-    TargetRecord,
+    Admission, Announcement, Connection, Event, Fatal, LogoutResponse, Peer, Portal, SessionTrigger,
+    SessionType, Status, TargetRecord,
 };
+use storage_scsi::Attention;
 
 /// The only portal group there is.
 const PORTAL_GROUP: u16 = 1;
@@ -115,6 +117,8 @@ pub(crate) struct Serving {
     relief_ends: Instant,
     /// It has begun all it may in this turn, and would begin more.
     is_over: bool,
+    /// Until when the initiator was asked to log out.
+    leave_by: Option<Instant>,
 }
 
 /// Data that stands on the connection without a place.
@@ -147,6 +151,7 @@ impl Serving {
             relief: 0,
             relief_ends: Instant::ZERO,
             is_over: false,
+            leave_by: None,
         }
     }
 
@@ -156,6 +161,7 @@ impl Serving {
         self.shared.mailboxes[self.index].clear();
         (self.has_session, self.stalled, self.is_blocked) = (false, None, false);
         (self.relief, self.relief_ends, self.is_over) = (0, Instant::ZERO, false);
+        self.leave_by = None;
     }
 
     /// Nobody is there any more.
@@ -194,7 +200,7 @@ impl Serving {
                     }
                     let stalled = self.stalled.map(Stalled::until);
                     let functions = self.path.functions_until();
-                    let due = [self.connection.poll_timeout(), stalled, functions];
+                    let due = [self.connection.poll_timeout(), stalled, functions, self.leave_by];
                     let due = due.into_iter().flatten().min();
                     sleep.reset(due.unwrap_or(now + FINISH));
                     let asked = self.shared.mailboxes[self.index].poll(cx).is_ready();
@@ -215,6 +221,12 @@ impl Serving {
         if self.is_replaced() {
             log::info!("initiator {}: session replaced", self.connection.peer().initiator);
             return Err(End::Abrupt);
+        }
+        if let Some(notice) = self.shared.mailboxes[self.index].take_notice() {
+            self.heed(notice, now)?;
+        }
+        if self.leave_by.is_some_and(|by| now >= by) {
+            self.heed(Notice::Leave(now), now)?;
         }
         let resumed = self.path.resume(&mut self.connection, now);
         if let (Resumed::Moved, Some(stalled)) = (resumed, &mut self.stalled) {
@@ -241,6 +253,34 @@ impl Serving {
     /// Whether another login has ended the session and taken its place.
     fn is_replaced(&self) -> bool {
         self.has_session && self.shared.state.borrow().registry.session(self.index).is_none()
+    }
+
+    /// Tell the initiator something it has not asked for (RFC 7143 section 11.9).
+    #[cold]
+    fn heed(&mut self, notice: Notice, now: Instant) -> Result<(), End> {
+        let connection = &mut self.connection;
+        match notice {
+            Notice::LunsChanged => {
+                let sense = Attention::ReportedLunsChanged.sense().encode(false);
+                // That there are other units each of them tells by a unit attention as well.
+                connection.announce(Announcement::Scsi { lun: [0; 8], sense: &sense });
+            }
+            Notice::Leave(by) if by > now => {
+                // Whoever is told too early comes back too early.
+                let within = by.since(now).as_millis().div_ceil(1000);
+                let within = u16::try_from(within).unwrap_or(u16::MAX);
+                connection.announce(Announcement::RequestLogout { within });
+                self.leave_by = Some(by);
+            }
+            Notice::Leave(_) => {
+                self.leave_by = None;
+                log::info!("initiator {}: session ended from here", connection.peer().initiator);
+                if connection.state().is_full_feature() && !connection.announce(Announcement::DropSession) {
+                    return Err(End::Abrupt);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn receive(&mut self, now: Instant) -> Result<Received, End> {
@@ -355,6 +395,9 @@ impl Serving {
     }
 
     fn admission(&mut self, peer: &Peer) -> Result<NonZeroU16, Status> {
+        if self.shared.is_draining.get() {
+            return Err(Status::SERVICE_UNAVAILABLE);
+        }
         let (target, replaced) = {
             let registry = &mut self.shared.state.borrow_mut().registry;
             if peer.session_type == SessionType::Discovery {
@@ -400,6 +443,7 @@ fn status(refused: Refused) -> Status {
     match refused {
         Refused::NoTarget => Status::NOT_FOUND,
         Refused::NotAllowed => Status::AUTHORIZATION_FAILURE,
+        Refused::Leaving => Status::SERVICE_UNAVAILABLE,
         Refused::Full => Status::OUT_OF_RESOURCES,
     }
 }

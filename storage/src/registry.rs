@@ -46,6 +46,8 @@ pub(crate) struct Registry {
 struct TargetEntry {
     iqn: String,
     initiators: Vec<String>,
+    /// An exposure of it waits for the sessions to end, and nobody may log in.
+    is_leaving: bool,
     /// How many are logged in.
     sessions: usize,
     device: Target,
@@ -59,6 +61,8 @@ pub(crate) struct ExposureEntry {
     pub(crate) target: TargetIndex,
     pub(crate) unit: UnitId,
     pub(crate) volume: VolumeIndex,
+    /// It is taken away with the last session of its target.
+    is_leaving: bool,
 }
 
 /// An I_T nexus that is logged in.
@@ -75,6 +79,7 @@ pub(crate) struct Session {
 pub(crate) enum Refused {
     NoTarget,
     NotAllowed,
+    Leaving,
     Full,
 }
 
@@ -138,8 +143,12 @@ impl Registry {
         }
     }
 
-    /// Add an exposure, for which `volume` was chosen.
-    pub(crate) fn add(&mut self, exposure: Exposure, volume: VolumeIndex) -> Result<(), ControlError> {
+    /// Add an exposure, for which `volume` was chosen; answers its target.
+    pub(crate) fn add(
+        &mut self,
+        exposure: Exposure,
+        volume: VolumeIndex,
+    ) -> Result<TargetIndex, ControlError> {
         if self.exposures.len() == self.capacity {
             return Err(ControlError::Full);
         }
@@ -163,8 +172,8 @@ impl Registry {
             }
         };
         entry.volumes[unit.index()] = Some(volume);
-        self.exposures.push(ExposureEntry { exposure, target, unit, volume });
-        Ok(())
+        self.exposures.push(ExposureEntry { exposure, target, unit, volume, is_leaving: false });
+        Ok(target)
     }
 
     /// The target of that name, made if it is not there.
@@ -185,6 +194,7 @@ impl Registry {
         self.targets[slot] = Some(TargetEntry {
             iqn: exposure.iqn.clone(),
             initiators: exposure.initiators.clone(),
+            is_leaving: false,
             sessions: 0,
             device: Target::new(&exposure.iqn, self.scsi),
             volumes: (0..self.scsi.units).map(|_| None).collect(),
@@ -194,18 +204,46 @@ impl Registry {
 
     /// Take an exposure away; answers the volume that is free now.
     pub(crate) fn remove(&mut self, id: &str) -> Result<VolumeIndex, ControlError> {
-        let place = self.exposures.iter().position(|entry| entry.exposure.id == id);
-        let place = place.ok_or(ControlError::NotFound)?;
+        let place = self.find(id)?;
         if self.sessions_of(self.exposures[place].target) > 0 {
             return Err(ControlError::InUse);
         }
+        Ok(self.remove_at(place))
+    }
+
+    fn find(&self, id: &str) -> Result<usize, ControlError> {
+        self.exposures.iter().position(|entry| entry.exposure.id == id).ok_or(ControlError::NotFound)
+    }
+
+    /// Take an exposure away with the last session of its target, which nobody may log in to until then; answers the target.
+    pub(crate) fn leave(&mut self, id: &str) -> Result<TargetIndex, ControlError> {
+        let place = self.find(id)?;
+        let entry = &mut self.exposures[place];
+        entry.is_leaving = true;
+        let target = entry.target;
+        if let Some(entry) = self.entry_mut(target) {
+            entry.is_leaving = true;
+        }
+        Ok(target)
+    }
+
+    /// Take away an exposure that waited for the sessions of its target to end, if there is one.
+    pub(crate) fn remove_left(&mut self) -> Option<VolumeIndex> {
+        let left = |entry: &ExposureEntry| entry.is_leaving && self.sessions_of(entry.target) == 0;
+        let place = self.exposures.iter().position(left)?;
+        Some(self.remove_at(place))
+    }
+
+    fn remove_at(&mut self, place: usize) -> VolumeIndex {
         let ExposureEntry { target, unit, volume, .. } = self.exposures.remove(place);
+        let others_leave = self.exposures.iter().any(|entry| entry.target == target && entry.is_leaving);
         if let Some(entry) = self.entry_mut(target) {
             entry.device.remove_unit(unit);
             entry.volumes[unit.index()] = None;
+            entry.is_leaving = others_leave;
         }
         self.drop_if_empty(target);
-        Ok(volume)
+        volume
     }
 
     fn drop_if_empty(&mut self, target: TargetIndex) {
@@ -235,8 +273,11 @@ impl Registry {
         // Both are in lower case: the engine folds names, and exposures are made with folded ones.
         let named = |entry: &Option<TargetEntry>| entry.as_ref().is_some_and(|entry| entry.iqn == wanted);
         let slot = self.targets.iter().position(named).ok_or(Refused::NoTarget)?;
-        let allowed = self.targets[slot].as_ref().is_some_and(|entry| entry.allows(peer.initiator.as_str()));
-        if allowed { Ok(self.names[slot]) } else { Err(Refused::NotAllowed) }
+        let entry = self.targets[slot].as_ref().ok_or(Refused::NoTarget)?;
+        if !entry.allows(peer.initiator.as_str()) {
+            return Err(Refused::NotAllowed);
+        }
+        if entry.is_leaving { Err(Refused::Leaving) } else { Ok(self.names[slot]) }
     }
 
     /// The connection that serves the session which a login would replace (RFC 7143 section 6.3.5).

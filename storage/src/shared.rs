@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) turns: Turns,
     /// What discovery gives as the portal, if not the address the initiator came to.
     pub(crate) portal: Option<SocketAddrV4>,
+    /// Everything is about to end: nobody may log in any more.
+    pub(crate) is_draining: Cell<bool>,
     seed: Cell<u64>,
     /// The pools' count of returned buffers when starved commands were last looked after.
     returned: Cell<u64>,
@@ -177,6 +179,7 @@ impl Shared {
             running: (0..limits.connections).map(|_| Cell::new(0)).collect(),
             turns: Turns::new(limits.connections, limits.sharing),
             portal,
+            is_draining: Cell::new(false),
             seed: Cell::new(seed),
             pool,
         })

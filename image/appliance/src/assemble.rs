@@ -57,6 +57,7 @@ pub struct Appliance<H, S> {
     host: Attachment<Measured<H>>,
     service: Attachment<Measured<S>>,
     executor: Executor,
+    control: Control,
     profile: Profile,
 }
 
@@ -131,7 +132,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             let stream = host.stack().stream_over(buffer(receive), buffer(send));
             executor.add_to(Stage::Iscsi, "iscsi", storage.serve_initiators(index, ISCSI_PORT, stream));
         }
-        expose(config, &storage.control())?;
+        let control = storage.control();
+        expose(config, &control)?;
 
         if let Some(port) = config.api {
             let configuration = Configuration {
@@ -140,7 +142,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
                 policy: Policy::OPEN,
                 gauges: parts.gauges,
             };
-            let management = Rc::new(Management::new(configuration, storage.control(), clock));
+            let management = Rc::new(Management::new(configuration, control.clone(), clock));
             for _ in 0..API_CONNECTIONS {
                 let stream = service.stack().stream(limits.api_buffer, limits.api_buffer);
                 executor.add("api", management::serve(stream, port, management.clone()));
@@ -151,7 +153,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             }
             log::warn!("management API on port {port} of the service network, without authentication");
         }
-        Ok(Self { host, service, executor, profile })
+        Ok(Self { host, service, executor, control, profile })
     }
 
     /// One turn: what arrived goes in, tasks run, what they said goes out.
@@ -173,6 +175,11 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             [self.host.next_deadline(now), self.service.next_deadline(now), self.executor.next_deadline()];
         self.profile.enter(Stage::Idle);
         Next::Idle(deadlines.into_iter().flatten().min())
+    }
+
+    /// What drives storage, for a ground that is asked to end.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// The two NICs, for a ground that waits on them.

@@ -4,6 +4,7 @@
 //! VM), time is the monotonic clock and idling is `poll(2)`.
 
 mod counter;
+mod ending;
 mod tap;
 
 use crate::assemble::{Appliance, Gauges, Next, Parts, Secrets};
@@ -14,18 +15,25 @@ use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::string::String;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tap::Tap;
 
 const USAGE: &str = "usage: hosted --host TAP --service TAP [--config FILE] [KEY=VALUE]...
 The two TAP devices must exist, with vnet_hdr. Keys are those of image/appliance/docs/configuration.md.";
 
-/// Run the appliance with these arguments (without the program's name) until the process is ended.
+/// How long initiators may take to log out when the process is to end.
+const GRACE: Duration = Duration::from_secs(20);
+/// How long the disks may take to say farewell behind that.
+const FAREWELL: Duration = Duration::from_secs(15);
+
+/// Run the appliance with these arguments (without the program's name) until the process is asked to end: by SIGTERM or
+/// SIGINT, at which initiators are asked to log out and disks are left in order, and at the second one at once.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     match run(arguments) {
-        Ok(never) => match never {},
+        Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");
             ExitCode::from(2)
@@ -33,9 +41,7 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-enum Never {}
-
-fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
+fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let arguments = Arguments::parse(arguments)?;
     let config =
         Config::parse(&[(Channel::Arguments, &arguments.text)]).map_err(|error| error.to_string())?;
@@ -62,11 +68,28 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Never, String> {
         now: now(),
     };
     let mut appliance = Appliance::assemble(&config, parts)?;
+    let ending = ending::listen().map_err(|error| format!("signals: {error}"))?;
     log::info!(target: "corbel", "ready");
+    let mut ends = None;
     loop {
         match appliance.turn(now()) {
             Next::Again => {}
-            Next::Idle(deadline) => idle(&appliance, deadline.map(|deadline| deadline.since(now()))),
+            Next::Idle(deadline) => {
+                let deadline = deadline.into_iter().chain(ends).min();
+                idle(&appliance, &ending, deadline.map(|deadline| deadline.since(now())));
+            }
+        }
+        let times = ending::asked(&ending);
+        if times > 0 && ends.is_none() {
+            log::info!(target: "corbel", "asked to end");
+            appliance.control().drain(GRACE);
+            ends = Some(now() + GRACE + FAREWELL);
+        } else if times > 1 {
+            return Ok(());
+        }
+        if ends.is_some_and(|ends| now() >= ends || appliance.control().is_drained()) {
+            log::info!(target: "corbel", "ended");
+            return Ok(());
         }
     }
 }
@@ -141,12 +164,12 @@ fn seeds() -> Result<[u64; 5], String> {
     Ok(seeds)
 }
 
-/// Wait until a TAP is readable or `timeout` is over.
-fn idle(appliance: &Appliance<Tap, Tap>, timeout: Option<core::time::Duration>) {
+/// Wait until a TAP is readable, the process is asked to end, or `timeout` is over.
+fn idle(appliance: &Appliance<Tap, Tap>, ending: &UnixStream, timeout: Option<core::time::Duration>) {
     let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
     let (host, service) = appliance.nics();
     let mut descriptors =
-        [host.as_fd(), service.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        [host.as_fd(), service.as_fd(), ending.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     // An interrupted or failed wait is a short one: the next turn finds nothing to do and waits again.
     let _ready = poll(&mut descriptors, timeout.as_ref());
 }

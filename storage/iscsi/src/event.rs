@@ -1,6 +1,7 @@
 //! What a connection tells the layer above, and what it is told.
 
 use crate::login::Status;
+use crate::negotiation::PROTOCOL_LEVEL;
 use crate::task::Task;
 use core::fmt;
 use core::net::SocketAddr;
@@ -137,9 +138,11 @@ pub enum Function {
 }
 
 impl Function {
-    /// TASK REASSIGN (8) is not among them: the engine answers it.
-    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+    /// TASK REASSIGN (8) is not among them: the engine answers it. Those of RFC 7144 are there where `protocol_level` says
+    /// that both ends know it.
+    pub(crate) const fn from_code(code: u8, protocol_level: u32) -> Option<Self> {
         Some(match code {
+            9.. if protocol_level < PROTOCOL_LEVEL => return None,
             1 => Self::AbortTask,
             2 => Self::AbortTaskSet,
             3 => Self::ClearAca,
@@ -306,9 +309,9 @@ pub enum Announcement<'a> {
         /// Seconds until the connection is dropped.
         within: u16,
     },
-    /// 2: the connection will be dropped.
+    /// 2: the connection is dropped. That is the last that is said: nothing is read any more, and [`Event::Close`] follows.
     DropConnection,
-    /// 3: the session will be dropped.
+    /// 3: the session is dropped, in the same way.
     DropSession,
 }
 

@@ -108,6 +108,9 @@ impl Refusal {
     }
 }
 
+/// The iSCSIProtocolLevel of RFC 7144.
+pub(crate) const PROTOCOL_LEVEL: u32 = 2;
+
 const INITIATOR_ERROR: Refusal = Refusal::Status(Status::INITIATOR_ERROR);
 
 /// One negotiation: a login, or an exchange of text requests.
@@ -136,6 +139,7 @@ impl Negotiation {
         preferred.set(Key::DefaultTime2Wait, u32::from(limits.default_time2wait));
         preferred.set(Key::DefaultTime2Retain, u32::from(limits.default_time2retain));
         preferred.set(Key::MaxOutstandingR2T, u32::from(limits.max_outstanding_r2t));
+        preferred.set(Key::ProtocolLevel, PROTOCOL_LEVEL);
         Self {
             parameters: Parameters::default(),
             preferred,

@@ -122,6 +122,7 @@ pub(crate) struct Slot {
 pub(crate) struct Answer {
     /// SCSI status, or the response of a task management function.
     pub(crate) status: u8,
+    /// Bytes; of a task management function its additional response information.
     pub(crate) transferred: u64,
     pub(crate) bidirectional_read: u64,
     pub(crate) sense_length: u8,

@@ -98,16 +98,25 @@ impl Attentions {
         if self.0 == 0 {
             return None;
         }
-        let next = Attention::ALL.into_iter().find(|&attention| self.has(attention))?;
+        let next = self.next()?;
         self.clear(next);
         Some(next)
+    }
+
+    /// The condition to be reported now.
+    pub(crate) fn next(self) -> Option<Attention> {
+        Attention::ALL.into_iter().find(|&attention| self.has(attention))
+    }
+
+    pub(crate) const fn count(self) -> u32 {
+        self.0.count_ones()
     }
 
     pub(crate) fn clear(&mut self, attention: Attention) {
         self.0 &= !(1 << attention as u8);
     }
 
-    pub(crate) fn has(&self, attention: Attention) -> bool {
+    pub(crate) const fn has(self, attention: Attention) -> bool {
         self.0 & (1 << attention as u8) != 0
     }
 }

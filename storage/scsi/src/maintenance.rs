@@ -2,6 +2,7 @@
 
 use crate::command::{Call, Head, Task};
 use crate::field::{Answer, u16_at, u32_at};
+use crate::management::Function;
 use crate::opcode::{COMMANDS, Command};
 use crate::sense::{Refusal, Sense};
 use crate::target::Target;
@@ -77,16 +78,15 @@ fn put_timeouts(answer: &mut Answer<'_>) {
     answer.put(&[0; 10]);
 }
 
-/// What the layers above and this one do together: all but the functions that need ACA.
+/// What the layers above and this one do together: see [`Function`].
 pub(crate) fn task_management(_: &mut Target, head: &Head) -> Result<Task, Refusal> {
     Ok(Task::answer(answer_task_management, u32_at(&head.cdb, 6)))
 }
 
 fn answer_task_management(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
     let extended = call.cdb()[2] & 0x80 != 0;
-    // ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET RESET.
-    const FUNCTIONS: u8 = 0x80 | 0x40 | 0x10 | 0x08 | 0x02;
-    answer.put(&[FUNCTIONS, 0, 0, if extended { 12 } else { 0 }]);
+    answer.put_u16(Function::BITS);
+    answer.put(&[0, if extended { 12 } else { 0 }]);
     if extended {
         answer.put(&[0; 12]);
     }

@@ -294,6 +294,12 @@ impl LogicalUnit {
         &mut self.attentions[nexus.index()]
     }
 
+    /// The unit attention that a nexus would be told next, and how many it has.
+    pub(crate) fn pending(&self, nexus: Nexus) -> Option<(Attention, u32)> {
+        let queue = self.attentions.get(nexus.index())?;
+        queue.next().map(|next| (next, queue.count()))
+    }
+
     /// Whether blocks can be given back: UNMAP is offered.
     pub(crate) fn is_thin(&self) -> bool {
         self.geometry.is_some_and(|geometry| geometry.trim || geometry.write_zeroes)

@@ -2,7 +2,7 @@
 
 use super::Connection;
 use super::request::Order;
-use super::transmit::Message;
+use super::transmit::{ASK_LOGOUT, Message};
 use crate::event::{Announcement, Event, Fatal, LogoutReason, LogoutResponse};
 use crate::limits::MAX_SENSE;
 use crate::state::Trigger;
@@ -69,10 +69,10 @@ impl Connection {
         }
     }
 
-    /// Send an asynchronous message. False if the session has no full feature phase now, or if too much waits to be
-    /// sent already; then nothing was done.
+    /// Send an asynchronous message. False if the session has no full feature phase now, if the last word was said, or if too
+    /// much waits to be sent already; then nothing was done.
     pub fn announce(&mut self, announcement: Announcement<'_>) -> bool {
-        if !self.state.is_full_feature() || self.outgoing.is_congested() {
+        if !self.is_open() || !self.state.is_full_feature() || self.outgoing.is_congested() {
             return false;
         }
         let wait = self.parameters().default_time2wait() as u16;
@@ -86,7 +86,7 @@ impl Connection {
             }
             Announcement::RequestLogout { within } => {
                 self.step(Trigger::AskLogout);
-                (1, [0, 0, within])
+                (ASK_LOGOUT, [0, 0, within])
             }
             Announcement::DropConnection => (2, [self.peer.cid, wait, retain]),
             Announcement::DropSession => (3, [0, wait, retain]),

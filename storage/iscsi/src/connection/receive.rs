@@ -244,7 +244,7 @@ impl Connection {
         self.events.is_empty() && if self.is_between() { self.may_begin() } else { self.is_open() }
     }
 
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let open = self.state.is_before_full_feature() || self.state.is_full_feature();
         open && !self.outgoing.is_closing()
     }

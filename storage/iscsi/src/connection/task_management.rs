@@ -29,7 +29,8 @@ impl Connection {
         };
         self.arrived(header, true);
         let task = self.tasks.task(index);
-        let Some(function) = Function::from_code(request.function) else {
+        let level = self.parameters().protocol_level();
+        let Some(function) = Function::from_code(request.function, level) else {
             self.task_management_response(
                 task,
                 match request.function {
@@ -95,11 +96,22 @@ impl Connection {
     /// Answer a task management function. Whatever was answered before leaves before; what the function ended has
     /// to be [`Self::abort`]ed before, and must not be able to change anything any more.
     pub fn task_management_response(&mut self, task: Task, response: TaskManagementResponse) {
+        self.task_management_response_with(task, response, [0; 3]);
+    }
+
+    /// The same, with additional response information (RFC 7144, 5.2).
+    pub fn task_management_response_with(
+        &mut self,
+        task: Task,
+        response: TaskManagementResponse,
+        [a, b, c]: [u8; 3],
+    ) {
         let Some(index) = self.tasks.find_running(task) else { return };
         let slot = &mut self.tasks[index];
         if slot.purpose == Purpose::TaskManagement {
             slot.phase = Phase::Ending;
             slot.answer.status = response.0;
+            slot.answer.transferred = u32::from_be_bytes([a, b, c, 0]).into();
             self.queue(index);
         }
     }

@@ -4,8 +4,8 @@ mod messages;
 mod straight;
 mod tasks;
 
-pub(super) use messages::Message;
 use messages::UnitEvent;
+pub(super) use messages::{ASK_LOGOUT, Message};
 pub use straight::Passage;
 
 use super::Connection;
@@ -145,8 +145,7 @@ impl Outgoing {
     pub(super) fn say(&mut self, message: Message) {
         self.closing |= match message {
             Message::Login { status, .. } => status != Status::SUCCESS,
-            Message::Logout { closes, .. } => closes,
-            _ => false,
+            other => other.is_last(),
         };
         self.messages.push_back(message);
     }
@@ -298,8 +297,8 @@ impl Connection {
         if self.outgoing.last_of_all {
             return false;
         }
-        // A logout's answer is the last word, behind all responses.
-        let last_word = matches!(self.outgoing.messages.front(), Some(Message::Logout { closes: true, .. }));
+        // A logout's answer is the last word, behind all responses, and so is that the connection is dropped.
+        let last_word = self.outgoing.messages.front().is_some_and(Message::is_last);
         (!last_word && self.next_message()) || self.next_of_task() || self.next_message()
     }
 

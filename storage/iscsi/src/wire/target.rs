@@ -64,6 +64,8 @@ layout! {
     TaskManagementResponse = opcode::TASK_MANAGEMENT_RESPONSE, 0x80 {
         /// How it went.
         response: u8 = At(2),
+        /// Additional response information in the upper three bytes, of functions that have some (RFC 7144).
+        additional: u32 = At(8),
         /// The request it answers.
         initiator_task_tag: u32 = At(16),
         /// Status number.

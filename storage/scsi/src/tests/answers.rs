@@ -201,7 +201,7 @@ fn the_supported_commands_are_those_of_the_table_in_every_form() {
 #[test]
 fn task_management_functions_are_told_short_and_long() {
     let mut bench = Bench::new(geometry(1000, 512));
-    assert_eq!(bench.run(&cdb12(0xa3, 0x0d, 0, 255), &[], 255).1, [0xda, 0, 0, 0]);
+    assert_eq!(bench.run(&cdb12(0xa3, 0x0d, 0, 255), &[], 255).1, [0xde, 7, 0, 0]);
     assert_eq!(bench.run(&cdb12(0xa3, 0x0d, 0x8000_0000, 255), &[], 255).1.len(), 16);
 }
 

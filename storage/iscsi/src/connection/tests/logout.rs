@@ -112,25 +112,40 @@ fn a_target_can_ask_for_a_logout_and_go_on_until_it_comes() {
 }
 
 #[test]
-fn events_of_units_and_drops_are_told() {
-    let mut bench = Bench::logged_in("DefaultTime2Wait=5\0DefaultTime2Retain=0\0");
+fn events_of_units_are_told() {
+    let mut bench = Bench::logged_in("");
     let sense = [0x70, 0, 6, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x2a, 0x09, 0, 0, 0, 0];
     assert!(bench.connection.announce(Announcement::Scsi { lun: LUN, sense: &sense }));
-    assert!(bench.connection.announce(Announcement::DropConnection));
-    assert!(bench.connection.announce(Announcement::DropSession));
     let heard = bench.hear();
     let message = AsyncMessage::read(&heard.header);
     assert_eq!((message.event, message.lun, message.initiator_task_tag), (0, LUN, 0xffff_ffff));
     assert_eq!(heard.data[..2], [0, 18]);
     assert_eq!(heard.data[2..], sense);
-    let message = AsyncMessage::read(&bench.hear().header);
-    assert_eq!((message.event, message.parameter1, message.parameter2), (2, 3, 5));
-    let message = AsyncMessage::read(&bench.hear().header);
-    assert_eq!((message.event, message.parameter1, message.parameter2), (3, 0, 5));
     for _ in 0..4 {
         assert!(bench.connection.announce(Announcement::Scsi { lun: LUN, sense: &sense }));
     }
     assert!(!bench.connection.announce(Announcement::Scsi { lun: LUN, sense: &sense }), "no room");
+}
+
+#[test]
+fn that_a_connection_is_dropped_is_the_last_word_behind_all_answers() {
+    for (announcement, event, cid) in
+        [(Announcement::DropConnection, 2, 3), (Announcement::DropSession, 3, 0)]
+    {
+        let mut bench = Bench::logged_in("DefaultTime2Wait=5\0DefaultTime2Retain=0\0");
+        let answered = bench.read(0x10, 0);
+        let unanswered = bench.read(0x11, 4096);
+        bench.good(answered, 0);
+        assert!(bench.connection.announce(announcement));
+        assert!(!bench.connection.announce(announcement), "it is said once");
+        assert!(bench.connection.space().is_empty(), "nothing more is read");
+        bench.hear_response(0x10, 0);
+        let message = AsyncMessage::read(&bench.hear().header);
+        assert_eq!((message.event, message.parameter1, message.parameter2), (event, cid, 5));
+        assert!(matches!(bench.connection.poll_event(), Some(Event::Close)));
+        bench.good(unanswered, 0);
+        bench.silence();
+    }
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn a_task_aborted_before_it_arrived_is_dropped_when_it_arrives() {
 
 #[test]
 fn asking_for_a_task_that_has_not_arrived_does_not_drop_it() {
-    let mut bench = Bench::logged_in("");
+    let mut bench = Bench::logged_in("iSCSIProtocolLevel=2\0");
     let early = bench.command(0x10);
     let query = ask(&mut bench, 9, 0x10, early.cmd_sn);
     assert_eq!((query.function, query.referenced), (Function::QueryTask, Referenced::NotArrived));
@@ -131,7 +131,7 @@ fn asking_for_a_task_that_has_not_arrived_does_not_drop_it() {
 
 #[test]
 fn every_function_is_told_and_the_others_are_answered() {
-    let mut bench = Bench::logged_in("");
+    let mut bench = Bench::logged_in("iSCSIProtocolLevel=2\0");
     for (code, function) in [
         (2, Function::AbortTaskSet),
         (3, Function::ClearAca),
@@ -152,6 +152,29 @@ fn every_function_is_told_and_the_others_are_answered() {
         bench.no_event();
         hear(&mut bench, response);
     }
+}
+
+#[test]
+fn functions_of_rfc_7144_are_there_only_where_it_was_agreed_upon() {
+    for keys in ["", "iSCSIProtocolLevel=1\0"] {
+        let mut bench = Bench::logged_in(keys);
+        for code in 9..=12 {
+            bench.send(request(&bench, code, 0x10, 100).header(), &[]);
+            bench.no_event();
+            hear(&mut bench, 5);
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_a_query_carries_what_it_tells() {
+    let mut bench = Bench::logged_in("iSCSIProtocolLevel=2\0");
+    let asked = ask(&mut bench, 12, 0xffff_ffff, 0);
+    let succeeded = TaskManagementResponse::FUNCTION_SUCCEEDED;
+    bench.connection.task_management_response_with(asked.task, succeeded, [0x16, 0x29, 0x07]);
+    let heard = bench.hear().header;
+    assert_eq!(heard.0[..3], [0x22, 0x80, 7]);
+    assert_eq!(heard.0[8..12], [0x16, 0x29, 0x07, 0]);
 }
 
 #[test]

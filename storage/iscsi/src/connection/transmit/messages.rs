@@ -10,6 +10,9 @@ use crate::wire::{
     TextResponse,
 };
 
+/// The asynchronous event after which the connection goes on.
+pub(in crate::connection) const ASK_LOGOUT: u8 = 1;
+
 /// What is to be said apart from the business of tasks.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::connection) enum Message {
@@ -51,6 +54,17 @@ pub(in crate::connection) enum Message {
     },
     /// The oldest of the unit events.
     UnitEvent,
+}
+
+impl Message {
+    /// Whether nothing is said behind it.
+    pub(super) const fn is_last(&self) -> bool {
+        match self {
+            Self::Logout { closes, .. } => *closes,
+            Self::Async { event, .. } => *event != ASK_LOGOUT,
+            _ => false,
+        }
+    }
 }
 
 /// An event of a logical unit that waits to be told.
@@ -103,6 +117,7 @@ impl Connection {
             Message::Async { event, parameters: [parameter1, parameter2, parameter3] } => {
                 let message =
                     AsyncMessage { event, parameter1, parameter2, parameter3, ..self.async_message() };
+                self.outgoing.last_of_all = event != ASK_LOGOUT;
                 self.frame(&message.header(), Body::None, &[]);
             }
             Message::UnitEvent => self.build_unit_event(),

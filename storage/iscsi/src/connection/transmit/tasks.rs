@@ -246,6 +246,7 @@ impl Connection {
         let slot = &self.tasks[index];
         let mut response = TaskManagementResponse {
             response: slot.answer.status,
+            additional: slot.answer.transferred as u32,
             initiator_task_tag: slot.initiator_task_tag,
             ..Default::default()
         };
