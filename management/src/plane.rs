@@ -157,7 +157,7 @@ impl Management {
                 let exposure = documents::parse::<TargetDocument>(request)?.exposure(&id)?;
                 targets::put(targets, exposure)?
             }
-            Route::DeleteTarget(id) => targets::delete(targets, id.as_str())?,
+            Route::DeleteTarget(id, grace) => targets::delete(targets, id.as_str(), grace)?,
             Route::Operations(page) => self.page(&page),
             Route::Operation(id) => return self.look(id, request.path),
             Route::Images => return Ok(self.read(Question::Inventory, Purpose::Images, request.path)),
@@ -368,7 +368,7 @@ fn right(route: &Route) -> Right {
         | Route::Targets
         | Route::Target(_) => Right::Read,
         Route::CreateInstance | Route::Command(_) => Right::Instances,
-        Route::PutTarget(_) | Route::DeleteTarget(_) => Right::Targets,
+        Route::PutTarget(_) | Route::DeleteTarget(..) => Right::Targets,
     }
 }
 

@@ -39,8 +39,8 @@ pub(crate) enum Route {
     Target(TargetId),
     /// `PUT /v1/targets/{id}`
     PutTarget(TargetId),
-    /// `DELETE /v1/targets/{id}`
-    DeleteTarget(TargetId),
+    /// `DELETE /v1/targets/{id}`, with the seconds that initiators have to log out
+    DeleteTarget(TargetId, Option<u16>),
 }
 
 /// Targets are named under the same rule as instances.
@@ -54,6 +54,9 @@ pub(crate) struct Page {
     /// Those that come after this name.
     pub(crate) after: Option<InstanceId>,
 }
+
+/// Most seconds that initiators may be given to log out.
+const MAX_GRACE: u16 = 3600;
 
 impl Page {
     const DEFAULT: usize = 100;
@@ -76,8 +79,14 @@ pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
     let resource = resource(request.path)
         .ok_or_else(|| Problem::new(Kind::NotFound, format!("There is nothing at {}.", request.path)))?;
     let paged = matches!(resource, Resource::Instances | Resource::Operations) && is_read(request.method);
+    let deletes = matches!(resource, Resource::Target(_)) && request.method == Method::Delete;
+    let mut patience = None;
     let page = match request.query {
         Some(query) if paged => page(query)?,
+        Some(query) if deletes => {
+            patience = Some(grace(query)?);
+            Page { limit: Page::DEFAULT, after: None }
+        }
         Some(_) => return Err(Problem::new(Kind::MalformedQuery, "This resource takes no query.")),
         None => Page { limit: Page::DEFAULT, after: None },
     };
@@ -100,7 +109,9 @@ pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
         }
         (Resource::Operation(_), _) => return Err(not_allowed("GET, HEAD")),
         (Resource::Target(id), Method::Put) => Route::PutTarget(named(id, Kind::InvalidField)?),
-        (Resource::Target(id), Method::Delete) => Route::DeleteTarget(named(id, Kind::UnknownTarget)?),
+        (Resource::Target(id), Method::Delete) => {
+            Route::DeleteTarget(named(id, Kind::UnknownTarget)?, patience)
+        }
         (Resource::Target(id), method) if is_read(method) => Route::Target(named(id, Kind::UnknownTarget)?),
         (Resource::Target(_), _) => return Err(not_allowed("GET, HEAD, PUT, DELETE")),
     };
@@ -142,6 +153,13 @@ fn named<T: FromStr>(text: &str, otherwise: Kind) -> Result<T, Problem> {
         let rule = "A name has 1 to 63 of a-z, 0-9 and hyphens, and no hyphen at its ends.";
         Problem::new(otherwise, format!("{text} names nothing. {rule}"))
     })
+}
+
+fn grace(query: &str) -> Result<u16, Problem> {
+    let seconds = query.strip_prefix("grace=").and_then(|seconds| seconds.parse().ok());
+    seconds
+        .filter(|seconds| *seconds <= MAX_GRACE)
+        .ok_or_else(|| Problem::new(Kind::MalformedQuery, "grace: seconds, from 0 to 3600"))
 }
 
 fn page(query: &str) -> Result<Page, Problem> {

@@ -6,6 +6,7 @@ use agent_protocol::encode;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::time::Duration;
 use management_http::Response;
 use storage::{ControlError, Exposed, Exposure};
 
@@ -15,6 +16,8 @@ pub trait Targets {
     fn expose(&self, exposure: Exposure) -> Result<Exposed, ControlError>;
     /// Take it away; refused while a session is logged in.
     fn withdraw(&self, id: &str) -> Result<(), ControlError>;
+    /// Take it away when its initiators have logged out, as they are asked to, or when that time is over.
+    fn withdraw_within(&self, id: &str, grace: Duration) -> Result<(), ControlError>;
     /// All of them.
     fn list(&self) -> Vec<Exposed>;
     /// One of them.
@@ -27,6 +30,9 @@ impl Targets for storage::Control {
     }
     fn withdraw(&self, id: &str) -> Result<(), ControlError> {
         Self::withdraw(self, id)
+    }
+    fn withdraw_within(&self, id: &str, grace: Duration) -> Result<(), ControlError> {
+        Self::withdraw_within(self, id, grace)
     }
     fn list(&self) -> Vec<Exposed> {
         Self::list(self)
@@ -59,9 +65,17 @@ pub(crate) fn put(targets: &dyn Targets, exposure: Exposure) -> Result<Response,
     Ok(Response { location: Some(format!("/v1/targets/{id}")), ..Response::json(201, body) })
 }
 
-pub(crate) fn delete(targets: &dyn Targets, id: &str) -> Result<Response, Problem> {
-    targets.withdraw(id).map_err(|error| problem(id, error))?;
-    Ok(Response::no_content())
+/// With `grace` seconds for its initiators; while they leave it is 202.
+pub(crate) fn delete(targets: &dyn Targets, id: &str, grace: Option<u16>) -> Result<Response, Problem> {
+    let done = match grace {
+        None => targets.withdraw(id),
+        Some(seconds) => targets.withdraw_within(id, Duration::from_secs(seconds.into())),
+    };
+    done.map_err(|error| problem(id, error))?;
+    Ok(match targets.get(id) {
+        None => Response::no_content(),
+        Some(leaving) => Response::json(202, encode(&TargetView::new(&leaving))),
+    })
 }
 
 fn unknown(id: &str) -> Problem {

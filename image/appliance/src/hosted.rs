@@ -9,13 +9,13 @@ mod tap;
 
 use crate::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use crate::config::{Channel, Config};
+use ending::Ending;
 use kernel_runtime::{Instant, Profile};
 use network_tls::{NoEntropy, Random};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::string::String;
 use std::time::{Duration, SystemTime};
@@ -68,7 +68,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         now: now(),
     };
     let mut appliance = Appliance::assemble(&config, parts)?;
-    let ending = ending::listen().map_err(|error| format!("signals: {error}"))?;
+    let mut ending = Ending::new().map_err(|error| format!("signals: {error}"))?;
     log::info!(target: "corbel", "ready");
     let mut ends = None;
     loop {
@@ -79,13 +79,13 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
                 idle(&appliance, &ending, deadline.map(|deadline| deadline.since(now())));
             }
         }
-        let times = ending::asked(&ending);
-        if times > 0 && ends.is_none() {
+        if ending.is_asked() {
+            if ends.is_some() {
+                return Ok(());
+            }
             log::info!(target: "corbel", "asked to end");
             appliance.control().drain(GRACE);
             ends = Some(now() + GRACE + FAREWELL);
-        } else if times > 1 {
-            return Ok(());
         }
         if ends.is_some_and(|ends| now() >= ends || appliance.control().is_drained()) {
             log::info!(target: "corbel", "ended");
@@ -165,7 +165,7 @@ fn seeds() -> Result<[u64; 5], String> {
 }
 
 /// Wait until a TAP is readable, the process is asked to end, or `timeout` is over.
-fn idle(appliance: &Appliance<Tap, Tap>, ending: &UnixStream, timeout: Option<core::time::Duration>) {
+fn idle(appliance: &Appliance<Tap, Tap>, ending: &Ending, timeout: Option<core::time::Duration>) {
     let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
     let (host, service) = appliance.nics();
     let mut descriptors =

@@ -51,6 +51,17 @@ impl Targets for Shelf {
         Ok(())
     }
 
+    fn withdraw_within(&self, id: &str, grace: Duration) -> Result<(), ControlError> {
+        match self.withdraw(id) {
+            Err(ControlError::InUse) if !grace.is_zero() => Ok(()),
+            Err(ControlError::InUse) => {
+                self.0.borrow_mut().retain(|exposed| exposed.exposure.id != id);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
     fn list(&self) -> Vec<Exposed> {
         self.0.borrow().clone()
     }

@@ -27,8 +27,14 @@ fn a_target_is_made_once_shown_and_withdrawn() {
 
     desk.shelf.0.borrow_mut()[0].sessions = 1;
     assert_eq!(kind(&desk.answer("DELETE /v1/targets/disk-1", "")), (409, "target-in-use"));
+    let (status, leaving) = desk.answer("DELETE /v1/targets/disk-1?grace=30", "");
+    assert_eq!((status, &leaving["sessions"]), (202, &1.into()));
+    for query in ["grace=", "grace=3601", "grace=-1", "limit=3", "grace=1&grace=2"] {
+        let answer = desk.answer(&format!("DELETE /v1/targets/disk-1?{query}"), "");
+        assert_eq!(kind(&answer), (400, "malformed-query"), "{query}");
+    }
     desk.shelf.0.borrow_mut()[0].sessions = 0;
-    assert_eq!(desk.answer("DELETE /v1/targets/disk-1", "").0, 204);
+    assert_eq!(desk.answer("DELETE /v1/targets/disk-1?grace=0", "").0, 204);
     assert_eq!(kind(&desk.answer("DELETE /v1/targets/disk-1", "")), (404, "unknown-target"));
     assert_eq!(kind(&desk.answer("GET /v1/targets/disk-1", "")), (404, "unknown-target"));
 }
