@@ -3,16 +3,19 @@
 use crate::login::Status;
 use crate::negotiation::PROTOCOL_LEVEL;
 use crate::task::Task;
+use alloc::rc::Rc;
 use core::fmt;
 use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use storage_block::Buffer;
+use storage_chap::{Access, Nonce};
 
 /// What happened. Events are to be drained after every input; while one waits, nothing is read.
 #[derive(Debug)]
 pub enum Event {
     /// Somebody wants to log in; [`crate::Connection::peer`] says who. Answer with [`crate::Connection::admit`],
-    /// and not before the tasks of a session that this one replaces are dead.
+    /// and not before the tasks of a session that this one replaces are dead. If the answer was
+    /// [`Admission::Authenticate`] it comes again when the initiator [`crate::Connection::has_proven`] itself, for another.
     Login,
     /// The login is done and commands may come; [`crate::Connection::parameters`] says what was agreed upon.
     LoggedIn,
@@ -209,8 +212,17 @@ impl TaskManagementResponse {
 }
 
 /// The answer to [`Event::Login`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Admission<'a> {
+    /// Prove who you are, by CHAP (RFC 7143 section 12.1). Nothing is to be changed for the initiator before it has.
+    Authenticate {
+        /// Who may prove what.
+        access: &'a Rc<Access>,
+        /// What makes this attempt unlike all others.
+        nonce: Nonce,
+        /// The portal group of this connection's portal.
+        portal_group_tag: u16,
+    },
     /// Come in.
     Accept {
         /// The target's part of the session identifier.

@@ -46,4 +46,5 @@ pub use login::{Join, Peer, SessionType, Status};
 pub use name::{MAX_NAME, Name, NotAName};
 pub use negotiation::Parameters;
 pub use state::{SessionState, SessionTrigger, State};
+pub use storage_chap as chap;
 pub use task::Task;

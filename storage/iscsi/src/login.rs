@@ -4,9 +4,10 @@ use crate::name::Name;
 use crate::negotiation::{Negotiation, Refusal};
 use crate::state::arrows;
 use crate::wire::LoginRequest;
-use crate::wire::text::pairs;
+use crate::wire::text::{Writer, pairs};
 use core::num::NonZeroU16;
 use kernel_runtime::Instant;
+use storage_chap::{Answer, Attempt, Failure, Key as ChapKey, Said};
 
 /// Stages of a login, with the numbers of the CSG and NSG fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,16 +48,11 @@ arrows! {
     "NSG=3" Operational --FullFeature--> FullFeature;
 }
 
-/// Authentication methods of the security stage (13.1, and section 12 of the RFC for their keys), the ones
-/// we take in the order of the initiator's list. A method with steps of its own becomes a row here and a
-/// state beside [`Login::authenticated`].
-const AUTHENTICATION_METHODS: &[&str] = &["None"];
-
-/// The first method of the initiator's list that we take.
-pub(crate) fn authentication_method(offered: &str) -> Option<&'static str> {
-    offered
-        .split(',')
-        .find_map(|offer| AUTHENTICATION_METHODS.iter().copied().find(|method| *method == offer))
+/// The first method of the initiator's list, if that is the one there is: CHAP where something has to be proven, None
+/// where not (13.1, and section 12).
+pub(crate) fn authentication_method(offered: &str, chap: bool) -> Option<&'static str> {
+    let method = if chap { "CHAP" } else { "None" };
+    offered.split(',').any(|offer| offer == method).then_some(method)
 }
 
 /// Status class and detail of a Login Response (11.13.5).
@@ -175,7 +171,7 @@ impl Peer {
 }
 
 /// A login in progress.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Login {
     pub(crate) stage: Stage,
     /// The first request, with which all others must agree.
@@ -190,12 +186,14 @@ pub(crate) struct Login {
     pub(crate) deadline: Instant,
     /// The layer above was asked and has not answered yet.
     pub(crate) waiting: bool,
-    /// It said yes.
-    pub(crate) admitted: Option<(u16, u16)>,
-    /// The security stage is done, or is not needed.
-    pub(crate) authenticated: bool,
-    /// What was admitted has been told to the initiator.
-    pub(crate) told: bool,
+    /// It said yes, and gave this TSIH.
+    pub(crate) admitted: Option<u16>,
+    /// It wants a proof first, and this is how far that has come.
+    pub(crate) attempt: Option<Attempt>,
+    /// The portal group, until it has been told to the initiator.
+    pub(crate) portal_group_tag: Option<u16>,
+    /// How it has ended, if not well.
+    pub(crate) refusal: Option<Status>,
 }
 
 impl Login {
@@ -210,10 +208,20 @@ impl Login {
             deadline,
             waiting: false,
             admitted: None,
-            // With AuthMethod=None nothing has to be proven.
-            authenticated: true,
-            told: false,
+            attempt: None,
+            portal_group_tag: None,
+            refusal: None,
         }
+    }
+
+    /// Whether all was proven that has to be.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.attempt.as_ref().is_none_or(Attempt::is_proven)
+    }
+
+    /// Whether it has just been proven, and the layer above is to say yes or no.
+    pub(crate) fn awaits_admission(&self) -> bool {
+        self.admitted.is_none() && self.attempt.as_ref().is_some_and(Attempt::is_proven)
     }
 
     /// Check the fixed part of a request against the stage we are in and the requests before.
@@ -223,9 +231,6 @@ impl Login {
             None => {
                 if request.version_min > 0 {
                     return Err(Status::UNSUPPORTED_VERSION);
-                }
-                if stage == Stage::Operational && !self.authenticated {
-                    return Err(Status::AUTHENTICATION_FAILURE);
                 }
                 self.first = Some(*request);
                 self.stage = stage;
@@ -276,24 +281,75 @@ pub(crate) fn declared(text: &[u8], request: &LoginRequest) -> Result<Peer, Refu
     Ok(peer)
 }
 
-/// Negotiate all pairs of one complete request. Counts them into `keys`, at most to `most`.
+/// Negotiate all pairs of one complete request. Counts them, at most to `most` in a login.
 pub(crate) fn negotiate(
     negotiation: &mut Negotiation,
-    stage: Stage,
+    login: &mut Login,
+    most: u16,
+    initiator: &Name,
     text: &[u8],
-    (keys, most): (&mut u16, u16),
-    out: &mut crate::wire::text::Writer<'_>,
+    out: &mut Writer<'_>,
 ) -> Result<(), Refusal> {
+    let stage = login.stage;
+    let mut said = Said::default();
+    let proves = stage == Stage::Security && login.attempt.is_some();
     negotiation.foresee(text);
     for pair in pairs(text) {
         let (key, value) = pair.map_err(|_| Refusal::Status(Status::INITIATOR_ERROR))?;
-        *keys += 1;
-        if *keys > most {
+        login.keys += 1;
+        if login.keys > most {
             return Err(Refusal::Status(Status::INITIATOR_ERROR));
         }
-        negotiation.offer(stage, key, value, out)?;
+        match ChapKey::place(key).filter(|_| proves) {
+            None => negotiation.offer(stage, key, value, out)?,
+            Some(place) if said[place].is_none() => said[place] = Some(value),
+            Some(_) => return Err(Refusal::Status(Status::INITIATOR_ERROR)),
+        }
     }
-    negotiation.declare(stage, out)
+    negotiation.declare(stage, out)?;
+    match &mut login.attempt {
+        Some(attempt) if !attempt.is_proven() || said != Said::default() => {
+            // Who does not even offer to prove anything, and wants to go on, is turned away.
+            let wants_more = login.request.transit && !negotiation.chooses_chap();
+            if stage != Stage::Security || wants_more {
+                return Err(Refusal::Status(Status::AUTHENTICATION_FAILURE));
+            }
+            if said != Said::default() && !negotiation.chooses_chap() {
+                return Err(Refusal::Status(Status::INITIATOR_ERROR));
+            }
+            authenticate(attempt, initiator, &said, out)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One step of CHAP (12.1.3).
+fn authenticate(
+    attempt: &mut Attempt,
+    initiator: &Name,
+    said: &Said<'_>,
+    out: &mut Writer<'_>,
+) -> Result<(), Refusal> {
+    let answer = attempt.take(initiator.as_str(), said).map_err(|failure| {
+        Refusal::Status(match failure {
+            Failure::Protocol => Status::INITIATOR_ERROR,
+            Failure::Missing => Status::MISSING_PARAMETER,
+            Failure::Authentication => Status::AUTHENTICATION_FAILURE,
+        })
+    })?;
+    match answer {
+        Answer::Nothing => {}
+        Answer::Challenge { algorithm, identifier, challenge } => {
+            out.pair(ChapKey::Algorithm.name(), algorithm)?;
+            out.pair(ChapKey::Identifier.name(), identifier)?;
+            out.pair(ChapKey::Challenge.name(), challenge)?;
+        }
+        Answer::Proof { user, response } => {
+            out.pair(ChapKey::Name.name(), user)?;
+            out.pair(ChapKey::Response.name(), response)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -333,9 +389,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_known_method_of_the_list_is_taken() {
-        assert_eq!(authentication_method("CHAP,None"), Some("None"));
-        assert_eq!(authentication_method("CHAP"), None);
-        assert_eq!(authentication_method(""), None);
+    fn the_one_method_there_is_has_to_be_in_the_list() {
+        for (offered, open, closed) in [
+            ("CHAP,None", Some("None"), Some("CHAP")),
+            ("None", Some("None"), None),
+            ("KRB5,CHAP", None, Some("CHAP")),
+            ("", None, None),
+            ("chap,none", None, None),
+        ] {
+            assert_eq!(authentication_method(offered, false), open, "{offered}");
+            assert_eq!(authentication_method(offered, true), closed, "{offered}");
+        }
     }
 }

@@ -127,6 +127,8 @@ pub(crate) struct Negotiation {
     max_recv_data_segment_length: u32,
     /// The session is for discovery.
     pub(crate) discovery: bool,
+    /// CHAP is the authentication method there is, and not None.
+    pub(crate) chap: bool,
 }
 
 impl Negotiation {
@@ -147,7 +149,13 @@ impl Negotiation {
             declared: false,
             max_recv_data_segment_length: limits.max_recv_data_segment_length,
             discovery: false,
+            chap: false,
         }
+    }
+
+    /// Whether CHAP was agreed upon.
+    pub(crate) const fn chooses_chap(&self) -> bool {
+        self.parameters.0[Key::AuthMethod as usize] != 0
     }
 
     /// Begin an exchange after the login: what was agreed upon stays.
@@ -181,7 +189,9 @@ impl Negotiation {
             return Ok(());
         }
         let Some(row) = find(key) else {
-            return Ok(out.pair(key, "NotUnderstood")?);
+            // What belongs to CHAP is known, and comes here only where it has no place.
+            let is_chap = storage_chap::Key::place(key).is_some();
+            return Ok(out.pair(key, if is_chap { "Reject" } else { "NotUnderstood" })?);
         };
         let bit = 1 << row.key as u32;
         if self.seen & bit != 0 {
@@ -211,10 +221,10 @@ impl Negotiation {
             Kind::FromTarget | Kind::Refused => None,
             Kind::No => return Ok(out.pair(row.name, "No")?),
             Kind::Authentication => {
-                let method = crate::login::authentication_method(value);
-                return Ok(
-                    out.pair(row.name, method.ok_or(Refusal::Status(Status::AUTHENTICATION_FAILURE))?)?
-                );
+                let method = crate::login::authentication_method(value, self.chap)
+                    .ok_or(Refusal::Status(Status::AUTHENTICATION_FAILURE))?;
+                self.parameters.set(row.key, u32::from(self.chap));
+                return Ok(out.pair(row.name, method)?);
             }
             Kind::Reporting => {
                 let known = value.split(',').any(|report| report == "RFC3720");

@@ -8,6 +8,7 @@ mod disk;
 mod target;
 
 use std::process::{Command, Output};
+use storage_iscsi::chap::{Access, Account, Algorithms, Credentials, Secret};
 use target::{IQN, Target};
 
 /// Run a tool to its end, or say that it is not there.
@@ -55,6 +56,58 @@ fn libiscsi_finds_the_target_and_its_disk() {
     assert!(inquired.contains("Vendor:CORBEL"), "{inquired}");
     let Some(capacity) = run("iscsi-readcapacity16", &[&unit]) else { return };
     assert!(capacity.contains(&format!("Total size:{}", disk::SIZE)), "{capacity}");
+}
+
+/// One account, that can prove the target as well.
+fn access(algorithms: &str) -> Access {
+    let credentials = |user: &str, secret| Credentials {
+        user: user.into(),
+        secret: Secret::new(secret).expect("long enough"),
+    };
+    let account = Account {
+        initiator: None,
+        from_initiator: credentials("host", "open-sesame-open"),
+        from_target: Some(credentials("ram", "sesame-is-open")),
+    };
+    Access::new(vec![account], Algorithms::parse(algorithms).expect("their names")).expect("safe")
+}
+
+/// Whether libiscsi gets to ask for the disk's size with these credentials before the address and behind the unit.
+fn enters(target: &Target, before: &str, behind: &str) -> Option<(bool, String)> {
+    let url = format!("iscsi://{before}{}/{IQN}/1{behind}", target.address());
+    let asked = Command::new("iscsi-readcapacity16").arg(&url).output();
+    let Ok(Output { status, stdout, stderr }) = asked else {
+        missing("iscsi-readcapacity16");
+        return None;
+    };
+    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    Some((status.success() && said.contains(&format!("Total size:{}", disk::SIZE)), said))
+}
+
+#[test]
+fn libiscsi_proves_itself_and_believes_the_target_or_is_kept_out() {
+    let right = "?target_user=ram&target_password=sesame-is-open";
+    let target = Target::guarded(Some(access("sha3-256,sha-256,sha1,md5")));
+    for (before, behind, may_enter) in [
+        ("host%open-sesame-open@", "", true),
+        ("host%open-sesame-open@", right, true),
+        ("host%open-sesame-shut@", "", false),
+        ("guest%open-sesame-open@", "", false),
+        ("", "", false),
+        // The target would be believed, but it is not asked before the initiator has proven itself.
+        ("host%open-sesame-shut@", right, false),
+        // And now it is the initiator that does not believe.
+        ("host%open-sesame-open@", "?target_user=ram&target_password=sesame-is-shut", false),
+        ("host%open-sesame-open@", "?target_user=rom&target_password=sesame-is-open", false),
+    ] {
+        let Some((entered, said)) = enters(&target, before, behind) else { return };
+        assert_eq!(entered, may_enter, "{before} {behind}:\n{said}");
+    }
+    let listed = run("iscsi-ls", &["-s", &format!("iscsi://host%open-sesame-open@{}", target.address())]);
+    assert!(listed.is_none_or(|listed| listed.contains("Lun:1")));
+    // It knows MD5 only.
+    let strict = Target::guarded(Some(access("sha3-256,sha-256,sha1")));
+    assert!(enters(&strict, "host%open-sesame-open@", "").is_none_or(|(entered, _)| !entered));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::session::Sequence;
 use crate::state::{State, Trigger};
 use crate::wire::text::Writer;
 use crate::wire::{Header, LOGIN_DATA_SEGMENT, LoginRequest};
+use alloc::rc::Rc;
+use storage_chap::{Access, Attempt};
 
 impl Connection {
     pub(super) fn count_login_bytes(&mut self, count: usize) -> Result<(), Fatal> {
@@ -52,7 +54,7 @@ impl Connection {
             self.text.begin_output();
             return self.say_login();
         }
-        if self.login.admitted.is_some() {
+        if self.login.admitted.is_some() || self.login.attempt.is_some() {
             return self.negotiate_login();
         }
         match declared(self.text.input(), &request) {
@@ -73,7 +75,23 @@ impl Connection {
         }
         match admission {
             Admission::Accept { tsih, portal_group_tag } => {
-                self.login.admitted = Some((tsih.get(), portal_group_tag));
+                self.login.admitted = Some(tsih.get());
+                if self.login.attempt.is_some() {
+                    // It was the proof that was waiting for this, with its answer written.
+                    self.say_login();
+                } else {
+                    self.login.portal_group_tag = Some(portal_group_tag);
+                    self.negotiate_login();
+                }
+            }
+            // What was proven once is not proven twice.
+            Admission::Authenticate { .. } if self.login.attempt.is_some() => {
+                self.refuse_login(Status::TARGET_ERROR);
+            }
+            Admission::Authenticate { access, nonce, portal_group_tag } => {
+                self.login.attempt = Some(Attempt::new(access.clone(), nonce));
+                self.login.portal_group_tag = Some(portal_group_tag);
+                self.negotiation.chap = true;
                 self.negotiate_login();
             }
             Admission::Redirect { address, permanently } => {
@@ -91,8 +109,23 @@ impl Connection {
         }
     }
 
+    /// Whether the initiator has proven who it is to these accounts, as [`Admission::Authenticate`] has asked it to.
+    pub fn has_proven(&self, access: &Rc<Access>) -> bool {
+        self.login.attempt.as_ref().is_some_and(|attempt| attempt.has_proven(access))
+    }
+
+    /// The status with which the login was refused, if it was.
+    pub const fn refusal(&self) -> Option<Status> {
+        self.login.refusal
+    }
+
     fn negotiate_login(&mut self) {
         match self.write_login_answers() {
+            Ok(()) if self.login.awaits_admission() => {
+                // Only now does it become anybody's: a session that it replaces was safe until here.
+                self.login.waiting = true;
+                self.events.push_back(Event::Login);
+            }
             Ok(()) => self.say_login(),
             Err(refusal) => self.refuse_login(refusal.status()),
         }
@@ -101,14 +134,13 @@ impl Connection {
     fn write_login_answers(&mut self) -> Result<(), Refusal> {
         let (input, output) = self.text.begin_output();
         let mut writer = Writer::new(output);
-        if let Some((_, portal_group_tag)) = self.login.admitted
-            && !core::mem::replace(&mut self.login.told, true)
+        if let Some(portal_group_tag) = self.login.portal_group_tag.take()
             && !self.peer.target.is_empty()
         {
             writer.pair("TargetPortalGroupTag", portal_group_tag)?;
         }
-        let keys = (&mut self.login.keys, self.limits.login_keys);
-        negotiate(&mut self.negotiation, self.login.stage, input, keys, &mut writer)?;
+        let most = self.limits.login_keys;
+        negotiate(&mut self.negotiation, &mut self.login, most, &self.peer.initiator, input, &mut writer)?;
         let length = writer.length();
         self.text.end_output(length);
         Ok(())
@@ -118,13 +150,14 @@ impl Connection {
     fn say_login(&mut self) {
         let LoginRequest { transit, next_stage, to_be_continued, .. } = self.login.request;
         let more = self.text.next_output(LOGIN_DATA_SEGMENT);
-        let next = Stage::from_code(next_stage).filter(|_| transit && !more && !to_be_continued);
+        let may_go_on = transit && !more && !to_be_continued && self.login.is_authenticated();
+        let next = Stage::from_code(next_stage).filter(|_| may_go_on);
         let stage = self.login.stage;
         if let Some(next) = next.and_then(|next| stage.after(next)) {
             self.login.stage = next;
             if next == Stage::FullFeature {
                 self.step(Trigger::LoginAccepted);
-                self.peer.tsih = self.login.admitted.map_or(0, |(tsih, _)| tsih);
+                self.peer.tsih = self.login.admitted.unwrap_or_default();
                 self.events.push_back(Event::LoggedIn);
             }
         }
@@ -143,6 +176,7 @@ impl Connection {
 
     fn end_login(&mut self, status: Status) {
         self.login.waiting = false;
+        self.login.refusal = Some(status);
         self.text.next_output(LOGIN_DATA_SEGMENT);
         self.outgoing.say(Message::Login {
             stage: self.login.request.current_stage,

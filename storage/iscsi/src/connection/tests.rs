@@ -2,6 +2,7 @@
 
 mod batches;
 mod bench;
+mod chap;
 mod data_in;
 mod data_out;
 mod hostile;

@@ -6,9 +6,11 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage_block::{Pool, Share};
+use storage_iscsi::chap::{Access, Nonce, RANDOM};
 use storage_iscsi::{
     Admission, Connection, Event, Limits, LogoutResponse, Outcome, Portal, Referenced, SessionType, Status,
     TargetRecord, Task, TaskManagementResponse,
@@ -25,15 +27,21 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Open to everybody.
     pub(crate) fn start() -> Self {
+        Self::guarded(None)
+    }
+
+    /// To be logged in to, and discovered, by those who can prove who they are.
+    pub(crate) fn guarded(access: Option<Access>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let disk = Arc::new(Mutex::new(vec![0; SIZE]));
         let served = disk.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let disk = served.clone();
-                std::thread::spawn(move || serve(&stream, address, disk));
+                let (disk, access) = (served.clone(), access.clone());
+                std::thread::spawn(move || serve(&stream, address, disk, access));
             }
         });
         Self { address, disk }
@@ -64,10 +72,11 @@ struct Session {
     share: Share,
     writes: HashMap<Task, Unfinished>,
     portal: SocketAddr,
+    access: Option<Rc<Access>>,
     closed: bool,
 }
 
-fn serve(mut stream: &TcpStream, portal: SocketAddr, memory: Arc<Mutex<Vec<u8>>>) {
+fn serve(mut stream: &TcpStream, portal: SocketAddr, memory: Arc<Mutex<Vec<u8>>>, access: Option<Access>) {
     stream.set_nodelay(true).expect("no delay");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
     let started = std::time::Instant::now();
@@ -77,6 +86,7 @@ fn serve(mut stream: &TcpStream, portal: SocketAddr, memory: Arc<Mutex<Vec<u8>>>
         share: Pool::new(&[(PIECE, 160)]).share(usize::MAX >> 1),
         writes: HashMap::new(),
         portal,
+        access: access.map(Rc::new),
         closed: false,
     };
     loop {
@@ -177,9 +187,16 @@ impl Session {
     fn admit(&mut self) {
         let peer = self.connection.peer();
         let known = peer.session_type == SessionType::Discovery || peer.target == *IQN;
-        let tsih = NonZeroU16::MIN;
-        self.connection.admit(if known {
-            Admission::Accept { tsih, portal_group_tag: 1 }
+        let (tsih, portal_group_tag) = (NonZeroU16::MIN, 1);
+        let asked = self.access.as_ref().filter(|access| !self.connection.has_proven(access));
+        self.connection.admit(if let Some(access) = asked.filter(|_| known) {
+            let mut random = [0; RANDOM];
+            let source = std::fs::File::open("/dev/urandom").expect("randomness");
+            (&source).read_exact(&mut random).expect("randomness");
+            let nonce = Nonce::new(&random, [0x3c; 16]);
+            Admission::Authenticate { access, nonce, portal_group_tag }
+        } else if known {
+            Admission::Accept { tsih, portal_group_tag }
         } else {
             Admission::Refuse(Status::NOT_FOUND)
         });

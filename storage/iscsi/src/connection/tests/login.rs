@@ -12,11 +12,11 @@ fn bench() -> Bench {
 }
 
 impl Bench {
-    fn say(&mut self, request: LoginRequest, text: &str) {
+    pub(super) fn say(&mut self, request: LoginRequest, text: &str) {
         self.send(request.header(), text.as_bytes());
     }
 
-    fn hear_login(&mut self) -> (LoginResponse, String) {
+    pub(super) fn hear_login(&mut self) -> (LoginResponse, String) {
         let heard = self.hear();
         assert_eq!(heard.header.opcode(), opcode::LOGIN_RESPONSE);
         let response = LoginResponse::read(&heard.header);
@@ -28,7 +28,7 @@ impl Bench {
     }
 
     /// Refused with this status, after which the connection closes.
-    fn hear_refusal(&mut self, class: u8, detail: u8) {
+    pub(super) fn hear_refusal(&mut self, class: u8, detail: u8) {
         let (response, _) = self.hear_login();
         assert_eq!((response.status_class, response.status_detail), (class, detail));
         assert!(!response.transit);
@@ -38,7 +38,7 @@ impl Bench {
         self.silence();
     }
 
-    fn announced(&mut self) {
+    pub(super) fn announced(&mut self) {
         assert!(matches!(self.connection.poll_event(), Some(Event::Login)));
     }
 }
