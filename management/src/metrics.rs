@@ -7,7 +7,7 @@ use core::cell::Cell;
 use core::fmt::Write;
 use core::time::Duration;
 use kernel_runtime::Profile;
-use storage::{Exposed, Status, VolumeState};
+use storage::{Connected, Exposed, Histogram, Status, VolumeState};
 
 /// What the machine tells of itself, whoever it is: the kernel, or the operating system of a process.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +73,17 @@ impl Metrics {
         count(&self.connections);
     }
 
-    pub(crate) fn text(&self, machine: &Machine<'_>, targets: &[Exposed]) -> String {
+    pub(crate) fn text(
+        &self,
+        machine: &Machine<'_>,
+        targets: &[Exposed],
+        connections: &[Connected],
+    ) -> String {
         let mut text = String::new();
-        let _ = self.write(&mut text, machine, targets);
+        let written = self.write(&mut text, machine, targets);
+        let _ = written
+            .and_then(|()| latency(&mut text, targets))
+            .and_then(|()| initiators(&mut text, connections));
         text
     }
 
@@ -171,4 +179,143 @@ fn disks(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// How long the storage service takes for the requests of each disk: the time from one power of four to the next.
+fn latency(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
+    const NAME: &str = "corbel_target_request_seconds";
+    /// Bounds, as powers of two in microseconds: 64 us to 17 s.
+    const BOUNDS: core::ops::RangeInclusive<usize> = 6..=24;
+    type Kind = fn(&Status) -> &Histogram;
+    let kinds: [(&str, Kind); 4] = [
+        ("read", |status| &status.latency.read),
+        ("write", |status| &status.latency.write),
+        ("flush", |status| &status.latency.flush),
+        ("other", |status| &status.latency.other),
+    ];
+    writeln!(text, "# TYPE {NAME} histogram")?;
+    for target in targets {
+        for (operation, kind) in kinds {
+            let (histogram, id) = (kind(&target.status), &target.exposure.id);
+            let count = histogram.count();
+            if count == 0 {
+                continue;
+            }
+            let labels = format_args!("target=\"{id}\",operation=\"{operation}\"");
+            for exponent in BOUNDS.step_by(2) {
+                let (bound, below) = (Seconds(1 << exponent), histogram.below(exponent));
+                writeln!(text, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {below}")?;
+            }
+            writeln!(text, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {count}")?;
+            writeln!(text, "{NAME}_sum{{{labels}}} {}", Seconds(histogram.micros))?;
+            writeln!(text, "{NAME}_count{{{labels}}} {count}")?;
+        }
+    }
+    Ok(())
+}
+
+/// What the connections of initiators have done.
+fn initiators(text: &mut String, connections: &[Connected]) -> core::fmt::Result {
+    type Figure = fn(&Connected) -> u64;
+    let figures: [(&str, &str, Figure); 5] = [
+        ("corbel_connection_commands", "gauge", |connected| connected.commands as u64),
+        ("corbel_connection_window", "gauge", |connected| connected.window as u64),
+        ("corbel_connection_commands_total", "counter", |connected| connected.ended),
+        ("corbel_connection_task_management_total", "counter", |connected| connected.functions),
+        ("corbel_connection_kept_back_total", "counter", |connected| connected.kept_back),
+    ];
+    for (name, kind, figure) in figures {
+        writeln!(text, "# TYPE {name} {kind}")?;
+        for connected in connections {
+            writeln!(text, "{name}{{{}}} {}", Labels(connected), figure(connected))?;
+        }
+    }
+    let times: [(&str, fn(&Connected) -> Duration); 2] = [
+        ("corbel_connection_command_seconds_total", |connected| connected.took),
+        ("corbel_connection_data_wait_seconds_total", |connected| connected.awaited),
+    ];
+    for (name, time) in times {
+        writeln!(text, "# TYPE {name} counter")?;
+        for connected in connections {
+            let micros = u64::try_from(time(connected).as_micros()).unwrap_or(u64::MAX);
+            writeln!(text, "{name}{{{}}} {}", Labels(connected), Seconds(micros))?;
+        }
+    }
+    Ok(())
+}
+
+/// The labels of a connection.
+struct Labels<'a>(&'a Connected);
+
+impl core::fmt::Display for Labels<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Connected { connection, initiator, target, .. } = self.0;
+        let (initiator, target) = (Escaped(initiator), Escaped(target));
+        write!(f, "connection=\"{connection}\",initiator=\"{initiator}\",target=\"{target}\"")
+    }
+}
+
+/// A label's value: an iSCSI name has no line ends, but may have any other sign.
+struct Escaped<'a>(&'a str);
+
+impl core::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for sign in self.0.chars() {
+            if matches!(sign, '"' | '\\') {
+                f.write_char('\\')?;
+            }
+            f.write_char(sign)?;
+        }
+        Ok(())
+    }
+}
+
+/// Microseconds as seconds.
+struct Seconds(u64);
+
+impl core::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn a_name_that_would_end_its_label_is_escaped() {
+        assert_eq!(Escaped(r#"iqn.x:"} 1\n"#).to_string(), r#"iqn.x:\"} 1\\n"#);
+    }
+
+    #[test]
+    fn a_histogram_counts_what_took_at_most_as_long() {
+        let mut status = Status::default();
+        (status.latency.read.buckets[5], status.latency.read.buckets[6]) = (3, 2);
+        status.latency.read.buckets[27] = 1;
+        status.latency.read.micros = 135_000_250;
+        let exposure = storage::Exposure {
+            id: "disk-1".into(),
+            iqn: String::new(),
+            lun: 0,
+            volume: String::new(),
+            initiators: alloc::vec::Vec::new(),
+            read_only: false,
+            policy: storage::Policy::default(),
+        };
+        let exposed = Exposed { exposure, state: VolumeState::Ready, size: None, sessions: 0, status };
+        let mut text = String::new();
+        assert_eq!(latency(&mut text, &[exposed]), Ok(()));
+        for line in [
+            "corbel_target_request_seconds_bucket{target=\"disk-1\",operation=\"read\",le=\"0.000064\"} 3",
+            "corbel_target_request_seconds_bucket{target=\"disk-1\",operation=\"read\",le=\"0.000256\"} 5",
+            "corbel_target_request_seconds_bucket{target=\"disk-1\",operation=\"read\",le=\"16.777216\"} 5",
+            "corbel_target_request_seconds_bucket{target=\"disk-1\",operation=\"read\",le=\"+Inf\"} 6",
+            "corbel_target_request_seconds_sum{target=\"disk-1\",operation=\"read\"} 135.000250",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("write"), "what nobody asked for is not told");
+    }
 }

@@ -149,7 +149,7 @@ impl Management {
                     profile: self.clock.profile(),
                     gauges: self.configuration.gauges,
                 };
-                Response::text(200, self.metrics.text(&machine, &targets.list()))
+                Response::text(200, self.metrics.text(&machine, &targets.list(), &targets.connections()))
             }
             Route::Targets => targets::list(targets),
             Route::Target(id) => targets::get(targets, id.as_str())?,

@@ -8,7 +8,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
 use management_http::Response;
-use storage::{ControlError, Exposed, Exposure};
+use storage::{Connected, ControlError, Exposed, Exposure};
 
 /// What management asks of storage. `storage::Control` does it; tests put something else in its place.
 pub trait Targets {
@@ -22,6 +22,8 @@ pub trait Targets {
     fn list(&self) -> Vec<Exposed>;
     /// One of them.
     fn get(&self, id: &str) -> Option<Exposed>;
+    /// The connections of initiators that are logged in.
+    fn connections(&self) -> Vec<Connected>;
 }
 
 impl Targets for storage::Control {
@@ -39,6 +41,9 @@ impl Targets for storage::Control {
     }
     fn get(&self, id: &str) -> Option<Exposed> {
         Self::get(self, id)
+    }
+    fn connections(&self) -> Vec<Connected> {
+        Self::connections(self)
     }
 }
 

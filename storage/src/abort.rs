@@ -66,6 +66,7 @@ impl Path {
             Referenced::Task(task) if request.function == Function::AbortTask => self.command(task),
             _ => None,
         };
+        self.shared().figures[self.index()].function();
         let (response, additional) = self.decide(connection, request);
         let shared = self.shared().clone();
         let state = &mut *shared.state.borrow_mut();

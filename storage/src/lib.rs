@@ -12,6 +12,7 @@ mod abort;
 mod carrier;
 mod commands;
 mod control;
+mod figures;
 mod limits;
 mod mailbox;
 mod path;
@@ -34,11 +35,12 @@ use shared::Shared;
 
 pub use carrier::Tls;
 pub use control::{Control, ControlError, Exposed, Exposure, Policy, VolumeState};
+pub use figures::Connected;
 pub use limits::{Limits, Sharing};
 pub use storage_driver::{Rate, Status};
 pub use storage_iscsi::Limits as IscsiLimits;
 pub use storage_iscsi::wire::Checksum;
-pub use storage_nbd::Limits as NbdLimits;
+pub use storage_nbd::{Histogram, Latency, Limits as NbdLimits};
 pub use storage_scsi::Limits as ScsiLimits;
 
 /// Storage as a whole. Its tasks run for ever.

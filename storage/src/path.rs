@@ -3,6 +3,7 @@
 //! A [`Path`] belongs to one connection. `handle` takes what the iSCSI engine says and hands it to the SCSI engine;
 //! `step` takes what the SCSI engine says next and hands it to the iSCSI engine or to a volume.
 
+use crate::figures::Wait;
 use crate::mailbox::CommandIndex;
 use crate::registry::{Place, TargetIndex};
 use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, cookie};
@@ -101,7 +102,11 @@ impl Path {
             Event::Received { task, offset, buffer } => {
                 let shared = self.shared.clone();
                 let state = &mut *shared.state.borrow_mut();
+                let (now, mine) = (self.now, self.index);
                 if let Some((index, running)) = self.running(state, task) {
+                    if let Some(micros) = running.wait.has(now) {
+                        shared.figures[mine].awaited(micros);
+                    }
                     running.command.received(offset, buffer);
                     shared.clock.profile().within(Stage::Scsi, || self.step(connection, state, index));
                 }
@@ -210,6 +215,7 @@ impl Path {
         (running.read, running.write) = (command.read, command.write);
         running.held = None;
         running.since = self.now;
+        running.wait = Wait::default();
         let arrival = Arrival { nexus, lun, cdb, data_out, data_in, attribute };
         device.begin(&mut running.command, &arrival);
         let slot = Slot { task: command.task, command: index, units, since: self.now };
@@ -277,7 +283,8 @@ impl Path {
             let control = &self.control;
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
-            let mut hands = Hands { connection, task, index, now, volume, moved };
+            let wait = &mut running.wait;
+            let mut hands = Hands { connection, task, index, now, volume, wait, moved };
             let rest = running.command.step(device, &memory, &mut hands);
             moved = hands.moved;
             match rest {
@@ -309,7 +316,9 @@ impl Path {
         let slot = self.commands.get_mut(task.slot());
         if let Some(slot) = slot.and_then(|slot| slot.take_if(|slot| slot.task == task)) {
             self.shared.running[self.index].update(|count| count - 1);
-            self.shared.turns.ended(self.index, slot.units, self.now.since(slot.since));
+            let took = self.now.since(slot.since);
+            self.shared.turns.ended(self.index, slot.units, took);
+            self.shared.figures[self.index].ended(took);
         }
     }
 
@@ -358,12 +367,14 @@ struct Hands<'a> {
     index: CommandIndex,
     now: Instant,
     volume: Option<&'a Volume>,
+    wait: &'a mut Wait,
     /// It carried something.
     moved: bool,
 }
 
 impl Carrier for Hands<'_> {
     fn receive(&mut self, offset: u32, buffer: Buffer) {
+        self.wait.asks(self.now);
         self.connection.receive(self.task, offset, buffer);
         self.moved = true;
     }

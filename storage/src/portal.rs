@@ -159,6 +159,7 @@ impl Serving {
     fn begin(&mut self) {
         self.connection.reset(self.shared.clock.now());
         self.shared.mailboxes[self.index].clear();
+        self.shared.figures[self.index].clear();
         (self.has_session, self.stalled, self.is_blocked) = (false, None, false);
         (self.relief, self.relief_ends, self.is_over) = (0, Instant::ZERO, false);
         self.leave_by = None;

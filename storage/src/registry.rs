@@ -327,6 +327,12 @@ impl Registry {
         self.sessions.get(connection)?.as_ref().map(|session| (session.target, session.nexus))
     }
 
+    /// The names of initiator and target of the session on a connection.
+    pub(crate) fn names_of(&self, connection: ConnectionIndex) -> Option<(&str, &str)> {
+        let session = self.sessions.get(connection)?.as_ref()?;
+        Some((session.initiator.as_str(), &self.entry(session.target)?.iqn))
+    }
+
     /// The connection of a session was lost. It was its only one and nobody can continue it, so the session is over too.
     pub(crate) fn lost(&mut self, connection: ConnectionIndex) {
         self.step(connection, SessionTrigger::Failed);

@@ -6,6 +6,7 @@ use crate::Limits;
 use crate::abort::Pending;
 use crate::carrier::Tls;
 use crate::commands::Commands;
+use crate::figures::{Figures, Wait};
 use crate::mailbox::{CommandIndex, Mailbox};
 use crate::registry::{Registry, TargetIndex};
 use crate::straight::Seat;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) seats: Vec<Seat>,
     /// How many commands each connection has running.
     pub(crate) running: Vec<Cell<usize>>,
+    /// What each of them has done.
+    pub(crate) figures: Vec<Figures>,
     /// What each of them has begun.
     pub(crate) turns: Turns,
     /// What discovery gives as the portal, if not the address the initiator came to.
@@ -90,12 +93,14 @@ pub(crate) struct Running {
     pub(crate) held: Option<Held>,
     /// When it came.
     pub(crate) since: Instant,
+    /// How long it waits for data.
+    pub(crate) wait: Wait,
 }
 
 impl Default for Running {
     fn default() -> Self {
-        let (command, since) = (storage_scsi::Command::new(), Instant::ZERO);
-        Self { command, target: 0, owner: None, read: false, write: false, held: None, since }
+        let (command, since, wait) = (storage_scsi::Command::new(), Instant::ZERO, Wait::default());
+        Self { command, target: 0, owner: None, read: false, write: false, held: None, since, wait }
     }
 }
 
@@ -177,6 +182,7 @@ impl Shared {
             mailboxes: (0..limits.connections).map(|_| Mailbox::new(limits.commands)).collect(),
             seats: (0..limits.connections).map(|_| Seat::default()).collect(),
             running: (0..limits.connections).map(|_| Cell::new(0)).collect(),
+            figures: (0..limits.connections).map(|_| Figures::default()).collect(),
             turns: Turns::new(limits.connections, limits.sharing),
             portal,
             is_draining: Cell::new(false),

@@ -79,6 +79,8 @@ struct Session {
     /// What had happened by then, and how often the processor had stood still.
     seen: Cell<u64>,
     standstills: Cell<u64>,
+    /// How often that was so.
+    times_kept_back: Cell<u64>,
     /// In how many turns one after the other nothing has happened since.
     vain: Cell<u32>,
 }
@@ -142,6 +144,7 @@ impl Turns {
         let may = !is_ahead || session.outstanding.get() < session.surplus.get();
         if !may {
             session.is_kept_back.set(true);
+            session.times_kept_back.set(session.times_kept_back.get() + 1);
             session.seen.set(self.happened.get());
             session.standstills.set(self.standstills.get());
         }
@@ -180,6 +183,12 @@ impl Turns {
         session.ended.set(0);
         session.surplus.set(0);
         session.is_kept_back.set(false);
+        session.times_kept_back.set(0);
+    }
+
+    /// How often session `index` might not begin what it would have begun.
+    pub(crate) fn kept_back(&self, index: ConnectionIndex) -> u64 {
+        self.sessions[index].times_kept_back.get()
     }
 
     /// `session` was kept back in the turn before. If nothing has happened for some turns, all who are may have one more.

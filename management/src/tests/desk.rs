@@ -2,13 +2,13 @@
 
 use crate::*;
 use agent_protocol::{Answer, Command, Instance, InstanceId, Inventory, Outcome, State, Text, Uuid};
+use core::time::Duration;
 use kernel_runtime::{Executor, Instant};
 use management_http::{Limits, Request, Response, Server};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
-use storage::{ControlError, Exposed, Exposure, VolumeState};
+use storage::{Connected, ControlError, Exposed, Exposure, VolumeState};
 
 pub(super) const AGENT: Uuid = Uuid(7);
 
@@ -68,6 +68,22 @@ impl Targets for Shelf {
 
     fn get(&self, id: &str) -> Option<Exposed> {
         self.list().into_iter().find(|exposed| exposed.exposure.id == id)
+    }
+
+    fn connections(&self) -> Vec<Connected> {
+        let connected = |connection| Connected {
+            connection,
+            initiator: "iqn.2026-11.example:host".into(),
+            target: "iqn.2026-11.example.corbel:disk0".into(),
+            commands: 3,
+            window: 32,
+            ended: 7,
+            took: Duration::from_micros(2_500_017),
+            awaited: Duration::from_millis(20),
+            functions: 1,
+            kept_back: 9,
+        };
+        Vec::from([connected(0), connected(5)])
     }
 }
 

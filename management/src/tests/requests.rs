@@ -242,6 +242,10 @@ fn metrics_count_what_was_answered() {
         "corbel_operations_total{outcome=\"indeterminate\"} 1",
         "corbel_target_ready{target=\"disk-1\"} 0",
         "corbel_target_sessions{target=\"disk-1\"} 0",
+        "corbel_connection_commands{connection=\"5\",initiator=\"iqn.2026-11.example:host\",\
+         target=\"iqn.2026-11.example.corbel:disk0\"} 3",
+        "corbel_connection_command_seconds_total{connection=\"0\",initiator=\"iqn.2026-11.example:host\",\
+         target=\"iqn.2026-11.example.corbel:disk0\"} 2.500017",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }

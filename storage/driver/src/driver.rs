@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::{Instant, earliest};
 use storage_block::{Completion, Error, Geometry, Operation, Request, Share};
-use storage_nbd::{ClientError, Export, Quarantine, Text};
+use storage_nbd::{ClientError, Export, Latency, Quarantine, Text};
 
 /// Events for people that wait to be fetched; more than so many are forgotten, the oldest first.
 const MAX_NOTES: usize = 32;
@@ -98,6 +98,8 @@ pub struct Status {
     pub ghosts: u64,
     /// Bytes read that were used where they had come to, and were never in a buffer.
     pub straight: u64,
+    /// How long the storage service took for requests.
+    pub latency: Latency,
 }
 
 /// A request that waits.
@@ -355,6 +357,13 @@ impl Driver {
         self.journal.is_empty() && self.is_idle()
     }
 
+    /// How long requests took on all connections.
+    fn latency(&self) -> Latency {
+        let mut latency = Latency::default();
+        self.paths.iter().for_each(|path| latency.add_all(path.client.latency()));
+        latency
+    }
+
     /// How it fares.
     pub fn status(&self) -> Status {
         Status {
@@ -366,6 +375,7 @@ impl Driver {
             replays: self.replays,
             repairs: self.repairs,
             ghosts: self.ghosts,
+            latency: self.latency(),
             straight: self.straight,
         }
     }

@@ -12,12 +12,25 @@ pub struct Histogram {
     /// The one of number `n` counts those of at least 2^n and less than 2^(n+1) microseconds; the first also those of
     /// no time at all, the last also those of more.
     pub buckets: [u64; BUCKETS],
+    /// All these times added up, in microseconds.
+    pub micros: u64,
 }
 
 impl Histogram {
     pub(crate) fn add(&mut self, micros: u64) {
         let bucket = (micros.max(1).ilog2() as usize).min(BUCKETS - 1);
         self.buckets[bucket] += 1;
+        self.micros = self.micros.saturating_add(micros);
+    }
+
+    fn add_all(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(bucket, more)| *bucket += more);
+        self.micros = self.micros.saturating_add(other.micros);
+    }
+
+    /// How many took less than 2^`exponent` microseconds.
+    pub fn below(&self, exponent: usize) -> u64 {
+        self.buckets.iter().take(exponent).sum()
     }
 
     /// How many there were.
@@ -52,6 +65,14 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// Add those of another client.
+    pub fn add_all(&mut self, other: &Self) {
+        self.read.add_all(&other.read);
+        self.write.add_all(&other.write);
+        self.flush.add_all(&other.flush);
+        self.other.add_all(&other.other);
+    }
+
     pub(crate) fn add(&mut self, operation: Operation, micros: u64) {
         let histogram = match operation {
             Operation::Read => &mut self.read,
@@ -79,6 +100,8 @@ mod tests {
         let mut expected = [0; BUCKETS];
         (expected[0], expected[1], expected[2], expected[9], expected[27]) = (2, 2, 1, 1, 3);
         assert_eq!((histogram.buckets, histogram.count()), (expected, 9));
+        assert_eq!((histogram.below(0), histogram.below(2), histogram.below(27)), (0, 4, 6));
+        assert_eq!(histogram.micros, u64::MAX, "it stays at the end");
     }
 
     #[test]
