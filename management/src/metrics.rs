@@ -217,6 +217,7 @@ fn latency(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
 /// What the connections of initiators have done.
 fn initiators(text: &mut String, connections: &[Connected]) -> core::fmt::Result {
     type Figure = fn(&Connected) -> u64;
+    type Time = fn(&Connected) -> Duration;
     let figures: [(&str, &str, Figure); 5] = [
         ("corbel_connection_commands", "gauge", |connected| connected.commands as u64),
         ("corbel_connection_window", "gauge", |connected| connected.window as u64),
@@ -230,7 +231,7 @@ fn initiators(text: &mut String, connections: &[Connected]) -> core::fmt::Result
             writeln!(text, "{name}{{{}}} {}", Labels(connected), figure(connected))?;
         }
     }
-    let times: [(&str, fn(&Connected) -> Duration); 2] = [
+    let times: [(&str, Time); 2] = [
         ("corbel_connection_command_seconds_total", |connected| connected.took),
         ("corbel_connection_data_wait_seconds_total", |connected| connected.awaited),
     ];

@@ -1,6 +1,7 @@
 //! Initiators beside each other.
 
 mod cut_through;
+mod figures;
 mod functions;
 mod notices;
 mod straight;
