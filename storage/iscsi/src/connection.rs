@@ -237,7 +237,20 @@ impl Connection {
     /// End a command without a response. Data for it that is still on its way will be swallowed.
     pub fn abort(&mut self, task: Task) {
         if let Some(index) = self.tasks.find(task) {
+            let was_closed = self.sequence.is_closed();
             self.forget(index);
+            if was_closed && !self.sequence.is_closed() {
+                self.tell_window();
+            }
+        }
+    }
+
+    /// The window has opened without a response. Unless a function is still to be answered, which tells so, an initiator that
+    /// waits for the window would hear of it from nothing else (11.4.11).
+    #[cold]
+    fn tell_window(&mut self) {
+        if !self.tasks.has_management() {
+            self.outgoing.say(transmit::Message::Ping { target_transfer_tag: crate::wire::RESERVED_TAG });
         }
     }
 

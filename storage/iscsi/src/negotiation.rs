@@ -118,6 +118,8 @@ const INITIATOR_ERROR: Refusal = Refusal::Status(Status::INITIATOR_ERROR);
 pub(crate) struct Negotiation {
     /// What comes out.
     pub(crate) parameters: Parameters,
+    /// What was agreed upon before this exchange after the login.
+    agreed: Parameters,
     /// What we would like, in the places of the keys.
     preferred: Parameters,
     /// Keys that were spoken of, by their bit.
@@ -144,6 +146,7 @@ impl Negotiation {
         preferred.set(Key::ProtocolLevel, PROTOCOL_LEVEL);
         Self {
             parameters: Parameters::default(),
+            agreed: Parameters::default(),
             preferred,
             seen: 0,
             declared: false,
@@ -161,6 +164,12 @@ impl Negotiation {
     /// Begin an exchange after the login: what was agreed upon stays.
     pub(crate) fn begin_text(&mut self) {
         self.seen = 0;
+        self.agreed = self.parameters;
+    }
+
+    /// The exchange came to nothing: what was agreed upon before it holds (7.12).
+    pub(crate) fn abandon(&mut self) {
+        self.parameters = self.agreed;
     }
 
     /// Look at all offers of a request before any is answered: FirstBurstLength is bounded by MaxBurstLength, in

@@ -49,6 +49,11 @@ impl Sequence {
         self.exp_cmd_sn.plus(self.open.wrapping_sub(1)).0
     }
 
+    /// Whether there is no room for a command in sequence.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.open == 0
+    }
+
     /// The status number the next response will have.
     pub(crate) const fn stat_sn(&self) -> u32 {
         self.stat_sn.0

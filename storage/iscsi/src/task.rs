@@ -308,6 +308,16 @@ impl Tasks {
         self.tags.with_hash_of(tag).find(|&index| self[index].initiator_task_tag == tag)
     }
 
+    /// Whether the task with this tag is a task management function.
+    pub(crate) fn is_management(&self, tag: u32) -> bool {
+        self.find_tag(tag).is_some_and(|index| self[index].purpose == Purpose::TaskManagement)
+    }
+
+    /// Whether a task management function is still to be answered.
+    pub(crate) fn has_management(&self) -> bool {
+        self.slots.iter().any(|slot| slot.phase != Phase::Free && slot.purpose == Purpose::TaskManagement)
+    }
+
     /// The sense data that a slot's answer comes with.
     pub(crate) fn sense(&self, index: u16) -> &[u8] {
         &self.sense[usize::from(index)][..usize::from(self[index].answer.sense_length)]

@@ -48,6 +48,8 @@ struct Player<'a> {
     r2ts: u32,
     /// The header of the last PDU, as it was said, and the length that its command expects to transfer.
     last: Header,
+    /// The header of the last Login Request among them, which a refusal of something else answers as well.
+    login: Header,
     expected: u32,
 }
 
@@ -163,6 +165,7 @@ impl<'a> Player<'a> {
             wanted: None,
             r2ts: 0,
             last: Header([0; 48]),
+            login: Header([0; 48]),
             expected: 0,
         }
     }
@@ -298,6 +301,9 @@ impl<'a> Player<'a> {
             self.cmd_sn = self.cmd_sn.wrapping_add(1);
         }
         self.last = header;
+        if opcode == opcode::LOGIN_REQUEST {
+            self.login = header;
+        }
         let cut = said.edits.iter().find_map(|edit| match edit {
             Edit::Cut(length) => Some(*length),
             _ => None,
@@ -409,12 +415,12 @@ impl<'a> Player<'a> {
         let mut due = [0; 48];
         due[0] = opcode::LOGIN_RESPONSE;
         // CSG as it was said; no transit, no next stage.
-        due[1] = self.last.0[1] & 0x0c;
-        due[8..14].copy_from_slice(&self.last.0[8..14]);
-        due[16..20].copy_from_slice(&self.last.0[16..20]);
+        due[1] = self.login.0[1] & 0x0c;
+        due[8..14].copy_from_slice(&self.login.0[8..14]);
+        due[16..20].copy_from_slice(&self.login.0[16..20]);
         due[36..38].copy_from_slice(&status);
         // TSIH is that of the request where there is one, and no number is valid (11.13.4).
-        due[14..16].copy_from_slice(&self.last.0[14..16]);
+        due[14..16].copy_from_slice(&self.login.0[14..16]);
         due[24..36].copy_from_slice(&header.0[24..36]);
         if header.0 != due || !data.is_empty() {
             return Err(format!("{:02x?} {data:02x?}\ninstead of {due:02x?}", header.0));

@@ -134,9 +134,7 @@ impl Connection {
     fn write_login_answers(&mut self) -> Result<(), Refusal> {
         let (input, output) = self.text.begin_output();
         let mut writer = Writer::new(output);
-        if let Some(portal_group_tag) = self.login.portal_group_tag.take()
-            && !self.peer.target.is_empty()
-        {
+        if let Some(portal_group_tag) = self.login.portal_group_tag.take() {
             writer.pair("TargetPortalGroupTag", portal_group_tag)?;
         }
         let most = self.limits.login_keys;
@@ -169,7 +167,7 @@ impl Connection {
         });
     }
 
-    fn refuse_login(&mut self, status: Status) {
+    pub(super) fn refuse_login(&mut self, status: Status) {
         self.text.begin_output();
         self.end_login(status);
     }

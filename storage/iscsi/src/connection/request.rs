@@ -3,8 +3,9 @@
 use super::Connection;
 use super::receive::Then;
 use crate::event::Fatal;
-use crate::login::SessionType;
+use crate::login::{SessionType, Status};
 use crate::session::Arrival;
+use crate::state::State;
 use crate::wire::{Header, LOGIN_DATA_SEGMENT, SerialNumber, opcode, reject};
 
 /// What the command numbering says of a request.
@@ -68,11 +69,15 @@ impl Connection {
         }
     }
 
-    /// Only login requests are legal before full feature phase, and 8,192 bytes are the most they carry (6.3).
+    /// Only login requests are legal before full feature phase (4.2.4), and 8,192 bytes are the most they carry (6.3).
     fn request_before_full_feature(&mut self, header: &Header) -> Result<(), Fatal> {
         let (opcode, length) = (header.opcode(), header.data_segment());
         if opcode != opcode::LOGIN_REQUEST {
-            return Err(Fatal::UnexpectedPdu { opcode });
+            if self.state == State::TransportUp {
+                return Err(Fatal::UnexpectedPdu { opcode });
+            }
+            self.refuse_login(Status::INVALID_DURING_LOGIN);
+            return Ok(());
         }
         if header.additional_headers() > 0 {
             return Err(Fatal::AdditionalHeader);

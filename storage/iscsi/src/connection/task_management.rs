@@ -40,6 +40,11 @@ impl Connection {
             );
             return Ok(());
         };
+        if function.means_one_task() && self.tasks.is_management(request.referenced_task_tag) {
+            // A function is not done to a function (11.5.1).
+            self.task_management_response(task, TaskManagementResponse::REJECTED);
+            return Ok(());
+        }
         self.forget_unfinished(function, request.lun);
         let referenced =
             if function.means_one_task() { self.referenced(function, &request) } else { Referenced::Nothing };

@@ -144,7 +144,10 @@ impl Connection {
             return Ok(());
         }
         if request.target_transfer_tag == RESERVED_TAG {
-            // A new exchange; an older one is given up with that.
+            // A new exchange; an older one that has not come to its end is given up with that.
+            if self.text.target_transfer_tag != RESERVED_TAG {
+                self.negotiation.abandon();
+            }
             self.text.clear();
             self.negotiation.begin_text();
         } else if request.target_transfer_tag != self.text.target_transfer_tag
@@ -154,7 +157,7 @@ impl Connection {
             return Ok(());
         }
         let Some(offset) = self.text.extend(request.data_segment) else {
-            self.text.clear();
+            self.text_request_failed();
             self.reject(header, reject::LONG_OPERATION);
             return Ok(());
         };
@@ -166,9 +169,10 @@ impl Connection {
         Ok(())
     }
 
-    /// The data digest of a text request did not match: the exchange is over.
+    /// Something was wrong with a text request: the exchange is over, and nothing of it takes effect.
     pub(super) fn text_request_failed(&mut self) {
         self.text.clear();
+        self.negotiation.abandon();
     }
 
     pub(super) fn text_request_is_whole(&mut self) {
@@ -176,7 +180,7 @@ impl Connection {
         let request = TextRequest::read(&header);
         let goes_on = self.text.has_unsent_output() || self.text.asked.is_some();
         if goes_on && (request.data_segment > 0 || request.to_be_continued) {
-            self.text.clear();
+            self.text_request_failed();
             self.reject(&header, reject::PROTOCOL_ERROR);
         } else if self.text.has_unsent_output() {
             self.say_text();
@@ -201,7 +205,7 @@ impl Connection {
             }
             Ok(None) => self.say_text(),
             Err(reason) => {
-                self.text.clear();
+                self.text_request_failed();
                 self.reject(header, reason);
             }
         }

@@ -253,7 +253,7 @@ fn a_response_waits_for_outstanding_r2ts() {
 
 #[test]
 fn late_data_of_an_aborted_task_is_swallowed_and_its_slot_is_free_at_once() {
-    let limits = Limits { commands: 1, ..Limits::default() };
+    let limits = Limits { commands: 2, ..Limits::default() };
     let mut bench = Bench::logged_in_with(&limits, WIDE);
     bench.write_with(0x10, 16_384, 0, true);
     let task = bench.taken().task;

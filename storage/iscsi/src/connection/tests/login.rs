@@ -142,7 +142,10 @@ fn a_discovery_session_needs_no_target() {
     bench.accept();
     let (response, text) = bench.hear_login();
     assert_eq!(response.tsih, 7);
-    assert_eq!(text, "MaxBurstLength=Irrelevant\0InitialR2T=Irrelevant\0MaxRecvDataSegmentLength=262144\0");
+    assert_eq!(
+        text,
+        "TargetPortalGroupTag=1\0MaxBurstLength=Irrelevant\0InitialR2T=Irrelevant\0MaxRecvDataSegmentLength=262144\0"
+    );
 }
 
 #[test]
@@ -293,13 +296,21 @@ fn only_logins_are_legal_before_full_feature_phase() {
         header.0[0] = first;
         assert_eq!(bench.try_send(header, &[]), Err(Fatal::UnexpectedPdu { opcode: first }));
     }
-    let mut bench = bench();
-    bench.say(bench.login_request(1, None), NORMAL);
-    bench.announced();
-    bench.accept();
-    bench.hear_login();
-    let command = bench.command(1);
-    assert!(bench.try_send(command.header(), &[]).is_err());
+}
+
+#[test]
+fn what_is_no_login_is_refused_during_one() {
+    for code in (0_u8..64).filter(|&code| code != opcode::LOGIN_REQUEST && code & 0x20 == 0) {
+        let mut bench = bench();
+        bench.say(bench.login_request(1, None), NORMAL);
+        bench.announced();
+        bench.accept();
+        bench.hear_login();
+        let mut header = NopOut::default().header();
+        header.0[0] = code;
+        bench.send(header, &[]);
+        bench.hear_refusal(2, 11);
+    }
 }
 
 #[test]

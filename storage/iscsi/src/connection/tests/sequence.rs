@@ -1,7 +1,7 @@
 //! Command and status numbers: the window, immediate commands, tags in use.
 
 use super::bench::Bench;
-use crate::wire::{NopIn, NopOut, RESERVED_TAG, SerialNumber, reject};
+use crate::wire::{NopIn, NopOut, RESERVED_TAG, SerialNumber, opcode, reject};
 use crate::{Fatal, Limits};
 
 fn window(commands: u16, immediate: u16) -> Bench {
@@ -159,4 +159,23 @@ fn a_stale_task_names_nothing() {
     bench.silence();
     bench.no_event();
     assert_eq!((bench.share.used(), bench.connection.tasks_in_use()), (0, 1));
+}
+
+#[test]
+fn a_window_that_opens_without_a_response_is_told() {
+    let limits = Limits { commands: 2, ..Limits::default() };
+    let mut bench = Bench::logged_in_with(&limits, "");
+    let tasks = [0x10, 0x11].map(|tag| bench.read(tag, 4096));
+    bench.silence();
+    for task in tasks {
+        bench.connection.abort(task);
+    }
+    let heard = bench.hear();
+    assert_eq!(heard.header.opcode(), opcode::NOP_IN, "once, by the first of them");
+    let told = NopIn::read(&heard.header);
+    assert_eq!((told.initiator_task_tag, told.target_transfer_tag), (RESERVED_TAG, RESERVED_TAG));
+    assert_eq!((told.stat_sn, told.data_segment), (bench.exp_stat_sn, 0), "it consumes no number");
+    assert_eq!((told.exp_cmd_sn, told.max_cmd_sn), (102, 103));
+    bench.silence();
+    bench.connection.handle_timeout(bench.now).expect("no answer is waited for");
 }

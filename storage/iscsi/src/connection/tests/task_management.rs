@@ -274,3 +274,20 @@ fn an_answered_write_that_waits_for_its_data_is_ended_by_the_function_that_means
         bench.hear_response(0x10, 0);
     }
 }
+
+#[test]
+fn an_abort_of_a_management_request_is_refused() {
+    let mut bench = Bench::logged_in("iSCSIProtocolLevel=2\0");
+    let waits = TaskManagementRequest { initiator_task_tag: 0x40, ..request(&bench, 5, 0xffff_ffff, 0) };
+    bench.send(waits.header(), &[]);
+    let waits = taken(&mut bench);
+    // ABORT TASK and QUERY TASK, by the number that the request would have as an immediate one, and of itself.
+    for (function, referenced) in [(1, 0x40), (9, 0x40), (1, 0x80)] {
+        let asked = request(&bench, function, referenced, bench.cmd_sn);
+        bench.send(asked.header(), &[]);
+        bench.no_event();
+        hear(&mut bench, TaskManagementResponse::REJECTED.0);
+    }
+    bench.connection.task_management_response(waits.task, TaskManagementResponse::FUNCTION_COMPLETE);
+    assert_eq!(Response::read(&bench.hear().header).initiator_task_tag, 0x40, "and it goes on");
+}

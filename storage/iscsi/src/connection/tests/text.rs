@@ -252,3 +252,43 @@ fn nothing_but_text_and_logout_is_for_a_discovery_session() {
     bench.hear_reject(reject::PROTOCOL_ERROR, command.header());
     bench.no_event();
 }
+
+#[test]
+fn a_text_that_fails_changes_nothing() {
+    let segment = |bench: &Bench| bench.connection.parameters().max_recv_data_segment_length();
+    // Something is wrong behind the pair, the pair is said again, or the exchange is left before its end.
+    for (text, reason) in [
+        ("MaxRecvDataSegmentLength=512\0SendTargets=Alle\0", reject::INVALID_PDU_FIELD),
+        ("MaxRecvDataSegmentLength=512\0MaxRecvDataSegmentLength=1024\0", reject::PROTOCOL_ERROR),
+        ("MaxRecvDataSegmentLength=512\0SendTargets=", reject::PROTOCOL_ERROR),
+    ] {
+        let mut bench = discovery("MaxRecvDataSegmentLength=4096\0");
+        let asked = request(&mut bench, RESERVED_TAG, true, false);
+        bench.send(asked.header(), text.as_bytes());
+        bench.hear_reject(reason, asked.header().with_data_segment(text.len() as u32));
+        assert_eq!(segment(&bench), 4096, "{text}");
+    }
+    let mut bench = discovery("MaxRecvDataSegmentLength=4096\0");
+    let unfinished = request(&mut bench, RESERVED_TAG, false, false);
+    bench.send(unfinished.header(), b"MaxRecvDataSegmentLength=512\0");
+    hear(&mut bench);
+    ask(&mut bench, "SendTargets=All\0");
+    assert_eq!(segment(&bench), 4096);
+    answer(&mut bench, &[DISK]);
+    hear(&mut bench);
+    ask(&mut bench, "MaxRecvDataSegmentLength=512\0");
+    hear(&mut bench);
+    ask(&mut bench, "SendTargets=All\0");
+    assert_eq!(segment(&bench), 512, "what came to its end stays");
+}
+
+#[test]
+fn the_lun_of_an_exchange_comes_back_with_its_tag() {
+    let mut bench = discovery("");
+    let lun = [0, 5, 0, 0, 0, 0, 0, 0];
+    let first = TextRequest { lun, ..request(&mut bench, RESERVED_TAG, false, true) };
+    bench.send(first.header(), b"SendTar");
+    let (response, _) = hear(&mut bench);
+    assert_ne!(response.target_transfer_tag, RESERVED_TAG);
+    assert_eq!(response.lun, lun);
+}
