@@ -1,5 +1,7 @@
 //! A running command: a state machine of fixed size, driven by whoever carries bytes and requests.
 
+use crate::copy::carry::Copying;
+use crate::copy::operations::Name;
 use crate::failure;
 use crate::field::Answer;
 use crate::job::{Job, Progress};
@@ -30,12 +32,16 @@ pub trait Carrier {
     /// with it. Offsets ascend; several may be outstanding.
     fn receive(&mut self, offset: u32, buffer: Buffer);
 
-    /// Carry this request to the unit's backend, and call [`Command::completed`] with what becomes of it, though not
+    /// Carry this request to the backend of this unit, which is that of the command except where one copies between
+    /// units, and call [`Command::completed`] with what becomes of it, though not
     /// from within. Its cookie means something to this command only.
     fn issue(&mut self, unit: UnitId, request: Request);
 
     /// Send Data-In. Offsets ascend without gaps.
     fn send(&mut self, offset: u32, buffer: Buffer);
+
+    /// The command has given up places among those of units, although it has not ended: who is blocked may go on.
+    fn released(&mut self) {}
 }
 
 /// Where a command has come to rest.
@@ -84,8 +90,17 @@ impl Out<'_> {
     }
 
     pub(crate) fn issue(&mut self, request: Request) {
+        self.issue_to(self.unit, request);
+    }
+
+    /// Carry a request to the backend of any unit.
+    pub(crate) fn issue_to(&mut self, unit: UnitId, request: Request) {
         self.issued += 1;
-        self.carrier.issue(self.unit, request);
+        self.carrier.issue(unit, request);
+    }
+
+    pub(crate) fn released(&mut self) {
+        self.carrier.released();
     }
 
     pub(crate) fn send(&mut self, offset: u32, buffer: Buffer) {
@@ -125,6 +140,11 @@ impl Call<'_> {
         self.target.unit(self.head.unit).ok_or(none.into())
     }
 
+    /// By what a copy of the nexus and the unit is known that has this list identifier.
+    pub(crate) fn name(&self, id: Option<u32>) -> Name {
+        Name { nexus: self.head.nexus, unit: self.head.unit, id, action: 0 }
+    }
+
     pub(crate) fn is_report_luns(&self) -> bool {
         self.head.report_luns
     }
@@ -145,6 +165,8 @@ pub(crate) enum Task {
     List(List),
     /// Working on the medium.
     Job(Job),
+    /// Copying between units.
+    Copy(Copying),
     /// Ending the commands of others.
     Abort(Abort),
 }
@@ -237,6 +259,7 @@ impl core::fmt::Debug for Command {
             Task::Answer(_) => "answering",
             Task::List(_) => "taking parameters",
             Task::Job(_) => "working",
+            Task::Copy(_) => "copying",
             Task::Abort(_) => "aborting others",
         };
         let (name, in_flight) = (self.name(), self.in_flight);
@@ -304,6 +327,20 @@ impl Command {
         self.aborted
     }
 
+    /// The units that its requests may be under way to: that of the command, or those between which it copies, or ids
+    /// without a unit.
+    pub fn units(&self) -> [UnitId; 2] {
+        match &self.task {
+            Task::Copy(copying) => copying.units(),
+            _ => [self.head.unit, NO_UNIT],
+        }
+    }
+
+    /// Whether it copies between units, so that it may stand before commands of any, or they before it.
+    pub fn is_copy(&self) -> bool {
+        matches!(self.task, Task::Copy(_))
+    }
+
     /// Whether no request of it is in flight below: it cannot change the medium unless it is stepped.
     pub fn is_quiet(&self) -> bool {
         self.in_flight == 0
@@ -317,15 +354,17 @@ impl Command {
         match &mut self.task {
             Task::List(list) => list.received(offset, buffer),
             Task::Job(job) => job.received(&mut self.segments, offset, buffer),
-            Task::Held | Task::Over(_) | Task::Answer(_) | Task::Abort(_) => {}
+            Task::Held | Task::Over(_) | Task::Answer(_) | Task::Copy(_) | Task::Abort(_) => {}
         }
     }
 
     /// A request of [`Carrier::issue`] has ended.
     pub fn completed(&mut self, completion: Completion) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Task::Job(job) = &mut self.task {
-            job.completed(&mut self.segments, completion);
+        match &mut self.task {
+            Task::Job(job) => job.completed(&mut self.segments, completion),
+            Task::Copy(copying) => copying.completed(&mut self.segments, completion),
+            _ => {}
         }
     }
 
@@ -434,9 +473,10 @@ impl Command {
         memory: &Memory<'_>,
         out: &mut Out<'_>,
     ) -> Option<Rest> {
-        let Self { head, task, .. } = self;
+        let Self { head, task, segments, .. } = self;
         let next = match task {
             Task::Job(_) | Task::Over(_) => return None,
+            Task::Copy(copying) => copying.step(segments, target, head, memory, out),
             Task::Held => {
                 if target.unit(head.unit).is_some_and(LogicalUnit::is_unknown) {
                     return Some(Rest::Blocked);
@@ -469,6 +509,12 @@ impl Command {
 
     #[inline(never)]
     fn step_aborted(&mut self, target: &mut Target) -> Rest {
+        if let Task::Copy(copying) = &mut self.task {
+            if !copying.drain(&mut self.segments, target, &self.head) {
+                return Rest::Wait;
+            }
+            self.task = Task::done();
+        }
         let quiet = match (&mut self.task, target.unit_mut(self.head.unit)) {
             (Task::Job(job), Some(unit)) => job.drain(&mut self.segments, unit),
             (Task::List(list), Some(unit)) => {

@@ -58,6 +58,17 @@ impl Identity {
         name
     }
 
+    /// Whether this is one of its names: code set, association and type, and designator, as page 83h has them. Only those
+    /// that have room in a CSCD descriptor are known; the name by T10 vendor is too long for that.
+    pub(crate) fn is_named(&self, (code_set, kind, designator): (u8, u8, &[u8])) -> bool {
+        const BINARY: u8 = 1;
+        match (code_set, kind) {
+            (BINARY, 0x03) => designator == self.naa(),
+            (BINARY, 0x02) => designator == self.eui(),
+            _ => false,
+        }
+    }
+
     /// The vendor's part of the T10 vendor ID based name. Some initiators look at its first eight characters only,
     /// so they are mixed from all of the UUID.
     pub fn vendor_specific(&self) -> [u8; 32] {

@@ -1,6 +1,7 @@
 //! INQUIRY (SPC-4 section 6.4): standard data and vital product data pages.
 
 use crate::command::{Call, Head, Task};
+use crate::copy::page::third_party_copy;
 use crate::field::{Answer, u16_at};
 use crate::medium::{MAX_COMPARE_AND_WRITE, MAX_UNMAP_DESCRIPTORS, limits, unmaps_by_write_same};
 use crate::sense::{Refusal, Sense, code};
@@ -25,6 +26,7 @@ const PAGES: &[Page] = &[
     Page { code: 0x80, body: unit_serial_number, needs_geometry: false },
     Page { code: 0x83, body: device_identification, needs_geometry: false },
     Page { code: 0x86, body: extended_inquiry, needs_geometry: false },
+    Page { code: 0x8f, body: third_party_copy, needs_geometry: true },
     Page { code: 0xb0, body: block_limits, needs_geometry: true },
     Page { code: 0xb1, body: block_device_characteristics, needs_geometry: true },
     Page { code: 0xb2, body: logical_block_provisioning, needs_geometry: true },
@@ -86,8 +88,10 @@ fn well_known(vital: bool, code: u8, answer: &mut Answer<'_>) -> Result<(), Refu
 /// Standard INQUIRY data (SPC-4 section 6.4.2), 96 bytes.
 fn standard(kind: u8, removable: bool, texts: (&[u8; 8], &[u8; 16], &[u8; 4]), answer: &mut Answer<'_>) {
     const LENGTH: usize = 96;
+    // 3PC: units copy by themselves.
+    let copies = u8::from(kind == 0x00) << 3;
     // SPC-4; HISUP: LUNs are told in the format of REPORT LUNS; response data format 2; CMDQUE.
-    answer.put(&[kind, u8::from(removable) << 7, 0x06, 0x12, (LENGTH - 5) as u8, 0, 0, 0x02]);
+    answer.put(&[kind, u8::from(removable) << 7, 0x06, 0x12, (LENGTH - 5) as u8, copies, 0, 0x02]);
     answer.put(texts.0);
     answer.put(texts.1);
     answer.put(texts.2);

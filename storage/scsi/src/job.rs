@@ -6,10 +6,10 @@
 //! needs nothing that a waiting command holds: there is no circle to wait in.
 
 use crate::attention::Attention;
-use crate::cache::Mark;
 use crate::command::{Ended, Head, Memory, Out, Rest, Task};
 use crate::extents::Extents;
 use crate::failure;
+use crate::flush::Flush;
 use crate::medium::Durability;
 use crate::ordering::{Stage, Ticket, Touch};
 use crate::ranges::Ranges;
@@ -18,10 +18,7 @@ use crate::sense::Refusal;
 use crate::transfer::Transfer;
 use crate::unit::LogicalUnit;
 use core::ops::Range;
-use storage_block::{Arrived, Buffer, Completion, Delivery, Error, Operation, Request};
-
-/// The cookie of a flush; segments and ranges count from zero.
-const FLUSH_COOKIE: u64 = 0xff;
+use storage_block::{Arrived, Buffer, Completion, Delivery};
 
 /// What a job does between its flushes.
 pub(crate) enum Work {
@@ -63,12 +60,6 @@ enum Phase {
     FlushingBefore,
     Working,
     FlushingAfter,
-}
-
-enum Flush {
-    Idle,
-    InFlight(Mark),
-    Returned(Mark, Result<(), Error>),
 }
 
 /// A command on the medium.
@@ -268,7 +259,7 @@ impl Job {
             }
         }
         if self.durability.flush_after {
-            match self.step_flush(unit, head, out) {
+            match self.flush.step(unit, head.unit, head.nexus, out) {
                 Ok(None) => {}
                 Ok(Some(rest)) => return Progress::Rest(rest),
                 Err(refusal) => return self.over(unit, Err(refusal)),
@@ -294,7 +285,7 @@ impl Job {
             self.phase = Phase::FlushingBefore;
         }
         if self.is_flush_due(unit) {
-            match self.step_flush(unit, head, out) {
+            match self.flush.step(unit, head.unit, head.nexus, out) {
                 Ok(None) => {}
                 Ok(Some(rest)) => return Some(Progress::Rest(rest)),
                 Err(refusal) => return Some(self.over(unit, Err(refusal))),
@@ -376,13 +367,7 @@ impl Job {
             Work::Extents(extents) => extents.drain(),
         };
         let quiet = quiet && !matches!(self.flush, Flush::InFlight(_));
-        // That nobody waits for it any more makes a failed flush no better.
-        if let Flush::Returned(_, Err(error)) = self.flush
-            && !matches!(error, Error::NoMemory | Error::Lost)
-        {
-            unit.cache.lose();
-            self.flush = Flush::Idle;
-        }
+        self.flush.abandon(unit);
         if quiet {
             unit.tasks.leave(self.ticket);
         } else {
@@ -400,15 +385,15 @@ impl Job {
     }
 
     pub(crate) fn completed(&mut self, segments: &mut Segments, completion: Completion) {
+        if self.flush.completed(&completion) {
+            return;
+        }
         let index = usize::try_from(completion.cookie).unwrap_or(usize::MAX);
-        match (&mut self.work, &self.flush) {
-            (_, Flush::InFlight(mark)) if completion.cookie == FLUSH_COOKIE => {
-                self.flush = Flush::Returned(*mark, completion.result);
-            }
-            (Work::Transfer(transfer), _) => transfer.completed(segments, index, completion),
-            (Work::Ranges(ranges), _) => ranges.completed(index, &completion),
-            (Work::Extents(extents), _) => extents.completed(completion),
-            (Work::None, _) => {}
+        match &mut self.work {
+            Work::Transfer(transfer) => transfer.completed(segments, index, completion),
+            Work::Ranges(ranges) => ranges.completed(index, &completion),
+            Work::Extents(extents) => extents.completed(completion),
+            Work::None => {}
         }
     }
 
@@ -420,48 +405,5 @@ impl Job {
             return Progress::Over { result, wanted_out, wanted_in: u64::from(sent) };
         }
         Progress::Over { result, wanted_out: self.wanted_out, wanted_in: self.wanted_in }
-    }
-
-    /// Flush, and learn from how it ends.
-    #[inline(never)]
-    fn step_flush(
-        &mut self,
-        unit: &mut LogicalUnit,
-        head: &Head,
-        out: &mut Out<'_>,
-    ) -> Result<Option<Rest>, Refusal> {
-        match self.flush {
-            Flush::Idle => {
-                self.flush = Flush::InFlight(unit.cache.mark());
-                let (operation, cookie) = (Operation::Flush, FLUSH_COOKIE);
-                let request = Request { cookie, operation, offset: 0, length: 0, buffer: None };
-                out.issue(request);
-                Ok(Some(Rest::Wait))
-            }
-            Flush::InFlight(_) => Ok(Some(Rest::Wait)),
-            Flush::Returned(mark, result) => {
-                self.flush = Flush::Idle;
-                match result {
-                    Ok(()) => unit.cache.flushed(mark),
-                    // Not tried, or not known to have been: nothing is lost by that alone.
-                    Err(error @ (Error::NoMemory | Error::Lost)) => {
-                        let lost = unit.cache.tell_loss(head.nexus);
-                        return Err(if lost {
-                            failure::write_loss()
-                        } else {
-                            failure::of_flush(error, unit)
-                        });
-                    }
-                    // The cache below may have dropped what it could not write, and the next flush would not say so.
-                    Err(error) => {
-                        unit.cache.lose();
-                        unit.cache.tell_loss(head.nexus);
-                        return Err(failure::of_flush(error, unit));
-                    }
-                }
-                // Another flush may have failed while this one was under way.
-                if unit.cache.tell_loss(head.nexus) { Err(failure::write_loss()) } else { Ok(None) }
-            }
-        }
     }
 }

@@ -84,7 +84,7 @@ impl List {
 
     fn go_on(&self, target: &mut Target, head: &Head, list: Option<Buffer>) -> Result<Task, Refusal> {
         let result = (self.act)(target, &Head { ticket: self.ticket, ..*head }, list);
-        if !matches!(result, Ok(Task::Job(_)))
+        if !matches!(result, Ok(Task::Job(_) | Task::Copy(_)))
             && let Some(unit) = target.unit_mut(head.unit)
         {
             self.drain(unit);

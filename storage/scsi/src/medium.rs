@@ -72,7 +72,7 @@ const DPO_FUA_FUA: u8 = 0x08;
 
 /// How a command that changes the medium makes it durable, if it must: by force unit access where the backend has it,
 /// else by a flush before GOOD, else, without a cache below, by itself.
-fn durability(unit: &mut LogicalUnit, nexus: Nexus, wanted: bool) -> Result<Durability, Refusal> {
+pub(crate) fn durability(unit: &mut LogicalUnit, nexus: Nexus, wanted: bool) -> Result<Durability, Refusal> {
     if !wanted && !unit.writes_through() {
         return Ok(Durability::NONE);
     }
@@ -150,7 +150,7 @@ fn length_field(cdb: &[u8; 16]) -> Sense {
     Sense::in_cdb([4, 7, 7, 0, 10, 6, 0, 0][usize::from(cdb[0] >> 5)], None)
 }
 
-fn check_writable(unit: &LogicalUnit) -> Result<(), Refusal> {
+pub(crate) fn check_writable(unit: &LogicalUnit) -> Result<(), Refusal> {
     if unit.is_write_protected() {
         return Err(Sense::new(SenseKey::DataProtect, code::WRITE_PROTECTED).into());
     }

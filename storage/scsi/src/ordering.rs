@@ -271,6 +271,12 @@ impl TaskSet {
         may
     }
 
+    /// What [`TaskSet::may_start`] would answer, for a command that begins only if it may in another set as well.
+    pub(crate) fn could_start(&self, ticket: Ticket) -> bool {
+        let clear = |entry: &Entry| entry.started || self.is_clear(entry, ticket.place);
+        self.get(ticket).is_none_or(clear)
+    }
+
     /// Whether nothing can stand in the way of this command, as can be seen without a look at any other.
     fn is_alone(&self, entry: &Entry) -> bool {
         let nobody_else = || self.crowd.is_alone(entry.start, entry.end);

@@ -40,6 +40,8 @@ pub enum SenseKey {
     UnitAttention = 0x6,
     /// Writing is not allowed.
     DataProtect = 0x7,
+    /// A copy between units has ended early.
+    CopyAborted = 0xa,
     /// The command was aborted here.
     AbortedCommand = 0xb,
     /// The medium holds something else than the initiator has sent.
@@ -49,7 +51,7 @@ pub enum SenseKey {
 /// Which field was wrong (sense-key specific data, SPC-4 section 4.5.2.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldPointer {
-    /// The field is in the CDB, else in the parameter list.
+    /// The field is in the CDB, else in the parameter list, or in a segment descriptor of it where a copy was aborted.
     pub in_cdb: bool,
     /// The field's first byte.
     pub byte: u16,
@@ -64,7 +66,8 @@ pub struct Sense {
     pub key: SenseKey,
     /// Additional sense code and its qualifier, as one number: `0x2400` is 24h/00h.
     pub code: u16,
-    /// The INFORMATION field: an LBA, or the offset of a miscompare.
+    /// The INFORMATION field: an LBA, or the offset of a miscompare. Where a copy was aborted, the number of the segment
+    /// descriptor, which is told as COMMAND-SPECIFIC INFORMATION (SPC-4 section 6.4.3.4).
     pub information: Option<u64>,
     /// The field at fault.
     pub pointer: Option<FieldPointer>,
@@ -74,10 +77,14 @@ pub struct Sense {
 #[allow(missing_docs, reason = "the names are the standard's own")]
 pub mod code {
     pub const NO_ADDITIONAL_SENSE: u16 = 0x0000;
+    pub const OPERATION_IN_PROGRESS: u16 = 0x0016;
     pub const BECOMING_READY: u16 = 0x0401;
     pub const MANUAL_INTERVENTION_REQUIRED: u16 = 0x0403;
     pub const SPACE_ALLOCATION_IN_PROGRESS: u16 = 0x0414;
+    pub const UNREACHABLE_COPY_TARGET: u16 = 0x0804;
     pub const WRITE_ERROR: u16 = 0x0c00;
+    pub const THIRD_PARTY_DEVICE_FAILURE: u16 = 0x0d01;
+    pub const COPY_TARGET_DEVICE_NOT_REACHABLE: u16 = 0x0d02;
     pub const INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT: u16 = 0x0e03;
     pub const UNRECOVERED_READ_ERROR: u16 = 0x1100;
     pub const PARAMETER_LIST_LENGTH_ERROR: u16 = 0x1a00;
@@ -88,6 +95,12 @@ pub mod code {
     pub const LOGICAL_UNIT_NOT_SUPPORTED: u16 = 0x2500;
     pub const INVALID_FIELD_IN_PARAMETER_LIST: u16 = 0x2600;
     pub const INVALID_RELEASE_OF_PERSISTENT_RESERVATION: u16 = 0x2604;
+    pub const TOO_MANY_TARGET_DESCRIPTORS: u16 = 0x2606;
+    pub const UNSUPPORTED_TARGET_DESCRIPTOR_TYPE: u16 = 0x2607;
+    pub const TOO_MANY_SEGMENT_DESCRIPTORS: u16 = 0x2608;
+    pub const UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE: u16 = 0x2609;
+    pub const UNEXPECTED_INEXACT_SEGMENT: u16 = 0x260a;
+    pub const INLINE_DATA_LENGTH_EXCEEDED: u16 = 0x260b;
     pub const WRITE_PROTECTED: u16 = 0x2700;
     pub const SPACE_ALLOCATION_FAILED: u16 = 0x2707;
     pub const MEDIUM_MAY_HAVE_CHANGED: u16 = 0x2800;
@@ -150,7 +163,9 @@ impl Sense {
         let pointer = self.pointer?;
         let bit = pointer.bit.map_or(0, |bit| 0x08 | (bit & 7));
         let [high, low] = pointer.byte.to_be_bytes();
-        Some([0x80 | (u8::from(pointer.in_cdb) << 6) | bit, high, low])
+        // SD: counted from the beginning of the segment descriptor.
+        let segment = u8::from(self.key == SenseKey::CopyAborted) << 5;
+        Some([0x80 | (u8::from(pointer.in_cdb) << 6) | segment | bit, high, low])
     }
 
     fn encode_fixed(&self) -> SenseData {
@@ -159,8 +174,10 @@ impl Sense {
         bytes[2] = self.key as u8;
         // Fixed format has 32 bits for it; what does not fit is not valid rather than wrong.
         if let Some(information) = self.information.and_then(|value| u32::try_from(value).ok()) {
-            bytes[0] |= 0x80;
-            bytes[3..7].copy_from_slice(&information.to_be_bytes());
+            let is_command_specific = self.key == SenseKey::CopyAborted;
+            let at = if is_command_specific { 8 } else { 3 };
+            bytes[0] |= u8::from(!is_command_specific) << 7;
+            bytes[at..at + 4].copy_from_slice(&information.to_be_bytes());
         }
         bytes[7] = 10;
         bytes[12..14].copy_from_slice(&self.code.to_be_bytes());
@@ -177,7 +194,9 @@ impl Sense {
         bytes[2..4].copy_from_slice(&self.code.to_be_bytes());
         let mut end = 8;
         if let Some(information) = self.information {
-            bytes[end..end + 4].copy_from_slice(&[0x00, 0x0a, 0x80, 0]);
+            let is_command_specific = self.key == SenseKey::CopyAborted;
+            let head = if is_command_specific { [0x01, 0x0a, 0, 0] } else { [0x00, 0x0a, 0x80, 0] };
+            bytes[end..end + 4].copy_from_slice(&head);
             bytes[end + 4..end + 12].copy_from_slice(&information.to_be_bytes());
             end += 12;
         }

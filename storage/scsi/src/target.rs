@@ -2,6 +2,7 @@
 
 use crate::attention::Attention;
 use crate::command::{Command, Head, Task};
+use crate::copy::operations::Operations;
 use crate::identity::Identity;
 use crate::lun::{self, Address, MAX_LUN};
 use crate::nexus::{Claim, MAX_NEXUSES, Nexus, Nexuses, TransportId};
@@ -54,6 +55,7 @@ pub struct Target {
     limits: Limits,
     units: Vec<Place>,
     pub(crate) nexuses: Nexuses,
+    pub(crate) copies: Operations,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Target {
             limits,
             units: (0..limits.units).map(|_| Place { generation: 0, number: None, unit: None }).collect(),
             nexuses: Nexuses::new(limits.nexuses),
+            copies: Operations::new(),
         }
     }
 
@@ -226,17 +229,20 @@ impl Target {
     /// now. Its commands are the caller's to abort, and to wait for before the port attaches again.
     pub fn detach(&mut self, nexus: Nexus) {
         self.each_unit(|unit| unit.nexus_lost(nexus));
+        self.copies.forget(|name| name.nexus == nexus);
         self.nexuses.set_attached(nexus, false);
     }
 
     /// LOGICAL UNIT RESET (SAM-5 section 7.7), after all commands of the unit were aborted and are quiet. False when
     /// there is no such unit.
     pub fn lun_reset(&mut self, id: UnitId) -> bool {
+        self.copies.forget(|name| name.unit == id);
         self.unit_mut(id).map(LogicalUnit::reset).is_some()
     }
 
     /// TARGET RESET, warm or cold: a reset of every unit, after all commands were aborted and are quiet.
     pub fn target_reset(&mut self) {
+        self.copies.forget(|_| true);
         self.each_unit(LogicalUnit::reset);
     }
 

@@ -155,10 +155,21 @@ pub struct Slot {
     pub waits: &'static str,
 }
 
+/// A disk behind another unit of the bench's target, and whose its pending requests are.
+#[derive(Debug)]
+pub struct Other {
+    /// The unit.
+    pub unit: UnitId,
+    /// Its disk.
+    pub disk: RamDisk,
+    owners: Vec<usize>,
+}
+
 /// What carries for a command on the bench.
 struct Hands<'a> {
     index: usize,
     unit: UnitId,
+    others: &'a mut Vec<Other>,
     /// Bytes of Data-Out that there are.
     offered: usize,
     moved: bool,
@@ -176,9 +187,18 @@ impl Carrier for Hands<'_> {
     }
 
     fn issue(&mut self, unit: UnitId, request: Request) {
-        assert_eq!(unit, self.unit);
-        self.disk.submit(request);
-        self.owners.push(self.index);
+        self.moved = true;
+        if unit == self.unit {
+            self.disk.submit(request);
+            self.owners.push(self.index);
+            return;
+        }
+        let other = self.others.iter_mut().find(|other| other.unit == unit).expect("a unit of the bench");
+        other.disk.submit(request);
+        other.owners.push(self.index);
+    }
+
+    fn released(&mut self) {
         self.moved = true;
     }
 
@@ -206,6 +226,8 @@ pub struct Bench {
     pub control: Share,
     /// The commands.
     pub slots: Vec<Slot>,
+    /// Disks behind more units.
+    pub others: Vec<Other>,
     owners: Vec<usize>,
     aborts: Vec<(UnitId, Nexus)>,
     steps: usize,
@@ -233,12 +255,34 @@ impl Bench {
         let control = Pool::new(&[(4096, 16), (65536, 1)]).share(usize::MAX / 2);
         let data = pool.share(usize::MAX / 2);
         let disk = RamDisk::new(geometry.size);
-        let (slots, owners, aborts) = Default::default();
-        let mut bench = Self { target, unit, nexuses, disk, data, control, slots, owners, aborts, steps: 0 };
+        let (slots, others, owners, aborts) = Default::default();
+        let mut bench =
+            Self { target, unit, nexuses, disk, data, control, slots, others, owners, aborts, steps: 0 };
         for nexus in nexuses {
             bench.run_as(nexus, &[0; 6], &[], 0);
         }
         bench
+    }
+
+    /// Add a unit with a disk of this shape. The initiators have taken its unit attentions.
+    ///
+    /// # Panics
+    /// When there is no room for it, or the geometry is none.
+    pub fn add(&mut self, number: u16, geometry: Geometry) -> UnitId {
+        let identity = Identity::new([0x20 | number as u8; 16]);
+        let unit = self.target.add_unit(number, identity, Traits::default()).expect("room");
+        let added = self.target.unit_mut(unit).expect("it");
+        added.set_geometry(geometry).expect("a geometry");
+        added.set_readiness(crate::Readiness::Ready);
+        self.others.push(Other { unit, disk: RamDisk::new(geometry.size), owners: Vec::new() });
+        for nexus in self.nexuses {
+            for lun in [0, number as u8] {
+                let index = self.start(nexus, [0, lun, 0, 0, 0, 0, 0, 0], &[0; 6], &[], 0);
+                self.run_all();
+                self.slots.remove(index);
+            }
+        }
+        unit
     }
 
     /// Begin a command of an initiator.
@@ -280,11 +324,12 @@ impl Bench {
     pub fn step(&mut self, index: usize) -> bool {
         let mut moved = false;
         while self.slots[index].outcome.is_none() {
-            let Self { target, unit, disk, data, control, slots, owners, aborts, steps, .. } = self;
+            let Self { target, unit, disk, data, control, slots, others, owners, aborts, steps, .. } = self;
             let memory = Memory { data, control };
             let Slot { command, data_out, data_in, receives, outcome, waits } = &mut slots[index];
             let (unit, offered) = (*unit, data_out.len());
-            let mut hands = Hands { index, unit, offered, moved: false, disk, owners, receives, data_in };
+            let mut hands =
+                Hands { index, unit, others, offered, moved: false, disk, owners, receives, data_in };
             // Every other time the short way is tried before the long one, as a transport does.
             *steps += 1;
             let ended = if *steps % 2 == 0 { command.end(target) } else { None };
@@ -354,6 +399,13 @@ impl Bench {
         self.slots[owner].command.completed(completion);
     }
 
+    /// Complete the `index`th pending request of the `other`th other disk.
+    pub fn complete_other(&mut self, other: usize, index: usize) {
+        let Other { disk, owners, .. } = &mut self.others[other];
+        let (completion, owner) = (disk.complete(index), owners.remove(index));
+        self.slots[owner].command.completed(completion);
+    }
+
     /// Run everything to its end. Requests are completed last in, first out, which is as good an order as any.
     ///
     /// # Panics
@@ -366,6 +418,8 @@ impl Bench {
                 self.give(index);
             } else if !self.disk.pending.is_empty() {
                 self.complete(self.disk.pending.len() - 1);
+            } else if let Some(other) = self.others.iter().position(|other| !other.disk.pending.is_empty()) {
+                self.complete_other(other, self.others[other].disk.pending.len() - 1);
             } else {
                 break;
             }

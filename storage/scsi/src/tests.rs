@@ -3,6 +3,8 @@
 mod answers;
 mod attentions;
 mod basics;
+mod copies;
+mod copy_lists;
 mod durability;
 mod errors;
 mod fuzz;

@@ -18,7 +18,7 @@ fn vital(bench: &mut Bench, page: u8) -> Vec<u8> {
 fn standard_inquiry_data_say_disk_and_which_standards() {
     let mut bench = Bench::new(geometry(1000, 512));
     let (_, data) = bench.run(&[0x12, 0, 0, 0, 255, 0], &[], 255);
-    assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0, 0, 2]);
+    assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 8, 0, 2]);
     assert_eq!(&data[8..36], b"CORBEL  VIRTUAL-DISK    0001");
     assert_eq!(data[58..64], [0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0]);
 }
@@ -27,7 +27,7 @@ fn standard_inquiry_data_say_disk_and_which_standards() {
 fn vital_pages_ascend_and_every_one_of_them_can_be_read() {
     let mut bench = Bench::new(geometry(1000, 512));
     let pages = vital(&mut bench, 0)[4..].to_vec();
-    assert_eq!(pages, [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2]);
+    assert_eq!(pages, [0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2]);
     for page in pages {
         vital(&mut bench, page);
     }
