@@ -235,7 +235,7 @@ impl Path {
                 *index >= next
                     && running.target == target
                     && running.owner.is_some()
-                    && scope.unit.is_none_or(|unit| running.command.unit() == unit)
+                    && scope.unit.is_none_or(|unit| running.command.concerns(unit))
                     && scope.nexus.is_none_or(|nexus| running.command.nexus() == nexus)
             });
             let Some((index, running)) = found else { return };
@@ -304,9 +304,12 @@ impl Shared {
         let Some(running) = commands.get(index).filter(|running| running.owner.is_none()) else {
             return false;
         };
-        let volume = registry.volume(running.target, running.command.unit());
-        volume
-            .is_some_and(|volume| self.volumes[volume].is_changing(|cookie| cookie >> 32 == u64::from(index)))
+        running.command.units().into_iter().any(|unit| {
+            let is_meant = |cookie| cookie >> 32 == u64::from(index);
+            registry
+                .volume(running.target, unit)
+                .is_some_and(|volume| self.volumes[volume].is_changing(is_meant))
+        })
     }
 
     /// The aborted commands of the unit that a LUN leads to, or of all units of the target, that may still change them.
@@ -324,7 +327,7 @@ impl Shared {
             .commands
             .iter_mut()
             .filter(|(_, running)| running.owner.is_none() && running.target == target)
-            .filter(|(_, running)| unit.is_none_or(|unit| running.command.unit() == unit))
+            .filter(|(_, running)| unit.is_none_or(|unit| running.command.concerns(unit)))
             .map(|(index, _)| index)
             .collect();
         aborted.into_iter().filter(|&index| self.is_changing(state, index)).collect()
@@ -334,9 +337,11 @@ impl Shared {
     fn cut(&self, state: &mut State, index: CommandIndex) {
         let State { registry, commands, .. } = state;
         let Some(running) = commands.get(index) else { return };
-        if let Some(volume) = registry.volume(running.target, running.command.unit()) {
-            log::warn!("volume {volume}: an aborted write is not answered");
-            self.volumes[volume].cut(|cookie| cookie >> 32 == u64::from(index));
+        for unit in running.command.units() {
+            if let Some(volume) = registry.volume(running.target, unit) {
+                log::warn!("volume {volume}: an aborted write is not answered");
+                self.volumes[volume].cut(|cookie| cookie >> 32 == u64::from(index));
+            }
         }
     }
 
@@ -369,7 +374,7 @@ impl Shared {
         let mut next = 0;
         loop {
             let found = state.commands.iter_mut().find(|(index, running)| {
-                let meant = running.command.unit() == unit && running.command.nexus() == nexus;
+                let meant = running.command.concerns(unit) && running.command.nexus() == nexus;
                 *index >= next && *index != except && running.target == target && meant
             });
             let Some((index, running)) = found else { return };

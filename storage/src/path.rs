@@ -6,7 +6,7 @@
 use crate::figures::Wait;
 use crate::mailbox::CommandIndex;
 use crate::registry::{Place, TargetIndex};
-use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, cookie};
+use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, VolumeIndex, cookie};
 use crate::turns::units;
 use crate::volume::Volume;
 use alloc::rc::Rc;
@@ -274,7 +274,7 @@ impl Path {
                 return moved;
             };
             let (target, unit) = (running.target, running.command.unit());
-            let Some(Place { device, volume, sessions }) = registry.place(target, unit) else {
+            let Some(Place { device, volume, volumes, sessions }) = registry.place(target, unit) else {
                 return moved;
             };
             let volume = volume.map(|volume| (&self.shared.volumes[volume], &mut self.parts[volume]));
@@ -284,12 +284,18 @@ impl Path {
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
             let wait = &mut running.wait;
-            let mut hands = Hands { connection, task, index, now, volume, wait, moved };
+            let others = Others { unit, volumes, all: &self.shared.volumes };
+            let mut hands =
+                Hands { connection, task, index, now, volume, others, wait, moved, released: false };
             let rest = running.command.step(device, &memory, &mut hands);
             moved = hands.moved;
+            if hands.released {
+                self.shared.wake_target(state, target);
+            }
             match rest {
                 Rest::Wait => return moved,
                 Rest::Finish(outcome) => {
+                    let Some(running) = state.commands.get(index) else { return moved };
                     connection.finish(task, answer(running, &outcome));
                     self.ended(state, (index, task), (target, unit));
                     return true;
@@ -367,9 +373,27 @@ struct Hands<'a> {
     index: CommandIndex,
     now: Instant,
     volume: Option<&'a Volume>,
+    others: Others<'a>,
     wait: &'a mut Wait,
     /// It carried something.
     moved: bool,
+    /// Commands of the target that are blocked may go on.
+    released: bool,
+}
+
+/// The volumes behind the units of a target, for a command that copies between them.
+struct Others<'a> {
+    /// The unit of the command.
+    unit: UnitId,
+    volumes: &'a [Option<VolumeIndex>],
+    all: &'a [Volume],
+}
+
+impl<'a> Others<'a> {
+    #[cold]
+    fn find(&self, unit: UnitId) -> Option<&'a Volume> {
+        self.all.get(self.volumes.get(unit.index()).copied().flatten()?)
+    }
 }
 
 impl Carrier for Hands<'_> {
@@ -379,10 +403,11 @@ impl Carrier for Hands<'_> {
         self.moved = true;
     }
 
-    fn issue(&mut self, _unit: UnitId, mut request: Request) {
+    fn issue(&mut self, unit: UnitId, mut request: Request) {
         request.cookie = cookie(self.index, request.cookie);
-        // A unit whose commands reach its backend has a volume.
-        if let Some(volume) = self.volume {
+        // A unit whose commands reach its backend has a volume, and the engine has looked that the unit is there.
+        let volume = if unit == self.others.unit { self.volume } else { self.others.find(unit) };
+        if let Some(volume) = volume {
             volume.push(self.now, request);
         }
         self.moved = true;
@@ -391,6 +416,10 @@ impl Carrier for Hands<'_> {
     fn send(&mut self, offset: u32, buffer: Buffer) {
         self.connection.send(self.task, offset, buffer);
         self.moved = true;
+    }
+
+    fn released(&mut self) {
+        self.released = true;
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Place<'a> {
     pub(crate) device: &'a mut Target,
     /// The volume behind its unit.
     pub(crate) volume: Option<VolumeIndex>,
+    /// The volume behind each unit of the target, by [`UnitId::index`].
+    pub(crate) volumes: &'a [Option<VolumeIndex>],
     /// How many are logged in to the target.
     pub(crate) sessions: usize,
 }
@@ -120,7 +122,7 @@ impl Registry {
         let TargetEntry { device, volumes, sessions, .. } = self.entry_mut(target)?;
         // The place of a unit that is gone may be another's by now.
         let volume = volumes.get(unit.index()).copied().flatten().filter(|_| device.unit(unit).is_some());
-        Some(Place { device, volume, sessions: *sessions })
+        Some(Place { device, volume, volumes, sessions: *sessions })
     }
 
     /// The volume behind a unit.

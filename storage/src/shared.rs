@@ -221,9 +221,11 @@ impl Shared {
         if let Some(running) = commands.get_mut(index) {
             running.owner = None;
             running.command.abort();
-            if let Some(volume) = registry.volume(running.target, running.command.unit()) {
-                // What was not sent never will be.
-                self.volumes[volume].lose(|cookie| cookie >> 32 == u64::from(index));
+            for unit in running.command.units() {
+                if let Some(volume) = registry.volume(running.target, unit) {
+                    // What was not sent never will be.
+                    self.volumes[volume].lose(|cookie| cookie >> 32 == u64::from(index));
+                }
             }
             self.drain(state, index);
         }
@@ -233,6 +235,7 @@ impl Shared {
     fn drain(&self, state: &mut State, index: CommandIndex) {
         let State { registry, commands, .. } = &mut *state;
         let Some(running) = commands.get_mut(index) else { return };
+        let is_copy = running.command.is_copy();
         let is_over = match registry.device_mut(running.target) {
             None => running.command.is_quiet(),
             Some(device) => {
@@ -245,7 +248,11 @@ impl Shared {
             running.command.clear();
             commands.release(index);
             self.settle_functions(state, index);
-            self.wake_blocked(state, target, unit);
+            if is_copy {
+                self.wake_target(state, target);
+            } else {
+                self.wake_blocked(state, target, unit);
+            }
         }
     }
 
@@ -254,10 +261,16 @@ impl Shared {
         self.wake(state, |_| true);
     }
 
+    /// A command has given up places in units of a target: let those try again that it may have stood before.
+    pub(crate) fn wake_target(&self, state: &mut State, target: TargetIndex) {
+        self.wake(state, |running| running.target == target);
+    }
+
     /// A command of a unit has ended: let those try again that it may have stood before. No others, or a window of
     /// commands for a disk that hangs would be tried in vain with every command for one that works.
     pub(crate) fn wake_blocked(&self, state: &mut State, target: TargetIndex, unit: UnitId) {
-        self.wake(state, |running| running.target == target && running.command.unit() == unit);
+        let is_meant = |command: &storage_scsi::Command| command.unit() == unit || command.is_copy();
+        self.wake(state, |running| running.target == target && is_meant(&running.command));
     }
 
     fn wake(&self, state: &mut State, is_meant: impl Fn(&Running) -> bool) {
@@ -377,12 +390,19 @@ impl Shared {
                 *index >= next
                     && running.since + hold <= now
                     && running.owner.is_some()
-                    && registry.is_behind(volume, running.target, running.command.unit())
+                    && running
+                        .command
+                        .units()
+                        .into_iter()
+                        .any(|unit| registry.is_behind(volume, running.target, unit))
             });
             let Some((index, running)) = found else { return };
             next = index + 1;
             if let Some(owner) = running.owner {
-                self.mailboxes[owner.connection].revoke(owner.task, Some(Status::Busy));
+                // Who is told BUSY begins anew, and what was copied may be what was to be copied.
+                let is_partly_done = running.command.is_partly_done();
+                let status = if is_partly_done { Status::TaskAborted } else { Status::Busy };
+                self.mailboxes[owner.connection].revoke(owner.task, Some(status));
             }
             self.abort(state, index);
         }

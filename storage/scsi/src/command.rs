@@ -331,9 +331,20 @@ impl Command {
     /// without a unit.
     pub fn units(&self) -> [UnitId; 2] {
         match &self.task {
-            Task::Copy(copying) => copying.units(),
+            Task::Copy(copying) => copying.units().unwrap_or([self.head.unit, NO_UNIT]),
             _ => [self.head.unit, NO_UNIT],
         }
+    }
+
+    /// Whether it is for this unit, or requests of it may be under way to it.
+    pub fn concerns(&self, unit: UnitId) -> bool {
+        self.head.unit == unit || self.units().contains(&unit)
+    }
+
+    /// Whether it has done a part of what it is to do that is not to be done again: what was copied may have been written
+    /// over what was to be copied.
+    pub fn is_partly_done(&self) -> bool {
+        matches!(&self.task, Task::Copy(copying) if copying.is_partly_done())
     }
 
     /// Whether it copies between units, so that it may stand before commands of any, or they before it.

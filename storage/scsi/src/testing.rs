@@ -363,7 +363,7 @@ impl Bench {
         }
         for (unit, nexus) in core::mem::take(&mut self.aborts) {
             for slot in &mut self.slots {
-                if slot.outcome.is_none() && slot.command.unit() == unit && slot.command.nexus() == nexus {
+                if slot.outcome.is_none() && slot.command.concerns(unit) && slot.command.nexus() == nexus {
                     slot.command.abort();
                     slot.receives.clear();
                 }

@@ -1,5 +1,6 @@
 //! Initiators beside each other.
 
+mod copy;
 mod cut_through;
 mod figures;
 mod functions;

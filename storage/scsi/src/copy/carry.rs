@@ -27,7 +27,7 @@ use crate::opcode::Access;
 use crate::ordering::{Attribute, Ticket, Touch};
 use crate::segment::{Segment, Segments, State};
 use crate::sense::{Refusal, Sense, code};
-use crate::target::{NO_UNIT, Target};
+use crate::target::Target;
 use crate::unit::{LogicalUnit, UnitId};
 use core::ops::ControlFlow::{self, Break, Continue};
 use storage_block::{Completion, Error, Operation as Request, Request as Carried};
@@ -53,6 +53,8 @@ pub(crate) struct Copying {
     /// Bytes of its parameter list.
     wanted: u32,
     stretch: Option<Stretch>,
+    /// Something was written by stretches before.
+    has_moved: bool,
     failure: Option<Refusal>,
 }
 
@@ -93,14 +95,17 @@ impl Copying {
     /// The copy at `place`, with a parameter list of `wanted` bytes. `is_here` if all of it is within the unit it came to.
     pub(crate) fn new(place: u8, head: &Head, wanted: u32, is_here: bool) -> Self {
         let is_alone = is_here && head.attribute == Attribute::Ordered;
-        Self { place, ticket: head.ticket, is_alone, wanted, stretch: None, failure: None }
+        Self { place, ticket: head.ticket, is_alone, wanted, stretch: None, has_moved: false, failure: None }
     }
 
     /// The units that requests of it may be under way to.
-    pub(crate) fn units(&self) -> [UnitId; 2] {
-        self.stretch
-            .as_ref()
-            .map_or([NO_UNIT; 2], |stretch| [stretch.piece.source, stretch.piece.destination])
+    pub(crate) fn units(&self) -> Option<[UnitId; 2]> {
+        self.stretch.as_ref().map(|stretch| [stretch.piece.source, stretch.piece.destination])
+    }
+
+    /// Whether something was written.
+    pub(crate) fn is_partly_done(&self) -> bool {
+        self.has_moved || self.stretch.as_ref().is_some_and(|stretch| stretch.has_written)
     }
 
     pub(crate) fn step(
@@ -161,7 +166,7 @@ impl Copying {
         match entered {
             Ok(Some(stretch)) => self.stretch = Some(stretch),
             Ok(None) => return Ok(false),
-            Err(refusal) => return Err(Err(self.told(target, refusal, number))),
+            Err(refusal) => return Err(Err(self.told(refusal, number))),
         }
         // It stands in the way of none but those that its stretches overlap.
         if !self.is_alone
@@ -174,11 +179,9 @@ impl Copying {
     }
 
     /// What is told of an error. "Not now" is only told while nothing was done: who is told of it begins anew.
-    fn told(&self, target: &mut Target, refusal: Refusal, number: usize) -> Refusal {
-        let moved = target.copies.at(self.place).moved;
-        let has_written = self.stretch.as_ref().is_some_and(|stretch| stretch.has_written);
+    fn told(&self, refusal: Refusal, number: usize) -> Refusal {
         match refusal.sense {
-            None if moved != 0 || has_written => aborted(code::THIRD_PARTY_DEVICE_FAILURE, number).into(),
+            None if self.is_partly_done() => aborted(code::THIRD_PARTY_DEVICE_FAILURE, number).into(),
             _ => carried(refusal, number),
         }
     }
@@ -207,7 +210,7 @@ impl Copying {
                 Ok(None) => {}
                 Err(refusal) => {
                     let number = target.copies.at(self.place).done;
-                    let told = self.told(target, refusal, number);
+                    let told = self.told(refusal, number);
                     self.failure.get_or_insert(told);
                     continue;
                 }
@@ -216,7 +219,7 @@ impl Copying {
                 Ok(rest) => return rest,
                 Err(refusal) => {
                     let number = target.copies.at(self.place).done;
-                    self.failure = Some(self.told(target, refusal, number));
+                    self.failure = Some(self.told(refusal, number));
                 }
             }
         }
@@ -225,6 +228,7 @@ impl Copying {
     /// The stretch is over: give up its places, and count what of it was done.
     fn leave(&mut self, target: &mut Target) {
         let Some(stretch) = self.stretch.take() else { return };
+        self.has_moved |= stretch.has_written;
         for (id, ticket) in [stretch.piece.source, stretch.piece.destination].into_iter().zip(stretch.tickets)
         {
             if let Some((ticket, unit)) = ticket.zip(target.unit_mut(id)) {

@@ -219,7 +219,7 @@ fn a_copy_needs_what_a_read_of_the_one_and_a_write_of_the_other_need() {
         let (mut bench, cscds) = two(1_000, 512);
         reserve(&mut bench, 1, kind);
         for (list, allowed) in [(&there, writes), (&back, reads)] {
-            let outcome = copy(&mut bench, &list_1(1, 0, &cscds, &[list.clone()]));
+            let outcome = copy(&mut bench, &list_1(1, 0, &cscds, std::slice::from_ref(list)));
             if allowed {
                 good(&outcome);
             } else {
@@ -232,7 +232,7 @@ fn a_copy_needs_what_a_read_of_the_one_and_a_write_of_the_other_need() {
     bench.start(bench.nexuses[1], [0, 1, 0, 0, 0, 0, 0, 0], &[0x16, 0, 0, 0, 0, 0], &[], 0);
     bench.run_all();
     for list in [&there, &back] {
-        let outcome = copy(&mut bench, &list_1(1, 0, &cscds, &[list.clone()]));
+        let outcome = copy(&mut bench, &list_1(1, 0, &cscds, std::slice::from_ref(list)));
         assert_eq!(outcome.status, Status::ReservationConflict);
     }
     let (mut bench, cscds) = two(1_000, 512);
@@ -322,9 +322,9 @@ fn an_aborted_copy_ends_when_nothing_of_it_is_under_way_and_leaves_no_place_take
         for _ in 0..completed {
             bench.step_all();
             if bench.others[0].disk.pending.is_empty() {
-                bench.complete(0)
+                bench.complete(0);
             } else {
-                bench.complete_other(0, 0)
+                bench.complete_other(0, 0);
             }
         }
         bench.slots[copy].command.abort();

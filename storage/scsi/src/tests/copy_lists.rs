@@ -3,6 +3,7 @@
 use super::*;
 use crate::testing::{Bench, geometry};
 use crate::{SenseKey, code};
+use std::slice::from_ref;
 
 /// A CSCD descriptor that names the bench's unit of this identity, in blocks of this size.
 pub(super) fn cscd(bench: &Bench, unit: crate::UnitId, block: u32) -> Vec<u8> {
@@ -77,7 +78,7 @@ fn a_wrong_list_is_refused_for_what_is_wrong_with_it_and_nothing_moves() {
     let one = cscd(&bench, unit, 512);
     let right = segment(0, (0, 0), 8, 0, 100);
     let with = |at: usize, value: u8| {
-        let mut list = list_1(1, 0, &[one.clone()], &[right.clone()]);
+        let mut list = list_1(1, 0, from_ref(&one), from_ref(&right));
         list[at] = value;
         list
     };
@@ -89,8 +90,10 @@ fn a_wrong_list_is_refused_for_what_is_wrong_with_it_and_nothing_moves() {
     let many = |cscds: usize, segments: usize| {
         list_1(1, 0, &vec![one.clone(); cscds], &vec![right.clone(); segments])
     };
-    let only = |segment: Vec<u8>| list_1(1, 0, &[one.clone()], &[segment]);
-    let table: Vec<(&str, Vec<u8>, u8, u16, Option<u16>)> = vec![
+    let only = |segment: Vec<u8>| list_1(1, 0, from_ref(&one), &[segment]);
+    /// What is wrong, the list, the sense key and code, and the field that is pointed at.
+    type Case = (&'static str, Vec<u8>, u8, u16, Option<u16>);
+    let table: Vec<Case> = vec![
         ("half a header", whole[..15].to_vec(), ILLEGAL, LENGTH, None),
         ("a truncated CSCD descriptor", whole[..40].to_vec(), ILLEGAL, LENGTH, None),
         ("a truncated segment descriptor", whole[..75].to_vec(), ILLEGAL, LENGTH, None),
