@@ -1,5 +1,5 @@
 //! The table of commands. What is dispatched and what REPORT SUPPORTED OPERATION CODES tells are both made from it, so
-//! the two cannot differ.
+//! the two cannot differ. What the standards require of each command stands in `tests/spec`.
 
 use crate::command::{Head, Task};
 use crate::copy::{list, report};

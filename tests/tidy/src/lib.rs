@@ -89,6 +89,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("tests_tidy", &[]),
+    ("tests_spec", &[]),
     ("tests_service", &["storage_nbd"]),
     // All but the first in tests only: the world in which the table is played.
     (
