@@ -101,4 +101,6 @@ pub mod reject {
 }
 
 #[cfg(test)]
+mod identities;
+#[cfg(test)]
 mod tests;

@@ -13,3 +13,4 @@ mod sequence;
 mod straight;
 mod task_management;
 mod text;
+mod wraps;

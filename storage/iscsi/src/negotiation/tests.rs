@@ -122,3 +122,38 @@ fn values_longer_than_allowed_are_rejected_and_keys_without_room_too() {
     let refused = negotiation.offer(Stage::Operational, "MaxBurstLength", "512", &mut Writer::new(&mut out));
     assert_eq!(refused, Err(Refusal::Full));
 }
+
+/// Whatever is offered: what comes out is what was answered, within the range of the key, and if the initiator offers just
+/// that the answer is the same again.
+#[test]
+fn an_answer_offered_back_is_answered_by_itself() {
+    let mut seed = 3_u64;
+    let mut random = |bound: u32| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as u32 % bound
+    };
+    for row in &KEYS {
+        let range = match row.kind {
+            Kind::Minimum(low, high) | Kind::Maximum(low, high) => Some((low, high)),
+            Kind::Or | Kind::And | Kind::Digest => None,
+            _ => continue,
+        };
+        for _ in 0..300 {
+            let offer = match (range, row.kind) {
+                (Some((low, high)), _) => (low + random(high - low + 1)).to_string(),
+                (None, Kind::Digest) => {
+                    ["CRC32C", "None", "CRC32C,None", "None,CRC32C", "x,CRC32C"][random(5) as usize].into()
+                }
+                _ => ["Yes", "No"][random(2) as usize].into(),
+            };
+            let (answer, agreed) = answers(&[(row.name, &offer)]);
+            let (_, value) = answer.trim().split_once('=').expect("a pair");
+            if let Some((low, high)) = range {
+                let said = number(value).expect("a number");
+                assert!((low..=high).contains(&said), "{answer}");
+                assert_eq!(agreed.0[row.key as usize], said, "{answer}");
+            }
+            assert_eq!(answers(&[(row.name, value)]), (answer.clone(), agreed), "{offer}");
+        }
+    }
+}
