@@ -8,6 +8,7 @@ mod copy_lists;
 mod durability;
 mod errors;
 mod fuzz;
+mod identities;
 mod order;
 mod plain;
 mod provisioning;
