@@ -76,7 +76,8 @@ fn lease(stage: &Stage, wire: Wire) -> Process {
     );
     fs::write(file("conf"), text).unwrap();
     let packages = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
-    let program = setup::unpacked("busybox-static", &packages).unwrap().join("bin/busybox");
+    setup::unpacked(&["busybox-static"], &packages).unwrap();
+    let program = packages.join("busybox-static/bin/busybox");
     let mut busybox = stage.net.command(program);
     busybox.args(["udhcpd", "-f"]).arg(file("conf"));
     Process::start("udhcpd", busybox, &file("log")).unwrap()

@@ -71,8 +71,8 @@ fn an_address_can_come_from_a_dhcp_server() {
     );
     fs::write(&conf, text).unwrap();
     let packages = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
-    let mut busybox =
-        stage.net.command(setup::unpacked("busybox-static", &packages).unwrap().join("bin/busybox"));
+    setup::unpacked(&["busybox-static"], &packages).unwrap();
+    let mut busybox = stage.net.command(packages.join("busybox-static/bin/busybox"));
     busybox.args(["udhcpd", "-f"]).arg(&conf);
     let log = stage.scratch.file("udhcpd.log");
     let _server = image_launch::process::Process::start("udhcpd", busybox, &log).unwrap();

@@ -4,7 +4,7 @@ use crate::process::{self, Output};
 use crate::scratch::Scratch;
 use crate::{Context, Error, Result};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -176,20 +176,21 @@ pub fn provider(name: &str) -> Result<String> {
     package.map(str::to_string).ok_or_else(|| Error::new(format!("apt-cache knows no package behind {name}")))
 }
 
-/// The files of a package, which is fetched and unpacked under `cache` but not installed; from there the next time.
+/// The files of packages, which are fetched and unpacked under `cache`, each in a folder of its name, but not installed;
+/// those that are there are not fetched again.
 ///
 /// # Errors
-/// When apt cannot get it or it cannot be unpacked.
-pub fn unpacked(package: &str, cache: &Path) -> Result<PathBuf> {
-    let to = cache.join(package);
-    if to.is_dir() {
-        return Ok(to);
+/// When apt cannot get them or one cannot be unpacked.
+pub fn unpacked(packages: &[&str], cache: &Path) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|package| !cache.join(package).is_dir()).collect();
+    if missing.is_empty() {
+        return Ok(());
     }
     let scratch = Scratch::new()?;
     let fetch = || {
-        // apt's own user may not be allowed into the folder.
-        let mut command = apt(&["-o", "APT::Sandbox::User=root", "download", package]);
-        command.current_dir(scratch.path());
+        // apt's own user may not be allowed into the folder. It takes its time to begin, so it begins once for all.
+        let mut command = apt(&["-o", "APT::Sandbox::User=root", "download"]);
+        command.args(&missing).current_dir(scratch.path());
         process::run(command, LIMIT)
     };
     let mut output = fetch()?;
@@ -198,22 +199,22 @@ pub fn unpacked(package: &str, cache: &Path) -> Result<PathBuf> {
         output = fetch()?;
     }
     if output.code != 0 {
-        return Error::because(format!(
-            "apt-get download {package}:\n{}",
-            process::last_lines(&output.text(), 10)
-        ));
+        return Error::because(format!("apt-get download:\n{}", process::last_lines(&output.text(), 10)));
     }
-    let mut files = fs::read_dir(scratch.path()).context("a package")?.flatten();
-    let file =
-        files.next().ok_or_else(|| Error::new(format!("apt-get download {package} brought nothing")))?;
-    // Only a whole package gets the name under which it is looked for.
     fs::create_dir_all(cache).context(cache.display())?;
-    let half = cache.join(format!("{package}.{}", std::process::id()));
-    let mut dpkg = process::command("dpkg-deb");
-    dpkg.arg("-x").arg(file.path()).arg(&half);
-    process::check(dpkg, LIMIT)?;
-    fs::rename(&half, &to).context(to.display())?;
-    Ok(to)
+    for entry in fs::read_dir(scratch.path()).context("packages")?.flatten() {
+        // A file's name is the package's, then its version and architecture.
+        let file = entry.file_name();
+        let package = file.to_str().and_then(|name| name.split('_').next()).unwrap_or_default();
+        let to = cache.join(package);
+        // Only a whole package gets the name under which it is looked for.
+        let half = cache.join(format!("{package}.{}", std::process::id()));
+        let mut dpkg = process::command("dpkg-deb");
+        dpkg.arg("-x").arg(entry.path()).arg(&half);
+        process::check(dpkg, LIMIT)?;
+        fs::rename(&half, &to).context(to.display())?;
+    }
+    Ok(())
 }
 
 /// Whether apt has package lists, and young ones.
