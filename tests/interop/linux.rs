@@ -1,6 +1,7 @@
 //! A Linux virtual machine as the customer: Debian's kernel and open-iscsi, an ext4 file system, a reboot in between.
 
 pub(crate) mod initramfs;
+mod tools;
 
 use crate::fixture::{script, stage, target};
 use image_launch::disk::Server;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Process 1 of the Linux guest. The kernel's command line gives, as environment variables:
-#   phase=write|verify|load  ip=ADDRESS/LENGTH  portal=ADDRESS:PORT  iqn=NAME
+#   phase=write|verify|load|tools|again  ip=ADDRESS/LENGTH  portal=ADDRESS:PORT  iqn=NAME
 # Every line for the test begins with "guest: "; the last one is "guest: done" or "guest: FAILED what".
 export PATH=/bin:/sbin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -15,7 +15,8 @@ must ip addr add $ip dev eth0
 must ip link set eth0 up
 say "kernel $(uname -r), $(iscsiadm --version)"
 
-iscsid -f > /run/iscsid.log 2>&1 &
+if [ $phase = tools ]; then . /tools.sh; start_udev; fi
+iscsid -f > /run/iscsid.log 2>&1 & echo $! > /run/iscsid.pid
 n=0; until iscsiadm -m session > /run/said 2>&1; [ $? = 21 ]; do n=$((n + 1)); [ $n -lt 100 ] || fail "iscsid"; sleep 0.1; done
 must iscsiadm -m discovery -t sendtargets -p $portal
 say "found $(iscsiadm -m node | wc -l)"
@@ -48,8 +49,12 @@ verify)
 load)
   say "load begins"
   /host/run guest-load /dev/$disk /dev/vport*p1 > /run/said 2>&1 || fail "load" ;;
+tools) tools ;;
+again)
+  say "load begins again"
+  /host/run guest-load /dev/$disk /dev/vport*p1 again > /run/said 2>&1 || fail "load" ;;
 esac
-if [ $phase != load ]; then
+if [ $phase = write ] || [ $phase = verify ]; then
   say "files $(wc -l < /mnt/manifest) kib $(du -sk /mnt/tree | cut -f1)"
   say "manifest $(sha256sum < /mnt/manifest | cut -d' ' -f1)"
   must umount /mnt

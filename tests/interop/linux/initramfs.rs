@@ -1,4 +1,5 @@
-//! A Linux guest made of Debian's own packages: its cloud kernel, open-iscsi, e2fsprogs and busybox in an initramfs.
+//! A Linux guest made of Debian's own packages: its cloud kernel, open-iscsi, e2fsprogs and busybox in an initramfs, and
+//! if asked for the tools of SCSI and of multipath.
 
 use image_launch::{process, setup};
 use std::collections::BTreeMap;
@@ -75,6 +76,65 @@ const MODULES: &[&str] = &[
     "crc32c_intel",
     "crct10dif_pclmul",
 ];
+/// What a guest with tools has beyond that.
+const TOOL_PACKAGES: &[&str] = &[
+    "dmsetup",
+    "libacl1",
+    "libaio1",
+    "libbsd0",
+    "libdevmapper1.02.1",
+    "libedit2",
+    "libgcc-s1",
+    "libjson-c5",
+    "libmd0",
+    "libsgutils2-1.46-2",
+    "libtinfo6",
+    "libudev1",
+    "liburcu8",
+    "multipath-tools",
+    "sg3-utils",
+    "udev",
+];
+const TOOL_PROGRAMS: &[&str] = &[
+    "sbin/dmsetup",
+    "sbin/mpathpersist",
+    "sbin/multipath",
+    "sbin/multipathd",
+    "bin/udevadm",
+    "usr/bin/sg_compare_and_write",
+    "usr/bin/sg_copy_results",
+    "usr/bin/sg_get_lba_status",
+    "usr/bin/sg_inq",
+    "usr/bin/sg_logs",
+    "usr/bin/sg_luns",
+    "usr/bin/sg_modes",
+    "usr/bin/sg_opcodes",
+    "usr/bin/sg_persist",
+    "usr/bin/sg_raw",
+    "usr/bin/sg_readcap",
+    "usr/bin/sg_requests",
+    "usr/bin/sg_reset",
+    "usr/bin/sg_rtpg",
+    "usr/bin/sg_sync",
+    "usr/bin/sg_turs",
+    "usr/bin/sg_unmap",
+    "usr/bin/sg_verify",
+    "usr/bin/sg_vpd",
+    "usr/bin/sg_write_same",
+    "usr/bin/sg_xcopy",
+];
+const TOOL_APPLETS: &[&str] =
+    &["awk", "chmod", "cmp", "head", "hexdump", "kill", "od", "ps", "sed", "sync", "tr", "true"];
+const TOOL_MODULES: &[&str] = &["sg", "dm_multipath", "dm_service_time", "dm_round_robin"];
+/// Folders of them that go in as they are, and where.
+const TOOL_FOLDERS: &[(&str, &str, &str)] = &[
+    ("multipath-tools", "lib/multipath", "lib/multipath"),
+    ("multipath-tools", "lib/udev/rules.d", "lib/udev/rules.d"),
+    ("udev", "lib/udev/rules.d", "lib/udev/rules.d"),
+    ("udev", "lib/udev", "lib/udev"),
+    ("dmsetup", "lib/udev/rules.d", "lib/udev/rules.d"),
+    ("multipath-tools", "lib", "lib"),
+];
 /// The cloud kernel, by the name that always means the newest one.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
@@ -86,25 +146,75 @@ impl Guest {
 
     /// The same with a program of this machine: `/host/run NAME ARGUMENTS` runs it.
     pub(crate) fn with_program(cache: &Path, program: Option<&Path>) -> Self {
-        let kernel_package = setup::provider(KERNEL).unwrap();
-        let mut names = vec![kernel_package.as_str()];
-        names.extend(PACKAGES);
-        let tree = cache.join("packages");
-        for name in names {
-            setup::unpacked(name, &tree).unwrap();
-        }
-        let (boot, kernel_tree) = (tree.join(&kernel_package).join("boot"), tree.join(&kernel_package));
-        let kernel = entry(&boot, |name| name.starts_with("vmlinuz-"));
-        // Always made anew: it is quick, and then it cannot be that of an older script.
+        let parts = Parts::get(cache, PACKAGES);
         let name = program.and_then(|program| program.file_name()?.to_str());
         let initrd = cache.join(name.map_or("initrd".into(), |name| format!("initrd-{name}")));
-        let mut archive = Archive::default();
-        fill(&mut archive, &tree, &kernel_tree);
+        let mut archive = parts.archive(PROGRAMS, APPLETS, MODULES);
         if let Some(program) = program {
             host(&mut archive, program);
         }
+        parts.guest(&archive, initrd)
+    }
+
+    /// A guest with sg3-utils, multipath-tools and udev, programs of this machine, and files of the test.
+    pub(crate) fn with_tools(cache: &Path, programs: &[&Path], files: &[(&str, &[u8])]) -> Self {
+        let parts = Parts::get(cache, &[PACKAGES, TOOL_PACKAGES].concat());
+        let mut archive = parts.archive(
+            &[PROGRAMS, TOOL_PROGRAMS].concat(),
+            &[APPLETS, TOOL_APPLETS].concat(),
+            &[MODULES, TOOL_MODULES].concat(),
+        );
+        for (package, from, to) in TOOL_FOLDERS {
+            let entries = fs::read_dir(parts.tree.join(package).join(from)).unwrap().flatten();
+            for entry in entries.filter(|entry| !entry.path().is_dir()) {
+                archive.file(&format!("{to}/{}", entry.file_name().to_str().unwrap()), &entry.path());
+            }
+        }
+        for program in programs {
+            host(&mut archive, program);
+        }
+        for (name, bytes) in files {
+            archive.program(name, bytes);
+        }
+        parts.guest(&archive, cache.join("initrd-tools"))
+    }
+}
+
+/// What a guest is made of, unpacked.
+struct Parts {
+    tree: PathBuf,
+    packages: Vec<&'static str>,
+    kernel: PathBuf,
+}
+
+impl Parts {
+    fn get(cache: &Path, packages: &[&'static str]) -> Self {
+        let kernel = setup::provider(KERNEL).unwrap();
+        let tree = cache.join("packages");
+        let all: Vec<_> = packages.iter().copied().chain([kernel.as_str()]).collect();
+        setup::unpacked(&all, &tree).unwrap();
+        Self { kernel: tree.join(kernel), packages: packages.to_vec(), tree }
+    }
+
+    fn archive(&self, programs: &[&str], applets: &[&str], names: &[&str]) -> Archive {
+        let mut archive = Archive::default();
+        fill(&mut archive, self, programs);
+        for applet in applets {
+            archive.link(&format!("bin/{applet}"), "busybox");
+        }
+        modules(&mut archive, &self.kernel, names);
+        archive
+    }
+
+    /// The initial file system is always made anew: it is quick, and then it cannot be that of an older script.
+    fn guest(&self, archive: &Archive, initrd: PathBuf) -> Guest {
         archive.write(&initrd);
-        Self { kernel, initrd }
+        Guest { kernel: entry(&self.kernel.join("boot"), |name| name.starts_with("vmlinuz-")), initrd }
+    }
+
+    fn find(&self, file: &str) -> PathBuf {
+        let mut candidates = self.packages.iter().map(|package| self.tree.join(package).join(file));
+        candidates.find(|path| path.exists()).unwrap_or_else(|| panic!("{file} is in none of the packages"))
     }
 }
 
@@ -113,26 +223,23 @@ fn entry(folder: &Path, wanted: impl Fn(&str) -> bool) -> PathBuf {
     entries.find(|entry| entry.file_name().to_str().is_some_and(&wanted)).unwrap().path()
 }
 
-fn fill(archive: &mut Archive, tree: &Path, kernel: &Path) {
+fn fill(archive: &mut Archive, parts: &Parts, programs: &[&str]) {
     for folder in ["proc", "sys", "dev", "run/lock/iscsi", "mnt", "tmp", "etc/iscsi", "var/lib/iscsi", "m"] {
         archive.folder(folder);
     }
     archive.program("init", include_bytes!("init.sh"));
-    archive.file("bin/busybox", &tree.join("busybox-static/bin/busybox"));
-    for applet in APPLETS {
-        archive.link(&format!("bin/{applet}"), "busybox");
-    }
-    for program in PROGRAMS {
+    archive.file("bin/busybox", &parts.tree.join("busybox-static/bin/busybox"));
+    for program in programs {
         let name = Path::new(program).file_name().unwrap().to_str().unwrap();
-        archive.file(&format!("sbin/{name}"), &find(tree, program));
+        archive.file(&format!("sbin/{name}"), &parts.find(program));
     }
-    archive.program("etc/mke2fs.conf", &fs::read(find(tree, "etc/mke2fs.conf")).unwrap());
-    archive.program("etc/iscsi/iscsid.conf", &fs::read(find(tree, "etc/iscsi/iscsid.conf")).unwrap());
+    archive.program("etc/mke2fs.conf", &fs::read(parts.find("etc/mke2fs.conf")).unwrap());
+    archive.program("etc/iscsi/iscsid.conf", &fs::read(parts.find("etc/iscsi/iscsid.conf")).unwrap());
     archive.program("etc/iscsi/initiatorname.iscsi", b"InitiatorName=iqn.2026-11.example.guest:linux\n");
     archive.program("etc/passwd", b"root::0:0::/:/bin/sh\n");
-    for package in PACKAGES {
+    for package in &parts.packages {
         for folder in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
-            let Ok(entries) = fs::read_dir(tree.join(package).join(folder)) else { continue };
+            let Ok(entries) = fs::read_dir(parts.tree.join(package).join(folder)) else { continue };
             for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(".so"))
             {
                 archive.file(&format!("lib/{}", entry.file_name().to_str().unwrap()), &entry.path());
@@ -140,7 +247,6 @@ fn fill(archive: &mut Archive, tree: &Path, kernel: &Path) {
         }
     }
     archive.link("lib64", "lib");
-    modules(archive, kernel);
 }
 
 /// Puts a program of this machine in, with the libraries and the loader of this machine: the guest's may be older.
@@ -164,13 +270,8 @@ fn host(archive: &mut Archive, program: &Path) {
     archive.program("host/run", run.as_bytes());
 }
 
-fn find(tree: &Path, file: &str) -> PathBuf {
-    let mut candidates = PACKAGES.iter().map(|package| tree.join(package).join(file));
-    candidates.find(|path| path.exists()).unwrap_or_else(|| panic!("{file} is in none of the packages"))
-}
-
 /// Puts the modules in, and their names in the order in which they must be loaded.
-fn modules(archive: &mut Archive, kernel: &Path) {
+fn modules(archive: &mut Archive, kernel: &Path, names: &[&str]) {
     let mut all = BTreeMap::new();
     let mut folders = vec![kernel.join("lib/modules")];
     while let Some(folder) = folders.pop() {
@@ -183,7 +284,7 @@ fn modules(archive: &mut Archive, kernel: &Path) {
         }
     }
     let mut order = Vec::new();
-    for module in MODULES {
+    for module in names {
         load(module, &all, &mut order);
     }
     let mut list = String::new();

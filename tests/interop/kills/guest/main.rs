@@ -1,7 +1,7 @@
 //! The load in the Linux guest: writes, reads and syncs of a disk without a cache of the guest's own, several at a time,
 //! each answer compared with what was acknowledged before.
 //!
-//! `load DEVICE PORT`: PORT is a channel to the test outside. Out go lines: `floor BLOCK:WRITE ...` (after a sync: what it
+//! `load DEVICE PORT [again]`: `again` goes on with the blocks as they are. PORT is a channel to the test outside. Out go lines: `floor BLOCK:WRITE ...` (after a sync: what it
 //! has made durable since the last), `status ...` each second, and at the end `done ...` or `failed ...`. In comes `stop`.
 //! While the guest lives, a block holds its last acknowledged write, whatever happens to the storage service; no call
 //! ever fails.
@@ -57,10 +57,10 @@ struct Load {
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let (Some(device), Some(port)) = (words.next(), words.next()) else {
-        eprintln!("load DEVICE PORT");
+        eprintln!("load DEVICE PORT [again]");
         return ExitCode::FAILURE;
     };
-    match run(&device, &port) {
+    match run(&device, &port, words.next().is_some()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             println!("load: {reason}");
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(device: &str, port: &str) -> Result<(), String> {
+fn run(device: &str, port: &str, again: bool) -> Result<(), String> {
     let open = |path: &str, flags| {
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
         file.map_err(|error| format!("{path}: {error}"))
@@ -88,6 +88,9 @@ fn run(device: &str, port: &str) -> Result<(), String> {
         longest: AtomicU64::new(0),
     };
     let load = &*Box::leak(Box::new(load));
+    if again {
+        load.look()?;
+    }
     thread::spawn(move || {
         let lines = BufReader::new(orders).lines().map_while(Result::ok);
         for _ in lines.filter(|line| line == "stop") {
@@ -140,6 +143,25 @@ impl Load {
             self.wrong.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
             self.stop.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Takes what is there for what was acknowledged.
+    fn look(&self) -> Result<(), String> {
+        const AT_ONCE: u64 = 64;
+        let mut memory = Aligned::new(AT_ONCE as usize * BLOCK);
+        let mut number = 0;
+        for some in self.blocks.chunks(AT_ONCE as usize) {
+            let bytes = memory.of(some.len() as u64);
+            self.call("a read", || self.device.read_exact_at(bytes, number * BLOCK as u64))?;
+            for (known, bytes) in some.iter().zip(bytes.chunks_exact(BLOCK)) {
+                let write = write_of(bytes, number)?;
+                known.issued.store(write, Ordering::SeqCst);
+                known.acknowledged.store(write, Ordering::SeqCst);
+                self.next.fetch_max(write + 1, Ordering::SeqCst);
+                number += 1;
+            }
+        }
+        Ok(())
     }
 
     fn figures(&self) -> String {
