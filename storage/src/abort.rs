@@ -11,11 +11,10 @@ use crate::path::Path;
 use crate::registry::TargetIndex;
 use crate::shared::{ConnectionIndex, Running, Shared, State};
 use alloc::vec::Vec;
+use core::num::NonZeroU16;
 use core::time::Duration;
 use kernel_runtime::Instant;
-use storage_iscsi::{
-    Connection, Function, Referenced, SessionTrigger, Task, TaskManagement, TaskManagementResponse,
-};
+use storage_iscsi::{Connection, Function, Referenced, Task, TaskManagement, TaskManagementResponse};
 use storage_scsi::{Attention, Function as Asked, Nexus, Status, Target, UnitId};
 
 /// How long a function's answer waits for what is under way.
@@ -82,6 +81,9 @@ impl Path {
             }
             _ => shared.changing(state, self.index(), Some(request.lun)),
         };
+        if is_done && !matches!(request.function, Function::AbortTask | Function::QueryTask) {
+            self.forget_unfinished(state, request);
+        }
         let is_last = is_done && request.function == Function::TargetColdReset;
         let answer = Answer { task: request.task, response, additional, is_last };
         if awaited.is_empty() {
@@ -89,6 +91,18 @@ impl Path {
         }
         let (connection, since) = (self.index(), shared.clock.now());
         state.pending.push(Pending { connection, answer: Some(answer), awaited, since });
+    }
+
+    /// Other connections of the session may have commands that are answered and wait for data, which the function ends too.
+    fn forget_unfinished(&self, state: &State, request: &TaskManagement) {
+        let shared = self.shared();
+        let Some(tsih) = state.registry.tsih(self.index()) else { return };
+        for member in state.registry.members(tsih) {
+            // Our own seat is empty while we are at work.
+            shared.seats[member].with(|serving| {
+                serving.connection.forget_unfinished(request.function, request.lun);
+            });
+        }
     }
 
     fn answer(&self, connection: &mut Connection, state: &State, answer: Answer) {
@@ -394,13 +408,39 @@ impl Shared {
     /// Have the initiators of a target told something.
     pub(crate) fn notify(&self, state: &State, target: TargetIndex, notice: Notice) {
         for (connection, mailbox) in self.mailboxes.iter().enumerate() {
-            if state.registry.session(connection).is_some_and(|(theirs, _)| theirs == target) {
+            let Some((theirs, _)) = state.registry.session(connection) else { continue };
+            // Each connection is to be left, and what is about units is told once.
+            let is_first = || {
+                let tsih = state.registry.tsih(connection);
+                tsih.and_then(|tsih| state.registry.members(tsih).next()) == Some(connection)
+            };
+            if theirs == target && (notice != Notice::LunsChanged || is_first()) {
                 mailbox.notify(notice);
             }
         }
     }
 
-    /// End the session of a connection from outside: another login replaces it. Its task notices that it has no session.
+    /// Have the other connections of a session look whether they can go on.
+    pub(crate) fn nudge(&self, tsih: NonZeroU16, except: ConnectionIndex) {
+        for member in self.state.borrow().registry.members(tsih).filter(|&member| member != except) {
+            self.mailboxes[member].nudge();
+        }
+    }
+
+    /// End the session of these connections from outside, but for one of them.
+    pub(crate) fn evict_session(&self, tsih: NonZeroU16, except: Option<ConnectionIndex>) {
+        loop {
+            let next = {
+                let state = self.state.borrow();
+                state.registry.members(tsih).find(|&member| Some(member) != except)
+            };
+            let Some(member) = next else { return };
+            self.evict(member);
+        }
+    }
+
+    /// End a connection of a session from outside: it is logged out, or another login replaces it or its session. Its task
+    /// notices that it has none.
     pub(crate) fn evict(&self, connection: ConnectionIndex) {
         let state = &mut *self.state.borrow_mut();
         let mut next = 0;
@@ -416,14 +456,10 @@ impl Shared {
         self.mailboxes[connection].nudge();
     }
 
-    /// The session of a connection is over, because it was closed or because its connection was lost. What waited for that
-    /// goes.
+    /// A connection is none of its session's any more, because it was logged out or because it was lost. What waited for
+    /// that goes.
     pub(crate) fn leave(&self, state: &mut State, connection: ConnectionIndex, is_closed: bool) {
-        if is_closed {
-            state.registry.step(connection, SessionTrigger::Closed);
-        } else {
-            state.registry.lost(connection);
-        }
+        state.registry.leave(connection, is_closed);
         while let Some(volume) = state.registry.remove_left() {
             self.volumes[volume].withdraw(self.clock.now());
         }

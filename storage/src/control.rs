@@ -113,7 +113,7 @@ impl Control {
             done => return done,
         }
         let state = &mut *self.0.state.borrow_mut();
-        let target = state.registry.leave(id)?;
+        let target = state.registry.remove_later(id)?;
         self.0.dismiss(state, target, within);
         Ok(())
     }

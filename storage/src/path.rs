@@ -15,13 +15,15 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::{Instant, Stage};
 use storage_block::{Buffer, Request, Share};
-use storage_iscsi::{Command, Connection, Event, Outcome, Task, TaskManagement};
+use storage_iscsi::{Command, Connection, Event, LogoutReason, Outcome, Task, TaskManagement};
 use storage_scsi::{Arrival, Carrier, Ended, Memory, Rest, Status, UnitId};
 
 /// One connection's way through storage.
 pub(crate) struct Path {
     shared: Rc<Shared>,
     index: ConnectionIndex,
+    /// The place of its session among those whose turn it can be.
+    pub(crate) turn: ConnectionIndex,
     /// The running command of each task slot of the connection's engine, and its task: slots are used again.
     commands: Vec<Option<Slot>>,
     ready: Vec<CommandIndex>,
@@ -43,15 +45,15 @@ struct Slot {
     since: Instant,
 }
 
-/// A connection's part of what the commands of a volume may hold. All sessions have equal parts, so that one which keeps
-/// what it has, because it takes no data or gives none, starves itself only.
+/// A connection's part of what the commands of a volume may hold. All have equal parts, so that one which keeps what it has,
+/// because it takes no data or gives none, starves itself only.
 struct Part {
     /// Which unit the volume is behind: each has its own share, and is not told apart by its volume.
     target: TargetIndex,
     unit: UnitId,
     share: Share,
     /// Of how many.
-    sessions: usize,
+    connections: usize,
 }
 
 /// An event that is not about a command or its data: the portal answers it.
@@ -60,7 +62,7 @@ pub(crate) enum Other {
     LoggedIn,
     SendTargets,
     TaskManagement(TaskManagement),
-    Logout,
+    Logout(LogoutReason),
     Close,
 }
 
@@ -81,7 +83,7 @@ impl Path {
         let ready = Vec::with_capacity(shared.limits.commands);
         let (control, parts) = (shared.control(), (0..shared.limits.volumes).map(|_| None).collect());
         let (commands, now) = (vec![None; slots], shared.clock.now());
-        Self { shared, index, commands, ready, now, control, parts }
+        Self { shared, index, turn: index, commands, ready, now, control, parts }
     }
 
     pub(crate) fn shared(&self) -> &Rc<Shared> {
@@ -116,7 +118,7 @@ impl Path {
             Event::LoggedIn => return Some(Other::LoggedIn),
             Event::SendTargets => return Some(Other::SendTargets),
             Event::TaskManagement(request) => return Some(Other::TaskManagement(request)),
-            Event::Logout(_) => return Some(Other::Logout),
+            Event::Logout(reason) => return Some(Other::Logout(reason)),
             Event::Close => return Some(Other::Close),
         }
         None
@@ -181,9 +183,9 @@ impl Path {
 
     fn begin(&mut self, shared: &Shared, connection: &mut Connection, command: &Command) {
         let units = units(command.expected_data_transfer_length);
-        shared.turns.begun(self.index, units);
+        shared.turns.begun(self.turn, units);
         if !self.admit(shared, connection, command, units) {
-            shared.turns.ended(self.index, units, Duration::ZERO);
+            shared.turns.ended(self.turn, units, Duration::ZERO);
         }
     }
 
@@ -220,7 +222,7 @@ impl Path {
         device.begin(&mut running.command, &arrival);
         let slot = Slot { task: command.task, command: index, units, since: self.now };
         match self.commands[command.task.slot()].replace(slot) {
-            Some(before) => shared.turns.ended(self.index, before.units, Duration::ZERO),
+            Some(before) => shared.turns.ended(self.turn, before.units, Duration::ZERO),
             None => shared.running[self.index].set(held + 1),
         }
         self.step(connection, state, index);
@@ -274,12 +276,12 @@ impl Path {
                 return moved;
             };
             let (target, unit) = (running.target, running.command.unit());
-            let Some(Place { device, volume, volumes, sessions }) = registry.place(target, unit) else {
+            let Some(Place { device, volume, volumes, connections }) = registry.place(target, unit) else {
                 return moved;
             };
             let volume = volume.map(|volume| (&self.shared.volumes[volume], &mut self.parts[volume]));
             let volume = volume
-                .and_then(|(volume, part)| Some((volume, share(part, volume, (target, unit), sessions)?)));
+                .and_then(|(volume, part)| Some((volume, share(part, volume, (target, unit), connections)?)));
             let control = &self.control;
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
@@ -323,7 +325,7 @@ impl Path {
         if let Some(slot) = slot.and_then(|slot| slot.take_if(|slot| slot.task == task)) {
             self.shared.running[self.index].update(|count| count - 1);
             let took = self.now.since(slot.since);
-            self.shared.turns.ended(self.index, slot.units, took);
+            self.shared.turns.ended(self.turn, slot.units, took);
             self.shared.figures[self.index].ended(took);
         }
     }
@@ -344,14 +346,15 @@ impl Path {
         self.abort(task);
     }
 
-    /// The session is over, closed by a logout or because its connection was lost: its commands are nobody's, and its nexus
-    /// is lost.
+    /// The connection is none of its session's any more, by a logout or because it was lost: its commands are nobody's. With
+    /// the last one the session is over, and its nexus lost.
     pub(crate) fn end_session(&mut self, is_closed: bool) {
         let shared = self.shared.clone();
         let state = &mut *shared.state.borrow_mut();
         shared.running[self.index].set(0);
         shared.forget_functions(state, self.index);
-        for Slot { command: index, .. } in self.commands.iter_mut().filter_map(Option::take) {
+        for Slot { command: index, units, .. } in self.commands.iter_mut().filter_map(Option::take) {
+            shared.turns.ended(self.turn, units, Duration::ZERO);
             let is_ours = state
                 .commands
                 .get_mut(index)
@@ -423,21 +426,21 @@ impl Carrier for Hands<'_> {
     }
 }
 
-/// The connection's part of a volume's memory, as it is for so many sessions.
+/// The connection's part of a volume's memory, as it is for so many connections.
 fn share<'a>(
     place: &'a mut Option<Part>,
     volume: &Volume,
     (target, unit): (TargetIndex, UnitId),
-    sessions: usize,
+    connections: usize,
 ) -> Option<&'a Share> {
     if !place.as_ref().is_some_and(|part| part.target == target && part.unit == unit) {
         let share = volume.share()?.part();
-        *place = Some(Part { target, unit, share, sessions: 0 });
+        *place = Some(Part { target, unit, share, connections: 0 });
     }
     let part = place.as_mut()?;
-    if part.sessions != sessions {
-        part.sessions = sessions;
-        part.share.bound(sessions);
+    if part.connections != connections {
+        part.connections = connections;
+        part.share.bound(connections);
     }
     Some(&part.share)
 }

@@ -1,8 +1,9 @@
 //! An iSCSI connection's task: bytes in and out, logins and the end of things.
 
+mod login;
+
 use crate::mailbox::Notice;
 use crate::path::{Other, Path, Resumed};
-use crate::registry::Refused;
 use crate::shared::{ConnectionIndex, Shared};
 use crate::straight::Seat;
 use alloc::boxed::Box;
@@ -15,10 +16,7 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use kernel_runtime::{Instant, Sleep, with_deadline};
 use network::{Stream, TryRead};
-use storage_iscsi::{
-    Admission, Announcement, Connection, Event, Fatal, LogoutResponse, Peer, Portal, SessionTrigger,
-    SessionType, Status, TargetRecord,
-};
+use storage_iscsi::{Announcement, Connection, Event, Fatal, Portal, TargetRecord};
 use storage_scsi::Attention;
 
 /// The only portal group there is.
@@ -107,6 +105,10 @@ pub(crate) struct Serving {
     pub(crate) stream: Stream,
     /// A normal session was admitted. When the registry no longer has it, another login has replaced it.
     has_session: bool,
+    /// That session's TSIH.
+    tsih: Option<NonZeroU16>,
+    /// The session may have other connections.
+    has_siblings: bool,
     pub(crate) stalled: Option<Stalled>,
     /// What stands next on the connection could not be taken when it was last looked at.
     pub(crate) is_blocked: bool,
@@ -146,6 +148,8 @@ impl Serving {
             path: Path::new(shared.clone(), index),
             stream,
             has_session: false,
+            tsih: None,
+            has_siblings: false,
             stalled: None,
             is_blocked: false,
             relief: 0,
@@ -162,7 +166,7 @@ impl Serving {
         self.shared.figures[self.index].clear();
         (self.has_session, self.stalled, self.is_blocked) = (false, None, false);
         (self.relief, self.relief_ends, self.is_over) = (0, Instant::ZERO, false);
-        self.leave_by = None;
+        (self.leave_by, self.tsih, self.has_siblings) = (None, None, false);
     }
 
     /// Nobody is there any more.
@@ -175,7 +179,12 @@ impl Serving {
         } else {
             self.connection.close();
         }
-        self.shared.turns.leave(self.index);
+        if !self.shared.state.borrow().registry.has_turn(self.path.turn) {
+            self.shared.turns.leave(self.path.turn);
+        }
+        if let Some(tsih) = self.tsih {
+            self.shared.nudge(tsih, self.index);
+        }
         self.shared.wake_starved();
     }
 
@@ -185,7 +194,9 @@ impl Serving {
         if let Err(fatal) = self.connection.handle_timeout(now) {
             return Poll::Ready(self.dropped(&fatal));
         }
-        self.shared.turns.enter(self.index, now);
+        if self.has_session {
+            self.shared.turns.enter(self.path.turn, now);
+        }
         self.is_over = false;
         for _ in 0..PASSES {
             match self.pass(now) {
@@ -244,6 +255,9 @@ impl Serving {
         self.shared.wake_starved();
         // An event that only the last bytes have brought about waits for nobody else.
         let speaks = self.drain()?;
+        if self.has_siblings {
+            self.look_after_siblings();
+        }
         Ok(match received {
             Received::All => speaks,
             Received::Enough => true,
@@ -288,6 +302,10 @@ impl Serving {
         let mut bytes = 0;
         while bytes < BYTES_PER_PASS && !self.is_over {
             if !self.connection.has_space() {
+                if self.connection.retry().map_err(|fatal| self.dropped(&fatal))? {
+                    self.drain()?;
+                    continue;
+                }
                 if self.turned_away(now) {
                     continue;
                 }
@@ -296,7 +314,15 @@ impl Serving {
             self.stalled = None;
             // Commands are taken as they lie in the stream's own buffer, many at once, and data goes from there to its place.
             let (connection, mut taken) = (&mut self.connection, Ok(0));
+            let (is_over, has_siblings) = (&mut self.is_over, self.has_siblings);
             let read = self.stream.read_with(|some| {
+                // Commands of several connections have an order: what was taken is not kept back.
+                if has_siblings && connection.begins_command(some) {
+                    *is_over = !self.shared.turns.may_begin(self.path.turn);
+                }
+                if *is_over {
+                    return 0;
+                }
                 taken = connection.take(now, some);
                 taken.unwrap_or(0)
             });
@@ -341,17 +367,13 @@ impl Serving {
                 None => {}
                 Some(Other::Login) => self.login(),
                 Some(Other::LoggedIn) => {
-                    self.shared.state.borrow_mut().registry.step(self.index, SessionTrigger::LoginAccepted);
+                    self.logged_in();
                     let peer = self.connection.peer();
                     log::info!("initiator {}: logged in to {}", peer.initiator, peer.target);
                 }
                 Some(Other::SendTargets) => self.send_targets(),
                 Some(Other::TaskManagement(request)) => self.path.manage(&mut self.connection, &request),
-                Some(Other::Logout) => {
-                    self.path.end_session(true);
-                    self.has_session = false;
-                    self.connection.logout_response(LogoutResponse::Closed);
-                }
+                Some(Other::Logout(reason)) => self.log_out(reason),
                 Some(Other::Close) => return Err(End::Orderly),
             }
         }
@@ -361,8 +383,10 @@ impl Serving {
     /// What has happened next, if it can have its consequences in this turn: a command may have to wait for another one, and
     /// all behind it with it.
     fn next_event(&mut self) -> Option<Event> {
-        if let Event::Command(_) = self.connection.peek_event()? {
-            self.is_over = !self.shared.turns.may_begin(self.index);
+        if let Event::Command(_) = self.connection.peek_event()?
+            && !self.has_siblings
+        {
+            self.is_over = !self.shared.turns.may_begin(self.path.turn);
             if self.is_over {
                 return None;
             }
@@ -383,48 +407,6 @@ impl Serving {
         Ok(moved)
     }
 
-    fn login(&mut self) {
-        let peer = *self.connection.peer();
-        let admission = match self.admission(&peer) {
-            Ok(tsih) => Admission::Accept { tsih, portal_group_tag: PORTAL_GROUP },
-            Err(status) => {
-                log::info!("initiator {}: refused: {status:?}", peer.initiator);
-                Admission::Refuse(status)
-            }
-        };
-        self.connection.admit(admission);
-    }
-
-    fn admission(&mut self, peer: &Peer) -> Result<NonZeroU16, Status> {
-        if self.shared.is_draining.get() {
-            return Err(Status::SERVICE_UNAVAILABLE);
-        }
-        let (target, replaced) = {
-            let registry = &mut self.shared.state.borrow_mut().registry;
-            if peer.session_type == SessionType::Discovery {
-                return Ok(registry.next_tsih());
-            }
-            if peer.tsih != 0 {
-                // One connection per session is what is negotiated, so there is nothing to join.
-                let is_there = registry.has_tsih(peer.tsih);
-                return Err(if is_there {
-                    Status::TOO_MANY_CONNECTIONS
-                } else {
-                    Status::SESSION_DOES_NOT_EXIST
-                });
-            }
-            let target = registry.admissible(peer).map_err(status)?;
-            (target, registry.replaced_by(target, peer))
-        };
-        if let Some(replaced) = replaced {
-            self.shared.evict(replaced);
-        }
-        let registry = &mut self.shared.state.borrow_mut().registry;
-        let tsih = registry.attach(self.index, target, peer).map_err(status)?;
-        self.has_session = true;
-        Ok(tsih)
-    }
-
     fn send_targets(&mut self) {
         let Some(address) = self.shared.portal.or_else(|| self.stream.local()) else { return };
         let portals = [Portal { address: SocketAddr::V4(address), group_tag: PORTAL_GROUP }];
@@ -435,16 +417,11 @@ impl Serving {
     }
 
     fn dropped(&self, fatal: &Fatal) -> End {
+        if let (Fatal::CommandGap { .. }, Some(tsih)) = (fatal, self.tsih) {
+            // No command of the session can be in order any more.
+            self.shared.evict_session(tsih, Some(self.index));
+        }
         log::info!("initiator {}: dropped: {fatal}", self.connection.peer().initiator);
         End::Abrupt
-    }
-}
-
-fn status(refused: Refused) -> Status {
-    match refused {
-        Refused::NoTarget => Status::NOT_FOUND,
-        Refused::NotAllowed => Status::AUTHORIZATION_FAILURE,
-        Refused::Leaving => Status::SERVICE_UNAVAILABLE,
-        Refused::Full => Status::OUT_OF_RESOURCES,
     }
 }

@@ -1,14 +1,16 @@
 //! Which targets there are, what is behind their logical units, and who is logged in.
 
+mod sessions;
+
 use crate::Limits;
 use crate::control::{ControlError, Exposure};
-use crate::shared::{ConnectionIndex, VolumeIndex};
+use crate::shared::VolumeIndex;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::num::NonZeroU16;
-use storage_iscsi::{Peer, SessionState, SessionTrigger};
-use storage_scsi::{AddError, Identity, Nexus, Target, TransportId, UnitId};
+use sessions::Session;
+use storage_iscsi::Peer;
+use storage_scsi::{AddError, Identity, Target, UnitId};
 
 /// A target's name: its slot, and in the higher bits how many targets had that slot before. Slots are used again and
 /// names are not: commands that outlive their target are never taken for those of the next one.
@@ -29,8 +31,8 @@ pub(crate) struct Place<'a> {
     pub(crate) volume: Option<VolumeIndex>,
     /// The volume behind each unit of the target, by [`UnitId::index`].
     pub(crate) volumes: &'a [Option<VolumeIndex>],
-    /// How many are logged in to the target.
-    pub(crate) sessions: usize,
+    /// How many connections sessions with the target have.
+    pub(crate) connections: usize,
 }
 
 /// All targets, exposures and sessions.
@@ -41,6 +43,7 @@ pub(crate) struct Registry {
     names: Vec<TargetIndex>,
     exposures: Vec<ExposureEntry>,
     capacity: usize,
+    /// The session of each connection.
     sessions: Vec<Option<Session>>,
     last_tsih: u16,
 }
@@ -50,8 +53,8 @@ struct TargetEntry {
     initiators: Vec<String>,
     /// An exposure of it waits for the sessions to end, and nobody may log in.
     is_leaving: bool,
-    /// How many are logged in.
-    sessions: usize,
+    /// How many connections its sessions have.
+    connections: usize,
     device: Target,
     /// The volume behind each unit, by [`UnitId::index`].
     volumes: Vec<Option<VolumeIndex>>,
@@ -65,16 +68,6 @@ pub(crate) struct ExposureEntry {
     pub(crate) volume: VolumeIndex,
     /// It is taken away with the last session of its target.
     is_leaving: bool,
-}
-
-/// An I_T nexus that is logged in.
-pub(crate) struct Session {
-    pub(crate) target: TargetIndex,
-    pub(crate) nexus: Nexus,
-    pub(crate) tsih: NonZeroU16,
-    state: SessionState,
-    initiator: storage_iscsi::Name,
-    isid: [u8; 6],
 }
 
 /// Why a login is refused.
@@ -107,9 +100,10 @@ impl Registry {
         self.entry_mut(target).map(|entry| &mut entry.device)
     }
 
-    fn entry(&self, target: TargetIndex) -> Option<&TargetEntry> {
+    /// A target's iSCSI name.
+    fn name(&self, target: TargetIndex) -> Option<&str> {
         let entry = self.targets.get(slot(target))?.as_ref();
-        entry.filter(|_| self.names[slot(target)] == target)
+        entry.filter(|_| self.names[slot(target)] == target).map(|entry| entry.iqn.as_str())
     }
 
     fn entry_mut(&mut self, target: TargetIndex) -> Option<&mut TargetEntry> {
@@ -119,10 +113,10 @@ impl Registry {
 
     /// The device, and the volume behind one of its units.
     pub(crate) fn place(&mut self, target: TargetIndex, unit: UnitId) -> Option<Place<'_>> {
-        let TargetEntry { device, volumes, sessions, .. } = self.entry_mut(target)?;
+        let TargetEntry { device, volumes, connections, .. } = self.entry_mut(target)?;
         // The place of a unit that is gone may be another's by now.
         let volume = volumes.get(unit.index()).copied().flatten().filter(|_| device.unit(unit).is_some());
-        Some(Place { device, volume, volumes, sessions: *sessions })
+        Some(Place { device, volume, volumes, connections: *connections })
     }
 
     /// The volume behind a unit.
@@ -197,7 +191,7 @@ impl Registry {
             iqn: exposure.iqn.clone(),
             initiators: exposure.initiators.clone(),
             is_leaving: false,
-            sessions: 0,
+            connections: 0,
             device: Target::new(&exposure.iqn, self.scsi),
             volumes: (0..self.scsi.units).map(|_| None).collect(),
         });
@@ -218,7 +212,7 @@ impl Registry {
     }
 
     /// Take an exposure away with the last session of its target, which nobody may log in to until then; answers the target.
-    pub(crate) fn leave(&mut self, id: &str) -> Result<TargetIndex, ControlError> {
+    pub(crate) fn remove_later(&mut self, id: &str) -> Result<TargetIndex, ControlError> {
         let place = self.find(id)?;
         let entry = &mut self.exposures[place];
         entry.is_leaving = true;
@@ -254,19 +248,10 @@ impl Registry {
         }
     }
 
-    pub(crate) fn sessions_of(&self, target: TargetIndex) -> usize {
-        self.entry(target).map_or(0, |entry| entry.sessions)
-    }
-
     /// Names of the targets that an initiator may see.
     pub(crate) fn visible<'a>(&'a self, initiator: &'a str) -> impl Iterator<Item = &'a str> {
         let targets = self.targets.iter().flatten();
         targets.filter(move |entry| entry.allows(initiator)).map(|entry| entry.iqn.as_str())
-    }
-
-    /// Whether a session has this TSIH.
-    pub(crate) fn has_tsih(&self, tsih: u16) -> bool {
-        self.sessions.iter().flatten().any(|session| session.tsih.get() == tsih)
     }
 
     /// The target a login asks for, if it may have it.
@@ -280,85 +265,6 @@ impl Registry {
             return Err(Refused::NotAllowed);
         }
         if entry.is_leaving { Err(Refused::Leaving) } else { Ok(self.names[slot]) }
-    }
-
-    /// The connection that serves the session which a login would replace (RFC 7143 section 6.3.5).
-    pub(crate) fn replaced_by(&self, target: TargetIndex, peer: &Peer) -> Option<ConnectionIndex> {
-        self.sessions.iter().position(|session| {
-            session.as_ref().is_some_and(|session| {
-                session.target == target && session.isid == peer.isid && session.initiator == peer.initiator
-            })
-        })
-    }
-
-    /// Log in: from now on the connection's commands are this nexus's.
-    pub(crate) fn attach(
-        &mut self,
-        connection: ConnectionIndex,
-        target: TargetIndex,
-        peer: &Peer,
-    ) -> Result<NonZeroU16, Refused> {
-        let id = TransportId::iscsi(peer.initiator.as_str(), peer.isid).ok_or(Refused::NotAllowed)?;
-        let device = self.device_mut(target).ok_or(Refused::NoTarget)?;
-        let nexus = device.attach(&id).ok_or(Refused::Full)?;
-        let tsih = self.next_tsih();
-        let (initiator, isid) = (peer.initiator, peer.isid);
-        let state = SessionState::Free;
-        self.sessions[connection] = Some(Session { target, nexus, tsih, state, initiator, isid });
-        if let Some(entry) = self.entry_mut(target) {
-            entry.sessions += 1;
-        }
-        self.step(connection, SessionTrigger::LoginBegan);
-        Ok(tsih)
-    }
-
-    /// A TSIH that no session has.
-    pub(crate) fn next_tsih(&mut self) -> NonZeroU16 {
-        loop {
-            self.last_tsih = self.last_tsih.wrapping_add(1);
-            if let Some(tsih) = NonZeroU16::new(self.last_tsih)
-                && !self.has_tsih(tsih.get())
-            {
-                return tsih;
-            }
-        }
-    }
-
-    /// The session on a connection.
-    pub(crate) fn session(&self, connection: ConnectionIndex) -> Option<(TargetIndex, Nexus)> {
-        self.sessions.get(connection)?.as_ref().map(|session| (session.target, session.nexus))
-    }
-
-    /// The names of initiator and target of the session on a connection.
-    pub(crate) fn names_of(&self, connection: ConnectionIndex) -> Option<(&str, &str)> {
-        let session = self.sessions.get(connection)?.as_ref()?;
-        Some((session.initiator.as_str(), &self.entry(session.target)?.iqn))
-    }
-
-    /// The connection of a session was lost. It was its only one and nobody can continue it, so the session is over too.
-    pub(crate) fn lost(&mut self, connection: ConnectionIndex) {
-        self.step(connection, SessionTrigger::Failed);
-        self.step(connection, SessionTrigger::StateTimeout);
-    }
-
-    /// Something happened to the session on a connection. What that makes of it the table says (RFC 7143 section 8.3);
-    /// a session that is free again is no more.
-    pub(crate) fn step(&mut self, connection: ConnectionIndex, trigger: SessionTrigger) {
-        let Some(session) = self.sessions.get_mut(connection).and_then(Option::as_mut) else { return };
-        let Some(state) = session.state.after(trigger) else { return };
-        session.state = state;
-        if state == SessionState::Free {
-            self.detach(connection);
-        }
-    }
-
-    fn detach(&mut self, connection: ConnectionIndex) {
-        if let Some(session) = self.sessions.get_mut(connection).and_then(Option::take)
-            && let Some(entry) = self.entry_mut(session.target)
-        {
-            entry.sessions -= 1;
-            entry.device.detach(session.nexus);
-        }
     }
 }
 

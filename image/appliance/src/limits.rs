@@ -243,6 +243,8 @@ impl Limits {
             watch: WATCH,
             control: CONTROL,
             iscsi: storage::IscsiLimits {
+                // So that one session does not keep out others.
+                max_connections: narrow(self.connections / 4).min(4),
                 commands: narrow(self.window),
                 immediate: 8,
                 buffers: narrow(self.window * 2 + 8),

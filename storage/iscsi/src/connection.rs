@@ -19,7 +19,7 @@ use crate::event::{Counters, Event, Outcome};
 use crate::limits::Limits;
 use crate::login::{Login, Peer};
 use crate::negotiation::{Negotiation, Parameters};
-use crate::session::Sequence;
+use crate::session::{Sequence, Session};
 use crate::state::{State, Trigger};
 use crate::task::{Task, Tasks};
 use alloc::collections::VecDeque;
@@ -90,7 +90,6 @@ impl Connection {
         self.peer = Peer::default();
         self.login = Login::new(now + self.limits.login_deadline);
         self.negotiation = Negotiation::new(&self.limits);
-        self.sequence = Sequence::default();
         self.swallowed.clear();
         self.next_transfer_tag = 0;
         self.transfer_tags_given = 0;
@@ -127,6 +126,8 @@ impl Connection {
     }
 
     fn clear(&mut self) {
+        // Of the window only what is its own, and as long as it is somebody's.
+        self.sequence.release_all(self.tasks.in_window());
         self.tasks.clear();
         self.outgoing.clear();
         self.events.clear();
@@ -155,6 +156,17 @@ impl Connection {
     /// What was agreed upon so far.
     pub const fn parameters(&self) -> &Parameters {
         &self.negotiation.parameters
+    }
+
+    /// What its session is to connections that join it; meaningful from [`Event::LoggedIn`] on.
+    pub fn session(&self) -> Session {
+        self.sequence.session(self.negotiation.parameters)
+    }
+
+    /// The login is one of a further connection of this session: to be said before it is accepted.
+    pub fn join(&mut self, session: &Session) {
+        self.sequence.join(session);
+        self.negotiation.join(&session.parameters);
     }
 
     /// The commands that are with the layer above, with their logical units.

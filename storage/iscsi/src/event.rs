@@ -293,8 +293,11 @@ impl fmt::Display for Portal {
 pub enum LogoutReason {
     /// 0: the session ends.
     CloseSession,
-    /// 1: the connection ends, and with it, being the only one, the session.
+    /// 1: the connection ends, and with it, if it is the only one, the session.
     CloseConnection,
+    /// 1: another connection of the session ends, the one with this CID. To be answered with
+    /// [`crate::Connection::logout_of_other_response`].
+    CloseOther(u16),
 }
 
 /// Response of a Logout Response (11.15.1).

@@ -18,7 +18,7 @@
 //! A [`Fatal`] ends the connection. A refused command, login or request is an answer of the protocol and never
 //! an error. All memory is taken by [`Connection::new`]; nothing from outside makes it grow.
 //!
-//! Error recovery level 0 and one connection per session are what is negotiated.
+//! Error recovery level 0 is what is negotiated, and as many connections per session as [`Limits::max_connections`] says.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -45,6 +45,7 @@ pub use limits::{Limits, MAX_OUTSTANDING_R2T, MAX_SENSE};
 pub use login::{Join, Peer, SessionType, Status};
 pub use name::{MAX_NAME, Name, NotAName};
 pub use negotiation::Parameters;
+pub use session::Session;
 pub use state::{SessionState, SessionTrigger, State};
 pub use storage_chap as chap;
 pub use task::Task;

@@ -12,6 +12,8 @@ pub const MAX_SENSE: usize = 128;
 /// [`crate::Connection::new`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// MaxConnections we would like.
+    pub max_connections: u16,
     /// Task slots for commands in sequence: the CmdSN window.
     pub commands: u16,
     /// Further task slots for immediate commands and task management.
@@ -49,6 +51,8 @@ pub struct Limits {
     pub ping_after: Duration,
     /// Silence after a ping, and in a discovery session any silence, after which the peer is taken for dead.
     pub dead_after: Duration,
+    /// How long a command waits on its connection for those before it, which come by other connections of its session.
+    pub gap_within: Duration,
     /// How long an initiator may keep back data that it has announced or was asked for, without sending any of a
     /// task's. A task with all its data here is nobody's to hold up, and one without holds up whoever comes behind it.
     pub data_within: Duration,
@@ -59,6 +63,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            max_connections: 4,
             commands: 128,
             immediate: 16,
             buffers: 256,
@@ -77,6 +82,7 @@ impl Default for Limits {
             login_deadline: Duration::from_secs(10),
             ping_after: Duration::from_secs(15),
             dead_after: Duration::from_secs(15),
+            gap_within: Duration::from_secs(10),
             data_within: Duration::from_secs(30),
             crc32c: wire::crc32c,
         }
@@ -87,6 +93,7 @@ impl Limits {
     /// The same, with every number brought into the range the standard and this engine can live with.
     #[must_use]
     pub(crate) fn checked(mut self) -> Self {
+        self.max_connections = self.max_connections.max(1);
         self.commands = self.commands.clamp(1, 0x7fff);
         self.immediate = self.immediate.clamp(1, 0x7fff);
         self.max_recv_data_segment_length =

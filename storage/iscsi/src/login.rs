@@ -142,25 +142,24 @@ pub enum Join {
     New,
     /// The session that was there is to end, with all its tasks, before this login is admitted.
     SessionReinstatement,
-    /// The session's connection is to end, with all its tasks, before this login is admitted; the session keeps its
-    /// TSIH.
-    ConnectionReinstatement,
+    /// A further connection of a session, or one in the place of another with its CID: that is to end, with all its tasks,
+    /// before this login is admitted.
+    Session,
 }
 
 impl Peer {
-    /// Judge a login beside the session of the same initiator, ISID and target, given as its TSIH and the CID of its
-    /// connection, if there is one.
+    /// Judge a login beside the session of the same initiator, ISID and target, if there is one, given as its TSIH and
+    /// whether it has room for this connection: by having fewer than MaxConnections, or one with its CID.
     ///
     /// # Errors
     /// The status to refuse it with.
-    pub fn joins(&self, existing: Option<(NonZeroU16, u16)>) -> Result<Join, Status> {
+    pub fn joins(&self, existing: Option<(NonZeroU16, bool)>) -> Result<Join, Status> {
         match (NonZeroU16::new(self.tsih), existing) {
             (None, None) => Ok(Join::New),
             (None, Some(_)) => Ok(Join::SessionReinstatement),
-            (Some(tsih), Some((there, cid))) if tsih == there => {
-                // MaxConnections is one.
-                if cid == self.cid {
-                    Ok(Join::ConnectionReinstatement)
+            (Some(tsih), Some((there, has_room))) if tsih == there => {
+                if has_room {
+                    Ok(Join::Session)
                 } else {
                     Err(Status::TOO_MANY_CONNECTIONS)
                 }
@@ -373,18 +372,18 @@ mod tests {
 
     #[test]
     fn a_login_is_new_or_replaces_or_has_no_place() {
-        let there = NonZeroU16::new(7).map(|tsih| (tsih, 1));
-        for (tsih, cid, existing, judged) in [
-            (0, 1, None, Ok(Join::New)),
-            (0, 1, there, Ok(Join::SessionReinstatement)),
-            (0, 2, there, Ok(Join::SessionReinstatement)),
-            (7, 1, there, Ok(Join::ConnectionReinstatement)),
-            (7, 2, there, Err(Status::TOO_MANY_CONNECTIONS)),
-            (8, 1, there, Err(Status::SESSION_DOES_NOT_EXIST)),
-            (7, 1, None, Err(Status::SESSION_DOES_NOT_EXIST)),
+        let there = |has_room| NonZeroU16::new(7).map(|tsih| (tsih, has_room));
+        for (tsih, existing, judged) in [
+            (0, None, Ok(Join::New)),
+            (0, there(true), Ok(Join::SessionReinstatement)),
+            (0, there(false), Ok(Join::SessionReinstatement)),
+            (7, there(true), Ok(Join::Session)),
+            (7, there(false), Err(Status::TOO_MANY_CONNECTIONS)),
+            (8, there(true), Err(Status::SESSION_DOES_NOT_EXIST)),
+            (7, None, Err(Status::SESSION_DOES_NOT_EXIST)),
         ] {
-            let peer = Peer { tsih, cid, ..Peer::default() };
-            assert_eq!(peer.joins(existing), judged, "{tsih} {cid}");
+            let peer = Peer { tsih, ..Peer::default() };
+            assert_eq!(peer.joins(existing), judged, "{tsih} {existing:?}");
         }
     }
 

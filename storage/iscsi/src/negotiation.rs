@@ -46,7 +46,7 @@ numbers! {
     default_time2retain = DefaultTime2Retain,
     /// ErrorRecoveryLevel, which is zero.
     error_recovery_level = ErrorRecoveryLevel,
-    /// MaxConnections, which is one.
+    /// MaxConnections.
     max_connections = MaxConnections,
     /// iSCSIProtocolLevel (RFC 7144).
     protocol_level = ProtocolLevel,
@@ -131,6 +131,8 @@ pub(crate) struct Negotiation {
     pub(crate) discovery: bool,
     /// CHAP is the authentication method there is, and not None.
     pub(crate) chap: bool,
+    /// It is that of a further connection of a session, whose keys stand.
+    joined: bool,
 }
 
 impl Negotiation {
@@ -144,6 +146,7 @@ impl Negotiation {
         preferred.set(Key::DefaultTime2Retain, u32::from(limits.default_time2retain));
         preferred.set(Key::MaxOutstandingR2T, u32::from(limits.max_outstanding_r2t));
         preferred.set(Key::ProtocolLevel, PROTOCOL_LEVEL);
+        preferred.set(Key::MaxConnections, u32::from(limits.max_connections));
         Self {
             parameters: Parameters::default(),
             agreed: Parameters::default(),
@@ -153,12 +156,22 @@ impl Negotiation {
             max_recv_data_segment_length: limits.max_recv_data_segment_length,
             discovery: false,
             chap: false,
+            joined: false,
         }
     }
 
     /// Whether CHAP was agreed upon.
     pub(crate) const fn chooses_chap(&self) -> bool {
         self.parameters.0[Key::AuthMethod as usize] != 0
+    }
+
+    /// The keys of the session are these, and are not negotiated again.
+    pub(crate) fn join(&mut self, session: &Parameters) {
+        self.joined = true;
+        for row in KEYS.iter().filter(|row| row.is_of_session()) {
+            self.parameters.set(row.key, session.0[row.key as usize]);
+        }
+        self.preferred = self.parameters;
     }
 
     /// Begin an exchange after the login: what was agreed upon stays.
@@ -176,6 +189,9 @@ impl Negotiation {
     /// whichever order they come.
     pub(crate) fn foresee(&mut self, pairs: &[u8]) {
         let offers = crate::wire::text::pairs(pairs).map_while(Result::ok);
+        if self.joined {
+            return;
+        }
         for (_, value) in offers.filter(|(key, _)| *key == KEYS[Key::MaxBurstLength as usize].name) {
             if let Some(offer) = number(value).filter(|offer| *offer >= 512) {
                 let burst = offer.min(self.preferred.max_burst_length());
@@ -249,7 +265,9 @@ impl Negotiation {
             Kind::Minimum(low, high) => number.filter(|n| (low..=high).contains(n)).map(|n| n.min(preferred)),
             Kind::Maximum(low, high) => number.filter(|n| (low..=high).contains(n)).map(|n| n.max(preferred)),
         };
-        let Some(result) = settled else {
+        let stands = self.joined && row.is_of_session();
+        let fits = |result: &u32| !stands || *result == self.parameters.0[row.key as usize];
+        let Some(result) = settled.filter(fits) else {
             return Ok(out.pair(row.name, "Reject")?);
         };
         self.parameters.set(row.key, result);

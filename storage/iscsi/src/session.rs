@@ -1,7 +1,10 @@
-//! The sequence numbers of a session and its connection (4.2.2), apart from the connection's other business so
-//! that several connections can share a session one day.
+//! The sequence numbers of a session and its connection (4.2.2): those of commands are shared by the connections of a
+//! session, those of statuses are each one's own.
 
+use crate::negotiation::Parameters;
 use crate::wire::SerialNumber;
+use alloc::rc::Rc;
+use core::cell::Cell;
 
 /// How a CmdSN stands to the window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,48 +13,86 @@ pub(crate) enum Arrival {
     Next,
     /// Outside the window, or already received: say nothing, do nothing.
     Ignored,
-    /// Inside the window, but an earlier one is missing. TCP keeps order, so on a session's only connection the
-    /// missing one never comes.
+    /// Inside the window, but an earlier one is missing. TCP keeps order, so it comes by another connection or never.
     Gap,
 }
 
-/// Command and status numbering.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sequence {
+/// The commands of a session, by their numbers.
+#[derive(Debug, Default)]
+struct Commands {
     /// The next CmdSN we expect.
-    exp_cmd_sn: SerialNumber,
+    next: Cell<SerialNumber>,
     /// Slots of the window that hold no command.
-    open: u32,
+    open: Cell<u32>,
+    /// Bit `n` stands for `next + 1 + n`: aborted before it arrived, to be taken for received.
+    plugged: Cell<u128>,
+    /// What `next` was when a connection came to wait for the others.
+    awaited: Cell<Option<SerialNumber>>,
+    /// The window was closed, and a connection that ended has opened it.
+    reopened: Cell<bool>,
+}
+
+/// What the connections of a session have in common, for [`crate::Connection::join`].
+#[derive(Clone, Debug)]
+pub struct Session {
+    commands: Rc<Commands>,
+    pub(crate) parameters: Parameters,
+}
+
+impl Session {
+    /// How many connections it may have.
+    pub fn max_connections(&self) -> usize {
+        self.parameters.max_connections() as usize
+    }
+}
+
+/// Command and status numbering.
+#[derive(Debug, Default)]
+pub(crate) struct Sequence {
+    commands: Rc<Commands>,
     /// The next StatSN we give.
     stat_sn: SerialNumber,
-    /// Bit `n` stands for `exp_cmd_sn + 1 + n`: aborted before it arrived, to be taken for received.
-    plugged: u128,
 }
 
 impl Sequence {
     /// Begin with the numbers of the leading login request and `window` slots.
-    pub(crate) fn new(cmd_sn: u32, stat_sn: u32, window: u16) -> Self {
-        Self {
-            exp_cmd_sn: SerialNumber(cmd_sn),
-            open: u32::from(window),
-            stat_sn: SerialNumber(stat_sn),
-            plugged: 0,
+    pub(crate) fn begin(&mut self, cmd_sn: u32, stat_sn: u32, window: u16) {
+        let commands = Commands {
+            next: Cell::new(SerialNumber(cmd_sn)),
+            open: Cell::new(u32::from(window)),
+            ..Commands::default()
+        };
+        match Rc::get_mut(&mut self.commands) {
+            Some(own) => *own = commands,
+            // Others of a session that this connection has left go on with the old ones.
+            None => self.commands = Rc::new(commands),
         }
+        self.stat_sn = SerialNumber(stat_sn);
     }
 
-    pub(crate) const fn exp_cmd_sn(&self) -> u32 {
-        self.exp_cmd_sn.0
+    /// What other connections share with this one.
+    pub(crate) fn session(&self, parameters: Parameters) -> Session {
+        Session { commands: self.commands.clone(), parameters }
+    }
+
+    /// Go on with the command numbers of a session.
+    pub(crate) fn join(&mut self, session: &Session) {
+        self.commands = session.commands.clone();
+    }
+
+    pub(crate) fn exp_cmd_sn(&self) -> u32 {
+        self.commands.next.get().0
     }
 
     /// One before ExpCmdSN when the window is closed. It never goes back: a command that arrives moves both
     /// ends' distance and ExpCmdSN by one, a slot that becomes free moves this end alone.
-    pub(crate) const fn max_cmd_sn(&self) -> u32 {
-        self.exp_cmd_sn.plus(self.open.wrapping_sub(1)).0
+    pub(crate) fn max_cmd_sn(&self) -> u32 {
+        self.commands.next.get().plus(self.commands.open.get().wrapping_sub(1)).0
     }
 
     /// Whether there is no room for a command in sequence.
-    pub(crate) const fn is_closed(&self) -> bool {
-        self.open == 0
+    pub(crate) fn is_closed(&self) -> bool {
+        self.commands.open.get() == 0
     }
 
     /// The status number the next response will have.
@@ -68,39 +109,49 @@ impl Sequence {
 
     /// Where a CmdSN of a command in sequence stands.
     pub(crate) fn place(&self, cmd_sn: u32) -> Arrival {
-        match SerialNumber(cmd_sn).since(self.exp_cmd_sn) {
-            _ if self.open == 0 => Arrival::Ignored,
+        let open = self.commands.open.get();
+        match SerialNumber(cmd_sn).since(self.commands.next.get()) {
+            _ if open == 0 => Arrival::Ignored,
             0 => Arrival::Next,
-            ahead if ahead < self.open => Arrival::Gap,
+            ahead if ahead < open => Arrival::Gap,
             _ => Arrival::Ignored,
         }
     }
 
     /// Whether a command with this number is still to come and has room.
     pub(crate) fn is_awaited(&self, cmd_sn: u32) -> bool {
-        SerialNumber(cmd_sn).since(self.exp_cmd_sn) < self.open && !self.is_plugged(cmd_sn)
+        let ahead = SerialNumber(cmd_sn).since(self.commands.next.get());
+        ahead < self.commands.open.get() && !self.is_plugged(ahead)
+    }
+
+    /// Whether numbers before this one, of those there is room for, are still to come.
+    pub(crate) fn lies_ahead(&self, cmd_sn: u32) -> bool {
+        (1..=self.commands.open.get()).contains(&SerialNumber(cmd_sn).since(self.commands.next.get()))
     }
 
     /// Whether this number lies before the ones still to come.
     pub(crate) fn is_past(&self, cmd_sn: u32) -> bool {
-        SerialNumber(cmd_sn).is_before(self.exp_cmd_sn)
+        SerialNumber(cmd_sn).is_before(self.commands.next.get())
     }
 
-    fn is_plugged(&self, cmd_sn: u32) -> bool {
-        let ahead = SerialNumber(cmd_sn).since(self.exp_cmd_sn);
-        (1..=128).contains(&ahead) && self.plugged >> (ahead - 1) & 1 != 0
+    fn is_plugged(&self, ahead: u32) -> bool {
+        (1..=128).contains(&ahead) && self.commands.plugged.get() >> (ahead - 1) & 1 != 0
     }
 
     /// The next command has arrived. `hold` says that it keeps a slot of the window until [`Self::release`].
     pub(crate) fn arrived(&mut self, hold: bool) {
+        let Commands { next, open, plugged, .. } = &*self.commands;
         if hold {
-            self.open = self.open.saturating_sub(1);
+            open.set(open.get().saturating_sub(1));
         }
         loop {
-            self.exp_cmd_sn = self.exp_cmd_sn.plus(1);
-            let taken_for_received = self.plugged & 1 != 0;
-            self.plugged >>= 1;
-            if !taken_for_received {
+            next.set(next.get().plus(1));
+            let after = plugged.get();
+            if after == 0 {
+                return;
+            }
+            plugged.set(after >> 1);
+            if after & 1 == 0 {
                 return;
             }
         }
@@ -108,15 +159,45 @@ impl Sequence {
 
     /// A slot of the window is free again.
     pub(crate) fn release(&mut self) {
-        self.open += 1;
+        self.commands.open.set(self.commands.open.get() + 1);
+    }
+
+    /// A connection has ended, and with it so many commands of the window.
+    pub(crate) fn release_all(&mut self, count: u32) {
+        let Commands { open, reopened, .. } = &*self.commands;
+        if open.get() == 0 && count > 0 {
+            reopened.set(true);
+        }
+        open.set(open.get() + count);
+    }
+
+    /// Whether the window that was closed has been opened by the end of a connection. Answered once.
+    pub(crate) fn take_reopened(&self) -> bool {
+        self.commands.reopened.take()
+    }
+
+    /// This connection waits for commands that come by others.
+    pub(crate) fn wait(&self) {
+        let Commands { next, awaited, .. } = &*self.commands;
+        awaited.set(Some(next.get()));
+    }
+
+    /// Whether commands have come since a connection began to wait for some. Answered once.
+    pub(crate) fn take_progress(&self) -> bool {
+        let Commands { next, awaited, .. } = &*self.commands;
+        let has_moved = awaited.get().is_some_and(|at| at != next.get());
+        if has_moved {
+            awaited.set(None);
+        }
+        has_moved
     }
 
     /// Take a command that has not arrived for received, as an ABORT TASK for it demands (11.5.1). False if it is
     /// too far ahead to be remembered.
     pub(crate) fn plug(&mut self, cmd_sn: u32) -> bool {
-        match SerialNumber(cmd_sn).since(self.exp_cmd_sn) {
+        match SerialNumber(cmd_sn).since(self.commands.next.get()) {
             0 => self.arrived(false),
-            ahead @ 1..=128 => self.plugged |= 1 << (ahead - 1),
+            ahead @ 1..=128 => self.commands.plugged.set(self.commands.plugged.get() | 1 << (ahead - 1)),
             _ => return false,
         }
         true
@@ -127,9 +208,15 @@ impl Sequence {
 mod tests {
     use super::*;
 
+    fn sequence(cmd_sn: u32, stat_sn: u32, window: u16) -> Sequence {
+        let mut sequence = Sequence::default();
+        sequence.begin(cmd_sn, stat_sn, window);
+        sequence
+    }
+
     #[test]
     fn the_window_opens_and_closes_across_the_wrap_and_never_shrinks() {
-        let mut sequence = Sequence::new(0xffff_fffe, 0xffff_ffff, 4);
+        let mut sequence = sequence(0xffff_fffe, 0xffff_ffff, 4);
         let mut last = sequence.max_cmd_sn();
         assert_eq!(last, 1);
         for cmd_sn in [0xffff_fffe, 0xffff_ffff, 0, 1] {
@@ -148,7 +235,7 @@ mod tests {
 
     #[test]
     fn numbers_outside_the_window_are_ignored_however_far() {
-        let sequence = Sequence::new(5, 0, 4);
+        let sequence = sequence(5, 0, 4);
         for cmd_sn in [4, 9, 5 + 0x8000_0000, 0, 0xffff_ffff] {
             assert_eq!(sequence.place(cmd_sn), Arrival::Ignored, "{cmd_sn}");
         }
@@ -157,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_command_aborted_before_it_came_counts_as_received() {
-        let mut sequence = Sequence::new(0xffff_ffff, 0, 8);
+        let mut sequence = sequence(0xffff_ffff, 0, 8);
         assert!(sequence.plug(1));
         assert!(!sequence.is_awaited(1));
         sequence.arrived(true);
@@ -167,5 +254,35 @@ mod tests {
         assert!(sequence.plug(2));
         assert_eq!(sequence.exp_cmd_sn(), 3);
         assert!(!sequence.plug(500));
+    }
+
+    #[test]
+    fn connections_of_a_session_count_their_commands_together_and_their_answers_apart() {
+        let mut one = sequence(0xffff_ffff, 10, 3);
+        let mut two = sequence(77, 20, 3);
+        two.join(&one.session(Parameters::default()));
+        assert_eq!((two.exp_cmd_sn(), two.max_cmd_sn()), (0xffff_ffff, 1));
+        assert_eq!(two.place(0), Arrival::Gap);
+        two.wait();
+        assert!(!one.take_progress(), "nothing has come yet");
+        one.arrived(true);
+        assert!(one.take_progress() && !one.take_progress(), "it is told once");
+        assert_eq!(two.place(0), Arrival::Next);
+        two.arrived(true);
+        two.arrived(true);
+        assert_eq!(one.max_cmd_sn(), one.exp_cmd_sn().wrapping_sub(1), "closed for both");
+        assert_eq!([one.take_stat_sn(), two.take_stat_sn()], [10, 20]);
+        two.release_all(2);
+        assert!(one.take_reopened() && !two.take_reopened());
+        assert_eq!(one.max_cmd_sn(), one.exp_cmd_sn().wrapping_add(1));
+    }
+
+    #[test]
+    fn a_connection_that_begins_anew_leaves_the_numbers_of_its_session_to_the_others() {
+        let mut one = sequence(5, 0, 8);
+        let mut two = Sequence::default();
+        two.join(&one.session(Parameters::default()));
+        one.begin(100, 0, 8);
+        assert_eq!((one.exp_cmd_sn(), two.exp_cmd_sn()), (100, 5));
     }
 }

@@ -374,6 +374,11 @@ impl Tasks {
         })
     }
 
+    /// How many of the slots in use are the window's.
+    pub(crate) fn in_window(&self) -> u32 {
+        self.in_use() as u32 - u32::from(self.immediate_used)
+    }
+
     /// How many slots are in use.
     pub(crate) fn in_use(&self) -> usize {
         self.slots.len() - self.free_slots.len()

@@ -5,6 +5,7 @@ mod cut_through;
 mod figures;
 mod functions;
 mod notices;
+mod several;
 mod straight;
 
 use super::*;
@@ -38,27 +39,40 @@ impl Initiator {
     }
 
     /// The same, without taking note of the unit attention.
-    async fn log_in_untold(mut stream: Stream, name: &str, target: &str) -> Self {
-        stream.connect(format!("10.78.0.1:{PORT}").parse().expect("address")).await.expect("connected");
-        let mut initiator = Self { stream, input: Vec::new(), cmd_sn: 1, tag: 0 };
-        let request = LoginRequest {
-            immediate: true,
-            transit: true,
-            current_stage: 1,
-            next_stage: 3,
-            isid: [0x80, 0, 0, 0, 0, 1],
-            cmd_sn: 1,
-            ..LoginRequest::default()
-        };
-        let keys = format!(
-            "InitiatorName=iqn.2026-01.test:{name}\0TargetName=iqn.2026-01.test:{target}\0\
-             InitialR2T=No\0FirstBurstLength=65536\0MaxBurstLength=262144\0MaxOutstandingR2T=8\0\
-             iSCSIProtocolLevel=2\0"
-        );
-        initiator.say(request.header(), keys.as_bytes()).await;
-        let response = LoginResponse::read(&initiator.hear().await);
+    async fn log_in_untold(stream: Stream, name: &str, target: &str) -> Self {
+        let request = LoginRequest { isid: [0x80, 0, 0, 0, 0, 1], cmd_sn: 1, ..LoginRequest::default() };
+        let (initiator, response) = Self::try_log_in(stream, name, target, request).await;
         assert_eq!((response.status_class, response.transit), (0, true));
         initiator
+    }
+
+    /// Log in by a request with these names and numbers; answers how that went.
+    async fn try_log_in(
+        mut stream: Stream,
+        name: &str,
+        target: &str,
+        request: LoginRequest,
+    ) -> (Self, LoginResponse) {
+        stream.connect(format!("10.78.0.1:{PORT}").parse().expect("address")).await.expect("connected");
+        let mut initiator = Self { stream, input: Vec::new(), cmd_sn: request.cmd_sn, tag: 0 };
+        let request =
+            LoginRequest { immediate: true, transit: true, current_stage: 1, next_stage: 3, ..request };
+        let mut keys =
+            format!("InitiatorName=iqn.2026-01.test:{name}\0TargetName=iqn.2026-01.test:{target}\0");
+        // What holds for a session is said once.
+        if request.tsih == 0 {
+            keys.push_str(
+                "InitialR2T=No\0FirstBurstLength=65536\0MaxBurstLength=262144\0MaxOutstandingR2T=8\0\
+                 iSCSIProtocolLevel=2\0",
+            );
+        }
+        // Who has several connections gives them numbers.
+        if request.cid != 0 {
+            keys.push_str("MaxConnections=4\0");
+        }
+        initiator.say(request.header(), keys.as_bytes()).await;
+        let response = LoginResponse::read(&initiator.hear().await);
+        (initiator, response)
     }
 
     async fn say(&mut self, header: Header, data: &[u8]) {
@@ -209,8 +223,12 @@ impl Initiator {
 }
 
 fn world() -> World {
-    let mut world = World::new();
-    for index in 0..limits().connections {
+    world_within(&limits())
+}
+
+fn world_within(limits: &Limits) -> World {
+    let mut world = World::within(limits, None);
+    for index in 0..limits.connections {
         let stream = world.ends[2].stack().stream(65536, 65536);
         world.executor.add("portal", world.storage.serve_initiators(index, PORT, stream));
     }
@@ -378,8 +396,15 @@ fn answers_that_need_no_disk_are_given_although_no_buffer_is_left() {
 }
 
 /// Keep `depth` commands outstanding, and count those that are answered.
-async fn keep_busy(stream: Stream, name: &'static str, depth: usize, answered: Rc<RefCell<usize>>) {
-    let mut initiator = Initiator::log_in(stream, name, name).await;
+async fn keep_busy(
+    stream: Stream,
+    (name, depth, cid): (&'static str, usize, u16),
+    answered: Rc<RefCell<usize>>,
+) {
+    let request = LoginRequest { cid, cmd_sn: 1, ..LoginRequest::default() };
+    let (mut initiator, _) = Initiator::try_log_in(stream, name, name, request).await;
+    initiator.test_unit_ready().await;
+    initiator.hear().await;
     for _ in 0..depth {
         initiator.test_unit_ready().await;
     }
@@ -393,6 +418,13 @@ async fn keep_busy(stream: Stream, name: &'static str, depth: usize, answered: R
 
 #[test]
 fn a_session_with_many_commands_outstanding_gets_no_more_than_one_with_few() {
+    // Also where it may have several connections, and its commands are taken one by one.
+    for cid in [0, 1] {
+        share_with(cid);
+    }
+}
+
+fn share_with(cid: u16) {
     let mut world = world();
     for (port, name) in [(10809, "greedy"), (10810, "modest")] {
         world.service(port, name, Manner::Serve);
@@ -401,7 +433,7 @@ fn a_session_with_many_commands_outstanding_gets_no_more_than_one_with_few() {
     world.run(Duration::from_secs(1));
     let answered = [("greedy", 60), ("modest", 8)].map(|(name, depth)| {
         let (stream, answered) = (world.host.stream(65536, 65536), Rc::new(RefCell::new(0)));
-        world.executor.add(name, keep_busy(stream, name, depth, answered.clone()));
+        world.executor.add(name, keep_busy(stream, (name, depth, cid), answered.clone()));
         answered
     });
     world.run(Duration::from_secs(2));

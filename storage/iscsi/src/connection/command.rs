@@ -68,9 +68,13 @@ impl Connection {
             0 => Additional::default(),
             _ => additional(self.incoming.additional_headers())?,
         };
-        if self.order(header)? == Order::Ignore {
-            self.swallow_unsolicited(command.write && !command.last, command.initiator_task_tag);
-            return Ok(());
+        match self.order(header)? {
+            Order::Take => {}
+            Order::Ignore => {
+                self.swallow_unsolicited(command.write && !command.last, command.initiator_task_tag);
+                return Ok(());
+            }
+            Order::Wait => return Ok(()),
         }
         if additional.unknown || command.initiator_task_tag == RESERVED_TAG {
             self.reject(header, reject::INVALID_PDU_FIELD);

@@ -44,7 +44,7 @@ impl Connection {
             }
             return Ok(());
         }
-        if self.order(header)? == Order::Ignore {
+        if self.order(header)? != Order::Take {
             return Ok(());
         }
         if nop.data_segment as usize > self.outgoing.ping_capacity() {
@@ -79,6 +79,9 @@ impl Connection {
         if self.outgoing.is_closing() {
             return Some(closing.unwrap_or(heard) + limits.dead_after);
         }
+        if self.incoming.is_parked {
+            return Some(heard + limits.gap_within);
+        }
         match self.state {
             State::Free | State::CleanupWait | State::InCleanup => None,
             State::TransportUp | State::InLogin => Some(self.login.deadline),
@@ -107,6 +110,10 @@ impl Connection {
             // The first time the peer gets as long again from now, the answer may have been late.
             let waited = self.liveness.closing.replace(now).is_some();
             return if waited { Err(Fatal::PeerSilent) } else { Ok(()) };
+        }
+        if self.incoming.is_parked {
+            let received = self.incoming.header().cmd_sn();
+            return Err(Fatal::CommandGap { expected: self.sequence.exp_cmd_sn(), received });
         }
         if self.login.waiting {
             // It is the layer above that takes its time; the peer gets its own again.

@@ -6,7 +6,6 @@ use super::transmit::Message;
 use crate::event::{Admission, Event, Fatal};
 use crate::login::{SessionType, Stage, Status, declared, negotiate};
 use crate::negotiation::Refusal;
-use crate::session::Sequence;
 use crate::state::{State, Trigger};
 use crate::wire::text::Writer;
 use crate::wire::{Header, LOGIN_DATA_SEGMENT, LoginRequest};
@@ -27,7 +26,7 @@ impl Connection {
         }
         if self.state == State::TransportUp {
             self.step(Trigger::LoginRequest);
-            self.sequence = Sequence::new(request.cmd_sn, request.exp_stat_sn, self.limits.commands);
+            self.sequence.begin(request.cmd_sn, request.exp_stat_sn, self.limits.commands);
         }
         self.login.request = request;
         if let Err(status) = self.login.check(&request) {

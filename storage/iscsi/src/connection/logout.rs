@@ -15,7 +15,7 @@ const RECOVERY_NOT_SUPPORTED: u8 = 2;
 impl Connection {
     pub(super) fn logout_request(&mut self, header: &Header) -> Result<(), Fatal> {
         let request = LogoutRequest::read(header);
-        if self.order(header)? == Order::Ignore {
+        if self.order(header)? != Order::Take {
             return Ok(());
         }
         if header.data_segment() > 0 || request.initiator_task_tag == RESERVED_TAG {
@@ -26,6 +26,11 @@ impl Connection {
         let reason = match request.reason {
             0 => LogoutReason::CloseSession,
             1 if request.cid == self.peer.cid => LogoutReason::CloseConnection,
+            1 if self.may_have_siblings() => {
+                self.outgoing.logout_tag = request.initiator_task_tag;
+                self.events.push_back(Event::Logout(LogoutReason::CloseOther(request.cid)));
+                return Ok(());
+            }
             1 => return self.refuse_logout(&request, CID_NOT_FOUND),
             2 => return self.refuse_logout(&request, RECOVERY_NOT_SUPPORTED),
             _ => {
@@ -43,6 +48,13 @@ impl Connection {
         let initiator_task_tag = request.initiator_task_tag;
         self.outgoing.say(Message::Logout { initiator_task_tag, response, closes: false });
         Ok(())
+    }
+
+    /// Answer [`Event::Logout`] for another connection: it was ended, or there is none with that CID.
+    pub fn logout_of_other_response(&mut self, ended: bool) {
+        let (initiator_task_tag, response) =
+            (self.outgoing.logout_tag, if ended { 0 } else { CID_NOT_FOUND });
+        self.outgoing.say(Message::Logout { initiator_task_tag, response, closes: false });
     }
 
     /// Answer [`Event::Logout`]. Commands that were not answered are ended without a response; those that were,

@@ -54,6 +54,8 @@ pub(super) struct Incoming {
     head: Box<[u8]>,
     have: usize,
     need: usize,
+    /// A whole header waits for commands that come by other connections.
+    pub(super) is_parked: bool,
     sink: Sink,
     then: Then,
     /// Where the next data byte belongs in the task's data, or in the text or ping.
@@ -72,6 +74,7 @@ impl Incoming {
             head: vec![0; BASIC_HEADER + MAX_ADDITIONAL_HEADERS + DIGEST].into_boxed_slice(),
             have: 0,
             need: BASIC_HEADER,
+            is_parked: false,
             sink: Sink::Swallow,
             then: Then::Nothing,
             offset: 0,
@@ -86,6 +89,7 @@ impl Incoming {
         self.part = Part::Header;
         self.have = 0;
         self.need = BASIC_HEADER;
+        self.is_parked = false;
     }
 
     /// The basic header of the PDU being received.
@@ -189,6 +193,11 @@ impl Connection {
         Ok(taken)
     }
 
+    /// Whether these bytes, which come next, begin a SCSI command.
+    pub fn begins_command(&self, bytes: &[u8]) -> bool {
+        self.is_between() && bytes.first().is_some_and(|first| first & 0x3f == opcode::SCSI_COMMAND)
+    }
+
     /// Take of these bytes those of the part of a PDU that comes next.
     fn take_part(&mut self, bytes: &[u8]) -> Result<usize, Fatal> {
         let Incoming { part, have, need, .. } = self.incoming;
@@ -216,7 +225,8 @@ impl Connection {
     }
 
     /// Whether a command may be read although events wait: a plain one, whole and without data of its own, behind nothing
-    /// but commands and their data. It is in nobody's way, and cannot end anything that is being told of.
+    /// but commands and their data. It is in nobody's way, and cannot end anything that is being told of. Where there may be
+    /// other connections they are taken one by one: what was taken is in order among theirs and cannot wait.
     fn may_read_command(&self, bytes: &[u8]) -> bool {
         let is_plain = matches!(bytes, [first, _, _, _, 0, 0, 0, 0, ..] if first & 0x3f == opcode::SCSI_COMMAND)
             && bytes.len() >= self.incoming.need;
@@ -226,6 +236,7 @@ impl Connection {
             && self.is_between()
             && self.may_begin()
             && self.events.len() < self.events.capacity()
+            && !self.may_have_siblings()
     }
 
     /// The command whose data stands next on the connection and has no place. Until it gets one by
@@ -241,7 +252,12 @@ impl Connection {
     }
 
     fn may_read(&self) -> bool {
-        self.events.is_empty() && if self.is_between() { self.may_begin() } else { self.is_open() }
+        self.events.is_empty()
+            && if self.is_between() { self.may_begin() } else { self.is_open() && !self.incoming.is_parked }
+    }
+
+    pub(super) fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -313,10 +329,17 @@ impl Connection {
             return Err(Fatal::HeaderDigest);
         }
         let header = self.incoming.header();
+        self.header_is_whole(&header)
+    }
+
+    pub(super) fn header_is_whole(&mut self, header: &Header) -> Result<(), Fatal> {
         self.incoming.left = header.data_segment();
         self.incoming.checksum = 0;
         self.incoming.direct(Sink::Swallow, 0, Then::Nothing);
-        self.request(&header)?;
+        self.request(header)?;
+        if self.incoming.is_parked {
+            return Ok(());
+        }
         self.incoming.part = Part::Data;
         if self.incoming.left > 0 {
             return Ok(());

@@ -15,6 +15,8 @@ pub(super) enum Order {
     Take,
     /// It lies outside the window: as if it had never come.
     Ignore,
+    /// Those before it come by other connections: its header waits, and is looked at again.
+    Wait,
 }
 
 impl Connection {
@@ -99,9 +101,53 @@ impl Connection {
                 self.counters.ignored += 1;
                 Ok(Order::Ignore)
             }
+            Arrival::Gap if self.may_have_siblings() => {
+                self.park();
+                Ok(Order::Wait)
+            }
             Arrival::Gap => {
                 Err(Fatal::CommandGap { expected: self.sequence.exp_cmd_sn(), received: header.cmd_sn() })
             }
+        }
+    }
+
+    /// Whether the session may have other connections.
+    pub(super) fn may_have_siblings(&self) -> bool {
+        self.parameters().max_connections() > 1
+    }
+
+    /// Let the header that is being looked at wait for what comes by other connections.
+    #[cold]
+    pub(super) fn park(&mut self) {
+        self.sequence.wait();
+        self.incoming.is_parked = true;
+    }
+
+    /// Look again at a command that waits for those before it, which come by other connections of the session: when
+    /// [`Self::frees_others`] of one of these has said so. Answers whether it was taken.
+    ///
+    /// # Errors
+    /// The connection must be dropped.
+    pub fn retry(&mut self) -> Result<bool, Fatal> {
+        if !self.incoming.is_parked || self.has_events() {
+            return Ok(false);
+        }
+        self.incoming.is_parked = false;
+        let header = self.incoming.header();
+        self.header_is_whole(&header)?;
+        Ok(!self.incoming.is_parked)
+    }
+
+    /// Whether commands have come by this connection, or count as if they had, for which others of its session wait: they
+    /// are to [`Self::retry`]. Answered once.
+    pub fn frees_others(&self) -> bool {
+        self.sequence.take_progress()
+    }
+
+    /// Tell the initiator if the end of another connection of the session has opened the window: nothing else may.
+    pub fn tell_reopened(&mut self) {
+        if self.state.is_full_feature() && self.sequence.take_reopened() {
+            self.tell_window();
         }
     }
 

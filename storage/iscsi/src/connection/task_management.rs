@@ -11,7 +11,11 @@ const TASK_REASSIGN: u8 = 8;
 impl Connection {
     pub(super) fn task_management_request(&mut self, header: &Header) -> Result<(), Fatal> {
         let request = TaskManagementRequest::read(header);
-        if self.order(header)? == Order::Ignore {
+        if self.comes_early(&request) {
+            self.park();
+            return Ok(());
+        }
+        if self.order(header)? != Order::Take {
             return Ok(());
         }
         if header.data_segment() > 0 || request.initiator_task_tag == RESERVED_TAG {
@@ -57,6 +61,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether an immediate function that ends several tasks has come before some of them, which come by other connections
+    /// of the session (11.5.1).
+    fn comes_early(&self, request: &TaskManagementRequest) -> bool {
+        let of_many = matches!(request.function, 2 | 4 | 5 | 6 | 7 | 11);
+        request.immediate && of_many && self.may_have_siblings() && self.sequence.lies_ahead(request.cmd_sn)
+    }
+
     fn referenced(&mut self, function: Function, request: &TaskManagementRequest) -> Referenced {
         let named = self.tasks.find_tag(request.referenced_task_tag);
         let named = named.filter(|&index| {
@@ -79,12 +90,15 @@ impl Connection {
             let plugged = function == Function::QueryTask || self.sequence.plug(request.ref_cmd_sn);
             return if plugged { Referenced::NotArrived } else { Referenced::Unknown };
         }
-        if self.sequence.is_past(request.ref_cmd_sn) { Referenced::Past } else { Referenced::Unknown }
+        // Where there are other connections it may be running on one of them, and is to be aborted there.
+        let is_past = !self.may_have_siblings() && self.sequence.is_past(request.ref_cmd_sn);
+        if is_past { Referenced::Past } else { Referenced::Unknown }
     }
 
     /// Commands that are answered and wait for the last of their data are not known to the layer above any more.
     /// A function that ends them ends them here: an initiator may send nothing more for them (4.2.3.3).
-    fn forget_unfinished(&mut self, function: Function, lun: [u8; 8]) {
+    /// On other connections of the session it is for the layer above to have that done.
+    pub fn forget_unfinished(&mut self, function: Function, lun: [u8; 8]) {
         let everywhere =
             matches!(function, Function::TargetWarmReset | Function::TargetColdReset | Function::NexusReset);
         let there =

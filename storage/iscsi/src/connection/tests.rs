@@ -10,6 +10,7 @@ mod liveness;
 mod login;
 mod logout;
 mod sequence;
+mod several;
 mod straight;
 mod task_management;
 mod text;

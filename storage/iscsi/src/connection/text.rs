@@ -136,7 +136,7 @@ impl Exchange {
 impl Connection {
     pub(super) fn text_request(&mut self, header: &Header) -> Result<(), Fatal> {
         let request = TextRequest::read(header);
-        if self.order(header)? == Order::Ignore {
+        if self.order(header)? != Order::Take {
             return Ok(());
         }
         if request.initiator_task_tag == RESERVED_TAG || (request.last && request.to_be_continued) {

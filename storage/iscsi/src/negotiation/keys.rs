@@ -104,6 +104,15 @@ const fn normal(key: Key, name: &'static str, kind: Kind, default: u32) -> Row {
 
 const LENGTH_MAX: u32 = 0x00ff_ffff;
 
+impl Row {
+    /// Whether it is negotiated once for a session, by its leading connection ("LO" in section 13).
+    pub(crate) fn is_of_session(&self) -> bool {
+        let of_both =
+            matches!(self.key, Key::DefaultTime2Wait | Key::DefaultTime2Retain | Key::ErrorRecoveryLevel);
+        of_both || self.irrelevant_in_discovery
+    }
+}
+
 /// The table, in the order of [`Key`].
 pub(crate) static KEYS: [Row; 29] = [
     row(Key::HeaderDigest, "HeaderDigest", Kind::Digest, Phase::Operational, 0),

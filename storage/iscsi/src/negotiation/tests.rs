@@ -35,7 +35,7 @@ fn each_key_is_answered_as_its_kind_says() {
         ("HeaderDigest", "foo,CRC32C", "HeaderDigest=CRC32C "),
         ("HeaderDigest", "foo", "HeaderDigest=Reject "),
         ("DataDigest", "", "DataDigest=Reject "),
-        ("MaxConnections", "65535", "MaxConnections=1 "),
+        ("MaxConnections", "65535", "MaxConnections=4 "),
         ("MaxConnections", "65536", "MaxConnections=Reject "),
         ("MaxConnections", "0", "MaxConnections=Reject "),
         ("InitialR2T", "No", "InitialR2T=No "),

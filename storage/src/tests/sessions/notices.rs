@@ -77,20 +77,8 @@ fn who_is_logged_in_to_what_is_withdrawn_is_asked_to_leave_and_does() {
 }
 
 /// Log in in vain, for this reason.
-async fn refused(mut stream: Stream, status: u16) {
-    stream.connect(format!("10.78.0.1:{PORT}").parse().expect("address")).await.expect("connected");
-    let mut initiator = Initiator { stream, input: Vec::new(), cmd_sn: 1, tag: 0 };
-    let request = LoginRequest {
-        immediate: true,
-        transit: true,
-        current_stage: 1,
-        next_stage: 3,
-        isid: [0x80, 0, 0, 0, 0, 2],
-        ..LoginRequest::default()
-    };
-    let keys = "InitiatorName=iqn.2026-01.test:late\0TargetName=iqn.2026-01.test:disk\0";
-    initiator.say(request.header(), keys.as_bytes()).await;
-    let response = LoginResponse::read(&initiator.hear().await);
+async fn refused(stream: Stream, status: u16) {
+    let (_, response) = Initiator::try_log_in(stream, "late", "disk", LoginRequest::default()).await;
     assert_eq!(u16::from(response.status_class) << 8 | u16::from(response.status_detail), status);
 }
 

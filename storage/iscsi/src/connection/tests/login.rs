@@ -61,7 +61,7 @@ fn a_login_goes_through_both_stages() {
     bench.say(bench.login_request(1, Some(3)), "HeaderDigest=None\0MaxConnections=4\0");
     let (response, text) = bench.hear_login();
     assert_eq!((response.current_stage, response.next_stage, response.tsih), (1, 3, 7));
-    assert_eq!(text, "HeaderDigest=None\0MaxConnections=1\0MaxRecvDataSegmentLength=262144\0");
+    assert_eq!(text, "HeaderDigest=None\0MaxConnections=4\0MaxRecvDataSegmentLength=262144\0");
     assert_eq!((response.exp_cmd_sn, response.max_cmd_sn), (100, 227), "a login consumes no command number");
     assert!(matches!(bench.connection.poll_event(), Some(Event::LoggedIn)));
     assert_eq!(bench.connection.peer().tsih, 7);
