@@ -45,8 +45,17 @@ struct Answer {
     task: Task,
     response: TaskManagementResponse,
     additional: [u8; 3],
-    /// All sessions of the target end behind it.
-    is_last: bool,
+    ends: Ends,
+}
+
+/// What ends behind an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Nothing,
+    /// The session that has asked (I_T NEXUS RESET, RFC 7144 section 6.3).
+    Session,
+    /// All sessions of the target (TARGET COLD RESET, RFC 7143 section 11.6.1).
+    All,
 }
 
 /// Which commands of a target are meant.
@@ -84,8 +93,12 @@ impl Path {
         if is_done && !matches!(request.function, Function::AbortTask | Function::QueryTask) {
             self.forget_unfinished(state, request);
         }
-        let is_last = is_done && request.function == Function::TargetColdReset;
-        let answer = Answer { task: request.task, response, additional, is_last };
+        let ends = match request.function {
+            Function::TargetColdReset if is_done => Ends::All,
+            Function::NexusReset if is_done => Ends::Session,
+            _ => Ends::Nothing,
+        };
+        let answer = Answer { task: request.task, response, additional, ends };
         if awaited.is_empty() {
             return self.answer(connection, state, answer);
         }
@@ -106,10 +119,15 @@ impl Path {
     }
 
     fn answer(&self, connection: &mut Connection, state: &State, answer: Answer) {
-        let Answer { task, response, additional, is_last } = answer;
+        let Answer { task, response, additional, ends } = answer;
         connection.task_management_response_with(task, response, additional);
-        if is_last && let Some((target, _)) = state.registry.session(self.index()) {
-            self.shared().dismiss(state, target, Duration::ZERO);
+        if ends != Ends::Nothing
+            && let Some(session) = state.registry.session(self.index())
+        {
+            let shared = self.shared();
+            let is_meant =
+                |other: (TargetIndex, Nexus)| other == session || other.0 == session.0 && ends == Ends::All;
+            shared.notify(state, is_meant, Notice::Leave(shared.clock.now()));
         }
     }
 
@@ -402,19 +420,24 @@ impl Shared {
 
     /// Have the initiators of a target asked to log out within so long a time, after which their sessions end.
     pub(crate) fn dismiss(&self, state: &State, target: TargetIndex, within: Duration) {
-        self.notify(state, target, Notice::Leave(self.clock.now() + within));
+        self.notify(state, |session| session.0 == target, Notice::Leave(self.clock.now() + within));
     }
 
-    /// Have the initiators of a target told something.
-    pub(crate) fn notify(&self, state: &State, target: TargetIndex, notice: Notice) {
+    /// Have the initiators of sessions, by their targets and nexuses, told something.
+    pub(crate) fn notify(
+        &self,
+        state: &State,
+        is_meant: impl Fn((TargetIndex, Nexus)) -> bool,
+        notice: Notice,
+    ) {
         for (connection, mailbox) in self.mailboxes.iter().enumerate() {
-            let Some((theirs, _)) = state.registry.session(connection) else { continue };
+            let Some(session) = state.registry.session(connection) else { continue };
             // Each connection is to be left, and what is about units is told once.
             let is_first = || {
                 let tsih = state.registry.tsih(connection);
                 tsih.and_then(|tsih| state.registry.members(tsih).next()) == Some(connection)
             };
-            if theirs == target && (notice != Notice::LunsChanged || is_first()) {
+            if is_meant(session) && (notice != Notice::LunsChanged || is_first()) {
                 mailbox.notify(notice);
             }
         }

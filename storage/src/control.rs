@@ -69,7 +69,7 @@ impl Control {
         {
             let state = &mut *shared.state.borrow_mut();
             let target = state.registry.add(exposure, volume)?;
-            shared.notify(state, target, Notice::LunsChanged);
+            shared.notify(state, |session| session.0 == target, Notice::LunsChanged);
         }
         let assignment = Assignment {
             portals,

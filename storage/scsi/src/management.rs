@@ -64,7 +64,7 @@ impl Function {
 
 impl Target {
     /// I_T NEXUS RESET (SAM-5 sections 6.3.4 and 7.6), after all commands of the nexus were aborted: what a lost nexus loses
-    /// is lost now, and the nexus goes on and is told.
+    /// is lost now, and whoever comes back by it is told.
     pub fn nexus_reset(&mut self, nexus: Nexus) {
         self.each_unit(|unit| {
             unit.nexus_lost(nexus);

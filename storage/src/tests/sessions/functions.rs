@@ -49,8 +49,8 @@ fn stage() -> (World, Rc<RefCell<Service>>, [Stream; 2], Clock) {
 
 #[test]
 fn functions_that_end_tasks_are_answered_within_a_second_although_the_service_hangs() {
-    // ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET WARM RESET, I_T NEXUS RESET.
-    for function in [1, 2, 4, 5, 6, 11] {
+    // ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET WARM RESET.
+    for function in [1, 2, 4, 5, 6] {
         let (mut world, service, [stream, _], clock) = stage();
         let disk = service.clone();
         finish(&mut world, Duration::from_secs(60), async move {
@@ -62,7 +62,7 @@ fn functions_that_end_tasks_are_answered_within_a_second_although_the_service_ha
             assert_eq!(ask(&mut initiator, function, task).await, COMPLETE, "{function}");
             let waited = clock.now().since(asked);
             assert!(waited < Duration::from_secs(1), "{function}: {waited:?}");
-            if matches!(function, 5 | 6 | 11) {
+            if matches!(function, 5 | 6) {
                 assert!(told(&mut initiator).await.is_some());
             }
             // What overlaps the write waits until that cannot change anything any more, and then holds.
@@ -148,9 +148,11 @@ fn a_reset_and_a_cleared_task_set_are_told_to_others_and_an_abort_is_not() {
 }
 
 #[test]
-fn a_nexus_reset_loses_what_a_lost_nexus_loses_and_the_session_goes_on() {
-    let (mut world, service, [one, two], _) = stage();
+fn a_nexus_reset_ends_the_session_and_loses_what_a_lost_nexus_loses() {
+    let (mut world, service, [one, two], clock) = stage();
     service.borrow_mut().manner = Manner::Serve;
+    let again = world.host.stream(65536, 65536);
+    let disk = service.clone();
     finish(&mut world, Duration::from_secs(5), async move {
         let mut one = Initiator::log_in(one, "one", "disk").await;
         let mut two = Initiator::log_in(two, "two", "disk").await;
@@ -159,9 +161,19 @@ fn a_nexus_reset_loses_what_a_lost_nexus_loses_and_the_session_goes_on() {
         assert_eq!(ScsiResponse::read(&one.hear().await).status, GOOD);
         two.test_unit_ready().await;
         assert_eq!(ScsiResponse::read(&two.hear().await).status, 0x18);
+        disk.borrow_mut().manner = Manner::Hang;
+        one.write(1).await;
+        let asked = clock.now();
         assert_eq!(ask(&mut one, 11, NO_TASK).await, COMPLETE);
+        assert!(clock.now().since(asked) < Duration::from_secs(1));
+        let header = one.hear().await;
+        assert_eq!((header.opcode(), header.0[36]), (opcode::ASYNC_MESSAGE, 3));
+        assert_eq!(one.stream.read(&mut [0; 16]).await, Ok(0), "the end");
         two.test_unit_ready().await;
         assert_eq!(ScsiResponse::read(&two.hear().await).status, GOOD);
+        one.stream.abort();
+        clock.sleep(Duration::from_millis(100)).await;
+        let mut one = Initiator::log_in_untold(again, "one", "disk").await;
         let event = one.manage(12, NO_TASK).await;
         let header = answered(&mut one, event).await;
         assert_eq!((header.0[2], &header.0[8..11]), (SUCCEEDED, &[0x16, 0x29, 0x07][..]));

@@ -381,7 +381,7 @@ fn a_fifth_connection_is_one_too_many() {
 
 #[test]
 fn a_function_ends_the_tasks_of_all_connections_of_the_session_and_the_others_are_told_nothing() {
-    for (function, which) in [(2, "ABORT TASK SET"), (5, "LOGICAL UNIT RESET"), (11, "I_T NEXUS RESET")] {
+    for (function, which) in [(2, "ABORT TASK SET"), (5, "LOGICAL UNIT RESET")] {
         let (mut world, service, mut streams, clock) = stage();
         let [one, two] = [(); 2].map(|()| streams.remove(0));
         service.borrow_mut().manner = Manner::Hang;
@@ -417,6 +417,24 @@ fn a_function_ends_the_tasks_of_all_connections_of_the_session_and_the_others_ar
         });
         assert!(service.borrow().writes <= 1, "{which}");
     }
+}
+
+#[test]
+fn a_nexus_reset_ends_all_connections_of_the_session() {
+    let (mut world, _service, mut streams, _) = stage();
+    let [one, two, other] = [(); 3].map(|()| streams.remove(0));
+    finish(&mut world, Duration::from_secs(10), async move {
+        let ([mut one, mut two], _) = pair(one, two).await;
+        let mut other = Initiator::log_in(other, "other", "disk").await;
+        one.manage(11, NO_TASK).await;
+        assert_eq!(one.hear().await.opcode(), opcode::TASK_MANAGEMENT_RESPONSE);
+        for initiator in [&mut one, &mut two] {
+            assert_eq!(AsyncMessage::read(&initiator.hear().await).event, 3);
+            ended(initiator).await;
+        }
+        other.write(1).await;
+        assert_eq!(status(&mut other).await, GOOD);
+    });
 }
 
 #[test]
