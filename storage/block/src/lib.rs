@@ -21,7 +21,9 @@ extern crate alloc;
 mod buffer;
 mod recipient;
 mod request;
+mod states;
 
 pub use buffer::{Buffer, Lack, Pool, Share};
 pub use recipient::{Arrived, Delivery, Recipient};
 pub use request::{Completion, Error, Extent, Geometry, Operation, Request};
+pub use states::draw;

@@ -1,9 +1,10 @@
 //! What goes to which connection, and when.
 
-use crate::driver::{Driver, Phase, Waiting};
+use crate::driver::{Driver, Rewriting, Waiting};
 use crate::flights::{Flight, What};
 use crate::journal::Room;
 use crate::paths::{End, Path};
+use crate::phase::{Phase, Trigger};
 use crate::rewrite::Next;
 use kernel_runtime::Instant;
 use storage_block::{Completion, Error, Operation, Request};
@@ -30,9 +31,9 @@ impl Driver {
             Phase::Away => {}
             // What was acknowledged is made durable before: the export may come back read-only.
             Phase::Open if self.renewing => moved |= self.dispatch_flush(now),
-            Phase::Replaying { .. } => moved |= self.dispatch_rewrite(now, false),
+            Phase::Replaying => moved |= self.dispatch_rewrite(now, false),
             // A read would find what the failed flush has dropped.
-            Phase::Repairing { .. } => moved |= self.dispatch_rewrite(now, true),
+            Phase::Repairing => moved |= self.dispatch_rewrite(now, true),
             Phase::Open => {
                 self.alone &= self.flights.changes() > 0;
                 moved |= self.dispatch_flush(now);
@@ -244,11 +245,7 @@ impl Driver {
 
     /// Send more of the journal.
     fn dispatch_rewrite(&mut self, now: Instant, repairs: bool) -> bool {
-        let (started, failed) = match self.phase {
-            Phase::Replaying { started } => (started, None),
-            Phase::Repairing { started, failed } => (started, failed),
-            Phase::Away | Phase::Open => return false,
-        };
+        let Rewriting { started, failed } = self.rewriting;
         if self.flushes.is_under_way() || self.is_unwritable() {
             return false;
         }
@@ -265,7 +262,7 @@ impl Driver {
                 return false;
             }
             self.rewrite.start(&self.journal);
-            self.phase.set_started(true);
+            self.rewriting.started = true;
         }
         let native = self.known.as_ref().is_some_and(Export::native_fua);
         let mut moved = false;
@@ -318,7 +315,7 @@ impl Driver {
         } else {
             self.suspect = false;
             self.holder = self.known.as_ref().and_then(|export| export.incarnation);
-            self.phase = Phase::Open;
+            self.step(Trigger::Replayed);
             self.note(crate::Event::Replayed);
             self.wake_all();
         }

@@ -4,6 +4,7 @@ use crate::flights::Flights;
 use crate::flush::Flushes;
 use crate::journal::Journal;
 use crate::paths::{End, Path};
+use crate::phase::Phase;
 use crate::rate::{Meter, Rate};
 use crate::rewrite::Rewrite;
 use alloc::collections::VecDeque;
@@ -113,35 +114,13 @@ pub(crate) struct Waiting {
     pub(crate) not_before: Option<Instant>,
 }
 
-/// What the driver is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// There is no connection.
-    Away,
-    /// The journal is written again for a service that may have forgotten it.
-    Replaying {
-        /// It has begun: before, what is under way must have come back.
-        started: bool,
-    },
-    /// Requests are sent.
-    Open,
-    /// The journal is written again because a flush failed.
-    Repairing {
-        /// As for replaying.
-        started: bool,
-        /// Why the flush fails after all.
-        failed: Option<Error>,
-    },
-}
-
-impl Phase {
-    /// Note whether the journal is being gone through.
-    pub(crate) fn set_started(&mut self, begun: bool) {
-        match self {
-            Self::Replaying { started } | Self::Repairing { started, .. } => *started = begun,
-            Self::Away | Self::Open => {}
-        }
-    }
+/// Writing the journal again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rewriting {
+    /// It is being gone through: before, what is under way must have come back.
+    pub(crate) started: bool,
+    /// Why a repair fails after all.
+    pub(crate) failed: Option<Error>,
 }
 
 /// One disk. See the crate's documentation for what it promises.
@@ -159,6 +138,7 @@ pub struct Driver {
     pub(crate) paths: Vec<Path>,
     pub(crate) portal: usize,
     pub(crate) phase: Phase,
+    pub(crate) rewriting: Rewriting,
     pub(crate) queue: VecDeque<Waiting>,
     /// Nothing in the queue that is to be tried again later is so before this.
     pub(crate) retry: Option<Instant>,
@@ -230,6 +210,7 @@ impl Driver {
             paths: paths?,
             portal: 0,
             phase: Phase::Away,
+            rewriting: Rewriting::default(),
             queue: VecDeque::with_capacity(slots),
             retry: None,
             flushes: Flushes::new(limits.nbd.slots),

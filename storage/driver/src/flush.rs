@@ -1,7 +1,8 @@
 //! Flushes: at most one is under way, and it answers everybody who asked before it was sent.
 
-use crate::driver::{Driver, Event, Phase};
+use crate::driver::{Driver, Event};
 use crate::flights::{Flight, What};
+use crate::phase::{Phase, Trigger};
 use alloc::collections::VecDeque;
 use core::time::Duration;
 use kernel_runtime::Instant;
@@ -188,23 +189,23 @@ impl Driver {
         match (result, self.phase) {
             (Ok(()), _) if doubted => self.flushes.unanswered(),
             // It was sent before the repair was begun, which will tell.
-            (Err(_), Phase::Repairing { started: false, .. }) => {}
+            (Err(_), Phase::Repairing) if !self.rewriting.started => {}
             (Ok(()), phase) => {
                 self.failing = false;
                 self.journal.forget(end);
                 self.flushes.answer(Ok(()), &mut self.done);
-                if matches!(phase, Phase::Repairing { .. }) {
+                if phase == Phase::Repairing {
                     self.repaired();
                 }
             }
-            (Err(error), Phase::Repairing { .. }) => self.not_repaired(now, error),
+            (Err(error), Phase::Repairing) => self.not_repaired(now, error),
             // A service that does not do it has made nothing worse.
             (Err(error @ (Error::NotSupported | Error::NotPermitted)), _) => {
                 self.failing = true;
                 self.flushes.not_before = Some(now + PAUSE);
                 self.flushes.answer(Err(error), &mut self.done);
             }
-            (Err(_), Phase::Replaying { .. }) => {
+            (Err(_), Phase::Replaying) => {
                 // It was sent before; after the journal another one is, and that one is not believed by itself.
                 self.suspect = true;
                 self.flushes.unanswered();
@@ -244,7 +245,7 @@ impl Driver {
         // Until it has succeeded, also over a lost connection.
         self.distrust();
         self.note(Event::Repairing(error, self.journal.len()));
-        self.phase = Phase::Repairing { started: false, failed: None };
+        self.step(Trigger::FlushFailed);
     }
 
     /// All that was acknowledged is durable after all.
@@ -252,7 +253,7 @@ impl Driver {
         self.suspect = false;
         self.failing = false;
         self.holder = self.known.as_ref().and_then(|export| export.incarnation);
-        self.phase = Phase::Open;
+        self.step(Trigger::Repaired);
         self.flushes.answer(Ok(()), &mut self.done);
         self.note(Event::Repaired);
         self.wake_all();
@@ -263,7 +264,7 @@ impl Driver {
     pub(crate) fn not_repaired(&mut self, now: Instant, error: Error) {
         self.failing = true;
         self.holder = None;
-        self.phase = Phase::Replaying { started: false };
+        self.step(Trigger::NotRepaired);
         self.flushes.not_before = Some(now + PAUSE);
         self.flushes.want();
         self.flushes.answer(Err(error), &mut self.done);

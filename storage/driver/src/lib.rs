@@ -29,6 +29,7 @@ mod flush;
 mod journal;
 mod outcome;
 mod paths;
+mod phase;
 mod rate;
 mod rewrite;
 

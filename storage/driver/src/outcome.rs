@@ -1,9 +1,10 @@
 //! What the service's answers mean.
 
 use crate::dispatch::is_durable;
-use crate::driver::{Driver, Phase, Waiting};
+use crate::driver::{Driver, Waiting};
 use crate::flights::{Flight, What};
 use crate::paths::End;
+use crate::phase::Phase;
 use core::time::Duration;
 use kernel_runtime::Instant;
 use storage_block::{Completion, Error, Operation, Request};
@@ -22,7 +23,7 @@ impl Driver {
         mut completion: Completion,
     ) -> Result<(), End> {
         if completion.result.is_ok()
-            && !matches!(self.phase, Phase::Repairing { .. })
+            && self.phase != Phase::Repairing
             && let Some(cookie) = self.flights.end_read(completion.cookie)
         {
             // A read that has succeeded is nobody's concern but its own.
@@ -54,10 +55,7 @@ impl Driver {
                     }
                 }
                 // What it found may be what the failed flush has dropped.
-                (Ok(()), None)
-                    if flight.operation == Operation::Read
-                        && matches!(self.phase, Phase::Repairing { .. }) =>
-                {
+                (Ok(()), None) if flight.operation == Operation::Read && self.phase == Phase::Repairing => {
                     self.again(&flight, cookie, completion, None);
                 }
                 (Ok(()), None) => self.done.push_back(Completion { cookie, ..completion }),
@@ -96,12 +94,12 @@ impl Driver {
             Err(_) if is_trim => return Ok(()),
             Err(error) => error,
         };
-        match &mut self.phase {
-            Phase::Repairing { failed, .. } => {
-                failed.get_or_insert(error);
+        match self.phase {
+            Phase::Repairing => {
+                self.rewriting.failed.get_or_insert(error);
                 Ok(())
             }
-            Phase::Replaying { .. } => {
+            Phase::Replaying => {
                 self.begin_again();
                 Err(End::Replay(error))
             }

@@ -1,8 +1,9 @@
 //! The connections: when to dial, what to make of an export that is there, what a dead connection leaves behind.
 
 use crate::dispatch::is_durable;
-use crate::driver::{Driver, Event, Limits, Phase, Settings, Waiting};
+use crate::driver::{Driver, Event, Limits, Settings, Waiting};
 use crate::flights::{Flights, What};
+use crate::phase::{Phase, Trigger};
 use core::fmt;
 use kernel_runtime::Instant;
 use storage_block::{Arrived, Delivery, Error, Recipient, Request};
@@ -226,7 +227,7 @@ impl Driver {
     ) -> Result<usize, End> {
         self.heard = now;
         // What is read may be what the failed flush has dropped.
-        let is_believed = !matches!(self.phase, Phase::Repairing { .. });
+        let is_believed = !(self.phase == Phase::Repairing);
         // Nor is what was read before one whose last bytes come behind it: then all of it is read again.
         let in_pieces = self.journal.is_empty();
         let mut reads =
@@ -447,9 +448,9 @@ impl Driver {
                 self.flushes.unanswered();
             }
             self.note(Event::Replaying(self.journal.len()));
-            self.phase = Phase::Replaying { started: false };
+            self.step(Trigger::Forgotten);
         } else if !joins {
-            self.phase = Phase::Open;
+            self.step(Trigger::Up);
         }
         // A new connection has proved nothing yet; but only who waits for an answer can wait too long.
         let waits = self.queue.iter().any(|waiting| waiting.again);
@@ -478,7 +479,7 @@ impl Driver {
             other.stale = true;
         }
         if was_up && !self.paths.iter().any(Path::is_up) {
-            self.phase = Phase::Away;
+            self.step(Trigger::Lost);
             self.renewing = false;
             self.stalled.get_or_insert(now);
             self.flushes.unanswered();
@@ -532,7 +533,7 @@ impl Driver {
 
     /// Not all that is written again has arrived: from the beginning.
     pub(crate) fn begin_again(&mut self) {
-        self.phase.set_started(false);
+        self.rewriting.started = false;
     }
 }
 

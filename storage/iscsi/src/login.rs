@@ -2,7 +2,6 @@
 
 use crate::name::Name;
 use crate::negotiation::{Negotiation, Refusal};
-use crate::state::arrows;
 use crate::wire::LoginRequest;
 use crate::wire::text::{Writer, pairs};
 use core::num::NonZeroU16;
@@ -41,7 +40,7 @@ impl Stage {
 
 // Forward only, and over the operational stage if the initiator likes (6.3). What moves a login is the stage that a
 // request with the T bit names as the next.
-arrows! {
+storage_block::arrows! {
     pub(crate) Stage by Stage;
     "NSG=1" Security    --Operational--> Operational;
     "NSG=3" Security    --FullFeature--> FullFeature;

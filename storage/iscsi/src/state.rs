@@ -8,27 +8,6 @@ mod session;
 
 pub use session::{SessionState, SessionTrigger};
 
-/// Makes a table of arrows what the states go by: `after`, and for tests the arrows with their names.
-macro_rules! arrows {
-    ($visible:vis $state:ident by $trigger:ident; $($number:literal $from:ident --$cause:ident--> $to:ident;)*) => {
-        impl $state {
-            /// The state after `trigger`, or `None` where the standard has no such arrow.
-            $visible const fn after(self, trigger: $trigger) -> Option<Self> {
-                match (self, trigger) {
-                    $(($state::$from, $trigger::$cause) => Some($state::$to),)*
-                    _ => None,
-                }
-            }
-
-            /// The arrows in the order of the table.
-            #[cfg(test)]
-            pub(crate) const ARROWS: &'static [(&'static str, $state, $trigger, $state)] =
-                &[$(($number, $state::$from, $trigger::$cause, $state::$to),)*];
-        }
-    };
-}
-pub(crate) use arrows;
-
 /// States of a connection at the target (8.1.1), and of its cleanup (8.2.1). S2 exists for initiators only; R3 is S1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -85,7 +64,7 @@ pub(crate) enum Trigger {
     CleanedUp,
 }
 
-arrows! {
+storage_block::arrows! {
     pub(crate) State by Trigger;
     "T3"  Free            --TransportUp-->    TransportUp;
     "T4"  TransportUp     --LoginRequest-->   InLogin;

@@ -2,6 +2,7 @@
 
 use crate::export::Export;
 use crate::handshake::{self, Goal, Handshake, Step};
+use crate::phase::{Phase, Trigger};
 use crate::receive::{LONGEST_ERROR, Notice, Receiver};
 use crate::requests::{PARTS, Requests, Unfinished};
 use crate::send::{Progress, Sender};
@@ -33,22 +34,6 @@ pub enum Event {
     Closing,
     /// The farewell was sent: close the connection, call [`Client::disconnected`] and fetch what is unfinished.
     Closed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// There is no connection.
-    Idle,
-    /// Negotiating, until this moment at most.
-    Handshake { deadline: Instant },
-    /// Requests are taken.
-    Open,
-    /// No more requests are taken; those there are come to an end.
-    Closing,
-    /// The farewell was sent.
-    Closed,
-    /// The connection is of no more use.
-    Broken(Fatal),
 }
 
 /// Events that wait to be fetched.
@@ -92,6 +77,10 @@ pub struct Client {
     /// With requests that are answered at once, and with such that may take long.
     patience: [Patience; 2],
     phase: Phase,
+    /// When the negotiation has taken too long.
+    deadline: Instant,
+    /// Why the connection is of no more use.
+    broken: Option<Fatal>,
     handshake: Handshake,
     receiver: Receiver,
     sender: Sender,
@@ -123,6 +112,8 @@ impl Client {
             limits: *limits,
             patience: [quick, limits.slow.max(quick)].map(Patience::new),
             phase: Phase::Idle,
+            deadline: Instant::ZERO,
+            broken: None,
             handshake: Handshake::new(Goal::Transmission, &settings),
             receiver: Receiver::new(),
             sender: Sender::new(),
@@ -149,7 +140,8 @@ impl Client {
         self.disconnected(now);
         self.before = self.requests.counters;
         self.requests.counters.connections += 1;
-        self.phase = Phase::Handshake { deadline: now + self.limits.handshake };
+        self.step(Trigger::Connected);
+        self.deadline = now + self.limits.handshake;
         self.handshake.start();
         self.alive(now);
     }
@@ -157,7 +149,8 @@ impl Client {
     /// The connection is gone, whoever ended it. Requests without an outcome are to be fetched with
     /// [`Client::take_unfinished`]; completions that wait can still be fetched.
     pub fn disconnected(&mut self, now: Instant) {
-        self.phase = Phase::Idle;
+        self.step(Trigger::Gone);
+        self.broken = None;
         self.pending = Pending::default();
         self.sender.start(false);
         self.requests.close();
@@ -204,7 +197,7 @@ impl Client {
     /// its handshake is made over the connection, with nothing else sent or received between; not one byte more than
     /// was read into [`Client::space`] so far is the engine's. Afterwards [`Client::tls_established`] is due.
     pub const fn wants_tls(&self) -> bool {
-        matches!(self.phase, Phase::Handshake { .. }) && self.handshake.wants_tls()
+        matches!(self.phase, Phase::Handshake) && self.handshake.wants_tls()
     }
 
     /// TLS stands, with a server that is the right one: from here on all bytes, in and out, are those inside of it. Where
@@ -253,14 +246,15 @@ impl Client {
 
     /// Take no more requests; when those there are have ended, say farewell.
     pub fn disconnect(&mut self) {
-        match self.phase {
-            Phase::Open => self.phase = Phase::Closing,
-            // A negotiation may be ended by closing the connection.
-            Phase::Handshake { .. } => {
-                self.phase = Phase::Closed;
-                self.pending.closed = true;
-            }
-            Phase::Idle | Phase::Closing | Phase::Closed | Phase::Broken(_) => {}
+        // A negotiation may be ended by closing the connection.
+        self.pending.closed |= self.phase == Phase::Handshake;
+        self.step(Trigger::Disconnect);
+    }
+
+    /// Go where the table says; what it does not draw changes nothing.
+    fn step(&mut self, trigger: Trigger) {
+        if let Some(phase) = self.phase.after(trigger) {
+            self.phase = phase;
         }
     }
 
@@ -271,7 +265,8 @@ impl Client {
     }
 
     fn fail<T>(&mut self, fatal: Fatal) -> Result<T, Fatal> {
-        self.phase = Phase::Broken(fatal);
+        self.step(Trigger::Failed);
+        self.broken = Some(fatal);
         self.requests.counters.fatal += 1;
         Err(fatal)
     }
@@ -282,10 +277,10 @@ impl Client {
     /// Where the next bytes from the connection belong. Never empty.
     pub fn space(&mut self) -> &mut [u8] {
         match self.phase {
-            Phase::Handshake { .. } => self.handshake.space(&mut self.scratch),
+            Phase::Handshake => self.handshake.space(&mut self.scratch),
             Phase::Open | Phase::Closing => self.receiver.space(&mut self.requests, &mut self.scratch),
             // Nobody asked for them.
-            Phase::Idle | Phase::Closed | Phase::Broken(_) => &mut self.scratch,
+            Phase::Idle | Phase::Closed | Phase::Broken => &mut self.scratch,
         }
     }
 
@@ -298,7 +293,7 @@ impl Client {
             return Ok(());
         }
         match self.phase {
-            Phase::Handshake { .. } => {
+            Phase::Handshake => {
                 let step = self.handshake.received(&mut self.scratch, count);
                 self.negotiated(now, step)
             }
@@ -309,7 +304,7 @@ impl Client {
                 self.noticed(notice)
             }
             Phase::Idle | Phase::Closed => Ok(()),
-            Phase::Broken(fatal) => Err(fatal),
+            Phase::Broken => self.broken.map_or(Ok(()), Err),
         }
     }
 
@@ -353,7 +348,7 @@ impl Client {
             Ok(Notice::ShuttingDown) => {
                 self.requests.stop();
                 if self.phase == Phase::Open {
-                    self.phase = Phase::Closing;
+                    self.step(Trigger::ShuttingDown);
                     self.pending.closing = true;
                 }
                 Ok(())
@@ -380,7 +375,7 @@ impl Client {
         self.sender.start(export.extended);
         self.requests.open(&export, self.limits.max_range);
         self.export = Some(export);
-        self.phase = Phase::Open;
+        self.step(Trigger::Negotiated);
         self.pending.ready = true;
         self.alive(now);
         Ok(())
@@ -389,7 +384,7 @@ impl Client {
     /// The next bytes for the connection, if any.
     pub fn poll_transmit(&mut self) -> Option<&[u8]> {
         match self.phase {
-            Phase::Handshake { .. } => self.handshake.outgoing(),
+            Phase::Handshake => self.handshake.outgoing(),
             Phase::Open | Phase::Closing => {
                 self.sender.load(&mut self.requests);
                 let last = self.phase == Phase::Closing && self.requests.active() == 0;
@@ -398,16 +393,16 @@ impl Client {
                 }
                 self.sender.outgoing(&self.requests)
             }
-            Phase::Idle | Phase::Closed | Phase::Broken(_) => None,
+            Phase::Idle | Phase::Closed | Phase::Broken => None,
         }
     }
 
     /// Whether there may be bytes for the connection: if not, [`Client::poll_transmit`] need not be asked.
     pub fn may_transmit(&self) -> bool {
         match self.phase {
-            Phase::Handshake { .. } | Phase::Closing => true,
+            Phase::Handshake | Phase::Closing => true,
             Phase::Open => !self.sender.is_idle() || self.requests.is_any_queued(),
-            Phase::Idle | Phase::Closed | Phase::Broken(_) => false,
+            Phase::Idle | Phase::Closed | Phase::Broken => false,
         }
     }
 
@@ -437,7 +432,7 @@ impl Client {
     /// The first `count` bytes of [`Client::poll_transmit`] were taken by the connection.
     pub fn transmitted(&mut self, now: Instant, count: usize) {
         match self.phase {
-            Phase::Handshake { .. } => self.handshake.transmitted(count),
+            Phase::Handshake => self.handshake.transmitted(count),
             Phase::Open | Phase::Closing => {
                 // The peer has made room for them, so it lives. Once it owes an answer, that is no longer enough: what the
                 // connection's own memory takes in would look like life for ever.
@@ -446,11 +441,11 @@ impl Client {
                 }
                 self.requests.now = now;
                 if self.sender.transmitted(&mut self.requests, count) == Progress::Disconnected {
-                    self.phase = Phase::Closed;
+                    self.step(Trigger::Farewell);
                     self.pending.closed = true;
                 }
             }
-            Phase::Idle | Phase::Closed | Phase::Broken(_) => {}
+            Phase::Idle | Phase::Closed | Phase::Broken => {}
         }
     }
 
@@ -493,13 +488,13 @@ impl Client {
     /// When [`Client::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Handshake { deadline } => Some(deadline),
+            Phase::Handshake => Some(self.deadline),
             Phase::Open | Phase::Closing if self.requests.active() > 0 || self.phase == Phase::Closing => {
                 let patience = self.patience();
                 Some(self.progress + if self.suspected { patience.whole } else { patience.half })
             }
             Phase::Open => Some(self.progress + self.limits.heartbeat),
-            Phase::Idle | Phase::Closing | Phase::Closed | Phase::Broken(_) => None,
+            Phase::Idle | Phase::Closing | Phase::Closed | Phase::Broken => None,
         }
     }
 
@@ -512,7 +507,7 @@ impl Client {
             return Ok(());
         }
         match self.phase {
-            Phase::Handshake { .. } => self.fail(Fatal::HandshakeTimeout),
+            Phase::Handshake => self.fail(Fatal::HandshakeTimeout),
             Phase::Open if self.requests.active() == 0 => {
                 self.alive(now);
                 self.requests.probe();
@@ -527,7 +522,7 @@ impl Client {
                 self.requests.counters.suspected += 1;
                 Ok(())
             }
-            Phase::Idle | Phase::Closed | Phase::Broken(_) => Ok(()),
+            Phase::Idle | Phase::Closed | Phase::Broken => Ok(()),
         }
     }
 }

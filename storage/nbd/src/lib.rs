@@ -16,6 +16,7 @@ mod handshake;
 mod latency;
 mod limits;
 mod list;
+mod phase;
 mod probe;
 mod quarantine;
 mod receive;

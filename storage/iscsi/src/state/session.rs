@@ -1,7 +1,5 @@
 //! The states of a session at the target (RFC 7143, 8.3).
 
-use super::arrows;
-
 /// States of a session at the target (8.3.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionState {
@@ -36,7 +34,7 @@ pub enum SessionTrigger {
     ContinuationBegan,
 }
 
-arrows! {
+storage_block::arrows! {
     pub SessionState by SessionTrigger;
     "N1"  Free       --LoginBegan-->        Active;
     "N2"  Active     --LoginAccepted-->     LoggedIn;

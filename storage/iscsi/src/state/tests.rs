@@ -2,39 +2,8 @@
 
 use super::{SessionState, SessionTrigger, State, Trigger};
 use crate::login::Stage;
-use std::fmt::{Debug, Write};
 use std::fs;
-
-/// Shows one machine: a row for each state, a column for each state that an arrow leads to, in them the arrows' names;
-/// then the arrows with their triggers.
-fn draw<S: Copy + PartialEq + Debug, T: Copy + Debug>(
-    title: &str,
-    states: &[(S, &str)],
-    arrows: &[(&str, S, T, S)],
-) -> String {
-    let mut text = format!("{title}\n\n    {:22}", "");
-    for (_, name) in states {
-        write!(text, "{:8}", name.split(' ').next().unwrap_or_default()).expect("text");
-    }
-    text.truncate(text.trim_end().len());
-    for &(from, name) in states {
-        write!(text, "\n    {name:22}").expect("text");
-        for &(to, _) in states {
-            let mut numbers: Vec<_> =
-                arrows.iter().filter(|arrow| (arrow.1, arrow.3) == (from, to)).map(|arrow| arrow.0).collect();
-            numbers.dedup();
-            let cell = if numbers.is_empty() { "-".to_string() } else { numbers.join(",") };
-            write!(text, "{cell:8}").expect("text");
-        }
-        text.truncate(text.trim_end().len());
-    }
-    text.push('\n');
-    for (number, from, trigger, to) in arrows {
-        let (from, trigger, to) = (format!("{from:?}"), format!("{trigger:?}"), format!("{to:?}"));
-        write!(text, "\n    {number:4} {from:16} {trigger:18} {to}").expect("text");
-    }
-    text + "\n\n"
-}
+use storage_block::draw;
 
 const CONNECTION: &[(State, &str)] = &[
     (State::Free, "S1 FREE"),
