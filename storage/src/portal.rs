@@ -171,13 +171,16 @@ impl Serving {
 
     /// Nobody is there any more.
     fn end(&mut self) {
-        // Before that, another login may have taken the session's place.
+        // Before that, another login may have taken the place of the session or of the connection, or another connection of
+        // the session may have logged this one out.
         let is_replaced = self.is_replaced();
         self.path.end_session(false);
-        if is_replaced {
-            self.connection.close_for_reinstatement();
-        } else {
+        if !is_replaced {
             self.connection.close();
+        } else if self.is_logged_out() {
+            self.connection.close_for_cleanup();
+        } else {
+            self.connection.close_for_reinstatement();
         }
         if !self.shared.state.borrow().registry.has_turn(self.path.turn) {
             self.shared.turns.leave(self.path.turn);
@@ -263,6 +266,13 @@ impl Serving {
             Received::Enough => true,
             Received::Blocked => drained | transmitted | speaks,
         })
+    }
+
+    /// Whether the session goes on, and has no connection with this one's CID.
+    fn is_logged_out(&self) -> bool {
+        let registry = &self.shared.state.borrow().registry;
+        let cid = self.connection.peer().cid;
+        self.tsih.is_some_and(|tsih| registry.has_tsih(tsih) && registry.with_cid(tsih, cid).is_none())
     }
 
     /// Whether another login has ended the session and taken its place.

@@ -24,7 +24,7 @@ pub(super) struct Session {
 }
 
 impl Registry {
-    fn has_tsih(&self, tsih: NonZeroU16) -> bool {
+    pub(crate) fn has_tsih(&self, tsih: NonZeroU16) -> bool {
         self.members(tsih).next().is_some()
     }
 

@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, DISCOVERY, LUN};
 use crate::wire::{AsyncMessage, LogoutRequest, LogoutResponse as Response, opcode, reject};
-use crate::{Announcement, Event, Limits, LogoutReason, LogoutResponse, State};
+use crate::{Announcement, Connection, Event, Limits, LogoutReason, LogoutResponse, State};
 
 fn request(bench: &mut Bench, reason: u8, cid: u16) -> LogoutRequest {
     let cmd_sn = bench.cmd_sn;
@@ -153,4 +153,18 @@ fn nothing_is_announced_before_full_feature_phase() {
     let mut bench = Bench::new(&Limits::default());
     assert!(!bench.connection.announce(Announcement::DropSession));
     bench.silence();
+}
+
+#[test]
+fn however_a_connection_ends_it_is_free_and_holds_nothing() {
+    for close in [Connection::close, Connection::close_for_reinstatement, Connection::close_for_cleanup] {
+        let mut bench = Bench::logged_in("");
+        let task = bench.write(0x10, 4096);
+        let buffer = bench.buffer(4096);
+        bench.connection.receive(task, 0, buffer);
+        assert!(bench.share.used() > 0);
+        close(&mut bench.connection);
+        assert_eq!((bench.connection.state(), bench.connection.tasks_in_use()), (State::Free, 0));
+        assert_eq!(bench.share.used(), 0);
+    }
 }
