@@ -9,6 +9,7 @@ use crate::list::List;
 use crate::nexus::{Nexus, NexusSet};
 use crate::opcode;
 use crate::ordering::{Attribute, Ticket};
+use crate::persistent::Pending;
 use crate::segment::Segments;
 use crate::sense::{Outcome, Refusal, Sense, SenseData, Status, code};
 use crate::target::{NO_UNIT, Target};
@@ -42,6 +43,10 @@ pub trait Carrier {
 
     /// The command has given up places among those of units, although it has not ended: who is blocked may go on.
     fn released(&mut self) {}
+
+    /// Make durable what [`Target::to_keep`] answers of the unit, and call [`Target::kept`] then, though not from within.
+    /// Only of units with [`crate::Traits::keeps`], whether or not the command is still there.
+    fn keep(&mut self, unit: UnitId);
 }
 
 /// Where a command has come to rest.
@@ -59,8 +64,9 @@ pub enum Rest {
     Finish(Outcome),
     /// There is no buffer: step again when one has come back to the pool.
     Starved,
-    /// Another command of the unit stands before it, or the unit is not yet known: step again when a command of the
-    /// unit has finished or the unit's readiness or geometry has changed.
+    /// Another command of the unit stands before it, the unit is not yet known, or something of it is being kept: step
+    /// again when a command of the unit has finished, the unit's readiness or geometry has changed, or after
+    /// [`Target::kept`].
     Blocked,
     /// Step again after [`Command::received`] or [`Command::completed`].
     Wait,
@@ -105,6 +111,10 @@ impl Out<'_> {
 
     pub(crate) fn send(&mut self, offset: u32, buffer: Buffer) {
         self.carrier.send(offset, buffer);
+    }
+
+    pub(crate) fn keep(&mut self) {
+        self.carrier.keep(self.unit);
     }
 }
 
@@ -167,6 +177,8 @@ pub(crate) enum Task {
     Job(Job),
     /// Copying between units.
     Copy(Copying),
+    /// Changing persistent reservations.
+    Change(Pending),
     /// Ending the commands of others.
     Abort(Abort),
 }
@@ -260,6 +272,7 @@ impl core::fmt::Debug for Command {
             Task::List(_) => "taking parameters",
             Task::Job(_) => "working",
             Task::Copy(_) => "copying",
+            Task::Change(_) => "changing reservations",
             Task::Abort(_) => "aborting others",
         };
         let (name, in_flight) = (self.name(), self.in_flight);
@@ -365,7 +378,12 @@ impl Command {
         match &mut self.task {
             Task::List(list) => list.received(offset, buffer),
             Task::Job(job) => job.received(&mut self.segments, offset, buffer),
-            Task::Held | Task::Over(_) | Task::Answer(_) | Task::Copy(_) | Task::Abort(_) => {}
+            Task::Held
+            | Task::Over(_)
+            | Task::Answer(_)
+            | Task::Copy(_)
+            | Task::Change(_)
+            | Task::Abort(_) => {}
         }
     }
 
@@ -496,6 +514,7 @@ impl Command {
                 return None;
             }
             Task::Answer(reply) => reply.step(target, head, memory, out),
+            Task::Change(change) => change.step(target, head, out),
             Task::Abort(abort) => abort.step(target, head),
             Task::List(list) => {
                 let length = u64::from(list.length());
@@ -530,6 +549,10 @@ impl Command {
             (Task::Job(job), Some(unit)) => job.drain(&mut self.segments, unit),
             (Task::List(list), Some(unit)) => {
                 list.drain(unit);
+                true
+            }
+            (Task::Change(change), Some(unit)) => {
+                change.disown(unit);
                 true
             }
             _ => self.in_flight == 0,

@@ -83,6 +83,7 @@ pub use lun::MAX_LUN;
 pub use management::Function;
 pub use nexus::{MAX_NEXUSES, Nexus, TransportId};
 pub use ordering::Attribute;
+pub use persistent::{LONGEST_KEPT, NotRestored};
 pub use sense::{FieldPointer, Outcome, Sense, SenseData, SenseKey, Status, code};
 pub use target::{AddError, Arrival, Limits, Target};
 pub use unit::{GeometryError, LogicalUnit, NoSpace, Readiness, Traits, UnitId};

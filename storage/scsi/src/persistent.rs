@@ -1,14 +1,22 @@
 //! Persistent reservations (SPC-4 section 5.13): who is registered, who holds the unit, and what that allows.
+//!
+//! A command that changes the state makes a draft of the new one, and all or nothing becomes of it. Where the state is to
+//! outlive a loss of power (APTPL), the draft is made durable first: until then nobody sees any of it, other changes of the
+//! unit wait, and all other commands go on by what there is.
 
 mod change;
+mod keep;
 mod report;
 
-pub(crate) use change::change;
+pub(crate) use change::{Pending, change};
+pub use keep::{LONGEST_KEPT, NotRestored};
 pub(crate) use report::read;
 
-use crate::nexus::Nexus;
+use crate::attention::Attention;
+use crate::nexus::{Nexus, NexusSet};
 use crate::opcode::Access;
 use crate::sense::Refusal;
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -66,21 +74,19 @@ struct Reservation {
     holder: Nexus,
 }
 
-/// The persistent reservation state of one logical unit.
-#[derive(Debug)]
-pub(crate) struct Persistent {
+/// Who is registered, and what is reserved.
+#[derive(Clone, Debug)]
+struct State {
     /// The key of each nexus; zero where it is not registered, which no registered key is.
     keys: Vec<u64>,
     /// PRGENERATION.
     generation: u32,
     reservation: Option<Reservation>,
+    /// It outlives a loss of power (PTPL_A): what the last registration has asked for.
+    outlives: bool,
 }
 
-impl Persistent {
-    pub(crate) fn new(nexuses: usize) -> Self {
-        Self { keys: vec![0; nexuses], generation: 0, reservation: None }
-    }
-
+impl State {
     /// The key of a nexus that is registered.
     fn key(&self, nexus: Nexus) -> Option<u64> {
         self.keys.get(nexus.index()).copied().filter(|&key| key != 0)
@@ -98,11 +104,11 @@ impl Persistent {
         registered.map(|(index, key)| (Nexus(index as u16), *key))
     }
 
-    pub(crate) fn is_registered(&self, nexus: Nexus) -> bool {
+    fn is_registered(&self, nexus: Nexus) -> bool {
         self.key(nexus).is_some()
     }
 
-    pub(crate) fn any_registered(&self) -> bool {
+    fn any_registered(&self) -> bool {
         self.registrants().next().is_some()
     }
 
@@ -116,18 +122,106 @@ impl Persistent {
         })
     }
 
+    /// Whether a restart makes the same of both.
+    fn is_kept_as(&self, other: &Self) -> bool {
+        let same = self.reservation == other.reservation && self.keys == other.keys;
+        self.outlives == other.outlives && (same || !self.outlives)
+    }
+
+    fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+}
+
+/// The persistent reservation state of one logical unit.
+#[derive(Debug)]
+pub(crate) struct Persistent {
+    now: State,
+    change: Change,
+}
+
+/// A change that is to be durable before it is made. There is one at a time.
+#[derive(Debug)]
+enum Change {
+    None,
+    /// It is being kept, for a command that waits for it or is no more.
+    Kept(Box<Draft>, bool),
+    /// It was made or not; the command has yet to hear it, and whose commands it is to end.
+    Settled(Result<NexusSet, Refusal>),
+}
+
+/// What a command would make of the state, and whom it would tell.
+#[derive(Debug)]
+struct Draft {
+    state: State,
+    /// Who is to be told of what.
+    told: [(Attention, NexusSet); 3],
+    /// Whose commands are to end.
+    victims: NexusSet,
+}
+
+impl Draft {
+    fn new(state: &State) -> Self {
+        let kinds = [
+            Attention::ReservationsReleased,
+            Attention::ReservationsPreempted,
+            Attention::RegistrationsPreempted,
+        ];
+        let told = kinds.map(|attention| (attention, NexusSet::default()));
+        Self { state: state.clone(), told, victims: NexusSet::default() }
+    }
+
+    fn tell(&mut self, attention: Attention, nexus: Nexus) {
+        self.told.iter_mut().filter(|(kind, _)| *kind == attention).for_each(|(_, set)| set.add(nexus));
+    }
+
+    /// Tell every registrant but `except`.
+    fn tell_registrants(&mut self, except: Nexus, attention: Attention) {
+        for index in 0..self.state.keys.len() {
+            let nexus = Nexus(index as u16);
+            if nexus != except && self.state.is_registered(nexus) {
+                self.tell(attention, nexus);
+            }
+        }
+    }
+}
+
+impl Persistent {
+    pub(crate) fn new(nexuses: usize) -> Self {
+        let now = State { keys: vec![0; nexuses], generation: 0, reservation: None, outlives: false };
+        Self { now, change: Change::None }
+    }
+
+    /// Whether a nexus is registered, or is about to be.
+    pub(crate) fn is_registered(&self, nexus: Nexus) -> bool {
+        let kept = |draft: &Draft| draft.state.is_registered(nexus);
+        self.now.is_registered(nexus) || self.draft().is_some_and(kept)
+    }
+
+    /// Whether anybody is registered, or is about to be.
+    pub(crate) fn any_registered(&self) -> bool {
+        self.now.any_registered() || self.draft().is_some_and(|draft| draft.state.any_registered())
+    }
+
+    fn draft(&self) -> Option<&Draft> {
+        match &self.change {
+            Change::Kept(draft, _) => Some(draft),
+            _ => None,
+        }
+    }
+
     /// Whether a RESERVE or RELEASE of SPC-2 by this nexus ends with GOOD and does nothing (SPC-4 section 5.13.3).
     pub(crate) fn allows_compatible(&self, nexus: Nexus) -> bool {
-        let shared = self.reservation.is_some_and(|reservation| reservation.kind.is_for_registrants());
-        self.is_holder(nexus) || (shared && self.is_registered(nexus))
+        let shared = self.now.reservation.is_some_and(|reservation| reservation.kind.is_for_registrants());
+        self.now.is_holder(nexus) || (shared && self.now.is_registered(nexus))
     }
 
     /// Whether the reservation lets this nexus do it.
     pub(crate) fn check(&self, nexus: Nexus, access: Access) -> Result<(), Refusal> {
-        let Some(Reservation { kind, .. }) = self.reservation else { return Ok(()) };
+        let Some(Reservation { kind, .. }) = self.now.reservation else { return Ok(()) };
         let allowed = access == Access::Always
-            || self.is_holder(nexus)
-            || (kind.is_for_registrants() && self.is_registered(nexus))
+            || self.now.is_holder(nexus)
+            || (kind.is_for_registrants() && self.now.is_registered(nexus))
             || (kind.is_write_exclusive() && access == Access::Read);
         if allowed { Ok(()) } else { Err(Refusal::CONFLICT) }
     }
@@ -150,7 +244,8 @@ mod tests {
         ];
         for (kind, stranger, registrant) in table {
             let reservation = Some(Reservation { kind, holder: Nexus(0) });
-            let state = Persistent { keys: vec![1, 2, 0], generation: 0, reservation };
+            let now = State { keys: vec![1, 2, 0], generation: 0, reservation, outlives: false };
+            let state = Persistent { now, change: Change::None };
             let may = |nexus, access| state.check(Nexus(nexus), access).is_ok();
             assert!(may(0, Access::Read) && may(0, Access::Change), "{kind:?}: the holder");
             assert_eq!((may(1, Access::Read), may(1, Access::Change)), registrant, "{kind:?}: a registrant");

@@ -196,7 +196,7 @@ impl Target {
     /// # Errors
     /// `None` when all places are taken by ports that are attached or hold registrations.
     pub fn attach(&mut self, port: &TransportId) -> Option<Nexus> {
-        let nexus = self.claim(port)?;
+        let nexus = self.claim_beside(port, &|_| false)?;
         if self.nexuses.is_attached(nexus) {
             self.detach(nexus);
         }
@@ -204,12 +204,16 @@ impl Target {
         Some(nexus)
     }
 
-    /// The place of a port, for a login or for a registration on its behalf.
-    pub(crate) fn claim(&mut self, port: &TransportId) -> Option<Nexus> {
+    /// The place of a port, for a login or for a registration on its behalf. It is none of those that `is_needed` says are.
+    pub(crate) fn claim_beside(
+        &mut self,
+        port: &TransportId,
+        is_needed: &dyn Fn(Nexus) -> bool,
+    ) -> Option<Nexus> {
         let units = &self.units;
         let any =
             |test: &dyn Fn(&LogicalUnit) -> bool| units.iter().flat_map(|place| &place.unit).any(|u| test(u));
-        let is_registered = |nexus| any(&|unit| unit.persistent.is_registered(nexus));
+        let is_registered = |nexus| is_needed(nexus) || any(&|unit| unit.persistent.is_registered(nexus));
         // Who has yet to be told that its writes may be lost is forgotten last.
         let is_owed = |nexus| any(&|unit| unit.cache.owes(nexus));
         let found = self

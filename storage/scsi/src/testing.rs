@@ -177,6 +177,7 @@ struct Hands<'a> {
     owners: &'a mut Vec<usize>,
     receives: &'a mut Vec<(u32, Buffer)>,
     data_in: &'a mut Vec<u8>,
+    keeping: &'a mut bool,
 }
 
 impl Carrier for Hands<'_> {
@@ -207,6 +208,12 @@ impl Carrier for Hands<'_> {
         self.data_in.extend_from_slice(&buffer);
         self.moved = true;
     }
+
+    fn keep(&mut self, unit: UnitId) {
+        assert_eq!(unit, self.unit);
+        assert!(!core::mem::replace(self.keeping, true), "one at a time");
+        self.moved = true;
+    }
 }
 
 /// A target of one disk, two initiators, and commands between them.
@@ -228,6 +235,10 @@ pub struct Bench {
     pub slots: Vec<Slot>,
     /// Disks behind more units.
     pub others: Vec<Other>,
+    /// What was kept of the unit's reservations.
+    pub kept: Vec<u8>,
+    /// Whether something is to be kept, and is not.
+    pub keeping: bool,
     owners: Vec<usize>,
     aborts: Vec<(UnitId, Nexus)>,
     steps: usize,
@@ -255,9 +266,23 @@ impl Bench {
         let control = Pool::new(&[(4096, 16), (65536, 1)]).share(usize::MAX / 2);
         let data = pool.share(usize::MAX / 2);
         let disk = RamDisk::new(geometry.size);
-        let (slots, others, owners, aborts) = Default::default();
-        let mut bench =
-            Self { target, unit, nexuses, disk, data, control, slots, others, owners, aborts, steps: 0 };
+        let (slots, others, kept, owners, aborts) = Default::default();
+        let (keeping, steps) = (false, 0);
+        let mut bench = Self {
+            target,
+            unit,
+            nexuses,
+            disk,
+            data,
+            control,
+            slots,
+            others,
+            kept,
+            keeping,
+            owners,
+            aborts,
+            steps,
+        };
         for nexus in nexuses {
             bench.run_as(nexus, &[0; 6], &[], 0);
         }
@@ -324,12 +349,25 @@ impl Bench {
     pub fn step(&mut self, index: usize) -> bool {
         let mut moved = false;
         while self.slots[index].outcome.is_none() {
-            let Self { target, unit, disk, data, control, slots, others, owners, aborts, steps, .. } = self;
+            let Self {
+                target,
+                unit,
+                disk,
+                data,
+                control,
+                slots,
+                others,
+                owners,
+                aborts,
+                steps,
+                keeping,
+                ..
+            } = self;
             let memory = Memory { data, control };
             let Slot { command, data_out, data_in, receives, outcome, waits } = &mut slots[index];
             let (unit, offered) = (*unit, data_out.len());
             let mut hands =
-                Hands { index, unit, others, offered, moved: false, disk, owners, receives, data_in };
+                Hands { index, unit, others, offered, moved: false, disk, owners, receives, data_in, keeping };
             // Every other time the short way is tried before the long one, as a transport does.
             *steps += 1;
             let ended = if *steps % 2 == 0 { command.end(target) } else { None };
@@ -406,6 +444,16 @@ impl Bench {
         self.slots[owner].command.completed(completion);
     }
 
+    /// What is to be kept of the unit's reservations is, or cannot be.
+    pub fn keep(&mut self, durable: bool) {
+        if durable && let Some(bytes) = self.target.to_keep(self.unit) {
+            assert!(bytes.len() <= crate::LONGEST_KEPT, "no more than was said");
+            self.kept = bytes;
+        }
+        self.keeping = false;
+        self.target.kept(self.unit, durable);
+    }
+
     /// Run everything to its end. Requests are completed last in, first out, which is as good an order as any.
     ///
     /// # Panics
@@ -420,6 +468,8 @@ impl Bench {
                 self.complete(self.disk.pending.len() - 1);
             } else if let Some(other) = self.others.iter().position(|other| !other.disk.pending.is_empty()) {
                 self.complete_other(other, self.others[other].disk.pending.len() - 1);
+            } else if self.keeping {
+                self.keep(true);
             } else {
                 break;
             }

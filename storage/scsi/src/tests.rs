@@ -9,12 +9,14 @@ mod durability;
 mod errors;
 mod fuzz;
 mod identities;
+mod keeping;
 mod order;
 mod plain;
 mod provisioning;
 mod refusals;
 mod registrations;
 mod removal;
+mod reservation_model;
 mod straight;
 mod transfers;
 

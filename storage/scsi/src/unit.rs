@@ -37,6 +37,8 @@ pub struct Traits {
     pub read_only: bool,
     /// What is said when there is no space left behind a thin disk.
     pub no_space: NoSpace,
+    /// Reservations can be kept through a loss of power: [`crate::Carrier::keep`] is heard.
+    pub keeps: bool,
 }
 
 /// Whether space can come, when there is none left behind a thin disk.

@@ -1,6 +1,6 @@
 //! PERSISTENT RESERVE IN (SPC-4 section 6.15).
 
-use super::{Kind, Persistent};
+use super::{Kind, State};
 use crate::command::{Call, Head, Task};
 use crate::field::{Answer, u16_at};
 use crate::sense::{Refusal, Sense};
@@ -14,18 +14,19 @@ pub(crate) fn read(_: &mut Target, head: &Head) -> Result<Task, Refusal> {
 }
 
 fn answer(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
-    let state = &call.unit()?.persistent;
+    let unit = call.unit()?;
+    let state = &unit.persistent.now;
     match call.cdb()[1] & 0x1f {
         0 => keys(state, answer),
         1 => reservation(state, answer),
-        2 => capabilities(answer),
+        2 => capabilities(answer, unit.traits.keeps, state.outlives),
         3 => full_status(call, state, answer),
         _ => return Err(Sense::in_cdb(1, Some(4)).into()),
     }
     Ok(())
 }
 
-fn keys(state: &Persistent, answer: &mut Answer<'_>) {
+fn keys(state: &State, answer: &mut Answer<'_>) {
     answer.put_u32(state.generation);
     answer.put_u32(0);
     for (_, key) in state.registrants() {
@@ -34,7 +35,7 @@ fn keys(state: &Persistent, answer: &mut Answer<'_>) {
     answer.close_u32(4);
 }
 
-fn reservation(state: &Persistent, answer: &mut Answer<'_>) {
+fn reservation(state: &State, answer: &mut Answer<'_>) {
     answer.put_u32(state.generation);
     answer.put_u32(0);
     if let Some(reservation) = state.reservation {
@@ -45,8 +46,9 @@ fn reservation(state: &Persistent, answer: &mut Answer<'_>) {
     answer.close_u32(4);
 }
 
-fn capabilities(answer: &mut Answer<'_>) {
-    // Compatible reservation handling, SPEC_I_PT, ALL_TG_PT; no persistence through power loss.
+/// `capable` of outliving a loss of power (PTPL_C), and `active` in it (PTPL_A).
+fn capabilities(answer: &mut Answer<'_>, capable: bool, active: bool) {
+    // Compatible reservation handling, SPEC_I_PT, ALL_TG_PT.
     const CRH_SIP_ATP: u8 = 0x10 | 0x08 | 0x04;
     const TMV: u8 = 0x80;
     let mask = Kind::ALL.into_iter().fold(0_u16, |mask, kind| {
@@ -54,12 +56,12 @@ fn capabilities(answer: &mut Answer<'_>) {
         mask | if (kind as u8) < 8 { 0x100 << kind as u8 } else { 1 << (kind as u8 - 8) }
     });
     answer.put_u16(8);
-    answer.put(&[CRH_SIP_ATP, TMV]);
+    answer.put(&[CRH_SIP_ATP | u8::from(capable), TMV | u8::from(active)]);
     answer.put_u16(mask);
     answer.put_u16(0);
 }
 
-fn full_status(call: &Call<'_>, state: &Persistent, answer: &mut Answer<'_>) {
+fn full_status(call: &Call<'_>, state: &State, answer: &mut Answer<'_>) {
     answer.put_u32(state.generation);
     answer.put_u32(0);
     for (nexus, key) in state.registrants() {

@@ -199,7 +199,9 @@ fn noise_comes_to_an_end() {
         let pool = pool(&mut random);
         let shape = shape(&mut random);
         let no_space = if random.below(2) == 0 { NoSpace::Temporary } else { NoSpace::Final };
-        let traits = Traits { removable: random.below(2) == 0, read_only: random.below(8) == 0, no_space };
+        let (removable, read_only, keeps) =
+            (random.below(2) == 0, random.below(8) == 0, random.below(2) == 0);
+        let traits = Traits { removable, read_only, no_space, keeps };
         let mut bench = Bench::with(shape, traits, &pool);
         bench.disk.keeps = random.below(2) == 0;
         for _ in 0..120 {
