@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::nic::AnyNic;
 use crate::pci::Pci;
+use crate::virtio::blk::Block;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, Location, mmio, pci};
@@ -19,6 +20,9 @@ pub struct Inventory<'a> {
     /// Bytes of memory that each NIC may take for its buffers, at most. From 704 KiB on, received and sent frames are as
     /// long as segmentation offload makes them; 2.5 MiB is as fast as any more; 64 KiB is the least that makes sense.
     pub nic_memory: usize,
+    /// The serial number of the disk that is wanted, and the most bytes of a request to it. Without it no disk is brought up;
+    /// with it all are asked for their serial numbers, and those of others are left alone.
+    pub disk: Option<(&'a str, usize)>,
 }
 
 /// What was found and works.
@@ -29,6 +33,8 @@ pub struct Found {
     pub nics: Vec<AnyNic>,
     /// A source of randomness.
     pub rng: Option<Rng>,
+    /// Disks of the serial number that is wanted.
+    pub disks: Vec<Block>,
     /// Devices there is a driver for that could not be brought up, and why. They are logged as well.
     pub failed: Vec<(Location, Error)>,
 }
@@ -36,21 +42,28 @@ pub struct Found {
 impl fmt::Debug for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rng = self.rng.as_ref().map(Rng::location);
-        write!(f, "{} NICs, randomness {rng:?}, failed {:?}", self.nics.len(), self.failed)
+        write!(
+            f,
+            "{} NICs, {} disks, randomness {rng:?}, failed {:?}",
+            self.nics.len(),
+            self.disks.len(),
+            self.failed
+        )
     }
 }
 
-/// The kinds of virtio device there is a driver for.
-const KINDS: [DeviceType; 2] = [DeviceType::Network, DeviceType::EntropySource];
+/// The kinds of virtio device there is a driver for; disks last.
+const KINDS: [DeviceType; 3] = [DeviceType::Network, DeviceType::EntropySource, DeviceType::Block];
 
 /// Look at all buses and bring up every device there is a driver for.
 pub fn find(inventory: &Inventory<'_>) -> Found {
     let mut found = Found::default();
+    let kinds = &KINDS[..KINDS.len() - usize::from(inventory.disk.is_none())];
     let mut slots = mmio::on_command_line(inventory.command_line);
 
     if let Some(mut buses) = Pci::find() {
         for function in buses.functions() {
-            if virtio_device_type(&function.info).is_some_and(|kind| KINDS.contains(&kind)) {
+            if virtio_device_type(&function.info).is_some_and(|kind| kinds.contains(&kind)) {
                 let opened = pci::open(&mut buses, function.at);
                 found.take(Location::Pci(function.at), opened, inventory);
             }
@@ -61,7 +74,7 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
         slots = mmio::of_microvm();
     }
     for slot in &slots {
-        if let Some(opened) = mmio::open(slot, &KINDS) {
+        if let Some(opened) = mmio::open(slot, kinds) {
             found.take(Location::Mmio(slot.address), opened, inventory);
         }
     }
@@ -83,6 +96,14 @@ impl Found {
                 self.nics.push(AnyNic::Virtio(nic));
             }
             DeviceType::EntropySource if self.rng.is_none() => self.rng = Some(Rng::new(device)?),
+            DeviceType::Block => {
+                if let Some((serial, longest)) = inventory.disk {
+                    let disk = Block::new(device, longest)?;
+                    if disk.serial() == serial {
+                        self.disks.push(disk);
+                    }
+                }
+            }
             // A second source adds nothing.
             _ => {}
         }

@@ -3,6 +3,7 @@
 //! Reaching them and agreeing on features goes through the virtio-drivers package. The rings are ours ([`queue`]):
 //! the package has no segmentation and checksum offload, no MSI-X, and an event index that fails when it wraps.
 
+pub mod blk;
 mod device;
 pub(crate) mod feature;
 mod hal;

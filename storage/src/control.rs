@@ -68,7 +68,7 @@ impl Control {
         }
         {
             let state = &mut *shared.state.borrow_mut();
-            let target = state.registry.add(exposure, volume)?;
+            let target = state.registry.add(exposure, volume, &shared.keeper)?;
             shared.notify(state, |session| session.0 == target, Notice::LunsChanged);
         }
         let assignment = Assignment {

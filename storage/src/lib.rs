@@ -18,6 +18,7 @@ mod mailbox;
 mod path;
 mod portal;
 mod registry;
+mod reservations;
 mod shared;
 mod straight;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use core::net::SocketAddrV4;
 use kernel_runtime::Clock;
 use network::Stream;
 use shared::Shared;
+use state::Records;
 
 pub use carrier::Tls;
 pub use control::{Control, ControlError, Exposed, Exposure, Policy, VolumeState};
@@ -85,6 +87,13 @@ impl Storage {
         stream: Stream,
     ) -> impl Future<Output = ()> + 'static {
         volume::run(self.0.clone(), index, path, stream)
+    }
+
+    /// Keep persistent reservations in these records: from now on APTPL is offered, and disks that are exposed have the
+    /// reservations that were kept of them. Answers the task that does it.
+    pub fn keep_reservations(&self, records: Records) -> impl Future<Output = ()> + 'static {
+        self.0.keeper.set_records(records.clone());
+        reservations::run(self.0.clone(), records)
     }
 
     /// The task that looks whether disks have changed, on the service network.

@@ -6,6 +6,7 @@
 use crate::figures::Wait;
 use crate::mailbox::CommandIndex;
 use crate::registry::{Place, TargetIndex};
+use crate::reservations::Keeper;
 use crate::shared::{ConnectionIndex, Owner, Running, Shared, State, VolumeIndex, cookie};
 use crate::turns::units;
 use crate::volume::Volume;
@@ -287,8 +288,9 @@ impl Path {
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
             let wait = &mut running.wait;
             let others = Others { unit, volumes, all: &self.shared.volumes };
+            let (keeper, released) = (&self.shared.keeper, false);
             let mut hands =
-                Hands { connection, task, index, now, volume, others, wait, moved, released: false };
+                Hands { connection, task, index, now, volume, others, keeper, target, wait, moved, released };
             let rest = running.command.step(device, &memory, &mut hands);
             moved = hands.moved;
             if hands.released {
@@ -378,6 +380,8 @@ struct Hands<'a> {
     volume: Option<&'a Volume>,
     others: Others<'a>,
     wait: &'a mut Wait,
+    keeper: &'a Keeper,
+    target: TargetIndex,
     /// It carried something.
     moved: bool,
     /// Commands of the target that are blocked may go on.
@@ -423,6 +427,9 @@ impl Carrier for Hands<'_> {
 
     fn released(&mut self) {
         self.released = true;
+    fn keep(&mut self, unit: UnitId) {
+        self.keeper.keep(self.target, unit);
+        self.moved = true;
     }
 }
 

@@ -4,6 +4,7 @@ mod sessions;
 
 use crate::Limits;
 use crate::control::{ControlError, Exposure};
+use crate::reservations::Keeper;
 use crate::shared::VolumeIndex;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -144,6 +145,7 @@ impl Registry {
         &mut self,
         exposure: Exposure,
         volume: VolumeIndex,
+        keeper: &Keeper,
     ) -> Result<TargetIndex, ControlError> {
         if self.exposures.len() == self.capacity {
             return Err(ControlError::Full);
@@ -153,8 +155,8 @@ impl Registry {
         }
         let target = self.target_for(&exposure)?;
         let identity = Identity::new(crate::control::uuid(&exposure));
-        let traits =
-            storage_scsi::Traits { read_only: exposure.read_only, ..storage_scsi::Traits::default() };
+        let (read_only, keeps) = (exposure.read_only, keeper.is_there());
+        let traits = storage_scsi::Traits { read_only, keeps, ..storage_scsi::Traits::default() };
         let Some(entry) = self.entry_mut(target) else { return Err(ControlError::Full) };
         let unit = match entry.device.add_unit(exposure.lun, identity, traits) {
             Ok(unit) => unit,
@@ -167,6 +169,11 @@ impl Registry {
                 });
             }
         };
+        if let Err(error) = keeper.restore(&mut entry.device, unit) {
+            entry.device.remove_unit(unit);
+            self.drop_if_empty(target);
+            return Err(error);
+        }
         entry.volumes[unit.index()] = Some(volume);
         self.exposures.push(ExposureEntry { exposure, target, unit, volume, is_leaving: false });
         Ok(target)

@@ -9,6 +9,7 @@ use crate::commands::Commands;
 use crate::figures::{Figures, Wait};
 use crate::mailbox::{CommandIndex, Mailbox};
 use crate::registry::{Registry, TargetIndex};
+use crate::reservations::Keeper;
 use crate::straight::Seat;
 use crate::turns::Turns;
 use crate::volume::Volume;
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) turns: Turns,
     /// What discovery gives as the portal, if not the address the initiator came to.
     pub(crate) portal: Option<SocketAddrV4>,
+    /// What keeps reservations through a restart.
+    pub(crate) keeper: Keeper,
     /// Everything is about to end: nobody may log in any more.
     pub(crate) is_draining: Cell<bool>,
     seed: Cell<u64>,
@@ -127,6 +130,7 @@ impl Carrier for Nobody {
     fn receive(&mut self, _: u32, _: Buffer) {}
     fn issue(&mut self, _: UnitId, _: Request) {}
     fn send(&mut self, _: u32, _: Buffer) {}
+    fn keep(&mut self, _: UnitId) {}
 }
 
 /// A request's cookie on its way through a volume: the command's slot, and its own name for the request.
@@ -185,6 +189,7 @@ impl Shared {
             figures: (0..limits.connections).map(|_| Figures::default()).collect(),
             turns: Turns::new(limits.connections, limits.sharing),
             portal,
+            keeper: Keeper::default(),
             is_draining: Cell::new(false),
             seed: Cell::new(seed),
             pool,

@@ -204,6 +204,10 @@ impl Carrier for Hands<'_> {
     fn send(&mut self, offset: u32, buffer: Buffer) {
         self.connection.send(self.task, offset, buffer);
     }
+
+    fn keep(&mut self, _unit: UnitId) {
+        panic!("reads and writes keep nothing");
+    }
 }
 
 fn geometry() -> Geometry {

@@ -40,7 +40,7 @@ pub(crate) fn run(machine: Machine) -> ! {
     let kib = |key| item(line, key).next().and_then(|value| value.parse::<usize>().ok());
     let nic_memory = kib("nic-memory=").unwrap_or(5 << 10) << 10;
     let socket_memory = kib("socket-memory=").unwrap_or(1 << 10) << 10;
-    let mut found = drivers::find(&Inventory { command_line: line, nic_memory });
+    let mut found = drivers::find(&Inventory { command_line: line, nic_memory, disk: None });
     if let Some(rng) = &mut found.rng {
         let mut bytes = [0; 100];
         match rng.fill(&mut bytes) {

@@ -162,23 +162,34 @@ impl Device {
 
     /// Tell it where `queue` lies and which interrupt to raise for it.
     pub(crate) fn attach(&mut self, index: u16, queue: &mut Queue) -> Result<(), Error> {
-        if self.queue_size(index, queue.size())? < queue.size() {
+        let doorbell = self.attach_rings(index, queue.size(), queue.addresses())?;
+        queue.set_doorbell(doorbell);
+        Ok(())
+    }
+
+    /// Tell it where descriptor table, available ring and used ring of a queue lie. Answers where it is told that there is
+    /// something.
+    pub(crate) fn attach_rings(
+        &mut self,
+        index: u16,
+        size: u16,
+        addresses: [u64; 3],
+    ) -> Result<Doorbell, Error> {
+        if self.queue_size(index, size)? < size {
             return Err(Error::NoQueue(index));
         }
-        let addresses = queue.addresses();
         // A legacy device takes a page number of 32 bits.
         let legacy = on!(self, transport => transport.requires_legacy_layout());
         if legacy && addresses[0] >> 44 != 0 {
             return Err(Error::Io(kernel_io::Error::OutOfMemory));
         }
-        queue.set_doorbell(self.doorbell(index)?);
+        let doorbell = self.doorbell(index)?;
         if let Bus::Pci { registers, .. } = &*self.bus {
             registers.set_vectors(index)?;
         }
         let [descriptors, available, used] = addresses;
-        let size = queue.size().into();
-        on!(self, transport => transport.queue_set(index, size, descriptors, available, used));
-        Ok(())
+        on!(self, transport => transport.queue_set(index, size.into(), descriptors, available, used));
+        Ok(doorbell)
     }
 
     fn doorbell(&self, index: u16) -> Result<Doorbell, Error> {

@@ -14,6 +14,10 @@ pub(crate) const NET_GUEST_TSO4: u64 = 1 << 7;
 pub(crate) const NET_HOST_TSO4: u64 = 1 << 11;
 /// The device says whether its link is up.
 pub(crate) const NET_STATUS: u64 = 1 << 16;
+/// The disk cannot be written (section 5.2.3).
+pub(crate) const BLK_RO: u64 = 1 << 5;
+/// The disk has a cache, and a request that empties it.
+pub(crate) const BLK_FLUSH: u64 = 1 << 9;
 /// A legacy device takes header and frame in one descriptor (section 6.3).
 pub(crate) const ANY_LAYOUT: u64 = 1 << 27;
 /// Both sides say at which index they want to hear from the other (section 2.7.10).

@@ -15,7 +15,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 use kernel_io::{Buffer, Direction, Error, Lent, Mmio, Shared};
-use layout::Layout;
+pub(super) use layout::Layout;
 
 /// VIRTQ_DESC_F_NEXT and VIRTQ_DESC_F_WRITE (section 2.7.5).
 const NEXT: u16 = 1;
@@ -45,7 +45,7 @@ pub(crate) enum Doorbell {
 }
 
 impl Doorbell {
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         match self {
             Self::Half(register, queue) => register.write16(0, *queue),
             Self::Word(register, queue) => register.write32(0, u32::from(*queue)),

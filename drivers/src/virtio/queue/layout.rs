@@ -6,13 +6,13 @@ use kernel_io::PAGE;
 
 /// Offsets in the memory of one queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(in crate::virtio) struct Layout {
     /// Descriptors, a power of two.
-    pub(super) size: u16,
+    pub(in crate::virtio) size: u16,
     /// The available ring, which begins with its flags.
-    pub(super) available: usize,
+    pub(in crate::virtio) available: usize,
     /// The used ring, which begins with its flags.
-    pub(super) used: usize,
+    pub(in crate::virtio) used: usize,
     /// Where the entries of both begin, and what of an index says which: they are asked for with each buffer.
     available_entries: usize,
     used_entries: usize,
@@ -27,7 +27,7 @@ const USED_ENTRY: usize = 8;
 const HEAD: usize = 4;
 
 impl Layout {
-    pub(super) fn new(size: u16) -> Self {
+    pub(in crate::virtio) fn new(size: u16) -> Self {
         let available = usize::from(size) * DESCRIPTOR;
         let end = available + HEAD + usize::from(size) * AVAILABLE_ENTRY + 2;
         let used = end.next_multiple_of(PAGE);
@@ -42,37 +42,37 @@ impl Layout {
     }
 
     /// Bytes in all, a multiple of eight.
-    pub(super) fn length(&self) -> usize {
+    pub(in crate::virtio) fn length(&self) -> usize {
         (self.available_event() + 2).next_multiple_of(8)
     }
 
-    pub(super) fn descriptor(&self, descriptor: u16) -> usize {
+    pub(in crate::virtio) fn descriptor(&self, descriptor: u16) -> usize {
         usize::from(descriptor) * DESCRIPTOR
     }
 
-    pub(super) fn available_index(&self) -> usize {
+    pub(in crate::virtio) fn available_index(&self) -> usize {
         self.available + 2
     }
 
-    pub(super) fn available_entry(&self, index: u16) -> usize {
+    pub(in crate::virtio) fn available_entry(&self, index: u16) -> usize {
         self.available_entries + usize::from(index & self.mask) * AVAILABLE_ENTRY
     }
 
     /// Where we say at which used index we want an interrupt.
-    pub(super) fn used_event(&self) -> usize {
+    pub(in crate::virtio) fn used_event(&self) -> usize {
         self.available + HEAD + usize::from(self.size) * AVAILABLE_ENTRY
     }
 
-    pub(super) fn used_index(&self) -> usize {
+    pub(in crate::virtio) fn used_index(&self) -> usize {
         self.used + 2
     }
 
-    pub(super) fn used_entry(&self, index: u16) -> usize {
+    pub(in crate::virtio) fn used_entry(&self, index: u16) -> usize {
         self.used_entries + usize::from(index & self.mask) * USED_ENTRY
     }
 
     /// Where the device says at which available index it wants to be told.
-    pub(super) fn available_event(&self) -> usize {
+    pub(in crate::virtio) fn available_event(&self) -> usize {
         self.used + HEAD + usize::from(self.size) * USED_ENTRY
     }
 }
