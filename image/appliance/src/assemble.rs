@@ -18,6 +18,7 @@ use management::{Configuration, Management, Policy};
 use network::{Attachment, Measured, Settings, Side};
 use network_nic::Nic;
 use network_tls::{Anchors, ClientConfig, Crypto, Dates, Identity, Random};
+use state::Records;
 use storage::{Control, Storage};
 
 /// What the ground has found.
@@ -32,6 +33,8 @@ pub struct Parts<H, S> {
     pub secrets: Option<Secrets>,
     /// What iSCSI's digests are made with, if there is anything better than a table.
     pub checksum: Option<storage::Checksum>,
+    /// Where reservations are kept through a restart, if there is a disk for it.
+    pub state: Option<Records>,
     /// Where cycles are counted.
     pub profile: Profile,
     /// What the ground tells of itself.
@@ -57,6 +60,7 @@ pub struct Appliance<H, S> {
     host: Attachment<Measured<H>>,
     service: Attachment<Measured<S>>,
     executor: Executor,
+    state: Option<Records>,
     control: Control,
     profile: Profile,
 }
@@ -132,6 +136,9 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             let stream = host.stack().stream_over(buffer(receive), buffer(send));
             executor.add_to(Stage::Iscsi, "iscsi", storage.serve_initiators(index, ISCSI_PORT, stream));
         }
+        if let Some(records) = &parts.state {
+            executor.add("reservations", storage.keep_reservations(records.clone()));
+        }
         let control = storage.control();
         expose(config, &control)?;
 
@@ -153,7 +160,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             }
             log::warn!("management API on port {port} of the service network, without authentication");
         }
-        Ok(Self { host, service, executor, control, profile })
+        Ok(Self { host, service, executor, state: parts.state, control, profile })
     }
 
     /// One turn: what arrived goes in, tasks run, what they said goes out.
@@ -163,6 +170,9 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         self.service.receive(now);
         self.profile.enter(Stage::Other);
         self.executor.run_ready(now);
+        if let Some(state) = &self.state {
+            state.turn(now);
+        }
         self.profile.enter(Stage::Stack);
         let more = self.host.transmit(now) | self.service.transmit(now);
         self.profile.enter(Stage::Other);
@@ -171,8 +181,15 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         if more || self.executor.has_ready() || self.host.arm() || self.service.arm() {
             return Next::Again;
         }
-        let deadlines =
-            [self.host.next_deadline(now), self.service.next_deadline(now), self.executor.next_deadline()];
+        if self.state.as_ref().is_some_and(Records::arm) {
+            return Next::Again;
+        }
+        let deadlines = [
+            self.host.next_deadline(now),
+            self.service.next_deadline(now),
+            self.executor.next_deadline(),
+            self.state.as_ref().and_then(Records::next_deadline),
+        ];
         self.profile.enter(Stage::Idle);
         Next::Idle(deadlines.into_iter().flatten().min())
     }

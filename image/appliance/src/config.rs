@@ -37,6 +37,8 @@ pub struct Config {
     pub owner: Option<String>,
     /// How sessions share the processor.
     pub sharing: Sharing,
+    /// The disk for what outlives a restart: a serial number on the bare machine, a path of the hosted process.
+    pub state: Option<String>,
     /// TLS to storage services, if it is to be had.
     pub tls: Option<Tls>,
     /// What is exposed from the start.
@@ -130,6 +132,7 @@ impl Config {
             portal: keys.take("iscsi.portal", "an IPv4 address and port such as 10.77.0.2:3260")?,
             owner: keys.take_with("owner", owner)?,
             sharing: keys.take_with("sharing", sharing)?.unwrap_or_default(),
+            state: keys.take_with("state.disk", disk)?,
             tls: tls::all(&mut keys)?,
             targets: target::all(&mut keys)?,
             log,
@@ -263,6 +266,14 @@ fn sharing(text: &str) -> Result<Sharing, String> {
         "work-conserving" => Ok(Sharing::WorkConserving),
         "equal" => Ok(Sharing::Equal),
         _ => Err("expected work-conserving or equal".to_string()),
+    }
+}
+
+fn disk(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) {
+        Ok(text.to_string())
+    } else {
+        Err("expected a serial number or a path".to_string())
     }
 }
 

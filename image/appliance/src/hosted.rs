@@ -4,15 +4,19 @@
 //! VM), time is the monotonic clock and idling is `poll(2)`.
 
 mod counter;
+mod disk;
 mod ending;
 mod tap;
 
 use crate::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use crate::config::{Channel, Config};
+use crate::limits::Limits;
+use disk::FileDisk;
 use ending::Ending;
 use kernel_runtime::{Instant, Profile};
 use network_tls::{NoEntropy, Random};
 use rustix::event::{PollFd, PollFlags, poll};
+use state::Records;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -50,6 +54,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     counter::start();
     let now = move || Instant::from_micros(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     let open = |name: &str| Tap::open(name).map_err(|error| format!("{name}: {error}"));
+    let state = config.state.as_deref().map(|path| open_state(path, &now)).transpose()?;
     let (host, service) = (open(&arguments.host)?, open(&arguments.service)?);
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
     let secrets = Some(Secrets { random: Box::new(Urandom(urandom()?)), time });
@@ -58,6 +63,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         service,
         seeds: seeds()?,
         secrets,
+        state,
         checksum: checksum(),
         profile: Profile::new(counter::cycles),
         // An operating system's heap and memory are others' to tell of.
@@ -92,6 +98,20 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
             return Ok(());
         }
     }
+}
+
+/// The records on the state disk. Without them the appliance does not start: it would let in whom reservations keep out.
+fn open_state(path: &str, now: &impl Fn() -> Instant) -> Result<Records, String> {
+    let fail = |reason: &dyn std::fmt::Display| format!("configuration: state.disk: {path}: {reason}");
+    let file = FileDisk::open(path).map_err(|error| fail(&error))?;
+    let mut identity = [0; 16];
+    let mut seed = [0; 8];
+    let mut source = urandom()?;
+    let read = source.read_exact(&mut identity).and_then(|()| source.read_exact(&mut seed));
+    read.map_err(|error| format!("/dev/urandom: {error}"))?;
+    let limit = Limits::for_memory(HOSTED_MEMORY).state();
+    Records::open(Box::new(file), limit, (identity, u64::from_ne_bytes(seed)), now)
+        .map_err(|error| fail(&error))
 }
 
 /// What iSCSI's digests are made with where the CPU has an instruction for it.

@@ -30,6 +30,8 @@ const FLUSH_AFTER: Duration = Duration::from_secs(10);
 const WATCH: Duration = Duration::from_secs(30);
 /// Bytes in each direction for that look.
 pub const WATCH_BUFFER: usize = 4 * KIB;
+/// Initiator ports beside those that are logged in which a target remembers at least, because they are registered.
+const REGISTRANTS: usize = 64;
 /// TCP port of iSCSI (RFC 7143 section 15).
 pub const ISCSI_PORT: u16 = 3260;
 /// Connections of the management API at once.
@@ -221,9 +223,15 @@ impl Limits {
         TLS_HANDSHAKE + buffers + buffers / 3
     }
 
+    /// Bytes that records on the state disk may take in memory, where there is one: for each disk the reservations of 64
+    /// initiator ports of the longest names.
+    pub const fn state(&self) -> usize {
+        self.volumes * 24 * KIB
+    }
+
     /// Tasks of the executor.
     pub const fn tasks(&self) -> usize {
-        self.connections + self.volumes * self.paths + API_CONNECTIONS + 8
+        self.connections + self.volumes * self.paths + API_CONNECTIONS + 9
     }
 
     /// What storage is told.
@@ -256,7 +264,7 @@ impl Limits {
             },
             scsi: storage::ScsiLimits {
                 units: narrow(self.volumes),
-                nexuses: narrow(self.connections * 4),
+                nexuses: narrow((self.connections * 4).max(self.connections + REGISTRANTS)),
                 commands: narrow(self.commands),
             },
             nbd: storage::NbdLimits { slots: 2 * self.window, ..storage::NbdLimits::default() },

@@ -1,11 +1,13 @@
 //! The appliance on the bare machine: what the kernel and the drivers have becomes what [`Appliance`] is put together
 //! from, and then it turns until the machine ends.
 
+use crate::disk::StateDisk;
 use crate::nics;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use drivers::virtio::blk::Block;
 use drivers::{AnyNic, Inventory};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::{Channel, Config};
@@ -15,6 +17,7 @@ use kernel::{Machine, crc32c, entropy, figures};
 use kernel_runtime::{Instant, Profile};
 use network_nic::Nic;
 use network_tls::{NoEntropy, Random};
+use state::Records;
 
 /// The file that QEMU may be given for us.
 const FILE: &str = "opt/corbel/config";
@@ -37,9 +40,10 @@ pub(crate) fn run(machine: Machine) -> ! {
 fn serve(machine: &Machine) -> Result<Infallible, String> {
     let config = configuration(machine)?;
     log::set_max_level(config.log);
-    let (host, service) = devices(machine, &config)?;
+    let Devices { host, service, disks } = devices(machine, &config)?;
     let seeds = seeds(machine)?;
     let now = || Instant::from_micros(machine.now());
+    let state = config.state.as_deref().map(|serial| open_state(machine, disks, serial, &now)).transpose()?;
     let memory = machine.free_memory();
     // The time of day is nothing that the kernel knows.
     let secrets = Some(Secrets { random: Box::new(KernelPool), time: None });
@@ -49,7 +53,7 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     let checksum = crc32c::by_instruction();
     let buffer = kernel::memory::stale_bytes;
     let parts =
-        Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, buffer, now: now() };
+        Parts { host, service, seeds, secrets, state, checksum, profile, gauges, memory, buffer, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
     loop {
@@ -72,11 +76,38 @@ fn configuration(machine: &Machine) -> Result<Config, String> {
     Config::parse(&channels).map_err(|error| error.to_string())
 }
 
-/// The NICs of the host-only and of the service network. A source of randomness is used on the way.
-fn devices(machine: &Machine, config: &Config) -> Result<(AnyNic, AnyNic), String> {
+/// What was found.
+struct Devices {
+    host: AnyNic,
+    service: AnyNic,
+    disks: Vec<Block>,
+}
+
+/// The records on the state disk. Without them the appliance does not start: it would let in whom reservations keep out.
+fn open_state(
+    machine: &Machine,
+    disks: Vec<Block>,
+    serial: &str,
+    now: &dyn Fn() -> Instant,
+) -> Result<Records, String> {
+    let disk = StateDisk::choose(disks, serial)?;
+    let (mut identity, mut seed) = ([0; 16], [0; 8]);
+    let random = machine.random(&mut identity).and_then(|()| machine.random(&mut seed));
+    random.map_err(|error| error.to_string())?;
+    let limit = Limits::for_memory(machine.free_memory()).state();
+    let records = Records::open(Box::new(disk), limit, (identity, u64::from_le_bytes(seed)), now);
+    records.map_err(|error| alloc::format!("configuration: state.disk: {serial}: {error}"))
+}
+
+/// The NICs of the host-only and of the service network, and the state disk. A source of randomness is used on the way.
+fn devices(machine: &Machine, config: &Config) -> Result<Devices, String> {
     let free = machine.free_memory();
     let nic_memory = (free / NIC_PART).min(NIC_MOST).min(Limits::for_nics(free) / 2);
-    let found = drivers::find(&Inventory { command_line: machine.command_line(), nic_memory });
+    let found = drivers::find(&Inventory {
+        command_line: machine.command_line(),
+        nic_memory,
+        disk: config.state.as_deref().map(|serial| (serial, state::MAX_REQUEST)),
+    });
     if let Some(mut source) = found.rng {
         let mut bytes = [0; 64];
         match source.fill(&mut bytes) {
@@ -86,11 +117,12 @@ fn devices(machine: &Machine, config: &Config) -> Result<(AnyNic, AnyNic), Strin
     }
     let macs: Vec<_> = found.nics.iter().map(Nic::mac).collect();
     let (host, service) = nics::assign(&macs, config)?;
-    let mut nics = found.nics;
+    let (mut nics, disks) = (found.nics, found.disks);
     // The later one first, so that the other keeps its place.
     let later = nics.remove(host.max(service));
     let earlier = nics.remove(host.min(service));
-    Ok(if host < service { (earlier, later) } else { (later, earlier) })
+    let (host, service) = if host < service { (earlier, later) } else { (later, earlier) };
+    Ok(Devices { host, service, disks })
 }
 
 fn seeds(machine: &Machine) -> Result<[u64; 5], String> {

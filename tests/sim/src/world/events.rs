@@ -175,7 +175,9 @@ impl World {
         let (secrets, checksum) = (None, None);
         // What a buffer held before must not show.
         let buffer = |length| vec![0xa5; length];
-        let parts = Parts { host, service, seeds, secrets, checksum, profile, gauges, memory, buffer, now };
+        let state = None;
+        let parts =
+            Parts { host, service, seeds, secrets, state, checksum, profile, gauges, memory, buffer, now };
         let Shape { connections, entries, .. } = self.shared.plan.shape;
         let limits = Limits { paths: connections, ..Limits::for_memory(memory) };
         let mut storage = limits.storage();
