@@ -427,6 +427,8 @@ impl Carrier for Hands<'_> {
 
     fn released(&mut self) {
         self.released = true;
+    }
+
     fn keep(&mut self, unit: UnitId) {
         self.keeper.keep(self.target, unit);
         self.moved = true;

@@ -14,6 +14,7 @@ mod linux;
 mod network;
 mod offloads;
 mod recovery;
+mod reservations;
 mod service;
 mod suite;
 mod tls;

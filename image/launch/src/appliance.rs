@@ -247,6 +247,14 @@ pub fn devices(net: &Net, board: Board) -> Vec<String> {
     words
 }
 
+/// The QEMU arguments that give the image a disk of this serial number.
+#[must_use]
+pub fn state_disk(board: Board, file: &Path, serial: &str) -> Vec<String> {
+    let drive = format!("if=none,id={serial},format=raw,file={}", file.display());
+    let device = board.device("blk", &format!("drive={serial},serial={serial}"));
+    vec!["-drive".into(), drive, "-device".into(), device]
+}
+
 fn machine(net: &Net, scratch: &Scratch, plan: &Plan, board: Board, config: &Config) -> Result<Machine> {
     let mut arguments = devices(net, board);
     let mut command_line = String::new();

@@ -184,6 +184,15 @@ impl Process {
         last_lines(&self.output(), 30)
     }
 
+    /// Kills it, without a word before.
+    pub fn kill(&mut self) {
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, Signal::KILL);
+            let _ = self.child.wait();
+        }
+        self.stop();
+    }
+
     /// Asks it to end, and kills it if it does not. Does nothing the second time.
     pub fn stop(&mut self) {
         let Some(group) = self.group.take() else { return };

@@ -6,11 +6,14 @@ use crate::disk::{self, NBD, NbdServer, Server};
 use crate::initiator::Unit;
 use crate::net::{self, Net};
 use crate::scratch::Scratch;
-use crate::{Result, machine};
+use crate::{Result, appliance, machine};
 use std::path::PathBuf;
 
 /// The beginning of every name of a target here.
 pub const IQN: &str = "iqn.2026-11.example.corbel";
+/// The serial number of the state disk, and its bytes.
+const SERIAL: &str = "corbel-state";
+const STATE: u64 = 4 << 20;
 
 /// How the host is to be.
 #[derive(Debug, Clone)]
@@ -29,6 +32,8 @@ pub struct Script {
     pub config: Vec<(String, String)>,
     /// Whether the host has an agent.
     pub agent: bool,
+    /// Whether the appliance has a disk for what outlives its restart.
+    pub state: bool,
     /// More arguments for its QEMU.
     pub arguments: Vec<String>,
     /// Another image than the one built with this program.
@@ -49,6 +54,7 @@ impl Script {
             disks: vec![(bytes, server)],
             config: Vec::new(),
             agent: false,
+            state: false,
             arguments: Vec::new(),
             image: None,
             corbel: corbel.into(),
@@ -113,6 +119,18 @@ impl Stage {
         if let Some(agent) = &agent {
             config.set("agent", agent.seen().to_string());
         }
+        let mut arguments = script.arguments.clone();
+        if script.state {
+            let file = scratch.file("state.raw");
+            disk::empty(&file, STATE)?;
+            match script.kind {
+                Kind::Image(board) => {
+                    config.set("state.disk", SERIAL);
+                    arguments.extend(appliance::state_disk(board, &file, SERIAL));
+                }
+                _ => config.set("state.disk", file.display().to_string()),
+            }
+        }
         for (key, value) in &script.config {
             config.set(key, value);
         }
@@ -126,7 +144,7 @@ impl Stage {
                 (None, _) => PathBuf::new(),
             },
             corbel: script.corbel.clone(),
-            arguments: script.arguments.clone(),
+            arguments,
         };
         let appliance = Appliance::start(&net, &scratch, &plan, &config, &disks)?;
         Ok(Self { appliance, agent, servers, disks, config, plan, net, scratch })
@@ -152,6 +170,16 @@ impl Stage {
             self.appliance =
                 Appliance::start(&self.net, &self.scratch, &self.plan, &self.config, &self.disks)?;
         }
+        self.appliance.ready()
+    }
+
+    /// Kills QEMU, or the process, and starts it anew.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub fn crash(&mut self) -> Result<()> {
+        self.appliance.process().kill();
+        self.appliance = Appliance::start(&self.net, &self.scratch, &self.plan, &self.config, &self.disks)?;
         self.appliance.ready()
     }
 

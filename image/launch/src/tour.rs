@@ -52,6 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut script = Script::new(&options.corbel, options.kind, SIZE, Server::QemuNbd);
     script.memory = options.memory;
     script.agent = true;
+    script.state = true;
     script.net = net::Options { user_mode: options.user_network, ..net::Options::default() };
     let began = Instant::now();
     let mut stage = Stage::set(&script)?;
