@@ -198,6 +198,7 @@ struct World {
     turns: u64,
     /// Every frame, of both directions.
     overheard: Vec<u8>,
+    records: Option<state::Records>,
 }
 
 fn limits() -> Limits {
@@ -251,7 +252,7 @@ impl World {
         executor.add("watch", storage.watch_volumes(stream));
         let [server, host] = [1, 3].map(|end: usize| ends[end].stack());
         let (now, turns, overheard) = (Instant::ZERO, 0, Vec::new());
-        Self { ends, executor, now, storage, server, host, turns, overheard }
+        Self { ends, executor, now, storage, server, host, turns, overheard, records: None }
     }
 
     fn service(&mut self, port: u16, name: &'static str, manner: Manner) -> Rc<RefCell<Service>> {
@@ -315,6 +316,9 @@ impl World {
                 moved |= attachment.receive(self.now);
             }
             moved |= self.executor.run_ready(self.now) > 0;
+            if let Some(records) = &self.records {
+                records.turn(self.now);
+            }
             for attachment in &mut self.ends {
                 moved |= attachment.transmit(self.now);
                 let outgoing = attachment.nic().outgoing.borrow();

@@ -350,24 +350,23 @@ impl Bench {
         let mut moved = false;
         while self.slots[index].outcome.is_none() {
             let Self {
-                target,
-                unit,
-                disk,
-                data,
-                control,
-                slots,
-                others,
-                owners,
-                aborts,
-                steps,
-                keeping,
-                ..
+                target, unit, disk, data, control, slots, others, owners, aborts, steps, keeping, ..
             } = self;
             let memory = Memory { data, control };
             let Slot { command, data_out, data_in, receives, outcome, waits } = &mut slots[index];
             let (unit, offered) = (*unit, data_out.len());
-            let mut hands =
-                Hands { index, unit, others, offered, moved: false, disk, owners, receives, data_in, keeping };
+            let mut hands = Hands {
+                index,
+                unit,
+                others,
+                offered,
+                moved: false,
+                disk,
+                owners,
+                receives,
+                data_in,
+                keeping,
+            };
             // Every other time the short way is tried before the long one, as a transport does.
             *steps += 1;
             let ended = if *steps % 2 == 0 { command.end(target) } else { None };
