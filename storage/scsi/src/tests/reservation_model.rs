@@ -419,7 +419,7 @@ fn compare(engine: &mut Engine, reference: &mut Reference, what: &str) {
     let port = reference.old.or(attached.first().copied());
     let Some(port) = port else { return };
     let mut ask = |action: u8| {
-        let (end, data) = engine.run(port, &cdb10(0x5e, action.into(), 0, 4096), &[], 4096, true);
+        let (end, data) = engine.run(port, &cdb10(0x5e, action, 0, 4096), &[], 4096, true);
         assert_eq!(end, End::Good, "{what}");
         data
     };
@@ -469,7 +469,7 @@ fn asked(random: &mut Random, own: Option<u64>) -> Asked {
     let key = |random: &mut Random| random.below(4);
     let right = random.below(6) > 0;
     let action = ACTIONS[random.below(16) as usize];
-    let named = (action % 6 == 0 && random.below(8) == 0)
+    let named = (matches!(action, 0 | 6) && random.below(8) == 0)
         .then(|| (0..random.below(3)).map(|_| random.below(PORTS as u64) as usize).collect());
     Asked {
         action,
