@@ -13,7 +13,7 @@ fn pdu(header: Header, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn login(text: &[u8]) -> Vec<u8> {
+pub(crate) fn login(text: &[u8]) -> Vec<u8> {
     let header = LoginRequest {
         immediate: true,
         transit: true,
@@ -27,7 +27,7 @@ fn login(text: &[u8]) -> Vec<u8> {
     pdu(header.header(), text)
 }
 
-const NORMAL: &[u8] = b"InitiatorName=iqn.2024-01.test:host\0TargetName=iqn.2024-01.test:disk\0SessionType=Normal\0\
+pub(crate) const NORMAL: &[u8] = b"InitiatorName=iqn.2024-01.test:host\0TargetName=iqn.2024-01.test:disk\0SessionType=Normal\0\
 HeaderDigest=None\0DataDigest=None\0InitialR2T=No\0ImmediateData=Yes\0MaxRecvDataSegmentLength=262144\0\
 MaxBurstLength=1048576\0FirstBurstLength=65536\0MaxOutstandingR2T=4\0MaxConnections=1\0ErrorRecoveryLevel=0\0";
 
@@ -127,6 +127,90 @@ pub(crate) fn scsi() -> Vec<Vec<u8>> {
         bytes
     };
     CDBS.iter().map(one).collect()
+}
+
+/// Parameter lists of EXTENDED COPY, with list identifiers of both kinds: eight blocks of the one unit there is.
+fn copies() -> (Vec<u8>, Vec<u8>) {
+    let bench = storage_scsi::testing::Bench::new(storage_scsi::testing::geometry(256, 512));
+    let unit = bench.target.unit(bench.unit).expect("it is there");
+    let mut cscd = vec![0xe4, 0, 0, 0, 1, 0x03, 0, 16];
+    cscd.extend(unit.identity().naa());
+    cscd.resize(28, 0);
+    cscd.extend([0, 0, 2, 0]);
+    let segment = [&[2, 0, 0, 0x18, 0, 0, 0, 0, 0, 0, 0, 8][..], &[0; 8], &[0; 7], &[64]].concat();
+    let one_byte = [&[7, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 0][..], &cscd, &segment].concat();
+    let mut header = vec![0; 48];
+    (header[0], header[3], header[16], header[23]) = (1, 0x20, 0xff, 7);
+    (header[43], header[45]) = (32, 28);
+    (one_byte, [header, cscd, segment].concat())
+}
+
+/// Who, how long the list is, a CDB, the list: what [`crate::lists::lists`] takes.
+pub(crate) fn lists() -> Vec<Vec<u8>> {
+    let key = |old: u64, new: u64, flags: u8| {
+        let mut list = [old.to_be_bytes(), new.to_be_bytes(), [0; 8]].concat();
+        list[20] = flags;
+        list
+    };
+    let port = b"\x05\0\0\x10iqn.a\0\0\0\0\0\0\0\0\0\0\0";
+    let ports = [&key(0, 1, 8)[..], &[0, 0, 0, 20], port].concat();
+    let caching = [&[0; 4][..], &[0x08, 0x12, 4], &[0; 17]].concat();
+    let control = [&[0; 8][..], &[0x0a, 0x0a, 4, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0]].concat();
+    let unmap = [&[0, 22, 0, 16, 0, 0, 0, 0][..], &[0; 7], &[8], &[0, 0, 0, 8], &[0; 4]].concat();
+    let (one_byte, four_bytes) = copies();
+    let rows: [(u8, &[u8], Vec<u8>); 16] = [
+        (0, &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 76], one_byte),
+        (0, &[0x83, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 108], four_bytes),
+        (1, &[0x84, 5, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 64], vec![]),
+        (0, &[0x83, 0x1c, 0, 0, 0, 7], vec![]),
+        (0, &[0x15, 0x10, 0, 0, 24], caching),
+        (1, &[0x55, 0x10, 0, 0, 0, 0, 0, 0, 20], control),
+        (0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24], unmap),
+        (0, &[0x5f, 0, 0, 0, 0, 0, 0, 0, 24], key(0, 1, 0)),
+        (1, &[0x5f, 6, 0, 0, 0, 0, 0, 0, 24], key(0, 2, 0)),
+        (0, &[0x5f, 1, 5, 0, 0, 0, 0, 0, 24], key(1, 0, 0)),
+        (1, &[0x5f, 4, 7, 0, 0, 0, 0, 0, 24], key(2, 1, 0)),
+        (1, &[0x5f, 5, 8, 0, 0, 0, 0, 0, 24], key(2, 1, 0)),
+        (1, &[0x5f, 2, 5, 0, 0, 0, 0, 0, 24], key(2, 0, 0)),
+        (0, &[0x5f, 0, 0, 0, 0, 0, 0, 0, 48], ports),
+        (1, &[0x5f, 3, 0, 0, 0, 0, 0, 0, 24], key(2, 0, 0)),
+        (0, &[0x5e, 3, 0, 0, 0, 0, 0, 2, 0], vec![]),
+    ];
+    let one = |(who, cdb, list): &(u8, &[u8], Vec<u8>)| {
+        let eights = list.len().div_ceil(8);
+        let mut bytes = vec![*who, eights as u8];
+        bytes.extend(*cdb);
+        bytes.resize(18, 0);
+        bytes.extend(list);
+        bytes.resize(18 + eights * 8, 0);
+        bytes
+    };
+    let mut all: Vec<_> = rows.iter().map(one).collect();
+    all.push(all.concat());
+    all
+}
+
+/// Steps of two sessions, eight bytes each: what [`crate::sessions::sessions`] takes.
+pub(crate) fn sessions() -> Vec<Vec<u8>> {
+    // Who and what, flags, tag, CDB, place, count, room in 64 bytes, more.
+    let read = |who: u8, tag: u8| [who, 0, tag, 0, 1, 8, 64, 1];
+    let write = |who: u8, tag: u8| [who, 2, tag, 1, 1, 8, 64, 1];
+    let eager = |who: u8, tag: u8| [who, 6, tag, 1, 1, 8, 64, 64];
+    let answer = |who: u8| [who | 6, 0x20, 0, 0, 0, 0, 0, 0];
+    let abort = |who: u8, tag: u8| [who | 10, 1, 1, 1, tag, 1, 0, 0];
+    let reset = |who: u8| [who | 10, 1, 2, 5, 0, 0, 0, 0];
+    let ping = |who: u8| [who | 12, 1, 7, 1, 0, 0, 4, 9];
+    let register = |who: u8| [who, 6, 5, 21, 0, 0, 0, 1];
+    let text = [14, 1, 3, 16, 0, 0, 0, 0];
+    let snack = [14, 0, 3, 101, 0, 0, 0, 0];
+    let leave = [15, 1, 3, 180, 0, 0, 0, 0];
+    vec![
+        [read(0, 1), write(0, 2), answer(0), eager(1, 1), ping(1), read(1, 2)].concat(),
+        [write(0, 1), abort(0, 1), answer(0), write(1, 1), reset(1), answer(1), ping(0)].concat(),
+        [register(0), register(1), write(0, 3), read(1, 3), answer(0), text, snack, leave].concat(),
+        [write(0, 1), write(0, 2), write(0, 3), write(0, 4), write(1, 5), write(1, 6), answer(0), answer(1)]
+            .concat(),
+    ]
 }
 
 /// What a storage service says to a client that negotiates and sends the requests of [`crate::targets::nbd`].

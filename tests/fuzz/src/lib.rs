@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod examples;
+mod lists;
 pub mod mutate;
+mod sessions;
 mod targets;
 
 use mutate::Random;
@@ -24,6 +26,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "iscsi", examples: examples::iscsi, run: targets::iscsi },
     Target { name: "iscsi-text", examples: examples::text, run: targets::text },
     Target { name: "scsi", examples: examples::scsi, run: targets::scsi },
+    Target { name: "scsi-lists", examples: examples::lists, run: lists::lists },
+    Target { name: "iscsi-sessions", examples: examples::sessions, run: sessions::sessions },
     Target { name: "nbd", examples: examples::nbd, run: targets::nbd },
     Target { name: "nbd-uri", examples: examples::uri, run: targets::uri },
     Target { name: "http-server", examples: examples::http, run: targets::http_server },

@@ -27,6 +27,8 @@ smoke_runs! {
     an_initiator_cannot_break_the_iscsi_engine: "iscsi",
     no_text_breaks_the_text_parser: "iscsi-text",
     no_command_breaks_the_scsi_engine: "scsi",
+    no_parameter_list_breaks_the_scsi_engine: "scsi-lists",
+    two_sessions_hear_each_answer_once_and_in_order_whatever_they_say: "iscsi-sessions",
     a_storage_service_cannot_break_the_nbd_engine: "nbd",
     no_uri_breaks_the_uri_parser: "nbd-uri",
     a_client_cannot_break_the_http_server: "http-server",
@@ -36,6 +38,25 @@ smoke_runs! {
     no_text_breaks_the_configuration: "configuration",
     no_frame_breaks_the_offload_check: "frame",
     a_device_cannot_break_the_network_driver: "virtio-net",
+}
+
+#[test]
+fn the_examples_of_sessions_are_answered_in_every_way_there_is() {
+    use storage_iscsi::wire::opcode;
+    let heard: std::collections::BTreeSet<u8> =
+        examples::sessions().iter().flat_map(|example| sessions::play(example)).collect();
+    let all = [
+        opcode::NOP_IN,
+        opcode::SCSI_RESPONSE,
+        opcode::TASK_MANAGEMENT_RESPONSE,
+        opcode::LOGIN_RESPONSE,
+        opcode::TEXT_RESPONSE,
+        opcode::DATA_IN,
+        opcode::LOGOUT_RESPONSE,
+        opcode::READY_TO_TRANSFER,
+        opcode::REJECT,
+    ];
+    assert_eq!(heard, all.into());
 }
 
 #[test]
