@@ -14,6 +14,7 @@ mod sequence;
 mod services;
 pub(crate) mod session;
 mod steady;
+mod table;
 
 use crate::fixture::{script, stage, targets};
 use crate::inside::play;
@@ -34,6 +35,7 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
     ("same_isid_races", login::same_isid_races),
     ("slow_logins", login::slow_logins),
     ("bad_sessions", commands::bad_sessions),
+    ("table", table::table),
     ("noise", neighbours::noise),
     ("greedy", neighbours::greedy),
     ("bad_requests", requests::bad_requests),
@@ -75,6 +77,12 @@ fn sessions_that_break_the_rules_disturb_nobody() {
 }
 
 #[test]
+fn every_case_of_the_table_is_answered_to_the_byte_and_disturbs_nobody() {
+    let (mut stage, _turn) = stage(&three_disks(body()));
+    play(&mut stage, "table");
+}
+
+#[test]
 fn services_that_lie_and_clients_that_dawdle_hold_up_their_own_only() {
     let mut script = script(body(), SIZE, Server::nbdkit());
     for n in 0..services::liars() {
@@ -105,6 +113,7 @@ fn the_image_bears_what_the_process_bears() {
         "bad_logins",
         "same_isid_races",
         "bad_sessions",
+        "table",
         "noise",
         "greedy",
         "bad_requests",

@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use storage_iscsi::wire::text::{Writer, number, pairs};
 use storage_iscsi::wire::{Digests, Header, LoginRequest, LoginResponse, opcode};
+use tests_negative::Received;
 
 /// How long an answer may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
@@ -113,6 +114,20 @@ impl Peer {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// What comes next, whatever it is.
+    pub(crate) fn receive(&mut self, limit: Duration) -> Received {
+        self.stream.set_read_timeout(Some(limit)).unwrap();
+        let mut chunk = [0; 65536];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Received::Closed,
+            Ok(count) => Received::Bytes(chunk[..count].to_vec()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Received::Nothing
+            }
+            Err(_) => Received::Closed,
+        }
+    }
+
     /// The next PDU.
     pub(crate) fn hear(&mut self, limit: Duration) -> Heard {
         let end = Instant::now() + limit;
@@ -127,13 +142,10 @@ impl Peer {
             if left.is_zero() {
                 return Heard::Nothing;
             }
-            self.stream.set_read_timeout(Some(left)).unwrap();
-            let mut chunk = [0; 65536];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Heard::Closed,
-                Ok(count) => self.input.extend(&chunk[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(_) => return Heard::Closed,
+            match self.receive(left) {
+                Received::Bytes(bytes) => self.input.extend(bytes),
+                Received::Closed => return Heard::Closed,
+                Received::Nothing => {}
             }
         }
     }

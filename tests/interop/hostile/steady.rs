@@ -2,8 +2,8 @@
 
 use super::peer::{Peer, Who};
 use super::session::{BLOCK, SYNCHRONIZE_CACHE, Session, lun, read10, write10};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ pub(crate) struct Steady {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU32>,
     tag: Arc<AtomicU32>,
+    times: Arc<Mutex<Vec<Duration>>>,
     thread: Option<JoinHandle<Result<Seen, String>>>,
     /// The local port of its connection.
     pub(crate) port: u16,
@@ -48,6 +49,7 @@ impl Steady {
         let who = Who::new("steady", n);
         let session = Session::open(&who);
         let (stop, rounds, tag) = (Arc::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+        let times = Arc::<Mutex<Vec<Duration>>>::default();
         let port = session.peer.port();
         let mut worker = Worker {
             session,
@@ -55,16 +57,24 @@ impl Steady {
             stop: Arc::clone(&stop),
             rounds: Arc::clone(&rounds),
             tag: Arc::clone(&tag),
+            times: Arc::clone(&times),
         };
         for piece in 0..PIECES {
             worker.write(piece, 0).unwrap();
         }
-        Self { stop, rounds, tag, thread: Some(thread::spawn(|| worker.work())), port, who }
+        Self { stop, rounds, tag, times, thread: Some(thread::spawn(|| worker.work())), port, who }
     }
 
     /// Rounds so far: it must have done some while somebody else did something.
     pub(crate) fn rounds(&self) -> u32 {
         self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// How long each operation took since this was last asked, ascending.
+    pub(crate) fn take_times(&self) -> Vec<Duration> {
+        let mut times = std::mem::take(&mut *self.times.lock().unwrap());
+        times.sort_unstable();
+        times
     }
 
     /// The tag of a task that it has just now, or had a moment ago.
@@ -93,12 +103,18 @@ impl Drop for Steady {
     }
 }
 
+/// The time that so many of a hundred operations do not exceed; `times` ascend, and there are some.
+pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
+    times[(times.len() - 1) * percent / 100]
+}
+
 struct Worker {
     session: Session,
     flushes: bool,
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU32>,
     tag: Arc<AtomicU32>,
+    times: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Worker {
@@ -134,9 +150,11 @@ impl Worker {
     }
 
     fn run(&mut self, cdb: &[u8; 16], out: &[u8], expected: u32) -> Result<Vec<u8>, String> {
+        let start = Instant::now();
         let tag = self.session.begin(lun(0), cdb, out, expected);
         self.tag.store(tag, Ordering::Relaxed);
         let answer = self.session.finish(tag, Duration::from_secs(30)).and_then(super::session::Answer::good);
+        self.times.lock().unwrap().push(start.elapsed());
         answer.map(|answer| answer.data).map_err(|error| format!("steady: {cdb:02x?}: {error}"))
     }
 
