@@ -1,15 +1,19 @@
 //! Persistent reservations that outlive the appliance: registered and reserved with APTPL, they are there, and enforced,
 //! after a reset of the machine and after QEMU, or the process, was killed; and refused where nothing could keep them.
 
-use crate::fixture::{script, stage};
+use crate::fixture::{Turn, script, stage};
 use crate::hostile::body;
 use crate::hostile::peer::{Peer, Who};
 use crate::hostile::session::{Answer, BLOCK, GOOD, Session, lun, read10, write10};
 use crate::inside::play;
-use image_launch::appliance::Kind;
+use image_launch::appliance::{Kind, READY, REFUSED};
 use image_launch::disk::Server;
 use image_launch::machine::Board;
+use image_launch::scratch::Scratch;
+use image_launch::stage::Stage;
 use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
 
 const SIZE: u64 = 16 << 20;
 const CONFLICT: u8 = 0x18;
@@ -172,6 +176,31 @@ fn the_image_keeps_them_on_a_virtio_disk() {
     for board in [Board::Q35, Board::Microvm] {
         outlive(Kind::Image(board));
     }
+}
+
+/// Who was told of a state disk and cannot have it does not serve, and says why.
+fn refuse(kind: Kind, disk: &str, why: &str) {
+    let mut script = script(kind, SIZE, Server::QemuNbd);
+    script.config = vec![("state.disk".into(), disk.into())];
+    let _turn = Turn::take();
+    let mut stage = Stage::set(&script).unwrap();
+    let line = stage.appliance.wait_for(REFUSED, Duration::from_secs(60)).unwrap();
+    assert!(line.contains("state.disk: ") && line.contains(why), "{line}");
+    assert!(!stage.appliance.console().contains(READY));
+}
+
+#[test]
+fn an_appliance_without_the_state_disk_it_was_told_of_does_not_serve() {
+    let folder = Scratch::new().unwrap();
+    let disk = folder.file("foreign.raw");
+    let mut bytes = vec![0; 4 << 20];
+    bytes[1 << 20] = 1;
+    fs::write(&disk, &bytes).unwrap();
+    let path = disk.display().to_string();
+    refuse(Kind::Hosted, &path, "something else is on it");
+    assert_eq!(fs::read(&disk).unwrap(), bytes, "it is left as it is");
+    refuse(Kind::Hosted, &format!("{path}.missing"), "No such file");
+    refuse(Kind::default(), "nobody", "no virtio disk has the serial number");
 }
 
 #[test]
