@@ -105,6 +105,8 @@ pub(crate) struct Serving {
     pub(crate) stream: Stream,
     /// A normal session was admitted. When the registry no longer has it, another login has replaced it.
     has_session: bool,
+    /// A discovery session was admitted.
+    discovers: bool,
     /// That session's TSIH.
     tsih: Option<NonZeroU16>,
     /// The session may have other connections.
@@ -148,6 +150,7 @@ impl Serving {
             path: Path::new(shared.clone(), index),
             stream,
             has_session: false,
+            discovers: false,
             tsih: None,
             has_siblings: false,
             stalled: None,
@@ -164,7 +167,7 @@ impl Serving {
         self.connection.reset(self.shared.clock.now());
         self.shared.mailboxes[self.index].clear();
         self.shared.figures[self.index].clear();
-        (self.has_session, self.stalled, self.is_blocked) = (false, None, false);
+        (self.has_session, self.discovers, self.stalled, self.is_blocked) = (false, false, None, false);
         (self.relief, self.relief_ends, self.is_over) = (0, Instant::ZERO, false);
         (self.leave_by, self.tsih, self.has_siblings) = (None, None, false);
     }
@@ -175,6 +178,7 @@ impl Serving {
         // the session may have logged this one out.
         let is_replaced = self.is_replaced();
         self.path.end_session(false);
+        self.shared.state.borrow_mut().registry.end_discovery(self.index);
         if !is_replaced {
             self.connection.close();
         } else if self.is_logged_out() {
@@ -277,7 +281,9 @@ impl Serving {
 
     /// Whether another login has ended the session and taken its place.
     fn is_replaced(&self) -> bool {
-        self.has_session && self.shared.state.borrow().registry.session(self.index).is_none()
+        let registry = &self.shared.state.borrow().registry;
+        self.has_session && registry.session(self.index).is_none()
+            || self.discovers && !registry.is_discovering(self.index)
     }
 
     /// Tell the initiator something it has not asked for (RFC 7143 section 11.9).

@@ -46,6 +46,8 @@ pub(crate) struct Registry {
     capacity: usize,
     /// The session of each connection.
     sessions: Vec<Option<Session>>,
+    /// Who looks for targets, by connections.
+    discoveries: Vec<Option<Peer>>,
     last_tsih: u16,
 }
 
@@ -89,6 +91,7 @@ impl Registry {
             exposures: Vec::with_capacity(limits.volumes),
             capacity: limits.volumes,
             sessions: (0..limits.connections).map(|_| None).collect(),
+            discoveries: (0..limits.connections).map(|_| None).collect(),
             last_tsih: 0,
         }
     }

@@ -28,10 +28,14 @@ impl Serving {
             let registry = &mut shared.state.borrow_mut().registry;
             if peer.session_type == SessionType::Discovery {
                 // Such a session has one connection, and nothing of it stays.
-                return match peer.tsih {
-                    0 => Ok(registry.next_tsih()),
-                    _ => Err(Status::SESSION_DOES_NOT_EXIST),
-                };
+                if peer.tsih != 0 {
+                    return Err(Status::SESSION_DOES_NOT_EXIST);
+                }
+                if let Some(replaced) = registry.begin_discovery(self.index, peer) {
+                    shared.mailboxes[replaced].nudge();
+                }
+                self.discovers = true;
+                return Ok(registry.next_tsih());
             }
             let target = registry.admissible(peer).map_err(status)?;
             let existing = registry.existing(target, peer);

@@ -118,6 +118,33 @@ impl Registry {
         }
     }
 
+    /// A discovery session begins on a connection, and an old one of the same initiator, ISID and target, or for no target,
+    /// ends (RFC 7143 section 7.4.2). Answers where that one was. Sessions for commands are not replaced by one that looks.
+    pub(crate) fn begin_discovery(
+        &mut self,
+        connection: ConnectionIndex,
+        peer: &Peer,
+    ) -> Option<ConnectionIndex> {
+        let key = |peer: &Peer| (peer.initiator, peer.isid, peer.target);
+        let mut others = self.discoveries.iter();
+        let replaced = others.position(|other| other.as_ref().is_some_and(|other| key(other) == key(peer)));
+        if let Some(replaced) = replaced {
+            self.discoveries[replaced] = None;
+        }
+        self.discoveries[connection] = Some(*peer);
+        replaced
+    }
+
+    /// Whether a discovery session is on a connection.
+    pub(crate) fn is_discovering(&self, connection: ConnectionIndex) -> bool {
+        self.discoveries[connection].is_some()
+    }
+
+    /// What was on a connection is over.
+    pub(crate) fn end_discovery(&mut self, connection: ConnectionIndex) {
+        self.discoveries[connection] = None;
+    }
+
     /// A TSIH that no session has.
     pub(crate) fn next_tsih(&mut self) -> NonZeroU16 {
         loop {

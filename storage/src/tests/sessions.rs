@@ -76,6 +76,19 @@ impl Initiator {
         (initiator, response)
     }
 
+    /// Log in to look for targets.
+    async fn discover(mut stream: Stream, name: &str, request: LoginRequest) -> Self {
+        stream.connect(format!("10.78.0.1:{PORT}").parse().expect("address")).await.expect("connected");
+        let mut initiator = Self { stream, input: Vec::new(), cmd_sn: request.cmd_sn, tag: 0 };
+        let request =
+            LoginRequest { immediate: true, transit: true, current_stage: 1, next_stage: 3, ..request };
+        let keys = format!("InitiatorName=iqn.2026-01.test:{name}\0SessionType=Discovery\0");
+        initiator.say(request.header(), keys.as_bytes()).await;
+        let response = LoginResponse::read(&initiator.hear().await);
+        assert_eq!((response.status_class, response.next_stage), (0, 3), "{response:?}");
+        initiator
+    }
+
     async fn say(&mut self, header: Header, data: &[u8]) {
         let mut bytes = Vec::new();
         Digests::default().write(header, &[], data, &mut bytes);

@@ -362,6 +362,31 @@ fn who_may_not_join_is_told_why() {
 }
 
 #[test]
+fn a_discovery_session_takes_the_place_of_one_of_the_same_initiator_and_of_no_other() {
+    let (mut world, _service, mut streams, _) = stage();
+    let mut next = || streams.remove(0);
+    let [a, b, c, d, e] = [(); 5].map(|()| next());
+    finish(&mut world, Duration::from_secs(10), async move {
+        let (mut disk, _) = log_in(a, request(0, 1, 1)).await;
+        disk.test_unit_ready().await;
+        disk.hear().await;
+        let other = LoginRequest { isid: [0x80, 0, 0, 0, 0, 9], ..request(0, 1, 1) };
+        let mut first = Initiator::discover(b, "one", request(0, 1, 1)).await;
+        let mut others = [
+            Initiator::discover(c, "two", request(0, 1, 1)).await,
+            Initiator::discover(d, "one", other).await,
+        ];
+        let mut second = Initiator::discover(e, "one", request(0, 1, 1)).await;
+        ended(&mut first).await;
+        for initiator in others.iter_mut().chain([&mut second]) {
+            assert_eq!(log_out(initiator, 0, 0).await, 0, "it was still there");
+        }
+        disk.test_unit_ready().await;
+        assert_eq!(status(&mut disk).await, GOOD, "and so is who uses a disk");
+    });
+}
+
+#[test]
 fn a_fifth_connection_is_one_too_many() {
     let (mut world, _service, mut streams, _) = stage();
     let streams: Vec<_> = streams.drain(..5).collect();
