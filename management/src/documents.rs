@@ -12,6 +12,7 @@ use management_http::Request;
 use management_http::json::{self, Bounds};
 use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use storage::chap::{Access, Account, Algorithms, Credentials, Secret};
 use storage::{Exposure, Policy, Rate};
 
 /// How long a command may take to be begun when it does not say.
@@ -191,10 +192,59 @@ pub(crate) struct TargetDocument {
     lun: u16,
     volume: String,
     initiators: Vec<String>,
+    chap: Option<Object<AccessDocument>>,
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
     policy: Option<Object<PolicyDocument>>,
+}
+
+/// What initiators have to prove. It is written and never read: a target that has it is shown with `"chap": true`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccessDocument {
+    accounts: Vec<Object<AccountDocument>>,
+    algorithms: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountDocument {
+    user: String,
+    secret: String,
+    initiator: Option<String>,
+    target_user: Option<String>,
+    target_secret: Option<String>,
+}
+
+impl AccessDocument {
+    fn access(self) -> Result<Access, Problem> {
+        let invalid =
+            |detail: &dyn fmt::Display| Problem::new(Kind::InvalidField, alloc::format!("chap: {detail}"));
+        let credentials = |user: String, secret: &str| {
+            let secret = Secret::new(secret).map_err(|error| invalid(&error))?;
+            Ok(Credentials { user: user.into(), secret })
+        };
+        let mut accounts = Vec::with_capacity(self.accounts.len());
+        for Object(account) in self.accounts {
+            let from_target = match (account.target_user, account.target_secret) {
+                (None, None) => None,
+                (Some(user), Some(secret)) => Some(credentials(user, &secret)?),
+                _ => return Err(invalid(&"target_user and target_secret belong together")),
+            };
+            accounts.push(Account {
+                initiator: account.initiator.map(Into::into),
+                from_initiator: credentials(account.user, &account.secret)?,
+                from_target,
+            });
+        }
+        let algorithms = match self.algorithms {
+            None => Algorithms::ALL,
+            Some(list) => Algorithms::parse(&list)
+                .ok_or_else(|| invalid(&"algorithms: some of md5,sha1,sha-256,sha3-256"))?,
+        };
+        Access::new(accounts, algorithms).map_err(|error| invalid(&error))
+    }
 }
 
 /// What is decided about the way to a target's bytes; `0` and `null` stand for what holds without it.
@@ -281,6 +331,7 @@ impl TargetDocument {
             lun: self.lun,
             volume: self.volume,
             initiators: self.initiators,
+            chap: self.chap.map(|Object(access)| access.access()).transpose()?,
             read_only: self.read_only,
             policy: self.policy.map_or_else(PolicyDocument::default, |policy| policy.0).policy(),
         })

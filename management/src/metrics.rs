@@ -302,6 +302,7 @@ mod tests {
             lun: 0,
             volume: String::new(),
             initiators: alloc::vec::Vec::new(),
+            chap: None,
             read_only: false,
             policy: storage::Policy::default(),
         };

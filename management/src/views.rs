@@ -66,6 +66,9 @@ pub(crate) struct TargetView<'a> {
     lun: u16,
     volume: &'a str,
     initiators: &'a [String],
+    /// Initiators have to prove who they are.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    chap: bool,
     read_only: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<PolicyDocument>,
@@ -91,6 +94,7 @@ impl<'a> TargetView<'a> {
             lun: exposure.lun,
             volume: &exposure.volume,
             initiators: &exposure.initiators,
+            chap: exposure.chap.is_some(),
             read_only: exposure.read_only,
             policy: Some(PolicyDocument::new(&exposure.policy))
                 .filter(|policy| *policy != PolicyDocument::default()),

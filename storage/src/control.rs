@@ -12,6 +12,7 @@ use core::net::SocketAddrV4;
 use core::time::Duration;
 use storage_driver::{Rate, Status};
 use storage_iscsi::Name;
+use storage_iscsi::chap::Access;
 use storage_nbd::Uri;
 
 /// The largest logical unit number an exposure can have: beyond it lies another LUN format.
@@ -44,6 +45,9 @@ impl Control {
         let (exposure, uri) = check(exposure)?;
         if uri.tls && self.0.tls.is_none() {
             return Err(ControlError::Invalid { field: "volume", reason: NO_TLS.to_string() });
+        }
+        if let Some(access) = &exposure.chap {
+            self.check_access(access)?;
         }
         if let Some(there) = self.get(&exposure.id) {
             return match there.exposure == exposure {
@@ -89,6 +93,30 @@ impl Control {
             return Err(ControlError::Invalid { field: "volume", reason });
         }
         self.get(&id).ok_or(ControlError::NotFound)
+    }
+
+    /// Have initiators prove who they are before they are told of targets.
+    ///
+    /// # Errors
+    /// When they cannot be asked, or the accounts are not safe beside those of the targets.
+    pub fn guard_discovery(&self, access: Access) -> Result<(), ControlError> {
+        self.check_access(&access)?;
+        self.0.state.borrow_mut().registry.guard_discovery(access);
+        Ok(())
+    }
+
+    fn check_access(&self, access: &Access) -> Result<(), ControlError> {
+        let invalid = |reason: &str| Err(ControlError::Invalid { field: "chap", reason: reason.to_string() });
+        if self.0.challenger.get().is_none() {
+            return invalid("there is no randomness here to make challenges of");
+        }
+        if access.initiators().any(|name| Name::new(name).is_err()) {
+            return invalid("an initiator is no iSCSI name");
+        }
+        if self.0.state.borrow().registry.clashes_with(access) {
+            return invalid("a secret of an initiator is also one of a target");
+        }
+        Ok(())
     }
 
     /// Withdraw an exposure.
@@ -216,6 +244,8 @@ pub struct Exposure {
     pub volume: String,
     /// Names of the initiators that may log in; `*` stands for any.
     pub initiators: Vec<String>,
+    /// What they have to prove to be let in, and what is proven to them; without it nothing is.
+    pub chap: Option<Access>,
     /// Refuse writes.
     pub read_only: bool,
     /// What holds for the way to its bytes.

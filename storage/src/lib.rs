@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod abort;
 mod carrier;
+mod challenge;
 mod commands;
 mod control;
 mod figures;
@@ -28,10 +29,12 @@ mod volume;
 mod watch;
 
 use alloc::rc::Rc;
+use alloc::sync::Arc;
 use core::future::Future;
 use core::net::SocketAddrV4;
 use kernel_runtime::Clock;
 use network::Stream;
+use network_tls::{NoEntropy, Random};
 use shared::Shared;
 use state::Records;
 
@@ -41,6 +44,7 @@ pub use figures::Connected;
 pub use limits::{Limits, Sharing};
 pub use storage_driver::{Rate, Status};
 pub use storage_iscsi::Limits as IscsiLimits;
+pub use storage_iscsi::chap;
 pub use storage_iscsi::wire::Checksum;
 pub use storage_nbd::{Histogram, Latency, Limits as NbdLimits};
 pub use storage_scsi::Limits as ScsiLimits;
@@ -61,6 +65,14 @@ impl Storage {
         tls: Option<Tls>,
     ) -> Self {
         Self(Shared::new(limits, clock, seed, portal, owner, tls))
+    }
+
+    /// Make the challenges of initiators of this; without it nobody can be asked who it is.
+    ///
+    /// # Errors
+    /// When there is too little randomness, or that was said before.
+    pub fn make_challenges_of(&self, random: Arc<dyn Random>) -> Result<(), NoEntropy> {
+        self.0.challenger.set(challenge::Challenger::new(random)?).map_err(|_| NoEntropy)
     }
 
     /// What drives it.

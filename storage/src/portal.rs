@@ -390,7 +390,12 @@ impl Serving {
                 Some(Other::SendTargets) => self.send_targets(),
                 Some(Other::TaskManagement(request)) => self.path.manage(&mut self.connection, &request),
                 Some(Other::Logout(reason)) => self.log_out(reason),
-                Some(Other::Close) => return Err(End::Orderly),
+                Some(Other::Close) => {
+                    if let Some(status) = self.connection.refusal() {
+                        log::info!("initiator {}: refused: {status:?}", self.connection.peer().initiator);
+                    }
+                    return Err(End::Orderly);
+                }
             }
         }
         Ok(moved)

@@ -7,10 +7,12 @@ use crate::control::{ControlError, Exposure};
 use crate::reservations::Keeper;
 use crate::shared::VolumeIndex;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use sessions::Session;
-use storage_iscsi::Peer;
+use storage_iscsi::chap::Access;
+use storage_iscsi::{Peer, SessionType};
 use storage_scsi::{AddError, Identity, Target, UnitId};
 
 /// A target's name: its slot, and in the higher bits how many targets had that slot before. Slots are used again and
@@ -48,12 +50,16 @@ pub(crate) struct Registry {
     sessions: Vec<Option<Session>>,
     /// Who looks for targets, by connections.
     discoveries: Vec<Option<Peer>>,
+    /// What has to be proven to be told of targets, if anything.
+    discovery: Option<Rc<Access>>,
     last_tsih: u16,
 }
 
 struct TargetEntry {
     iqn: String,
     initiators: Vec<String>,
+    /// What they have to prove, if anything.
+    access: Option<Rc<Access>>,
     /// An exposure of it waits for the sessions to end, and nobody may log in.
     is_leaving: bool,
     /// How many connections its sessions have.
@@ -93,7 +99,28 @@ impl Registry {
             sessions: (0..limits.connections).map(|_| None).collect(),
             discoveries: (0..limits.connections).map(|_| None).collect(),
             last_tsih: 0,
+            discovery: None,
         }
+    }
+
+    /// Have initiators prove who they are before they are told of targets.
+    pub(crate) fn guard_discovery(&mut self, access: Access) {
+        self.discovery = Some(Rc::new(access));
+    }
+
+    /// Whether a secret would serve both ways if these accounts were there as well.
+    pub(crate) fn clashes_with(&self, access: &Access) -> bool {
+        let exposed = self.exposures.iter().filter_map(|entry| entry.exposure.chap.as_ref());
+        exposed.chain(self.discovery.as_deref()).any(|there| there.clashes_with(access))
+    }
+
+    /// What a login has to prove, if it may be at all.
+    pub(crate) fn access(&self, peer: &Peer) -> Result<Option<&Rc<Access>>, Refused> {
+        if peer.session_type == SessionType::Discovery {
+            return Ok(self.discovery.as_ref());
+        }
+        let target = self.admissible(peer)?;
+        Ok(self.entry(target).and_then(|entry| entry.access.as_ref()))
     }
 
     pub(crate) fn exposures(&self) -> &[ExposureEntry] {
@@ -187,10 +214,13 @@ impl Registry {
         let named =
             |entry: &Option<TargetEntry>| entry.as_ref().is_some_and(|entry| entry.iqn == exposure.iqn);
         if let Some(slot) = self.targets.iter().position(named) {
-            let allowed = self.targets[slot].as_ref().map(|entry| &entry.initiators);
-            // Who may log in is a property of the target, not of a unit.
-            if allowed != Some(&exposure.initiators) {
-                let reason = format!("{} is exposed to other initiators", exposure.iqn);
+            // Who may log in, and by what, is a property of the target, not of a unit.
+            let is_same = self.targets[slot].as_ref().is_some_and(|entry| {
+                entry.initiators == exposure.initiators && entry.access.as_deref() == exposure.chap.as_ref()
+            });
+            if !is_same {
+                let reason =
+                    format!("{} is exposed to other initiators or with other accounts", exposure.iqn);
                 return Err(ControlError::Conflict(reason));
             }
             return Ok(self.names[slot]);
@@ -200,6 +230,7 @@ impl Registry {
         self.targets[slot] = Some(TargetEntry {
             iqn: exposure.iqn.clone(),
             initiators: exposure.initiators.clone(),
+            access: exposure.chap.clone().map(Rc::new),
             is_leaving: false,
             connections: 0,
             device: Target::new(&exposure.iqn, self.scsi),

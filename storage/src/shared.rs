@@ -5,6 +5,7 @@
 use crate::Limits;
 use crate::abort::Pending;
 use crate::carrier::Tls;
+use crate::challenge::Challenger;
 use crate::commands::Commands;
 use crate::figures::{Figures, Wait};
 use crate::mailbox::{CommandIndex, Mailbox};
@@ -16,7 +17,7 @@ use crate::volume::Volume;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant};
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) owner: String,
     /// What it takes to speak TLS, if it is set up.
     pub(crate) tls: Option<Rc<Tls>>,
+    /// What challenges are made of, if there is anything for that.
+    pub(crate) challenger: OnceCell<Challenger>,
     pub(crate) pool: Pool,
     /// Memory for writes that are acknowledged and not durable yet, beside the pool: a disk whose service is away keeps
     /// what it has, and nobody else waits for it.
@@ -177,6 +180,7 @@ impl Shared {
             limits: *limits,
             owner: owner.to_string(),
             tls: tls.map(Rc::new),
+            challenger: OnceCell::new(),
             nothing: control.share(0),
             returned: Cell::new(pool.returned().wrapping_add(control.returned())),
             control,

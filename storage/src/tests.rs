@@ -341,6 +341,7 @@ fn exposure(id: &str, volume: &str) -> Exposure {
         lun: 0,
         volume: volume.into(),
         initiators: vec!["*".into()],
+        chap: None,
         read_only: false,
         policy: crate::Policy::default(),
     }

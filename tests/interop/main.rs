@@ -13,6 +13,7 @@ mod libiscsi;
 mod linux;
 mod network;
 mod offloads;
+mod proof;
 mod recovery;
 mod reservations;
 mod service;

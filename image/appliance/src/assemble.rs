@@ -11,6 +11,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use kernel_runtime::{Executor, Instant, Profile, Stage};
 pub use management::Gauges;
@@ -29,7 +30,7 @@ pub struct Parts<H, S> {
     pub service: S,
     /// Randomness, different at each boot.
     pub seeds: [u64; 5],
-    /// What secrets are made of; without it there is no TLS.
+    /// What secrets are made of; without it there is neither TLS nor CHAP.
     pub secrets: Option<Secrets>,
     /// What iSCSI's digests are made with, if there is anything better than a table.
     pub checksum: Option<storage::Checksum>,
@@ -47,10 +48,10 @@ pub struct Parts<H, S> {
     pub now: Instant,
 }
 
-/// What TLS takes from the ground.
+/// What TLS and CHAP take from the ground.
 pub struct Secrets {
     /// Randomness fit for keys.
-    pub random: Box<dyn Random>,
+    pub random: Arc<dyn Random>,
     /// The time of day at [`Parts::now`] in seconds since 1970; `None` where the ground does not know it.
     pub time: Option<u64>,
 }
@@ -119,8 +120,12 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         let service = Attachment::new(&service, Measured::new(parts.service, profile.clone()), parts.now);
 
         let owner = config.owner.clone().unwrap_or_else(|| owner(service.nic().inner().mac()));
+        let random = parts.secrets.as_ref().map(|secrets| secrets.random.clone());
         let tls = config.tls.as_ref().map(|tls| speak(tls, parts.secrets, parts.now, limits)).transpose()?;
         let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal, &owner, tls);
+        if let Some(random) = random {
+            storage.make_challenges_of(random).map_err(|error| error.to_string())?;
+        }
         // Volumes first: the way to a storage service is the longest, and a login may wait for its end.
         for index in 0..limits.volumes {
             let (receive, send) = limits.nbd_buffers;
@@ -225,7 +230,7 @@ fn speak(tls: &Tls, secrets: Option<Secrets>, now: Instant, limits: &Limits) -> 
             log::warn!("TLS: the time is not known here: the dates of certificates are not checked");
         }
     }
-    let crypto = Crypto::new(random).map_err(|error| fail("anchors", &error))?;
+    let crypto = Crypto::new(Box::new(random)).map_err(|error| fail("anchors", &error))?;
     let anchors = Anchors::from_der(tls.anchors.clone()).map_err(|error| fail("anchors", &error))?;
     let identity = tls.identity.clone().map(|(chain, key)| Identity::from_der(chain, key)).transpose();
     let identity = identity.map_err(|error| fail("key", &error))?;
@@ -237,6 +242,11 @@ fn speak(tls: &Tls, secrets: Option<Secrets>, now: Instant, limits: &Limits) -> 
 
 /// Expose what the configuration asks for.
 fn expose(config: &Config, control: &Control) -> Result<(), String> {
+    if let Some(access) = &config.discovery {
+        control
+            .guard_discovery(access.clone())
+            .map_err(|error| format!("configuration: discovery.{error}"))?;
+    }
     for (index, target) in config.targets.iter().enumerate() {
         control.expose(target.clone()).map_err(|error| format!("configuration: target.{index}: {error}"))?;
     }

@@ -14,6 +14,7 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::num::NonZeroU16;
 use core::str::FromStr;
 use network::{Addressing, Cidr};
+use storage::chap::Access;
 use storage::{Exposure, Sharing};
 pub use tls::Tls;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub state: Option<String>,
     /// TLS to storage services, if it is to be had.
     pub tls: Option<Tls>,
+    /// What initiators have to prove to be told of targets, if anything.
+    pub discovery: Option<Access>,
     /// What is exposed from the start.
     pub targets: Vec<Exposure>,
     /// How much is logged.
@@ -75,6 +78,8 @@ pub enum Channel {
     FwCfg,
     /// The arguments of the hosted process.
     Arguments,
+    /// Its file, `--config`.
+    File,
 }
 
 impl fmt::Display for Channel {
@@ -83,6 +88,7 @@ impl fmt::Display for Channel {
             Self::CommandLine => "command line",
             Self::FwCfg => "fw_cfg opt/corbel/config",
             Self::Arguments => "arguments",
+            Self::File => "--config",
         })
     }
 }
@@ -134,6 +140,7 @@ impl Config {
             sharing: keys.take_with("sharing", sharing)?.unwrap_or_default(),
             state: keys.take_with("state.disk", disk)?,
             tls: tls::all(&mut keys)?,
+            discovery: chap::access(&mut keys, "discovery.chap")?,
             targets: target::all(&mut keys)?,
             log,
         };
@@ -211,6 +218,17 @@ impl<'a> Keys<'a> {
             key: key.to_string(),
             reason: format!("{reason}, not {:?}", printable(value)),
         })
+    }
+
+    /// Take a key whose value is not for the log.
+    fn take_unseen<T>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(Channel, &'a str) -> Result<T, String>,
+    ) -> Result<Option<T>, Error> {
+        let Some(Given { channel, value }) = self.0.remove(key) else { return Ok(None) };
+        let fail = |reason| Error { channel: Some(channel), key: key.to_string(), reason };
+        parse(channel, value).map(Some).map_err(fail)
     }
 
     fn finish(self) -> Result<(), Error> {
@@ -292,6 +310,7 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
     }
 }
 
+mod chap;
 mod target;
 #[cfg(test)]
 mod tests;

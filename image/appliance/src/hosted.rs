@@ -22,6 +22,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::string::String;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tap::Tap;
 
@@ -47,8 +48,8 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
 
 fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let arguments = Arguments::parse(arguments)?;
-    let config =
-        Config::parse(&[(Channel::Arguments, &arguments.text)]).map_err(|error| error.to_string())?;
+    let channels = [(Channel::Arguments, &*arguments.text), (Channel::File, &*arguments.file)];
+    let config = Config::parse(&channels).map_err(|error| error.to_string())?;
     start_log(config.log);
     let started = std::time::Instant::now();
     counter::start();
@@ -57,7 +58,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let state = config.state.as_deref().map(|path| open_state(path, &now)).transpose()?;
     let (host, service) = (open(&arguments.host)?, open(&arguments.service)?);
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
-    let secrets = Some(Secrets { random: Box::new(Urandom(urandom()?)), time });
+    let secrets = Some(Secrets { random: Arc::new(Urandom(urandom()?)), time });
     let parts = Parts {
         host,
         service,
@@ -129,12 +130,15 @@ const HOSTED_MEMORY: usize = 512 << 20;
 struct Arguments {
     host: String,
     service: String,
+    /// Items among the arguments, and those in files.
     text: String,
+    file: String,
 }
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (mut host, mut service, mut text) = (None, None, String::new());
+        let (mut host, mut service) = (None, None);
+        let (mut text, mut file) = (String::new(), String::new());
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value\n{USAGE}"));
             match argument.as_str() {
@@ -142,9 +146,9 @@ impl Arguments {
                 "--service" => service = Some(value()?),
                 "--config" => {
                     let path = value()?;
-                    let file = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-                    text.push_str(&file);
-                    text.push('\n');
+                    let read = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+                    file.push_str(&read);
+                    file.push('\n');
                 }
                 item if item.contains('=') && !item.starts_with('-') => {
                     text.push_str(item);
@@ -156,7 +160,7 @@ impl Arguments {
         let (Some(host), Some(service)) = (host, service) else {
             return Err(USAGE.to_string());
         };
-        Ok(Self { host, service, text })
+        Ok(Self { host, service, text, file })
     }
 }
 

@@ -3,8 +3,8 @@
 
 use crate::disk::StateDisk;
 use crate::nics;
-use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use drivers::virtio::blk::Block;
@@ -46,7 +46,7 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     let state = config.state.as_deref().map(|serial| open_state(machine, disks, serial, &now)).transpose()?;
     let memory = machine.free_memory();
     // The time of day is nothing that the kernel knows.
-    let secrets = Some(Secrets { random: Box::new(KernelPool), time: None });
+    let secrets = Some(Secrets { random: Arc::new(KernelPool), time: None });
     let profile = Profile::new(figures::cycles);
     let gauges =
         Gauges { hertz: figures::hertz, allocations: Some(figures::allocations), free: Some(figures::free) };

@@ -278,7 +278,10 @@ fn hosted(net: &Net, scratch: &Scratch, plan: &Plan, config: &Config) -> Result<
     }
     let mut command = net.command(&plan.corbel);
     command.args(["hosted", "--host", Wire::Host.name(), "--service", Wire::Service.name()]);
-    command.args(config.text("\n").lines());
+    // Not among the arguments, which everybody can read: it may have secrets.
+    let file = scratch.file("corbel.conf");
+    fs::write(&file, config.text("\n")).context(file.display().to_string())?;
+    command.arg("--config").arg(file);
     let log = scratch.file("appliance.log");
     // What an earlier one said is not said by this one.
     let _ = fs::remove_file(&log);

@@ -7,6 +7,34 @@ use storage::VolumeState;
 const DISK: &str = r#"{"iqn":"iqn.2026-01.example:disk","volume":"nbd://10.1.0.9/disk","initiators":["*"]}"#;
 
 #[test]
+fn accounts_are_written_and_never_read() {
+    let desk = Desk::new();
+    let with = |chap: &str| DISK.replace("\"initiators\"", &format!("\"chap\":{chap},\"initiators\""));
+    let account = r#"{"user":"host","secret":"what the host knows","initiator":"iqn.2026-01.example:host",
+        "target_user":"disk","target_secret":"what the disk knows"}"#;
+    let document = with(&format!(r#"{{"accounts":[{account}],"algorithms":"sha-256,md5"}}"#));
+    let (status, made) = desk.answer("PUT /v1/targets/disk-1", &document);
+    assert_eq!((status, &made["chap"]), (201, &true.into()));
+    let shown = desk.answer("GET /v1/targets", "").1.to_string();
+    assert!(shown.contains("\"chap\":true") && !shown.contains("knows"), "{shown}");
+    assert_eq!(desk.answer("PUT /v1/targets/disk-1", &document).0, 200);
+    for wrong in [
+        r#"{"accounts":[]}"#,
+        r#"{"accounts":[{"user":"host","secret":"knows"}]}"#,
+        r#"{"accounts":[{"user":"","secret":"what the host knows"}]}"#,
+        r#"{"accounts":[{"user":"host","secret":"what the host knows","target_user":"disk"}]}"#,
+        r#"{"accounts":[{"user":"host","secret":"what both know","target_user":"disk","target_secret":"what both know"}]}"#,
+        r#"{"accounts":[{"user":"host","secret":"what the host knows"}],"algorithms":"md4"}"#,
+    ] {
+        let answer = desk.answer("PUT /v1/targets/disk-2", &with(wrong));
+        assert_eq!(kind(&answer), (422, "invalid-field"), "{wrong}");
+        assert!(!answer.1.to_string().contains("know"), "{answer:?}");
+    }
+    let answer = desk.answer("PUT /v1/targets/disk-2", &with(r#"[[{"user":"a","secret":"b"}]]"#));
+    assert_eq!(kind(&answer), (400, "malformed-body"));
+}
+
+#[test]
 fn a_target_is_made_once_shown_and_withdrawn() {
     let desk = Desk::new();
     let (status, made) = desk.answer("PUT /v1/targets/disk-1", DISK);

@@ -23,6 +23,12 @@ pub trait Random: Debug + Send + Sync {
     fn fill(&self, out: &mut [u8]) -> Result<(), NoEntropy>;
 }
 
+impl<R: Random + ?Sized> Random for Arc<R> {
+    fn fill(&self, out: &mut [u8]) -> Result<(), NoEntropy> {
+        (**self).fill(out)
+    }
+}
+
 /// There is no randomness to make secrets of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoEntropy;

@@ -23,7 +23,7 @@ pub struct Credentials {
 /// One initiator's account, or that of several that are not told apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Account {
-    /// The iSCSI name of the one initiator that may use it, in lower case; without it any that may log in at all.
+    /// The iSCSI name of the one initiator that may use it; without it any that may log in at all.
     pub initiator: Option<Box<str>>,
     /// What the initiator proves itself by.
     pub from_initiator: Credentials,
@@ -67,7 +67,10 @@ impl Access {
     ///
     /// # Errors
     /// When they are not safe to use together.
-    pub fn new(accounts: Vec<Account>, algorithms: Algorithms) -> Result<Self, NotSafe> {
+    pub fn new(mut accounts: Vec<Account>, algorithms: Algorithms) -> Result<Self, NotSafe> {
+        for name in accounts.iter_mut().filter_map(|account| account.initiator.as_mut()) {
+            name.make_ascii_lowercase();
+        }
         if accounts.is_empty() || accounts.len() > MAX_ACCOUNTS {
             return Err(NotSafe::Number);
         }
@@ -90,6 +93,11 @@ impl Access {
         }
         let access = Self { accounts, algorithms };
         if access.clashes_with(&access) { Err(NotSafe::BothDirections) } else { Ok(access) }
+    }
+
+    /// The initiators that accounts are for.
+    pub fn initiators(&self) -> impl Iterator<Item = &str> {
+        self.accounts.iter().filter_map(|account| account.initiator.as_deref())
     }
 
     /// Whether a secret of an initiator in one is a secret of a target in the other.
@@ -140,7 +148,7 @@ pub(crate) mod tests {
     fn accounts_are_found_by_user_and_initiator() {
         let access = access(&[
             account(Some("iqn.a"), "host", "secret number one"),
-            account(Some("iqn.b"), "host", "secret number two"),
+            account(Some("iqn.B"), "host", "secret number two"),
             account(None, "guest", "secret number three"),
         ])
         .unwrap();

@@ -304,6 +304,7 @@ pub(crate) fn negotiate(
             Some(_) => return Err(Refusal::Status(Status::INITIATOR_ERROR)),
         }
     }
+    negotiation.named = true;
     negotiation.declare(stage, out)?;
     match &mut login.attempt {
         Some(attempt) if !attempt.is_proven() || said != Said::default() => {

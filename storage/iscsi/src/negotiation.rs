@@ -129,6 +129,8 @@ pub(crate) struct Negotiation {
     max_recv_data_segment_length: u32,
     /// The session is for discovery.
     pub(crate) discovery: bool,
+    /// The first request of the login was answered.
+    pub(crate) named: bool,
     /// CHAP is the authentication method there is, and not None.
     pub(crate) chap: bool,
     /// It is that of a further connection of a session, whose keys stand.
@@ -155,6 +157,7 @@ impl Negotiation {
             declared: false,
             max_recv_data_segment_length: limits.max_recv_data_segment_length,
             discovery: false,
+            named: false,
             chap: false,
             joined: false,
         }
@@ -223,6 +226,9 @@ impl Negotiation {
             return Err(INITIATOR_ERROR);
         }
         self.seen |= bit;
+        if row.phase == Phase::First && self.named && stage != Stage::FullFeature {
+            return Err(INITIATOR_ERROR);
+        }
         if value.len() > MAX_VALUE || !row.phase.allows(stage) {
             return Ok(out.pair(key, "Reject")?);
         }
@@ -297,7 +303,7 @@ impl Negotiation {
 impl Phase {
     fn allows(self, stage: Stage) -> bool {
         match self {
-            Self::Login => stage != Stage::FullFeature,
+            Self::First | Self::Login => stage != Stage::FullFeature,
             Self::Security => stage == Stage::Security,
             Self::Operational => stage == Stage::Operational,
             Self::Any => true,

@@ -3,20 +3,37 @@
 use super::{PORTAL_GROUP, Serving};
 use crate::registry::Refused;
 use crate::shared::ConnectionIndex;
+use alloc::rc::Rc;
 use core::num::NonZeroU16;
+use storage_iscsi::chap::{Access, Nonce};
 use storage_iscsi::{Admission, Join, LogoutReason, LogoutResponse, Peer, SessionType, Status};
 
 impl Serving {
     pub(super) fn login(&mut self) {
         let peer = *self.connection.peer();
-        let admission = match self.admission(&peer) {
-            Ok(tsih) => Admission::Accept { tsih, portal_group_tag: PORTAL_GROUP },
-            Err(status) => {
-                log::info!("initiator {}: refused: {status:?}", peer.initiator);
-                Admission::Refuse(status)
-            }
+        let portal_group_tag = PORTAL_GROUP;
+        let asked = self.asked(&peer);
+        let admission = match &asked {
+            Ok(Some((access, nonce))) => Admission::Authenticate { access, nonce: *nonce, portal_group_tag },
+            Ok(None) => match self.admission(&peer) {
+                Ok(tsih) => Admission::Accept { tsih, portal_group_tag },
+                Err(status) => Admission::Refuse(status),
+            },
+            Err(status) => Admission::Refuse(*status),
         };
         self.connection.admit(admission);
+    }
+
+    /// What the initiator has to prove yet, and what its attempt is made of. Nothing of what is there is touched for it
+    /// before it has.
+    fn asked(&self, peer: &Peer) -> Result<Option<(Rc<Access>, Nonce)>, Status> {
+        let registry = &self.shared.state.borrow().registry;
+        let access = registry.access(peer).map_err(status)?;
+        let Some(access) = access.filter(|access| !self.connection.has_proven(access)) else {
+            return Ok(None);
+        };
+        let nonce = self.shared.nonce().ok_or(Status::SERVICE_UNAVAILABLE)?;
+        Ok(Some((access.clone(), nonce)))
     }
 
     fn admission(&mut self, peer: &Peer) -> Result<NonZeroU16, Status> {

@@ -5,6 +5,7 @@ mod cut_through;
 mod figures;
 mod functions;
 mod notices;
+mod proof;
 mod reservations;
 mod several;
 mod straight;

@@ -38,8 +38,9 @@ pub(super) fn all(keys: &mut Keys<'_>) -> Result<Vec<Exposure>, Error> {
         };
         let read_only = keys.take_with(&format!("{prefix}.read-only"), yes_or_no)?.unwrap_or(false);
         let policy = policy(keys, &prefix)?;
+        let chap = super::chap::access(keys, &format!("{prefix}.chap"))?;
         let id = format!("target-{}", targets.len());
-        targets.push(Exposure { id, iqn, lun, volume, initiators, read_only, policy });
+        targets.push(Exposure { id, iqn, lun, volume, initiators, chap, read_only, policy });
     }
 }
 

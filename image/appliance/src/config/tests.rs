@@ -157,3 +157,65 @@ fn what_is_wrong_with_tls_is_named_by_its_key_and_never_shown() {
         assert!(!refused.contains(&key[..16]), "{refused}");
     }
 }
+
+/// Accounts, as a file has them.
+const CHAP: &str = "target.0.chap.0.user=host target.0.chap.0.secret=what-the-host-knows\n\
+    target.0.chap.0.target-user=disk target.0.chap.0.target-secret=what-the-disk-knows\n\
+    target.0.chap.1.user=other target.0.chap.1.secret=what-the-other-knows\n\
+    target.0.chap.1.initiator=iqn.2026-11.example:other\n\
+    target.0.chap.algorithms=sha3-256,sha-256\n\
+    discovery.chap.0.user=anybody discovery.chap.0.secret=what-everybody-knows\n";
+
+fn with_file(file: &str) -> Result<Config, String> {
+    Config::parse(&[(Channel::CommandLine, GOOD), (Channel::FwCfg, file)]).map_err(|error| error.to_string())
+}
+
+#[test]
+fn accounts_come_from_a_file_and_are_never_shown() {
+    let config = with_file(CHAP).expect("good");
+    let access = config.targets[0].chap.as_ref().expect("there");
+    assert_eq!(access.initiators().collect::<Vec<_>>(), ["iqn.2026-11.example:other"]);
+    assert!(config.targets[1].chap.is_none() && config.discovery.is_some());
+    let debug = format!("{config:?}");
+    assert!(debug.contains("host") && !debug.contains("knows"), "{debug}");
+}
+
+#[test]
+fn what_is_wrong_with_an_account_is_named_by_its_key_and_a_secret_never_shown() {
+    let replace = |from: &str, to: &str| {
+        assert!(CHAP.contains(from));
+        with_file(&CHAP.replace(from, to)).expect_err(to)
+    };
+    for (from, to, line) in [
+        ("what-the-host-knows", "knows", "target.0.chap.0.secret: a secret has 12 to 255 bytes"),
+        (
+            "target.0.chap.0.secret=what-the-host-knows",
+            "",
+            "chap.0.secret: missing beside target.0.chap.0.user",
+        ),
+        ("target.0.chap.1.user=other", "", "chap.1.user: missing beside target.0.chap.1.secret"),
+        ("target.0.chap.0.target-user=disk", "", "missing beside target.0.chap.0.target-secret"),
+        ("what-the-disk-knows", "what-the-host-knows", "target.0.chap: a secret of an initiator is also"),
+        ("sha3-256,", "md4,", "target.0.chap.algorithms: expected some of md5"),
+        ("chap.1.", "chap.2.", "target.0.chap.2.initiator: unknown key"),
+        ("discovery.chap.0.user=anybody", "", "discovery.chap.0.user: missing beside"),
+    ] {
+        let refused = replace(from, to);
+        assert!(refused.contains(line), "{refused} instead of {line}");
+        assert!(!refused.contains("knows"), "{refused}");
+    }
+    let alone = with_file("discovery.chap.algorithms=md5").expect_err("nobody");
+    assert!(alone.contains("discovery.chap: 1 to 32 accounts"), "{alone}");
+}
+
+#[test]
+fn a_secret_has_no_place_on_a_command_line() {
+    for channel in [Channel::CommandLine, Channel::Arguments] {
+        let text = format!("{GOOD} {CHAP}");
+        let refused = Config::parse(&[(channel, &text)]).expect_err("a secret").to_string();
+        assert!(refused.contains("chap.0.secret: a secret belongs into a file"), "{refused}");
+        assert!(!refused.contains("knows"), "{refused}");
+    }
+    let both = [(Channel::Arguments, GOOD), (Channel::File, CHAP)];
+    assert!(Config::parse(&both).is_ok());
+}

@@ -3,7 +3,7 @@
 //! A certificate or key is the base64 of its DER: what stands between the lines BEGIN and END of a PEM file, without its
 //! white space. Nothing of a value is ever repeated in a message: it may be the private key, under whatever name.
 
-use super::{Error, Given, Keys, conflict};
+use super::{Error, Keys, conflict};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -29,14 +29,14 @@ impl fmt::Debug for Tls {
 }
 
 pub(super) fn all(keys: &mut Keys<'_>) -> Result<Option<Tls>, Error> {
-    let anchors = take(keys, "tls.anchors", |value| {
+    let anchors = keys.take_unseen("tls.anchors", |_, value| {
         let list = certificates(value)?;
         Anchors::from_der(list.clone()).map_err(|error| error.to_string())?;
         Ok(list)
     })?;
-    let chain = take(keys, "tls.certificate", certificates)?;
-    let key = take(keys, "tls.key", base64)?;
-    let dates = take(keys, "tls.dates", |value| match value {
+    let chain = keys.take_unseen("tls.certificate", |_, value| certificates(value))?;
+    let key = keys.take_unseen("tls.key", |_, value| base64(value))?;
+    let dates = keys.take_unseen("tls.dates", |_, value| match value {
         "checked" => Ok(Dates::MustBeChecked),
         "if-known" => Ok(Dates::CheckedWhenTimeIsKnown),
         _ => Err("expected checked or if-known".to_string()),
@@ -68,17 +68,6 @@ pub(super) fn all(keys: &mut Keys<'_>) -> Result<Option<Tls>, Error> {
 
 fn missing(key: &str, beside: &str) -> Error {
     conflict(key, format!("missing beside {beside}"))
-}
-
-/// Take a key whose value is not for the log.
-fn take<'a, T>(
-    keys: &mut Keys<'a>,
-    key: &str,
-    parse: impl FnOnce(&'a str) -> Result<T, String>,
-) -> Result<Option<T>, Error> {
-    let Some(Given { channel, value }) = keys.0.remove(key) else { return Ok(None) };
-    let fail = |reason| Error { channel: Some(channel), key: key.to_string(), reason };
-    parse(value).map(Some).map_err(fail)
 }
 
 fn certificates(value: &str) -> Result<Vec<Vec<u8>>, String> {

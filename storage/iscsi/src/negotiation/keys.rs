@@ -33,6 +33,7 @@ pub(crate) enum Key {
     OFMarker,
     IFMarkInt,
     OFMarkInt,
+    NodeArchitecture,
 }
 
 /// How a key is negotiated (6.2).
@@ -69,6 +70,8 @@ pub(crate) enum Kind {
 /// When a key may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
+    /// In the first request of a login: who it is and what for holds from there on.
+    First,
     /// In any login stage.
     Login,
     /// In the security stage.
@@ -114,13 +117,13 @@ impl Row {
 }
 
 /// The table, in the order of [`Key`].
-pub(crate) static KEYS: [Row; 29] = [
+pub(crate) static KEYS: [Row; 30] = [
     row(Key::HeaderDigest, "HeaderDigest", Kind::Digest, Phase::Operational, 0),
     row(Key::DataDigest, "DataDigest", Kind::Digest, Phase::Operational, 0),
     normal(Key::MaxConnections, "MaxConnections", Kind::Minimum(1, 65_535), 1),
     row(Key::SendTargets, "SendTargets", Kind::Question, Phase::FullFeature, 0),
-    row(Key::TargetName, "TargetName", Kind::Declared, Phase::Login, 0),
-    row(Key::InitiatorName, "InitiatorName", Kind::Declared, Phase::Login, 0),
+    row(Key::TargetName, "TargetName", Kind::Declared, Phase::First, 0),
+    row(Key::InitiatorName, "InitiatorName", Kind::Declared, Phase::First, 0),
     row(Key::TargetAlias, "TargetAlias", Kind::FromTarget, Phase::Any, 0),
     row(Key::InitiatorAlias, "InitiatorAlias", Kind::Declared, Phase::Any, 0),
     row(Key::TargetAddress, "TargetAddress", Kind::FromTarget, Phase::Any, 0),
@@ -142,7 +145,7 @@ pub(crate) static KEYS: [Row; 29] = [
     normal(Key::DataPDUInOrder, "DataPDUInOrder", Kind::Or, 1),
     normal(Key::DataSequenceInOrder, "DataSequenceInOrder", Kind::Or, 1),
     row(Key::ErrorRecoveryLevel, "ErrorRecoveryLevel", Kind::Minimum(0, 2), Phase::Operational, 0),
-    row(Key::SessionType, "SessionType", Kind::Declared, Phase::Login, 0),
+    row(Key::SessionType, "SessionType", Kind::Declared, Phase::First, 0),
     normal(Key::TaskReporting, "TaskReporting", Kind::Reporting, 0),
     normal(Key::ProtocolLevel, "iSCSIProtocolLevel", Kind::Minimum(0, 31), 1),
     row(Key::AuthMethod, "AuthMethod", Kind::Authentication, Phase::Security, 0),
@@ -150,6 +153,7 @@ pub(crate) static KEYS: [Row; 29] = [
     normal(Key::OFMarker, "OFMarker", Kind::No, 0),
     normal(Key::IFMarkInt, "IFMarkInt", Kind::Refused, 0),
     normal(Key::OFMarkInt, "OFMarkInt", Kind::Refused, 0),
+    row(Key::NodeArchitecture, "X#NodeArchitecture", Kind::Declared, Phase::Any, 0),
 ];
 
 /// The row of a key by its name. Keys are case-sensitive (6.1).

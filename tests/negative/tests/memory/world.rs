@@ -166,6 +166,7 @@ impl World {
                 lun: 0,
                 volume: "nbd://10.78.0.2:10809/disk".into(),
                 initiators: vec!["*".into()],
+                chap: None,
                 read_only: false,
                 policy: Policy::default(),
             })
