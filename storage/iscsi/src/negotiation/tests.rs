@@ -157,3 +157,116 @@ fn an_answer_offered_back_is_answered_by_itself() {
         }
     }
 }
+
+/// Section 13, and section 6.2 of RFC 7144: a change here is a change of the protocol.
+#[test]
+fn the_table_has_every_key_with_its_kind_its_stage_its_default_and_whether_discovery_has_it() {
+    let snapshot = "\
+        HeaderDigest Digest Operational 0
+        DataDigest Digest Operational 0
+        MaxConnections Minimum(1, 65535) Operational 1 irrelevant
+        SendTargets Question FullFeature 0
+        TargetName Declared First 0
+        InitiatorName Declared First 0
+        TargetAlias FromTarget Any 0
+        InitiatorAlias Declared Any 0
+        TargetAddress FromTarget Any 0
+        TargetPortalGroupTag FromTarget Login 0
+        InitialR2T Or Operational 1 irrelevant
+        ImmediateData And Operational 1 irrelevant
+        MaxRecvDataSegmentLength DeclaredNumber(512, 16777215) Any 8192
+        MaxBurstLength Minimum(512, 16777215) Operational 262144 irrelevant
+        FirstBurstLength Minimum(512, 16777215) Operational 65536 irrelevant
+        DefaultTime2Wait Maximum(0, 3600) Operational 2
+        DefaultTime2Retain Minimum(0, 3600) Operational 20
+        MaxOutstandingR2T Minimum(1, 65535) Operational 1 irrelevant
+        DataPDUInOrder Or Operational 1 irrelevant
+        DataSequenceInOrder Or Operational 1 irrelevant
+        ErrorRecoveryLevel Minimum(0, 2) Operational 0
+        SessionType Declared First 0
+        TaskReporting Reporting Operational 0 irrelevant
+        iSCSIProtocolLevel Minimum(0, 31) Operational 1 irrelevant
+        AuthMethod Authentication Security 0
+        IFMarker No Operational 0 irrelevant
+        OFMarker No Operational 0 irrelevant
+        IFMarkInt Refused Operational 0 irrelevant
+        OFMarkInt Refused Operational 0 irrelevant
+        X#NodeArchitecture Declared Any 0";
+    let drawn: Vec<String> = KEYS
+        .iter()
+        .map(|row| {
+            let discovery = if row.irrelevant_in_discovery { " irrelevant" } else { "" };
+            format!("{} {:?} {:?} {}{discovery}", row.name, row.kind, row.phase, row.default)
+        })
+        .collect();
+    let expected: Vec<&str> = snapshot.lines().map(str::trim).collect();
+    assert_eq!(drawn, expected);
+}
+
+/// What a key is answered by stage and type of session: `-` for nothing, a value, or how it is refused.
+#[test]
+fn every_key_has_its_stages_its_sessions_and_one_chance() {
+    for row in &KEYS {
+        let value: String = match row.kind {
+            Kind::Declared if row.key == Key::SessionType => "Discovery".into(),
+            Kind::Declared | Kind::Question | Kind::FromTarget => "iqn.2001-04.com.example:x".into(),
+            Kind::DeclaredNumber(low, _) | Kind::Minimum(low, _) | Kind::Maximum(low, _) => low.to_string(),
+            Kind::Digest | Kind::Authentication => "None".into(),
+            Kind::Reporting => "RFC3720".into(),
+            Kind::Or | Kind::And | Kind::No => "No".into(),
+            Kind::Refused => "2048".into(),
+        };
+        for discovery in [false, true] {
+            for stage in [Stage::Security, Stage::Operational, Stage::FullFeature] {
+                let mut negotiation = Negotiation::new(&Limits::default());
+                negotiation.discovery = discovery;
+                let mut out = [0; 256];
+                let mut writer = Writer::new(&mut out);
+                let offered = negotiation.offer(stage, row.name, &value, &mut writer);
+                let length = writer.length();
+                let said = core::str::from_utf8(&out[..length]).unwrap().trim_end_matches('\0');
+                let answer = said.strip_prefix(row.name).and_then(|rest| rest.strip_prefix('='));
+                let place = format!("{} {stage:?} {discovery}: {said}", row.name);
+                assert_eq!(offered, Ok(()), "{place}");
+                let is_declared =
+                    matches!(row.kind, Kind::Declared | Kind::Question | Kind::DeclaredNumber(..));
+                let expected = match () {
+                    () if !row.phase.allows(stage) => Some("Reject"),
+                    () if discovery && row.irrelevant_in_discovery => Some("Irrelevant"),
+                    () if is_declared => None,
+                    () if matches!(row.kind, Kind::FromTarget | Kind::Refused) => Some("Reject"),
+                    () => {
+                        assert!(!matches!(answer, None | Some("Reject" | "Irrelevant")), "{place}");
+                        answer
+                    }
+                };
+                assert_eq!(answer, expected, "{place}");
+                // Nothing is negotiated twice (6.2), whatever came of it.
+                let again = negotiation.offer(stage, row.name, &value, &mut Writer::new(&mut [0; 256]));
+                assert_eq!(again, Err(INITIATOR_ERROR), "{place}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_initiator_says_who_it_is_and_what_for_in_its_first_request() {
+    for (key, value) in [
+        ("InitiatorName", "iqn.2001-04.com.example:other"),
+        ("TargetName", "iqn.2001-04.com.example:other"),
+        ("SessionType", "Discovery"),
+    ] {
+        let mut negotiation = Negotiation::new(&Limits::default());
+        negotiation.named = true;
+        for stage in [Stage::Security, Stage::Operational] {
+            let mut later = negotiation;
+            let offered = later.offer(stage, key, value, &mut Writer::new(&mut [0; 64]));
+            assert_eq!(offered, Err(INITIATOR_ERROR), "{key}");
+        }
+        let mut out = [0; 64];
+        let mut writer = Writer::new(&mut out);
+        assert_eq!(negotiation.offer(Stage::FullFeature, key, value, &mut writer), Ok(()));
+        let length = writer.length();
+        assert_eq!(out[..length], *format!("{key}=Reject\0").as_bytes());
+    }
+}
