@@ -120,7 +120,7 @@ impl Registry {
             return Ok(self.discovery.as_ref());
         }
         let target = self.admissible(peer)?;
-        Ok(self.entry(target).and_then(|entry| entry.access.as_ref()))
+        Ok(self.targets[slot(target)].as_ref().and_then(|entry| entry.access.as_ref()))
     }
 
     pub(crate) fn exposures(&self) -> &[ExposureEntry] {
