@@ -82,7 +82,7 @@ impl Initiator {
         (last.status_class, last.status_detail)
     }
 
-    async fn discover(&mut self) -> String {
+    async fn ask_for_targets(&mut self) -> String {
         let request = TextRequest {
             last: true,
             initiator_task_tag: 7,
@@ -157,7 +157,7 @@ fn an_initiator_is_told_of_the_targets_that_it_may_log_in_to() {
             let mut initiator = Initiator::connect(stream).await;
             let names = format!("InitiatorName=iqn.2026-01.test:{name}\0SessionType=Discovery\0");
             assert_eq!(initiator.login(1, Some(3), &names).await.0.status_class, 0);
-            let told = initiator.discover().await;
+            let told = initiator.ask_for_targets().await;
             assert_eq!(told.matches("TargetName=").count(), targets, "{told}");
             assert_eq!(told.contains("iqn.2026-01.test:other"), targets == 2, "{told}");
             assert_eq!(told.matches("TargetAddress=10.78.0.1:3260,1\0").count(), targets, "{told}");
@@ -176,7 +176,7 @@ fn discovery_is_for_those_who_prove_themselves_where_that_is_wanted() {
         assert_eq!((refused.status_class, refused.status_detail), (2, 1));
         let mut two = Initiator::connect(two).await;
         assert_eq!(two.prove(DISCOVERY, RESPONSE).await, (0, 0));
-        assert!(two.discover().await.contains("TargetName=iqn.2026-01.test:disk\0"));
+        assert!(two.ask_for_targets().await.contains("TargetName=iqn.2026-01.test:disk\0"));
     });
 }
 
