@@ -306,7 +306,8 @@ impl Serving {
             Notice::Leave(_) => {
                 self.leave_by = None;
                 log::info!("initiator {}: session ended from here", connection.peer().initiator);
-                if connection.state().is_full_feature() && !connection.announce(Announcement::DropSession) {
+                // Whoever is still logging in, or takes nothing, is not told; whoever has logged out goes by itself.
+                if self.has_session && !connection.announce(Announcement::DropSession) {
                     return Err(End::Abrupt);
                 }
             }

@@ -179,15 +179,19 @@ impl Sequence {
     /// This connection waits for commands that come by others.
     pub(crate) fn wait(&self) {
         let Commands { next, awaited, .. } = &*self.commands;
-        awaited.set(Some(next.get()));
+        // Who waits longer is told with the next command that comes.
+        if awaited.get().is_none() {
+            awaited.set(Some(next.get()));
+        }
     }
 
-    /// Whether commands have come since a connection began to wait for some. Answered once.
-    pub(crate) fn take_progress(&self) -> bool {
+    /// Whether commands have come since a connection began to wait for some. Answered once to all who wait but this
+    /// connection, which does itself if `waits`.
+    pub(crate) fn take_progress(&self, waits: bool) -> bool {
         let Commands { next, awaited, .. } = &*self.commands;
         let has_moved = awaited.get().is_some_and(|at| at != next.get());
         if has_moved {
-            awaited.set(None);
+            awaited.set(waits.then_some(next.get()));
         }
         has_moved
     }
@@ -264,9 +268,9 @@ mod tests {
         assert_eq!((two.exp_cmd_sn(), two.max_cmd_sn()), (0xffff_ffff, 1));
         assert_eq!(two.place(0), Arrival::Gap);
         two.wait();
-        assert!(!one.take_progress(), "nothing has come yet");
+        assert!(!one.take_progress(false), "nothing has come yet");
         one.arrived(true);
-        assert!(one.take_progress() && !one.take_progress(), "it is told once");
+        assert!(one.take_progress(false) && !one.take_progress(false), "it is told once");
         assert_eq!(two.place(0), Arrival::Next);
         two.arrived(true);
         two.arrived(true);

@@ -1,6 +1,7 @@
 //! Connections come to sessions and leave them.
 
 use super::{PORTAL_GROUP, Serving};
+use crate::mailbox::Notice;
 use crate::registry::Refused;
 use crate::shared::ConnectionIndex;
 use alloc::rc::Rc;
@@ -91,6 +92,10 @@ impl Serving {
         let session = self.connection.session();
         self.has_siblings = session.max_connections() > 1;
         self.shared.state.borrow_mut().registry.logged_in(self.index, session);
+        // Asked to leave while it came, it is told now.
+        if let Some(by) = self.leave_by {
+            self.shared.mailboxes[self.index].notify(Notice::Leave(by));
+        }
     }
 
     pub(super) fn log_out(&mut self, reason: LogoutReason) {

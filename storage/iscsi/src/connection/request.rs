@@ -141,7 +141,7 @@ impl Connection {
     /// Whether commands have come by this connection, or count as if they had, for which others of its session wait: they
     /// are to [`Self::retry`]. Answered once.
     pub fn frees_others(&self) -> bool {
-        self.sequence.take_progress()
+        self.sequence.take_progress(self.incoming.is_parked)
     }
 
     /// Tell the initiator if the end of another connection of the session has opened the window: nothing else may.

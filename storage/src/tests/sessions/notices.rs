@@ -83,6 +83,28 @@ async fn refused(stream: Stream, status: u16) {
 }
 
 #[test]
+fn who_is_still_logging_in_to_what_is_withdrawn_is_asked_to_leave_when_it_is_in() {
+    let (mut world, mut stream, clock) = stage();
+    let control = world.control();
+    finish(&mut world, Duration::from_secs(20), async move {
+        stream.connect(format!("10.78.0.1:{PORT}").parse().expect("address")).await.expect("connected");
+        let mut initiator = Initiator { stream, input: Vec::new(), cmd_sn: 1, tag: 0 };
+        let request = LoginRequest { immediate: true, current_stage: 1, ..LoginRequest::default() };
+        let names = "InitiatorName=iqn.2026-01.test:slow\0TargetName=iqn.2026-01.test:disk\0";
+        initiator.say(request.header(), names.as_bytes()).await;
+        assert!(!LoginResponse::read(&initiator.hear().await).transit);
+        control.withdraw_within("disk", Duration::from_secs(3)).expect("begun");
+        clock.sleep(Duration::from_secs(1)).await;
+        let request = LoginRequest { transit: true, next_stage: 3, ..request };
+        initiator.say(request.header(), &[]).await;
+        assert!(LoginResponse::read(&initiator.hear().await).transit);
+        let (message, _) = hear_event(&mut initiator).await;
+        assert_eq!((message.event, message.parameter3), (1, 2), "what is left of the time");
+        assert_eq!(hear_event(&mut initiator).await.0.event, 3);
+    });
+}
+
+#[test]
 fn who_does_not_leave_is_dropped_when_the_time_is_over() {
     let (mut world, stream, clock) = stage();
     let control = world.control();

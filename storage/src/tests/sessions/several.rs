@@ -148,6 +148,38 @@ fn three_connections_work_under_load_and_every_byte_is_right() {
 }
 
 #[test]
+fn a_window_of_commands_over_three_connections_is_answered_in_whatever_order_they_arrive() {
+    let (mut world, _service, mut streams, clock) = stage();
+    let [one, two, three] = [(); 3].map(|()| streams.remove(0));
+    finish(&mut world, Duration::from_secs(5), async move {
+        let ([one, two], tsih) = pair(one, two).await;
+        let (three, _) = log_in(three, request(tsih, 3, one.cmd_sn)).await;
+        let mut number = one.cmd_sn;
+        let mut connections = [one, two, three];
+        let mut random = 7_u32;
+        for _ in 0..20 {
+            let mut sent = [0; 3];
+            for _ in 0..100 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let index = (random >> 24) as usize % 3;
+                connections[index].cmd_sn = number;
+                connections[index].test_unit_ready().await;
+                number += 1;
+                sent[index] += 1;
+                if random >> 16 & 7 == 0 {
+                    clock.sleep(Duration::from_micros(300)).await;
+                }
+            }
+            for (connection, sent) in connections.iter_mut().zip(sent) {
+                for _ in 0..sent {
+                    assert_eq!(status(connection).await, GOOD);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_connection_that_is_lost_takes_its_own_tasks_and_the_session_goes_on() {
     let (mut world, service, mut streams, clock) = stage();
     let [one, two, again] = [(); 3].map(|()| streams.remove(0));

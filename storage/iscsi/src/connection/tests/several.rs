@@ -88,6 +88,25 @@ fn commands_are_handed_up_in_the_order_of_their_numbers_whichever_connection_the
 }
 
 #[test]
+fn a_connection_that_comes_to_wait_itself_frees_the_others_first_and_is_freed_by_them() {
+    let [mut one, mut two] = pair();
+    let commands = [(); 4].map(|()| one.read_command(one.cmd_sn, 0));
+    two.send(commands[1].header(), &[]);
+    two.send(commands[2].header(), &[]);
+    // The next one, and one that is early, before anybody looks.
+    one.begin(commands[0], &[]);
+    one.send(commands[3].header(), &[]);
+    assert!(one.connection.frees_others());
+    assert!(retry(&mut two));
+    two.taken();
+    two.resume();
+    two.taken();
+    assert!(two.connection.frees_others());
+    assert!(retry(&mut one));
+    one.taken();
+}
+
+#[test]
 fn answers_go_by_the_connection_of_their_command_with_its_own_numbers() {
     let [mut one, mut two] = pair();
     let first = one.read(0x10, 0);
