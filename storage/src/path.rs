@@ -433,6 +433,10 @@ impl Carrier for Hands<'_> {
         self.keeper.keep(self.target, unit);
         self.moved = true;
     }
+
+    fn now(&self) -> Duration {
+        self.now.since(Instant::ZERO)
+    }
 }
 
 /// The connection's part of a volume's memory, as it is for so many connections.

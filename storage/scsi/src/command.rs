@@ -15,6 +15,7 @@ use crate::sense::{Outcome, Refusal, Sense, SenseData, Status, code};
 use crate::target::{NO_UNIT, Target};
 use crate::unit::{LogicalUnit, UnitId};
 use core::ops::ControlFlow::{self, Break, Continue};
+use core::time::Duration;
 use storage_block::{Arrived, Buffer, Completion, Delivery, Request, Share};
 
 /// Where a command takes buffers from.
@@ -47,6 +48,17 @@ pub trait Carrier {
     /// Make durable what [`Target::to_keep`] answers of the unit, and call [`Target::kept`] then, though not from within.
     /// Only of units with [`crate::Traits::keeps`], whether or not the command is still there.
     fn keep(&mut self, unit: UnitId);
+
+    /// The time since some beginning that is the same for all commands of a target. It never goes back.
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Random bytes that nobody can guess, for the name of what stands in some ranges; none if there are none, and then
+    /// nothing can have such a name.
+    fn random(&mut self) -> Option<[u8; 32]> {
+        None
+    }
 }
 
 /// Where a command has come to rest.
@@ -107,6 +119,14 @@ impl Out<'_> {
 
     pub(crate) fn released(&mut self) {
         self.carrier.released();
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.carrier.now()
+    }
+
+    pub(crate) fn random(&mut self) -> Option<[u8; 32]> {
+        self.carrier.random()
     }
 
     pub(crate) fn send(&mut self, offset: u32, buffer: Buffer) {

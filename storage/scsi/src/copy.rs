@@ -15,6 +15,8 @@ pub(crate) mod list;
 pub(crate) mod operations;
 pub(crate) mod page;
 pub(crate) mod report;
+pub(crate) mod rod;
+pub(crate) mod tokens;
 
 use crate::sense::{Refusal, Sense, SenseKey};
 

@@ -113,6 +113,9 @@ impl Job {
                 ticket.ok_or(Refusal::FULL)?
             }
         };
+        if touch == Touch::Change {
+            unit.changes(range.start, length);
+        }
         let (phase, flush, stage) = (Phase::Entering, Flush::Idle, Stage::Wanting);
         let incarnation = unit.incarnation();
         let is_plain = durability == Durability::NONE

@@ -64,6 +64,10 @@ impl List {
         out: &mut Out<'_>,
     ) -> ControlFlow<Rest, Result<Task, Refusal>> {
         if let Some(buffer) = self.buffer.take() {
+            target.now = out.now();
+            if target.secret.is_none() {
+                target.secret = out.random();
+            }
             return Continue(self.go_on(target, head, Some(buffer)));
         }
         if self.asked {

@@ -91,6 +91,11 @@ pub mod code {
     pub const MISCOMPARE_DURING_VERIFY: u16 = 0x1d00;
     pub const INVALID_OPERATION_CODE: u16 = 0x2000;
     pub const LBA_OUT_OF_RANGE: u16 = 0x2100;
+    pub const INVALID_TOKEN_OPERATION: u16 = 0x2300;
+    pub const UNSUPPORTED_TOKEN_TYPE: u16 = 0x2301;
+    pub const TOKEN_UNKNOWN: u16 = 0x2304;
+    pub const TOKEN_REVOKED: u16 = 0x2306;
+    pub const TOKEN_EXPIRED: u16 = 0x2307;
     pub const INVALID_FIELD_IN_CDB: u16 = 0x2400;
     pub const LOGICAL_UNIT_NOT_SUPPORTED: u16 = 0x2500;
     pub const INVALID_FIELD_IN_PARAMETER_LIST: u16 = 0x2600;
@@ -120,6 +125,7 @@ pub mod code {
     pub const INTERNAL_TARGET_FAILURE: u16 = 0x4400;
     pub const MEDIUM_REMOVAL_PREVENTED: u16 = 0x5302;
     pub const INSUFFICIENT_REGISTRATION_RESOURCES: u16 = 0x5504;
+    pub const INSUFFICIENT_RESOURCES_TO_CREATE_ROD_TOKEN: u16 = 0x550d;
 }
 
 impl Sense {

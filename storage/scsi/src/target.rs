@@ -3,6 +3,7 @@
 use crate::attention::Attention;
 use crate::command::{Command, Head, Task};
 use crate::copy::operations::Operations;
+use crate::copy::tokens::SECRET;
 use crate::identity::Identity;
 use crate::lun::{self, Address, MAX_LUN};
 use crate::nexus::{Claim, MAX_NEXUSES, Nexus, Nexuses, TransportId};
@@ -14,6 +15,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 /// How much of everything a target has room for. All of it is taken when the target and its units are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,9 @@ pub struct Target {
     units: Vec<Place>,
     pub(crate) nexuses: Nexuses,
     pub(crate) copies: Operations,
+    /// When the last parameter list came, and random bytes for one use.
+    pub(crate) now: Duration,
+    pub(crate) secret: Option<[u8; SECRET]>,
 }
 
 #[derive(Debug)]
@@ -98,6 +103,8 @@ impl Target {
             units: (0..limits.units).map(|_| Place { generation: 0, number: None, unit: None }).collect(),
             nexuses: Nexuses::new(limits.nexuses),
             copies: Operations::new(),
+            now: Duration::ZERO,
+            secret: None,
         }
     }
 

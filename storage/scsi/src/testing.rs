@@ -11,6 +11,7 @@ use crate::{
 };
 use alloc::vec;
 use alloc::vec::Vec;
+use core::time::Duration;
 use storage_block::{Buffer, Completion, Error, Extent, Geometry, Operation, Pool, Request, Share};
 
 /// The geometry of a plain disk that offers everything.
@@ -170,6 +171,8 @@ struct Hands<'a> {
     index: usize,
     unit: UnitId,
     others: &'a mut Vec<Other>,
+    now: Duration,
+    random: &'a mut Option<u8>,
     /// Bytes of Data-Out that there are.
     offered: usize,
     moved: bool,
@@ -201,6 +204,16 @@ impl Carrier for Hands<'_> {
 
     fn released(&mut self) {
         self.moved = true;
+    }
+
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    fn random(&mut self) -> Option<[u8; 32]> {
+        let byte = (*self.random)?;
+        *self.random = Some(byte.wrapping_add(1));
+        Some([byte; 32])
     }
 
     fn send(&mut self, offset: u32, buffer: Buffer) {
@@ -239,6 +252,10 @@ pub struct Bench {
     pub kept: Vec<u8>,
     /// Whether something is to be kept, and is not.
     pub keeping: bool,
+    /// What time it is.
+    pub now: Duration,
+    /// What the next random bytes are all, if there are any.
+    pub random: Option<u8>,
     owners: Vec<usize>,
     aborts: Vec<(UnitId, Nexus)>,
     steps: usize,
@@ -267,7 +284,7 @@ impl Bench {
         let data = pool.share(usize::MAX / 2);
         let disk = RamDisk::new(geometry.size);
         let (slots, others, kept, owners, aborts) = Default::default();
-        let (keeping, steps) = (false, 0);
+        let (keeping, steps, now, random) = (false, 0, Duration::ZERO, Some(1));
         let mut bench = Self {
             target,
             unit,
@@ -277,6 +294,8 @@ impl Bench {
             control,
             slots,
             others,
+            now,
+            random,
             kept,
             keeping,
             owners,
@@ -350,7 +369,20 @@ impl Bench {
         let mut moved = false;
         while self.slots[index].outcome.is_none() {
             let Self {
-                target, unit, disk, data, control, slots, others, owners, aborts, steps, keeping, ..
+                target,
+                unit,
+                disk,
+                data,
+                control,
+                slots,
+                others,
+                now,
+                random,
+                owners,
+                aborts,
+                steps,
+                keeping,
+                ..
             } = self;
             let memory = Memory { data, control };
             let Slot { command, data_out, data_in, receives, outcome, waits } = &mut slots[index];
@@ -359,6 +391,8 @@ impl Bench {
                 index,
                 unit,
                 others,
+                now: *now,
+                random,
                 offered,
                 moved: false,
                 disk,

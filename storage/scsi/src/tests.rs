@@ -18,6 +18,7 @@ mod registrations;
 mod removal;
 mod reservation_model;
 mod straight;
+mod tokens;
 mod transfers;
 
 use crate::{Outcome, Status};

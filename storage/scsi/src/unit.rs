@@ -2,6 +2,7 @@
 
 use crate::attention::{Attention, Attentions};
 use crate::cache::Cache;
+use crate::copy::tokens::{Extent, Tokens};
 use crate::identity::Identity;
 use crate::mode::Modes;
 use crate::nexus::{Nexus, NexusSet};
@@ -121,6 +122,7 @@ pub struct LogicalUnit {
     /// The nexus that holds an SPC-2 reservation (RESERVE).
     pub(crate) reserved_by: Option<Nexus>,
     pub(crate) persistent: Persistent,
+    pub(crate) tokens: Tokens,
 }
 
 impl LogicalUnit {
@@ -143,6 +145,7 @@ impl LogicalUnit {
             prevents: NexusSet::default(),
             reserved_by: None,
             persistent: Persistent::new(nexuses),
+            tokens: Tokens::new(),
         }
     }
 
@@ -217,6 +220,7 @@ impl LogicalUnit {
     pub fn replaced(&mut self) {
         self.backend_lost(self.is_dirty());
         self.is_replaced = true;
+        self.tokens.revoke_all();
         self.replacements = self.replacements.wrapping_add(1);
     }
 
@@ -244,7 +248,16 @@ impl LogicalUnit {
     /// on flushes fail, as told at [`crate`]. Call it before the completions of the lost requests are handed over.
     pub fn backend_lost(&mut self, unflushed: bool) {
         if unflushed {
+            self.tokens.revoke_all();
             self.cache.lose();
+        }
+    }
+
+    /// A command has asked for a change of these bytes: no token is of what stood there any more.
+    #[inline]
+    pub(crate) fn changes(&mut self, start: u64, length: u64) {
+        if self.tokens.any() {
+            self.tokens.changes(Extent { start, length });
         }
     }
 

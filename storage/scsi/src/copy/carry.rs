@@ -27,13 +27,18 @@ use crate::opcode::Access;
 use crate::ordering::{Attribute, Ticket, Touch};
 use crate::segment::{Segment, Segments, State};
 use crate::sense::{Refusal, Sense, code};
-use crate::target::Target;
+use crate::target::{NO_UNIT, Target};
 use crate::unit::{LogicalUnit, UnitId};
 use core::ops::ControlFlow::{self, Break, Continue};
+use core::time::Duration;
 use storage_block::{Completion, Error, Operation as Request, Request as Carried};
 
 /// The longest stretch in bytes.
 const STRETCH: u64 = 4 << 20;
+/// The longest one of zeroes, which are one request where the backend writes them.
+const ZEROES: u64 = 64 << 20;
+/// How long a copy that is to end in time goes on: who asks for it waits for four seconds.
+const PATIENCE: Duration = Duration::from_millis(2500);
 /// The longest piece of it that travels in one buffer.
 const MAX_SEGMENT: u32 = 256 << 10;
 /// For so many others that begin there is room left, where there can be.
@@ -56,6 +61,9 @@ pub(crate) struct Copying {
     /// Something was written by stretches before.
     has_moved: bool,
     failure: Option<Refusal>,
+    /// It is to end by this time, with what it has done, if it is to end in time.
+    until: Option<Duration>,
+    is_timed: bool,
 }
 
 /// A part of a piece.
@@ -74,6 +82,8 @@ struct Stretch {
     is_backward: bool,
     /// Something of it was given to the destination.
     has_written: bool,
+    /// Zeroes are written from here.
+    writes_out: bool,
     flush: Flush,
 }
 
@@ -95,7 +105,22 @@ impl Copying {
     /// The copy at `place`, with a parameter list of `wanted` bytes. `is_here` if all of it is within the unit it came to.
     pub(crate) fn new(place: u8, head: &Head, wanted: u32, is_here: bool) -> Self {
         let is_alone = is_here && head.attribute == Attribute::Ordered;
-        Self { place, ticket: head.ticket, is_alone, wanted, stretch: None, has_moved: false, failure: None }
+        Self {
+            place,
+            ticket: head.ticket,
+            is_alone,
+            wanted,
+            stretch: None,
+            has_moved: false,
+            failure: None,
+            until: None,
+            is_timed: false,
+        }
+    }
+
+    /// It ends in time, with what it has done.
+    pub(crate) fn within_time(self) -> Self {
+        Self { is_timed: true, ..self }
     }
 
     /// The units that requests of it may be under way to.
@@ -122,11 +147,21 @@ impl Copying {
         {
             return Break(Rest::Blocked);
         }
+        if self.is_timed && self.until.is_none() {
+            self.until = Some(out.now() + PATIENCE);
+        }
         loop {
             if self.failure.is_none() && target.copies.at(self.place).is_stopped {
                 self.failure = Some(self.stopped(target));
             }
             if self.stretch.is_none() {
+                if self.has_moved
+                    && self.failure.is_none()
+                    && self.until.is_some_and(|until| out.now() >= until)
+                {
+                    target.copies.at(self.place).is_partial = true;
+                    return Continue(self.end(target, head, Ok(())));
+                }
                 match self.begin(target, head) {
                     Ok(true) => {}
                     Ok(false) => return Break(Rest::Blocked),
@@ -138,6 +173,16 @@ impl Copying {
                 stretch.has_started = stretch.start(target);
                 if !stretch.has_started {
                     return Break(Rest::Blocked);
+                }
+                let number = target.copies.at(self.place).done;
+                if let Some(token) = target.copies.at(self.place).token
+                    && let Some(unit) = target.unit_mut(stretch.piece.source)
+                    && let Err(code) = unit.tokens.use_at(token, out.now())
+                {
+                    self.failure = Some(match self.has_moved {
+                        true => aborted(code, number).into(),
+                        false => Sense::illegal(code).into(),
+                    });
                 }
             }
             if let Some(rest) = self.carry(segments, target, head, memory, out) {
@@ -245,9 +290,16 @@ impl Copying {
     fn end(&mut self, target: &mut Target, head: &Head, result: Result<(), Refusal>) -> Task {
         let operation = target.copies.at(self.place);
         match result {
+            Ok(()) if operation.is_partial => operation.state = Fate::Partial,
             Ok(()) => operation.state = Fate::Done,
             Err(_) if operation.is_stopped => operation.state = Fate::Aborted,
             Err(refusal) => operation.state = Fate::Failed(refusal.sense),
+        }
+        let source = operation.pieces[0].source;
+        if let (Fate::Done, true, Some(token)) = (operation.state, operation.deletes_token, operation.token)
+            && let Some(unit) = target.unit_mut(source)
+        {
+            unit.tokens.delete(token);
         }
         self.depart(target, head);
         let wanted = u64::from(self.wanted);
@@ -309,7 +361,8 @@ enum Begun {
 impl Stretch {
     /// The stretch of a piece that begins when `offset` bytes of it are done.
     fn of(piece: Piece, offset: u64) -> Self {
-        let length = STRETCH.min(piece.length - offset);
+        let longest = if piece.source == NO_UNIT { ZEROES } else { STRETCH };
+        let length = longest.min(piece.length - offset);
         let is_backward = piece.overlaps() && piece.to > piece.from;
         let skipped = if is_backward { piece.length - offset - length } else { offset };
         let (from, to) = (piece.from + skipped, piece.to + skipped);
@@ -323,6 +376,7 @@ impl Stretch {
             done: 0,
             is_backward,
             has_written: false,
+            writes_out: false,
             flush: Flush::Idle,
         }
     }
@@ -336,11 +390,16 @@ impl Stretch {
         let Piece { source, from, destination, to, length } = self.piece;
         let written = unit(target, destination)?;
         check(written, head, Access::Change)?;
+        self.writes_out = !written.geometry().is_some_and(|geometry| geometry.write_zeroes);
         self.durability = medium::durability(written, head.nexus, false)?;
         self.incarnations[1] = written.incarnation();
-        let read = unit(target, source)?;
-        check(read, head, Access::Read)?;
-        self.incarnations[0] = read.incarnation();
+        let has_source = source != NO_UNIT;
+        if has_source {
+            let read = unit(target, source)?;
+            check(read, head, Access::Read)?;
+            self.incarnations[0] = read.incarnation();
+        }
+        unit(target, destination)?.changes(to, length);
         if is_alone {
             return Ok(Some(self));
         }
@@ -353,8 +412,9 @@ impl Stretch {
             self.tickets[1] = enter(destination, Touch::Change, from.min(to), from.abs_diff(to) + length);
             return Ok(self.tickets[1].is_some().then_some(self));
         }
-        let first = enter(source, Touch::Read, from, length);
-        let second = first.and_then(|_| enter(destination, Touch::Change, to, length));
+        let first = if has_source { enter(source, Touch::Read, from, length) } else { None };
+        let is_in = first.is_some() || !has_source;
+        let second = if is_in { enter(destination, Touch::Change, to, length) } else { None };
         self.tickets = [first, second];
         if let (Some(ticket), None, Some(unit)) = (first, second, target.unit_mut(source)) {
             unit.tasks.leave(ticket);
@@ -376,6 +436,9 @@ impl Stretch {
     /// Both disks are still those that it is for.
     fn check_disks(&self, target: &mut Target) -> Result<(), Refusal> {
         for (id, was) in [self.piece.source, self.piece.destination].into_iter().zip(self.incarnations) {
+            if id == NO_UNIT {
+                continue;
+            }
             let unit = unit(target, id)?;
             unit.medium()?;
             if unit.incarnation() != was {
@@ -414,6 +477,11 @@ impl Stretch {
                         unit.wrote();
                     }
                 }
+                // Zeroes that the backend does not write are written from here.
+                Err(Error::NotSupported) if self.piece.source == NO_UNIT && !self.writes_out => {
+                    self.writes_out = true;
+                    self.begun -= segment.length;
+                }
                 Err(error) => {
                     let (at, length) = (start + self.offset(segment), u64::from(segment.length));
                     let refusal = match target.unit(id) {
@@ -442,6 +510,9 @@ impl Stretch {
             segments.end_all(|segment| matches!(segment.state, State::Idle));
             return Ok(());
         }
+        if self.writes_out && self.begun == self.done {
+            segments.end_all(|segment| matches!(segment.state, State::Idle) && segment.at == WRITING);
+        }
         // Segments end in their order, so that what is done is done from the beginning on.
         while segments.count() > 0 && segments.ranked(0).at == DONE {
             self.done += segments.ranked(0).length;
@@ -461,7 +532,14 @@ impl Stretch {
             let Piece { source, from, destination, to, .. } = self.piece;
             let writes = segment.at == WRITING;
             let (id, start) = if writes { (destination, to) } else { (source, from) };
-            let (operation, offset) = (operation(writes, self.durability.fua), start + self.offset(segment));
+            let fua = self.durability.fua;
+            let is_bare = writes && segment.buffer.is_none();
+            let operation = if is_bare {
+                Request::WriteZeroes { fua, no_hole: false, fast: false }
+            } else {
+                operation(writes, fua)
+            };
+            let offset = start + self.offset(segment);
             let (length, buffer) = (u64::from(segment.length), segment.buffer.take());
             segment.state = State::InFlight;
             self.has_written |= writes;
@@ -480,8 +558,11 @@ impl Stretch {
             return Ok(Some(Begun::Full));
         }
         let block = |id| target.unit(id).and_then(LogicalUnit::geometry).map(|geometry| geometry.block_size);
-        let both = block(self.piece.source).zip(block(self.piece.destination));
-        let (read, written) = both.ok_or(failure::internal())?;
+        let written = block(self.piece.destination).ok_or(failure::internal())?;
+        if self.piece.source == NO_UNIT && !self.writes_out {
+            return Ok(Some(self.begin_zeroes(segments)));
+        }
+        let read = block(self.piece.source).unwrap_or(written);
         // Blocks are powers of two.
         let block = read.max(written);
         let largest = u32::try_from(memory.data.largest()).unwrap_or(u32::MAX);
@@ -496,9 +577,26 @@ impl Stretch {
         let Some(buffer) = taken else { return Ok(Some(Begun::NoBuffer)) };
         if let Some((_, segment)) = segments.begin(0, self.begun, length) {
             segment.buffer = Some(buffer);
+            if self.piece.source == NO_UNIT {
+                segment.at = WRITING;
+                segment.buffer.iter_mut().for_each(|buffer| buffer.fill(0));
+            }
             self.begun += length;
         }
         Ok(Some(Begun::Segment))
+    }
+
+    /// All the rest as one request for zeroes.
+    fn begin_zeroes(&mut self, segments: &mut Segments) -> Begun {
+        let length = self.length() - self.begun;
+        match segments.begin(0, self.begun, length) {
+            Some((_, segment)) => {
+                segment.at = WRITING;
+                self.begun += length;
+                Begun::Segment
+            }
+            None => Begun::Full,
+        }
     }
 
     /// All is written: make it durable, if it is to be.

@@ -1,6 +1,7 @@
 //! The copies of a target: those under way, and what became of those that have ended, for as long as nobody else needs
 //! their place.
 
+use crate::copy::tokens::TokenId;
 use crate::nexus::Nexus;
 use crate::sense::{Refusal, Sense, code};
 use crate::target::NO_UNIT;
@@ -43,6 +44,8 @@ pub(crate) enum State {
     Free,
     Running,
     Done,
+    /// Ended well before its end.
+    Partial,
     /// It was ended early, by an error or by who has begun it.
     Failed(Option<Sense>),
     Aborted,
@@ -72,6 +75,11 @@ pub(crate) struct Operation {
     pub(crate) moved: u64,
     /// It is to end as soon as it can.
     pub(crate) is_stopped: bool,
+    /// Its pieces are not all that was asked for.
+    pub(crate) is_partial: bool,
+    /// The token it has made or goes by, and whether that is of no use any more when it has ended well.
+    pub(crate) token: Option<TokenId>,
+    pub(crate) deletes_token: bool,
 }
 
 impl Operation {
@@ -85,6 +93,9 @@ impl Operation {
         offset: 0,
         moved: 0,
         is_stopped: false,
+        is_partial: false,
+        token: None,
+        deletes_token: false,
     };
 
     /// The next piece of which something is left.

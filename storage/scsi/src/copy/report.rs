@@ -21,14 +21,18 @@ pub(crate) fn granularity(unit: &LogicalUnit) -> u8 {
 }
 
 /// The copy that the list identifier in a CDB is of, if its service action is one of these.
-fn find<'a>(call: &Call<'a>, is_long: bool, is_meant: impl Fn(u8) -> bool) -> Result<&'a Operation, Refusal> {
+pub(crate) fn find<'a>(
+    call: &Call<'a>,
+    is_long: bool,
+    is_meant: impl Fn(u8) -> bool,
+) -> Result<&'a Operation, Refusal> {
     let cdb = call.cdb();
     let id = if is_long { u32_at(cdb, 2) } else { u32::from(u8_at(cdb, 2)) };
     let found = call.target.copies.find(call.name(Some(id)), is_meant);
     found.ok_or(Sense::in_cdb(2, None).into())
 }
 
-fn answer(head: &Head, make: crate::command::Make) -> Result<Task, Refusal> {
+pub(crate) fn answer(head: &Head, make: crate::command::Make) -> Result<Task, Refusal> {
     Ok(Task::answer(make, u32_at(&head.cdb, 10)))
 }
 
@@ -112,6 +116,7 @@ pub(crate) fn put_status(operation: &Operation, (units, count): (u8, u64), answe
         State::Running => (0x11, None),
         State::Failed(sense) => (0x02, sense),
         State::Aborted => (0x60, None),
+        State::Partial => (0x03, None),
         State::Done | State::Free => (0x01, None),
     };
     let sense = encode(sense);
@@ -122,7 +127,8 @@ pub(crate) fn put_status(operation: &Operation, (units, count): (u8, u64), answe
     let field = sense.len().next_multiple_of(4);
     answer.put(&[ended, field as u8, sense.len() as u8, units]);
     answer.put_u64(count);
-    answer.put_u16(operation.done as u16);
+    // Of segment descriptors: a copy by token has none.
+    answer.put_u16(if operation.name.action == LID4 { operation.done as u16 } else { 0 });
     answer.pad_to(32);
     answer.put(&sense);
     answer.pad_to(32 + field);

@@ -2,9 +2,11 @@
 
 use super::copy_lists::{cdb, copy, cscd, list_1, list_4, segment};
 use super::fuzz::Random;
+use super::tokens::{command, populate_list, write_list};
 use super::*;
 use crate::testing::{Bench, geometry};
 use crate::{Attribute, Traits, code};
+use core::time::Duration;
 use storage_block::{Error, Operation, Pool};
 
 const READ: Operation = Operation::Read;
@@ -412,7 +414,27 @@ fn whatever_is_asked_for_comes_to_an_end() {
             if random.below(16) == 0 {
                 length = random.below(length as u64 + 40) as usize;
             }
-            let (cdb, data) = match random.below(6) {
+            let ranges: Vec<_> =
+                (0..1 + random.below(4)).map(|_| (random.below(3_000), random.below(60) as u32)).collect();
+            let (cdb, data) = match random.below(8) {
+                6 => {
+                    let list = populate_list(0, random.below(700) as u32, 0, &ranges);
+                    (command(0x10, id as u32, list.len()), list)
+                }
+                7 => {
+                    // That of zeroes, or the last that was told.
+                    let told = bench.slots.iter().rev().find(|slot| slot.data_in.len() == 550);
+                    let mut token = told.map_or(vec![0; 512], |slot| slot.data_in[38..].to_vec());
+                    if random.below(3) == 0 {
+                        token = [&[0xff, 0xff, 0, 1][..], &[0; 508]].concat();
+                    }
+                    let mut list = write_list(random.byte() & 2, random.below(4), &token, &ranges);
+                    if random.below(4) == 0 {
+                        let at = random.below(list.len() as u64) as usize;
+                        list[at] = random.byte();
+                    }
+                    (command(0x11, id as u32, list.len()), list)
+                }
                 0 => (cdb16(0x88, 0, random.below(2_900), 100), vec![]),
                 1 => (cdb16(0x8a, 0, random.below(2_900), 100), pattern(51_200, 5)),
                 2 => (cdb16(0x91, 0, 0, 0), vec![]),
@@ -433,6 +455,12 @@ fn whatever_is_asked_for_comes_to_an_end() {
                     bench.slots[slot].receives.clear();
                 }
                 1 => bench.disk.faults.push((READ, random.below(3_000) * 512, Error::Io)),
+                6 => {
+                    let zeroes = Operation::WriteZeroes { fua: false, no_hole: false, fast: false };
+                    let error = if random.below(2) == 0 { Error::NotSupported } else { Error::Io };
+                    bench.disk.faults.push((zeroes, random.below(3_000) * 512, error));
+                }
+                7 => bench.now += Duration::from_secs(2),
                 2 => bench.others[0].disk.faults.push((WRITE, random.below(3_000) * 512, Error::Lost)),
                 3 => bench.target.target_reset(),
                 4 => bench.target.detach(nexus),

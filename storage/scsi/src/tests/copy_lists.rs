@@ -191,6 +191,12 @@ fn operating_parameters_page_and_opcodes_say_the_same() {
         let body = &page[at + 4..at + 4 + length];
         assert!(length.is_multiple_of(4));
         match kind {
+            0x0000 => {
+                assert_eq!(body.len(), 32);
+                assert_eq!(body[6..16], [0, 16, 0, 0, 2, 0x58, 0, 0, 0, 60]);
+                assert_eq!(body[16..24], (2_u64 << 20).to_be_bytes());
+                assert_eq!(body[24..], (128_u64 << 10).to_be_bytes());
+            }
             0x0001 => assert_eq!(commands(body), offered(&mut bench)),
             0x0004 => assert_eq!(body[4..12], parameters[8..16]),
             0x0008 => assert_eq!(body[..3], parameters[43..]),
@@ -203,7 +209,7 @@ fn operating_parameters_page_and_opcodes_say_the_same() {
     }
     assert_eq!(at, page.len());
     assert!(kinds.is_sorted());
-    for mandatory in [0x0001, 0x0004, 0x0008, 0x000c, 0x8001] {
+    for mandatory in [0x0000, 0x0001, 0x0004, 0x0008, 0x000c, 0x8001] {
         assert!(kinds.contains(&mandatory), "{mandatory:04x}");
     }
 }
