@@ -75,6 +75,11 @@ impl Storage {
         self.0.challenger.set(challenge::Challenger::new(random)?).map_err(|_| NoEntropy)
     }
 
+    /// Make the tokens of offloaded copies of this, which is random and secret; without it there are none.
+    pub fn make_tokens_of(&self, secret: [u64; 4]) {
+        self.0.tokens.set(Some((secret, 0)));
+    }
+
     /// What drives it.
     pub fn control(&self) -> Control {
         Control(self.0.clone())

@@ -287,7 +287,7 @@ impl Path {
             let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
             let wait = &mut running.wait;
-            let others = Others { unit, volumes, all: &self.shared.volumes };
+            let others = Others { unit, volumes, shared: &self.shared };
             let (keeper, released) = (&self.shared.keeper, false);
             let mut hands =
                 Hands { connection, task, index, now, volume, others, keeper, target, wait, moved, released };
@@ -393,13 +393,13 @@ struct Others<'a> {
     /// The unit of the command.
     unit: UnitId,
     volumes: &'a [Option<VolumeIndex>],
-    all: &'a [Volume],
+    shared: &'a Shared,
 }
 
 impl<'a> Others<'a> {
     #[cold]
     fn find(&self, unit: UnitId) -> Option<&'a Volume> {
-        self.all.get(self.volumes.get(unit.index()).copied().flatten()?)
+        self.shared.volumes.get(self.volumes.get(unit.index()).copied().flatten()?)
     }
 }
 
@@ -436,6 +436,10 @@ impl Carrier for Hands<'_> {
 
     fn now(&self) -> Duration {
         self.now.since(Instant::ZERO)
+    }
+
+    fn random(&mut self) -> Option<[u8; 32]> {
+        self.others.shared.token()
     }
 }
 

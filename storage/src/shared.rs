@@ -21,6 +21,7 @@ use core::cell::{Cell, OnceCell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant};
+use sha2::{Digest, Sha256};
 use storage_block::{Buffer, Completion, Geometry, Lack, Pool, Request, Share};
 use storage_scsi::{Carrier, LogicalUnit, MAX_LIST, Memory, Readiness, Rest, Status, UnitId};
 
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     /// Everything is about to end: nobody may log in any more.
     pub(crate) is_draining: Cell<bool>,
     seed: Cell<u64>,
+    /// What the tokens of copies are made of, and how many there were.
+    pub(crate) tokens: Cell<Option<([u64; 4], u64)>>,
     /// The pools' count of returned buffers when starved commands were last looked after.
     returned: Cell<u64>,
 }
@@ -196,6 +199,7 @@ impl Shared {
             keeper: Keeper::default(),
             is_draining: Cell::new(false),
             seed: Cell::new(seed),
+            tokens: Cell::new(None),
             pool,
         })
     }
@@ -206,6 +210,15 @@ impl Shared {
             self.seed.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.seed.set(next);
         next
+    }
+
+    /// Bytes that nobody can guess who does not know the secret, and others each time.
+    pub(crate) fn token(&self) -> Option<[u8; 32]> {
+        let (secret, count) = self.tokens.get()?;
+        self.tokens.set(Some((secret, count + 1)));
+        let mut hash = Sha256::new();
+        secret.iter().chain([&count]).for_each(|word| hash.update(word.to_be_bytes()));
+        Some(hash.finalize().into())
     }
 
     /// A request ended: tell its command, and wake the session that waits for it.

@@ -29,7 +29,7 @@ pub struct Parts<H, S> {
     /// The NIC of the service network.
     pub service: S,
     /// Randomness, different at each boot.
-    pub seeds: [u64; 5],
+    pub seeds: [u64; 9],
     /// What secrets are made of; without it there is neither TLS nor CHAP.
     pub secrets: Option<Secrets>,
     /// What iSCSI's digests are made with, if there is anything better than a table.
@@ -126,6 +126,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         if let Some(random) = random {
             storage.make_challenges_of(random).map_err(|error| error.to_string())?;
         }
+        storage.make_tokens_of(core::array::from_fn(|word| parts.seeds[5 + word]));
         // Volumes first: the way to a storage service is the longest, and a login may wait for its end.
         for index in 0..limits.volumes {
             let (receive, send) = limits.nbd_buffers;

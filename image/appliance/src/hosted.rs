@@ -178,10 +178,10 @@ fn urandom() -> Result<File, String> {
     File::open("/dev/urandom").map_err(|error| format!("/dev/urandom: {error}"))
 }
 
-fn seeds() -> Result<[u64; 5], String> {
-    let mut bytes = [0; 40];
+fn seeds() -> Result<[u64; 9], String> {
+    let mut bytes = [0; 72];
     urandom()?.read_exact(&mut bytes).map_err(|error| format!("/dev/urandom: {error}"))?;
-    let mut seeds = [0; 5];
+    let mut seeds = [0; 9];
     for (seed, bytes) in seeds.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *seed = u64::from_ne_bytes(*bytes);
     }

@@ -125,10 +125,10 @@ fn devices(machine: &Machine, config: &Config) -> Result<Devices, String> {
     Ok(Devices { host, service, disks })
 }
 
-fn seeds(machine: &Machine) -> Result<[u64; 5], String> {
-    let mut bytes = [0; 40];
+fn seeds(machine: &Machine) -> Result<[u64; 9], String> {
+    let mut bytes = [0; 72];
     machine.random(&mut bytes).map_err(|error| error.to_string())?;
-    let mut seeds = [0; 5];
+    let mut seeds = [0; 9];
     let words = bytes.as_chunks::<8>().0;
     seeds.iter_mut().zip(words).for_each(|(seed, word)| *seed = u64::from_le_bytes(*word));
     Ok(seeds)

@@ -3,7 +3,7 @@
 //!
 //! A copy is made of *pieces*, each a range of one unit that goes to a range of a unit. Whoever asks for it tells them in
 //! a parameter list, which is checked as a whole ([`list`]) before the first byte moves, and kept in a table of fixed size
-//! with what became of it ([`operations`]). A piece is carried in *stretches* ([`carry`]).
+//! with what became of it ([`operations`]). A piece is carried in *stretches* ([`carry`], [`stretch`]).
 //!
 //! # Who may copy what
 //! An initiator names units by what page 83h tells of them, and only units of the target it is logged in to are found:
@@ -16,6 +16,7 @@ pub(crate) mod operations;
 pub(crate) mod page;
 pub(crate) mod report;
 pub(crate) mod rod;
+pub(crate) mod stretch;
 pub(crate) mod tokens;
 
 use crate::sense::{Refusal, Sense, SenseKey};

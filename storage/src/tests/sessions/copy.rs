@@ -146,3 +146,43 @@ fn a_copy_to_a_disk_whose_service_is_away_ends_in_time() {
         assert!(clock.now().since(began) < Duration::from_secs(30));
     });
 }
+
+#[test]
+fn a_token_made_at_one_disk_is_written_to_another() {
+    let (mut world, services) = two();
+    world.storage.make_tokens_of([1, 2, 3, 4]);
+    let stream = world.host.stream(65536, 65536);
+    finish(&mut world, Duration::from_secs(10), async move {
+        let mut initiator = prepare(stream).await;
+        let range =
+            |first: u64, count: u32| [&first.to_be_bytes()[..], &count.to_be_bytes(), &[0; 4]].concat();
+        let cdb = |opcode: u8, action: u8, id: usize, length: u8| {
+            let mut cdb = [0; 16];
+            (cdb[0], cdb[1], cdb[id + 3], cdb[13]) = (opcode, action, 5, length);
+            cdb
+        };
+        let mut list = [&[0, 30][..], &[0; 13], &[16]].concat();
+        list.extend(range(8, 800));
+        initiator.command(&cdb(EXTENDED_COPY, 0x10, 6, 32), &list).await;
+        assert_eq!(ScsiResponse::read(&initiator.hear_answer().await).status, GOOD);
+        let command = ScsiCommand { read: true, ..ScsiCommand::default() };
+        let mut information = cdb(0x84, 7, 2, 0);
+        information[12] = 4;
+        initiator.command_over(command, &information, 1024, &[]).await;
+        let (_, data) = initiator.hear_all().await;
+        assert_eq!((data.len(), data[5]), (550, 1));
+        let mut list = [&[2, 38][..], &[0; 14], &data[38..], &[0; 7], &[16]].concat();
+        list[0..2].copy_from_slice(&550_u16.to_be_bytes());
+        list.extend(range(16, 800));
+        let mut write = cdb(EXTENDED_COPY, 0x11, 6, 0);
+        write[12..14].copy_from_slice(&(list.len() as u16).to_be_bytes());
+        let command = ScsiCommand { write: true, lun: [0, 1, 0, 0, 0, 0, 0, 0], ..ScsiCommand::default() };
+        initiator.command_over(command, &write, list.len(), &list).await;
+        let answer = initiator.hear_answer().await;
+        assert_eq!(ScsiResponse::read(&answer).status, GOOD);
+    });
+    let [from, to] = services.each_ref().map(|service| service.borrow().disk.content().to_vec());
+    assert!(to[16 * 512..816 * 512] == from[8 * 512..808 * 512]);
+    let tokens: Vec<_> = (0..3).map(|_| world.shared().token().expect("a secret")).collect();
+    assert!(tokens[0] != tokens[1] && tokens[1] != tokens[2]);
+}

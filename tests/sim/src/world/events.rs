@@ -169,7 +169,8 @@ impl World {
             wire.clear(APPLIANCE);
         }
         let [host, service] = [0, 1].map(|wire| self.wires[wire].port(APPLIANCE));
-        let seeds = [(); 5].map(|()| self.random.next());
+        let [a, b, c, d, e] = [(); 5].map(|()| self.random.next());
+        let seeds = [a, b, c, d, e, 0, 0, 0, 0];
         let memory = self.shared.plan.shape.memory;
         let (profile, gauges) = (Profile::off(), Gauges::NONE);
         let (secrets, checksum) = (None, None);
