@@ -3,6 +3,7 @@
 
 use crate::disk::StateDisk;
 use crate::nics;
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
