@@ -24,6 +24,17 @@ const LIMIT: Duration = Duration::from_secs(240);
 const SECOND: u16 = 3261;
 const TRANSCRIPT: &str = include_str!("tools.txt");
 
+/// How the logins of the guest to the locked target end: refused (24: the login was not authorized) without CHAP, with a wrong
+/// secret and with another's name; good with each algorithm, one way and both; and given up by
+/// the initiator (19) where the target proves itself wrongly.
+const PROOFS: &[&str] = &["24", "24", "24", "0", "0", "0", "0", "0", "0", "0", "0", "19", "19"];
+
+/// What the guest says of its logins.
+fn proofs(console: &str) -> Vec<&str> {
+    let lines = console.lines().filter_map(|line| line.strip_prefix("guest: proven "));
+    lines.map(|line| line.split(':').next().unwrap_or_default()).collect()
+}
+
 /// A command of the transcript, and what it has to say.
 struct Entry {
     line: usize,
@@ -189,9 +200,10 @@ fn boot(stage: &Stage, entries: &[Entry], phase: &str, socket: &Path) -> Machine
     let (portal, iqn) = (stage.net.portal(), &stage.disks[0].iqn);
     let command_line = format!(
         "console=ttyS0 quiet panic=-1 mitigations=off nokaslr clearcpuid=erms,fsrm phase={phase} ip={}/24 \
-         portal={portal} second={}:{SECOND} iqn={iqn}",
+         portal={portal} second={}:{SECOND} iqn={iqn} locked={}",
         Wire::Host.address(3),
-        Wire::Host.here()
+        Wire::Host.here(),
+        stage.disks[1].iqn
     );
     let board = Board::Q35;
     let mut arguments =
@@ -221,6 +233,14 @@ fn boot(stage: &Stage, entries: &[Entry], phase: &str, socket: &Path) -> Machine
 fn a_linux_guest_finds_all_tools_content_and_loses_nothing_when_paths_are_cut_and_it_is_reset() {
     let mut script = script(body(), 64 << 20, Server::QemuNbd);
     script.net = net::Options { guest: true, ..net::Options::default() };
+    script.disks.push((1 << 20, Server::QemuNbd));
+    let account = [
+        ("user", "guest"),
+        ("secret", "initiatorsecret"),
+        ("target-user", "corbel"),
+        ("target-secret", "targetsecret12"),
+    ];
+    script.config = account.map(|(key, value)| (format!("target.1.chap.0.{key}"), value.into())).to_vec();
     let (stage, _turn) = stage(&script);
     let entries = transcript(TRANSCRIPT);
     let socket = stage.scratch.file("load.port");
@@ -241,6 +261,8 @@ fn a_linux_guest_finds_all_tools_content_and_loses_nothing_when_paths_are_cut_an
     let begin = console.find("guest: transcript begins").unwrap();
     let wrong = missing(&entries, &console[begin..].replace('\r', ""));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    wait(&mut guest, "guest: map");
+    assert_eq!(proofs(&guest.console()), PROOFS);
     for round in ["connection", "daemon"] {
         wait(&mut guest, &format!("guest: cut {round}"));
         way.cut();

@@ -1,6 +1,7 @@
 # What the guest does in phase tools; process 1 reads it before it logs in. The kernel's command line gives beside
 # the rest
 #   second=ADDRESS:PORT  a second way to the target, which the test cuts and mends
+#   locked=NAME          a target whose initiators prove who they are, by the secrets below
 # It ends by the machine's sudden death while it works; phase again, on the next boot, goes on where that stood.
 
 
@@ -89,6 +90,28 @@ more_than_fits() {
   say "fio full $(grep -E 'err= *0' /run/fio.full | head -n 1)"
 }
 
+# A login to the locked target with these of its settings; how it ended.
+prove() {
+  iscsiadm -m node -T $locked -p $portal -o delete > /dev/null 2>&1
+  must iscsiadm -m node -T $locked -p $portal,1 -o new
+  for setting; do must iscsiadm -m node -T $locked -p $portal -o update -n node.session.auth.${setting%%=*} -v "${setting#*=}"; done
+  iscsiadm -m node -T $locked -p $portal --login > /run/said 2>&1; proven=$?
+  [ $proven = 0 ] && must iscsiadm -m node -T $locked -p $portal --logout
+  say "proven $proven: $*"
+}
+prove_who_it_is() {
+  right="authmethod=CHAP username=guest password=initiatorsecret"
+  prove authmethod=None
+  prove authmethod=CHAP username=guest password=anothersecret1
+  prove authmethod=CHAP username=other password=initiatorsecret
+  for algorithm in MD5 SHA1 SHA256 SHA3-256; do prove $right chap_algs=$algorithm; done
+  for algorithm in MD5 SHA1 SHA256 SHA3-256; do
+    prove $right chap_algs=$algorithm username_in=corbel password_in=targetsecret12
+  done
+  prove $right username_in=corbel password_in=targetsecret99
+  prove $right username_in=others password_in=targetsecret12
+}
+
 tools() {
   MINE=$(cut -d= -f2 /etc/iscsi/initiatorname.iscsi | head -n 1) OTHER=iqn.2026-11.example.guest:other
   A=/dev/$disk
@@ -99,6 +122,7 @@ tools() {
   . /transcript
   say "transcript ends"
   udevadm control --start-exec-queue
+  prove_who_it_is
   over_two_paths
   more_than_fits
   # What the load takes for a disk that was never written.
