@@ -196,6 +196,8 @@ pub(crate) struct TargetDocument {
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
+    removable: bool,
+    #[serde(default)]
     policy: Option<Object<PolicyDocument>>,
 }
 
@@ -333,6 +335,7 @@ impl TargetDocument {
             initiators: self.initiators,
             chap: self.chap.map(|Object(access)| access.access()).transpose()?,
             read_only: self.read_only,
+            removable: self.removable,
             policy: self.policy.map_or_else(PolicyDocument::default, |policy| policy.0).policy(),
         })
     }

@@ -70,6 +70,8 @@ pub(crate) struct TargetView<'a> {
     #[serde(skip_serializing_if = "core::ops::Not::not")]
     chap: bool,
     read_only: bool,
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    removable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<PolicyDocument>,
     /// Of the way to the volume: `connecting`, `ready` or `down`.
@@ -96,6 +98,7 @@ impl<'a> TargetView<'a> {
             initiators: &exposure.initiators,
             chap: exposure.chap.is_some(),
             read_only: exposure.read_only,
+            removable: exposure.removable,
             policy: Some(PolicyDocument::new(&exposure.policy))
                 .filter(|policy| *policy != PolicyDocument::default()),
             state,

@@ -248,6 +248,8 @@ pub struct Exposure {
     pub chap: Option<Access>,
     /// Refuse writes.
     pub read_only: bool,
+    /// The medium can be taken out and put back by initiators (RMB, START STOP UNIT with LOEJ).
+    pub removable: bool,
     /// What holds for the way to its bytes.
     pub policy: Policy,
 }

@@ -185,8 +185,10 @@ impl Registry {
         }
         let target = self.target_for(&exposure)?;
         let identity = Identity::new(crate::control::uuid(&exposure));
-        let (read_only, keeps) = (exposure.read_only, keeper.is_there());
-        let traits = storage_scsi::Traits { read_only, keeps, ..storage_scsi::Traits::default() };
+        let keeps = keeper.is_there();
+        let Exposure { removable, read_only, .. } = exposure;
+        let traits =
+            storage_scsi::Traits { removable, read_only, keeps, ..storage_scsi::Traits::default() };
         let Some(entry) = self.entry_mut(target) else { return Err(ControlError::Full) };
         let unit = match entry.device.add_unit(exposure.lun, identity, traits) {
             Ok(unit) => unit,

@@ -343,6 +343,7 @@ fn exposure(id: &str, volume: &str) -> Exposure {
         initiators: vec!["*".into()],
         chap: None,
         read_only: false,
+        removable: false,
         policy: crate::Policy::default(),
     }
 }

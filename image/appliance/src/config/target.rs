@@ -36,11 +36,13 @@ pub(super) fn all(keys: &mut Keys<'_>) -> Result<Vec<Exposure>, Error> {
                 reason: "missing (* for any)".to_string(),
             });
         };
-        let read_only = keys.take_with(&format!("{prefix}.read-only"), yes_or_no)?.unwrap_or(false);
+        let mut flag =
+            |name: &str| Ok(keys.take_with(&format!("{prefix}.{name}"), yes_or_no)?.unwrap_or(false));
+        let (read_only, removable) = (flag("read-only")?, flag("removable")?);
         let policy = policy(keys, &prefix)?;
         let chap = super::chap::access(keys, &format!("{prefix}.chap"))?;
         let id = format!("target-{}", targets.len());
-        targets.push(Exposure { id, iqn, lun, volume, initiators, chap, read_only, policy });
+        targets.push(Exposure { id, iqn, lun, volume, initiators, chap, read_only, removable, policy });
     }
 }
 

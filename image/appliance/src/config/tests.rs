@@ -5,7 +5,7 @@ use super::*;
 const GOOD: &str = "host.address=10.77.0.2/24 service.address=10.77.1.2/24 service.gateway=10.77.1.1 \
     agent=10.77.0.1:4010 api=8080 target.0.iqn=iqn.2026-11.example.corbel:disk0 \
     target.0.volume=nbd://10.77.1.1/ target.0.initiators=* target.1.iqn=iqn.2026-11.example.corbel:disk0 \
-    target.1.lun=1 target.1.volume=nbd://10.77.1.1/b target.1.initiators=* target.1.read-only=yes";
+    target.1.lun=1 target.1.volume=nbd://10.77.1.1/b target.1.initiators=* target.1.read-only=yes target.1.removable=yes";
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(&[(Channel::CommandLine, text)]).map_err(|error| error.to_string())
@@ -18,6 +18,7 @@ fn a_whole_configuration_is_understood() {
     assert_eq!(config.api, Some(8080));
     assert_eq!(config.targets.len(), 2);
     assert_eq!((config.targets[1].lun, config.targets[1].read_only), (1, true));
+    assert_eq!(config.targets.iter().map(|target| target.removable).collect::<Vec<_>>(), [false, true]);
     assert_eq!((config.log, config.sharing), (log::LevelFilter::Info, Sharing::WorkConserving));
     assert_eq!(parse(&format!("{GOOD} sharing=equal")).expect("good").sharing, Sharing::Equal);
 }
