@@ -3,7 +3,7 @@
 use crate::command::{Call, Head, Task};
 use crate::copy::page::third_party_copy;
 use crate::field::{Answer, u16_at};
-use crate::medium::{MAX_COMPARE_AND_WRITE, MAX_UNMAP_DESCRIPTORS, limits, unmaps_by_write_same};
+use crate::medium::{MAX_COMPARE_AND_WRITE, MAX_UNMAP_DESCRIPTORS, limits};
 use crate::sense::{Refusal, Sense, code};
 use crate::target::Target;
 use crate::unit::LogicalUnit;
@@ -197,9 +197,7 @@ fn block_device_characteristics(_: &Call<'_>, unit: &LogicalUnit, answer: &mut A
 fn logical_block_provisioning(_: &Call<'_>, unit: &LogicalUnit, answer: &mut Answer<'_>) {
     const THIN: u8 = 2;
     let zeroes = unit.geometry().is_some_and(|geometry| geometry.write_zeroes);
-    let (unmap, same) = (unit.is_thin(), unmaps_by_write_same(unit));
     // LBPU, LBPWS, LBPWS10, LBPRZ.
-    let offers =
-        u8::from(unmap) << 7 | u8::from(same) << 6 | u8::from(same) << 5 | u8::from(unmap && zeroes) << 2;
-    answer.put(&[0, offers, if unmap { THIN } else { 0 }, 0]);
+    let (offers, kind) = if unit.is_thin() { (0xe0 | u8::from(zeroes) << 2, THIN) } else { (0, 0) };
+    answer.put(&[0, offers, kind, 0]);
 }

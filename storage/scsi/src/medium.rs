@@ -360,24 +360,19 @@ pub(crate) fn pre_fetch(target: &mut Target, head: &Head) -> Result<Task, Refusa
     Job::begin(unit, head, (Touch::Read, blocks.range()), work, Durability::NONE, (0, 0))
 }
 
-/// Whether WRITE SAME can give blocks back: what it gives back must read as what it was to write, and that is only
-/// known of zeroes.
-pub(crate) fn unmaps_by_write_same(unit: &LogicalUnit) -> bool {
-    unit.geometry().is_some_and(|geometry| geometry.write_zeroes)
-}
-
 /// The flags of WRITE SAME: UNMAP, NDOB.
 fn same_flags(cdb: &[u8; 16]) -> (bool, bool) {
     (cdb[1] & 0x08 != 0, cdb[0] == 0x93 && cdb[1] & 0x01 != 0)
 }
 
-/// WRITE SAME (10), (16).
+/// WRITE SAME (10), (16). Where zeroes are promised of what was given back (LBPRZ=1), only they are given back: what is
+/// read afterwards is what was sent. Anything else is written, whatever the UNMAP bit says.
 pub(crate) fn write_same(target: &mut Target, head: &Head) -> Result<Task, Refusal> {
     let unit = find_unit(target, head)?;
     check_writable(unit)?;
     let blocks = same_blocks(unit, head)?;
     let (unmap, no_data) = same_flags(&head.cdb);
-    if unmap && !unmaps_by_write_same(unit) {
+    if unmap && !unit.is_thin() {
         return Err(Sense::in_cdb(1, Some(3)).into());
     }
     if no_data {
@@ -413,15 +408,19 @@ fn same_job(target: &mut Target, head: &Head, pattern: Option<Buffer>) -> Result
     let wanted = pattern.as_ref().map_or(0, |pattern| pattern.len() as u64);
     let zero = pattern.as_ref().is_none_or(|pattern| pattern.iter().all(|&byte| byte == 0));
     let (fua, start, length) = (durability.fua, blocks.start(), blocks.bytes() as u32);
-    let work = match unit.geometry().filter(|geometry| zero && geometry.write_zeroes) {
-        Some(geometry) => {
-            let no_hole = !same_flags(&head.cdb).0;
+    let no_hole = !same_flags(&head.cdb).0;
+    let work = match unit.geometry() {
+        // Nothing is promised of how blocks read that were given back (LBPRZ=0), so that any may be.
+        Some(geometry) if !no_hole && !geometry.write_zeroes => {
+            Work::Ranges(Ranges::one(Operation::Trim { fua }, start, length.into()))
+        }
+        Some(geometry) if zero && geometry.write_zeroes => {
             // Zeroes that keep their space may be as slow as any write, in one request of any length. A backend that can
             // say so is asked; then they are written from here, piece by piece, like everything else.
             let fast = no_hole && geometry.fast_zero;
             Work::Ranges(Ranges::zeroes(Operation::WriteZeroes { fua, no_hole, fast }, start, length))
         }
-        None => {
+        _ => {
             let transfer = Transfer::new(&segment::WRITE_SAME, start, length);
             Work::Transfer(transfer.with_fua(fua).with_pattern(pattern))
         }

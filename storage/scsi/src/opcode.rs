@@ -198,7 +198,7 @@ impl Command {
             usage[1] = usage[1] & 0xe0 | (action as u8 & 0x1f);
         }
         // The UNMAP bit of WRITE SAME is looked at only where blocks can be given back.
-        if matches!(self.opcode, 0x41 | 0x93) && !medium::unmaps_by_write_same(unit) {
+        if matches!(self.opcode, 0x41 | 0x93) && !unit.is_thin() {
             usage[1] &= !0x08;
         }
         usage

@@ -75,7 +75,7 @@ fn provisioning_is_told_as_it_is() {
     let plain = Geometry { trim: false, write_zeroes: false, ..geometry(1000, 512) };
     let table = [
         (plain, [3, 0x00], [0x00, 0], false),
-        (Geometry { trim: true, ..plain }, [3, 0x80], [0x80, 2], true),
+        (Geometry { trim: true, ..plain }, [3, 0x80], [0xe0, 2], true),
         (Geometry { write_zeroes: true, ..plain }, [3, 0xc0], [0xe4, 2], true),
         (geometry(1000, 4096), [0, 0xc0], [0xe4, 2], true),
     ];
@@ -90,7 +90,7 @@ fn provisioning_is_told_as_it_is() {
         let (_, one) = bench.run(&cdb12(0xa3, 0x0c, 0x0142_0000, 256), &[], 256);
         assert_eq!(one[1] & 7, if unmaps { 3 } else { 1 }, "and REPORT SUPPORTED OPERATION CODES agrees");
         let (_, one) = bench.run(&cdb12(0xa3, 0x0c, 0x0193_0000, 256), &[], 256);
-        assert_eq!(one[5] & 0x08 != 0, shape.write_zeroes, "the UNMAP bit of WRITE SAME");
+        assert_eq!(one[5] & 0x08 != 0, unmaps, "the UNMAP bit of WRITE SAME");
     }
 }
 

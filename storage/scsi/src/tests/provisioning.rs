@@ -51,9 +51,21 @@ fn write_same_gives_back_only_what_reads_as_zero() {
     // What is not zero is written, whatever the UNMAP bit says.
     good(&bench.run(&cdb10(0x41, 8, 10, 4), &[9; 512], 0).0);
     assert_eq!(bench.disk.bytes[5120..7168], [9; 2048]);
-    let mut bench = Bench::new(Geometry { write_zeroes: false, ..geometry(1000, 512) });
+    let mut bench = Bench::new(Geometry { write_zeroes: false, trim: false, ..geometry(1000, 512) });
     let (outcome, _) = bench.run(&cdb16(0x93, 8, 10, 4), &[0; 512], 0);
     assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_CDB));
+}
+
+#[test]
+fn where_nothing_is_promised_of_what_was_given_back_write_same_gives_back_anything() {
+    let mut bench = Bench::new(Geometry { write_zeroes: false, ..geometry(1000, 512) });
+    good(&bench.run(&cdb10(0x41, 8, 10, 4), &[9; 512], 0).0);
+    good(&bench.run(&cdb16(0x93, 8, 10, 4), &[0; 512], 0).0);
+    good(&bench.run(&cdb16(0x93, 9, 10, 4), &[], 0).0);
+    assert_eq!(bench.disk.log, [(Operation::Trim { fua: false }, 5120, 2048); 3]);
+    // Without the UNMAP bit it is written.
+    good(&bench.run(&cdb10(0x41, 0, 10, 4), &[9; 512], 0).0);
+    assert_eq!(bench.disk.bytes[5120..7168], [9; 2048]);
 }
 
 #[test]
