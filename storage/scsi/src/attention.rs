@@ -25,6 +25,8 @@ pub enum Attention {
     ReservationsReleased,
     /// The registration of this nexus was removed by another.
     RegistrationsPreempted,
+    /// The unit can be used by this port in another way than before.
+    AccessStateChanged,
     /// The disk has another size.
     CapacityChanged,
     /// Commands of this nexus were aborted by another.
@@ -36,7 +38,7 @@ pub enum Attention {
 }
 
 impl Attention {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::PowerOn,
         Self::Reset,
         Self::MediumMayHaveChanged,
@@ -45,6 +47,7 @@ impl Attention {
         Self::ReservationsPreempted,
         Self::ReservationsReleased,
         Self::RegistrationsPreempted,
+        Self::AccessStateChanged,
         Self::CapacityChanged,
         Self::CommandsCleared,
         Self::InquiryDataChanged,
@@ -61,6 +64,7 @@ impl Attention {
             Self::ReservationsPreempted => code::RESERVATIONS_PREEMPTED,
             Self::ReservationsReleased => code::RESERVATIONS_RELEASED,
             Self::RegistrationsPreempted => code::REGISTRATIONS_PREEMPTED,
+            Self::AccessStateChanged => code::ASYMMETRIC_ACCESS_STATE_CHANGED,
             Self::CapacityChanged => code::CAPACITY_CHANGED,
             Self::CommandsCleared => code::COMMANDS_CLEARED,
             Self::InquiryDataChanged => code::INQUIRY_DATA_CHANGED,

@@ -10,7 +10,7 @@ pub(crate) fn read_10(_: &mut Target, _: &Head) -> Result<Task, Refusal> {
 }
 
 fn answer_10(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
-    let geometry = call.unit()?.medium()?;
+    let geometry = call.unit()?.disk()?;
     // All ones sends the initiator to READ CAPACITY(16).
     answer.put_u32(u32::try_from(geometry.blocks() - 1).unwrap_or(u32::MAX));
     answer.put_u32(geometry.block_size);
@@ -23,7 +23,7 @@ pub(crate) fn read_16(_: &mut Target, head: &Head) -> Result<Task, Refusal> {
 
 fn answer_16(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Refusal> {
     let unit = call.unit()?;
-    let geometry = unit.medium()?;
+    let geometry = unit.disk()?;
     answer.put_u64(geometry.blocks() - 1);
     answer.put_u32(geometry.block_size);
     answer.put_u8(0);

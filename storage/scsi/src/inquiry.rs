@@ -4,6 +4,7 @@ use crate::command::{Call, Head, Task};
 use crate::copy::page::third_party_copy;
 use crate::field::{Answer, u16_at};
 use crate::medium::{MAX_COMPARE_AND_WRITE, MAX_UNMAP_DESCRIPTORS, limits};
+use crate::ports::RELATIVE_PORT;
 use crate::sense::{Refusal, Sense, code};
 use crate::target::Target;
 use crate::unit::LogicalUnit;
@@ -26,6 +27,7 @@ const PAGES: &[Page] = &[
     Page { code: 0x80, body: unit_serial_number, needs_geometry: false },
     Page { code: 0x83, body: device_identification, needs_geometry: false },
     Page { code: 0x86, body: extended_inquiry, needs_geometry: false },
+    Page { code: 0x87, body: mode_page_policy, needs_geometry: false },
     Page { code: 0x8f, body: third_party_copy, needs_geometry: true },
     Page { code: 0xb0, body: block_limits, needs_geometry: true },
     Page { code: 0xb1, body: block_device_characteristics, needs_geometry: true },
@@ -88,16 +90,16 @@ fn well_known(vital: bool, code: u8, answer: &mut Answer<'_>) -> Result<(), Refu
 /// Standard INQUIRY data (SPC-4 section 6.4.2), 96 bytes.
 fn standard(kind: u8, removable: bool, texts: (&[u8; 8], &[u8; 16], &[u8; 4]), answer: &mut Answer<'_>) {
     const LENGTH: usize = 96;
-    // 3PC: units copy by themselves.
-    let copies = u8::from(kind == 0x00) << 3;
+    // TPGS, 3PC: the access to units changes by itself and by command, and they copy by themselves.
+    let copies = if kind == 0x00 { 0x38 } else { 0 };
     // SPC-4; HISUP: LUNs are told in the format of REPORT LUNS; response data format 2; CMDQUE.
     answer.put(&[kind, u8::from(removable) << 7, 0x06, 0x12, (LENGTH - 5) as u8, copies, 0, 0x02]);
     answer.put(texts.0);
     answer.put(texts.1);
     answer.put(texts.2);
     answer.pad_to(58);
-    // Version descriptors: SAM-5, SPC-4, SBC-3.
-    for version in [0x00a0, 0x0460, 0x04c0] {
+    // Version descriptors: SAM-5, iSCSI, SPC-4, SBC-3.
+    for version in [0x00a0, 0x0960, 0x0460, 0x04c0] {
         answer.put_u16(version);
     }
     answer.pad_to(LENGTH);
@@ -133,8 +135,9 @@ fn device_identification(call: &Call<'_>, unit: &LogicalUnit, answer: &mut Answe
         }
     }
     designator(UTF8, 0x08, &[&name], answer);
-    // The port this came in by: there is one.
-    designator(BINARY, 0x14, &[&[0, 0, 0, 1]], answer);
+    // The port this came in by, and the group that it is.
+    designator(BINARY, 0x14, &[&[0, 0], &RELATIVE_PORT.to_be_bytes()], answer);
+    designator(BINARY, 0x15, &[&[0, 0], &call.target.port_group.to_be_bytes()], answer);
     // The target device's name, padded with at least one NUL.
     let target = call.target.name().as_bytes();
     let padding = (target.len() + 1).next_multiple_of(4) - target.len();
@@ -155,6 +158,11 @@ fn extended_inquiry(_: &Call<'_>, _: &LogicalUnit, answer: &mut Answer<'_>) {
     const SIMPSUP_ORDSUP_HEADSUP: u8 = 0x07;
     answer.put(&[0, SIMPSUP_ORDSUP_HEADSUP]);
     answer.pad_to(64);
+}
+
+/// Mode page policy (SPC-4 section 7.8.14): all pages and subpages are one for all initiators of the unit.
+fn mode_page_policy(_: &Call<'_>, _: &LogicalUnit, answer: &mut Answer<'_>) {
+    answer.put(&[0x3f, 0xff, 0, 0]);
 }
 
 /// Block limits (SBC-3 section 6.6.4).

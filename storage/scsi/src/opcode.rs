@@ -6,7 +6,9 @@ use crate::copy::{list, report, rod};
 use crate::sense::{Refusal, Sense, code};
 use crate::target::Target;
 use crate::unit::LogicalUnit;
-use crate::{capacity, inquiry, luns, maintenance, medium, mode, persistent, removal, reserve, status};
+use crate::{
+    capacity, inquiry, log, luns, maintenance, medium, mode, persistent, ports, removal, reserve, status,
+};
 
 /// What has to be there before a command's handler is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +107,7 @@ pub(crate) static COMMANDS: &[Command] = &[
     row(None, "MODE SENSE(6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], Geometry, Change, mode::sense),
     row(None, "START STOP UNIT", &[0x1b, 0x01, 0, 0x0f, 0xf7, 0], Unit, Always, removal::start_stop),
     row(None, "PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x03, 0], Unit, Always, removal::prevent_allow),
-    row(None, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Medium, Always, capacity::read_10),
+    row(None, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Geometry, Always, capacity::read_10),
     row(None, "READ(10)", &[0x28, 0x1a, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], Medium, Read, medium::read),
     row(None, "WRITE(10)", &[0x2a, 0x1a, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], Medium, Change, medium::write),
     row(None, "WRITE AND VERIFY(10)", &[0x2e, 0x16, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], Medium, Change, medium::write_and_verify),
@@ -115,6 +117,7 @@ pub(crate) static COMMANDS: &[Command] = &[
     row(None, "READ DEFECT DATA(10)", &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0], Medium, Read, capacity::read_defect_data_10),
     row(None, "WRITE SAME(10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0], Medium, Change, medium::write_same),
     thin(row(None, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0], Medium, Change, medium::unmap)),
+    row(None, "LOG SENSE", &[0x4d, 0, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Unit, Always, log::sense),
     row(None, "MODE SELECT(10)", &[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Geometry, Change, mode::select),
     row(None, "RESERVE(10)", &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0], Unit, Always, reserve::reserve),
     row(None, "RELEASE(10)", &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0], Unit, Always, reserve::release),
@@ -150,11 +153,13 @@ pub(crate) static COMMANDS: &[Command] = &[
     row(None, "PRE-FETCH(16)", &[0x90, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Medium, Read, medium::pre_fetch),
     row(None, "SYNCHRONIZE CACHE(16)", &[0x91, 0x06, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Medium, Change, medium::synchronize_cache),
     row(None, "WRITE SAME(16)", &[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Medium, Change, medium::write_same),
-    row(Some(0x10), "READ CAPACITY(16)", &[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Medium, Always, capacity::read_16),
+    row(Some(0x10), "READ CAPACITY(16)", &[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Geometry, Always, capacity::read_16),
     row(Some(0x12), "GET LBA STATUS", &[0x9e, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Medium, Read, medium::get_lba_status),
     row(None, "REPORT LUNS", &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Nothing, Always, luns::report),
+    row(Some(0x0a), "REPORT TARGET PORT GROUPS", &[0xa3, 0x3f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Unit, Always, ports::report),
     row(Some(0x0c), "REPORT SUPPORTED OPERATION CODES", &[0xa3, 0x1f, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Unit, Always, maintenance::operation_codes),
     row(Some(0x0d), "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", &[0xa3, 0x1f, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Unit, Always, maintenance::task_management),
+    row(Some(0x0a), "SET TARGET PORT GROUPS", &[0xa4, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Unit, Change, ports::set),
     row(None, "READ(12)", &[0xa8, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Medium, Read, medium::read),
     row(None, "WRITE(12)", &[0xaa, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Medium, Change, medium::write),
     row(None, "WRITE AND VERIFY(12)", &[0xae, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0], Medium, Change, medium::write_and_verify),

@@ -80,6 +80,7 @@ pub mod code {
     pub const OPERATION_IN_PROGRESS: u16 = 0x0016;
     pub const BECOMING_READY: u16 = 0x0401;
     pub const MANUAL_INTERVENTION_REQUIRED: u16 = 0x0403;
+    pub const TARGET_PORT_IN_STANDBY_STATE: u16 = 0x040b;
     pub const SPACE_ALLOCATION_IN_PROGRESS: u16 = 0x0414;
     pub const UNREACHABLE_COPY_TARGET: u16 = 0x0804;
     pub const WRITE_ERROR: u16 = 0x0c00;
@@ -116,6 +117,7 @@ pub mod code {
     pub const RESERVATIONS_PREEMPTED: u16 = 0x2a03;
     pub const RESERVATIONS_RELEASED: u16 = 0x2a04;
     pub const REGISTRATIONS_PREEMPTED: u16 = 0x2a05;
+    pub const ASYMMETRIC_ACCESS_STATE_CHANGED: u16 = 0x2a06;
     pub const CAPACITY_CHANGED: u16 = 0x2a09;
     pub const COMMANDS_CLEARED: u16 = 0x2f00;
     pub const SAVING_PARAMETERS_NOT_SUPPORTED: u16 = 0x3900;
@@ -126,6 +128,7 @@ pub mod code {
     pub const MEDIUM_REMOVAL_PREVENTED: u16 = 0x5302;
     pub const INSUFFICIENT_REGISTRATION_RESOURCES: u16 = 0x5504;
     pub const INSUFFICIENT_RESOURCES_TO_CREATE_ROD_TOKEN: u16 = 0x550d;
+    pub const SET_TARGET_PORT_GROUPS_FAILED: u16 = 0x670a;
 }
 
 impl Sense {

@@ -56,6 +56,8 @@ pub struct Target {
     name: String,
     limits: Limits,
     units: Vec<Place>,
+    /// The target port group that its port is.
+    pub(crate) port_group: u16,
     pub(crate) nexuses: Nexuses,
     pub(crate) copies: Operations,
     /// When the last parameter list came, and random bytes for one use.
@@ -101,11 +103,18 @@ impl Target {
             name: String::from(&name[..end]),
             limits,
             units: (0..limits.units).map(|_| Place { generation: 0, number: None, unit: None }).collect(),
+            port_group: 1,
             nexuses: Nexuses::new(limits.nexuses),
             copies: Operations::new(),
             now: Duration::ZERO,
             secret: None,
         }
+    }
+
+    /// The number of the target port group that its port is (SPC-4 section 5.15.2.2), 1 unless told otherwise: another
+    /// one on each appliance that exposes the same disks.
+    pub fn set_port_group(&mut self, group: u16) {
+        self.port_group = group;
     }
 
     /// Its SCSI target device name.
@@ -313,8 +322,10 @@ impl Target {
             return Ok(None);
         }
         // Where there is no geometry, the reason why the medium is out of reach is the reason for that too.
-        if needs == Needs::Medium || needs == Needs::Geometry && unit.geometry().is_none() {
+        if needs == Needs::Medium {
             unit.medium()?;
+        } else if needs == Needs::Geometry && unit.geometry().is_none() {
+            unit.disk()?;
         }
         Ok(Some(command))
     }

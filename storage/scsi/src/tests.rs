@@ -12,6 +12,7 @@ mod identities;
 mod keeping;
 mod order;
 mod plain;
+mod ports;
 mod provisioning;
 mod refusals;
 mod registrations;

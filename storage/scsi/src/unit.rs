@@ -8,6 +8,7 @@ use crate::mode::Modes;
 use crate::nexus::{Nexus, NexusSet};
 use crate::ordering::TaskSet;
 use crate::persistent::Persistent;
+use crate::ports::AccessState;
 use crate::sense::{Refusal, Sense, SenseKey, code};
 use crate::target::Limits;
 use alloc::vec;
@@ -40,6 +41,8 @@ pub struct Traits {
     pub no_space: NoSpace,
     /// Reservations can be kept through a loss of power: [`crate::Carrier::keep`] is heard.
     pub keeps: bool,
+    /// How it can be used by this port, to begin with.
+    pub access: AccessState,
 }
 
 /// Whether space can come, when there is none left behind a thin disk.
@@ -123,6 +126,9 @@ pub struct LogicalUnit {
     pub(crate) reserved_by: Option<Nexus>,
     pub(crate) persistent: Persistent,
     pub(crate) tokens: Tokens,
+    /// How it can be used by this port, and how that came.
+    pub(crate) access: AccessState,
+    pub(crate) access_status: u8,
 }
 
 impl LogicalUnit {
@@ -146,6 +152,8 @@ impl LogicalUnit {
             reserved_by: None,
             persistent: Persistent::new(nexuses),
             tokens: Tokens::new(),
+            access: traits.access,
+            access_status: 0,
         }
     }
 
@@ -334,6 +342,15 @@ impl LogicalUnit {
 
     /// The geometry for a command that reads or changes the medium, or why it cannot.
     pub(crate) fn medium(&self) -> Result<&Geometry, Refusal> {
+        if self.access == AccessState::Standby {
+            return Err(Sense::new(SenseKey::NotReady, code::TARGET_PORT_IN_STANDBY_STATE).into());
+        }
+        self.disk()
+    }
+
+    /// The geometry for a command that only tells of it, or why it cannot: initiators want to know the size of a disk
+    /// behind any path to it.
+    pub(crate) fn disk(&self) -> Result<&Geometry, Refusal> {
         if !self.loaded {
             return Err(Sense::new(SenseKey::NotReady, code::MEDIUM_NOT_PRESENT).into());
         }

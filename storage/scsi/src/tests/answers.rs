@@ -18,16 +18,16 @@ fn vital(bench: &mut Bench, page: u8) -> Vec<u8> {
 fn standard_inquiry_data_say_disk_and_which_standards() {
     let mut bench = Bench::new(geometry(1000, 512));
     let (_, data) = bench.run(&[0x12, 0, 0, 0, 255, 0], &[], 255);
-    assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 8, 0, 2]);
+    assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0x38, 0, 2]);
     assert_eq!(&data[8..36], b"CORBEL  VIRTUAL-DISK    0001");
-    assert_eq!(data[58..64], [0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0]);
+    assert_eq!(data[58..66], [0x00, 0xa0, 0x09, 0x60, 0x04, 0x60, 0x04, 0xc0]);
 }
 
 #[test]
 fn vital_pages_ascend_and_every_one_of_them_can_be_read() {
     let mut bench = Bench::new(geometry(1000, 512));
     let pages = vital(&mut bench, 0)[4..].to_vec();
-    assert_eq!(pages, [0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2]);
+    assert_eq!(pages, [0x00, 0x80, 0x83, 0x86, 0x87, 0x8f, 0xb0, 0xb1, 0xb2]);
     for page in pages {
         vital(&mut bench, page);
     }
@@ -49,8 +49,36 @@ fn identification_has_naa_first_and_all_lengths_fit() {
         at += 4 + usize::from(data[at + 3]);
     }
     assert_eq!(at, data.len());
-    assert_eq!(kinds, [(1, 0x03), (2, 0x01), (1, 0x02), (3, 0x08), (1, 0x14), (3, 0x28)]);
+    assert_eq!(kinds, [(1, 0x03), (2, 0x01), (1, 0x02), (3, 0x08), (1, 0x14), (1, 0x15), (3, 0x28)]);
     assert_eq!(data[8..24], Identity::new([0x11; 16]).naa());
+}
+
+#[test]
+fn mode_pages_are_one_for_all_initiators() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    assert_eq!(vital(&mut bench, 0x87)[4..], [0x3f, 0xff, 0, 0]);
+}
+
+#[test]
+fn log_pages_are_listed_and_no_other_can_be_read() {
+    let mut bench = Bench::new(geometry(1000, 512));
+    let mut log = |control: u8, page: u8, subpage: u8| {
+        bench.run(&[0x4d, 0, control << 6 | page, subpage, 0, 0, 0, 0, 64, 0], &[], 64)
+    };
+    assert_eq!(log(1, 0, 0).1, [0, 0, 0, 2, 0, 0x2f]);
+    assert_eq!(log(0, 0, 0xff).1, [0x40, 0xff, 0, 6, 0, 0, 0, 0xff, 0x2f, 0]);
+    assert_eq!(log(1, 0x2f, 0).1, [0x2f, 0, 0, 8, 0, 0, 3, 4, 0, 0, 0xff, 0], "no exception, no temperature");
+    // Logical block provisioning, temperature; a subpage; thresholds of what has none.
+    for (control, page, subpage) in
+        [(1, 0x0c, 0), (1, 0x0d, 0), (1, 0, 1), (1, 0x2f, 0xff), (0, 0x2f, 0), (3, 0x2f, 0)]
+    {
+        let (outcome, data) = log(control, page, subpage);
+        assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_CDB), "{control} {page:02x} {subpage:02x}");
+        assert!(data.is_empty());
+    }
+    // SP: nothing is saved.
+    let (outcome, _) = bench.run(&[0x4d, 1, 0x40, 0, 0, 0, 0, 0, 64, 0], &[], 64);
+    assert_eq!(sense(&outcome), (5, code::INVALID_FIELD_IN_CDB));
 }
 
 #[test]

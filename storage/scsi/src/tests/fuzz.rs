@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{Bench, geometry};
-use crate::{Attribute, NoSpace, Traits};
+use crate::{AccessState, Attribute, NoSpace, Traits};
 use storage_block::{Error, Geometry, Operation, Pool};
 
 /// A generator of numbers that are random enough (xorshift), the same for the same seed.
@@ -199,9 +199,10 @@ fn noise_comes_to_an_end() {
         let pool = pool(&mut random);
         let shape = shape(&mut random);
         let no_space = if random.below(2) == 0 { NoSpace::Temporary } else { NoSpace::Final };
+        let access = if random.below(16) == 0 { AccessState::Standby } else { AccessState::Optimized };
         let (removable, read_only, keeps) =
             (random.below(2) == 0, random.below(8) == 0, random.below(2) == 0);
-        let traits = Traits { removable, read_only, no_space, keeps };
+        let traits = Traits { removable, read_only, no_space, keeps, access };
         let mut bench = Bench::with(shape, traits, &pool);
         bench.disk.keeps = random.below(2) == 0;
         for _ in 0..120 {

@@ -29,7 +29,7 @@ fn a_wrong_command_ends_with_its_sense_and_changes_nothing() {
         ("RECEIVE COPY DATA", &cdb16(0x84, 0x01, 0, 0), &[], CDB),
         ("FORMAT UNIT", &[0x04, 0, 0, 0, 0, 0], &[], OPCODE),
         ("unknown service action", &cdb16(0x9e, 0x11, 0, 32), &[], CDB),
-        ("unknown service action of MAINTENANCE IN", &cdb12(0xa3, 0x0a, 0, 32), &[], CDB),
+        ("unknown service action of MAINTENANCE IN", &cdb12(0xa3, 0x0b, 0, 32), &[], CDB),
         ("RDPROTECT", &cdb10(0x28, 0x20, 0, 1), &[], CDB),
         ("WRPROTECT", &cdb16(0x8a, 0xe0, 0, 1), &some[..512], CDB),
         ("VRPROTECT", &cdb12(0xaf, 0x20, 0, 1), &[], CDB),
