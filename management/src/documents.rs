@@ -13,7 +13,7 @@ use management_http::json::{self, Bounds};
 use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use storage::chap::{Access, Account, Algorithms, Credentials, Secret};
-use storage::{Exposure, Policy, Rate};
+use storage::{AccessState, Exposure, Policy, Rate};
 
 /// How long a command may take to be begun when it does not say.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(25);
@@ -198,6 +198,8 @@ pub(crate) struct TargetDocument {
     #[serde(default)]
     removable: bool,
     #[serde(default)]
+    access: Option<String>,
+    #[serde(default)]
     policy: Option<Object<PolicyDocument>>,
 }
 
@@ -313,6 +315,8 @@ impl TargetDocument {
     /// What is asked of storage, which knows what names and volumes may be; here they are only bounded.
     pub(crate) fn exposure(self, id: &InstanceId) -> Result<Exposure, Problem> {
         let long = |text: &String| text.is_empty() || text.len() > NAME_MAX;
+        let named = |text: &str| AccessState::NAMES.iter().find(|(name, _)| *name == text);
+        let access = self.access.as_deref().map_or(Some(AccessState::default()), |text| Some(named(text)?.1));
         let wrong = if long(&self.iqn) {
             Some("iqn: 1 to 223 bytes")
         } else if self.volume.is_empty() || self.volume.len() > VOLUME_MAX {
@@ -321,12 +325,14 @@ impl TargetDocument {
             Some("initiators: 1 to 32 names, or \"*\" for any")
         } else if self.initiators.iter().any(long) {
             Some("initiators: each has 1 to 223 bytes")
+        } else if access.is_none() {
+            Some("access: optimized, non-optimized or standby")
         } else {
             None
         };
-        if let Some(detail) = wrong {
-            return Err(Problem::new(Kind::InvalidField, detail));
-        }
+        let (None, Some(access)) = (wrong, access) else {
+            return Err(Problem::new(Kind::InvalidField, wrong.unwrap_or_default()));
+        };
         Ok(Exposure {
             id: id.as_str().into(),
             iqn: self.iqn,
@@ -336,6 +342,7 @@ impl TargetDocument {
             chap: self.chap.map(|Object(access)| access.access()).transpose()?,
             read_only: self.read_only,
             removable: self.removable,
+            access,
             policy: self.policy.map_or_else(PolicyDocument::default, |policy| policy.0).policy(),
         })
     }

@@ -304,6 +304,8 @@ mod tests {
             initiators: alloc::vec::Vec::new(),
             chap: None,
             read_only: false,
+            removable: false,
+            access: storage::AccessState::Optimized,
             policy: storage::Policy::default(),
         };
         let exposed = Exposed { exposure, state: VolumeState::Ready, size: None, sessions: 0, status };

@@ -5,7 +5,7 @@ use agent_protocol::{ImageName, Instance, InstanceId, State, Text, Uuid, Verb, l
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::Serialize;
-use storage::{Exposed, VolumeState};
+use storage::{AccessState, Exposed, VolumeState};
 
 /// An instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,6 +73,8 @@ pub(crate) struct TargetView<'a> {
     #[serde(skip_serializing_if = "core::ops::Not::not")]
     removable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    access: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<PolicyDocument>,
     /// Of the way to the volume: `connecting`, `ready` or `down`.
     state: &'static str,
@@ -99,6 +101,9 @@ impl<'a> TargetView<'a> {
             chap: exposure.chap.is_some(),
             read_only: exposure.read_only,
             removable: exposure.removable,
+            access: Some(exposure.access)
+                .filter(|access| *access != AccessState::default())
+                .map(AccessState::name),
             policy: Some(PolicyDocument::new(&exposure.policy))
                 .filter(|policy| *policy != PolicyDocument::default()),
             state,

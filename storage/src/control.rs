@@ -14,6 +14,7 @@ use storage_driver::{Rate, Status};
 use storage_iscsi::Name;
 use storage_iscsi::chap::Access;
 use storage_nbd::Uri;
+use storage_scsi::AccessState;
 
 /// The largest logical unit number an exposure can have: beyond it lies another LUN format.
 const MAX_LUN: u16 = 255;
@@ -37,7 +38,7 @@ pub struct Control(pub(crate) Rc<Shared>);
 
 impl Control {
     /// Expose a disk. It can be logged in to at once; commands that need the disk wait until the storage service
-    /// has answered. The same again changes nothing.
+    /// has answered. The same again changes nothing, but [`Exposure::access`] if that is another.
     ///
     /// # Errors
     /// When a field does not hold what it must, something else has the id or the logical unit, or all is taken.
@@ -50,12 +51,14 @@ impl Control {
             self.check_access(access)?;
         }
         if let Some(there) = self.get(&exposure.id) {
-            return match there.exposure == exposure {
-                true => Ok(there),
-                false => {
-                    Err(ControlError::Conflict(format!("{} is there already, and different", exposure.id)))
-                }
-            };
+            if (Exposure { access: exposure.access, ..there.exposure }) != exposure {
+                return Err(ControlError::Conflict(format!(
+                    "{} is there already, and different",
+                    exposure.id
+                )));
+            }
+            self.0.state.borrow_mut().registry.set_access(&exposure.id, exposure.access);
+            return self.get(&exposure.id).ok_or(ControlError::NotFound);
         }
         let id = exposure.id.clone();
         let shared = &self.0;
@@ -250,6 +253,9 @@ pub struct Exposure {
     pub read_only: bool,
     /// The medium can be taken out and put back by initiators (RMB, START STOP UNIT with LOEJ).
     pub removable: bool,
+    /// How initiators should use this way to the disk, where there is another by another appliance. It may change
+    /// while the disk is exposed.
+    pub access: AccessState,
     /// What holds for the way to its bytes.
     pub policy: Policy,
 }

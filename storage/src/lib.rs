@@ -47,7 +47,7 @@ pub use storage_iscsi::Limits as IscsiLimits;
 pub use storage_iscsi::chap;
 pub use storage_iscsi::wire::Checksum;
 pub use storage_nbd::{Histogram, Latency, Limits as NbdLimits};
-pub use storage_scsi::Limits as ScsiLimits;
+pub use storage_scsi::{AccessState, Limits as ScsiLimits};
 
 /// Storage as a whole. Its tasks run for ever.
 pub struct Storage(Rc<Shared>);

@@ -38,6 +38,8 @@ pub struct Limits {
     pub hold: Duration,
     /// How sessions that want more than there is share it.
     pub sharing: Sharing,
+    /// The number of the appliance's target port group.
+    pub port_group: u16,
     /// How long a lost connection's writes may still reach the medium: as long, newer writes to the same range wait.
     pub hold_off: Duration,
 }

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use sessions::Session;
 use storage_iscsi::chap::Access;
 use storage_iscsi::{Peer, SessionType};
-use storage_scsi::{AddError, Identity, Target, UnitId};
+use storage_scsi::{AccessState, AddError, Identity, Target, UnitId};
 
 /// A target's name: its slot, and in the higher bits how many targets had that slot before. Slots are used again and
 /// names are not: commands that outlive their target are never taken for those of the next one.
@@ -41,6 +41,7 @@ pub(crate) struct Place<'a> {
 /// All targets, exposures and sessions.
 pub(crate) struct Registry {
     scsi: storage_scsi::Limits,
+    port_group: u16,
     targets: Vec<Option<TargetEntry>>,
     /// The name of each slot's target, or of the last it had.
     names: Vec<TargetIndex>,
@@ -92,6 +93,7 @@ impl Registry {
         assert!(limits.volumes <= 1 << SLOT_BITS, "a target's name has room for its slot");
         Self {
             scsi: limits.scsi,
+            port_group: limits.port_group,
             targets: (0..limits.volumes).map(|_| None).collect(),
             names: (0..limits.volumes).collect(),
             exposures: Vec::with_capacity(limits.volumes),
@@ -186,9 +188,9 @@ impl Registry {
         let target = self.target_for(&exposure)?;
         let identity = Identity::new(crate::control::uuid(&exposure));
         let keeps = keeper.is_there();
-        let Exposure { removable, read_only, .. } = exposure;
+        let Exposure { removable, read_only, access, .. } = exposure;
         let traits =
-            storage_scsi::Traits { removable, read_only, keeps, ..storage_scsi::Traits::default() };
+            storage_scsi::Traits { removable, read_only, access, keeps, ..storage_scsi::Traits::default() };
         let Some(entry) = self.entry_mut(target) else { return Err(ControlError::Full) };
         let unit = match entry.device.add_unit(exposure.lun, identity, traits) {
             Ok(unit) => unit,
@@ -211,6 +213,24 @@ impl Registry {
         Ok(target)
     }
 
+    /// Change how initiators should use an exposure.
+    pub(crate) fn set_access(&mut self, id: &str, access: AccessState) {
+        let Some(entry) = self.exposures.iter_mut().find(|entry| entry.exposure.id == id) else { return };
+        entry.exposure.access = access;
+        let (target, unit) = (entry.target, entry.unit);
+        if let Some(unit) = self.device_mut(target).and_then(|device| device.unit_mut(unit)) {
+            unit.set_access(access);
+        }
+    }
+
+    /// How initiators are told to use an exposure.
+    #[cfg(test)]
+    pub(crate) fn access_state(&mut self, id: &str) -> Option<AccessState> {
+        let entry = self.exposures.iter().find(|entry| entry.exposure.id == id)?;
+        let (target, unit) = (entry.target, entry.unit);
+        self.device_mut(target)?.unit(unit).map(storage_scsi::LogicalUnit::access)
+    }
+
     /// The target of that name, made if it is not there.
     fn target_for(&mut self, exposure: &Exposure) -> Result<TargetIndex, ControlError> {
         let named =
@@ -229,13 +249,15 @@ impl Registry {
         }
         let slot = self.targets.iter().position(Option::is_none).ok_or(ControlError::Full)?;
         self.names[slot] += 1 << SLOT_BITS;
+        let mut device = Target::new(&exposure.iqn, self.scsi);
+        device.set_port_group(self.port_group);
         self.targets[slot] = Some(TargetEntry {
             iqn: exposure.iqn.clone(),
             initiators: exposure.initiators.clone(),
             access: exposure.chap.clone().map(Rc::new),
             is_leaving: false,
             connections: 0,
-            device: Target::new(&exposure.iqn, self.scsi),
+            device,
             volumes: (0..self.scsi.units).map(|_| None).collect(),
         });
         Ok(self.names[slot])

@@ -214,6 +214,7 @@ fn limits() -> Limits {
         nbd: crate::NbdLimits::default(),
         hold: Duration::from_secs(25),
         sharing: crate::Sharing::default(),
+        port_group: 1,
         hold_off: Duration::from_secs(30),
         paths: 1,
         journal: [(4096, 64), (16384, 4), (32768, 4)],
@@ -344,8 +345,30 @@ fn exposure(id: &str, volume: &str) -> Exposure {
         chap: None,
         read_only: false,
         removable: false,
+        access: crate::AccessState::Optimized,
         policy: crate::Policy::default(),
     }
+}
+
+#[test]
+fn how_to_use_the_way_to_a_disk_may_change_while_it_is_exposed_and_nothing_else() {
+    use crate::{AccessState, ControlError};
+    let world = World::new();
+    let control = world.control();
+    let first = exposure("one", "nbd://10.78.0.2:10809/disk");
+    for access in
+        [AccessState::Optimized, AccessState::Standby, AccessState::Standby, AccessState::NonOptimized]
+    {
+        let exposed = control.expose(Exposure { access, ..first.clone() }).expect("the same but for that");
+        assert_eq!(exposed.exposure.access, access);
+        let told = control.get("one").expect("it").exposure;
+        assert_eq!(told, Exposure { access, ..first.clone() });
+        let told = world.shared().state.borrow_mut().registry.access_state("one");
+        assert_eq!(told, Some(access), "and the unit goes by it");
+    }
+    let other = Exposure { removable: true, access: AccessState::Optimized, ..first };
+    assert!(matches!(control.expose(other), Err(ControlError::Conflict(_))));
+    assert_eq!(control.get("one").expect("it").exposure.access, AccessState::NonOptimized);
 }
 
 #[test]

@@ -100,7 +100,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
     ) -> Result<Self, String> {
         let crc32c = parts.checksum.unwrap_or(storage.iscsi.crc32c);
         let iscsi = storage::IscsiLimits { crc32c, ..storage.iscsi };
-        let storage = &storage::Limits { iscsi, sharing: config.sharing, ..*storage };
+        let storage =
+            &storage::Limits { iscsi, sharing: config.sharing, port_group: config.port_group, ..*storage };
         let [host_seed, service_seed, storage_seed, ..] = parts.seeds;
         let boot = u128::from(parts.seeds[3]) << 64 | u128::from(parts.seeds[4]);
         let (profile, buffer) = (parts.profile, parts.buffer);

@@ -34,6 +34,8 @@ pub struct Config {
     pub api: Option<u16>,
     /// What discovery answers as the target's portal, where it differs from the address an initiator came to.
     pub portal: Option<SocketAddrV4>,
+    /// The number of its target port group: another one on each appliance that exposes the same disks.
+    pub port_group: u16,
     /// The appliance's name as a writer of disks, to storage services that admit one only.
     pub owner: Option<String>,
     /// How sessions share the processor.
@@ -135,6 +137,9 @@ impl Config {
             service: interface(&mut keys, "service", true)?,
             agent: keys.take("agent", "an IPv4 address and port such as 10.77.0.1:4010")?,
             api: keys.take::<NonZeroU16>("api", "a port number")?.map(NonZeroU16::get),
+            port_group: keys
+                .take::<NonZeroU16>("iscsi.port-group", "a number from 1 to 65535")?
+                .map_or(1, NonZeroU16::get),
             portal: keys.take("iscsi.portal", "an IPv4 address and port such as 10.77.0.2:3260")?,
             owner: keys.take_with("owner", owner)?,
             sharing: keys.take_with("sharing", sharing)?.unwrap_or_default(),

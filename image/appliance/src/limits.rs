@@ -270,6 +270,7 @@ impl Limits {
             nbd: storage::NbdLimits { slots: 2 * self.window, ..storage::NbdLimits::default() },
             hold: HOLD,
             sharing: storage::Sharing::default(),
+            port_group: 1,
             hold_off: HOLD_OFF,
         }
     }

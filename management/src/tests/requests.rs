@@ -68,6 +68,20 @@ fn a_target_is_made_once_shown_and_withdrawn() {
 }
 
 #[test]
+fn a_target_may_be_removable_and_one_way_of_several() {
+    let desk = Desk::new();
+    let special = DISK.replace(r#""initiators""#, r#""removable":true,"access":"standby","initiators""#);
+    let (status, made) = desk.answer("PUT /v1/targets/disk-1", &special);
+    assert_eq!((status, &made["removable"], &made["access"]), (201, &true.into(), &"standby".into()));
+    assert_eq!(desk.shelf.0.borrow()[0].exposure.access, storage::AccessState::Standby);
+    let (_, made) = desk.answer("PUT /v1/targets/disk-2", &special.replace("standby", "optimized"));
+    assert!(made.get("access").is_none());
+    let wrong = desk.answer("PUT /v1/targets/disk-3", &special.replace("standby", "best"));
+    assert_eq!(kind(&wrong), (422, "invalid-field"));
+    assert!(wrong.1["detail"].as_str().unwrap().starts_with("access: "));
+}
+
+#[test]
 fn what_storage_refuses_is_told_as_it_is() {
     let desk = Desk::new();
     assert_eq!(desk.answer("PUT /v1/targets/a", DISK).0, 201);

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddrV4;
 use core::str::FromStr;
 use core::time::Duration;
-use storage::{Exposure, Policy, Rate};
+use storage::{AccessState, Exposure, Policy, Rate};
 
 /// Seconds' worth that a limited disk may save up, unless told otherwise.
 const BURST: u32 = 1;
@@ -39,10 +39,26 @@ pub(super) fn all(keys: &mut Keys<'_>) -> Result<Vec<Exposure>, Error> {
         let mut flag =
             |name: &str| Ok(keys.take_with(&format!("{prefix}.{name}"), yes_or_no)?.unwrap_or(false));
         let (read_only, removable) = (flag("read-only")?, flag("removable")?);
+        let access = keys.take_with(&format!("{prefix}.access"), |value| {
+            let named = AccessState::NAMES.iter().find(|(name, _)| *name == value);
+            named.map(|(_, access)| *access).ok_or("expected optimized, non-optimized or standby".to_string())
+        })?;
+        let access = access.unwrap_or_default();
         let policy = policy(keys, &prefix)?;
         let chap = super::chap::access(keys, &format!("{prefix}.chap"))?;
         let id = format!("target-{}", targets.len());
-        targets.push(Exposure { id, iqn, lun, volume, initiators, chap, read_only, removable, policy });
+        targets.push(Exposure {
+            id,
+            iqn,
+            lun,
+            volume,
+            initiators,
+            chap,
+            read_only,
+            removable,
+            access,
+            policy,
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 const GOOD: &str = "host.address=10.77.0.2/24 service.address=10.77.1.2/24 service.gateway=10.77.1.1 \
     agent=10.77.0.1:4010 api=8080 target.0.iqn=iqn.2026-11.example.corbel:disk0 \
     target.0.volume=nbd://10.77.1.1/ target.0.initiators=* target.1.iqn=iqn.2026-11.example.corbel:disk0 \
-    target.1.lun=1 target.1.volume=nbd://10.77.1.1/b target.1.initiators=* target.1.read-only=yes target.1.removable=yes";
+    target.1.lun=1 target.1.volume=nbd://10.77.1.1/b target.1.initiators=* target.1.read-only=yes target.1.removable=yes target.1.access=standby";
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(&[(Channel::CommandLine, text)]).map_err(|error| error.to_string())
@@ -18,6 +18,8 @@ fn a_whole_configuration_is_understood() {
     assert_eq!(config.api, Some(8080));
     assert_eq!(config.targets.len(), 2);
     assert_eq!((config.targets[1].lun, config.targets[1].read_only), (1, true));
+    assert_eq!((config.targets[1].access, config.port_group), (storage::AccessState::Standby, 1));
+    assert_eq!(parse(&format!("{GOOD} iscsi.port-group=2")).expect("good").port_group, 2);
     assert_eq!(config.targets.iter().map(|target| target.removable).collect::<Vec<_>>(), [false, true]);
     assert_eq!((config.log, config.sharing), (log::LevelFilter::Info, Sharing::WorkConserving));
     assert_eq!(parse(&format!("{GOOD} sharing=equal")).expect("good").sharing, Sharing::Equal);
@@ -40,6 +42,14 @@ fn each_fault_is_named_with_its_channel_and_key() {
         ("nonsense", "command line: nonsense: expected key=value"),
         ("api=8080", "command line: api: given twice, first by command line"),
         ("log=loud", "command line: log: expected one of off, error, warn, info, debug, trace, not \"loud\""),
+        (
+            "iscsi.port-group=0",
+            "command line: iscsi.port-group: expected a number from 1 to 65535, not \"0\"",
+        ),
+        (
+            "target.0.access=best",
+            "command line: target.0.access: expected optimized, non-optimized or standby, not \"best\"",
+        ),
         ("sharing=fair", "command line: sharing: expected work-conserving or equal, not \"fair\""),
         ("host.gateway=10.77.0.1", "command line: host.gateway: unknown key"),
         ("target.2.iqn=iqn.x", "target.2.volume: missing"),

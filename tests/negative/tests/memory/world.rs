@@ -121,6 +121,7 @@ fn limits() -> Limits {
         volumes: 1,
         commands: 64,
         sharing: storage::Sharing::default(),
+        port_group: 1,
         pool: [(4096, 64), (16384, 8), (65536, 4)],
         share: 1 << 20,
         control: 65536,
@@ -168,6 +169,8 @@ impl World {
                 initiators: vec!["*".into()],
                 chap: None,
                 read_only: false,
+                removable: false,
+                access: storage::AccessState::Optimized,
                 policy: Policy::default(),
             })
             .expect("exposed");
