@@ -1,5 +1,6 @@
 //! Media that can be taken out: START STOP UNIT (SBC-3 section 5.25) and PREVENT ALLOW MEDIUM REMOVAL (section 5.15).
 
+use crate::attention::Attention;
 use crate::command::{Head, Task};
 use crate::job::{Job, Work};
 use crate::medium;
@@ -32,6 +33,8 @@ pub(crate) fn start_stop(target: &mut Target, head: &Head) -> Result<Task, Refus
         }
         unit.loaded = start;
         if start {
+            // Who has put it in knows; to all others it may be any.
+            unit.raise_all(Attention::MediumMayHaveChanged, Some(head.nexus));
             return Ok(Task::done());
         }
     } else if start || power_condition != 0 {

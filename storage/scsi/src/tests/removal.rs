@@ -52,6 +52,20 @@ fn an_ejected_medium_is_not_there_for_anything_that_needs_it() {
 }
 
 #[test]
+fn who_has_not_put_the_medium_in_is_told_that_it_may_be_another() {
+    let mut bench = bench();
+    let [_, two] = bench.nexuses;
+    good(&bench.run(&LOAD, &[], 0).0);
+    good(&bench.run_as(two, &TEST, &[], 0).0);
+    good(&bench.run(&EJECT, &[], 0).0);
+    assert_eq!(sense(&bench.run_as(two, &TEST, &[], 0).0), (2, code::MEDIUM_NOT_PRESENT));
+    good(&bench.run(&LOAD, &[], 0).0);
+    good(&bench.run(&TEST, &[], 0).0);
+    assert_eq!(sense(&bench.run_as(two, &TEST, &[], 0).0), (6, code::MEDIUM_MAY_HAVE_CHANGED));
+    good(&bench.run_as(two, &TEST, &[], 0).0);
+}
+
+#[test]
 fn stopping_without_load_eject_or_by_a_power_condition_leaves_it_in() {
     let mut bench = bench();
     for flags in [0x00, 0x01, 0x04, 0x05].into_iter().chain((1..16).map(|condition| condition << 4 | 2)) {
