@@ -21,8 +21,10 @@ pub enum Server {
     /// QEMU's.
     #[default]
     QemuNbd,
-    /// nbdkit with its file plugin behind these filters, each with its parameters at the end of the command line.
+    /// nbdkit with a plugin behind these filters, each with its parameters at the end of the command line.
     Nbdkit {
+        /// What serves the file: `file`, or `split`, which can give no space back.
+        plugin: &'static str,
         /// Names of filters, the outermost first.
         filters: Vec<String>,
         /// `key=value` parameters.
@@ -34,7 +36,7 @@ impl Server {
     /// nbdkit without any filter.
     #[must_use]
     pub fn nbdkit() -> Self {
-        Self::Nbdkit { filters: Vec::new(), parameters: Vec::new() }
+        Self::Nbdkit { plugin: "file", filters: Vec::new(), parameters: Vec::new() }
     }
 }
 
@@ -89,10 +91,10 @@ fn command(
             command.args(["-t", "-e", "16", "-f", "raw", "--discard=unmap", "--detect-zeroes=off"]);
             command.args(["-b", &address, "-p", &port]).arg(file);
         }
-        Server::Nbdkit { filters, parameters } => {
+        Server::Nbdkit { plugin, filters, parameters } => {
             command.args(["-f", "-i", &address, "-p", &port]);
             command.args(filters.iter().map(|filter| format!("--filter={filter}")));
-            command.arg("file").arg(file).args(parameters);
+            command.arg(plugin).arg(file).args(parameters);
         }
     }
     command
