@@ -44,6 +44,10 @@ impl Build<'_> {
             "-Zbuild-std=core,alloc,compiler_builtins",
             "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size",
         ]);
+        // What of them is hot is copied into who uses it; the rest is messages and their numbers.
+        for package in ["core", "alloc"] {
+            command.args(["--config", &format!("profile.release.package.{package}.opt-level=\"z\"")]);
+        }
         // No path of this machine gets into the image: not into messages, not into debug information.
         command.args(["-Ztrim-paths", "--config", "profile.release.trim-paths=\"all\""]);
         command.arg("--target-dir").arg(self.target);
