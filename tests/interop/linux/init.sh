@@ -23,7 +23,7 @@ say "found $(iscsiadm -m node | wc -l)"
 must iscsiadm -m node -T $iqn -p $portal --login
 disk= n=0
 until [ -n "$disk" ]; do
-  for d in /sys/block/sd*; do [ -e $d/size ] && [ "$(cat $d/size)" != 0 ] && disk=${d##*/}; done
+  for d in /sys/block/sd*; do [ -e "$d/size" ] && [ "$(cat "$d/size")" != 0 ] && disk=${d##*/}; done
   n=$((n + 1)); [ $n -lt 100 ] || fail "no disk"; sleep 0.1
 done
 say "disk $(cat /sys/block/$disk/device/vendor)$(cat /sys/block/$disk/device/model) $(cat /sys/block/$disk/size) cache $(cat /sys/block/$disk/queue/write_cache)"
