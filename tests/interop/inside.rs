@@ -1,6 +1,6 @@
 //! Scenarios that need sockets of their own on the two networks: the test program starts itself again inside them.
 
-use crate::{cells, hostile, network, offloads, recovery, reservations, service, traces};
+use crate::{cells, hostile, network, offloads, recovery, reservations, service, several, traces};
 use image_launch::process;
 use image_launch::stage::Stage;
 use std::env;
@@ -45,6 +45,7 @@ fn inside() {
                 recovery::SCENARIOS,
                 offloads::SCENARIOS,
                 traces::SCENARIOS,
+                several::SCENARIOS,
                 reservations::SCENARIOS,
             ];
             let mut scenarios = all.into_iter().flatten();

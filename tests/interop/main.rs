@@ -17,6 +17,7 @@ mod proof;
 mod recovery;
 mod reservations;
 mod service;
+mod several;
 mod suite;
 mod tls;
 mod traces;
