@@ -145,6 +145,16 @@ fn copies() -> (Vec<u8>, Vec<u8>) {
     (one_byte, [header, cscd, segment].concat())
 }
 
+/// Parameter lists of POPULATE TOKEN, and of WRITE USING TOKEN with the token of zeroes: eight blocks from 32 on.
+fn tokens() -> (Vec<u8>, Vec<u8>) {
+    let range = [&[0; 7][..], &[32, 0, 0, 0, 8], &[0; 4]].concat();
+    let populate = [&[0, 30, 0, 0, 0, 0, 0, 60][..], &[0; 6], &[0, 16], &range].concat();
+    let mut token = vec![0; 512];
+    (token[0], token[1], token[3], token[6], token[7]) = (0xff, 0xff, 1, 1, 0xf8);
+    let write = [&[2, 38][..], &[0; 14], &token, &[0; 6], &[0, 16], &range].concat();
+    (populate, write)
+}
+
 /// Who, how long the list is, a CDB, the list: what [`crate::lists::lists`] takes.
 pub(crate) fn lists() -> Vec<Vec<u8>> {
     let key = |old: u64, new: u64, flags: u8| {
@@ -158,7 +168,11 @@ pub(crate) fn lists() -> Vec<Vec<u8>> {
     let control = [&[0; 8][..], &[0x0a, 0x0a, 4, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0]].concat();
     let unmap = [&[0, 22, 0, 16, 0, 0, 0, 0][..], &[0; 7], &[8], &[0, 0, 0, 8], &[0; 4]].concat();
     let (one_byte, four_bytes) = copies();
-    let rows: [(u8, &[u8], Vec<u8>); 16] = [
+    let (populate, write) = tokens();
+    let rows: [(u8, &[u8], Vec<u8>); 19] = [
+        (0, &[0x83, 0x10, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 32], populate),
+        (0, &[0x83, 0x11, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 2, 40], write),
+        (0, &[0x84, 0x07, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 2, 0], vec![]),
         (0, &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 76], one_byte),
         (0, &[0x83, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 108], four_bytes),
         (1, &[0x84, 5, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 64], vec![]),

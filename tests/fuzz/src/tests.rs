@@ -70,3 +70,18 @@ fn a_target_that_breaks_is_reported_with_its_input() {
     let again = mutate::input(&mut Random::new(find.seed), &(target.examples)());
     assert_eq!(again, find.input, "the seed gives the same input again");
 }
+
+/// What is mutated would be of little use if it were refused at once.
+#[test]
+fn copies_and_tokens_among_the_examples_are_carried_out() {
+    let mut seen = 0;
+    for example in crate::examples::lists().iter().filter(|example| example[2] == 0x83 && example[3] != 0x1c)
+    {
+        let mut bench = crate::lists::bench();
+        let (cdb, list) = example[2..].split_first_chunk::<16>().expect("a CDB");
+        let (outcome, _) = bench.run_as(bench.nexuses[0], cdb, list, 0);
+        assert_eq!(outcome.status, storage_scsi::Status::Good, "{cdb:02x?}: {:02x?}", &outcome.sense[..]);
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen}");
+}

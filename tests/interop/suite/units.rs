@@ -10,6 +10,8 @@ pub(crate) struct Unit {
     pub(crate) server: fn() -> Server,
     /// Keys of the appliance's configuration for it.
     pub(crate) keys: &'static [(&'static str, &'static str)],
+    /// What its URL has before the address.
+    credentials: &'static str,
     /// What its URL has after the logical unit number.
     query: &'static str,
     /// The suites that run on it in every run of the tests.
@@ -32,6 +34,7 @@ pub(crate) static LIST: &[Unit] = &[
         name: "thin 512e",
         server: || Server::QemuNbd,
         keys: &[],
+        credentials: "",
         query: "",
         suites: Suites::All,
         except: &["WriteSame10.UnmapUntilEnd", "GetLBAStatus.UnmapSingle"],
@@ -40,6 +43,7 @@ pub(crate) static LIST: &[Unit] = &[
         name: "thin 512, LBPRZ=0",
         server: || nbdkit("file", &["nozero", "blocksize-policy"], &["blocksize-preferred=512"]),
         keys: &[],
+        credentials: "",
         query: "",
         suites: Suites::Some(&[
             "GetLBAStatus",
@@ -57,6 +61,7 @@ pub(crate) static LIST: &[Unit] = &[
             nbdkit("file", &["blocksize-policy"], &["blocksize-minimum=4096", "blocksize-error-policy=error"])
         },
         keys: &[],
+        credentials: "",
         query: "",
         suites: Suites::Some(&[
             "CompareAndWrite",
@@ -79,6 +84,7 @@ pub(crate) static LIST: &[Unit] = &[
         name: "thick 512",
         server: || nbdkit("split", &["nozero", "nocache", "blocksize-policy"], &["blocksize-preferred=512"]),
         keys: &[("assume-durable", "yes")],
+        credentials: "",
         query: "",
         suites: Suites::Some(&[
             "GetLBAStatus",
@@ -98,6 +104,7 @@ pub(crate) static LIST: &[Unit] = &[
         name: "removable",
         server: || Server::QemuNbd,
         keys: &[("removable", "yes")],
+        credentials: "",
         query: "",
         suites: Suites::Some(&[
             "Inquiry",
@@ -113,6 +120,7 @@ pub(crate) static LIST: &[Unit] = &[
         name: "read-only",
         server: || Server::QemuNbd,
         keys: &[("read-only", "yes")],
+        credentials: "",
         query: "",
         suites: Suites::Only(&[
             "Inquiry",
@@ -128,8 +136,27 @@ pub(crate) static LIST: &[Unit] = &[
         name: "header digests",
         server: || Server::QemuNbd,
         keys: &[],
+        credentials: "",
         query: "?header_digest=crc32c",
         suites: Suites::Some(&[
+            "Read10",
+            "Write10",
+            "iSCSIResiduals",
+            "iSCSITMF",
+            "iSCSIcmdsn",
+            "iSCSIdatasn",
+        ]),
+        except: &["WriteSame10.UnmapUntilEnd", "GetLBAStatus.UnmapSingle"],
+    },
+    Unit {
+        name: "CHAP",
+        server: || Server::QemuNbd,
+        keys: &[("chap.0.user", "host"), ("chap.0.secret", "a-secret-of-the-host")],
+        credentials: "host%a-secret-of-the-host@",
+        query: "",
+        suites: Suites::Some(&[
+            "MultipathIO",
+            "ProutReserve",
             "Read10",
             "Write10",
             "iSCSIResiduals",
@@ -191,6 +218,7 @@ impl Unit {
 
     /// Its URL, made of the plain one.
     pub(crate) fn url(&self, plain: &str) -> String {
-        format!("{plain}{}", self.query)
+        let (scheme, rest) = plain.split_once("//").expect("a URL");
+        format!("{scheme}//{}{rest}{}", self.credentials, self.query)
     }
 }
