@@ -261,7 +261,8 @@ impl Connection {
     /// waits for the window would hear of it from nothing else (11.4.11).
     #[cold]
     fn tell_window(&mut self) {
-        if !self.tasks.has_management() {
+        // What waits to be transmitted takes its numbers when it is.
+        if !self.tasks.has_management() && !self.outgoing.is_congested() {
             self.outgoing.say(transmit::Message::Ping { target_transfer_tag: crate::wire::RESERVED_TAG });
         }
     }

@@ -26,7 +26,9 @@ impl Connection {
         }
         if self.state == State::TransportUp {
             self.step(Trigger::LoginRequest);
-            self.sequence.begin(request.cmd_sn, request.exp_stat_sn, self.limits.commands);
+            // Who joins a session hears of its window, and of none that would be larger, when it has.
+            let window = if request.tsih == 0 { self.limits.commands } else { 0 };
+            self.sequence.begin(request.cmd_sn, request.exp_stat_sn, window);
         }
         self.login.request = request;
         if let Err(status) = self.login.check(&request) {

@@ -56,6 +56,8 @@ pub(super) struct Incoming {
     need: usize,
     /// A whole header waits for commands that come by other connections.
     pub(super) is_parked: bool,
+    /// Which command those before it were at when that was last looked at.
+    pub(super) awaited: Option<u32>,
     sink: Sink,
     then: Then,
     /// Where the next data byte belongs in the task's data, or in the text or ping.
@@ -75,6 +77,7 @@ impl Incoming {
             have: 0,
             need: BASIC_HEADER,
             is_parked: false,
+            awaited: None,
             sink: Sink::Swallow,
             then: Then::Nothing,
             offset: 0,
@@ -90,6 +93,7 @@ impl Incoming {
         self.have = 0;
         self.need = BASIC_HEADER;
         self.is_parked = false;
+        self.awaited = None;
     }
 
     /// The basic header of the PDU being received.

@@ -156,10 +156,55 @@ fn a_gap_that_nobody_fills_ends_the_connection_in_time() {
     let early = two.read_command(0x10, 0);
     two.send(early.header(), &[]);
     let limit = Limits::default().gap_within;
+    assert_eq!(two.connection.poll_timeout(), Some(two.now + limit / 2));
+    assert_eq!(two.connection.handle_timeout(two.now + limit / 2), Ok(()));
     assert_eq!(two.connection.poll_timeout(), Some(two.now + limit));
     assert_eq!(two.connection.handle_timeout(two.now + (limit - Duration::from_millis(1))), Ok(()));
     let ended = two.connection.handle_timeout(two.now + limit);
     assert_eq!(ended, Err(Fatal::CommandGap { expected: 100, received: 101 }));
+}
+
+#[test]
+fn a_command_waits_as_long_as_those_before_it_keep_coming() {
+    let [mut one, mut two] = pair();
+    two.cmd_sn += 8;
+    let early = two.read_command(0x10, 0);
+    two.send(early.header(), &[]);
+    let step = Limits::default().gap_within / 2;
+    for number in 0..7 {
+        one.read(number, 0);
+        assert!(!retry(&mut two), "there are more before it");
+        two.now = two.now + step;
+        assert_eq!(two.connection.handle_timeout(two.now), Ok(()), "{number}");
+    }
+    assert_eq!(
+        two.connection.handle_timeout(two.now + step),
+        Err(Fatal::CommandGap { expected: 107, received: 108 })
+    );
+}
+
+#[test]
+fn a_connection_that_has_not_joined_yet_promises_nothing_of_the_window() {
+    let mut two = Bench::new(&Limits::default());
+    let request = two.login_request(1, None);
+    let request = LoginRequest { cid: 4, tsih: 7, to_be_continued: true, cmd_sn: 500, ..request };
+    two.send(request.header(), NORMAL.as_bytes());
+    let response = LoginResponse::read(&two.hear().header);
+    assert_eq!((response.exp_cmd_sn, response.max_cmd_sn), (500, 499));
+}
+
+#[test]
+fn who_takes_nothing_is_told_of_the_window_no_more_often_than_there_is_room_for() {
+    let [_one, mut two] = pair();
+    for _ in 0..200 {
+        two.connection.tell_window();
+    }
+    let mut told = 0;
+    while let Some(heard) = two.try_hear() {
+        assert_eq!(heard.header.opcode(), opcode::NOP_IN);
+        told += 1;
+    }
+    assert!((1..=32).contains(&told), "{told}");
 }
 
 #[test]
