@@ -2,6 +2,7 @@
 //! initiators know the disk by, and from there to the unit when the same disk is exposed again.
 
 use crate::control::ControlError;
+use crate::mailbox::CommandIndex;
 use crate::registry::TargetIndex;
 use crate::shared::Shared;
 use alloc::collections::VecDeque;
@@ -90,7 +91,9 @@ pub(crate) async fn run(shared: Rc<Shared>, records: Records) {
         }
         let state = &mut *shared.state.borrow_mut();
         if let Some(device) = state.registry.device_mut(target) {
-            device.kept(unit, result.is_ok());
+            let orphans = device.kept(unit, result.is_ok());
+            // None of the commands there are asked for it.
+            orphans.for_each(|nexus| shared.abort_of(state, target, unit, nexus, CommandIndex::MAX));
             shared.wake_blocked(state, target, unit);
         }
     }

@@ -477,14 +477,14 @@ impl Bench {
         self.slots[owner].command.completed(completion);
     }
 
-    /// What is to be kept of the unit's reservations is, or cannot be.
-    pub fn keep(&mut self, durable: bool) {
+    /// What is to be kept of the unit's reservations is, or cannot be. Answers whose commands nobody aborts.
+    pub fn keep(&mut self, durable: bool) -> Vec<Nexus> {
         if durable && let Some(bytes) = self.target.to_keep(self.unit) {
             assert!(bytes.len() <= crate::LONGEST_KEPT, "no more than was said");
             self.kept = bytes;
         }
         self.keeping = false;
-        self.target.kept(self.unit, durable);
+        self.target.kept(self.unit, durable).collect()
     }
 
     /// Run everything to its end. Requests are completed last in, first out, which is as good an order as any.

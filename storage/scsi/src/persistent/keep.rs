@@ -3,10 +3,10 @@
 use super::change::settle;
 use super::{Change, Kind, Reservation, State};
 use crate::field::{u8_at, u16_at, u64_at};
-use crate::nexus::{Nexuses, TransportId};
+use crate::nexus::{Nexus, NexusSet, Nexuses, TransportId};
 use crate::sense::{Refusal, Sense, SenseKey, code};
 use crate::target::Target;
-use crate::unit::UnitId;
+use crate::unit::{LogicalUnit, UnitId};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -74,22 +74,16 @@ impl Target {
 
     /// What [`Target::to_keep`] has answered last is durable and now happens; or it is not, and nothing has happened: the
     /// command ends with HARDWARE ERROR. Step those that are held.
-    pub fn kept(&mut self, id: UnitId, durable: bool) {
-        let Some(unit) = self.unit_mut(id) else { return };
-        match core::mem::replace(&mut unit.persistent.change, Change::None) {
-            Change::Kept(draft, is_awaited) => {
-                let result = if durable {
-                    Ok(settle(unit, *draft))
-                } else {
-                    let failure = Sense::new(SenseKey::HardwareError, code::INTERNAL_TARGET_FAILURE);
-                    Err(Refusal::from(failure))
-                };
-                if is_awaited {
-                    unit.persistent.change = Change::Settled(result);
-                }
-            }
-            other => unit.persistent.change = other,
+    ///
+    /// Answers whose commands for the unit are to be aborted now: those of whom PREEMPT AND ABORT has preempted, if that
+    /// command is no more itself. Else it sees to them.
+    #[must_use]
+    pub fn kept(&mut self, id: UnitId, durable: bool) -> impl Iterator<Item = Nexus> + use<> {
+        let mut victims = NexusSet::default();
+        if let Some(unit) = self.unit_mut(id) {
+            victims = made(unit, durable);
         }
+        victims.iter()
     }
 
     /// Give a new unit the reservations that were kept of it.
@@ -135,4 +129,24 @@ impl Target {
         }
         Err(NotRestored::Malformed)
     }
+}
+
+/// The draft of `unit` is durable and happens, or it does not. Answers whose commands nobody else aborts.
+fn made(unit: &mut LogicalUnit, durable: bool) -> NexusSet {
+    match core::mem::replace(&mut unit.persistent.change, Change::None) {
+        Change::Kept(draft, is_awaited) => {
+            let result = if durable {
+                Ok(settle(unit, *draft))
+            } else {
+                let failure = Sense::new(SenseKey::HardwareError, code::INTERNAL_TARGET_FAILURE);
+                Err(Refusal::from(failure))
+            };
+            if !is_awaited {
+                return result.unwrap_or_default();
+            }
+            unit.persistent.change = Change::Settled(result);
+        }
+        other => unit.persistent.change = other,
+    }
+    NexusSet::default()
 }

@@ -128,6 +128,26 @@ fn who_gives_up_waiting_leaves_the_change_to_happen() {
 }
 
 #[test]
+fn whom_a_command_that_is_no_more_has_preempted_is_named_so_that_his_commands_end() {
+    const PREEMPT_AND_ABORT: u8 = 5;
+    for is_awaited in [true, false] {
+        let mut bench = bench();
+        let two = bench.nexuses[1];
+        for (who, key) in [(0, 1), (1, 2)] {
+            begin(&mut bench, who, 6, 0, &list(0, key, APTPL));
+            assert_eq!(bench.keep(true), []);
+            bench.step_all();
+        }
+        let preempting = begin(&mut bench, 0, PREEMPT_AND_ABORT, 5, &list(1, 2, APTPL));
+        if !is_awaited {
+            bench.slots[preempting].command.abort();
+            bench.step_all();
+        }
+        assert_eq!(bench.keep(true), if is_awaited { vec![] } else { vec![two] });
+    }
+}
+
+#[test]
 fn what_was_kept_is_there_before_anybody_has_logged_in() {
     let mut bench = bench();
     let [one, two] = bench.nexuses;
