@@ -32,6 +32,7 @@ const CLEAR_TASK_SET: u8 = 4;
 
 const LOGICAL_UNIT_RESET: u8 = 5;
 
+const TARGET_COLD_RESET: u8 = 7;
 const TASK_REASSIGN: u8 = 8;
 
 type Test = fn(&mut Session) -> Result<(), String>;
@@ -188,8 +189,8 @@ fn units(session: &mut Session) -> Result<(), String> {
 
 fn manage_nothing(session: &mut Session) -> Result<(), String> {
     let tag = session.tag();
-    // Every code there is, and those that are none, for a task that is none.
-    for function in 0..=0x7f {
+    // Every code there is, and those that are none, for a task that is none; but for the one that ends the session.
+    for function in (0..=0x7f).filter(|function| *function != TARGET_COLD_RESET) {
         let response = session.manage(function, lun(0), (tag, session.cmd_sn.wrapping_add(5)))?;
         if function == TASK_REASSIGN && response == 0 {
             return Err("TASK REASSIGN succeeded at error recovery level 0".into());
