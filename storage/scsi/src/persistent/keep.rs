@@ -77,7 +77,6 @@ impl Target {
     ///
     /// Answers whose commands for the unit are to be aborted now: those of whom PREEMPT AND ABORT has preempted, if that
     /// command is no more itself. Else it sees to them.
-    #[must_use]
     pub fn kept(&mut self, id: UnitId, durable: bool) -> impl Iterator<Item = Nexus> + use<> {
         let mut victims = NexusSet::default();
         if let Some(unit) = self.unit_mut(id) {
