@@ -151,24 +151,32 @@ pub(crate) enum Piece<'a> {
     Record(&'a [u8], usize),
     /// Perhaps one of so many blocks, which are not all here.
     Cut,
-    /// No record of this half and place.
+    /// No record of this half and place, or not all of it.
     Nothing,
+    /// One that is not as it was written: its first sector is there, and wrong.
+    Damaged,
 }
 
-pub(crate) fn record(bytes: &[u8], nonce: u64, place: u32) -> Piece<'_> {
-    if bytes.len() < HEADER || word(bytes, 0) != RECORD || long(bytes, 8) != nonce || word(bytes, 16) != place
-    {
+/// The place in its half of the record of this nonce that begins here, whole or not.
+pub(crate) fn place(bytes: &[u8], nonce: u64) -> Option<u32> {
+    let begins = bytes.len() >= HEADER && word(bytes, 0) == RECORD && long(bytes, 8) == nonce;
+    begins.then(|| word(bytes, 16))
+}
+
+pub(crate) fn record(bytes: &[u8], nonce: u64, wanted: u32) -> Piece<'_> {
+    if place(bytes, nonce) != Some(wanted) {
         return Piece::Nothing;
     }
     let length = word(bytes, 4) as usize;
     if !(HEADER..=MAX_REQUEST).contains(&length) {
-        return Piece::Nothing;
+        return Piece::Damaged;
     }
     let Some(record) = bytes.get(..length) else { return Piece::Cut };
-    if crc32c(&[&record[..HEADER - 4], &record[HEADER..]]) != word(record, HEADER - 4) {
-        return Piece::Nothing;
+    if crc32c(&[&record[..HEADER - 4], &record[HEADER..]]) == word(record, HEADER - 4) {
+        return Piece::Record(&record[HEADER..], length.div_ceil(BLOCK));
     }
-    Piece::Record(&record[HEADER..], length.div_ceil(BLOCK))
+    // A sector is written or it is not: of more than one some may be missing.
+    if length <= SECTOR { Piece::Damaged } else { Piece::Nothing }
 }
 
 /// Put the checksum of the first sector at its end.

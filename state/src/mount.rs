@@ -1,6 +1,6 @@
 //! Reading a disk: whose it is, which half counts, and all records in it.
 
-use crate::format::{BLOCK, Found, Head, Label, MAX_REQUEST, Piece, record};
+use crate::format::{BLOCK, Found, Head, Label, MAX_REQUEST, Piece, place, record};
 use crate::store::{Error, Half, Request, Store};
 
 /// How far it has come.
@@ -14,6 +14,8 @@ pub(crate) enum Mount {
     ReadingHead(u32, Option<(u32, Head)>),
     /// From this block of the half on.
     ReadingRecords(Half, Head),
+    /// The log seems to end where the store's half does: looking whether it does, from this block of the half on.
+    Looking(Half),
     /// What was read may be in a cache and nowhere else.
     Flushing,
 }
@@ -34,7 +36,7 @@ impl Mount {
             Self::ReadingLabel => (0, 1),
             Self::Searching(block) => (block, READ.min(label.blocks() - block)),
             Self::ReadingHead(half, _) => (start(half), 1),
-            Self::ReadingRecords(half, _) => {
+            Self::ReadingRecords(half, _) | Self::Looking(half) => {
                 let left = label.half - half.end;
                 (start(half.index) + u64::from(half.end), READ.min(left.into()))
             }
@@ -67,6 +69,7 @@ impl Mount {
             Self::FlushingLabel | Self::Flushing => Ok(None),
             Self::ReadingHead(index, best) => Self::headed(store, index, best, &buffer[..BLOCK]),
             Self::ReadingRecords(half, head) => Self::read(store, half, head, buffer),
+            Self::Looking(half) => Self::look(store, half, buffer).map(Some),
         }
     }
 
@@ -132,11 +135,24 @@ impl Mount {
                 Piece::Cut if rest.len() < read => return Ok(Some(Self::records_from(store, half, head))),
                 // All of the snapshot was durable before its head was written.
                 Piece::Cut | Piece::Nothing if half.end < head.blocks => return Err(Error::Corrupt),
+                Piece::Damaged => return Err(Error::Corrupt),
                 Piece::Cut | Piece::Nothing => {
                     store.half = Some(half);
-                    return Ok(Some(Self::Flushing));
+                    return Ok(Some(Self::Looking(half)));
                 }
             }
         }
+    }
+
+    /// What was being written when the power failed is the last of its half, since each record is durable before the next
+    /// is written: behind it there is none, whatever of it was lost and in whatever order.
+    fn look(store: &Store, mut half: Half, buffer: &[u8]) -> Result<Self, Error> {
+        let read = READ.min((store.label.half - half.end).into()) as usize;
+        let mut blocks = buffer[..read * BLOCK].chunks_exact(BLOCK);
+        if blocks.any(|block| place(block, half.nonce).is_some_and(|place| place != half.place)) {
+            return Err(Error::Corrupt);
+        }
+        half.end += read as u32;
+        Ok(if half.end < store.label.half { Self::Looking(half) } else { Self::Flushing })
     }
 }

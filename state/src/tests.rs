@@ -299,6 +299,45 @@ fn damage_to_what_was_acknowledged_is_told_and_not_passed_over() {
 }
 
 #[test]
+fn a_rotten_record_is_not_taken_for_the_end_of_the_log() {
+    let random = &mut Random(7);
+    // Bytes of the header, the last of the first sector, and one behind it.
+    let rotten = [0, 5, 8, 16, 24, 40, 511, 1000];
+    let lengths = [100, 100, 5000, 9000, 1000, MAX_VALUE, 100, 3000, 100, MAX_VALUE, 1000];
+    let disk = RamDisk::new(LEAST_BLOCKS + 200);
+    let mut store = mount(&disk, random).expect("blank");
+    let mut starts = Vec::new();
+    for (key, length) in lengths.into_iter().enumerate() {
+        store.begin(&[Change::Put(&[key as u8], &vec![7; length])]).expect("room");
+        run(&mut store, &disk, &mut u64::MAX.clone()).expect("kept");
+        let half = store.half.expect("one");
+        assert_eq!(half.index, 0, "one log");
+        starts.push((1 + half.end as usize) * BLOCK - (length + 35).next_multiple_of(BLOCK));
+    }
+    let (last, acknowledged) = starts.split_last().expect("some");
+    for (key, (start, length)) in acknowledged.iter().zip(lengths).enumerate() {
+        for at in rotten.into_iter().filter(|at| *at < length) {
+            // Also where the record behind it is not whole either.
+            for damage in [&[*start + at][..], &[*start + at, starts[key + 1] + 41]] {
+                let rot = || disk.edit(|bytes| damage.iter().for_each(|at| bytes[*at] ^= 0x80));
+                rot();
+                assert_eq!(mount(&disk, random).err(), Some(Error::Corrupt), "record {key}, {damage:?}");
+                rot();
+            }
+        }
+    }
+    // Of the last nobody knows whether it was ever whole, unless it is of one sector.
+    disk.edit(|bytes| bytes[last + 600] ^= 1);
+    let mut store = mount(&disk, random).expect("a torn record is the end");
+    assert_eq!(contents(&store).len(), lengths.len() - 1);
+    store.begin(&[Change::Put(b"small", b"value")]).expect("room");
+    run(&mut store, &disk, &mut u64::MAX.clone()).expect("kept");
+    assert!(mount(&disk, random).is_ok());
+    disk.edit(|bytes| bytes[last + 36] ^= 1);
+    assert_eq!(mount(&disk, random).err(), Some(Error::Corrupt));
+}
+
+#[test]
 fn random_bytes_of_a_disk_are_survived() {
     let random = &mut Random(4);
     for seed in 0..400 {
