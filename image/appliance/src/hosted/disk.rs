@@ -1,12 +1,16 @@
 //! The state disk as a file or a block device. A thread waits for it, so that the appliance does not.
+//!
+//! It is read and written past the host's page cache: after a sync that failed Linux takes the pages for written, and a
+//! restart would read in them what the disk does not have.
 
 use core::task::Poll;
 use core::time::Duration;
 use kernel_runtime::Instant;
+use rustix::fs::OFlags;
 use state::{BLOCK, Disk, DiskFailed, Request};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -36,7 +40,7 @@ pub(super) struct FileDisk {
 impl FileDisk {
     /// Open the file, which nobody else may have.
     pub(super) fn open(path: &str) -> io::Result<Self> {
-        let mut file = File::options().read(true).write(true).open(path)?;
+        let mut file = open(path)?;
         file.try_lock().map_err(|error| io::Error::other(error.to_string()))?;
         let blocks = file.seek(SeekFrom::End(0))? / BLOCK as u64;
         let (jobs, given) = channel();
@@ -53,15 +57,53 @@ impl FileDisk {
     }
 }
 
+fn open(path: &str) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    let direct = options.clone().custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
+    match direct {
+        // A file system that has no such thing.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            log::warn!(
+                "the state disk: {path}: only through the host's page cache, which hides what a failed sync lost"
+            );
+            options.open(path)
+        }
+        direct => direct,
+    }
+}
+
 fn carry_out(file: &File, job: Job) -> io::Result<Vec<u8>> {
     match job {
         Job::Read(at, length) => {
-            let mut bytes = vec![0; length];
-            file.read_exact_at(&mut bytes, at)?;
-            Ok(bytes)
+            let mut aligned = Aligned::new(length);
+            let bytes = aligned.bytes();
+            file.read_exact_at(bytes, at)?;
+            Ok(bytes.to_vec())
         }
-        Job::Write(at, bytes) => file.write_all_at(&bytes, at).map(|()| Vec::new()),
+        Job::Write(at, bytes) => {
+            let mut aligned = Aligned::new(bytes.len());
+            aligned.bytes().copy_from_slice(&bytes);
+            file.write_all_at(aligned.bytes(), at).map(|()| Vec::new())
+        }
         Job::Flush => file.sync_data().map(|()| Vec::new()),
+    }
+}
+
+/// Bytes in memory from where the kernel lets a disk read and write them itself.
+struct Aligned {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Aligned {
+    fn new(length: usize) -> Self {
+        Self { bytes: vec![0; length + BLOCK], length }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let start = self.bytes.as_ptr().addr().next_multiple_of(BLOCK) - self.bytes.as_ptr().addr();
+        &mut self.bytes[start..start + self.length]
     }
 }
 
@@ -116,5 +158,53 @@ impl Disk for FileDisk {
 
     fn deadline(&self) -> Option<Instant> {
         self.since.map(|(_, look)| look)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(disk: &mut FileDisk, mut request: Request<'_>) -> Result<(), DiskFailed> {
+        loop {
+            let again = match &mut request {
+                Request::Read { block, into } => Request::Read { block: *block, into },
+                Request::Write { block, bytes } => Request::Write { block: *block, bytes },
+                Request::Flush => Request::Flush,
+            };
+            match disk.carry(again, Instant::ZERO) {
+                Poll::Ready(result) => return result,
+                Poll::Pending => thread::sleep(LOOK),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_past_the_page_cache_where_the_file_system_can() {
+        let path = std::env::temp_dir().join(format!("corbel-state-{}", std::process::id()));
+        std::fs::write(&path, vec![0; 8 * BLOCK]).expect("a file");
+        let name = path.to_str().expect("a name");
+        let mut disk = FileDisk::open(name).expect("a disk");
+        let is_direct = std::fs::read_dir("/proc/self/fd").expect("descriptors").any(|entry| {
+            let entry = entry.expect("a descriptor");
+            let info = format!("/proc/self/fdinfo/{}", entry.file_name().display());
+            std::fs::read_link(entry.path()).is_ok_and(|file| file == path)
+                && std::fs::read_to_string(info).is_ok_and(|info| {
+                    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default();
+                    let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
+                    flags & OFlags::DIRECT.bits() != 0
+                })
+        });
+        let can = File::options().read(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(&path);
+        assert_eq!(is_direct, can.is_ok());
+        for blocks in [1, 6] {
+            let written = vec![blocks as u8; blocks * BLOCK];
+            run(&mut disk, Request::Write { block: 2, bytes: &written }).expect("written");
+            run(&mut disk, Request::Flush).expect("flushed");
+            let mut read = vec![0; blocks * BLOCK];
+            run(&mut disk, Request::Read { block: 2, into: &mut read }).expect("read");
+            assert!(read == written);
+        }
+        std::fs::remove_file(path).expect("removed");
     }
 }
