@@ -128,7 +128,7 @@ impl Initiator {
         self.tag += 1;
         let command = ScsiCommand {
             last: true,
-            attribute: 1,
+            attribute: command.attribute.max(1),
             data_segment: u32::try_from(first.len()).expect("short"),
             initiator_task_tag: self.tag,
             expected_data_transfer_length: u32::try_from(length).expect("short"),

@@ -112,7 +112,7 @@ impl Copying {
                     target.copies.at(self.place).is_partial = true;
                     return Continue(self.end(target, head, Ok(())));
                 }
-                match self.begin(target, head) {
+                match self.begin(target, head, out) {
                     Ok(true) => {}
                     Ok(false) => return Break(Rest::Blocked),
                     Err(result) => return Continue(self.end(target, head, result)),
@@ -149,7 +149,12 @@ impl Copying {
     }
 
     /// Begin the next stretch. False if there is no place for it yet; the end of the copy if there is none.
-    fn begin(&mut self, target: &mut Target, head: &Head) -> Result<bool, Result<(), Refusal>> {
+    fn begin(
+        &mut self,
+        target: &mut Target,
+        head: &Head,
+        out: &mut Out<'_>,
+    ) -> Result<bool, Result<(), Refusal>> {
         if let Some(refusal) = self.failure {
             return Err(Err(refusal));
         }
@@ -169,6 +174,8 @@ impl Copying {
             && let Some(unit) = target.unit_mut(head.unit)
         {
             unit.tasks.leave(ticket);
+            // Who stood behind that place may be who this stretch stands behind.
+            out.released();
         }
         Ok(true)
     }

@@ -90,6 +90,40 @@ fn bytes_go_from_disk_to_disk_and_who_waits_for_them_goes_on() {
 }
 
 #[test]
+fn an_ordered_write_behind_a_copy_that_waits_for_its_list_has_its_turn_before_it() {
+    let (mut world, services) = two();
+    let stream = world.host.stream(65536, 65536);
+    let [_, to] = services;
+    let clock = world.executor.clock();
+    finish(&mut world, Duration::from_secs(10), async move {
+        let mut initiator = prepare(stream).await;
+        let (cdb, list) = copy(1_000);
+        let command = ScsiCommand { write: true, ..ScsiCommand::default() };
+        let copying = initiator.command_over(command, &cdb, list.len(), &[]).await;
+        let r2t = ReadyToTransfer::read(&initiator.hear_answer().await);
+        let command = ScsiCommand { write: true, attribute: 2, ..ScsiCommand::default() };
+        let cdb = [0x2a, 0, 0, 0, 0, 0, 0, 0, 8, 0];
+        let ordered = initiator.command_over(command, &cdb, 4096, &[]).await;
+        clock.sleep(Duration::from_millis(200)).await;
+        let data = DataOut {
+            last: true,
+            data_segment: r2t.desired_data_transfer_length,
+            initiator_task_tag: copying,
+            target_transfer_tag: r2t.target_transfer_tag,
+            ..DataOut::default()
+        };
+        initiator.say(data.header(), &list).await;
+        for tag in [ordered, copying] {
+            // It is asked for its data when its turn has come.
+            let response = initiator.hear_response(4096).await;
+            assert_eq!((response.initiator_task_tag, response.status), (tag, GOOD));
+        }
+        assert!(to.borrow().disk.content()[..4096] == [1; 4096]);
+    });
+    assert_eq!((world.borrowed(0), world.borrowed(1)), (0, 0));
+}
+
+#[test]
 fn a_reset_of_either_unit_ends_a_copy_and_is_answered_when_it_can_change_nothing_any_more() {
     for lun in [0, 1] {
         let (mut world, services) = two();
