@@ -5,6 +5,7 @@ mod attentions;
 mod basics;
 mod copies;
 mod copy_lists;
+mod copy_places;
 mod durability;
 mod errors;
 mod fuzz;

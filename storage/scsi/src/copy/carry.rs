@@ -165,6 +165,8 @@ impl Copying {
         let number = target.copies.at(self.place).done;
         match entered {
             Ok(Some(stretch)) => self.stretch = Some(stretch),
+            // All others may wait for the place that it has, and so for it.
+            Ok(None) if self.ticket.is_some() => return Err(Err(Refusal::FULL)),
             Ok(None) => return Ok(false),
             Err(refusal) => return Err(Err(self.told(refusal, number))),
         }

@@ -13,7 +13,7 @@ const READ: Operation = Operation::Read;
 const WRITE: Operation = Operation::Write { fua: false };
 
 /// A bench with two disks of the same size, the second with this block size, and the CSCD descriptors of both.
-fn two(blocks: u64, block: u32) -> (Bench, Vec<Vec<u8>>) {
+pub(super) fn two(blocks: u64, block: u32) -> (Bench, Vec<Vec<u8>>) {
     let mut bench = Bench::new(geometry(blocks, 512));
     let other = bench.add(1, geometry(blocks * 512 / u64::from(block), block));
     let unit = bench.unit;
@@ -138,7 +138,7 @@ fn a_copy_without_identifier_is_not_asked_for_and_the_session_takes_the_others_w
 }
 
 /// Begin a copy and give it its list.
-fn start(bench: &mut Bench, action: u8, list: &[u8], attribute: Attribute) -> usize {
+pub(super) fn start(bench: &mut Bench, action: u8, list: &[u8], attribute: Attribute) -> usize {
     let nexus = bench.nexuses[0];
     let index = bench.start_with(nexus, [0; 8], &cdb(0x83, action, 0, list.len()), list, 0, attribute);
     bench.step(index);
