@@ -6,8 +6,12 @@
 //! both, so it never holds the one while it waits for the other, and of two copies crosswise the first to come is the
 //! first to go. Between stretches a copy holds nothing, and others have their turn: one command between the units does not
 //! keep everybody from the bytes that it will come to in a minute. With the ORDERED attribute it waits for all before it;
-//! all after it wait for its end if it is within the unit it came to. Else they wait for what of it they overlap: to stand
-//! before all of one unit and wait in another is what two of its kind could do to each other for ever.
+//! all after it wait for its end if it is within the unit it came to. Else they wait until it begins, and then they are
+//! before it: its first stretch enters behind them, as that of any copy does. To stand before others in one unit and behind
+//! others in another is what two of its kind could do to each other for ever.
+//!
+//! A copy that finds no place for its first stretch ends with TASK SET FULL. Later it waits for one, with none that anybody
+//! could wait for.
 //!
 //! # Memory
 //! Buffers are those of the unit that the command came to. Who has one needs no other to be done with it.
