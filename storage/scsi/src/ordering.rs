@@ -302,6 +302,15 @@ impl TaskSet {
             })
     }
 
+    /// Whether a command behind this one that has yet to start changes something between these bytes.
+    pub(crate) fn will_change(&self, ticket: Ticket, start: u64, end: u64) -> bool {
+        let meant = |entry: &Entry| {
+            let changes = entry.touch == Some(Touch::Change) && !entry.started;
+            changes && entry.start < end && start < entry.end
+        };
+        self.get(ticket).is_some_and(|entry| self.from(entry.after).any(|(_, behind)| meant(behind)))
+    }
+
     /// Whether a command that may not start yet may take its data in: see the head of this module.
     pub(crate) fn may_take_ahead(&self, ticket: Ticket) -> bool {
         let Some(entry) = self.get(ticket) else { return false };

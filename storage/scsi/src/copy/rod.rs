@@ -141,13 +141,17 @@ fn make(target: &mut Target, head: &Head, list: &[u8]) -> Result<Task, Refusal> 
     let (place, operation) = target.copies.claim(name(head))?;
     (operation.moved, operation.state) = (ranges.bytes(), State::Done);
     let unit = unit_of(target, head)?;
-    // What enters the task set from here on revokes it, and what changes these ranges already is waited for: so it is
-    // what stands there when the command ends.
+    // What enters the task set from here on revokes it, and what changes these ranges already or stands before is waited
+    // for: so it is what stands there when the command ends.
     let token = unit.tokens.make(secret, ranges, Duration::from_secs(timeout.into()), now);
     target.copies.at(place).token = Some(token);
     let unit = unit_of(target, head)?;
     let start = ranges.all().iter().map(|extent| extent.start).min().unwrap_or(0);
     let end = ranges.all().iter().map(Extent::end).max().unwrap_or(0);
+    // What came while the list was on its way, and has yet to begin, will find it made.
+    if head.ticket.is_some_and(|ticket| unit.tasks.will_change(ticket, start, end)) {
+        unit.changes(start, end - start);
+    }
     let wanted = list.len() as u64;
     Job::begin(unit, head, (Touch::Read, start..end), Work::None, Durability::NONE, (wanted, 0))
 }

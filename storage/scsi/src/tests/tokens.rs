@@ -3,7 +3,7 @@
 use super::copy_lists::cdb;
 use super::*;
 use crate::testing::{Bench, geometry};
-use crate::{Traits, code};
+use crate::{Attribute, Traits, code};
 use core::time::Duration;
 use storage_block::{Error, Operation, Pool};
 
@@ -178,6 +178,40 @@ fn a_token_waits_for_writes_before_it_and_is_revoked_by_those_behind() {
     let behind = bench.start(one, [0; 8], &cdb10(0x2a, 0, 100, 1), &[2; 512], 0);
     bench.step(behind);
     assert_eq!(sense(&write(&mut bench, 1, &list)), (5, code::TOKEN_REVOKED));
+}
+
+#[test]
+fn a_token_is_not_of_what_a_change_behind_its_making_leaves_there() {
+    for (attribute, lba, is_good) in [
+        (Attribute::Ordered, 100, false),
+        (Attribute::Ordered, 149, false),
+        (Attribute::Ordered, 150, true),
+        (Attribute::Simple, 100, false),
+    ] {
+        let mut bench = two();
+        let nexus = bench.nexuses[0];
+        let list = populate_list(0, 0, 0, &[(100, 50)]);
+        let populate = bench.start(nexus, [0; 8], &command(POPULATE, 1, list.len()), &list, 0);
+        bench.step(populate);
+        let write_10 = cdb10(0x2a, 0, lba, 1);
+        let change = bench.start_with(nexus, [0; 8], &write_10, &[2; 512], 0, attribute);
+        if attribute == Attribute::Ordered {
+            bench.step(change);
+            assert_eq!(bench.slots[change].waits, "blocked");
+        }
+        bench.give(populate);
+        bench.step(populate);
+        good(&bench.slots[populate].outcome.expect("an end"));
+        bench.run_all();
+        let data = information(&mut bench, 0, 1);
+        let list = write_list(0, 0, &data[38..], &[(7, 50)]);
+        let outcome = write(&mut bench, 1, &list);
+        if is_good {
+            good(&outcome);
+        } else {
+            assert_eq!(sense(&outcome), (5, code::TOKEN_REVOKED), "{attribute:?}");
+        }
+    }
 }
 
 #[test]
