@@ -51,7 +51,7 @@ impl Flush {
                     }
                     // The cache below may have dropped what it could not write, and the next flush would not say so.
                     Err(error) => {
-                        unit.cache.lose();
+                        unit.lose();
                         unit.cache.tell_loss(nexus);
                         return Err(failure::of_flush(error, unit));
                     }
@@ -78,7 +78,7 @@ impl Flush {
         if let Self::Returned(_, Err(error)) = *self
             && !matches!(error, Error::NoMemory | Error::Lost)
         {
-            unit.cache.lose();
+            unit.lose();
             *self = Self::Idle;
         }
     }

@@ -256,9 +256,14 @@ impl LogicalUnit {
     /// on flushes fail, as told at [`crate`]. Call it before the completions of the lost requests are handed over.
     pub fn backend_lost(&mut self, unflushed: bool) {
         if unflushed {
-            self.tokens.revoke_all();
-            self.cache.lose();
+            self.lose();
         }
+    }
+
+    /// Acknowledged writes may be gone, and with them what tokens are of.
+    pub(crate) fn lose(&mut self) {
+        self.tokens.revoke_all();
+        self.cache.lose();
     }
 
     /// A command has asked for a change of these bytes: no token is of what stood there any more.

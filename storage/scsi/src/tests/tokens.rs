@@ -215,6 +215,18 @@ fn a_token_is_not_of_what_a_change_behind_its_making_leaves_there() {
 }
 
 #[test]
+fn a_token_does_not_outlive_the_loss_of_what_was_in_the_cache() {
+    let mut bench = two();
+    run(&mut bench, 0, &cdb10(0x2a, 0, 100, 1), &[2; 512]);
+    let token = token(&mut bench, &[(100, 1)]);
+    bench.disk.faults.push((Operation::Flush, 0, Error::Io));
+    let (outcome, _) = run(&mut bench, 0, &cdb10(0x35, 0, 0, 0), &[]);
+    assert_eq!(outcome.status, Status::CheckCondition);
+    let list = write_list(0, 0, &token, &[(7, 1)]);
+    assert_eq!(sense(&write(&mut bench, 1, &list)), (5, code::TOKEN_REVOKED));
+}
+
+#[test]
 fn a_wrong_token_is_told_what_is_wrong_with_it() {
     let mut bench = two();
     let good_one = token(&mut bench, &[(100, 50)]);
