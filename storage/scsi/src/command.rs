@@ -360,16 +360,16 @@ impl Command {
         self.aborted
     }
 
-    /// The units that its requests may be under way to: that of the command, or those between which it copies, or ids
-    /// without a unit.
+    /// The units that its requests may be under way to: that of the command, or those between which it copies, now or
+    /// next, or ids without a unit.
     pub fn units(&self) -> [UnitId; 2] {
         match &self.task {
-            Task::Copy(copying) => copying.units().unwrap_or([self.head.unit, NO_UNIT]),
+            Task::Copy(copying) => copying.units(),
             _ => [self.head.unit, NO_UNIT],
         }
     }
 
-    /// Whether it is for this unit, or requests of it may be under way to it.
+    /// Whether it is for this unit, or requests of it may be under way to it, or will be next.
     pub fn concerns(&self, unit: UnitId) -> bool {
         self.head.unit == unit || self.units().contains(&unit)
     }

@@ -23,7 +23,7 @@
 use crate::command::{Head, Memory, Out, Rest, Task};
 use crate::copy::aborted;
 use crate::copy::list::carried;
-use crate::copy::operations::State as Fate;
+use crate::copy::operations::{Piece, State as Fate};
 use crate::copy::stretch::{Begun, Stretch, unit};
 use crate::flush::Flush;
 use crate::ordering::{Attribute, Ticket};
@@ -47,6 +47,8 @@ pub(crate) struct Copying {
     /// Bytes of its parameter list.
     wanted: u32,
     stretch: Option<Stretch>,
+    /// The units of the stretch, or of the next one.
+    units: [UnitId; 2],
     /// Something was written by stretches before.
     has_moved: bool,
     failure: Option<Refusal>,
@@ -56,8 +58,9 @@ pub(crate) struct Copying {
 }
 
 impl Copying {
-    /// The copy at `place`, with a parameter list of `wanted` bytes. `is_here` if all of it is within the unit it came to.
-    pub(crate) fn new(place: u8, head: &Head, wanted: u32, is_here: bool) -> Self {
+    /// The copy at `place`, which begins with `first`, with a parameter list of `wanted` bytes. `is_here` if all of it is
+    /// within the unit it came to.
+    pub(crate) fn new(place: u8, head: &Head, wanted: u32, first: &Piece, is_here: bool) -> Self {
         let is_alone = is_here && head.attribute == Attribute::Ordered;
         Self {
             place,
@@ -65,6 +68,7 @@ impl Copying {
             is_alone,
             wanted,
             stretch: None,
+            units: [first.source, first.destination],
             has_moved: false,
             failure: None,
             until: None,
@@ -77,9 +81,9 @@ impl Copying {
         Self { is_timed: true, ..self }
     }
 
-    /// The units that requests of it may be under way to.
-    pub(crate) fn units(&self) -> Option<[UnitId; 2]> {
-        self.stretch.as_ref().map(|stretch| [stretch.piece.source, stretch.piece.destination])
+    /// The units that requests of it are under way to, or will be next.
+    pub(crate) fn units(&self) -> [UnitId; 2] {
+        self.units
     }
 
     /// Whether something was written.
@@ -247,7 +251,9 @@ impl Copying {
         operation.offset += u64::from(stretch.done);
         operation.moved += u64::from(stretch.done);
         // The number of pieces that are done is told.
-        operation.next();
+        if let Some(piece) = operation.next() {
+            self.units = [piece.source, piece.destination];
+        }
     }
 
     fn end(&mut self, target: &mut Target, head: &Head, result: Result<(), Refusal>) -> Task {

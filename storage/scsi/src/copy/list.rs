@@ -77,7 +77,7 @@ fn begin(target: &mut Target, head: &Head, list: Option<Buffer>) -> Result<Task,
     (operation.pieces, operation.count) = (pieces, count);
     let is_here =
         pieces[..count].iter().all(|piece| piece.source == head.unit && piece.destination == head.unit);
-    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, is_here)))
+    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, &pieces[0], is_here)))
 }
 
 /// The header with a list identifier of one byte.

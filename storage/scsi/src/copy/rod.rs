@@ -178,7 +178,7 @@ fn write_by(target: &mut Target, head: &Head, list: Option<Buffer>) -> Result<Ta
     operation.deletes_token = u8_at(&list, 2) & DELETE != 0;
     let is_here = |piece: &Piece| piece.source == head.unit || piece.source == NO_UNIT;
     let is_here = pieces[..count].iter().all(is_here);
-    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, is_here).within_time()))
+    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, &pieces[0], is_here).within_time()))
 }
 
 /// The unit of a token, the token, and what it names; none for that of zeroes.
