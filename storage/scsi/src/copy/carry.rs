@@ -116,6 +116,7 @@ impl Copying {
                 if self.has_moved
                     && self.failure.is_none()
                     && self.until.is_some_and(|until| out.now() >= until)
+                    && target.copies.at(self.place).next().is_some()
                 {
                     target.copies.at(self.place).is_partial = true;
                     return Continue(self.end(target, head, Ok(())));

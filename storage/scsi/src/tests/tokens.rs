@@ -227,6 +227,22 @@ fn a_token_does_not_outlive_the_loss_of_what_was_in_the_cache() {
 }
 
 #[test]
+fn who_has_done_all_has_not_done_a_part_however_long_it_took() {
+    let mut bench = two();
+    let token = token(&mut bench, &[(0, 8192)]);
+    let list = write_list(0, 0, &token, &[(0, 8192)]);
+    let cdb = command(WRITE, 2, list.len());
+    let index = bench.start(bench.nexuses[0], [0, 1, 0, 0, 0, 0, 0, 0], &cdb, &list, 0);
+    bench.step(index);
+    bench.give(index);
+    bench.step(index);
+    bench.now += Duration::from_secs(3);
+    bench.run_all();
+    good(&bench.slots[index].outcome.expect("an end"));
+    assert_eq!(told(&information(&mut bench, 1, 2)), (1, 8192));
+}
+
+#[test]
 fn a_wrong_token_is_told_what_is_wrong_with_it() {
     let mut bench = two();
     let good_one = token(&mut bench, &[(100, 50)]);
