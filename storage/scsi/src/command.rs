@@ -3,7 +3,7 @@
 use crate::copy::carry::Copying;
 use crate::copy::operations::Name;
 use crate::failure;
-use crate::field::Answer;
+use crate::field::{Answer, u32_at};
 use crate::job::{Job, Progress};
 use crate::list::List;
 use crate::nexus::{Nexus, NexusSet};
@@ -608,7 +608,8 @@ impl Abort {
         if target.unit(head.unit).is_some_and(|unit| unit.tasks.has_any_of(&self.victims)) {
             return Break(Rest::Blocked);
         }
-        Continue(Task::done().wanting(u64::from(head.data_out), 0))
+        // PERSISTENT RESERVE OUT tells the length of its list there.
+        Continue(Task::done().wanting(u64::from(u32_at(&head.cdb, 5)), 0))
     }
 }
 

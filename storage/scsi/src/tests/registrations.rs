@@ -275,7 +275,9 @@ fn preempt_and_abort_answers_when_the_others_are_quiet() {
     bench.step_all();
     bench.give(write);
     bench.step_all();
-    let preempt = bench.start(two, [0; 8], &out(5, 3, 24), &list(8, 7, 0), 0);
+    // More is offered than there is use for.
+    let offered = [list(8, 7, 0), vec![0; 8]].concat();
+    let preempt = bench.start(two, [0; 8], &out(5, 3, 24), &offered, 0);
     bench.step_all();
     bench.give(preempt);
     bench.step_all();
