@@ -58,8 +58,8 @@ pub(crate) struct Copying {
 }
 
 impl Copying {
-    /// The copy at `place`, which begins with `first`, with a parameter list of `wanted` bytes. `is_here` if all of it is
-    /// within the unit it came to.
+    /// The copy at `place`, the first piece of which with any bytes is `first`, with a parameter list of `wanted`
+    /// bytes. `is_here` if all of it is within the unit it came to.
     pub(crate) fn new(place: u8, head: &Head, wanted: u32, first: &Piece, is_here: bool) -> Self {
         let is_alone = is_here && head.attribute == Attribute::Ordered;
         Self {

@@ -75,9 +75,10 @@ fn begin(target: &mut Target, head: &Head, list: Option<Buffer>) -> Result<Task,
     let name = Name { nexus: head.nexus, unit: head.unit, id, action };
     let (place, operation) = target.copies.claim(name)?;
     (operation.pieces, operation.count) = (pieces, count);
+    let first = operation.next().unwrap_or(Piece::NONE);
     let is_here =
         pieces[..count].iter().all(|piece| piece.source == head.unit && piece.destination == head.unit);
-    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, &pieces[0], is_here)))
+    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, &first, is_here)))
 }
 
 /// The header with a list identifier of one byte.

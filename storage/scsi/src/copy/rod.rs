@@ -149,8 +149,11 @@ fn make(target: &mut Target, head: &Head, list: &[u8]) -> Result<Task, Refusal> 
     let start = ranges.all().iter().map(|extent| extent.start).min().unwrap_or(0);
     let end = ranges.all().iter().map(Extent::end).max().unwrap_or(0);
     // What came while the list was on its way, and has yet to begin, will find it made.
-    if head.ticket.is_some_and(|ticket| unit.tasks.will_change(ticket, start, end)) {
-        unit.changes(start, end - start);
+    let will_change = |extent: &Extent| {
+        head.ticket.is_some_and(|ticket| unit.tasks.will_change(ticket, extent.start, extent.end()))
+    };
+    if ranges.all().iter().any(will_change) {
+        unit.tokens.revoke(token);
     }
     let wanted = list.len() as u64;
     Job::begin(unit, head, (Touch::Read, start..end), Work::None, Durability::NONE, (wanted, 0))
@@ -176,9 +179,10 @@ fn write_by(target: &mut Target, head: &Head, list: Option<Buffer>) -> Result<Ta
     (operation.pieces, operation.count, operation.is_partial) = (pieces, count, !is_whole);
     operation.token = source.map(|(_, token, _)| token);
     operation.deletes_token = u8_at(&list, 2) & DELETE != 0;
+    let first = operation.next().unwrap_or(Piece::NONE);
     let is_here = |piece: &Piece| piece.source == head.unit || piece.source == NO_UNIT;
     let is_here = pieces[..count].iter().all(is_here);
-    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, &pieces[0], is_here).within_time()))
+    Ok(Task::Copy(Copying::new(place, head, list.len() as u32, &first, is_here).within_time()))
 }
 
 /// The unit of a token, the token, and what it names; none for that of zeroes.

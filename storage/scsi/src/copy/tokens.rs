@@ -178,6 +178,15 @@ impl Tokens {
         self.good = 0;
     }
 
+    /// What one names will have changed when it is known.
+    #[cold]
+    pub(crate) fn revoke(&mut self, id: TokenId) {
+        if let Some(token) = self.get_mut(id) {
+            token.state = State::Revoked;
+        }
+        self.count();
+    }
+
     /// Forget one.
     pub(crate) fn delete(&mut self, id: TokenId) {
         if let Some(token) = self.get_mut(id) {

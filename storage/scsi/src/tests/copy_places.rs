@@ -52,8 +52,8 @@ fn a_copy_concerns_the_units_that_it_will_come_to() {
     assert_eq!((bench.slots[copy].waits, concerned(&bench)), ("blocked", [true, true]));
     bench.run_all();
     good(&bench.slots[copy].outcome.expect("an end"));
-    // Before its first.
-    let list = list_1(1, 0, &cscds, &[segment(0, (0, 1), 8, 0, 100)]);
+    // Before its first, which is that with any bytes.
+    let list = list_1(1, 0, &cscds, &[segment(0, (0, 0), 0, 0, 0), segment(0, (0, 1), 8, 0, 100)]);
     let read = bench.start(bench.nexuses[1], [0; 8], &cdb10(0x28, 0, 0, 1), &[], 512);
     bench.step(read);
     let copy = start(&mut bench, 0, &list, Attribute::Ordered);

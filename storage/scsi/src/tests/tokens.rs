@@ -186,11 +186,13 @@ fn a_token_is_not_of_what_a_change_behind_its_making_leaves_there() {
         (Attribute::Ordered, 100, false),
         (Attribute::Ordered, 149, false),
         (Attribute::Ordered, 150, true),
+        (Attribute::Ordered, 299, true),
+        (Attribute::Ordered, 300, false),
         (Attribute::Simple, 100, false),
     ] {
         let mut bench = two();
         let nexus = bench.nexuses[0];
-        let list = populate_list(0, 0, 0, &[(100, 50)]);
+        let list = populate_list(0, 0, 0, &[(100, 50), (300, 1)]);
         let populate = bench.start(nexus, [0; 8], &command(POPULATE, 1, list.len()), &list, 0);
         bench.step(populate);
         let write_10 = cdb10(0x2a, 0, lba, 1);
