@@ -51,10 +51,10 @@ impl Figures {
         }
     }
 
-    /// A command has ended after so long.
-    pub(crate) fn ended(&self, took: Duration) {
+    /// A command has ended after so many microseconds.
+    pub(crate) fn ended(&self, took: u64) {
         self.ended.set(self.ended.get() + 1);
-        self.took.set(self.took.get() + micros(took));
+        self.took.set(self.took.get() + took);
     }
 
     /// Commands have had the data that they asked for, and waited so long for it in all.
@@ -90,10 +90,6 @@ impl Wait {
         self.sum = self.sum.wrapping_add(now.as_micros());
         (self.open == 0).then(|| core::mem::take(&mut self.sum))
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Control {

@@ -186,7 +186,7 @@ impl Path {
         let units = units(command.expected_data_transfer_length);
         shared.turns.begun(self.turn, units);
         if !self.admit(shared, connection, command, units) {
-            shared.turns.ended(self.turn, units, Duration::ZERO);
+            shared.turns.ended(self.turn, units, 0);
         }
     }
 
@@ -223,7 +223,7 @@ impl Path {
         device.begin(&mut running.command, &arrival);
         let slot = Slot { task: command.task, command: index, units, since: self.now };
         match self.commands[command.task.slot()].replace(slot) {
-            Some(before) => shared.turns.ended(self.turn, before.units, Duration::ZERO),
+            Some(before) => shared.turns.ended(self.turn, before.units, 0),
             None => shared.running[self.index].set(held + 1),
         }
         self.step(connection, state, index);
@@ -326,7 +326,7 @@ impl Path {
         let slot = self.commands.get_mut(task.slot());
         if let Some(slot) = slot.and_then(|slot| slot.take_if(|slot| slot.task == task)) {
             self.shared.running[self.index].update(|count| count - 1);
-            let took = self.now.since(slot.since);
+            let took = self.now.as_micros().saturating_sub(slot.since.as_micros());
             self.shared.turns.ended(self.turn, slot.units, took);
             self.shared.figures[self.index].ended(took);
         }
@@ -356,7 +356,7 @@ impl Path {
         shared.running[self.index].set(0);
         shared.forget_functions(state, self.index);
         for Slot { command: index, units, .. } in self.commands.iter_mut().filter_map(Option::take) {
-            shared.turns.ended(self.turn, units, Duration::ZERO);
+            shared.turns.ended(self.turn, units, 0);
             let is_ours = state
                 .commands
                 .get_mut(index)

@@ -167,11 +167,11 @@ impl Turns {
         }
     }
 
-    /// A command of session `index` that counted for so many `units` has ended, after so long a time.
-    pub(crate) fn ended(&self, index: ConnectionIndex, units: u32, took: Duration) {
+    /// A command of session `index` that counted for so many `units` has ended, after so many microseconds.
+    pub(crate) fn ended(&self, index: ConnectionIndex, units: u32, took: u64) {
         let session = &self.sessions[index];
         session.ended.set(session.ended.get() + u64::from(units));
-        session.is_slow.set(took > WINDOW * (1 + self.others.get()));
+        session.is_slow.set(took > WINDOW.as_micros() as u64 * u64::from(1 + self.others.get()));
     }
 
     /// The session is over, and all its commands with it.
@@ -284,7 +284,7 @@ mod tests {
                 load.out.retain(|&back| back > start);
                 for _ in load.out.len()..outstanding {
                     self.turns.happens();
-                    self.turns.ended(index, load.units, Duration::from_micros(load.away));
+                    self.turns.ended(index, load.units, load.away);
                     load.waiting += 1;
                     self.now += WORK / 2 * u64::from(load.units);
                 }
