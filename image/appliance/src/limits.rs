@@ -16,8 +16,6 @@ const MIB: usize = 1 << 20;
 pub const SEGMENT: usize = 256 * KIB;
 /// Bytes that one TLS handshake takes at its height, certificates and big numbers included.
 const TLS_HANDSHAKE: usize = 128 * KIB;
-/// Bytes beside the pool for answers that need no disk.
-const CONTROL: usize = 64 * KIB;
 /// Bytes that stacks, tasks and tables take whatever the limits are, as measured at the smallest ones.
 const ANYHOW: usize = 630 * KIB;
 /// How long commands wait for a lost storage service before they end with BUSY: initiators begin to abort after 30 s.
@@ -30,8 +28,6 @@ const FLUSH_AFTER: Duration = Duration::from_secs(10);
 const WATCH: Duration = Duration::from_secs(30);
 /// Bytes in each direction for that look.
 pub const WATCH_BUFFER: usize = 4 * KIB;
-/// Initiator ports beside those that are logged in which a target remembers at least, because they are registered.
-const REGISTRANTS: usize = 64;
 /// TCP port of iSCSI (RFC 7143 section 15).
 pub const ISCSI_PORT: u16 = 3260;
 /// Connections of the management API at once.
@@ -64,15 +60,19 @@ pub struct Limits {
     pub pool: [(usize, usize); 3],
     /// Bytes of the pool that the commands of one disk may hold.
     pub share: usize,
+    /// Bytes beside the pool for answers that need no disk.
+    pub control: usize,
     /// The buffers for writes that are acknowledged and not durable yet, of all disks: sizes as the pool's, and numbers.
     pub journal: [usize; 3],
     /// Such writes of one disk.
     pub entries: usize,
+    /// Initiator ports beside those that are logged in which a target remembers at least, because they are registered.
+    pub registrants: usize,
 }
 
 /// The least a machine must have free after boot and drivers: one of 4 MiB has that.
 const LEAST: Limits = Limits {
-    connections: 4,
+    connections: 3,
     volumes: 2,
     window: 8,
     commands: 24,
@@ -80,11 +80,13 @@ const LEAST: Limits = Limits {
     paths: 1,
     nbd_buffers: (16 * KIB, 16 * KIB),
     tls_buffers: Buffers { receive: 20 * KIB, transmit: 20 * KIB },
-    api_buffer: 4 * KIB,
-    pool: [(4 * KIB, 16), (8 * KIB, 4), (16 * KIB, 8)],
+    api_buffer: 2 * KIB,
+    pool: [(4 * KIB, 16), (8 * KIB, 2), (16 * KIB, 8)],
     share: 64 * KIB,
-    journal: [8, 2, 2],
+    control: 32 * KIB,
+    journal: [8, 1, 2],
     entries: 32,
+    registrants: 16,
 };
 
 /// The same disks with room to move: for a machine of 6 MiB.
@@ -100,8 +102,10 @@ const TINY: Limits = Limits {
     api_buffer: 8 * KIB,
     pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
     share: 128 * KIB,
+    control: 64 * KIB,
     journal: [32, 4, 4],
     entries: 64,
+    registrants: 64,
 };
 
 const SMALL: Limits = Limits {
@@ -116,8 +120,10 @@ const SMALL: Limits = Limits {
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 256), (64 * KIB, 24), (SEGMENT, 12)],
     share: 1536 * KIB,
+    control: 64 * KIB,
     journal: [256, 16, 4],
     entries: 512,
+    registrants: 64,
 };
 
 const NORMAL: Limits = Limits {
@@ -132,8 +138,10 @@ const NORMAL: Limits = Limits {
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
+    control: 64 * KIB,
     journal: [1024, 32, 16],
     entries: 2048,
+    registrants: 64,
 };
 
 /// The same for fewer disks, as many as a machine of 64 MiB has room for.
@@ -151,8 +159,10 @@ const LARGE: Limits = Limits {
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 2048), (64 * KIB, 256), (SEGMENT, 160)],
     share: 12 * MIB,
+    control: 64 * KIB,
     journal: [8192, 256, 128],
     entries: 8192,
+    registrants: 64,
 };
 
 impl Limits {
@@ -194,7 +204,7 @@ impl Limits {
         let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
             + self.volumes * self.paths * (self.nbd_buffers.0 + self.nbd_buffers.1)
             + (API_CONNECTIONS + AGENT_LINKS) * 2 * self.api_buffer;
-        let mut total = sockets + CONTROL;
+        let mut total = sockets + self.control;
         let mut index = 0;
         while index < self.pool.len() {
             total += self.pool[index].0 * (self.pool[index].1 + self.journal[index]);
@@ -223,10 +233,10 @@ impl Limits {
         TLS_HANDSHAKE + buffers + buffers / 3
     }
 
-    /// Bytes that records on the state disk may take in memory, where there is one: for each disk the reservations of 64
-    /// initiator ports of the longest names.
+    /// Bytes that records on the state disk may take in memory, where there is one: for each disk the reservations of as
+    /// many initiator ports, of the longest names, as a target remembers.
     pub const fn state(&self) -> usize {
-        self.volumes * 24 * KIB
+        self.volumes * self.registrants * 384
     }
 
     /// Tasks of the executor.
@@ -249,10 +259,10 @@ impl Limits {
             entries: self.entries,
             flush_after: FLUSH_AFTER,
             watch: WATCH,
-            control: CONTROL,
+            control: self.control,
             iscsi: storage::IscsiLimits {
                 // So that one session does not keep out others.
-                max_connections: narrow(self.connections / 4).min(4),
+                max_connections: narrow(self.connections / 4).clamp(1, 4),
                 commands: narrow(self.window),
                 immediate: 8,
                 buffers: narrow(self.window * 2 + 8),
@@ -264,7 +274,7 @@ impl Limits {
             },
             scsi: storage::ScsiLimits {
                 units: narrow(self.volumes),
-                nexuses: narrow((self.connections * 4).max(self.connections + REGISTRANTS)),
+                nexuses: narrow((self.connections * 4).max(self.connections + self.registrants)),
                 commands: narrow(self.commands),
             },
             nbd: storage::NbdLimits { slots: 2 * self.window, ..storage::NbdLimits::default() },
