@@ -4,99 +4,14 @@ mod acknowledgements;
 
 use crate::{Addressing, Attachment, Cidr, Settings, Side, Stack, TryRead};
 use kernel_runtime::{Executor, Instant};
-use network_nic::{
-    Checksum, Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, SegmentationCapabilities, TxToken,
-};
+use network_nic::testing::Wire;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Duration;
 
-type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
-
-/// The longest frame of the network.
-const FRAME: usize = 1514;
-
-/// One end of a wire that loses nothing and holds at most 64 frames.
-struct Wire {
-    mac: [u8; 6],
-    incoming: Queue,
-    outgoing: Queue,
-    /// The longest frame that it takes; what is longer than the network's are segments to be cut.
-    longest: usize,
-    counters: Counters,
-}
-
-fn wire() -> (Wire, Wire) {
-    let (a, b) = (Queue::default(), Queue::default());
-    let end = |last, incoming: &Queue, outgoing: &Queue| Wire {
-        mac: [2, 0, 0, 0, 0, last],
-        incoming: incoming.clone(),
-        outgoing: outgoing.clone(),
-        longest: FRAME,
-        counters: Counters::default(),
-    };
-    (end(1, &a, &b), end(2, &b, &a))
-}
-
-struct Rx(Vec<u8>);
-struct Tx(Queue);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.borrow_mut().push_back(frame);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx;
-
-    fn receive(&mut self, _: network_nic::Instant) -> Option<(Rx, Tx)> {
-        let frame = self.incoming.borrow_mut().pop_front()?;
-        self.counters.received += 1;
-        Some((Rx(frame), Tx(self.outgoing.clone())))
-    }
-
-    fn transmit(&mut self, _: network_nic::Instant) -> Option<Tx> {
-        (self.outgoing.borrow().len() < 64).then(|| Tx(self.outgoing.clone()))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = FRAME;
-        capabilities.checksum.tcp = Checksum::Both;
-        capabilities.segmentation = SegmentationCapabilities::default();
-        if self.longest > FRAME {
-            capabilities.segmentation.tcpv4 = NonZeroUsize::new(self.longest);
-            capabilities.checksum.tcp = Checksum::None;
-        }
-        capabilities
-    }
-}
-
-impl Nic for Wire {
-    fn mac(&self) -> [u8; 6] {
-        self.mac
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        !self.incoming.borrow().is_empty()
-    }
-    fn counters(&self) -> Counters {
-        self.counters
-    }
+/// Both ends of a wire that holds at most 64 frames each way.
+fn wire() -> [Wire; 2] {
+    Wire::pair([1, 2]).map(|end| Wire { depth: 64, ..end })
 }
 
 struct World {
@@ -117,7 +32,7 @@ fn settings(address: &str, seed: u64) -> Settings {
 
 impl World {
     fn new() -> Self {
-        let (a, b) = wire();
+        let [a, b] = wire();
         let ends = [
             Attachment::new(&settings("10.77.0.1/24", 1), a, Instant::ZERO),
             Attachment::new(&settings("10.77.0.2/24", 2), b, Instant::ZERO),

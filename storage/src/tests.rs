@@ -8,76 +8,13 @@ use crate::shared::Shared;
 use crate::{Control, Exposure, Limits, Storage, VolumeState};
 use kernel_runtime::{Clock, Executor, Instant};
 use network::{Addressing, Attachment, Settings, Side, Stack, Stream, TryRead};
-use network_nic::{Checksum, Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, TxToken};
+use network_nic::testing::Wire;
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 use storage_block::{Operation, Request};
 use storage_nbd::testing::{self, Disk, Session, Shape};
 use storage_nbd::wire::{command, error};
-
-type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
-
-/// One end of a wire that loses nothing.
-struct Wire {
-    last: u8,
-    incoming: Queue,
-    outgoing: Queue,
-}
-
-struct Rx(Vec<u8>);
-struct Tx(Queue);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        let mut frame = vec![0; length];
-        let result = f(&mut frame);
-        self.0.borrow_mut().push_back(frame);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx;
-
-    fn receive(&mut self, _: network_nic::Instant) -> Option<(Rx, Tx)> {
-        let frame = self.incoming.borrow_mut().pop_front()?;
-        Some((Rx(frame), Tx(self.outgoing.clone())))
-    }
-
-    fn transmit(&mut self, _: network_nic::Instant) -> Option<Tx> {
-        Some(Tx(self.outgoing.clone()))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
-        capabilities.checksum.tcp = Checksum::Both;
-        capabilities
-    }
-}
-
-impl Nic for Wire {
-    fn mac(&self) -> [u8; 6] {
-        [2, 0, 0, 0, 0, self.last]
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        !self.incoming.borrow().is_empty()
-    }
-    fn counters(&self) -> Counters {
-        Counters::default()
-    }
-}
 
 /// What the service does with the commands of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -234,15 +171,15 @@ impl World {
     }
 
     fn within(limits: &Limits, tls: Option<crate::Tls>) -> Self {
-        let [a, b, c, d] = [(); 4].map(|()| Queue::default());
-        let end = |last: u8, incoming: &Queue, outgoing: &Queue| {
+        let end = |wire: Wire| {
+            let last = wire.mac[5];
             let cidr = format!("10.78.0.{last}/24").parse().expect("an address");
             let addressing = Addressing::Static { cidr, gateway: None };
             let settings = Settings { side: Side::Service, addressing, foreign: None, seed: u64::from(last) };
-            let wire = Wire { last, incoming: incoming.clone(), outgoing: outgoing.clone() };
             Attachment::new(&settings, wire, Instant::ZERO)
         };
-        let ends = [end(1, &a, &b), end(2, &b, &a), end(1, &c, &d), end(2, &d, &c)];
+        let [[a, b], [c, d]] = [(); 2].map(|()| Wire::pair([1, 2]));
+        let ends = [a, b, c, d].map(end);
         let mut executor = Executor::new(16);
         let storage = Storage::new(limits, executor.clock(), 1, None, "test", tls);
         for index in 0..limits.volumes {

@@ -5,7 +5,12 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "testing")]
+extern crate alloc;
+
 pub mod offload;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod train;
 
 pub use smoltcp::phy::{

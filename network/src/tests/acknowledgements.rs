@@ -8,7 +8,7 @@ const LONG: usize = 65_549;
 
 /// Two ends whose NICs cut and merge segments.
 fn merging() -> World {
-    let (mut a, mut b) = wire();
+    let [mut a, mut b] = wire();
     for end in [&mut a, &mut b] {
         end.longest = LONG;
     }

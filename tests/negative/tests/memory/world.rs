@@ -2,11 +2,8 @@
 
 use kernel_runtime::{Clock, Executor, Instant};
 use network::{Addressing, Attachment, Settings, Side, Stream, TryRead};
-use network_nic::{Counters, Device, DeviceCapabilities, Medium, Nic, RxToken, TxToken};
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use network_nic::testing::Wire as Cable;
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 use storage::{Exposure, IscsiLimits, Limits, NbdLimits, Policy, ScsiLimits, Storage, VolumeState};
@@ -20,67 +17,6 @@ const SOON: Duration = Duration::from_secs(3);
 /// A turn of everybody.
 const TURN: Duration = Duration::from_micros(50);
 const PORT: u16 = 3260;
-
-type Queue = Rc<RefCell<VecDeque<Vec<u8>>>>;
-
-/// One end of a wire that loses nothing.
-struct End {
-    last: u8,
-    incoming: Queue,
-    outgoing: Queue,
-}
-
-struct Rx(Vec<u8>);
-struct Tx(Queue);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        let mut frame = vec![0; length];
-        let result = f(&mut frame);
-        self.0.borrow_mut().push_back(frame);
-        result
-    }
-}
-
-impl Device for End {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx;
-
-    fn receive(&mut self, _: network_nic::Instant) -> Option<(Rx, Tx)> {
-        let frame = self.incoming.borrow_mut().pop_front()?;
-        Some((Rx(frame), Tx(self.outgoing.clone())))
-    }
-
-    fn transmit(&mut self, _: network_nic::Instant) -> Option<Tx> {
-        Some(Tx(self.outgoing.clone()))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
-        capabilities
-    }
-}
-
-impl Nic for End {
-    fn mac(&self) -> [u8; 6] {
-        [2, 0, 0, 0, 0, self.last]
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        !self.incoming.borrow().is_empty()
-    }
-    fn counters(&self) -> Counters {
-        Counters::default()
-    }
-}
 
 /// A storage service that does what it is asked.
 async fn serve(clock: Clock, mut stream: Stream) {
@@ -110,7 +46,7 @@ async fn serve(clock: Clock, mut stream: Stream) {
 
 /// Everybody there is, and the time.
 pub(crate) struct World {
-    ends: [Attachment<End>; 4],
+    ends: [Attachment<Cable>; 4],
     executor: Executor,
     now: Instant,
 }
@@ -141,15 +77,15 @@ fn limits() -> Limits {
 impl World {
     /// A world with this target, whose disk is there.
     pub(crate) fn new(target: &str) -> Self {
-        let [a, b, c, d] = [(); 4].map(|()| Queue::default());
-        let end = |last: u8, incoming: &Queue, outgoing: &Queue| {
+        let end = |wire: Cable| {
+            let last = wire.mac[5];
             let cidr = format!("10.78.0.{last}/24").parse().expect("an address");
             let addressing = Addressing::Static { cidr, gateway: None };
             let settings = Settings { side: Side::Service, addressing, foreign: None, seed: u64::from(last) };
-            let wire = End { last, incoming: incoming.clone(), outgoing: outgoing.clone() };
             Attachment::new(&settings, wire, Instant::ZERO)
         };
-        let ends = [end(1, &a, &b), end(2, &b, &a), end(1, &c, &d), end(2, &d, &c)];
+        let [[a, b], [c, d]] = [(); 2].map(|()| Cable::pair([1, 2]));
+        let ends = [a, b, c, d].map(end);
         let limits = limits();
         let mut executor = Executor::new(16);
         let storage = Storage::new(&limits, executor.clock(), 1, None, "test", None);
