@@ -38,6 +38,21 @@ macro_rules! arrows {
     };
 }
 
+/// Compares what [`draw`] has drawn with `STATES.txt` in the folder of the package whose test calls it, and writes it there
+/// first when `CORBEL_WRITE_STATES` is set.
+#[macro_export]
+macro_rules! assert_states_shown {
+    ($drawn:expr) => {
+        let drawn = std::string::String::from($drawn.trim_end()) + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/STATES.txt");
+        if std::env::var_os("CORBEL_WRITE_STATES").is_some() {
+            std::fs::write(path, &drawn).expect("written");
+        }
+        let shown = std::fs::read_to_string(path).expect("the text");
+        assert!(shown == drawn, "STATES.txt is not what is drawn; look at what has changed:\n{drawn}");
+    };
+}
+
 /// Shows one machine for people: a row for each state and a column for each, in the cells the names of the arrows from the
 /// one to the other; then the arrows with their triggers. A state's name begins with a short one for the columns.
 pub fn draw<S: Copy + PartialEq + Debug, T: Copy + Debug>(

@@ -58,7 +58,6 @@ storage_block::arrows! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn the_text_shows_the_table() {
@@ -75,12 +74,6 @@ mod tests {
             &states,
             Phase::ARROWS,
         );
-        let drawn = drawn.trim_end().to_string() + "\n";
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/STATES.txt");
-        if std::env::var_os("CORBEL_WRITE_STATES").is_some() {
-            fs::write(path, &drawn).expect("written");
-        }
-        let shown = fs::read_to_string(path).expect("the text");
-        assert!(shown == drawn, "STATES.txt is not what the table is; look at what has changed:\n{drawn}");
+        storage_block::assert_states_shown!(drawn);
     }
 }

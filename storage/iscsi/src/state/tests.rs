@@ -2,7 +2,6 @@
 
 use super::{SessionState, SessionTrigger, State, Trigger};
 use crate::login::Stage;
-use std::fs;
 use storage_block::draw;
 
 const CONNECTION: &[(State, &str)] = &[
@@ -47,13 +46,7 @@ fn the_text_shows_the_tables() {
     drawn += &draw("The cleanup of a connection (8.2)", CLEANUP, &arrows_named('M'));
     drawn += &draw("A session at the target (8.3.2)", SESSION, SessionState::ARROWS);
     drawn += &draw("The stages of a login (6.3), by what NSG asks for", STAGES, Stage::ARROWS);
-    let drawn = drawn.trim_end().to_string() + "\n";
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/STATES.txt");
-    if std::env::var_os("CORBEL_WRITE_STATES").is_some() {
-        fs::write(path, &drawn).expect("written");
-    }
-    let shown = fs::read_to_string(path).expect("the text");
-    assert!(shown == drawn, "STATES.txt is not what the tables are; look at what has changed:\n{drawn}");
+    storage_block::assert_states_shown!(drawn);
 }
 
 /// The governing tables of the standard, cell by cell, written down apart from ours.
