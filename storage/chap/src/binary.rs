@@ -1,5 +1,6 @@
 //! Numbers and binary values as text (RFC 7143 section 6.1).
 
+use base64ct::{Base64, Encoding};
 use core::fmt;
 
 /// Bytes on their way out: hexadecimal, which every initiator reads.
@@ -32,44 +33,20 @@ fn after(text: &str, kind: u8) -> Option<&str> {
 /// Read a binary value, hexadecimal after `0x` or base64 after `0b`, into `out`. `None` where it is neither, has no bytes,
 /// or more than there is room for. An odd number of hexadecimal digits begins with half a byte.
 pub(crate) fn decode<'a>(text: &str, out: &'a mut [u8]) -> Option<&'a [u8]> {
-    let (digits, bits) = match after(text, b'x') {
-        Some(digits) => (digits, 4),
-        None => (after(text, b'b')?, 6),
+    let Some(digits) = after(text, b'x') else {
+        let bytes = Base64::decode(after(text, b'b')?, out).ok();
+        return bytes.filter(|bytes| !bytes.is_empty());
     };
-    let plain = if bits == 6 { digits.trim_end_matches('=') } else { digits };
-    // Base64 is padded to four digits, by at most two.
-    if bits == 6 && (digits.len() - plain.len() > 2 || !digits.len().is_multiple_of(4)) {
-        return None;
-    }
-    let (mut held, mut count, mut length) = (0_u32, 0, 0);
-    if bits == 4 {
-        count = plain.len() % 2 * 4;
-    }
-    for digit in plain.bytes() {
-        let value = if bits == 4 { (digit as char).to_digit(16)? } else { sextet(digit)? };
-        held = held << bits | value;
-        count += bits;
-        if count >= 8 {
-            count -= 8;
-            *out.get_mut(length)? = (held >> count) as u8;
+    let (mut held, mut has_half, mut length) = (0, digits.len() % 2 != 0, 0);
+    for digit in digits.chars() {
+        held = held << 4 | digit.to_digit(16)? as u8;
+        if has_half {
+            *out.get_mut(length)? = held;
             length += 1;
-            held &= (1 << count) - 1;
         }
+        has_half = !has_half;
     }
-    // Bits that belong to no byte are zero, or there would be several texts of one value.
-    (length > 0 && held == 0).then(|| &out[..length])
-}
-
-fn sextet(digit: u8) -> Option<u32> {
-    let value = match digit {
-        b'A'..=b'Z' => digit - b'A',
-        b'a'..=b'z' => digit - b'a' + 26,
-        b'0'..=b'9' => digit - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    };
-    Some(value.into())
+    (length > 0).then(|| &out[..length])
 }
 
 #[cfg(test)]

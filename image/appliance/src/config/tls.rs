@@ -6,7 +6,9 @@
 use super::{Error, Keys, conflict};
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
+use base64ct::{Base64, Encoding};
 use core::fmt;
 use network_tls::{Anchors, Dates, Identity};
 
@@ -80,32 +82,10 @@ fn base64(text: &str) -> Result<Vec<u8>, String> {
         "expected the base64 between the lines BEGIN and END of a PEM file, in one piece; several with commas between"
             .to_string()
     };
-    let digits = text.trim_end_matches('=');
-    let padding = text.len() - digits.len();
-    if digits.is_empty() || !text.len().is_multiple_of(4) || padding > 2 {
-        return Err(wrong());
-    }
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0u32, 0);
-    for digit in digits.bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return Err(wrong()),
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            // What is above these eight bits was taken before.
-            bytes.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    if bits == 0 { Ok(bytes) } else { Err(wrong()) }
+    let mut bytes = vec![0; text.len() / 4 * 3];
+    let length = Base64::decode(text, &mut bytes).map_err(|_| wrong())?.len();
+    bytes.truncate(length);
+    if bytes.is_empty() { Err(wrong()) } else { Ok(bytes) }
 }
 
 #[cfg(test)]
