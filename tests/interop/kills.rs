@@ -8,6 +8,7 @@
 #[path = "kills/guest/block.rs"]
 pub(crate) mod block;
 pub(crate) mod guest;
+pub(crate) mod told;
 
 use crate::fixture::{script, stage, target};
 use crate::service::{self, Service};
@@ -78,7 +79,7 @@ fn a_guest_loses_nothing_when_the_service_and_its_cache_die_over_and_over() {
     );
     assert!(lost.0 > kills as usize / 2, "most kills took nothing: this proves little");
     // The last sync was answered, so all of it is in the file, which no cache stands before any more.
-    compare(&service.options.file, &guest.floor);
+    guest.floor.must_be_in(&service.options.file);
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn nothing_that_was_synced_is_lost_when_everything_dies_at_once() {
     service.kill();
     stage.appliance.process().stop();
     guest.die();
-    compare(&service.options.file, &guest.floor);
+    guest.floor.must_be_in(&service.options.file);
 }
 
 /// A test that cannot fail proves nothing: here the service hides its loss, so that the appliance has no reason to write
@@ -139,7 +140,7 @@ fn a_guest_does_not_notice_that_qemu_nbd_is_killed() {
         server = serve();
     }
     println!("{}", guest.stop(&stage));
-    compare(&file, &guest.floor);
+    guest.floor.must_be_in(&file);
 }
 
 /// Lets the guest work before kill number `n`: a kill takes something only where something came.
@@ -152,21 +153,6 @@ fn work(guest: &mut LinuxGuest, service: &Service, n: u32, stage: &Stage) {
 
 fn spilling() -> tests_service::medium::Cache {
     tests_service::medium::Cache::Volatile { spill: 30 }
-}
-
-/// Each block must be as new as the last sync has made it.
-fn compare(file: &Path, floor: &[u64]) {
-    let bytes = fs::read(file).unwrap();
-    let blocks = bytes.chunks_exact(block::BLOCK).zip(floor).zip(0..);
-    let wrong: Vec<String> = blocks
-        .filter_map(|((bytes, floor), number)| match block::write_of(bytes, number) {
-            Ok(found) if found >= *floor => None,
-            Ok(found) => Some(format!("block {number} holds write {found}, and {floor} was synced")),
-            Err(reason) => Some(reason),
-        })
-        .collect();
-    assert!(wrong.is_empty(), "{} blocks, the first: {}", wrong.len(), wrong[0]);
-    assert!(floor.iter().any(|floor| *floor > 0), "nothing was synced");
 }
 
 /// How many lives of the service took acknowledged writes with them, and how many of these there were.

@@ -1,11 +1,12 @@
 //! The Linux guest under load, and what it tells.
 
+use super::told::{Floor, Port};
 use crate::linux::initramfs::Guest;
 use image_launch::machine::{Board, Machine, Spec};
 use image_launch::net::Wire;
 use image_launch::stage::{IQN, Stage};
 use image_launch::wait;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,10 +19,8 @@ const END: Duration = Duration::from_secs(120);
 /// A virtual machine with Debian's kernel whose only program is `guest-load`.
 pub(crate) struct LinuxGuest {
     machine: Machine,
-    port: UnixStream,
-    input: Vec<u8>,
-    /// What each block must at least hold, by what was told after syncs.
-    pub(crate) floor: Vec<u64>,
+    port: Port,
+    pub(crate) floor: Floor,
     /// How many syncs it told of.
     pub(crate) syncs: u64,
     /// The last figures it told.
@@ -70,8 +69,8 @@ impl LinuxGuest {
         };
         let machine = Machine::start(&stage.net, &stage.scratch, &spec).unwrap();
         let port = wait::until("the guest's port", START, || Ok(UnixStream::connect(&socket).ok())).unwrap();
-        let (floor, input) = (vec![0; 4096], Vec::new());
-        let mut guest = Self { machine, port, input, floor, syncs: 0, status: String::new(), end: None };
+        let (port, floor) = (Port::new(port), Floor::new());
+        let mut guest = Self { machine, port, floor, syncs: 0, status: String::new(), end: None };
         let start = Instant::now();
         while guest.syncs < 3 {
             guest.must_go_on_for(Duration::from_millis(100), stage);
@@ -95,7 +94,7 @@ impl LinuxGuest {
 
     /// Tells it to stop, and answers its last figures; it must have found everything right.
     pub(crate) fn stop(&mut self, stage: &Stage) -> String {
-        self.port.write_all(b"stop\n").unwrap();
+        self.port.stream.write_all(b"stop\n").unwrap();
         let start = Instant::now();
         while self.end.is_none() {
             self.listen(Duration::from_millis(100));
@@ -137,17 +136,8 @@ impl LinuxGuest {
             if left.is_zero() {
                 return;
             }
-            self.port.set_read_timeout(Some(left)).unwrap();
-            let mut bytes = [0; 65536];
-            match self.port.read(&mut bytes) {
-                Ok(0) => std::thread::sleep(left.min(Duration::from_millis(10))),
-                Ok(count) => self.input.extend(&bytes[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(error) => panic!("the guest's port: {error}"),
-            }
-            while let Some(length) = self.input.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.input.drain(..=length).collect();
-                self.take(String::from_utf8_lossy(&line).trim());
+            for line in self.port.lines(left) {
+                self.take(&line);
             }
         }
     }
@@ -157,11 +147,7 @@ impl LinuxGuest {
         match word {
             "floor" => {
                 self.syncs += 1;
-                for entry in rest.split_whitespace() {
-                    let (block, write) = entry.split_once(':').unwrap();
-                    let floor = &mut self.floor[block.parse::<usize>().unwrap()];
-                    *floor = (*floor).max(write.parse().unwrap());
-                }
+                self.floor.raise(rest);
             }
             "status" => self.status = rest.to_string(),
             "done" => self.end = Some(Ok(rest.to_string())),

@@ -4,7 +4,7 @@
 use super::initramfs::Guest;
 use crate::fixture::{script, stage};
 use crate::hostile::body;
-use crate::kills::block::{BLOCK, write_of};
+use crate::kills::told::{Floor, Port};
 use image_launch::disk::Server;
 use image_launch::machine::{Board, Machine, Spec};
 use image_launch::net::{self, Wire};
@@ -12,8 +12,7 @@ use image_launch::process::{self, Process};
 use image_launch::setup;
 use image_launch::stage::Stage;
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{ErrorKind, Read, Write as _};
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -138,17 +137,16 @@ impl Way {
 
 /// What the guest's load has told: how new each block must be at least.
 struct Told {
-    port: UnixStream,
-    input: Vec<u8>,
-    floor: Vec<u64>,
+    port: Port,
+    floor: Floor,
     syncs: usize,
     end: Option<String>,
 }
 
 impl Told {
     fn open(socket: &Path) -> Self {
-        let port = UnixStream::connect(socket).unwrap();
-        Self { port, input: Vec::new(), floor: vec![0; 4096], syncs: 0, end: None }
+        let port = Port::new(UnixStream::connect(socket).unwrap());
+        Self { port, floor: Floor::new(), syncs: 0, end: None }
     }
 
     /// Takes in what comes until there are so many syncs more, or the end.
@@ -156,17 +154,8 @@ impl Told {
         let (goal, start) = (self.syncs + syncs, Instant::now());
         while self.syncs < goal && self.end.is_none() {
             assert!(start.elapsed() < LIMIT, "{} syncs", self.syncs);
-            self.port.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-            let mut bytes = [0; 65536];
-            match self.port.read(&mut bytes) {
-                Ok(0) => std::thread::sleep(Duration::from_millis(10)),
-                Ok(count) => self.input.extend(&bytes[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(error) => panic!("the guest's port: {error}"),
-            }
-            while let Some(length) = self.input.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.input.drain(..=length).collect();
-                self.take(String::from_utf8_lossy(&line).trim());
+            for line in self.port.lines(Duration::from_millis(100)) {
+                self.take(&line);
             }
         }
     }
@@ -176,11 +165,7 @@ impl Told {
         match word {
             "floor" => {
                 self.syncs += 1;
-                for entry in rest.split_whitespace() {
-                    let (block, write) = entry.split_once(':').unwrap();
-                    let floor = &mut self.floor[block.parse::<usize>().unwrap()];
-                    *floor = (*floor).max(write.parse().unwrap());
-                }
+                self.floor.raise(rest);
             }
             "done" | "failed" => self.end = Some(line.to_string()),
             _ => {}
@@ -280,32 +265,19 @@ fn a_linux_guest_finds_all_tools_content_and_loses_nothing_when_paths_are_cut_an
     // the same initiator port comes back, with commands of before that are not done.
     guest.stop();
     let before = told.floor;
-    holds(&stage, &before);
+    before.must_be_in(&stage.disks[0].file);
     let mut guest = boot(&stage, &entries, "again", &socket);
     wait(&mut guest, "guest: load begins again");
     let mut told = Told::open(&socket);
     told.listen(10);
-    told.port.write_all(b"stop\n").unwrap();
+    told.port.stream.write_all(b"stop\n").unwrap();
     told.listen(usize::MAX / 2);
     let end = told.end.unwrap();
     assert!(end.starts_with("done"), "{end}");
     wait(&mut guest, "guest: done");
-    holds(&stage, &before);
-    holds(&stage, &told.floor);
+    before.must_be_in(&stage.disks[0].file);
+    told.floor.must_be_in(&stage.disks[0].file);
     println!("{end}");
-}
-
-/// The file behind the disk has in each block what was told to be durable, or something newer.
-fn holds(stage: &Stage, floor: &[u64]) {
-    let bytes = fs::read(&stage.disks[0].file).unwrap();
-    let mut older = Vec::new();
-    for ((number, block), least) in (0..).zip(bytes.chunks_exact(BLOCK)).zip(floor) {
-        match write_of(block, number) {
-            Ok(found) if found >= *least => {}
-            other => older.push(format!("block {number}: {other:?}, at least {least}")),
-        }
-    }
-    assert!(older.is_empty(), "{}", older.join("\n"));
 }
 
 #[test]
