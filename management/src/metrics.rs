@@ -4,7 +4,7 @@ use crate::ask::LinkState;
 use crate::operations::Stage;
 use alloc::string::String;
 use core::cell::Cell;
-use core::fmt::Write;
+use core::fmt::{self, Display, Write};
 use core::time::Duration;
 use kernel_runtime::Profile;
 use storage::{Connected, Exposed, Histogram, Status, VolumeState};
@@ -80,23 +80,26 @@ impl Metrics {
         connections: &[Connected],
     ) -> String {
         let mut text = String::new();
-        let written = self.write(&mut text, machine, targets);
-        let _ = written
-            .and_then(|()| latency(&mut text, targets))
-            .and_then(|()| initiators(&mut text, connections));
+        let _ = self.write(&mut text, machine, targets, connections);
         text
     }
 
-    fn write(&self, text: &mut String, machine: &Machine<'_>, targets: &[Exposed]) -> core::fmt::Result {
+    fn write(
+        &self,
+        text: &mut String,
+        machine: &Machine<'_>,
+        targets: &[Exposed],
+        connections: &[Connected],
+    ) -> fmt::Result {
         let uptime = machine.uptime.as_secs();
         writeln!(text, "# TYPE corbel_uptime_seconds gauge\ncorbel_uptime_seconds {uptime}")?;
         cycles(text, machine)?;
         let up = u8::from(machine.link == LinkState::Up);
         writeln!(text, "# TYPE corbel_agent_up gauge\ncorbel_agent_up {up}")?;
-        let connections = self.connections.get();
+        let accepted = self.connections.get();
         writeln!(
             text,
-            "# TYPE corbel_http_connections_total counter\ncorbel_http_connections_total {connections}"
+            "# TYPE corbel_http_connections_total counter\ncorbel_http_connections_total {accepted}"
         )?;
         writeln!(text, "# TYPE corbel_http_responses_total counter")?;
         for (class, cell) in self.responses.iter().enumerate() {
@@ -112,26 +115,17 @@ impl Metrics {
         for (end, cell) in ends {
             writeln!(text, "corbel_operations_total{{outcome=\"{end}\"}} {}", cell.get())?;
         }
-        writeln!(text, "# TYPE corbel_target_ready gauge")?;
-        for target in targets {
-            let ready = u8::from(target.state == VolumeState::Ready);
-            // A target's id is a name: it needs no escapes.
-            writeln!(text, "corbel_target_ready{{target=\"{}\"}} {ready}", target.exposure.id)?;
-        }
-        writeln!(text, "# TYPE corbel_target_sessions gauge")?;
-        for target in targets {
-            writeln!(
-                text,
-                "corbel_target_sessions{{target=\"{}\"}} {}",
-                target.exposure.id, target.sessions
-            )?;
-        }
-        disks(text, targets)
+        let ready = |target: &Exposed| u8::from(target.state == VolumeState::Ready);
+        each(text, ("corbel_target_ready", "gauge"), targets, Id, ready)?;
+        each(text, ("corbel_target_sessions", "gauge"), targets, Id, |target| target.sessions)?;
+        disks(text, targets)?;
+        latency(text, targets)?;
+        initiators(text, connections)
     }
 }
 
 /// Where the machine's cycles and memory have gone.
-fn cycles(text: &mut String, machine: &Machine<'_>) -> core::fmt::Result {
+fn cycles(text: &mut String, machine: &Machine<'_>) -> fmt::Result {
     let Machine { profile, gauges, .. } = machine;
     writeln!(text, "# TYPE corbel_cycles_hertz gauge\ncorbel_cycles_hertz {}", (gauges.hertz)())?;
     writeln!(text, "# TYPE corbel_stage_cycles_total counter")?;
@@ -159,7 +153,7 @@ fn cycles(text: &mut String, machine: &Machine<'_>) -> core::fmt::Result {
 }
 
 /// The figures of each disk's way to its bytes.
-fn disks(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
+fn disks(text: &mut String, targets: &[Exposed]) -> fmt::Result {
     type Figure = fn(&Status) -> u64;
     let figures: [(&str, &str, Figure); 9] = [
         ("corbel_target_connections", "gauge", |status| status.connections as u64),
@@ -173,16 +167,13 @@ fn disks(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
         ("corbel_target_straight_bytes_total", "counter", |status| status.straight),
     ];
     for (name, kind, figure) in figures {
-        writeln!(text, "# TYPE {name} {kind}")?;
-        for target in targets {
-            writeln!(text, "{name}{{target=\"{}\"}} {}", target.exposure.id, figure(&target.status))?;
-        }
+        each(text, (name, kind), targets, Id, |target| figure(&target.status))?;
     }
     Ok(())
 }
 
 /// How long the storage service takes for the requests of each disk: the time from one power of four to the next.
-fn latency(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
+fn latency(text: &mut String, targets: &[Exposed]) -> fmt::Result {
     const NAME: &str = "corbel_target_request_seconds";
     /// Bounds, as powers of two in microseconds: 64 us to 17 s.
     const BOUNDS: core::ops::RangeInclusive<usize> = 6..=24;
@@ -196,12 +187,12 @@ fn latency(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
     writeln!(text, "# TYPE {NAME} histogram")?;
     for target in targets {
         for (operation, kind) in kinds {
-            let (histogram, id) = (kind(&target.status), &target.exposure.id);
+            let (histogram, target) = (kind(&target.status), Id(target));
             let count = histogram.count();
             if count == 0 {
                 continue;
             }
-            let labels = format_args!("target=\"{id}\",operation=\"{operation}\"");
+            let labels = format_args!("{target},operation=\"{operation}\"");
             for exponent in BOUNDS.step_by(2) {
                 let (bound, below) = (Seconds(1 << exponent), histogram.below(exponent));
                 writeln!(text, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {below}")?;
@@ -215,7 +206,7 @@ fn latency(text: &mut String, targets: &[Exposed]) -> core::fmt::Result {
 }
 
 /// What the connections of initiators have done.
-fn initiators(text: &mut String, connections: &[Connected]) -> core::fmt::Result {
+fn initiators(text: &mut String, connections: &[Connected]) -> fmt::Result {
     type Figure = fn(&Connected) -> u64;
     type Time = fn(&Connected) -> Duration;
     let figures: [(&str, &str, Figure); 5] = [
@@ -226,30 +217,45 @@ fn initiators(text: &mut String, connections: &[Connected]) -> core::fmt::Result
         ("corbel_connection_kept_back_total", "counter", |connected| connected.kept_back),
     ];
     for (name, kind, figure) in figures {
-        writeln!(text, "# TYPE {name} {kind}")?;
-        for connected in connections {
-            writeln!(text, "{name}{{{}}} {}", Labels(connected), figure(connected))?;
-        }
+        each(text, (name, kind), connections, Labels, figure)?;
     }
     let times: [(&str, Time); 2] = [
         ("corbel_connection_command_seconds_total", |connected| connected.took),
         ("corbel_connection_data_wait_seconds_total", |connected| connected.awaited),
     ];
     for (name, time) in times {
-        writeln!(text, "# TYPE {name} counter")?;
-        for connected in connections {
-            let micros = u64::try_from(time(connected).as_micros()).unwrap_or(u64::MAX);
-            writeln!(text, "{name}{{{}}} {}", Labels(connected), Seconds(micros))?;
-        }
+        let micros = |connected| u64::try_from(time(connected).as_micros()).unwrap_or(u64::MAX);
+        each(text, (name, "counter"), connections, Labels, |connected| Seconds(micros(connected)))?;
     }
     Ok(())
+}
+
+/// One figure of each of several, told apart by their labels.
+fn each<'a, T, L: Display, V: Display>(
+    text: &mut String,
+    (name, kind): (&str, &str),
+    several: &'a [T],
+    labels: impl Fn(&'a T) -> L,
+    value: impl Fn(&'a T) -> V,
+) -> fmt::Result {
+    writeln!(text, "# TYPE {name} {kind}")?;
+    several.iter().try_for_each(|one| writeln!(text, "{name}{{{}}} {}", labels(one), value(one)))
+}
+
+/// The label of a target. Its id is a name: it needs no escapes.
+struct Id<'a>(&'a Exposed);
+
+impl Display for Id<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "target=\"{}\"", self.0.exposure.id)
+    }
 }
 
 /// The labels of a connection.
 struct Labels<'a>(&'a Connected);
 
-impl core::fmt::Display for Labels<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl Display for Labels<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connected { connection, initiator, target, .. } = self.0;
         let (initiator, target) = (Escaped(initiator), Escaped(target));
         write!(f, "connection=\"{connection}\",initiator=\"{initiator}\",target=\"{target}\"")
@@ -259,8 +265,8 @@ impl core::fmt::Display for Labels<'_> {
 /// A label's value: an iSCSI name has no line ends, but may have any other sign.
 struct Escaped<'a>(&'a str);
 
-impl core::fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for sign in self.0.chars() {
             if matches!(sign, '"' | '\\') {
                 f.write_char('\\')?;
@@ -274,8 +280,8 @@ impl core::fmt::Display for Escaped<'_> {
 /// Microseconds as seconds.
 struct Seconds(u64);
 
-impl core::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
     }
 }
