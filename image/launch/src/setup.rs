@@ -35,6 +35,8 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/socat", "socat"),
+    // A guest takes it, and what it is linked with, from here.
+    ("/usr/bin/fio", "fio"),
     ("iptables", "iptables"),
     ("/usr/bin/dpkg-deb", "dpkg"),
     ("/usr/bin/openssl", "openssl"),

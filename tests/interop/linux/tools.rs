@@ -9,7 +9,6 @@ use image_launch::disk::Server;
 use image_launch::machine::{Board, Machine, Spec};
 use image_launch::net::{self, Wire};
 use image_launch::process::{self, Process};
-use image_launch::setup;
 use image_launch::stage::Stage;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -175,7 +174,6 @@ impl Told {
 
 /// The guest of this test, on its first boot or its second.
 fn boot(stage: &Stage, entries: &[Entry], phase: &str, socket: &Path) -> Machine {
-    setup::ensure(&[("/usr/bin/fio", "fio")]).unwrap();
     let load = Path::new(env!("CARGO_BIN_EXE_guest-load"));
     let transcript = shell(entries);
     let files: [(&str, &[u8]); 2] =
