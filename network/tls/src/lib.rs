@@ -14,6 +14,7 @@ extern crate self as network_tls;
 mod config;
 mod connection;
 mod dates;
+mod der;
 mod fatal;
 mod handshake;
 mod incoming;
@@ -25,6 +26,7 @@ mod traffic;
 pub use config::{Anchors, ClientConfig, Clients, Identity, ServerConfig, SetupError};
 pub use connection::{Buffers, Connection};
 pub use dates::Dates;
+pub use der::der;
 pub use fatal::Fatal;
 pub use provider::{Crypto, NoEntropy, Random};
 

@@ -6,9 +6,7 @@
 use super::{Error, Keys, conflict};
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
-use base64ct::{Base64, Encoding};
 use core::fmt;
 use network_tls::{Anchors, Dates, Identity};
 
@@ -76,16 +74,12 @@ fn certificates(value: &str) -> Result<Vec<Vec<u8>>, String> {
     value.split(',').map(base64).collect()
 }
 
-/// Base64 as PEM has it (RFC 7468 section 3): the standard alphabet, padded.
+/// What a PEM file has of it: the standard alphabet, padded.
 fn base64(text: &str) -> Result<Vec<u8>, String> {
-    let wrong = || {
+    network_tls::der(text).ok_or_else(|| {
         "expected the base64 between the lines BEGIN and END of a PEM file, in one piece; several with commas between"
             .to_string()
-    };
-    let mut bytes = vec![0; text.len() / 4 * 3];
-    let length = Base64::decode(text, &mut bytes).map_err(|_| wrong())?.len();
-    bytes.truncate(length);
-    if bytes.is_empty() { Err(wrong()) } else { Ok(bytes) }
+    })
 }
 
 #[cfg(test)]
