@@ -28,7 +28,7 @@ pub(crate) enum Begin {
     /// It is new.
     New,
     /// It came before, and this became of it; `None` if it is being carried out.
-    Repeated(Option<Outcome>),
+    Repeated(Option<Box<Outcome>>),
     /// Its name stands for another command.
     Reused,
     /// So many are being carried out that it could not be remembered.
@@ -40,7 +40,7 @@ impl Operations {
     pub(crate) fn begin(&mut self, command: &Command) -> Begin {
         if let Some(operation) = self.known.get(&command.op_id) {
             return if operation.command.same_request(command) {
-                Begin::Repeated(operation.outcome.clone())
+                Begin::Repeated(operation.outcome.clone().map(Box::new))
             } else {
                 Begin::Reused
             };
@@ -99,7 +99,7 @@ mod tests {
         let outcome = Outcome::Indeterminate { detail: Text::new("x") };
         operations.finish(&terminate.op_id, outcome.clone());
         let again = Command { deadline_ms: Some(9), ..terminate };
-        assert_eq!(operations.begin(&again), Begin::Repeated(Some(outcome)));
+        assert_eq!(operations.begin(&again), Begin::Repeated(Some(Box::new(outcome))));
         assert_eq!(operations.begin(&command("op-1", Action::Pause {})), Begin::Reused);
     }
 

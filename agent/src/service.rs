@@ -66,6 +66,8 @@ impl Service {
             agent_boot: self.boot,
             clock_ms: self.table.clock_ms(),
             epoch,
+            journal_head: 0,
+            inventory_digest: 0,
             backends: self.table.backends().iter().map(|backend| backend.describe()).collect(),
         };
         Ok(Response::json(200, encode(&welcome)))
@@ -148,6 +150,7 @@ impl Service {
             clock_ms: self.table.clock_ms(),
             instances: self.table.instances(),
             images: self.table.images(),
+            next: None,
         };
         Response::json(200, encode(&inventory))
     }

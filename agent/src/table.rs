@@ -3,13 +3,13 @@
 //! A lane is a lock: commands to one instance are carried out one after another, and a hung one holds up nobody else.
 //! What is listed is the lane's view, under a lock of its own that is never held while a hypervisor is waited for.
 
-use crate::hypervisor::{Evidence, Fault, Hypervisor, Machine};
+use crate::hypervisor::{Evidence, Fault, Hypervisor, Machine, Step};
 use crate::operations::{Begin, Operations};
 use crate::record::{Record, RunDirectory};
 use agent_protocol::lifecycle::{Effect, effect};
 use agent_protocol::{
-    Action, Command, Failure, ImageName, Instance, InstanceId, OpId, Outcome, Refusal, State, Text, Then,
-    Uuid, Verb,
+    Action, Command, Failure, ImageName, Instance, InstanceId, OpId, Outcome, Refusal, Size, State, Text,
+    Then, Uuid, Verb,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -76,7 +76,7 @@ impl Table {
             log::warn!("{}: there is no hypervisor {:?} any more", record.id, record.hypervisor);
             return;
         };
-        let machine = Machine { id: record.id.clone(), uuid: record.uuid, image: record.image };
+        let machine = Machine::new(record.id.clone(), record.uuid, record.image);
         let lane = Arc::new(self.lane(machine, backend.clone(), record.state, record.generation));
         locked(&lane.view).reason = record.reason;
         if record.state != State::Terminated {
@@ -97,6 +97,10 @@ impl Table {
             uuid: machine.uuid,
             image: machine.image.clone(),
             hypervisor: Text::new(backend.name()),
+            size: Size::default(),
+            volumes: Vec::new(),
+            nics: Vec::new(),
+            initiator: None,
             state,
             reason: None,
             generation,
@@ -176,15 +180,15 @@ impl Table {
         let begun = locked(&self.operations).begin(command);
         match begun {
             Begin::New => {}
-            Begin::Repeated(Some(Outcome::Accepted { .. }) | None) => {
-                return self.under_way(&command.instance);
+            Begin::Repeated(Some(outcome)) if !matches!(*outcome, Outcome::Accepted { .. }) => {
+                return *outcome;
             }
-            Begin::Repeated(Some(outcome)) => return outcome,
+            Begin::Repeated(_) => return self.under_way(&command.instance),
             Begin::Reused => return refused(Refusal::OpIdReused, "that operation is another command", None),
             Begin::Full => return refused(Refusal::Full, "too many commands are under way", None),
         }
         let outcome = match &command.action {
-            Action::Create { image, start } => self.create(command, image, *start),
+            Action::Create { image, start, .. } => self.create(command, image, *start),
             _ => self.carry_out(command),
         };
         log::info!(
@@ -225,7 +229,7 @@ impl Table {
         let Ok(uuid) = random_uuid() else {
             return failed(Fault::new(Failure::Storage, "no random numbers can be had"), None);
         };
-        let machine = Machine { id: command.instance.clone(), uuid, image: image.clone() };
+        let machine = Machine::new(command.instance.clone(), uuid, image.clone());
         let generation = before.map_or(1, |before| before.generation + 1);
         let lane = Arc::new(self.lane(machine, backend.clone(), State::Stopped, generation));
         let _work = locked(&lane.work);
@@ -265,7 +269,7 @@ impl Table {
                 refused(code, format!("{verb}: {} is {}", view.id, view.state), Some(view))
             }
             Effect::Already => done(&lane, false, vec![Text::new(&format!("it is {} already", view.state))]),
-            Effect::Change(_) => self.change(&lane, command),
+            Effect::Change(_) | Effect::Keep => self.change(&lane, command),
         }
     }
 
@@ -274,8 +278,12 @@ impl Table {
         let (backend, machine) = (&lane.backend, &lane.machine);
         match &command.action {
             Action::Start {} => self.start(lane),
-            Action::Pause {} => self.settle(lane, State::Paused, backend.pause(machine, QUICK_TIME)),
-            Action::Resume {} => self.settle(lane, State::Running, backend.resume(machine, QUICK_TIME)),
+            Action::Pause {} => {
+                self.settle(lane, State::Paused, backend.perform(machine, &Step::Pause, QUICK_TIME))
+            }
+            Action::Resume {} => {
+                self.settle(lane, State::Running, backend.perform(machine, &Step::Resume, QUICK_TIME))
+            }
             Action::Stop { graceful: true, timeout_ms, then } => {
                 let patience = Duration::from_millis(u64::from(*timeout_ms)).min(STOP_TIME_MAX);
                 let stop = PendingStop {
@@ -297,17 +305,20 @@ impl Table {
             }
             // Neither is a change; the life cycle never leads here.
             Action::Create { .. } | Action::Describe {} => done(lane, false, Vec::new()),
+            _ => {
+                refused(Refusal::Impossible, "this agent cannot do it yet", Some(locked(&lane.view).clone()))
+            }
         }
     }
 
     fn start(&self, lane: &Lane) -> Outcome {
         self.set(lane, State::Pending, None);
-        let outcome = lane.backend.start(&lane.machine, START_TIME);
+        let outcome = lane.backend.perform(&lane.machine, &Step::Start, START_TIME);
         self.settle(lane, State::Running, outcome)
     }
 
     fn ask_to_stop(&self, lane: &Lane, stop: PendingStop) -> Outcome {
-        match lane.backend.ask_to_stop(&lane.machine, QUICK_TIME) {
+        match lane.backend.perform(&lane.machine, &Step::AskToStop, QUICK_TIME) {
             Ok(_) => {
                 *locked(&lane.stop) = Some(stop);
                 self.set(lane, State::Stopping, None);
@@ -319,7 +330,7 @@ impl Table {
 
     /// End what runs of it, and leave it in `state`.
     fn end(&self, lane: &Lane, state: State) -> Outcome {
-        match lane.backend.end(&lane.machine, END_TIME) {
+        match lane.backend.perform(&lane.machine, &Step::End, END_TIME) {
             Ok(evidence) => {
                 if state == State::Terminated {
                     lane.backend.forget(&lane.machine);

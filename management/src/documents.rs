@@ -1,7 +1,7 @@
 //! What clients send, from JSON to types that cannot say nonsense. Unknown and repeated fields are errors.
 
 use crate::problem::{Kind, Problem};
-use agent_protocol::{Action, ImageName, InstanceId, Object, Precondition, Then};
+use agent_protocol::{Action, ImageName, InstanceId, Object, Precondition, Size, Then};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -99,7 +99,11 @@ impl CreateDocument {
     pub(crate) fn order(self) -> Result<Order, Problem> {
         Ok(Order {
             instance: self.id,
-            action: Action::Create { image: self.image, start: self.start.unwrap_or(true) },
+            action: Action::Create {
+                image: self.image,
+                start: self.start.unwrap_or(true),
+                size: Size::default(),
+            },
             precondition: Precondition::default(),
             token: self.client_token,
             budget: budget(self.deadline_ms)?,

@@ -151,7 +151,7 @@ impl<W: Wire> Link<'_, W> {
 
     async fn greet(&mut self, until: Instant) -> Result<Welcome, Broken> {
         let appliance_boot = self.management.configuration.boot;
-        let hello = encode(&Hello { proto_min: VERSION, proto_max: VERSION, appliance_boot });
+        let hello = encode(&Hello { proto_min: VERSION, proto_max: VERSION, appliance_boot, epoch: None });
         self.exchange(Method::Post, path::HELLO, Some(&hello), until).await?;
         let (status, body) = self.reply();
         if status != 200 {

@@ -80,10 +80,18 @@ catalogue! {
     PreconditionFailed = "precondition-failed", 412, "The precondition does not hold", false;
     /// The hypervisor cannot do it.
     Unsupported = "unsupported", 422, "The hypervisor cannot do this", false;
+    /// The instance has no disk, interface or snapshot of this name, or there is no such network.
+    UnknownPart = "unknown-part", 422, "The instance has no such part", false;
+    /// The instance has another disk, interface or snapshot of this name.
+    PartExists = "part-exists", 409, "The instance has another part of this name", false;
+    /// What became of an earlier command to the instance is not known.
+    InstanceFrozen = "instance-frozen", 409, "It is not known what an earlier command to the instance has done", false;
     /// No room for another instance.
     NoCapacity = "no-capacity", 507, "There is no room for another one", true;
     /// The guest did not shut down.
     GuestIgnored = "guest-ignored", 409, "The guest did not shut down", false;
+    /// The guest did not let go of a disk or an interface.
+    GuestDidNotRelease = "guest-did-not-release", 409, "The guest did not let go of it", true;
     /// The hypervisor failed at it.
     HypervisorFailed = "hypervisor-failed", 502, "The hypervisor could not do this", false;
     /// The hypervisor did not answer the agent in time.
@@ -137,6 +145,9 @@ impl Kind {
             Refusal::StaleBoot => Self::AgentUnavailable,
             Refusal::Impossible => Self::Unsupported,
             Refusal::Full => Self::NoCapacity,
+            Refusal::UnknownPart | Refusal::UnknownNetwork => Self::UnknownPart,
+            Refusal::PartExists => Self::PartExists,
+            Refusal::Frozen => Self::InstanceFrozen,
             Refusal::OpIdReused | Refusal::UnknownCritical | Refusal::Version | Refusal::Unrecognised => {
                 Self::AgentRefused
             }
@@ -148,6 +159,7 @@ impl Kind {
         match failure {
             Failure::Timeout => Self::HypervisorTimeout,
             Failure::GuestIgnored => Self::GuestIgnored,
+            Failure::GuestDidNotRelease => Self::GuestDidNotRelease,
             Failure::Storage => Self::AgentStorage,
             Failure::Spawn | Failure::Hypervisor | Failure::Ended | Failure::Unrecognised => {
                 Self::HypervisorFailed

@@ -1,6 +1,6 @@
 //! Answers: what became of a command, and what there is.
 
-use crate::{ImageName, InstanceId, OpId, State, Text, Uuid};
+use crate::{AttachedNic, AttachedVolume, ImageName, InstanceId, IscsiName, OpId, Size, State, Text, Uuid};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -77,6 +77,18 @@ pub struct Instance {
     pub image: ImageName,
     /// The kind of hypervisor that runs it.
     pub hypervisor: Text,
+    /// How large it is, where that is not as its image says.
+    #[serde(default, skip_serializing_if = "Size::is_empty")]
+    pub size: Size,
+    /// Its disks beside those of its image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<AttachedVolume>,
+    /// Its network interfaces beside those of its image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<AttachedNic>,
+    /// The name by which its host logs in to targets for it: a target it is to have must admit this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<IscsiName>,
     /// What it is doing.
     pub state: State,
     /// Why it is in that state, when that is not because it was told to.
@@ -99,10 +111,13 @@ pub struct Inventory {
     pub agent_boot: Uuid,
     /// The agent's clock: milliseconds since it started.
     pub clock_ms: u64,
-    /// Every instance it knows, sorted by name, those included that were terminated lately.
+    /// Instances it knows, sorted by name, those included that were terminated lately.
     pub instances: Vec<Instance>,
     /// The images it could make instances of, sorted by name.
     pub images: Vec<ImageName>,
+    /// There are more instances: ask after this name for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<InstanceId>,
 }
 
 macro_rules! codes {
@@ -175,8 +190,16 @@ codes!(
         Impossible = "impossible",
         /// The protocol version is not spoken here.
         Version = "version",
-        /// There is no room for another instance or operation.
+        /// There is no room for another instance, operation, disk or interface.
         Full = "full",
+        /// The instance has no disk, interface or snapshot of that name.
+        UnknownPart = "unknown-part",
+        /// The instance has a disk, interface or snapshot of that name already, and it is another one.
+        PartExists = "part-exists",
+        /// There is no network of that name.
+        UnknownNetwork = "unknown-network",
+        /// What became of an earlier command to this instance is not known: only looking at it and ending it is allowed.
+        Frozen = "frozen",
     }
 );
 
@@ -193,6 +216,8 @@ codes!(
         Ended = "ended",
         /// The guest did not shut down when asked.
         GuestIgnored = "guest-ignored",
+        /// The guest did not let go of a disk or an interface when asked.
+        GuestDidNotRelease = "guest-did-not-release",
         /// The agent could not write its own records.
         Storage = "storage",
     }

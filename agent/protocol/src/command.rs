@@ -1,6 +1,9 @@
 //! Commands: what the appliance asks the agent to do to one instance.
 
-use crate::{ImageName, InstanceId, OpId, State, Uuid};
+use crate::{
+    ImageName, InstanceId, Link, Nic, NicName, OpId, PeerName, Size, SnapshotName, State, Uuid, Volume,
+    VolumeName,
+};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -118,6 +121,9 @@ pub enum Action {
         /// Start it at once.
         #[serde(default)]
         start: bool,
+        /// How large it is to be, where that is not as the image says.
+        #[serde(default, skip_serializing_if = "Size::is_empty")]
+        size: Size,
     },
     /// Begin to run it.
     Start {},
@@ -136,6 +142,92 @@ pub enum Action {
     Pause {},
     /// Let its processors go on.
     Resume {},
+    /// Have the guest shut down, then run it again.
+    Reboot {
+        /// How long the guest has to shut down, in milliseconds.
+        timeout_ms: u32,
+        /// What happens when the guest has not shut down by then.
+        #[serde(default)]
+        then: Then,
+    },
+    /// Restart its processors without asking the guest.
+    Reset {},
+    /// Write its memory out and run nothing of it any more.
+    Save {},
+    /// Let it go on from where it was saved.
+    Restore {},
+    /// Keep its local disks, and its memory if it runs, as they are now under a name.
+    Snapshot {
+        /// The name.
+        snapshot: SnapshotName,
+    },
+    /// Go back to how it was when that snapshot was made.
+    Revert {
+        /// The snapshot.
+        snapshot: SnapshotName,
+    },
+    /// Change its size.
+    Resize {
+        /// What changes.
+        size: Size,
+    },
+    /// Give it a disk.
+    #[serde(rename = "volume.attach")]
+    VolumeAttach {
+        /// The disk.
+        volume: Volume,
+    },
+    /// Take a disk from it. Done when the guest has let go of it.
+    #[serde(rename = "volume.detach")]
+    VolumeDetach {
+        /// The disk.
+        volume: VolumeName,
+        /// How long the guest has to let go, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// Look at a disk's size anew and tell the guest.
+    #[serde(rename = "volume.resize")]
+    VolumeResize {
+        /// The disk.
+        volume: VolumeName,
+    },
+    /// Give it a network interface.
+    #[serde(rename = "nic.attach")]
+    NicAttach {
+        /// The interface.
+        nic: Nic,
+    },
+    /// Take a network interface from it. Done when the guest has let go of it.
+    #[serde(rename = "nic.detach")]
+    NicDetach {
+        /// The interface.
+        nic: NicName,
+        /// How long the guest has to let go, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// Plug or unplug the cable of a network interface.
+    #[serde(rename = "nic.update")]
+    NicUpdate {
+        /// The interface.
+        nic: NicName,
+        /// Whether the cable is to be plugged in.
+        link: Link,
+    },
+    /// Make ready to receive it from another host.
+    #[serde(rename = "migrate.prepare")]
+    MigratePrepare {
+        /// The image it was made of.
+        image: ImageName,
+    },
+    /// Move it to another host while it runs.
+    #[serde(rename = "migrate.start")]
+    MigrateStart {
+        /// The host.
+        peer: PeerName,
+    },
+    /// Stop moving it.
+    #[serde(rename = "migrate.cancel")]
+    MigrateCancel {},
     /// End it for good, without asking the guest.
     Terminate {},
     /// Look at it, and change nothing.
@@ -163,49 +255,100 @@ impl Action {
             Self::Stop { graceful: false, .. } => Verb::ForceStop,
             Self::Pause {} => Verb::Pause,
             Self::Resume {} => Verb::Resume,
+            Self::Reboot { .. } => Verb::Reboot,
+            Self::Reset {} => Verb::Reset,
+            Self::Save {} => Verb::Save,
+            Self::Restore {} => Verb::Restore,
+            Self::Snapshot { .. } => Verb::Snapshot,
+            Self::Revert { .. } => Verb::Revert,
+            Self::Resize { .. } => Verb::Resize,
+            Self::VolumeAttach { .. } => Verb::VolumeAttach,
+            Self::VolumeDetach { .. } => Verb::VolumeDetach,
+            Self::VolumeResize { .. } => Verb::VolumeResize,
+            Self::NicAttach { .. } => Verb::NicAttach,
+            Self::NicDetach { .. } => Verb::NicDetach,
+            Self::NicUpdate { .. } => Verb::NicUpdate,
+            Self::MigratePrepare { .. } => Verb::MigratePrepare,
+            Self::MigrateStart { .. } => Verb::MigrateStart,
+            Self::MigrateCancel {} => Verb::MigrateCancel,
             Self::Terminate {} => Verb::Terminate,
             Self::Describe {} => Verb::Describe,
         }
     }
 }
 
-/// A verb without its arguments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verb {
-    /// Make an instance.
-    Create,
-    /// Run it.
-    Start,
-    /// Ask the guest to shut down.
-    Stop,
-    /// Cut its power.
-    ForceStop,
-    /// Hold its processors.
-    Pause,
-    /// Let them go on.
-    Resume,
-    /// End it for good.
-    Terminate,
-    /// Look at it.
-    Describe,
+macro_rules! verbs {
+    ($($(#[$doc:meta])* $item:ident = $text:literal,)*) => {
+        /// A verb without its arguments.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Verb {
+            $($(#[$doc])* #[serde(rename = $text)] $item,)*
+        }
+
+        impl Verb {
+            /// Every verb.
+            pub const ALL: &'static [Self] = &[$(Self::$item),*];
+
+            /// The name on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$item => $text,)*
+                }
+            }
+        }
+    };
 }
 
-impl Verb {
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Start => "start",
-            Self::Stop => "stop",
-            Self::ForceStop => "force-stop",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Terminate => "terminate",
-            Self::Describe => "describe",
-        }
-    }
-}
+verbs!(
+    /// Make an instance.
+    Create = "create",
+    /// Run it.
+    Start = "start",
+    /// Ask the guest to shut down.
+    Stop = "stop",
+    /// Cut its power.
+    ForceStop = "force-stop",
+    /// Have the guest shut down, then run it again.
+    Reboot = "reboot",
+    /// Restart its processors.
+    Reset = "reset",
+    /// Hold its processors.
+    Pause = "pause",
+    /// Let them go on.
+    Resume = "resume",
+    /// Write its memory out.
+    Save = "save",
+    /// Go on from there.
+    Restore = "restore",
+    /// Keep it as it is under a name.
+    Snapshot = "snapshot",
+    /// Go back to that.
+    Revert = "revert",
+    /// Change its size.
+    Resize = "resize",
+    /// Give it a disk.
+    VolumeAttach = "volume.attach",
+    /// Take a disk from it.
+    VolumeDetach = "volume.detach",
+    /// Look at a disk's size anew.
+    VolumeResize = "volume.resize",
+    /// Give it a network interface.
+    NicAttach = "nic.attach",
+    /// Take a network interface from it.
+    NicDetach = "nic.detach",
+    /// Plug or unplug a cable.
+    NicUpdate = "nic.update",
+    /// Make ready to receive it.
+    MigratePrepare = "migrate.prepare",
+    /// Move it to another host.
+    MigrateStart = "migrate.start",
+    /// Stop moving it.
+    MigrateCancel = "migrate.cancel",
+    /// End it for good.
+    Terminate = "terminate",
+    /// Look at it.
+    Describe = "describe",
+);
 
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

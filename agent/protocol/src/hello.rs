@@ -13,6 +13,10 @@ pub struct Hello {
     pub proto_max: u16,
     /// Random, made anew each time the appliance starts.
     pub appliance_boot: Uuid,
+    /// The epoch it was granted before, if it holds one. When the agent has granted a larger one since, another appliance
+    /// has taken over, and this one is refused ([`crate::Refusal::StaleEpoch`]). Without one it takes over itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
 }
 
 /// The agent presents itself.
@@ -26,8 +30,14 @@ pub struct Welcome {
     pub agent_boot: Uuid,
     /// The agent's clock: milliseconds since it started.
     pub clock_ms: u64,
-    /// To be sent with each command. It grows with each new appliance that says hello.
+    /// To be sent with each command. It grows each time an appliance takes over.
     pub epoch: u64,
+    /// The number of the last entry of the agent's journal; one that is smaller than before tells of a lost journal.
+    #[serde(default)]
+    pub journal_head: u64,
+    /// Changes whenever the instances do: with another one than before, what was known of them is out of date.
+    #[serde(default)]
+    pub inventory_digest: u64,
     /// The hypervisors it drives.
     pub backends: Vec<Backend>,
 }

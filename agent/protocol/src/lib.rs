@@ -10,8 +10,10 @@ extern crate alloc;
 
 mod answer;
 mod command;
+mod event;
 mod hello;
 pub mod lifecycle;
+mod parts;
 mod text;
 mod token;
 mod wire;
@@ -21,10 +23,18 @@ mod tests;
 
 pub use answer::{Answer, Failure, Instance, Inventory, Outcome, Refusal};
 pub use command::{Action, Command, Precondition, Then, Verb};
+pub use event::{Event, EventKind, EventPage};
 pub use hello::{Backend, Capability, Hello, Support, Welcome};
 pub use lifecycle::State;
+pub use parts::{
+    AttachedNic, AttachedVolume, Attachment, Link, Mac, NICS_MAX, Nic, Size, Stats, Traffic, VOLUMES_MAX,
+    Volume,
+};
 pub use text::Text;
-pub use token::{ImageName, InstanceId, OpId, TokenError, Uuid};
+pub use token::{
+    ImageName, InstanceId, IscsiName, NetworkName, NicName, OpId, PeerName, SnapshotName, TokenError, Uuid,
+    VolumeName,
+};
 pub use wire::{Malformed, Object, decode, encode, path};
 
 /// The version of the protocol these types describe.

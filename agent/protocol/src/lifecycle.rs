@@ -106,72 +106,66 @@ impl<'de> Deserialize<'de> for State {
 pub enum Effect {
     /// It is carried out; this is the state it leads to when it succeeds.
     Change(State),
+    /// It is carried out, and the state is the same after it.
+    Keep,
     /// What it asks for is already so: a success that changes nothing.
     Already,
     /// It is refused, and nothing is done.
     Refuse(Refusal),
 }
 
-/// What `verb` does to an instance in `state`. `Create` concerns no existing instance: a name whose bearer was
-/// terminated may be used again, any other may not.
+/// What `verb` does to an instance in `state`. `Create` and `MigratePrepare` concern no existing instance: a name whose
+/// bearer was terminated may be used again, any other may not. Whether a disk or an interface is there already is not a
+/// matter of the state.
 pub const fn effect(state: State, verb: Verb) -> Effect {
-    use Effect::{Already, Change, Refuse};
+    use Effect::{Already, Change, Keep, Refuse};
     use State as S;
-    match verb {
-        Verb::Describe => Already,
-        Verb::Create => match state {
-            S::Terminated => Change(S::Stopped),
-            _ => Refuse(Refusal::AlreadyExists),
-        },
-        Verb::Start => match state {
-            S::Pending | S::Stopped | S::Failed => Change(S::Running),
-            S::Running => Already,
-            S::Paused | S::Stopping | S::Saving | S::Saved | S::ShuttingDown => Refuse(Refusal::WrongState),
-            S::Terminated => Refuse(Refusal::Terminated),
-            S::Unknown => Refuse(Refusal::StateUnknown),
-        },
-        // Only a guest whose processors run can hear the request.
-        Verb::Stop => match state {
-            S::Running => Change(S::Stopping),
-            S::Stopping | S::Stopped | S::Failed => Already,
-            S::Pending | S::Paused | S::Saving | S::Saved | S::ShuttingDown => Refuse(Refusal::WrongState),
-            S::Terminated => Refuse(Refusal::Terminated),
-            S::Unknown => Refuse(Refusal::StateUnknown),
-        },
+    match (verb, state) {
+        (Verb::Describe, _) => Already,
+        (Verb::Create, S::Terminated) => Change(S::Stopped),
+        (Verb::MigratePrepare, S::Terminated) => Change(S::Pending),
+        (Verb::Create | Verb::MigratePrepare, _) => Refuse(Refusal::AlreadyExists),
+        (_, S::Terminated) => Refuse(Refusal::Terminated),
         // The forced ways out are open in every state that still has something to end.
-        Verb::ForceStop => match state {
-            S::Stopped | S::Failed | S::Saved => Already,
-            S::Pending | S::Running | S::Paused | S::Stopping | S::Saving | S::Unknown => Change(S::Stopped),
-            S::ShuttingDown => Refuse(Refusal::WrongState),
-            S::Terminated => Refuse(Refusal::Terminated),
-        },
-        Verb::Pause => match state {
-            S::Running => Change(S::Paused),
-            S::Paused => Already,
-            S::Pending | S::Stopping | S::Stopped | S::Saving | S::Saved | S::ShuttingDown | S::Failed => {
-                Refuse(Refusal::WrongState)
-            }
-            S::Terminated => Refuse(Refusal::Terminated),
-            S::Unknown => Refuse(Refusal::StateUnknown),
-        },
-        Verb::Resume => match state {
-            S::Paused => Change(S::Running),
-            S::Running => Already,
-            S::Pending | S::Stopping | S::Stopped | S::Saving | S::Saved | S::ShuttingDown | S::Failed => {
-                Refuse(Refusal::WrongState)
-            }
-            S::Terminated => Refuse(Refusal::Terminated),
-            S::Unknown => Refuse(Refusal::StateUnknown),
-        },
-        Verb::Terminate => match state {
-            S::Terminated => Refuse(Refusal::Terminated),
-            _ => Change(S::Terminated),
-        },
+        (Verb::Terminate, _) => Change(S::Terminated),
+        (Verb::ForceStop, S::Stopped | S::Failed | S::Saved) => Already,
+        (Verb::ForceStop, S::ShuttingDown) => Refuse(Refusal::WrongState),
+        (Verb::ForceStop, _) => Change(S::Stopped),
+        (_, S::Unknown) => Refuse(Refusal::StateUnknown),
+        (Verb::Start, S::Pending | S::Stopped | S::Failed) => Change(S::Running),
+        (Verb::Start | Verb::Resume | Verb::Restore, S::Running) => Already,
+        // Only a guest whose processors run can hear the request.
+        (Verb::Stop, S::Running) => Change(S::Stopping),
+        (Verb::Stop, S::Stopping | S::Stopped | S::Failed) => Already,
+        (Verb::Pause, S::Running) => Change(S::Paused),
+        (Verb::Pause, S::Paused) => Already,
+        (Verb::Resume, S::Paused) => Change(S::Running),
+        (Verb::Save, S::Running | S::Paused) => Change(S::Saved),
+        (Verb::Save, S::Saved) => Already,
+        (Verb::Restore, S::Saved) => Change(S::Running),
+        (Verb::Reboot | Verb::MigrateStart, S::Running) => Keep,
+        (Verb::Reset | Verb::MigrateCancel, S::Running | S::Paused) => Keep,
+        // Nothing has the disk open that could be told of its size.
+        (Verb::VolumeResize, S::Stopped | S::Failed) => Already,
+        (Verb::VolumeResize, S::Running | S::Paused) => Keep,
+        (
+            Verb::Snapshot
+            | Verb::Revert
+            | Verb::Resize
+            | Verb::VolumeAttach
+            | Verb::VolumeDetach
+            | Verb::NicAttach
+            | Verb::NicDetach
+            | Verb::NicUpdate,
+            S::Running | S::Paused | S::Stopped | S::Failed,
+        ) => Keep,
+        _ => Refuse(Refusal::WrongState),
     }
 }
 
 /// The verbs that would change an instance in `state`: what a client may offer its user.
 pub fn allowed(state: State) -> impl Iterator<Item = Verb> {
-    let verbs = [Verb::Start, Verb::Stop, Verb::ForceStop, Verb::Pause, Verb::Resume, Verb::Terminate];
-    verbs.into_iter().filter(move |&verb| matches!(effect(state, verb), Effect::Change(_)))
+    let of_existing = |verb: &Verb| !matches!(verb, Verb::Create | Verb::MigratePrepare);
+    let changes = move |&verb: &Verb| matches!(effect(state, verb), Effect::Change(_) | Effect::Keep);
+    Verb::ALL.iter().copied().filter(of_existing).filter(changes)
 }

@@ -95,6 +95,70 @@ name!(
     /// What one operation is called, chosen by the appliance and never reused.
     OpId
 );
+name!(
+    /// What a disk of an instance is called.
+    VolumeName
+);
+name!(
+    /// What a network interface of an instance is called.
+    NicName
+);
+name!(
+    /// What a network is called in the agent's own table; what it stands for never crosses the wire.
+    NetworkName
+);
+name!(
+    /// What a snapshot of an instance is called.
+    SnapshotName
+);
+name!(
+    /// What another host is called in the agent's own table, to which instances may move.
+    PeerName
+);
+
+/// An iSCSI name (RFC 7143 section 4.2.7): 1 to 223 bytes of `[a-z0-9.:-]`, beginning with `iqn.`, `eui.` or `naa.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IscsiName(Box<str>);
+
+/// The longest iSCSI name, in bytes.
+const ISCSI_NAME_LIMIT: usize = 223;
+
+impl IscsiName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IscsiName {
+    type Err = TokenError;
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        if text.len() > ISCSI_NAME_LIMIT || text.len() < 5 {
+            return Err(TokenError::Length);
+        }
+        let plain = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b':' | b'-'));
+        let known = ["iqn.", "eui.", "naa."].iter().any(|kind| text.starts_with(kind));
+        if plain && known { Ok(Self(text.into())) } else { Err(TokenError::Byte) }
+    }
+}
+
+impl fmt::Display for IscsiName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for IscsiName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for IscsiName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Parsed(core::marker::PhantomData))
+    }
+}
 
 /// 128 bits that tell one incarnation of a name from the next, written as RFC 9562 section 4 has it, in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

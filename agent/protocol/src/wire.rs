@@ -14,8 +14,12 @@ pub mod path {
     pub const HELLO: &str = "/a1/hello";
     /// `POST`: [`crate::Command`] → [`crate::Answer`]. With `/{op_id}` appended, `GET`: what became of it.
     pub const COMMAND: &str = "/a1/cmd";
-    /// `GET`: [`crate::Inventory`].
+    /// `GET`, with `?limit=N&after=NAME`: [`crate::Inventory`].
     pub const INVENTORY: &str = "/a1/inventory";
+    /// `GET`, with `?after=SEQ&wait=MILLISECONDS`: [`crate::EventPage`].
+    pub const EVENTS: &str = "/a1/events";
+    /// `GET` with `/{instance}` appended: [`crate::Stats`].
+    pub const STATS: &str = "/a1/stats";
 }
 
 /// Bytes that are not what they should be, and what is wrong with them.

@@ -6,7 +6,10 @@
 
 pub mod qemu;
 
-use agent_protocol::{Backend, Failure, ImageName, InstanceId, State, Text, Uuid};
+use agent_protocol::{
+    Backend, Failure, ImageName, InstanceId, Link, Nic, NicName, PeerName, Size, SnapshotName, State, Stats,
+    Text, Uuid, Volume, VolumeName,
+};
 use std::time::Duration;
 
 /// One instance as a backend needs to know it.
@@ -18,6 +21,72 @@ pub struct Machine {
     pub uuid: Uuid,
     /// What it is made of.
     pub image: ImageName,
+    /// How large it is, where that is not as the image says.
+    pub size: Size,
+    /// The disks it has beside the image's, or is to have when it starts.
+    pub volumes: Vec<Volume>,
+    /// The network interfaces it has beside the image's, or is to have when it starts.
+    pub nics: Vec<Nic>,
+}
+
+impl Machine {
+    /// A machine that has nothing beside its image.
+    pub const fn new(id: InstanceId, uuid: Uuid, image: ImageName) -> Self {
+        Self {
+            id,
+            uuid,
+            image,
+            size: Size { cpus: None, memory_mib: None },
+            volumes: Vec::new(),
+            nics: Vec::new(),
+        }
+    }
+}
+
+/// One native step of a command, with the lane held. Whether it makes sense was decided before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make it run, with its size, disks and interfaces. It was stopped, or has been made and not begun.
+    Start,
+    /// Hold its processors.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Ask the guest to shut down; whether it will is another matter.
+    AskToStop,
+    /// End what runs of it, whatever its guest thinks. Success is proof that nothing of it runs any more.
+    End,
+    /// Restart its processors.
+    Reset,
+    /// Write its memory out, durably, and end what runs. Success is proof of both.
+    Save,
+    /// Run it from where it was saved; after that the saved memory is gone.
+    Restore,
+    /// Keep local disks and memory under a name.
+    Snapshot(SnapshotName),
+    /// Go back to a snapshot.
+    Revert(SnapshotName),
+    /// Change its size from `machine.size`. What cannot be changed while it runs is a fault, unless it does not run.
+    Resize(Size),
+    /// Give it a disk while it runs.
+    AttachVolume(Volume),
+    /// Ask the guest to let go of a disk. Done when [`Observation::volumes`] has it no more, by which time the backend
+    /// has logged out of its target.
+    DetachVolume(VolumeName),
+    /// Look at a disk's size anew and tell the guest.
+    ResizeVolume(VolumeName),
+    /// Give it a network interface while it runs.
+    AttachNic(Nic),
+    /// Ask the guest to let go of an interface. Done when [`Observation::nics`] has it no more.
+    DetachNic(NicName),
+    /// Plug or unplug a cable.
+    UpdateNic(NicName, Link),
+    /// Make ready to receive it from another host.
+    MigratePrepare,
+    /// Move it to another host.
+    MigrateStart(PeerName),
+    /// Stop moving it.
+    MigrateCancel,
 }
 
 /// What the hypervisor says about a machine.
@@ -27,6 +96,22 @@ pub struct Observation {
     pub state: State,
     /// Why, when that is not because it was told to.
     pub reason: Option<Text>,
+    /// While it runs: the disks of [`Machine::volumes`] that its guest has; `None` if that cannot be told.
+    pub volumes: Option<Vec<VolumeName>>,
+    /// While it runs: the interfaces of [`Machine::nics`] that its guest has; `None` if that cannot be told.
+    pub nics: Option<Vec<NicName>>,
+}
+
+impl Observation {
+    /// That it is in `state`, and nothing of its disks and interfaces.
+    pub const fn of(state: State) -> Self {
+        Self { state, reason: None, volumes: None, nics: None }
+    }
+
+    /// The same, with a reason.
+    pub fn because(self, reason: impl AsRef<str>) -> Self {
+        Self { reason: Some(Text::new(reason.as_ref())), ..self }
+    }
 }
 
 /// How a machine ended by itself.
@@ -74,20 +159,11 @@ pub trait Hypervisor: Send + Sync {
     /// Look at a machine.
     fn observe(&self, machine: &Machine, within: Duration) -> Observation;
 
-    /// Make it run. It was stopped, or has been made and not begun.
-    fn start(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault>;
+    /// Carry out a step of a command. What the capabilities of [`Hypervisor::describe`] call impossible never gets here.
+    fn perform(&self, machine: &Machine, step: &Step, within: Duration) -> Result<Evidence, Fault>;
 
-    /// Hold its processors.
-    fn pause(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault>;
-
-    /// Let them go on.
-    fn resume(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault>;
-
-    /// Ask the guest to shut down; whether it will is another matter.
-    fn ask_to_stop(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault>;
-
-    /// End what runs of it, whatever its guest thinks. Success is proof that nothing of it runs any more.
-    fn end(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault>;
+    /// What a machine that runs has used.
+    fn stats(&self, machine: &Machine, within: Duration) -> Result<Stats, Fault>;
 
     /// Remove every trace of a machine that has ended.
     fn forget(&self, machine: &Machine);
@@ -95,6 +171,7 @@ pub trait Hypervisor: Send + Sync {
     /// If it has ended by itself, say how, once.
     fn bury(&self, machine: &Machine) -> Option<Ended>;
 
-    /// Wait until some machine has ended by itself and is not buried yet; those that have.
+    /// Wait until some machine has ended by itself and is not buried yet, or has changed otherwise (a guest let go of a
+    /// disk, restarted, was held); those that have.
     fn wait_for_ends(&self, within: Duration) -> Vec<Uuid>;
 }

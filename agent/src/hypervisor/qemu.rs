@@ -9,8 +9,8 @@ mod qmp;
 
 pub use images::Images;
 
-use super::{Ended, Evidence, Fault, Hypervisor, Machine, Observation};
-use agent_protocol::{Backend, Capability, Failure, ImageName, State, Support, Text, Uuid, Verb};
+use super::{Ended, Evidence, Fault, Hypervisor, Machine, Observation, Step};
+use agent_protocol::{Backend, Capability, Failure, ImageName, State, Stats, Support, Text, Uuid, Verb};
 use process::{Identity, Process};
 use qmp::{Qmp, QmpError};
 use std::collections::BTreeMap;
@@ -199,63 +199,6 @@ impl Qemu {
         let found = command_line.windows(expected.len()).any(|window| window == expected.as_bytes());
         found.then_some(identity)
     }
-}
-
-/// What a taken-over QEMU must not do: old system calls, gaining privileges, starting programs, changing its limits.
-const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
-
-impl Hypervisor for Qemu {
-    fn name(&self) -> &'static str {
-        "qemu"
-    }
-
-    fn describe(&self) -> Backend {
-        let capability = |verb, support, by| Capability { verb, support, by: Text::new(by) };
-        Backend {
-            name: Text::new(self.name()),
-            version: self.version.clone(),
-            capabilities: vec![
-                capability(
-                    Verb::Create,
-                    Support::Emulated,
-                    "kept by the agent; a process exists only while it runs",
-                ),
-                capability(Verb::Start, Support::Native, "a new process with -S, then QMP cont"),
-                capability(Verb::Stop, Support::Native, "QMP system_powerdown, then the process is awaited"),
-                capability(Verb::ForceStop, Support::Native, "QMP quit, after 2 s SIGKILL"),
-                capability(Verb::Pause, Support::Native, "QMP stop"),
-                capability(Verb::Resume, Support::Native, "QMP cont"),
-                capability(Verb::Terminate, Support::Native, "QMP quit, after 2 s SIGKILL"),
-                capability(Verb::Describe, Support::Native, "QMP query-status"),
-            ],
-        }
-    }
-
-    fn images(&self) -> Vec<ImageName> {
-        self.images.images.keys().cloned().collect()
-    }
-
-    fn adopt(&self, machine: &Machine, within: Duration) -> Observation {
-        if let Some(process) = self.recorded(machine).as_ref().and_then(Process::adopt) {
-            let identity = process.identity.clone();
-            self.processes().insert(machine.uuid, Arc::new(process));
-            let _ = keep(&self.own_directory(machine).join("process"), &identity);
-            return self.observe(machine, within);
-        }
-        Observation { state: State::Stopped, reason: Some(Text::new("it ended while no agent was watching")) }
-    }
-
-    fn observe(&self, machine: &Machine, within: Duration) -> Observation {
-        if self.running(machine).is_none() {
-            return Observation { state: State::Stopped, reason: None };
-        }
-        let asked =
-            Qmp::connect(&self.socket(machine), Instant::now() + within).and_then(|mut qmp| qmp.status());
-        match asked {
-            Ok(status) => observation(&status),
-            Err(error) => Observation { state: State::Unknown, reason: Some(Text::new(&error.to_string())) },
-        }
-    }
 
     fn start(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
         let deadline = Instant::now() + within;
@@ -268,14 +211,6 @@ impl Hypervisor for Qemu {
             vec![Text::new(&format!("process {} answers on its monitor", process.identity.pid))];
         evidence.extend(self.drive(machine, left, "cont", "running")?);
         Ok(evidence)
-    }
-
-    fn pause(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
-        self.drive(machine, within, "stop", "paused")
-    }
-
-    fn resume(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
-        self.drive(machine, within, "cont", "running")
     }
 
     fn ask_to_stop(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
@@ -311,6 +246,105 @@ impl Hypervisor for Qemu {
         self.remove_process(machine, &process);
         let by = if quiet { "after quit" } else { "after SIGKILL" };
         Ok(vec![Text::new(&format!("{by} process {pid} {how} and is gone"))])
+    }
+}
+
+/// What a taken-over QEMU must not do: old system calls, gaining privileges, starting programs, changing its limits.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// Verbs of the vocabulary that this backend refuses.
+const NOT_YET: [Verb; 16] = [
+    Verb::Reboot,
+    Verb::Reset,
+    Verb::Save,
+    Verb::Restore,
+    Verb::Snapshot,
+    Verb::Revert,
+    Verb::Resize,
+    Verb::VolumeAttach,
+    Verb::VolumeDetach,
+    Verb::VolumeResize,
+    Verb::NicAttach,
+    Verb::NicDetach,
+    Verb::NicUpdate,
+    Verb::MigratePrepare,
+    Verb::MigrateStart,
+    Verb::MigrateCancel,
+];
+
+impl Hypervisor for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn describe(&self) -> Backend {
+        let capability = |verb, support, by| Capability { verb, support, by: Text::new(by) };
+        Backend {
+            name: Text::new(self.name()),
+            version: self.version.clone(),
+            capabilities: [
+                capability(
+                    Verb::Create,
+                    Support::Emulated,
+                    "kept by the agent; a process exists only while it runs",
+                ),
+                capability(Verb::Start, Support::Native, "a new process with -S, then QMP cont"),
+                capability(Verb::Stop, Support::Native, "QMP system_powerdown, then the process is awaited"),
+                capability(Verb::ForceStop, Support::Native, "QMP quit, after 2 s SIGKILL"),
+                capability(Verb::Pause, Support::Native, "QMP stop"),
+                capability(Verb::Resume, Support::Native, "QMP cont"),
+                capability(Verb::Terminate, Support::Native, "QMP quit, after 2 s SIGKILL"),
+                capability(Verb::Describe, Support::Native, "QMP query-status"),
+            ]
+            .into_iter()
+            .chain(
+                NOT_YET
+                    .iter()
+                    .map(|&verb| capability(verb, Support::Impossible, "this backend has not learned it")),
+            )
+            .collect(),
+        }
+    }
+
+    fn images(&self) -> Vec<ImageName> {
+        self.images.images.keys().cloned().collect()
+    }
+
+    fn adopt(&self, machine: &Machine, within: Duration) -> Observation {
+        if let Some(process) = self.recorded(machine).as_ref().and_then(Process::adopt) {
+            let identity = process.identity.clone();
+            self.processes().insert(machine.uuid, Arc::new(process));
+            let _ = keep(&self.own_directory(machine).join("process"), &identity);
+            return self.observe(machine, within);
+        }
+        Observation::of(State::Stopped).because("it ended while no agent was watching")
+    }
+
+    fn observe(&self, machine: &Machine, within: Duration) -> Observation {
+        if self.running(machine).is_none() {
+            return Observation::of(State::Stopped);
+        }
+        let asked =
+            Qmp::connect(&self.socket(machine), Instant::now() + within).and_then(|mut qmp| qmp.status());
+        match asked {
+            Ok(status) => observation(&status),
+            Err(error) => Observation::of(State::Unknown).because(error.to_string()),
+        }
+    }
+
+    fn perform(&self, machine: &Machine, step: &Step, within: Duration) -> Result<Evidence, Fault> {
+        match step {
+            Step::Start => self.start(machine, within),
+            Step::Pause => self.drive(machine, within, "stop", "paused"),
+            Step::Resume => self.drive(machine, within, "cont", "running"),
+            Step::AskToStop => self.ask_to_stop(machine, within),
+            Step::End => self.end(machine, within),
+            _ => Err(Fault::new(Failure::Hypervisor, "this backend cannot do it yet")),
+        }
+    }
+
+    fn stats(&self, _machine: &Machine, _within: Duration) -> Result<Stats, Fault> {
+        Err(Fault::new(Failure::Hypervisor, "this backend cannot tell yet"))
     }
 
     fn forget(&self, machine: &Machine) {
@@ -354,7 +388,7 @@ fn observation(status: &str) -> Observation {
         "shutdown" => (State::Stopping, Some("the guest has powered off and its process still exists")),
         _ => (State::Unknown, Some("the hypervisor names a state that this agent does not know")),
     };
-    Observation { state, reason: reason.map(Text::new) }
+    Observation { reason: reason.map(Text::new), ..Observation::of(state) }
 }
 
 fn fault(error: &QmpError) -> Fault {

@@ -7,7 +7,14 @@ use std::time::{Duration, Instant};
 #[test]
 fn an_instance_is_made_runs_pauses_stops_starts_again_and_is_terminated() {
     let world = World::new("life");
-    let created = world.act("web-1", Action::Create { image: "microvm".parse().unwrap(), start: false });
+    let created = world.act(
+        "web-1",
+        Action::Create {
+            image: "microvm".parse().unwrap(),
+            start: false,
+            size: agent_protocol::Size::default(),
+        },
+    );
     assert!(changed(&created));
     assert_eq!(world.state("web-1"), State::Stopped);
 
@@ -77,7 +84,7 @@ fn a_second_terminate_and_an_unknown_name_are_refused_each_in_its_own_way() {
 }
 
 fn create(image: &str) -> Action {
-    Action::Create { image: image.parse().unwrap(), start: true }
+    Action::Create { image: image.parse().unwrap(), start: true, size: agent_protocol::Size::default() }
 }
 
 #[test]

@@ -76,7 +76,8 @@ fn pid(directory: &Path, outcome: &Outcome) -> u32 {
 #[test]
 fn a_killed_agent_leaves_its_guests_to_the_next_one_which_can_end_them() {
     let directory = directory("killed");
-    let create = Action::Create { image: "none".parse().unwrap(), start: true };
+    let create =
+        Action::Create { image: "none".parse().unwrap(), start: true, size: agent_protocol::Size::default() };
     let first = Program::start(&directory, &[]);
     let pid = pid(&directory, &first.act("op-1", "a", create));
     assert_eq!(first.end("KILL"), None);
@@ -93,7 +94,8 @@ fn a_killed_agent_leaves_its_guests_to_the_next_one_which_can_end_them() {
 #[test]
 fn interrupting_the_agent_ends_it_in_order_and_leaves_its_guests() {
     let directory = directory("interrupted");
-    let create = Action::Create { image: "none".parse().unwrap(), start: true };
+    let create =
+        Action::Create { image: "none".parse().unwrap(), start: true, size: agent_protocol::Size::default() };
     let program = Program::start(&directory, &[]);
     let pid = pid(&directory, &program.act("op-1", "a", create));
     assert_eq!(program.end("INT"), Some(0));

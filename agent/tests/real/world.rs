@@ -112,7 +112,14 @@ impl World {
     }
 
     pub(crate) fn create(&self, instance: &str, image: &str) -> Instance {
-        match self.act(instance, Action::Create { image: image.parse().unwrap(), start: true }) {
+        match self.act(
+            instance,
+            Action::Create {
+                image: image.parse().unwrap(),
+                start: true,
+                size: agent_protocol::Size::default(),
+            },
+        ) {
             Outcome::Done { changed: true, instance, .. } if instance.state == State::Running => instance,
             other => panic!("{other:?}"),
         }
@@ -138,7 +145,7 @@ impl World {
     }
 
     pub(crate) fn hello(&self, boot: u128) -> (u16, Option<Welcome>) {
-        let hello = Hello { proto_min: 1, proto_max: 1, appliance_boot: Uuid(boot) };
+        let hello = Hello { proto_min: 1, proto_max: 1, appliance_boot: Uuid(boot), epoch: None };
         let (status, body) = self.request(Method::Post, path::HELLO, Some(&encode(&hello)));
         (status, decode(&body).ok())
     }

@@ -206,6 +206,10 @@ pub(super) fn instance(id: &str, state: State) -> Instance {
         uuid: Uuid(1),
         image: "tiny".parse().unwrap(),
         hypervisor: Text::new("qemu"),
+        size: agent_protocol::Size::default(),
+        volumes: vec![],
+        nics: vec![],
+        initiator: None,
         state,
         reason: None,
         generation: 4,
@@ -216,7 +220,7 @@ pub(super) fn instance(id: &str, state: State) -> Instance {
 
 pub(super) fn inventory(instances: Vec<Instance>) -> Inventory {
     let images = vec!["tiny".parse().unwrap()];
-    Inventory { proto: 1, agent_boot: AGENT, clock_ms: 1000, instances, images }
+    Inventory { proto: 1, agent_boot: AGENT, clock_ms: 1000, instances, images, next: None }
 }
 
 pub(super) fn done(id: &str, state: State, changed: bool) -> Outcome {

