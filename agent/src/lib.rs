@@ -15,6 +15,7 @@ mod table;
 pub use arguments::{Config, USAGE, parse};
 pub use server::Shutdown;
 
+use agent_protocol::Uuid;
 use hypervisor::Hypervisor;
 use hypervisor::qemu::{Images, Qemu};
 use record::RunDirectory;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use service::Service;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
@@ -69,7 +71,7 @@ impl Agent {
         let qemu = Qemu::new(operator.qemu, directory.below("qemu")).map_err(Error)?;
         let backends: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(qemu)];
         let table = Arc::new(Table::open(directory, backends).map_err(|error| at(run, &error))?);
-        let boot = table::random_uuid().map_err(|error| Error(format!("no random numbers: {error}")))?;
+        let boot = random_uuid().map_err(|error| Error(format!("no random numbers: {error}")))?;
         let listener = TcpListener::bind(config.listen);
         let listener = listener.map_err(|error| Error(format!("{}: {error}", config.listen)))?;
         let service = Service::new(table.clone(), boot);
@@ -159,4 +161,11 @@ impl log::Log for StandardError {
     }
 
     fn flush(&self) {}
+}
+
+/// A new UUID from the kernel's random numbers.
+fn random_uuid() -> io::Result<Uuid> {
+    let mut bits = [0; 16];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bits)?;
+    Ok(Uuid::from_random(u128::from_le_bytes(bits)))
 }

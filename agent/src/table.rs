@@ -5,6 +5,7 @@
 
 use crate::hypervisor::{Evidence, Fault, Hypervisor, Machine, Step};
 use crate::operations::{Begin, Operations};
+use crate::random_uuid;
 use crate::record::{Record, RunDirectory};
 use agent_protocol::lifecycle::{Effect, effect};
 use agent_protocol::{
@@ -582,13 +583,6 @@ fn summary(outcome: &Outcome) -> String {
         Outcome::Failed { code, detail, .. } => format!("failed, {}: {detail}", code.as_str()),
         Outcome::Indeterminate { detail } => format!("indeterminate: {detail}"),
     }
-}
-
-/// A new UUID from the kernel's random numbers.
-pub(crate) fn random_uuid() -> io::Result<Uuid> {
-    let mut bits = [0; 16];
-    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bits)?;
-    Ok(Uuid::from_random(u128::from_le_bytes(bits)))
 }
 
 /// The guard of a lock. A panic elsewhere must not stop the rest from being managed.
