@@ -27,7 +27,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::Table;
 
@@ -168,4 +168,9 @@ fn random_uuid() -> io::Result<Uuid> {
     let mut bits = [0; 16];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bits)?;
     Ok(Uuid::from_random(u128::from_le_bytes(bits)))
+}
+
+/// The guard of a lock. A panic elsewhere must not stop the rest from being managed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,8 +5,8 @@
 
 use crate::hypervisor::{Evidence, Fault, Hypervisor, Machine, Step};
 use crate::operations::{Begin, Operations};
-use crate::random_uuid;
 use crate::record::{Record, RunDirectory};
+use crate::{locked, random_uuid};
 use agent_protocol::lifecycle::{Effect, effect};
 use agent_protocol::{
     Action, Command, Failure, ImageName, Instance, InstanceId, OpId, Outcome, Refusal, Size, State, Text,
@@ -14,7 +14,7 @@ use agent_protocol::{
 };
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a hypervisor may take to start a machine.
@@ -583,9 +583,4 @@ fn summary(outcome: &Outcome) -> String {
         Outcome::Failed { code, detail, .. } => format!("failed, {}: {detail}", code.as_str()),
         Outcome::Indeterminate { detail } => format!("indeterminate: {detail}"),
     }
-}
-
-/// The guard of a lock. A panic elsewhere must not stop the rest from being managed.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
