@@ -101,7 +101,7 @@ impl Table {
             size: Size::default(),
             volumes: Vec::new(),
             nics: Vec::new(),
-            initiator: None,
+            initiator: machine.initiator(),
             state,
             reason: None,
             generation,

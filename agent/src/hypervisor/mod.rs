@@ -7,8 +7,8 @@
 pub mod qemu;
 
 use agent_protocol::{
-    Backend, Failure, ImageName, InstanceId, Link, Nic, NicName, PeerName, Size, SnapshotName, State, Stats,
-    Text, Uuid, Volume, VolumeName,
+    Backend, Failure, ImageName, InstanceId, IscsiName, Link, Nic, NicName, PeerName, Size, SnapshotName,
+    State, Stats, Text, Uuid, Volume, VolumeName,
 };
 use std::time::Duration;
 
@@ -40,6 +40,12 @@ impl Machine {
             volumes: Vec::new(),
             nics: Vec::new(),
         }
+    }
+
+    /// The name by which its host logs in to targets for it, whatever the hypervisor. It goes with the incarnation: what
+    /// was opened to a machine is not open to the next one of the same name.
+    pub fn initiator(&self) -> Option<IscsiName> {
+        format!("iqn.2026-11.dev.corbel:instance:{}", self.uuid).parse().ok()
     }
 }
 
