@@ -76,12 +76,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image_unpack", &[]),
     (
         "image_launch",
-        // The two engines in tests only: hostile peers are made of their wire types; and the service that is told to fail.
+        // The two engines in tests only: hostile peers are made of their wire types; the client of the agent's protocol; and
+        // the service that is told to fail.
         &[
             "image_pack",
             "image_appliance",
             "agent",
             "agent_protocol",
+            "management_http",
             "storage_iscsi",
             "storage_nbd",
             "tests_negative",

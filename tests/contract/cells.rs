@@ -1,0 +1,299 @@
+//! Every command in every state, each sent three times: as a new command, again under the same name, and once more as
+//! a new command. What it does the first time is what the life cycle says; the second time nothing may be done and the
+//! answer is the same; the third time it finds what the first one left.
+
+use crate::parent::Parent;
+use crate::states::{self, STANDINGS, Standing, create, done, natively, reach};
+use agent_protocol::lifecycle::{Effect, effect};
+use agent_protocol::{
+    Action, Backend, Failure, Link, Nic, Outcome, Refusal, Size, State, Support, Then, Verb, Volume, encode,
+    path,
+};
+use image_launch::stage::IQN;
+use std::fmt;
+
+/// What a command in one state has to come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// It is done and has changed something; the state after it.
+    Changed(State),
+    /// It is done, and nothing had to be.
+    Unchanged,
+    /// Nothing is done.
+    Refused(Refusal),
+    /// It is tried in vain, and the state stays.
+    Failed(Failure),
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed(state) => write!(f, "→ {state}"),
+            Self::Unchanged => f.write_str("="),
+            Self::Refused(code) => f.write_str(code.as_str()),
+            Self::Failed(code) => write!(f, "✗ {}", code.as_str()),
+        }
+    }
+}
+
+/// What has come out for one verb: one text a standing, in the order of [`STANDINGS`].
+pub(crate) type Row = (Verb, Vec<String>);
+
+/// Plays the whole table.
+pub(crate) fn play(parent: &Parent, backend: &Backend) -> Vec<Row> {
+    let columns: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = STANDINGS
+            .iter()
+            .map(|standing| scope.spawn(move || column(parent, backend, *standing)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let row = |index: usize| columns.iter().map(|column| column[index].clone()).collect();
+    Verb::ALL.iter().enumerate().map(|(index, verb)| (*verb, row(index))).collect()
+}
+
+/// What every verb does to what stands like this.
+fn column(parent: &Parent, backend: &Backend, standing: Standing) -> Vec<String> {
+    if standing == Some(State::Saved) && is_impossible(backend, Verb::Save) {
+        return Verb::ALL.iter().map(|_| "not reached".into()).collect();
+    }
+    let shared = format!("quiet-{}", states::name(standing));
+    reach(parent, &shared, standing);
+    let outcomes = Verb::ALL.iter().map(|verb| {
+        let expected = expected(backend, *verb, standing);
+        match expected {
+            // Which of two reasons is told does not matter; that nothing was sent does.
+            _ if is_impossible(backend, *verb) => refused(parent, &shared, *verb, expected),
+            Expected::Refused(_) | Expected::Unchanged => quiet(parent, &shared, *verb, expected),
+            _ => loud(parent, backend, *verb, standing, expected),
+        }
+        expected.to_string()
+    });
+    let outcomes = outcomes.collect();
+    finish(parent, &shared);
+    outcomes
+}
+
+/// A command that changes nothing: so it does not, however often it is sent.
+fn quiet(parent: &Parent, id: &str, verb: Verb, expected: Expected) {
+    let before = Look::at(parent, id);
+    let command = parent.command(id, action(verb));
+    let first = parent.settled(&command);
+    check(id, verb, &first, expected);
+    if verb != Verb::Describe {
+        assert_eq!(parent.settled(&command), first, "{verb} {id}, sent again");
+    }
+    check(id, verb, &parent.act(id, action(verb)), expected);
+    assert_eq!(Look::at(parent, id), before, "{verb} {id} is to change nothing");
+}
+
+/// A command that the hypervisor cannot carry out: no state of the instance makes anything be sent.
+fn refused(parent: &Parent, id: &str, verb: Verb, expected: Expected) {
+    let before = Look::at(parent, id);
+    let outcome = parent.act(id, action(verb));
+    if !matches!(outcome, Outcome::Refused { .. }) {
+        check(id, verb, &outcome, expected);
+    }
+    assert_eq!(Look::at(parent, id), before, "{verb} {id} is impossible");
+}
+
+/// A command that changes something, on an instance of its own.
+fn loud(parent: &Parent, backend: &Backend, verb: Verb, standing: Standing, expected: Expected) {
+    let id = format!("{}-{verb}", states::name(standing)).replace('.', "-");
+    reach_for(parent, &id, verb, standing);
+    let command = parent.command(&id, action(verb));
+    let first = parent.settled(&command);
+    check(&id, verb, &first, expected);
+    let after = Look::at(parent, &id);
+    if let Expected::Changed(state) = expected {
+        // A migration that is made ready waits for the other host, and whatever else is done is seen at once.
+        assert_eq!(after.state, Some(state), "{verb} {id}");
+    }
+    assert_eq!(parent.settled(&command), first, "{verb} {id}, sent again");
+    assert_eq!(Look::at(parent, &id), after, "{verb} {id}, sent again, is to change nothing");
+    let again = twice(backend, verb, expected);
+    check(&id, verb, &parent.act(&id, action(verb)), again);
+    if matches!(again, Expected::Refused(_) | Expected::Unchanged) {
+        assert_eq!(Look::at(parent, &id).effects, after.effects, "{verb} {id}, asked for anew");
+    }
+    finish(parent, &id);
+}
+
+/// What is seen of an instance, by the agent and from outside.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    state: Standing,
+    effects: Vec<String>,
+}
+
+impl Look {
+    /// Looks, and holds what the agent says against what the hypervisor's process says.
+    fn at(parent: &Parent, id: &str) -> Self {
+        let Some(instance) = parent.find(id) else { return Self { state: None, effects: Vec::new() } };
+        let uuid = instance.uuid.to_string();
+        let native = parent.native.state(&uuid);
+        let fitting = natively(instance.state);
+        assert!(
+            fitting.contains(&native.as_deref()),
+            "{id} is {} to the agent and {native:?} to QEMU",
+            instance.state
+        );
+        Self { state: Some(instance.state), effects: parent.native.effects(&uuid) }
+    }
+}
+
+/// What the life cycle says that a verb comes to.
+fn expected(backend: &Backend, verb: Verb, standing: Standing) -> Expected {
+    let impossible = is_impossible(backend, verb);
+    let Some(state) = standing else {
+        return match verb {
+            Verb::Create => Expected::Changed(State::Stopped),
+            Verb::MigratePrepare if impossible => Expected::Refused(Refusal::Impossible),
+            Verb::MigratePrepare => Expected::Changed(State::Pending),
+            _ => Expected::Refused(Refusal::UnknownInstance),
+        };
+    };
+    match (effect(state, verb), verb) {
+        (Effect::Change(_) | Effect::Keep, _) if impossible => Expected::Refused(Refusal::Impossible),
+        // A guest whose processors are held cannot let go of anything.
+        (Effect::Keep, Verb::VolumeDetach | Verb::NicDetach) if state == State::Paused => {
+            Expected::Failed(Failure::GuestDidNotRelease)
+        }
+        // Nothing moves that could be stopped from moving.
+        (Effect::Keep, Verb::MigrateCancel) => Expected::Unchanged,
+        // It is asked, and has done it when the command ends.
+        (Effect::Change(State::Stopping), _) => Expected::Changed(State::Stopped),
+        (Effect::Change(state), _) => Expected::Changed(state),
+        (Effect::Keep, _) => Expected::Changed(state),
+        (Effect::Already, _) => Expected::Unchanged,
+        (Effect::Refuse(code), _) => Expected::Refused(code),
+    }
+}
+
+/// What the same verb comes to on what it has left behind.
+fn twice(backend: &Backend, verb: Verb, first: Expected) -> Expected {
+    match (verb, first) {
+        (Verb::VolumeDetach | Verb::NicDetach, Expected::Changed(_)) => {
+            Expected::Refused(Refusal::UnknownPart)
+        }
+        (Verb::VolumeAttach | Verb::NicAttach | Verb::NicUpdate | Verb::Resize, Expected::Changed(_)) => {
+            Expected::Unchanged
+        }
+        (Verb::Snapshot, Expected::Changed(_)) => Expected::Refused(Refusal::PartExists),
+        (_, Expected::Changed(state)) => expected(backend, verb, Some(state)),
+        (_, other) => other,
+    }
+}
+
+pub(crate) fn is_impossible(backend: &Backend, verb: Verb) -> bool {
+    let found = backend.capabilities.iter().find(|capability| capability.verb == verb);
+    found.is_none_or(|capability| capability.support == Support::Impossible)
+}
+
+/// Holds an outcome against what it has to be.
+fn check(id: &str, verb: Verb, outcome: &Outcome, expected: Expected) {
+    let as_expected = match (outcome, expected) {
+        (Outcome::Done { changed: true, instance, evidence }, Expected::Changed(state)) => {
+            assert!(!evidence.is_empty(), "{verb} {id} is done and nothing proves it");
+            instance.state == state
+        }
+        (Outcome::Done { changed: false, .. }, Expected::Unchanged) => true,
+        (Outcome::Refused { code, .. }, Expected::Refused(wanted)) => *code == wanted,
+        (Outcome::Failed { code, .. }, Expected::Failed(wanted)) => *code == wanted,
+        _ => false,
+    };
+    assert!(as_expected, "{verb} {id} is to be {expected:?} and is {outcome:?}");
+}
+
+/// An instance of that standing with what the verb is about.
+fn reach_for(parent: &Parent, id: &str, verb: Verb, standing: Standing) {
+    let part = match verb {
+        Verb::VolumeDetach | Verb::VolumeResize => Some(Verb::VolumeAttach),
+        Verb::NicDetach | Verb::NicUpdate => Some(Verb::NicAttach),
+        Verb::Revert => Some(Verb::Snapshot),
+        _ => None,
+    };
+    let asks_the_guest = matches!(verb, Verb::Stop | Verb::Reboot | Verb::VolumeDetach | Verb::NicDetach);
+    if standing == Some(State::Running) && asks_the_guest {
+        done(parent.act(id, create("obedient", true)));
+        parent.await_guest(id);
+    } else {
+        reach(parent, id, standing);
+    }
+    if let Some(part) = part {
+        done(parent.act(id, action(part)));
+    }
+}
+
+/// Ends an instance, which has to be possible however it stands.
+fn finish(parent: &Parent, id: &str) {
+    let Some(instance) = parent.find(id).filter(|instance| instance.state != State::Terminated) else {
+        return;
+    };
+    let ended = done(parent.act(id, Action::Terminate {}));
+    assert_eq!(ended.state, State::Terminated, "{id}");
+    assert_eq!(
+        parent.native.pid(&instance.uuid.to_string()),
+        None,
+        "{id} is terminated and its process runs"
+    );
+}
+
+/// A verb with arguments that make sense.
+pub(crate) fn action(verb: Verb) -> Action {
+    let volume = Volume {
+        volume: "data".parse().unwrap(),
+        iqn: format!("{IQN}:disk0").parse().unwrap(),
+        lun: 0,
+        read_only: false,
+    };
+    let nic = Nic {
+        nic: "nic".parse().unwrap(),
+        network: "net".parse().unwrap(),
+        mac: "52:54:00:00:00:77".parse().unwrap(),
+        link: Link::Up,
+    };
+    let (snapshot, timeout_ms) = ("snap".parse().unwrap(), 4000);
+    match verb {
+        Verb::Create => create("deaf", false),
+        Verb::Start => Action::Start {},
+        Verb::Stop => Action::Stop { graceful: true, timeout_ms: 20_000, then: Then::Leave },
+        Verb::ForceStop => Action::Stop { graceful: false, timeout_ms: 0, then: Then::Leave },
+        Verb::Reboot => Action::Reboot { timeout_ms: 20_000, then: Then::Leave },
+        Verb::Reset => Action::Reset {},
+        Verb::Pause => Action::Pause {},
+        Verb::Resume => Action::Resume {},
+        Verb::Save => Action::Save {},
+        Verb::Restore => Action::Restore {},
+        Verb::Snapshot => Action::Snapshot { snapshot },
+        Verb::Revert => Action::Revert { snapshot },
+        Verb::Resize => Action::Resize { size: Size { cpus: None, memory_mib: Some(24) } },
+        Verb::VolumeAttach => Action::VolumeAttach { volume },
+        Verb::VolumeDetach => Action::VolumeDetach { volume: volume.volume, timeout_ms },
+        Verb::VolumeResize => Action::VolumeResize { volume: volume.volume },
+        Verb::NicAttach => Action::NicAttach { nic },
+        Verb::NicDetach => Action::NicDetach { nic: nic.nic, timeout_ms },
+        Verb::NicUpdate => Action::NicUpdate { nic: nic.nic, link: Link::Down },
+        Verb::MigratePrepare => Action::MigratePrepare { image: "deaf".parse().unwrap() },
+        Verb::MigrateStart => Action::MigrateStart { peer: "peer".parse().unwrap() },
+        Verb::MigrateCancel => Action::MigrateCancel {},
+        Verb::Terminate => Action::Terminate {},
+        Verb::Describe => Action::Describe {},
+    }
+}
+
+/// What the agent says that its hypervisor can do.
+pub(crate) fn capabilities(parent: &Parent) -> Backend {
+    let hello = agent_protocol::Hello {
+        proto_min: 1,
+        proto_max: agent_protocol::VERSION,
+        appliance_boot: agent_protocol::Uuid(1),
+        epoch: None,
+    };
+    let (status, body) =
+        parent.request(management_http::Method::Post, path::HELLO, Some(&encode(&hello))).unwrap();
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let welcome: agent_protocol::Welcome = agent_protocol::decode(&body).unwrap();
+    let mut backends = welcome.backends.into_iter();
+    backends.find(|one| one.name.as_str() == parent.backend.name()).unwrap()
+}

@@ -1,0 +1,148 @@
+//! What the hypervisor was really told: every QEMU here is started through a script that has it trace the commands that it
+//! carries out and the states that it goes through, into one file a process. So starts are counted as files, and
+//! commands as lines, whoever sent them.
+
+use image_launch::scratch::Scratch;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+/// The program that is really started.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+/// Commands of the monitor that change nothing.
+const HARMLESS: &[&str] = &[
+    "qmp_capabilities",
+    "device_list_properties",
+    "qom_get",
+    "qom_list",
+    "qom_list_types",
+    "qom_list_properties",
+    "migrate_set_capabilities",
+    "migrate_set_parameters",
+    "getfd",
+    "closefd",
+];
+
+/// The folder of the traces, and the script.
+pub(crate) struct Native {
+    folder: PathBuf,
+    script: PathBuf,
+}
+
+/// One process that was started for a machine.
+pub(crate) struct Started {
+    pub(crate) pid: u32,
+    trace: String,
+}
+
+impl Native {
+    pub(crate) fn new(scratch: &Scratch) -> Self {
+        let folder = scratch.file("traces");
+        fs::create_dir(&folder).unwrap();
+        let script = scratch.file("hypervisor");
+        let text = format!(
+            "#!/bin/sh\nuuid= last=\nfor word; do\n[ \"$last\" = -uuid ] && uuid=$word\nlast=$word\ndone\n\
+             [ -n \"$uuid\" ] || exec {QEMU} \"$@\"\n\
+             exec {QEMU} \"$@\" -msg timestamp=on -trace 'qmp_enter_*' -trace runstate_set \
+             -trace 'qemu_system_*' -D {traces}/$uuid.$$ -serial file:{traces}/$uuid.$$.console\n",
+            traces = folder.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { folder, script }
+    }
+
+    /// What stands in the place of QEMU.
+    pub(crate) fn program(&self) -> &std::path::Path {
+        &self.script
+    }
+
+    /// The processes that were started for a machine, the earliest first.
+    pub(crate) fn started(&self, uuid: &str) -> Vec<Started> {
+        let mut found: Vec<_> = fs::read_dir(&self.folder)
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let pid = name.strip_prefix(uuid)?.strip_prefix('.')?.parse().ok()?;
+                let made = entry.metadata().ok()?.created().ok()?;
+                let trace = fs::read_to_string(entry.path()).ok()?;
+                Some((made, Started { pid, trace }))
+            })
+            .collect();
+        found.sort_by_key(|(made, started)| (*made, started.pid));
+        found.into_iter().map(|(_, started)| started).collect()
+    }
+
+    /// Every process that was ever started; its number may be another's by now, but for a moment.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let entries = fs::read_dir(&self.folder).unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.path().extension()?.to_str()?.parse().ok());
+        pids.filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&self.folder.display().to_string())
+        })
+        .collect()
+    }
+
+    /// The process that runs for a machine, if one does.
+    pub(crate) fn pid(&self, uuid: &str) -> Option<u32> {
+        self.started(uuid).last().map(|started| started.pid).filter(|pid| runs(*pid))
+    }
+
+    /// What the guest of a machine has said since its last start.
+    pub(crate) fn console(&self, uuid: &str) -> String {
+        let Some(last) = self.started(uuid).pop() else { return String::new() };
+        let bytes = fs::read(self.folder.join(format!("{uuid}.{}.console", last.pid))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How often one command was carried out for a machine, over all its processes.
+    pub(crate) fn calls(&self, uuid: &str, command: &str) -> usize {
+        self.effects(uuid).iter().filter(|effect| *effect == command).count()
+    }
+
+    /// Everything that was done to a machine and could have changed it, in order; `start` for each process.
+    pub(crate) fn effects(&self, uuid: &str) -> Vec<String> {
+        let mut effects = Vec::new();
+        for started in self.started(uuid) {
+            effects.push("start".to_string());
+            effects.extend(started.commands().filter(|name| !is_harmless(name)).map(str::to_string));
+        }
+        effects
+    }
+
+    /// The state that the running process of a machine is in, in QEMU's words; `None` when none runs.
+    pub(crate) fn state(&self, uuid: &str) -> Option<String> {
+        let last = self.started(uuid).pop().filter(|started| runs(started.pid))?;
+        let lines = last.trace.lines().rev();
+        let state = lines.filter(|line| line.contains(":runstate_set ")).find_map(|line| {
+            let (_, new) = line.split_once("new_state ")?;
+            Some(new.split_once('(')?.1.trim_end_matches(')').to_string())
+        });
+        Some(state.unwrap_or_else(|| "prelaunch".into()))
+    }
+}
+
+impl Started {
+    fn commands(&self) -> impl Iterator<Item = &str> {
+        self.trace.lines().filter_map(|line| line.split_once(":qmp_enter_")?.1.split(' ').next())
+    }
+}
+
+fn is_harmless(name: &str) -> bool {
+    name.starts_with("query_") || HARMLESS.contains(&name)
+}
+
+/// Whether a process runs; a zombie does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Sends a signal to one process.
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}

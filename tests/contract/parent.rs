@@ -1,0 +1,241 @@
+//! The parent partition: the agent as a process of its own, and whatever its hypervisor needs beside it.
+
+use crate::backend::{Backend, Guest, Host};
+use crate::fixture::Turn;
+use crate::native::{Native, runs, signal};
+use agent_protocol::{
+    Action, Answer, Command, Instance, InstanceId, Inventory, OpId, Outcome, State, decode, encode, path,
+};
+use image_launch::appliance::Kind;
+use image_launch::disk::Server;
+use image_launch::net::Wire;
+use image_launch::process::{self, Process};
+use image_launch::stage::{Script, Stage};
+use image_launch::{child, wait};
+use management_http::{Client, Limits, Method};
+use rustix::process::Signal;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddrV4;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The longest that anything here may take: the machine is slow and shared.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// The agent's port on the host-only network.
+const PORT: u16 = 4010;
+
+/// A host with an agent on it, and the appliance with one disk. Dropped, everything it started is gone.
+pub(crate) struct Parent {
+    agent: Option<Process>,
+    daemon: Option<Process>,
+    _relay: Process,
+    next: AtomicU64,
+    pub(crate) native: Native,
+    pub(crate) backend: &'static dyn Backend,
+    pub(crate) stage: Stage,
+    _turn: Turn,
+}
+
+impl Parent {
+    /// A host whose guests are the two smallest there are.
+    pub(crate) fn new(backend: &'static dyn Backend) -> Self {
+        Self::with_guest(backend, None)
+    }
+
+    /// The same, with one more image.
+    pub(crate) fn with_guest(backend: &'static dyn Backend, more: Option<Guest>) -> Self {
+        let turn = Turn::take();
+        let mut script = Script::new(env!("CARGO_BIN_EXE_corbel"), Kind::Hosted, 8 << 20, Server::QemuNbd);
+        script.state = true;
+        script.config = vec![("agent".into(), address().to_string())];
+        let stage = Stage::start(&script).unwrap();
+        let mut guests = ["deaf", "obedient"].map(|name| guest(name, stage.scratch.path())).to_vec();
+        child::write(&guests[0].kernel).unwrap();
+        child::write_obedient(&guests[1].kernel).unwrap();
+        guests.extend(more);
+        let native = Native::new(&stage.scratch);
+        let host = Host { native: &native };
+        let daemon = backend.daemon(&host);
+        let operator = backend.operator(&host, &guests);
+        fs::write(stage.scratch.file("operator.json"), operator.to_string()).unwrap();
+        // This program lives outside the networks of the run.
+        let mut socat = stage.net.command("socat");
+        socat.arg(format!("UNIX-LISTEN:{},fork,backlog=64", stage.scratch.file("way").display()));
+        socat.arg(format!("TCP:{},nodelay", address()));
+        let relay = Process::start("socat", socat, &stage.scratch.file("socat.log")).unwrap();
+        let next = AtomicU64::new(0);
+        let (agent, _relay, _turn) = (None, relay, turn);
+        let mut parent = Self { agent, daemon, _relay, next, native, backend, stage, _turn };
+        parent.start_agent(&[]);
+        parent
+    }
+
+    /// Starts the agent, with these variables in its environment, and waits until it answers.
+    pub(crate) fn start_agent(&mut self, environment: &[(&str, &str)]) {
+        let scratch = &self.stage.scratch;
+        // What the test leaves in its environment reaches the program through the tools that start it in its network.
+        let mut command = self.stage.net.command(env!("CARGO_BIN_EXE_corbel"));
+        command.args(["agent", "--listen", &address().to_string(), "--config"]);
+        command.arg(scratch.file("operator.json")).arg("--run-dir").arg(scratch.file("agent"));
+        command.envs(environment.iter().copied());
+        let mut agent = Process::start("agent", command, &scratch.file("agent.log")).unwrap();
+        wait::until("the agent answering", LIMIT, || {
+            agent.must_run()?;
+            Ok(self.request(Method::Get, path::INVENTORY, None).map(drop))
+        })
+        .unwrap();
+        self.agent = Some(agent);
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.stage.scratch.file("agent.log")).unwrap_or_default()
+    }
+
+    /// One request on a connection of its own; `None` if the agent went away.
+    pub(crate) fn request(&self, method: Method, path: &str, body: Option<&[u8]>) -> Option<(u16, Vec<u8>)> {
+        let mut client = Client::new(Limits::CLIENT, "agent");
+        client.request(method, path, body);
+        let mut stream = UnixStream::connect(self.stage.scratch.file("way")).ok()?;
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(client.transmit()).ok()?;
+        let count = client.transmit().len();
+        client.transmitted(count);
+        loop {
+            let count = match stream.read(client.space()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+                outcome => outcome.unwrap(),
+            };
+            if count == 0 {
+                return None;
+            }
+            client.received(count).unwrap();
+            if let Some(reply) = client.reply() {
+                return Some((reply.status, reply.body.to_vec()));
+            }
+        }
+    }
+
+    /// A command of a name that no other has.
+    pub(crate) fn command(&self, instance: &str, action: Action) -> Command {
+        let op: OpId = format!("op-{}", self.next.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
+        Command::new(op, instance.parse().unwrap(), action)
+    }
+
+    /// Sends a command; `None` if the agent went away before it answered.
+    pub(crate) fn try_send(&self, command: &Command) -> Option<Outcome> {
+        let (status, body) = self.request(Method::Post, path::COMMAND, Some(&encode(command)))?;
+        assert_eq!(status, 200, "{command:?}: {}", String::from_utf8_lossy(&body));
+        let answer: Answer = decode(&body).unwrap();
+        assert_eq!(answer.op_id, command.op_id);
+        Some(answer.outcome)
+    }
+
+    /// Sends a command to an agent that stays.
+    pub(crate) fn send(&self, command: &Command) -> Outcome {
+        self.try_send(command).unwrap_or_else(|| panic!("the agent went away:\n{}", self.log()))
+    }
+
+    /// A new command, and what became of it in the end.
+    pub(crate) fn act(&self, instance: &str, action: Action) -> Outcome {
+        let command = self.command(instance, action);
+        self.settled(&command)
+    }
+
+    /// Sends a command and waits for its end.
+    pub(crate) fn settled(&self, command: &Command) -> Outcome {
+        match self.send(command) {
+            Outcome::Accepted { .. } => self.await_end(&command.op_id),
+            outcome => outcome,
+        }
+    }
+
+    /// What became of a command that was sent before; `None` when the agent has never heard of it.
+    pub(crate) fn recall(&self, op_id: &OpId) -> Option<Outcome> {
+        let path = format!("{}/{op_id}", path::COMMAND);
+        let (status, body) = self.request(Method::Get, &path, None).expect("the agent is there");
+        match status {
+            200 => Some(decode::<Answer>(&body).unwrap().outcome),
+            404 => None,
+            _ => panic!("{op_id}: {status} {}", String::from_utf8_lossy(&body)),
+        }
+    }
+
+    /// What became in the end of a command that was accepted.
+    pub(crate) fn await_end(&self, op_id: &OpId) -> Outcome {
+        wait::until(format!("the end of {op_id}"), LIMIT, || {
+            Ok(self.recall(op_id).filter(|outcome| !matches!(outcome, Outcome::Accepted { .. })))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// Every instance, as the agent lists them.
+    pub(crate) fn instances(&self) -> Vec<Instance> {
+        let (mut all, mut after) = (Vec::new(), None::<InstanceId>);
+        loop {
+            let query = after.map_or_else(String::new, |name| format!("?after={name}"));
+            let path = format!("{}{query}", path::INVENTORY);
+            let (status, body) = self.request(Method::Get, &path, None).expect("the agent is there");
+            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+            let page: Inventory = decode(&body).unwrap();
+            all.extend(page.instances);
+            after = page.next;
+            if after.is_none() {
+                return all;
+            }
+        }
+    }
+
+    /// One instance as it is listed; `None` when there is none of that name.
+    pub(crate) fn find(&self, instance: &str) -> Option<Instance> {
+        self.instances().into_iter().find(|one| one.id.as_str() == instance)
+    }
+
+    /// Waits until a guest has said on its console that it runs.
+    pub(crate) fn await_guest(&self, instance: &str) {
+        let uuid = self.find(instance).unwrap().uuid.to_string();
+        wait::until(format!("the guest of {instance}"), LIMIT, || {
+            Ok(self.native.console(&uuid).contains(child::GREETING.trim()).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
+    }
+
+    /// An instance, once it is in `state`.
+    pub(crate) fn await_state(&self, instance: &str, state: State) -> Instance {
+        let mut seen = None;
+        wait::until(format!("{instance} being {state}"), LIMIT, || {
+            seen = self.find(instance);
+            Ok(seen.clone().filter(|one| one.state == state))
+        })
+        .unwrap_or_else(|error| panic!("{error}: {seen:?}\n{}", self.log()))
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        // Also after a failure: no guest may be left behind. Whatever the agent would say, the processes are found.
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log\n{}", process::last_lines(&self.log(), 60));
+        }
+        self.agent = None;
+        self.daemon = None;
+        for pid in self.native.processes() {
+            if runs(pid) {
+                signal(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn address() -> SocketAddrV4 {
+    SocketAddrV4::new(Wire::Host.here(), PORT)
+}
+
+fn guest(name: &'static str, folder: &Path) -> Guest {
+    let kernel: PathBuf = folder.join(format!("{name}.elf"));
+    Guest { name, kernel, initrd: None, command_line: String::new(), memory: 16 }
+}
