@@ -84,6 +84,7 @@ impl Control {
             server_name: uri.tls_hostname().map(ToString::to_string),
             export: uri.export,
             share: shared.pool.share(shared.limits.share),
+            lists: shared.lists(),
             generation,
             portals_fence: policy.portals_fence,
             rate: policy.rate,

@@ -53,6 +53,8 @@ struct Part {
     target: TargetIndex,
     unit: UnitId,
     share: Share,
+    /// The volume's memory for parameter lists, which all connections share.
+    lists: Share,
     /// Of how many.
     connections: usize,
 }
@@ -282,9 +284,10 @@ impl Path {
             };
             let volume = volume.map(|volume| (&self.shared.volumes[volume], &mut self.parts[volume]));
             let volume = volume
-                .and_then(|(volume, part)| Some((volume, share(part, volume, (target, unit), connections)?)));
+                .and_then(|(volume, part)| Some((volume, parts(part, volume, (target, unit), connections)?)));
             let control = &self.control;
-            let memory = Memory { data: volume.map_or(control, |(_, data)| data), control };
+            let (data, lists) = volume.map_or((control, control), |(_, part)| (&part.share, &part.lists));
+            let memory = Memory { data, lists, control };
             let (now, volume) = (self.now, volume.map(|(volume, _)| volume));
             let wait = &mut running.wait;
             let others = Others { unit, volumes, shared: &self.shared };
@@ -309,7 +312,8 @@ impl Path {
                     moved = true;
                 }
                 Rest::Starved => {
-                    let lacks = [memory.data.lack(), control.lack()];
+                    let (lists, answers) = (lists.lack(), control.lack());
+                    let lacks = [memory.data.lack(), lists.or(answers)];
                     self.shared.hold(state, index, lacks);
                     return moved;
                 }
@@ -444,22 +448,22 @@ impl Carrier for Hands<'_> {
 }
 
 /// The connection's part of a volume's memory, as it is for so many connections.
-fn share<'a>(
+fn parts<'a>(
     place: &'a mut Option<Part>,
     volume: &Volume,
     (target, unit): (TargetIndex, UnitId),
     connections: usize,
-) -> Option<&'a Share> {
+) -> Option<&'a Part> {
     if !place.as_ref().is_some_and(|part| part.target == target && part.unit == unit) {
         let share = volume.share()?.part();
-        *place = Some(Part { target, unit, share, connections: 0 });
+        *place = Some(Part { target, unit, share, lists: volume.lists()?, connections: 0 });
     }
     let part = place.as_mut()?;
     if part.connections != connections {
         part.connections = connections;
         part.share.bound(connections);
     }
-    Some(&part.share)
+    Some(part)
 }
 
 /// Bytes that the initiator offers, and bytes that it can take.

@@ -148,7 +148,14 @@ pub(crate) fn cookie(command: CommandIndex, part: u64) -> u64 {
 impl Shared {
     /// What one connection may hold of the memory for answers: who asks and does not listen starves itself only.
     pub(crate) fn control(&self) -> Share {
-        self.control.share(self.limits.control / CONTROL_PARTS)
+        let lists = self.limits.volumes * MAX_LIST as usize;
+        let part = self.limits.control.saturating_sub(lists) / CONTROL_PARTS;
+        self.control.share(part.max(2 * MAX_LIST as usize))
+    }
+
+    /// What one disk may hold of that memory: one parameter list, whatever else it holds.
+    pub(crate) fn lists(&self) -> Share {
+        self.control.share(MAX_LIST as usize)
     }
 
     /// How many commands all sessions but that of `connection` lack to `each`.
@@ -261,7 +268,7 @@ impl Shared {
         let is_over = match registry.device_mut(running.target) {
             None => running.command.is_quiet(),
             Some(device) => {
-                let memory = Memory { data: &self.nothing, control: &self.nothing };
+                let memory = Memory { data: &self.nothing, lists: &self.nothing, control: &self.nothing };
                 matches!(running.command.step(device, &memory, &mut Nobody), Rest::Finish(_))
             }
         };

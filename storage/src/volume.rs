@@ -75,6 +75,8 @@ pub(crate) struct Assignment {
     pub(crate) server_name: Option<String>,
     /// The pool memory its commands may hold.
     pub(crate) share: Share,
+    /// The memory for parameter lists that is its own.
+    pub(crate) lists: Share,
     /// Which writer of the disk this is; `None` if it only reads.
     pub(crate) generation: Option<u64>,
     pub(crate) portals_fence: bool,
@@ -182,6 +184,10 @@ impl Volume {
 
     pub(crate) fn share(&self) -> Option<Share> {
         self.inner.borrow().assignment.as_ref().map(|assignment| assignment.share.clone())
+    }
+
+    pub(crate) fn lists(&self) -> Option<Share> {
+        self.inner.borrow().assignment.as_ref().map(|assignment| assignment.lists.clone())
     }
 
     /// How it fares: its state, its size once known, and the figures of its driver.

@@ -152,7 +152,7 @@ impl World {
         let Some(running) = *task else { return };
         let before = requests.len();
         let mut hands = Hands { connection, task: running, index, requests };
-        match command.step(target, &Memory { data, control }, &mut hands) {
+        match command.step(target, &Memory { data, lists: control, control }, &mut hands) {
             Rest::Finish(outcome) => {
                 let transferred = outcome.wanted_in.max(outcome.wanted_out);
                 let (status, sense) = (outcome.status as u8, &*outcome.sense);

@@ -60,7 +60,7 @@ pub struct Limits {
     pub pool: [(usize, usize); 3],
     /// Bytes of the pool that the commands of one disk may hold.
     pub share: usize,
-    /// Bytes beside the pool for answers that need no disk.
+    /// Bytes beside the pool for answers that need no disk, and for a parameter list of each disk.
     pub control: usize,
     /// The buffers for writes that are acknowledged and not durable yet, of all disks: sizes as the pool's, and numbers.
     pub journal: [usize; 3],
@@ -102,7 +102,7 @@ const TINY: Limits = Limits {
     api_buffer: 8 * KIB,
     pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
     share: 128 * KIB,
-    control: 64 * KIB,
+    control: 72 * KIB,
     journal: [32, 4, 4],
     entries: 64,
     registrants: 64,
@@ -120,7 +120,7 @@ const SMALL: Limits = Limits {
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 256), (64 * KIB, 24), (SEGMENT, 12)],
     share: 1536 * KIB,
-    control: 64 * KIB,
+    control: 96 * KIB,
     journal: [256, 16, 4],
     entries: 512,
     registrants: 64,
@@ -138,7 +138,7 @@ const NORMAL: Limits = Limits {
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
-    control: 64 * KIB,
+    control: 112 * KIB,
     journal: [1024, 32, 16],
     entries: 2048,
     registrants: 64,
@@ -159,7 +159,7 @@ const LARGE: Limits = Limits {
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 2048), (64 * KIB, 256), (SEGMENT, 160)],
     share: 12 * MIB,
-    control: 64 * KIB,
+    control: 320 * KIB,
     journal: [8192, 256, 128],
     entries: 8192,
     registrants: 64,

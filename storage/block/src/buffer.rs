@@ -80,6 +80,11 @@ impl Pool {
         Share(Account::new(self, limit, None))
     }
 
+    /// How many of its largest buffers are not lent.
+    fn free_largest(&self) -> usize {
+        self.0.classes.last().map_or(0, |class| class.free.borrow().len())
+    }
+
     /// The smallest buffer that is large enough, and its class.
     fn pop(&self, length: usize) -> Option<(u8, &Class, Vec<u8>)> {
         let mut classes = (0..).zip(&self.0.classes).filter(|(_, class)| class.size >= length);
@@ -225,6 +230,22 @@ impl Share {
         let most = left.max(IN_FLIGHT * largest).min(limit / 2);
         if used != 0 && used + length > most {
             self.0.lacks(Levels::PART);
+            return None;
+        }
+        self.take(length)
+    }
+
+    /// As [`Share::take`], for what is held while others are waited for who need buffers as well: it leaves them half of the
+    /// share, and of both share and pool what one of them needs to go on at all.
+    pub fn take_aside(&self, length: usize) -> Option<Buffer> {
+        let limit = self.0.limit.get();
+        let most = (limit / 2).min(limit.saturating_sub(NEEDS * self.largest()));
+        if self.used() + length > most {
+            self.0.lacks(Levels::PART);
+            return None;
+        }
+        if self.0.pool.free_largest() <= NEEDS {
+            self.0.lacks(Levels::POOL);
             return None;
         }
         self.take(length)

@@ -24,7 +24,11 @@ pub struct Memory<'a> {
     /// For what is read and written: the share of the command's disk. For any progress it must be able to lend one
     /// buffer of one block; two, for commands that compare.
     pub data: &'a Share,
-    /// For answers and parameter lists: a share that no disk can exhaust, with buffers of [`crate::MAX_LIST`] bytes.
+    /// For parameter lists of commands on the medium, which keep them as long as the disk takes, where `data` has no room: a
+    /// share of the command's disk that nothing else takes from, with buffers of [`crate::MAX_LIST`] bytes.
+    pub lists: &'a Share,
+    /// For answers, and parameter lists that are looked at when they are here: a share that no disk can exhaust, with
+    /// buffers of [`crate::MAX_LIST`] bytes.
     pub control: &'a Share,
 }
 

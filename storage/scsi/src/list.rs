@@ -9,7 +9,7 @@ use core::ops::ControlFlow::{self, Break, Continue};
 use storage_block::Buffer;
 
 /// The longest parameter list that is taken, in bytes. It is also the largest block that WRITE SAME and VERIFY can take
-/// as a pattern. The control memory must have buffers of this size.
+/// as a pattern. The memory for lists and for answers must have buffers of this size.
 pub const MAX_LIST: u32 = 4096;
 
 /// What is done with a list that is here. `None` stands for a list of no bytes.
@@ -80,7 +80,13 @@ impl List {
         if self.length == 0 {
             return Continue(self.go_on(target, head, None));
         }
-        let Some(buffer) = memory.control.take(self.length as usize) else { return Break(Rest::Starved) };
+        let length = self.length as usize;
+        // What waits for a disk must not hold what those need that do not.
+        let buffer = match self.ticket {
+            Some(_) => memory.data.take_aside(length).or_else(|| memory.lists.take(length)),
+            None => memory.control.take(length),
+        };
+        let Some(buffer) = buffer else { return Break(Rest::Starved) };
         self.asked = true;
         out.receive(0, buffer);
         Break(Rest::Wait)

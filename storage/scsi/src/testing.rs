@@ -242,7 +242,9 @@ pub struct Bench {
     pub disk: RamDisk,
     /// Buffers for data.
     pub data: Share,
-    /// Buffers for answers and parameter lists.
+    /// Buffers for parameter lists of commands on the medium.
+    pub lists: Share,
+    /// Buffers for answers and other parameter lists.
     pub control: Share,
     /// The commands.
     pub slots: Vec<Slot>,
@@ -281,6 +283,7 @@ impl Bench {
             target.attach(&port).expect("room")
         });
         let control = Pool::new(&[(4096, 16), (65536, 1)]).share(usize::MAX / 2);
+        let lists = Pool::new(&[(4096, 16)]).share(usize::MAX / 2);
         let data = pool.share(usize::MAX / 2);
         let disk = RamDisk::new(geometry.size);
         let (slots, others, kept, owners, aborts) = Default::default();
@@ -291,6 +294,7 @@ impl Bench {
             nexuses,
             disk,
             data,
+            lists,
             control,
             slots,
             others,
@@ -373,6 +377,7 @@ impl Bench {
                 unit,
                 disk,
                 data,
+                lists,
                 control,
                 slots,
                 others,
@@ -384,7 +389,7 @@ impl Bench {
                 keeping,
                 ..
             } = self;
-            let memory = Memory { data, control };
+            let memory = Memory { data, lists, control };
             let Slot { command, data_out, data_in, receives, outcome, waits } = &mut slots[index];
             let (unit, offered) = (*unit, data_out.len());
             let mut hands = Hands {
@@ -524,7 +529,7 @@ impl Bench {
     pub fn run_as(&mut self, nexus: Nexus, cdb: &[u8], data_out: &[u8], room: u32) -> (Outcome, Vec<u8>) {
         let index = self.start(nexus, [0; 8], cdb, data_out, room);
         self.run_all();
-        assert_eq!(self.data.used() + self.control.used(), 0, "all buffers are back");
+        assert_eq!(self.data.used() + self.lists.used() + self.control.used(), 0, "all buffers are back");
         let slot = self.slots.remove(index);
         (slot.outcome.expect("run to its end"), slot.data_in)
     }

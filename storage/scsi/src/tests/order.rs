@@ -269,9 +269,9 @@ fn commands_that_need_two_buffers_do_not_wait_in_a_circle() {
 
 #[test]
 fn a_parameter_list_in_hand_does_not_stop_those_it_waits_for() {
-    // One control buffer, one data buffer: the UNMAP holds the one and waits for the write that needs the other.
+    // One buffer for lists, one for data: the UNMAP holds the one and waits for the write that needs the other.
     let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(512, 1)]));
-    bench.control = Pool::new(&[(4096, 1)]).share(4096);
+    bench.lists = Pool::new(&[(4096, 1)]).share(4096);
     let write = start(&mut bench, &cdb10(0x2a, 0, 0, 8), &[1; 4096], Attribute::Simple);
     let list = unmap_list(&[(0, 4)]);
     let discard = start(&mut bench, &unmap(24), &list, Attribute::Simple);
@@ -281,4 +281,28 @@ fn a_parameter_list_in_hand_does_not_stop_those_it_waits_for() {
     bench.run_all();
     good(&bench.slots[write].outcome.expect("an end"));
     assert_eq!(bench.disk.bytes[..4096], [vec![0; 2048], vec![1; 2048]].concat());
+}
+
+#[test]
+fn lists_that_wait_for_a_disk_hold_nothing_that_an_answer_needs() {
+    let mut bench = Bench::with(geometry(1000, 512), Traits::default(), &Pool::new(&[(4096, 8)]));
+    bench.control = Pool::new(&[(4096, 1)]).share(4096);
+    bench.lists = Pool::new(&[(4096, 1)]).share(4096);
+    let list = unmap_list(&[(0, 4)]);
+    for _ in 0..8 {
+        let discard = start(&mut bench, &unmap(24), &list, Attribute::Simple);
+        bench.step_all();
+        if bench.slots[discard].waits != "starved" {
+            bench.give(discard);
+        }
+        bench.step_all();
+    }
+    assert!(bench.slots.iter().all(|slot| slot.outcome.is_none()), "the disk has answered none");
+    assert!(bench.lists.used() == 4096 && bench.data.used() > 0, "their lists are somewhere");
+    assert_eq!(bench.control.used(), 0);
+    let capacity = start(&mut bench, &cdb10(0x25, 0, 0, 0), &[], Attribute::Simple);
+    bench.step_all();
+    good(&bench.slots[capacity].outcome.expect("an answer"));
+    bench.run_all();
+    assert!(bench.slots.iter().all(|slot| slot.outcome.is_some()), "all come to an end");
 }

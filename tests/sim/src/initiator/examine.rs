@@ -26,8 +26,8 @@ impl Initiator {
             }
             if self.shared.plan.is_spared(task.unit) && now > task.invoked + SPARED_TIMEOUT {
                 self.shared.fail(format!(
-                    "initiator {}: held up although nothing is wrong with its unit: {task:?}",
-                    self.index
+                    "initiator {}: held up although nothing is wrong with its unit: {:?} of {:?} on unit {}",
+                    self.index, task.op, task.invoked, task.unit
                 ));
             }
             if task.is_aborting {
