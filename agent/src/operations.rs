@@ -81,6 +81,18 @@ fn is_final(outcome: Option<&Outcome>) -> bool {
     !matches!(outcome, None | Some(Outcome::Accepted { .. }))
 }
 
+/// An outcome in a few words, for the log.
+pub(crate) fn summary(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done { changed: true, instance, .. } => format!("done, {}", instance.state),
+        Outcome::Done { changed: false, .. } => "nothing to do".to_owned(),
+        Outcome::Accepted { .. } => "accepted".to_owned(),
+        Outcome::Refused { code, .. } => format!("refused, {}", code.as_str()),
+        Outcome::Failed { code, detail, .. } => format!("failed, {}: {detail}", code.as_str()),
+        Outcome::Indeterminate { detail } => format!("indeterminate: {detail}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

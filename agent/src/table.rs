@@ -4,7 +4,7 @@
 //! What is listed is the lane's view, under a lock of its own that is never held while a hypervisor is waited for.
 
 use crate::hypervisor::{Evidence, Fault, Hypervisor, Machine, Step};
-use crate::operations::{Begin, Operations};
+use crate::operations::{Begin, Operations, summary};
 use crate::record::{Record, RunDirectory};
 use crate::{locked, random_uuid};
 use agent_protocol::lifecycle::{Effect, effect};
@@ -572,15 +572,4 @@ fn refused(code: Refusal, detail: impl AsRef<str>, instance: Option<Instance>) -
 fn failed(fault: Fault, lane: Option<&Lane>) -> Outcome {
     let instance = lane.map(|lane| locked(&lane.view).clone());
     Outcome::Failed { code: fault.code, detail: fault.detail, instance }
-}
-
-fn summary(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Done { changed: true, instance, .. } => format!("done, {}", instance.state),
-        Outcome::Done { changed: false, .. } => "nothing to do".to_owned(),
-        Outcome::Accepted { .. } => "accepted".to_owned(),
-        Outcome::Refused { code, .. } => format!("refused, {}", code.as_str()),
-        Outcome::Failed { code, detail, .. } => format!("failed, {}: {detail}", code.as_str()),
-        Outcome::Indeterminate { detail } => format!("indeterminate: {detail}"),
-    }
 }
