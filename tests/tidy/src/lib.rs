@@ -55,6 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kernel_runtime",
         ],
     ),
+    ("management_ctl", &["management_http", "agent_protocol", "network_tls"]),
     ("agent", &["agent_protocol", "management_http"]),
     (
         "image_appliance",
