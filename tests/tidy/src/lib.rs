@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![cfg(test)]
 
+mod mission;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
