@@ -1,9 +1,15 @@
 //! The agent with real QEMU processes, driven over real TCP.
 
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
+mod host;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod program;
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/dpkg-deb", "dpkg"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/certtool", "gnutls-bin"),
+    // A target that is not ours, for what attaches disks to machines.
+    ("/usr/sbin/tgtd", "tgt"),
 ];
 
 /// Needed by the benchmark on top of [`RUN`].

@@ -1,11 +1,14 @@
 //! The operator's table of images: the only place where paths and arguments stand.
 
 use super::super::Machine;
-use agent_protocol::ImageName;
+use super::board::Board;
+use agent_protocol::{ImageName, NetworkName};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The part of the operator's file that concerns QEMU.
@@ -16,6 +19,32 @@ pub struct Images {
     pub(super) executable: PathBuf,
     #[serde(deserialize_with = "without_repetition")]
     pub(super) images: BTreeMap<ImageName, Image>,
+    /// Where the appliance's targets are; without it no disk can be attached.
+    #[serde(default)]
+    pub(super) portal: Option<SocketAddr>,
+    /// What interfaces can be attached to.
+    #[serde(default, deserialize_with = "without_repetition")]
+    pub(super) networks: BTreeMap<NetworkName, Network>,
+}
+
+/// What a network name stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// QEMU's own user-mode network, behind the host's address.
+    User,
+    /// A bridge of the host, by the name of its device. The interface gets a TAP device of its own there, which takes
+    /// the right to administer the host's network (`CAP_NET_ADMIN`).
+    Bridge(String),
+}
+
+impl Network {
+    /// Whether the host can have a device of that name, and no program could take it for an option.
+    fn is_possible(&self) -> bool {
+        let Self::Bridge(name) = self else { return true };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        (1..=15).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with(['-', '.'])
+    }
 }
 
 /// What an image name stands for.
@@ -72,11 +101,24 @@ impl Images {
                 return Err(format!("qemu.images.{name}: an argument holds a NUL"));
             }
         }
+        if let Some((name, _)) = self.networks.iter().find(|(_, network)| !network.is_possible()) {
+            return Err(format!("qemu.networks.{name}: that is not the name of a device of this host"));
+        }
         Ok(())
     }
 }
 
 impl Image {
+    /// Its board.
+    pub(super) fn board(&self) -> Board {
+        Board::of(&self.arguments)
+    }
+
+    /// Whether one of its arguments holds this text.
+    pub(super) fn mentions(&self, text: &str) -> bool {
+        self.arguments.iter().any(|argument| argument.contains(text))
+    }
+
     /// Its arguments for one machine, whose files are in `directory`.
     pub(super) fn arguments(&self, machine: &Machine, directory: &Path) -> Vec<String> {
         let directory = directory.to_string_lossy();
@@ -91,25 +133,34 @@ impl Image {
 }
 
 /// A map in which a name that stands twice is an error and not the last one's victory.
-fn without_repetition<'de, D: Deserializer<'de>>(source: D) -> Result<BTreeMap<ImageName, Image>, D::Error> {
-    struct Table;
-    impl<'de> Visitor<'de> for Table {
-        type Value = BTreeMap<ImageName, Image>;
+fn without_repetition<'de, D, K, V>(source: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord + fmt::Display,
+    V: Deserialize<'de>,
+{
+    struct Table<K, V>(PhantomData<(K, V)>);
+    impl<'de, K, V> Visitor<'de> for Table<K, V>
+    where
+        K: Deserialize<'de> + Ord + fmt::Display,
+        V: Deserialize<'de>,
+    {
+        type Value = BTreeMap<K, V>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table of images")
+            f.write_str("a table")
         }
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut table = BTreeMap::new();
-            while let Some((name, image)) = map.next_entry::<ImageName, Image>()? {
+            while let Some((name, value)) = map.next_entry::<K, V>()? {
                 if table.contains_key(&name) {
-                    return Err(A::Error::custom(format_args!("the image {name} stands twice")));
+                    return Err(A::Error::custom(format_args!("the name {name} stands twice")));
                 }
-                table.insert(name, image);
+                table.insert(name, value);
             }
             Ok(table)
         }
     }
-    source.deserialize_map(Table)
+    source.deserialize_map(Table(PhantomData))
 }
 
 #[cfg(test)]
@@ -148,6 +199,13 @@ mod tests {
             r#"{"a":{}}"#,
         ] {
             assert!(parse(images).is_err(), "{images}");
+        }
+        for networks in
+            [r#"{"a":"user","a":"user"}"#, r#"{"a":{"bridge":"-br"}}"#, r#"{"a":{"bridge":"br/0"}}"#]
+        {
+            let text = format!(r#"{{"executable":"/bin/sh","images":{{}},"networks":{networks}}}"#);
+            let images = serde_json::from_str::<Images>(&text).map_err(|error| error.to_string());
+            assert!(images.and_then(|images| images.check()).is_err(), "{networks}");
         }
         let relative = r#"{"executable":"qemu","images":{}}"#;
         assert!(serde_json::from_str::<Images>(relative).unwrap().check().is_err());

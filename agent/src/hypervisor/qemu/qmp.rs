@@ -3,16 +3,23 @@
 //! The process at the other end may have been taken over by its guest. So lines are bounded, every wait has a
 //! deadline, and an answer counts only with the id of the question.
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use serde_json::{Value, json};
+use super::commands::{plain, with};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
+use serde_json::Value;
 use std::fmt;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The longest line that is read. The longest answer this agent asks for has some hundred bytes.
-const LINE_LIMIT: usize = 64 * 1024;
+/// The longest line that is read. The longest answer this agent asks for lists the block nodes of a machine, of which
+/// each has about a thousand bytes.
+pub(crate) const LINE_LIMIT: usize = 256 * 1024;
 
 /// Why a command was not carried out, or cannot be known to have been.
 #[derive(Debug)]
@@ -27,6 +34,8 @@ pub(crate) enum QmpError {
     Malformed(&'static str),
     /// It refused the command, in these words.
     Refused(String),
+    /// It knows no device of that name, in these words.
+    NotFound(String),
 }
 
 impl fmt::Display for QmpError {
@@ -36,7 +45,9 @@ impl fmt::Display for QmpError {
             Self::Timeout => f.write_str("the monitor did not answer in time"),
             Self::Closed => f.write_str("the monitor closed the connection"),
             Self::Malformed(what) => write!(f, "the monitor sent {what}"),
-            Self::Refused(description) => write!(f, "the hypervisor refused: {description}"),
+            Self::Refused(description) | Self::NotFound(description) => {
+                write!(f, "the hypervisor refused: {description}")
+            }
         }
     }
 }
@@ -63,14 +74,47 @@ impl Qmp {
         Ok(qmp)
     }
 
+    /// The time by which all must be over.
+    pub(crate) const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// Carry out a command that takes no arguments; its return value.
     pub(crate) fn execute(&mut self, command: &'static str) -> Result<Value, QmpError> {
+        self.call(plain(command))
+    }
+
+    /// Ask with these arguments; what is returned.
+    pub(crate) fn ask(&mut self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
+        self.call(with(command, arguments))
+    }
+
+    /// Carry out a command as `commands` makes them; its return value.
+    pub(crate) fn call(&mut self, command: Value) -> Result<Value, QmpError> {
+        self.exchange(command, None)
+    }
+
+    /// The same, and hand it a descriptor.
+    pub(crate) fn hand(&mut self, command: Value, descriptor: BorrowedFd<'_>) -> Result<Value, QmpError> {
+        self.exchange(command, Some(descriptor))
+    }
+
+    fn exchange(
+        &mut self,
+        mut command: Value,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
-        let mut line = json!({ "execute": command, "id": id }).to_string();
+        command["id"] = id.into();
+        let mut line = command.to_string();
         line.push('\n');
         self.set_timeout()?;
-        self.stream.write_all(line.as_bytes()).map_err(broken)?;
+        let sent = match descriptor {
+            Some(descriptor) => self.send_with(line.as_bytes(), descriptor)?,
+            None => 0,
+        };
+        self.stream.write_all(&line.as_bytes()[sent..]).map_err(broken)?;
         loop {
             let mut message = self.message()?;
             // Events, and answers to whatever somebody else asked, are not for us.
@@ -81,8 +125,11 @@ impl Qmp {
                 return Ok(value.take());
             }
             let description = message.pointer("/error/desc").and_then(Value::as_str);
-            return Err(match description {
-                Some(description) => QmpError::Refused(description.chars().take(200).collect()),
+            let class = message.pointer("/error/class").and_then(Value::as_str);
+            let words = description.map(|words| words.chars().take(200).collect());
+            return Err(match words {
+                Some(words) if class == Some("DeviceNotFound") => QmpError::NotFound(words),
+                Some(words) => QmpError::Refused(words),
                 None => QmpError::Malformed("an answer that is neither a result nor an error"),
             });
         }
@@ -93,6 +140,19 @@ impl Qmp {
         let value = self.execute("query-status")?;
         let status = value.get("status").and_then(Value::as_str);
         status.map(str::to_owned).ok_or(QmpError::Malformed("a status without a name"))
+    }
+
+    /// Send the beginning of a line together with a descriptor; how much of it.
+    fn send_with(&self, line: &[u8], descriptor: BorrowedFd<'_>) -> Result<usize, QmpError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        if !message.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(QmpError::Malformed("nothing: a descriptor does not fit into a message"));
+        }
+        let flags = SendFlags::NOSIGNAL;
+        let sent = rustix::net::sendmsg(self.stream.as_fd(), &[IoSlice::new(line)], &mut message, flags);
+        sent.map_err(|error| broken(error.into()))
     }
 
     /// The next line, parsed.
@@ -141,7 +201,7 @@ fn broken(error: std::io::Error) -> QmpError {
 
 /// Connect without ever waiting: a hung QEMU accepts nobody, and once its short queue is full a blocking connect
 /// would hang with it.
-fn connect(path: &Path) -> Result<UnixStream, QmpError> {
+pub(crate) fn connect(path: &Path) -> Result<UnixStream, QmpError> {
     let open = || -> rustix::io::Result<_> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

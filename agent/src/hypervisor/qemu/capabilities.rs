@@ -1,0 +1,66 @@
+//! What this backend can do, how, and what it cannot and why.
+
+use super::images::Images;
+use agent_protocol::{Capability, Support, Text, Verb};
+
+/// Why no machine moves to another host.
+pub(super) const NO_MIGRATION: &str = "moving a machine to another host is not built for QEMU";
+
+/// Every verb, with what becomes of it here.
+pub(super) fn all(images: &Images) -> Vec<Capability> {
+    Verb::ALL.iter().map(|&verb| one(images, verb)).collect()
+}
+
+fn one(images: &Images, verb: Verb) -> Capability {
+    use Support::{Emulated, Impossible, Native};
+    let portal = images.portal.is_some();
+    let networks = !images.networks.is_empty();
+    let (support, by) = match verb {
+        Verb::Create => (Emulated, "kept by the agent; a process exists only while it runs"),
+        Verb::Start => (Native, "a new process with -S, then QMP cont"),
+        Verb::Stop => (Native, "QMP system_powerdown, then the process is awaited"),
+        Verb::ForceStop | Verb::Terminate => (Native, "QMP quit, after 2 s SIGKILL"),
+        Verb::Reboot => (Emulated, "QMP system_powerdown, the process is awaited, then a new one"),
+        Verb::Reset => (Native, "QMP system_reset"),
+        Verb::Pause => (Native, "QMP stop"),
+        Verb::Resume => (Native, "QMP cont"),
+        Verb::Save => (Native, "QMP migrate into a file, durable before the process is ended"),
+        Verb::Restore => {
+            (Native, "a new process with -incoming, QMP migrate-incoming, the file removed, then cont")
+        }
+        Verb::Snapshot => (
+            Native,
+            "QMP snapshot-save, where all disks of the image are qcow2 and none of the appliance is attached",
+        ),
+        Verb::Revert => (Native, "QMP snapshot-load, where size and interfaces are as they were"),
+        Verb::Resize => (
+            Native,
+            "while it runs QMP device_add of processors up to maxcpus, and the balloon within the memory it was \
+             started with; otherwise at the next start",
+        ),
+        Verb::VolumeAttach | Verb::VolumeDetach | Verb::VolumeResize if !portal => {
+            (Impossible, "the operator's file names no portal for disks")
+        }
+        Verb::VolumeAttach => (
+            Native,
+            "QMP blockdev-add of QEMU's own iSCSI initiator and device_add on pc and q35; on microvm at the next start",
+        ),
+        Verb::VolumeDetach => {
+            (Native, "QMP device_del, the guest is awaited, then blockdev-del; on microvm at the next start")
+        }
+        Verb::VolumeResize => (Native, "QMP block_resize once the target has grown"),
+        Verb::NicAttach | Verb::NicDetach | Verb::NicUpdate if !networks => {
+            (Impossible, "the operator's file names no network")
+        }
+        Verb::NicAttach => {
+            (Native, "QMP netdev_add and device_add on pc and q35; on microvm at the next start")
+        }
+        Verb::NicDetach => {
+            (Native, "QMP device_del, the guest is awaited, then netdev_del; on microvm at the next start")
+        }
+        Verb::NicUpdate => (Native, "QMP set_link"),
+        Verb::MigratePrepare | Verb::MigrateStart | Verb::MigrateCancel => (Impossible, NO_MIGRATION),
+        Verb::Describe => (Native, "QMP query-status, qom-list"),
+    };
+    Capability { verb, support, by: Text::new(by) }
+}

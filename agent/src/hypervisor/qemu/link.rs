@@ -1,0 +1,233 @@
+//! The agent's standing connections to a process: its events, on a monitor of their own, and its console.
+
+use super::commands::plain;
+use super::console::{Console, ConsolePage};
+use super::qmp;
+use agent_protocol::Text;
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The longest line of events; the longest event that matters has some hundred bytes.
+const LINE_LIMIT: usize = 64 * 1024;
+/// How many of the latest events are remembered.
+const SEEN_MAX: usize = 16;
+
+/// What is listened to.
+pub(super) struct Link {
+    events: Option<UnixStream>,
+    console: Option<UnixStream>,
+    /// Nobody is at the other end any more.
+    events_ended: AtomicBool,
+    console_ended: AtomicBool,
+    /// What came of a line that is not whole yet.
+    line: Mutex<Vec<u8>>,
+    seen: Mutex<VecDeque<Seen>>,
+    screen: Mutex<Console>,
+}
+
+/// An event of QEMU's, as far as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Its name in QEMU's schema, such as `RESET`.
+    pub(super) event: String,
+    /// The device it is about, or the reason it gives.
+    pub(super) about: Text,
+}
+
+/// The events that tell of a change which an observation or its reason would show.
+const TOLD: [&str; 10] = [
+    "STOP",
+    "RESUME",
+    "SHUTDOWN",
+    "RESET",
+    "DEVICE_DELETED",
+    "DEVICE_UNPLUG_GUEST_ERROR",
+    "GUEST_PANICKED",
+    "BLOCK_IO_ERROR",
+    "WATCHDOG",
+    "MEMORY_FAILURE",
+];
+
+impl Link {
+    /// Connect to what the process in `directory` offers. What it does not offer (it was started by an earlier version,
+    /// or its board has no console) is not listened to.
+    pub(super) fn open(directory: &Path) -> Self {
+        let open = |name: &str| {
+            let stream = qmp::connect(&directory.join(name)).ok()?;
+            stream.set_nonblocking(true).ok()?;
+            Some(stream)
+        };
+        let events = open("events").and_then(|mut stream| {
+            // Events come once this has been said; the greeting need not be waited for.
+            let hello = format!("{}\n", plain("qmp_capabilities"));
+            stream.write_all(hello.as_bytes()).ok().map(|()| stream)
+        });
+        Self {
+            events,
+            console: open("console"),
+            events_ended: AtomicBool::new(false),
+            console_ended: AtomicBool::new(false),
+            line: Mutex::default(),
+            seen: Mutex::default(),
+            screen: Mutex::default(),
+        }
+    }
+
+    /// Something to wait on until an event comes.
+    pub(super) fn events(&self) -> Option<BorrowedFd<'_>> {
+        let open = !self.events_ended.load(Ordering::Relaxed);
+        self.events.as_ref().filter(|_| open).map(AsFd::as_fd)
+    }
+
+    /// Something to wait on until the guest writes to its console.
+    pub(super) fn console(&self) -> Option<BorrowedFd<'_>> {
+        let open = !self.console_ended.load(Ordering::Relaxed);
+        self.console.as_ref().filter(|_| open).map(AsFd::as_fd)
+    }
+
+    /// Take in the events that have come; whether any of them tells of a change.
+    pub(super) fn listen(&self) -> bool {
+        let Some(mut stream) = self.events.as_ref() else { return false };
+        let mut line = locked(&self.line);
+        let mut piece = [0; 4096];
+        // One piece at a time: what a guest can cause without end must not hold up the rest.
+        match stream.read(&mut piece) {
+            Ok(count @ 1..) => line.extend_from_slice(&piece[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return false;
+            }
+            _ => self.events_ended.store(true, Ordering::Relaxed),
+        }
+        let mut news = false;
+        while let Some(end) = line.iter().position(|&byte| byte == b'\n') {
+            let whole: Vec<u8> = line.drain(..=end).collect();
+            if let Some(seen) = serde_json::from_slice(&whole).ok().and_then(|message| told(&message)) {
+                let mut all = locked(&self.seen);
+                if all.len() >= SEEN_MAX {
+                    all.pop_front();
+                }
+                all.push_back(seen);
+                news = true;
+            }
+        }
+        if line.len() > LINE_LIMIT {
+            self.events_ended.store(true, Ordering::Relaxed);
+            line.clear();
+        }
+        news
+    }
+
+    /// The latest event of this name.
+    pub(super) fn last(&self, event: &str) -> Option<Seen> {
+        locked(&self.seen).iter().rev().find(|seen| seen.event == event).cloned()
+    }
+
+    /// Whether the event of that name came that is about this.
+    pub(super) fn has_seen(&self, event: &str, about: &str) -> bool {
+        locked(&self.seen).iter().any(|seen| seen.event == event && seen.about.as_str() == about)
+    }
+
+    /// Forget the events about this.
+    pub(super) fn forget(&self, about: &str) {
+        locked(&self.seen).retain(|seen| seen.about.as_str() != about);
+    }
+
+    /// Take in what the guest has written to its console, and give it what it is to read.
+    pub(super) fn relay(&self) {
+        let Some(mut stream) = self.console.as_ref() else { return };
+        let mut piece = [0; 4096];
+        match stream.read(&mut piece) {
+            Ok(count @ 1..) => locked(&self.screen).wrote(&piece[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            _ => self.console_ended.store(true, Ordering::Relaxed),
+        }
+        self.flush();
+    }
+
+    /// Give the guest what it is to read, as much as it takes now.
+    pub(super) fn flush(&self) {
+        let Some(mut stream) = self.console.as_ref() else { return };
+        let mut screen = locked(&self.screen);
+        while !screen.to_read().is_empty() {
+            match stream.write(screen.to_read()) {
+                Ok(count @ 1..) => screen.has_read(count),
+                _ => return,
+            }
+        }
+    }
+
+    /// What the guest wrote after the first `after` bytes; `None` if it has no console.
+    pub(super) fn page(&self, after: u64, most: usize) -> Option<ConsolePage> {
+        self.console.as_ref()?;
+        Some(locked(&self.screen).page(after, most))
+    }
+
+    /// Let the guest read this; how much of it there was room for, `None` if it has no console.
+    pub(super) fn type_in(&self, bytes: &[u8]) -> Option<usize> {
+        self.console.as_ref()?;
+        let taken = locked(&self.screen).type_in(bytes);
+        self.flush();
+        Some(taken)
+    }
+}
+
+/// What a message tells, if it is an event that matters.
+fn told(message: &Value) -> Option<Seen> {
+    let event = message.get("event")?.as_str().filter(|event| TOLD.contains(event))?;
+    let data =
+        ["device", "qom-path", "reason", "action"].into_iter().find_map(|key| message.get("data")?.get(key));
+    if event == "DEVICE_DELETED" && message.pointer("/data/device").is_none() {
+        // Of a part of the device, which comes before the whole.
+        return None;
+    }
+    Some(Seen { event: event.to_owned(), about: Text::new(data.and_then(Value::as_str).unwrap_or_default()) })
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn events_are_told_once_and_noise_ends_the_connection() {
+        let directory = std::env::temp_dir().join(format!("corbel-link-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("events");
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let link = Link::open(&directory);
+        assert!(link.console().is_none() && link.page(0, 10).is_none());
+        let (mut monitor, _) = listener.accept().unwrap();
+        let gone = "{\"event\":\"DEVICE_DELETED\",\"data\":{\"device\":\"volume-a\",\"path\":\"/x\"}}\r\n";
+        monitor.write_all(b"{\"QMP\":{}}\r\n{\"event\":\"RTC_CHANGE\"}\r\nnonsense\n").unwrap();
+        monitor.write_all(gone.as_bytes()).unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        while !link.has_seen("DEVICE_DELETED", "volume-a") && Instant::now() < until {
+            link.listen();
+        }
+        assert!(link.last("RTC_CHANGE").is_none());
+        link.forget("volume-a");
+        assert!(link.last("DEVICE_DELETED").is_none());
+        let noise = std::thread::spawn(move || {
+            let _ = monitor.write_all(&[b'x'; LINE_LIMIT * 2]);
+            monitor
+        });
+        while link.events().is_some() && Instant::now() < until {
+            link.listen();
+        }
+        assert!(link.events().is_none(), "a line without end");
+        drop((link, noise));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

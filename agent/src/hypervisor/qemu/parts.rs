@@ -1,0 +1,133 @@
+//! What QEMU's end of a machine must remember: which slot each disk and interface has, how large the machine was
+//! started, and what it was made of when a snapshot was taken.
+//!
+//! It lies beside the process's own files and is replaced atomically before anything is done that it tells of.
+
+use super::board::SLOTS;
+use crate::hypervisor::Machine;
+use agent_protocol::{NicName, Size, SnapshotName, VolumeName};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// The most snapshots of a machine that are remembered.
+const SNAPSHOTS_MAX: usize = 64;
+
+/// The slots in use, and the size.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shape {
+    pub(super) volumes: BTreeMap<VolumeName, u8>,
+    pub(super) nics: BTreeMap<NicName, u8>,
+    /// The size it was started with, and what has been plugged in since.
+    pub(super) size: Size,
+}
+
+/// All that is remembered of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parts {
+    pub(super) now: Shape,
+    pub(super) snapshots: BTreeMap<SnapshotName, Shape>,
+}
+
+impl Shape {
+    /// Give every disk and interface of the machine a slot, and nothing else; each keeps the one it had.
+    pub(super) fn fit(&mut self, machine: &Machine) -> Result<(), &'static str> {
+        self.volumes.retain(|name, _| machine.volumes.iter().any(|volume| volume.volume == *name));
+        self.nics.retain(|name, _| machine.nics.iter().any(|nic| nic.nic == *name));
+        for volume in &machine.volumes {
+            self.volume_slot(&volume.volume)?;
+        }
+        for nic in &machine.nics {
+            self.nic_slot(&nic.nic)?;
+        }
+        Ok(())
+    }
+
+    /// The disk's slot; a free one if it has none.
+    pub(super) fn volume_slot(&mut self, name: &VolumeName) -> Result<u8, &'static str> {
+        let free = self.free();
+        let slot = self.volumes.get(name).copied().or(free).ok_or(FULL)?;
+        self.volumes.insert(name.clone(), slot);
+        Ok(slot)
+    }
+
+    /// The interface's slot; a free one if it has none.
+    pub(super) fn nic_slot(&mut self, name: &NicName) -> Result<u8, &'static str> {
+        let free = self.free();
+        let slot = self.nics.get(name).copied().or(free).ok_or(FULL)?;
+        self.nics.insert(name.clone(), slot);
+        Ok(slot)
+    }
+
+    fn free(&self) -> Option<u8> {
+        let taken: BTreeSet<u8> = self.volumes.values().chain(self.nics.values()).copied().collect();
+        (0..SLOTS).find(|slot| !taken.contains(slot))
+    }
+}
+
+const FULL: &str = "all slots of its board are taken";
+
+impl Parts {
+    /// What is remembered in the machine's directory; nothing if nothing can be read.
+    pub(super) fn read(directory: &Path) -> Self {
+        let bytes = fs::read(directory.join("parts.json")).unwrap_or_default();
+        let mut parts: Self = serde_json::from_slice(&bytes).unwrap_or_default();
+        // The file is the agent's own, but a slot is part of the name of what gets deleted.
+        let fits = |slot: &u8| *slot < SLOTS;
+        parts.now.volumes.retain(|_, slot| fits(slot));
+        parts.now.nics.retain(|_, slot| fits(slot));
+        parts
+    }
+
+    /// Remember it in the machine's directory.
+    pub(super) fn keep(&self, directory: &Path) -> io::Result<()> {
+        let fresh = directory.join("parts.new");
+        let mut file = File::create(&fresh)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        fs::rename(fresh, directory.join("parts.json"))
+    }
+
+    /// Remember what the machine is made of as a snapshot is taken; whether there is room for another.
+    pub(super) fn remember(&mut self, name: &SnapshotName) -> bool {
+        let room = self.snapshots.len() < SNAPSHOTS_MAX || self.snapshots.contains_key(name);
+        if room {
+            self.snapshots.insert(name.clone(), self.now.clone());
+        }
+        room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_protocol::Uuid;
+
+    #[test]
+    fn each_keeps_its_slot_and_nothing_gets_one_that_is_taken() {
+        let mut machine = Machine::new("a".parse().unwrap(), Uuid(1), "b".parse().unwrap());
+        let volume = |name: &str| agent_protocol::Volume {
+            volume: name.parse().unwrap(),
+            iqn: "iqn.2026-11.example:d".parse().unwrap(),
+            lun: 0,
+            read_only: false,
+        };
+        machine.volumes = vec![volume("x"), volume("y"), volume("z")];
+        let mut shape = Shape::default();
+        shape.fit(&machine).unwrap();
+        let last = shape.volumes[&"z".parse().unwrap()];
+        machine.volumes.remove(0);
+        machine.volumes.push(volume("w"));
+        shape.fit(&machine).unwrap();
+        assert_eq!(shape.volumes[&"z".parse().unwrap()], last);
+        assert_eq!(shape.volumes.values().collect::<BTreeSet<_>>().len(), 3);
+        for number in 3..SLOTS {
+            shape.nic_slot(&format!("nic{number}").parse().unwrap()).unwrap();
+        }
+        assert_eq!(shape.nic_slot(&"one-more".parse().unwrap()), Err(FULL));
+    }
+}

@@ -1,0 +1,170 @@
+//! A real machine's memory: saved, restored, kept in snapshots and gone back to; and what the backend hears of it.
+
+use crate::host::{Host, TIME, nic, until, volume};
+use crate::world::{runs, signal};
+use agent::hypervisor::{Hypervisor, Step};
+use agent_protocol::State;
+use std::time::Duration;
+
+#[test]
+fn a_saved_guest_goes_on_where_it_was_and_once() {
+    let mut host = Host::new("save");
+    let mut machine = host.started("web");
+    host.perform(&machine, &Step::AttachNic(nic("lan"))).unwrap();
+    machine.nics.push(nic("lan"));
+    host.says(&machine, "cc", "AB");
+    let pid = host.pid(&machine);
+    let evidence = host.perform(&machine, &Step::Save).unwrap();
+    assert!(evidence[0].as_str().contains("on the disk") && !runs(pid), "{evidence:?}");
+    assert_eq!(host.state(&machine), State::Saved);
+    assert!(host.perform(&machine, &Step::Start).unwrap_err().detail.as_str().contains("restored"));
+    host.restart();
+    assert_eq!(host.qemu.adopt(&machine, TIME).state, State::Saved);
+
+    host.perform(&machine, &Step::Restore).unwrap();
+    assert_eq!(host.state(&machine), State::Running);
+    assert_eq!(host.nics(&machine), ["lan"], "what was plugged in is where it was");
+    assert!(!host.own(&machine, "memory").exists());
+    host.says(&machine, "c", "C");
+    assert!(!host.written(&machine).contains('R'), "it has not begun anew");
+    assert!(host.perform(&machine, &Step::Restore).is_err(), "nobody wakes twice from one sleep");
+}
+
+#[test]
+fn a_paused_guest_and_one_with_more_processors_are_saved_and_restored() {
+    let mut host = Host::new("save-more");
+    let machine = host.started("web");
+    let size = agent_protocol::Size { cpus: Some(2), memory_mib: None };
+    host.perform(&machine, &Step::Resize(size)).unwrap();
+    host.says(&machine, "c", "A");
+    host.perform(&machine, &Step::Pause).unwrap();
+    host.perform(&machine, &Step::Save).unwrap();
+    host.perform(&machine, &Step::Restore).unwrap();
+    host.says(&machine, "c", "B");
+}
+
+#[test]
+fn a_save_that_was_cut_short_is_never_restored() {
+    let mut host = Host::new("half");
+    let machine = host.started("web");
+    host.says(&machine, "c", "A");
+    // The agent is killed while it is being written out.
+    std::fs::write(host.own(&machine, "memory.new"), b"half of it").unwrap();
+    host.restart();
+    assert_eq!(host.qemu.adopt(&machine, TIME).state, State::Running);
+    assert!(!host.own(&machine, "memory.new").exists());
+    host.says(&machine, "c", "B");
+    assert!(host.perform(&machine, &Step::Restore).is_err());
+    assert_eq!(host.state(&machine), State::Running);
+
+    // The disk is full, or whatever else: here the name is taken by a directory.
+    std::fs::create_dir_all(host.own(&machine, "memory.new/x")).unwrap();
+    assert!(host.perform(&machine, &Step::Save).is_err());
+    host.says(&machine, "c", "C");
+    std::fs::remove_dir_all(host.own(&machine, "memory.new")).unwrap();
+
+    // The agent is killed when all is written and the process has not ended yet.
+    host.perform(&machine, &Step::Save).unwrap();
+    let memory = std::fs::read(host.own(&machine, "memory")).unwrap();
+    host.perform(&machine, &Step::Restore).unwrap();
+    host.perform(&machine, &Step::Pause).unwrap();
+    let pid = host.pid(&machine);
+    std::fs::write(host.own(&machine, "memory"), &memory).unwrap();
+    host.restart();
+    assert_eq!(host.qemu.adopt(&machine, TIME).state, State::Saved);
+    assert!(!runs(pid));
+
+    // What lies there is damaged.
+    std::fs::write(host.own(&machine, "memory"), &memory[..memory.len() / 2]).unwrap();
+    let fault = host.perform(&machine, &Step::Restore).unwrap_err();
+    assert!(fault.detail.as_str().contains("load of migration failed"), "{}", fault.detail);
+    assert_eq!(host.state(&machine), State::Saved);
+    std::fs::write(host.own(&machine, "memory"), &memory).unwrap();
+    host.perform(&machine, &Step::Restore).unwrap();
+    host.says(&machine, "c", "D");
+}
+
+#[test]
+fn going_back_to_a_snapshot_brings_back_the_memory_it_was_made_of() {
+    let mut host = Host::new("snapshot");
+    let mut machine = host.started("web");
+    let (snapshot, revert) = (Step::Snapshot("one".parse().unwrap()), Step::Revert("one".parse().unwrap()));
+    assert!(host.perform(&machine, &revert).unwrap_err().detail.as_str().contains("no snapshot one"));
+    host.says(&machine, "c", "A");
+    host.perform(&machine, &snapshot).unwrap();
+    assert!(host.perform(&machine, &snapshot).unwrap_err().detail.as_str().contains("already"));
+    assert_eq!(host.state(&machine), State::Running);
+    host.says(&machine, "cc", "BC");
+    host.perform(&machine, &revert).unwrap();
+    assert_eq!(host.state(&machine), State::Running);
+    host.says(&machine, "c", "CB");
+
+    host.perform(&machine, &Step::AttachNic(nic("lan"))).unwrap();
+    let fault = host.perform(&machine, &revert).unwrap_err();
+    assert!(fault.detail.as_str().contains("other interfaces"), "{}", fault.detail);
+    host.says(&machine, "c", "C");
+    host.perform(&machine, &Step::DetachNic("lan".parse().unwrap())).unwrap();
+    until("the interface is gone", || host.nics(&machine).is_empty());
+
+    host.perform(&machine, &Step::End).unwrap();
+    host.perform(&machine, &Step::Snapshot("two".parse().unwrap())).unwrap();
+    host.perform(&machine, &revert).unwrap();
+    assert_eq!(host.state(&machine), State::Stopped, "its disks are as they were, and it stays stopped");
+    machine.volumes.push(volume("data", 1));
+    let fault = host.perform(&machine, &snapshot).unwrap_err();
+    assert!(fault.detail.as_str().contains("appliance"), "{}", fault.detail);
+
+    for (image, words) in [("raw", "only qcow2"), ("none", "no qcow2")] {
+        let machine = host.machine(image, image);
+        host.perform(&machine, &Step::Start).unwrap();
+        let fault = host.perform(&machine, &snapshot).unwrap_err();
+        assert!(fault.detail.as_str().contains(words), "{}", fault.detail);
+        assert_eq!(host.state(&machine), State::Running);
+        host.perform(&machine, &Step::End).unwrap();
+    }
+}
+
+#[test]
+fn a_reset_guest_begins_anew_and_whoever_listens_hears_of_it() {
+    let mut host = Host::new("reset");
+    let machine = host.started("web");
+    host.says(&machine, "cc", "AB");
+    host.perform(&machine, &Step::Reset).unwrap();
+    let mut told = Vec::new();
+    until("the reset is told", || {
+        told.extend(host.qemu.wait_for_ends(Duration::from_millis(50)));
+        told.contains(&machine.uuid)
+    });
+    host.hears(&machine, "R");
+    host.says(&machine, "c", "A");
+    let stats = host.qemu.stats(&machine, TIME).unwrap();
+    assert!(stats.cpu_ms > 0 && stats.memory_kib == Some(16 * 1024), "{stats:?}");
+    assert!(stats.disks.iter().any(|disk| disk.name.as_str() == "ide0-hd0" && disk.reads > 0), "{stats:?}");
+
+    host.perform(&machine, &Step::AskToStop).unwrap();
+    until("it has ended", || {
+        host.qemu.wait_for_ends(Duration::from_millis(50)).contains(&machine.uuid)
+            && host.state(&machine) == State::Stopped
+    });
+    let ended = host.qemu.bury(&machine).unwrap();
+    assert!(ended.orderly && ended.how.as_str().contains("guest-shutdown"), "{}", ended.how);
+    assert!(host.qemu.stats(&machine, TIME).is_err());
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_is_restored_leaves_what_was_saved() {
+    let mut host = Host::new("killed");
+    let machine = host.started("web");
+    host.says(&machine, "c", "A");
+    host.perform(&machine, &Step::Save).unwrap();
+    let memory = host.own(&machine, "memory");
+    let before = std::fs::read(&memory).unwrap();
+    // As if the agent and the process were killed between loading and going on.
+    host.perform(&machine, &Step::Restore).unwrap();
+    std::fs::write(&memory, &before).unwrap();
+    signal(host.pid(&machine), "KILL");
+    until("it has ended", || host.qemu.bury(&machine).is_some());
+    assert_eq!(host.state(&machine), State::Saved);
+    host.perform(&machine, &Step::Restore).unwrap();
+    host.says(&machine, "c", "B");
+}
