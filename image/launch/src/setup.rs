@@ -43,6 +43,7 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/certtool", "gnutls-bin"),
     // A target that is not ours, for what attaches disks to machines.
     ("/usr/sbin/tgtd", "tgt"),
+    ("/usr/bin/mandoc", "mandoc"),
 ];
 
 /// Needed by the benchmark on top of [`RUN`].

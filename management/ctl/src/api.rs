@@ -143,7 +143,6 @@ impl<'a> Api<'a> {
                 other => other,
             };
         }
-        progress.clear();
         match answer {
             Ok(answer) => {
                 let shown = String::from_utf8_lossy(&answer.body);

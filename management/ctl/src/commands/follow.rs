@@ -37,15 +37,17 @@ pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, ter
 fn send(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>) -> Outcome<Value> {
     let label = format!("{} {}", order.action.verb(), order.instance);
     let sent = api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)), &label);
+    let again = |what: String| {
+        let advice = format!(
+            "nobody knows whether it was done. Say the same again with --token {}: it is not done twice, and you are \
+             told what became of it.",
+            envelope.token()
+        );
+        Failure::Lost(what, advice)
+    };
     sent.map_err(|failure| match failure {
-        Failure::Lost(what, _) => {
-            let again = format!(
-                "nobody knows whether it was done. Say the same again with --token {}: it is not done twice, and you \
-                 are told what became of it.",
-                envelope.token()
-            );
-            Failure::Lost(what, again)
-        }
+        Failure::Lost(what, _) => again(what),
+        Failure::Interrupted => again("interrupted before the answer".into()),
         other => other,
     })
 }
@@ -113,16 +115,20 @@ pub(super) fn wait(api: &mut Api<'_>, operation: Value, limit: Option<Duration>)
             break;
         }
         let until = progress.elapsed() + limit.map_or(pause, |limit| pause.min(limit));
-        while progress.elapsed() < until {
+        while progress.elapsed() < until && !api.interrupt.is_set() {
             progress.tick();
-            if !api.interrupt.sleep(Duration::from_millis(50)) {
+            api.interrupt.sleep(Duration::from_millis(50));
+        }
+        pause = (pause * 2).min(LATER);
+        let path = format!("/v1/operations/{}", text(&operation, "/id"));
+        operation = match api.get_showing(&path, &mut progress) {
+            Err(Failure::Interrupted) => {
                 progress.clear();
                 screen.note(&operations::hint(&operation));
                 return Err(Failure::Said(Exit::Unknown));
             }
-        }
-        pause = (pause * 2).min(LATER);
-        operation = api.get_showing(&format!("/v1/operations/{}", text(&operation, "/id")), &mut progress)?;
+            other => other?,
+        };
     }
     Ok(operation)
 }

@@ -13,6 +13,9 @@ pub(crate) fn completion(screen: &Screen, shell: clap_complete::Shell) -> Outcom
     Ok(Exit::Done)
 }
 
+/// When what the page describes last changed.
+const DATE: &str = "2026-11-26";
+
 /// The manual page: the whole, and a section for each command.
 pub(crate) fn page(screen: &Screen) -> Outcome<Exit> {
     let mut page = Vec::new();
@@ -24,7 +27,7 @@ pub(crate) fn page(screen: &Screen) -> Outcome<Exit> {
 fn write(page: &mut Vec<u8>) -> std::io::Result<()> {
     let mut command = Arguments::command();
     command.build();
-    let man = clap_mangen::Man::new(command.clone()).source("Corbel");
+    let man = clap_mangen::Man::new(command.clone()).date(DATE).source("Corbel").manual("Corbel");
     man.render_title(page)?;
     man.render_name_section(page)?;
     man.render_synopsis_section(page)?;
