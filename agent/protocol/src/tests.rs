@@ -390,3 +390,36 @@ fn an_ethernet_address_is_one_of_a_station() {
         assert!(wrong.parse::<IscsiName>().is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn a_network_map_has_each_address_once_and_nothing_that_is_not_one() {
+    let map = |endpoints: &str| {
+        decode::<NetworkMap>(
+            format!(r#"{{"network":"blue","generation":1,"vni":100,"mtu":1450,"endpoints":[{endpoints}]}}"#)
+                .as_bytes(),
+        )
+    };
+    let endpoint = |mac: u8, ip: &str, underlay: &str| {
+        format!(r#"{{"mac":"52:54:00:00:00:{mac:02x}","ip":"{ip}","underlay":"{underlay}"}}"#)
+    };
+    let [a, b] = [endpoint(1, "10.0.0.1", "192.0.2.1"), endpoint(2, "10.0.0.2", "192.0.2.2")];
+    assert_eq!(map(&format!("{a},{b}")).unwrap().endpoints.len(), 2);
+    for wrong in [
+        format!("{a},{}", endpoint(1, "10.0.0.3", "192.0.2.1")),
+        format!("{a},{}", endpoint(3, "10.0.0.1", "192.0.2.1")),
+        endpoint(1, "0.0.0.0", "192.0.2.1"),
+        endpoint(1, "224.0.0.1", "192.0.2.1"),
+        endpoint(1, "10.0.0.1", "255.255.255.255"),
+        endpoint(1, "10.0.0.1; reboot", "192.0.2.1"),
+        (0..600)
+            .map(|n| endpoint(1, &format!("10.0.{}.{}", n / 200, n % 200 + 1), "192.0.2.1"))
+            .collect::<Vec<_>>()
+            .join(","),
+    ] {
+        assert!(map(&wrong).is_err(), "{wrong}");
+    }
+    for (vni, mtu) in [(0, 1450), (1 << 24, 1450), (1, 1279), (1, 65486)] {
+        let text = format!(r#"{{"network":"blue","generation":1,"vni":{vni},"mtu":{mtu},"endpoints":[]}}"#);
+        assert!(decode::<NetworkMap>(text.as_bytes()).is_err(), "{text}");
+    }
+}

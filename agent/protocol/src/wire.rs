@@ -18,6 +18,9 @@ pub mod path {
     pub const INVENTORY: &str = "/a1/inventory";
     /// `GET`, with `?after=SEQ&wait=MILLISECONDS`: [`crate::EventPage`].
     pub const EVENTS: &str = "/a1/events";
+    /// With `/{network}` appended, `PUT`: [`crate::NetworkMap`] → [`crate::NetworkState`], which says whether it is in
+    /// effect; `GET`: [`crate::NetworkState`]; `DELETE`: there is no such network any more.
+    pub const NETWORKS: &str = "/a1/networks";
     /// `GET` with `/{instance}` appended: [`crate::Stats`].
     pub const STATS: &str = "/a1/stats";
 }
