@@ -18,7 +18,31 @@ struct About<'a> {
     /// How callers are told apart.
     authentication: &'static str,
     agent: AgentView<'a>,
+    state: StateView,
     limits: LimitsView,
+}
+
+/// Where promises are kept.
+#[derive(Serialize)]
+struct StateView {
+    /// `kept`, `none` or `failed`.
+    disk: &'static str,
+    /// What that means, unless all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'static str>,
+}
+
+impl StateView {
+    fn new(management: &Management) -> Self {
+        let (disk, detail) = match (&management.state, management.state_failed.get()) {
+            (None, _) => {
+                ("none", Some("Operations and client tokens are forgotten when the appliance is reset."))
+            }
+            (Some(_), true) => ("failed", Some("The state disk does not take what is to be remembered.")),
+            (Some(_), false) => ("kept", None),
+        };
+        Self { disk, detail }
+    }
 }
 
 #[derive(Serialize)]
@@ -70,6 +94,7 @@ pub(crate) fn about(management: &Management) -> Response {
             clock_ms: management.clock.now().as_micros() / 1000,
             authentication: "none",
             agent: AgentView::new(&management.forward.state(), welcome),
+            state: StateView::new(management),
             limits: LimitsView {
                 request_line_bytes: limits.first_line,
                 header_fields: limits.fields,
@@ -87,9 +112,12 @@ pub(crate) fn ready(management: &Management) -> Response {
     struct Ready<'a> {
         ready: bool,
         agent: AgentView<'a>,
+        state: StateView,
     }
     let state = management.forward.state();
-    let ready = matches!(state, LinkState::Up | LinkState::NotConfigured);
-    let body = encode(&Ready { ready, agent: AgentView::new(&state, None) });
+    let is_linked = matches!(state, LinkState::Up | LinkState::NotConfigured);
+    let ready = is_linked && !management.state_failed.get();
+    let agent = AgentView::new(&state, None);
+    let body = encode(&Ready { ready, agent, state: StateView::new(management) });
     Response::json(if ready { 200 } else { 503 }, body)
 }

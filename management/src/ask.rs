@@ -1,6 +1,6 @@
 //! What the plane asks of the agent, and what can come back.
 
-use agent_protocol::{Answer, Command, Inventory, OpId, Uuid};
+use agent_protocol::{Answer, Command, Inventory, OpId};
 use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
@@ -9,7 +9,7 @@ use kernel_runtime::Instant;
 /// A question to the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Carry this out; epoch, deadline and the agent's run are filled in by the link, which knows them.
+    /// Carry this out. Without a run of the agent, epoch and deadline are filled in by the link, which knows them.
     Command(Box<Command>),
     /// What is there.
     Inventory,
@@ -31,8 +31,8 @@ pub struct Ask {
 pub enum Reply {
     /// To a command, or to the recall of one.
     Answer(Box<Answer>),
-    /// To a recall: this run of the agent never received it.
-    NeverReceived(Uuid),
+    /// To a recall: the agent never received it, as far as it remembers.
+    NeverReceived,
     /// What is there.
     Inventory(Inventory),
 }
@@ -48,10 +48,10 @@ pub enum AgentError {
     Unavailable(String),
     /// Its time was up before it was sent.
     TooLate,
-    /// It was sent, to the run of the agent that is named, and no reply came.
-    Lost(Option<Uuid>, &'static str),
+    /// It was sent, and no reply came.
+    Lost(&'static str),
     /// What came back is not the protocol. Whether a command was carried out is not known.
-    Nonsense(Option<Uuid>, String),
+    Nonsense(String),
     /// The agent refused the request as such: nothing was carried out.
     Refused(String),
 }
@@ -63,8 +63,8 @@ impl fmt::Display for AgentError {
             Self::Busy => f.write_str("Too many requests wait for the agent."),
             Self::Unavailable(why) => write!(f, "The agent cannot be reached: {why}."),
             Self::TooLate => f.write_str("The time was up before the agent could be asked."),
-            Self::Lost(_, why) => write!(f, "The agent was asked and did not answer: {why}."),
-            Self::Nonsense(_, what) => write!(f, "The agent answered what is not the protocol: {what}."),
+            Self::Lost(why) => write!(f, "The agent was asked and did not answer: {why}."),
+            Self::Nonsense(what) => write!(f, "The agent answered what is not the protocol: {what}."),
             Self::Refused(what) => write!(f, "The agent did not take the request: {what}"),
         }
     }
@@ -81,6 +81,8 @@ pub enum LinkState {
     Up,
     /// Not connected, for this reason.
     Down(String),
+    /// The agent takes commands from another appliance, which has taken over.
+    Superseded,
 }
 
 impl LinkState {
@@ -91,6 +93,7 @@ impl LinkState {
             Self::Connecting => "connecting",
             Self::Up => "up",
             Self::Down(_) => "down",
+            Self::Superseded => "stale-epoch",
         }
     }
 }

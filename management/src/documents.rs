@@ -41,7 +41,7 @@ pub(crate) fn parse<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Pro
 }
 
 /// Chosen by a client to name one request: the same again is the same request, not another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientToken(Box<str>);
 
 impl ClientToken {

@@ -1,6 +1,8 @@
-//! The way to the agent: a bounded queue of questions between those who ask and the links that carry them.
+//! The way to the agent: a bounded queue of questions between those who ask and the links that carry them, and who is at
+//! the other end.
 
 use crate::ask::{AgentError, LinkState, Question, Reply};
+use crate::delivery::Peer;
 use agent_protocol::Welcome;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
@@ -17,17 +19,52 @@ const QUEUE_MAX: usize = 32;
 /// How much longer than to its deadline an answer is waited for: what the agent began in time may end after it.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
+/// Wakes all who listen.
+#[derive(Default)]
+pub(crate) struct Bell(RefCell<Vec<Waker>>);
+
+impl Bell {
+    /// Wake who listens now.
+    pub(crate) fn ring(&self) {
+        core::mem::take(&mut *self.0.borrow_mut()).into_iter().for_each(Waker::wake);
+    }
+
+    /// Wait until it rings, or something else wakes the task.
+    pub(crate) async fn heard(&self) {
+        let mut listens = false;
+        poll_fn(|cx| {
+            if listens {
+                return Poll::Ready(());
+            }
+            listens = true;
+            let mut wakers = self.0.borrow_mut();
+            if !wakers.iter().any(|other| other.will_wake(cx.waker())) {
+                wakers.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
 /// The queue, and what the links have learned of the agent.
 pub(crate) struct Forward {
     clock: Clock,
     configured: bool,
     queue: RefCell<VecDeque<Rc<Pending>>>,
-    /// Links that wait for a question.
-    idle: RefCell<Vec<Waker>>,
+    /// Rings when there is something to carry.
+    bell: Bell,
+    /// Links that there are, that are connected, and that have an operation in their hands.
+    pub(crate) links: Cell<usize>,
     links_up: Cell<usize>,
+    pub(crate) hands: Cell<usize>,
     /// Why the last attempt to connect failed; `None` before the first.
     down: RefCell<Option<String>>,
     welcome: RefCell<Option<Welcome>>,
+    /// As of the last greeting.
+    pub(crate) peer: Cell<Option<Peer>>,
+    /// Another appliance has taken over.
+    superseded: Cell<bool>,
 }
 
 /// A question that somebody waits on.
@@ -52,11 +89,15 @@ impl Forward {
         Self {
             clock,
             configured,
-            queue: RefCell::new(VecDeque::with_capacity(QUEUE_MAX)),
-            idle: RefCell::default(),
+            queue: RefCell::default(),
+            bell: Bell::default(),
+            links: Cell::new(0),
             links_up: Cell::new(0),
+            hands: Cell::new(0),
             down: RefCell::default(),
             welcome: RefCell::default(),
+            peer: Cell::new(None),
+            superseded: Cell::new(false),
         }
     }
 
@@ -64,6 +105,9 @@ impl Forward {
     pub(crate) fn state(&self) -> LinkState {
         if !self.configured {
             return LinkState::NotConfigured;
+        }
+        if self.superseded.get() {
+            return LinkState::Superseded;
         }
         if self.links_up.get() > 0 {
             return LinkState::Up;
@@ -97,7 +141,7 @@ impl Forward {
             let _ = with_deadline(&self.clock, patience, pending.done.wait()).await;
         }
         let answer = pending.answer.borrow_mut().take();
-        answer.unwrap_or(Err(AgentError::Lost(None, "nothing came back")))
+        answer.unwrap_or(Err(AgentError::Lost("nothing came back")))
     }
 
     /// Take a question back that no link has taken yet.
@@ -108,55 +152,37 @@ impl Forward {
         queue.len() < before
     }
 
-    /// Wake every link that waited; one that has become busy meanwhile would keep the question from the others.
-    fn wake(&self) {
-        let idle = core::mem::take(&mut *self.idle.borrow_mut());
-        for waker in idle {
-            waker.wake();
+    /// Wake every link that waited; one that has become busy meanwhile would keep the work from the others.
+    pub(crate) fn wake(&self) {
+        self.bell.ring();
+    }
+
+    /// For a link: wait until there may be something to carry.
+    pub(crate) async fn stirred(&self) {
+        self.bell.heard().await;
+    }
+
+    /// For a link: the next question, if there is one.
+    pub(crate) fn next(&self) -> Option<Rc<Pending>> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    /// Whether a question waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.queue.borrow().is_empty()
+    }
+
+    /// For a link: the agent was greeted, for the first time on a connection or again.
+    pub(crate) fn greeted(&self, welcome: Welcome, peer: Peer, is_new: bool) {
+        if is_new {
+            self.links_up.set(self.links_up.get() + 1);
         }
-    }
-
-    /// For a link: the next question.
-    pub(crate) async fn next(&self) -> Rc<Pending> {
-        poll_fn(|cx| {
-            if let Some(pending) = self.queue.borrow_mut().pop_front() {
-                return Poll::Ready(pending);
-            }
-            self.register(cx.waker());
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// For a link: wait until there is a question, and leave it there.
-    pub(crate) async fn wanted(&self) {
-        poll_fn(|cx| {
-            if !self.queue.borrow().is_empty() {
-                return Poll::Ready(());
-            }
-            self.register(cx.waker());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    fn register(&self, waker: &Waker) {
-        let mut idle = self.idle.borrow_mut();
-        if !idle.iter().any(|other| other.will_wake(waker)) {
-            idle.push(waker.clone());
-        }
-    }
-
-    /// For a link: the agent was greeted.
-    pub(crate) fn is_up(&self, welcome: Welcome) {
-        self.links_up.set(self.links_up.get() + 1);
+        self.peer.set(Some(peer));
         *self.welcome.borrow_mut() = Some(welcome);
         *self.down.borrow_mut() = None;
-    }
-
-    /// For a link: the agent was greeted again.
-    pub(crate) fn heard(&self, welcome: Welcome) {
-        *self.welcome.borrow_mut() = Some(welcome);
+        if self.superseded.replace(false) {
+            log::warn!("the agent takes commands from this appliance again");
+        }
     }
 
     /// For a link: the connection is gone.
@@ -164,7 +190,16 @@ impl Forward {
         self.links_up.set(self.links_up.get().saturating_sub(1));
     }
 
-    /// For a link: it could not connect. Unless another can, whoever waits is told at once.
+    /// The agent takes commands from another appliance since.
+    pub(crate) fn is_superseded(&self) {
+        if !self.superseded.replace(true) {
+            log::error!(
+                "another appliance has taken over: the agent takes no commands from this one any more"
+            );
+        }
+    }
+
+    /// For a link: it could not connect, and no other is connected. Whoever waits is told at once.
     pub(crate) fn cannot_connect(&self, why: &str) {
         *self.down.borrow_mut() = Some(why.into());
         if self.links_up.get() > 0 {
@@ -175,5 +210,10 @@ impl Forward {
         for pending in waiting {
             pending.answer(Err(AgentError::Unavailable(why.into())));
         }
+    }
+
+    /// Whether any link is connected.
+    pub(crate) fn is_up(&self) -> bool {
+        self.links_up.get() > 0
     }
 }

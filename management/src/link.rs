@@ -1,12 +1,12 @@
 //! One connection to the agent: it is dialled, greeted, kept alive, and carries one question at a time.
 //!
-//! A command that was sent and not answered is sent again once, on a new connection, if the same run of the agent is
-//! still there: that agent remembers what it was sent, so the command takes effect once at most. Another run of it
-//! would refuse the command, because it names the run it was meant for.
+//! It carries what somebody waits for, and operations; what an operation needs is decided in `delivery.rs`.
 
 use crate::Management;
 use crate::ask::{AgentError, LinkState, Question, Reply};
-use crate::forward::{GRACE, Pending};
+use crate::delivery::{Peer, Work};
+use crate::forward::Pending;
+use crate::problem::Kind;
 use crate::wire::Wire;
 use agent_protocol::{
     Answer, Command, Hello, Inventory, Malformed, OpId, Uuid, VERSION, Welcome, decode, encode, path,
@@ -33,6 +33,10 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 /// How long to wait before dialling again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
+/// How long the answer to a command is waited for: a slow one is asked for again, and does not hold the link meanwhile.
+const COMMAND_TIME: Duration = Duration::from_secs(3);
+/// The type of the problem that a greeting is refused with when another appliance has taken over.
+const STALE: &str = "urn:corbel:problem:stale-epoch";
 
 /// Carry questions to the agent in this slot of the host-only network, for ever. Several links share the questions, so
 /// that one slow command does not hold up the others. Ends at once when no agent is configured.
@@ -42,6 +46,8 @@ pub async fn link(mut stream: Stream, management: Rc<Management>) {
 
 pub(crate) async fn link_on<W: Wire>(stream: &mut W, management: &Management) {
     let Some(agent) = management.configuration.agent else { return };
+    let links = &management.forward.links;
+    links.set(links.get() + 1);
     let mut link = Link {
         stream,
         management,
@@ -61,23 +67,14 @@ struct Link<'a, W> {
     peer: Option<Peer>,
 }
 
-/// The run of the agent at the other end, and how its clock relates to ours.
-#[derive(Clone, Copy)]
-struct Peer {
-    boot: Uuid,
-    epoch: u64,
-    /// Its clock said this, in milliseconds,
-    clock_ms: u64,
-    /// when ours said this.
-    heard: Instant,
-}
-
 /// Why an exchange did not come to an end.
 enum Broken {
     /// The connection was closed, reset or silent.
     Lost(&'static str),
     /// What came is not the protocol.
     Nonsense(String),
+    /// Another appliance has taken over.
+    Superseded,
 }
 
 impl<W: Wire> Link<'_, W> {
@@ -91,15 +88,14 @@ impl<W: Wire> Link<'_, W> {
             match self.open().await {
                 Ok(()) => pause = RETRY_FIRST,
                 Err(why) => {
-                    let forward = &self.management.forward;
-                    forward.cannot_connect(&why);
+                    self.cannot_connect(&why);
                     let until = self.clock().now() + pause;
-                    if forward.state() == LinkState::Up {
+                    if self.management.forward.is_up() {
                         // Another link carries the questions; this one has time.
                         self.clock().sleep_until(until).await;
                     } else {
                         // A question is reason enough to try again at once; nobody is made to wait for a timer.
-                        let _ = with_deadline(self.clock(), until, forward.wanted()).await;
+                        let _ = with_deadline(self.clock(), until, self.wanted()).await;
                     }
                     pause = (pause * 2).min(RETRY_LAST);
                     continue;
@@ -107,6 +103,28 @@ impl<W: Wire> Link<'_, W> {
             }
             self.carry().await;
             self.close();
+        }
+    }
+
+    fn cannot_connect(&self, why: &str) {
+        let forward = &self.management.forward;
+        forward.cannot_connect(why);
+        match forward.state() {
+            LinkState::Up => {}
+            LinkState::Superseded => {
+                self.management.give_up(Kind::StaleEpoch, "Another appliance has taken over.")
+            }
+            _ => {
+                let why = AgentError::Unavailable(why.into()).to_string();
+                self.management.give_up(Kind::AgentUnavailable, &why);
+            }
+        }
+    }
+
+    /// Wait until somebody waits for the agent.
+    async fn wanted(&self) {
+        while !self.management.wants_link() {
+            self.management.forward.stirred().await;
         }
     }
 
@@ -125,21 +143,20 @@ impl<W: Wire> Link<'_, W> {
                 return Err(format!("{} does not answer", self.agent));
             }
         }
-        match self.greet(until).await {
-            Ok(welcome) => {
-                let (boot, epoch) = (welcome.agent_boot, welcome.epoch);
-                log::info!("agent {} is up: run {boot}, epoch {epoch}", self.agent);
-                self.management.forward.is_up(welcome);
-                Ok(())
-            }
-            Err(broken) => {
-                self.stream.abort();
-                Err(match broken {
-                    Broken::Lost(why) => format!("{} did not greet: {why}", self.agent),
-                    Broken::Nonsense(what) => format!("{} greets wrongly: {what}", self.agent),
-                })
-            }
+        let broken = match self.greet(until, true).await {
+            Ok(()) => return Ok(()),
+            Err(broken) => broken,
+        };
+        if matches!(broken, Broken::Superseded) {
+            self.management.forward.is_superseded();
+            self.recall_all(until).await;
         }
+        self.stream.abort();
+        Err(match broken {
+            Broken::Lost(why) => format!("{} did not greet: {why}", self.agent),
+            Broken::Nonsense(what) => format!("{} greets wrongly: {what}", self.agent),
+            Broken::Superseded => format!("{} takes commands from another appliance", self.agent),
+        })
     }
 
     fn close(&mut self) {
@@ -149,118 +166,160 @@ impl<W: Wire> Link<'_, W> {
         }
     }
 
-    async fn greet(&mut self, until: Instant) -> Result<Welcome, Broken> {
+    async fn greet(&mut self, until: Instant, is_new: bool) -> Result<(), Broken> {
         let appliance_boot = self.management.configuration.boot;
-        let hello = encode(&Hello { proto_min: VERSION, proto_max: VERSION, appliance_boot, epoch: None });
+        let epoch = self.management.epoch.get();
+        let hello = encode(&Hello { proto_min: VERSION, proto_max: VERSION, appliance_boot, epoch });
         self.exchange(Method::Post, path::HELLO, Some(&hello), until).await?;
         let (status, body) = self.reply();
         if status != 200 {
-            return Err(Broken::Nonsense(refusal(status, body)));
+            let is_stale = problem_type(body).as_deref() == Some(STALE);
+            return Err(if is_stale { Broken::Superseded } else { Broken::Nonsense(refusal(status, body)) });
         }
         let welcome: Welcome = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
         if welcome.proto != VERSION {
             return Err(Broken::Nonsense(format!("it speaks version {}", welcome.proto)));
         }
-        self.peer = Some(Peer {
-            boot: welcome.agent_boot,
-            epoch: welcome.epoch,
-            clock_ms: welcome.clock_ms,
-            heard: self.clock().now(),
-        });
-        Ok(welcome)
+        let peer = Peer::new(&welcome, self.clock().now());
+        self.management.hold(welcome.epoch).await;
+        if is_new {
+            let (boot, epoch) = (welcome.agent_boot, welcome.epoch);
+            log::info!("agent {} is up: run {boot}, epoch {epoch}", self.agent);
+        }
+        self.peer = Some(peer);
+        self.management.forward.greeted(welcome, peer, is_new);
+        Ok(())
     }
 
-    /// Carry questions until the connection is of no use any more.
+    /// Carry what there is until the connection is of no use any more.
     async fn carry(&mut self) {
         loop {
             let until = self.clock().now() + IDLE_TIME;
             let event = {
-                let next = self.management.forward.next();
+                let work = work(self.management);
                 let closed = self.stream.read(self.client.space());
-                with_deadline(&self.management.clock, until, first(next, closed)).await
+                with_deadline(&self.management.clock, until, first(work, closed)).await
             };
-            match event {
-                Ok(First::One(pending)) => {
-                    if !self.serve(&pending).await {
-                        return;
-                    }
-                }
+            let is_of_use = match event {
+                Ok(First::One(Work::Question(pending))) => self.serve(&pending).await,
+                Ok(First::One(Work::Operation(id))) => self.deliver(&id).await,
                 // It has closed, or says what nobody asked for.
-                Ok(First::Other(_)) => return,
+                Ok(First::Other(_)) => false,
                 Err(_) => {
                     let until = self.clock().now() + CONNECT_TIME;
-                    match self.greet(until).await {
-                        Ok(welcome) => self.management.forward.heard(welcome),
-                        Err(_) => return,
+                    let greeted = self.greet(until, false).await;
+                    if matches!(greeted, Err(Broken::Superseded)) {
+                        self.management.forward.is_superseded();
                     }
+                    greeted.is_ok()
                 }
+            };
+            if !is_of_use {
+                return;
             }
+        }
+    }
+
+    /// Ask the agent about an operation; whether the connection can carry more.
+    async fn deliver(&mut self, id: &OpId) -> bool {
+        let Some(peer) = self.peer else { return false };
+        let Some(question) = self.management.next_question(id, &peer) else { return true };
+        let hands = &self.management.forward.hands;
+        hands.set(hands.get() + 1);
+        let was_sent = matches!(question, Question::Command(_));
+        let until = self.clock().now() + COMMAND_TIME;
+        let outcome = self.put(&question, until).await;
+        let hands = &self.management.forward.hands;
+        hands.set(hands.get() - 1);
+        let (reply, is_of_use) = match outcome {
+            Ok(reply) => (reply, self.client.is_reusable()),
+            Err(broken) => (Err(self.lost(broken)), false),
+        };
+        if !is_of_use {
+            self.close();
+        }
+        self.management.delivered(id, Some(&peer), was_sent, reply);
+        is_of_use
+    }
+
+    /// Ask an agent that takes no commands any more what became of those it was sent.
+    async fn recall_all(&mut self, until: Instant) {
+        for id in self.management.take_tried() {
+            let reply = self.put(&Question::Recall(id.clone()), until).await;
+            let reply = reply.unwrap_or_else(|broken| Err(self.lost(broken)));
+            let is_over = reply.is_err();
+            self.management.delivered(&id, None, false, reply);
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    fn lost(&self, broken: Broken) -> AgentError {
+        match broken {
+            Broken::Lost(why) => AgentError::Lost(why),
+            Broken::Nonsense(what) => {
+                log::warn!("agent {}: {what}", self.agent);
+                AgentError::Nonsense(what)
+            }
+            Broken::Superseded => AgentError::Lost("another appliance has taken over"),
         }
     }
 
     /// Answer a question; whether the connection can carry another.
     async fn serve(&mut self, pending: &Pending) -> bool {
-        let asked_of = self.peer;
-        let mut outcome = self.put(pending).await;
-        if let Err(Broken::Lost(why)) = outcome {
-            self.close();
-            outcome = self.put_again(pending, asked_of, why).await;
+        if self.clock().now() >= pending.deadline {
+            pending.answer(Err(AgentError::TooLate));
+            return true;
         }
-        let boot = asked_of.map(|peer| peer.boot);
+        let mut outcome = self.put(&pending.question, pending.deadline).await;
+        if let Err(Broken::Lost(_)) = outcome {
+            // To look changes nothing, so it may simply be repeated.
+            self.close();
+            if self.clock().now() < pending.deadline && self.open().await.is_ok() {
+                outcome = self.put(&pending.question, pending.deadline).await;
+            }
+        }
         match outcome {
             Ok(answer) => {
                 pending.answer(answer);
                 self.peer.is_some() && self.client.is_reusable()
             }
-            Err(Broken::Lost(why)) => {
-                pending.answer(Err(AgentError::Lost(boot, why)));
+            Err(broken) => {
+                pending.answer(Err(self.lost(broken)));
                 false
             }
-            Err(Broken::Nonsense(what)) => {
-                log::warn!("agent {}: {what}", self.agent);
-                pending.answer(Err(AgentError::Nonsense(boot, what)));
-                false
-            }
-        }
-    }
-
-    /// Ask again on a new connection what was lost on another: to look changes nothing, and the run of the agent that
-    /// was sent a command knows it for the same. Only its answer to that clears up what became of the first attempt.
-    async fn put_again(
-        &mut self,
-        pending: &Pending,
-        asked_of: Option<Peer>,
-        why: &'static str,
-    ) -> Result<Result<Reply, AgentError>, Broken> {
-        if self.clock().now() >= pending.deadline || self.open().await.is_err() {
-            return Err(Broken::Lost(why));
-        }
-        let is_command = matches!(pending.question, Question::Command(_));
-        if is_command && self.peer.map(|peer| peer.boot) != asked_of.map(|peer| peer.boot) {
-            return Err(Broken::Lost("it has started anew meanwhile"));
-        }
-        match self.put(pending).await {
-            Ok(Err(_)) if is_command => Err(Broken::Lost(why)),
-            outcome => outcome,
         }
     }
 
     /// Send a question and read its answer.
-    async fn put(&mut self, pending: &Pending) -> Result<Result<Reply, AgentError>, Broken> {
-        let Some(peer) = self.peer else { return Err(Broken::Lost("the connection is gone")) };
-        if self.clock().now() >= pending.deadline {
-            return Ok(Err(AgentError::TooLate));
-        }
-        let until = pending.deadline + GRACE;
-        match &pending.question {
+    async fn put(
+        &mut self,
+        question: &Question,
+        until: Instant,
+    ) -> Result<Result<Reply, AgentError>, Broken> {
+        match question {
             Question::Command(command) => {
-                let command = self.stamped(command, peer, pending.deadline);
-                self.exchange(Method::Post, path::COMMAND, Some(&encode(&command)), until).await?;
-                self.answered(&command.op_id, peer, false)
+                let stamped;
+                let command = match self.peer {
+                    // One that only looks has no delivery of its own.
+                    Some(peer) if command.agent_boot.is_none() => {
+                        stamped = Command {
+                            epoch: Some(peer.epoch),
+                            agent_boot: Some(peer.boot),
+                            deadline_ms: Some(peer.clock_ms(until)),
+                            ..(**command).clone()
+                        };
+                        &stamped
+                    }
+                    _ => &**command,
+                };
+                self.exchange(Method::Post, path::COMMAND, Some(&encode(command)), until).await?;
+                self.answered(&command.op_id, false)
             }
             Question::Recall(op_id) => {
                 self.exchange(Method::Get, &format!("{}/{op_id}", path::COMMAND), None, until).await?;
-                self.answered(op_id, peer, true)
+                self.answered(op_id, true)
             }
             Question::Inventory => {
                 self.exchange(Method::Get, path::INVENTORY, None, until).await?;
@@ -269,7 +328,7 @@ impl<W: Wire> Link<'_, W> {
                     return Ok(Err(AgentError::Refused(refusal(status, body))));
                 }
                 let inventory: Inventory = parse(body, &Bounds::LIST).map_err(Broken::Nonsense)?;
-                if inventory.proto != VERSION || inventory.agent_boot != peer.boot {
+                if inventory.proto != VERSION || self.is_stranger(inventory.agent_boot) {
                     return Err(Broken::Nonsense("an inventory of another version or run".into()));
                 }
                 Ok(Ok(Reply::Inventory(inventory)))
@@ -277,34 +336,22 @@ impl<W: Wire> Link<'_, W> {
         }
     }
 
-    /// The command with what only the link knows.
-    fn stamped(&self, command: &Command, peer: Peer, deadline: Instant) -> Command {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let deadline_ms = peer.clock_ms.saturating_add(millis(deadline.since(peer.heard)));
-        Command {
-            epoch: Some(peer.epoch),
-            agent_boot: Some(peer.boot),
-            deadline_ms: Some(deadline_ms),
-            ..command.clone()
-        }
+    /// Whether it is not the run of the agent that was greeted.
+    fn is_stranger(&self, boot: Uuid) -> bool {
+        self.peer.is_some_and(|peer| peer.boot != boot)
     }
 
     /// The answer about one operation.
-    fn answered(
-        &self,
-        op_id: &OpId,
-        peer: Peer,
-        recalled: bool,
-    ) -> Result<Result<Reply, AgentError>, Broken> {
+    fn answered(&self, op_id: &OpId, recalled: bool) -> Result<Result<Reply, AgentError>, Broken> {
         let (status, body) = self.reply();
         if recalled && status == 404 {
-            return Ok(Ok(Reply::NeverReceived(peer.boot)));
+            return Ok(Ok(Reply::NeverReceived));
         }
         if status != 200 {
             return Ok(Err(AgentError::Refused(refusal(status, body))));
         }
         let answer: Answer = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
-        if answer.proto != VERSION || answer.op_id != *op_id || answer.agent_boot != peer.boot {
+        if answer.proto != VERSION || answer.op_id != *op_id || self.is_stranger(answer.agent_boot) {
             return Err(Broken::Nonsense("the answer to another command".into()));
         }
         Ok(Ok(Reply::Answer(Box::new(answer))))
@@ -344,6 +391,21 @@ impl<W: Wire> Link<'_, W> {
     }
 }
 
+/// What there is to carry, as soon as there is something.
+async fn work(management: &Management) -> Work {
+    loop {
+        let next = match management.take_work() {
+            Ok(work) => return work,
+            Err(next) => next,
+        };
+        let stirred = management.forward.stirred();
+        match next {
+            Some(next) => drop(with_deadline(&management.clock, next, stirred).await),
+            None => stirred.await,
+        }
+    }
+}
+
 fn parse<T: DeserializeOwned>(body: &[u8], bounds: &Bounds) -> Result<T, String> {
     json::check(body, bounds).map_err(|excess| excess.to_string())?;
     decode(body).map_err(|error: Malformed| error.to_string())
@@ -359,6 +421,15 @@ fn refusal(status: u16, body: &[u8]) -> String {
         Ok(document) => format!("{} (status {status})", document.detail),
         Err(_) => format!("status {status}"),
     }
+}
+
+/// The type of a problem document, if the body is one.
+fn problem_type(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        r#type: String,
+    }
+    parse::<Document>(body, &Bounds::ANSWER).ok().map(|document| document.r#type)
 }
 
 /// Which of two came first.

@@ -59,13 +59,14 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn ended(&self, stage: Stage) {
+    /// An operation is in this stage since, if that is news.
+    pub(crate) fn ended(&self, stage: Option<Stage>) {
         match stage {
-            Stage::Succeeded => count(&self.succeeded),
-            Stage::Refused => count(&self.refused),
-            Stage::Failed => count(&self.failed),
-            Stage::Indeterminate => count(&self.indeterminate),
-            Stage::Accepted | Stage::Running => {}
+            Some(Stage::Succeeded) => count(&self.succeeded),
+            Some(Stage::Refused) => count(&self.refused),
+            Some(Stage::Failed) => count(&self.failed),
+            Some(Stage::Indeterminate) => count(&self.indeterminate),
+            Some(Stage::Accepted | Stage::Sent | Stage::Running) | None => {}
         }
     }
 

@@ -1,4 +1,7 @@
 //! The operations of late: each command is one, with a state that always ends.
+//!
+//! An operation is accepted, and kept on the state disk, before the agent hears of it; links deliver it
+//! (`delivery.rs`), and what became of it is kept before it is told. `clerk.rs` does the keeping, `stored.rs` has its form.
 
 use crate::documents::{ClientToken, Order};
 use crate::problem::{Kind, Problem};
@@ -6,32 +9,97 @@ use crate::views::InstanceView;
 use agent_protocol::{Action, InstanceId, OpId, Precondition, Text, Uuid, Verb};
 use alloc::collections::VecDeque;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 use kernel_runtime::Instant;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+/// How long an operation that has ended and its client token are remembered at least: longer than any deadline, so that
+/// whoever asks again within it gets the same answer.
+const REMEMBERED: Duration = Duration::from_secs(120);
+/// So many operations of late show the instance as it was after them.
+const RESULTS: usize = 64;
+/// The share of the table, one in so many, that is there for what ends an instance only.
+const RESERVE: usize = 8;
 
 /// How far an operation has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Stage {
-    /// The agent has not answered yet.
+    /// It waits for its turn.
     Accepted,
+    /// The agent was asked and has not answered yet.
+    Sent,
     /// The agent has begun and will end it by itself.
     Running,
     /// It is done.
     Succeeded,
     /// Nothing was done.
     Refused,
-    /// It was tried and has not come about.
+    /// It was tried and has not come about, or could not be tried.
     Failed,
-    /// Whether it was done is not known.
+    /// Whether it was done is not known. It is looked at again.
     Indeterminate,
 }
 
 impl Stage {
     /// Whether it may still change by itself.
     pub(crate) const fn is_open(self) -> bool {
-        matches!(self, Self::Accepted | Self::Running)
+        matches!(self, Self::Accepted | Self::Sent | Self::Running)
+    }
+
+    /// Whether it never changes again.
+    pub(crate) const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Refused | Self::Failed)
+    }
+}
+
+/// The run of the agent that a command is meant for, and the last moment on that run's clock, in milliseconds, at which
+/// it may be begun. Another run would refuse the command, and so does this one after that moment: then a copy that is
+/// still on its way is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meant {
+    pub(crate) boot: Uuid,
+    pub(crate) deadline_ms: u64,
+    /// The end of the agent's journal before it was sent.
+    pub(crate) head: u64,
+}
+
+/// Whether the state disk has an operation as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Not yet; nothing is done or told until it has.
+    Waiting,
+    /// It has.
+    Yes,
+    /// There is no disk, or it has failed.
+    No,
+}
+
+/// How an operation has ended, before that is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) stage: Stage,
+    pub(crate) changed: Option<bool>,
+    pub(crate) evidence: Vec<Text>,
+    pub(crate) problem: Option<Problem>,
+    pub(crate) result: Option<InstanceView>,
+    /// The agent remembers it, so that it would be found out again.
+    pub(crate) remembered: bool,
+}
+
+impl End {
+    /// An end in which nothing was done, for this reason.
+    pub(crate) fn undone(kind: Kind, detail: &str) -> Self {
+        Self {
+            stage: Stage::Failed,
+            changed: None,
+            evidence: Vec::new(),
+            problem: Some(Problem::new(kind, detail)),
+            result: None,
+            remembered: false,
+        }
     }
 }
 
@@ -40,6 +108,10 @@ impl Stage {
 pub(crate) struct Operation {
     /// Its name; the agent knows it by the same.
     pub(crate) id: OpId,
+    /// Its place among all that there ever were.
+    pub(crate) number: u64,
+    /// Who asked.
+    pub(crate) caller: Text,
     /// What was asked.
     pub(crate) action: Action,
     /// Of which instance.
@@ -58,14 +130,32 @@ pub(crate) struct Operation {
     pub(crate) problem: Option<Problem>,
     /// The instance after it.
     pub(crate) result: Option<InstanceView>,
-    /// The run of the agent that it was sent to.
-    pub(crate) agent_boot: Option<Uuid>,
-    /// When it came.
-    pub(crate) accepted: Instant,
-    /// After this it cannot be begun any more.
+    /// When it came; `None` when that was before the appliance started.
+    pub(crate) accepted: Option<Instant>,
+    /// After this it cannot be begun any more, and when nothing is heard for a while longer nobody knows.
     pub(crate) deadline: Instant,
     /// When it ended.
     pub(crate) ended: Option<Instant>,
+    /// Whom it may have been sent to.
+    pub(crate) meant: Option<Meant>,
+    /// Whether the disk has it like this.
+    pub(crate) kept: Kept,
+    /// It was accepted for good, so that it may be told of.
+    pub(crate) told: bool,
+    /// How it ends as soon as that is kept.
+    pub(crate) end: Option<End>,
+    /// It may have reached the agent, and what became of it is to be asked for.
+    pub(crate) tried: bool,
+    /// How often it may have been sent.
+    pub(crate) sends: u32,
+    /// A link has it in its hands.
+    pub(crate) carried: bool,
+    /// Not to be looked at before.
+    pub(crate) due: Instant,
+    /// How long the last wait for that was.
+    pub(crate) pause: Duration,
+    /// When the agent was last heard of it.
+    pub(crate) heard: Instant,
 }
 
 impl Operation {
@@ -77,8 +167,64 @@ impl Operation {
     }
 
     /// Where it can be found.
-    pub(crate) fn path(&self) -> alloc::string::String {
+    pub(crate) fn path(&self) -> String {
         format!("/v1/operations/{}", self.id)
+    }
+
+    /// Whether a link is to take it, now or when it is due.
+    pub(crate) fn is_for_links(&self) -> bool {
+        !self.carried && self.end.is_none() && self.kept != Kept::Waiting && !self.stage.is_final()
+    }
+
+    /// Look at it again, in a while that grows up to `most`.
+    pub(crate) fn look_again(&mut self, now: Instant, least: Duration, most: Duration) {
+        self.pause = (self.pause * 2).clamp(least, most);
+        self.due = now + self.pause;
+        self.carried = false;
+    }
+
+    /// Let it end like this as soon as that is kept.
+    pub(crate) fn end_with(&mut self, end: End, now: Instant) {
+        self.end = Some(end);
+        self.is_to_be_kept(now);
+    }
+
+    /// The disk is to have it as it is now.
+    pub(crate) fn is_to_be_kept(&mut self, now: Instant) {
+        self.kept = Kept::Waiting;
+        self.carried = false;
+        self.due = now;
+    }
+
+    /// It is not known what became of it, for this reason.
+    pub(crate) fn doubt(&mut self, kind: Kind, detail: &str, now: Instant) -> Option<Stage> {
+        self.problem = Some(Problem::new(kind, detail).at(&self.path()));
+        self.enter(Stage::Indeterminate, now)
+    }
+
+    /// It ends, with what it was to end with. Answers how, if that is news.
+    pub(crate) fn finish(&mut self, now: Instant) -> Option<Stage> {
+        let end = self.end.take()?;
+        let path = self.path();
+        (self.changed, self.evidence, self.result) = (end.changed, end.evidence, end.result);
+        self.problem = end.problem.map(|problem| problem.at(&path));
+        self.enter(end.stage, now)
+    }
+
+    /// It is in `stage` now. Answers it, if that is news.
+    pub(crate) fn enter(&mut self, stage: Stage, now: Instant) -> Option<Stage> {
+        if self.stage == stage {
+            return None;
+        }
+        self.stage = stage;
+        if stage.is_open() {
+            self.ended = None;
+            self.problem = None;
+        } else {
+            self.ended = Some(now);
+            log::info!("operation {}: {stage:?}", self.id);
+        }
+        Some(stage)
     }
 }
 
@@ -86,13 +232,13 @@ impl Operation {
 pub(crate) struct Operations {
     /// The oldest first.
     known: VecDeque<Operation>,
+    capacity: usize,
     /// The first part of every name: this run of the appliance.
     run: u64,
     next: u64,
+    /// The numbers of those whose records may go.
+    forgotten: Vec<u64>,
 }
-
-/// How many operations are remembered.
-pub(crate) const CAPACITY: usize = 256;
 
 /// What becomes of an order.
 pub(crate) enum Begin {
@@ -103,15 +249,29 @@ pub(crate) enum Begin {
 }
 
 impl Operations {
-    pub(crate) fn new(boot: Uuid) -> Self {
+    pub(crate) fn new(boot: Uuid, capacity: usize) -> Self {
         // The half of the UUID that holds random bits only.
-        Self { known: VecDeque::with_capacity(CAPACITY), run: boot.0 as u64, next: 1 }
+        let known = VecDeque::with_capacity(capacity.min(64));
+        Self { known, capacity, run: boot.0 as u64, next: 1, forgotten: Vec::new() }
+    }
+
+    /// Remember one that an earlier run has kept. They come in the order of their numbers.
+    pub(crate) fn restore(&mut self, operation: Operation) {
+        self.next = self.next.max(operation.number.saturating_add(1));
+        self.known.push_back(operation);
     }
 
     /// Remember an order before it is carried out.
-    pub(crate) fn begin(&mut self, order: &Order, now: Instant) -> Result<Begin, Problem> {
+    pub(crate) fn begin(
+        &mut self,
+        order: &Order,
+        caller: Text,
+        meant: Option<Meant>,
+        now: Instant,
+    ) -> Result<Begin, Problem> {
         if let Some(token) = &order.token
-            && let Some(before) = self.known.iter().find(|operation| operation.token.as_ref() == Some(token))
+            && let Some(before) =
+                self.known.iter().find(|known| known.token.as_ref() == Some(token) && known.caller == caller)
         {
             if before.is_same(order) {
                 return Ok(Begin::Repeated(before.id.clone()));
@@ -119,15 +279,15 @@ impl Operations {
             return Err(Problem::new(Kind::TokenReused, "Choose another client_token for another command.")
                 .at(&before.path()));
         }
-        if self.known.len() >= CAPACITY {
-            let Some(index) = self.known.iter().position(|operation| !operation.stage.is_open()) else {
-                return Err(Problem::new(Kind::TooBusy, "All remembered operations are still under way."));
-            };
-            self.known.remove(index);
+        self.make_room(order.action.verb(), now)?;
+        if let Some(index) = self.known.len().checked_sub(RESULTS) {
+            self.known[index].result = None;
         }
-        let id = self.name()?;
+        let (number, id) = (self.next, self.name()?);
         self.known.push_back(Operation {
             id: id.clone(),
+            number,
+            caller,
             action: order.action.clone(),
             instance: order.instance.clone(),
             precondition: order.precondition.clone(),
@@ -137,12 +297,44 @@ impl Operations {
             evidence: Vec::new(),
             problem: None,
             result: None,
-            agent_boot: None,
-            accepted: now,
+            accepted: Some(now),
             deadline: now + order.budget,
             ended: None,
+            meant,
+            kept: Kept::Waiting,
+            told: false,
+            end: None,
+            tried: false,
+            sends: 0,
+            carried: false,
+            due: now,
+            pause: Duration::ZERO,
+            heard: now,
         });
         Ok(Begin::New(id))
+    }
+
+    /// Forget the oldest that nobody can ask for again, if there is no room otherwise.
+    fn make_room(&mut self, verb: Verb, now: Instant) -> Result<(), Problem> {
+        let ends = matches!(verb, Verb::Terminate | Verb::ForceStop);
+        let room = if ends { self.capacity } else { self.capacity - self.capacity / RESERVE };
+        while self.known.len() >= room {
+            let is_past = |operation: &Operation| {
+                !operation.stage.is_open()
+                    && operation.kept != Kept::Waiting
+                    && operation
+                        .ended
+                        .is_none_or(|ended| operation.token.is_none() || now.since(ended) >= REMEMBERED)
+            };
+            let Some(index) = self.known.iter().position(is_past) else {
+                let detail = "All operations that can be remembered are under way or have ended just now.";
+                return Err(Problem::new(Kind::TooBusy, detail));
+            };
+            if let Some(past) = self.known.remove(index) {
+                self.forgotten.push(past.number);
+            }
+        }
+        Ok(())
     }
 
     /// A name that no question to the agent had before, in this run of the appliance or another.
@@ -153,17 +345,35 @@ impl Operations {
     }
 
     pub(crate) fn get(&self, id: &OpId) -> Option<&Operation> {
-        self.known.iter().find(|operation| operation.id == *id)
+        self.known.iter().rev().find(|operation| operation.id == *id)
     }
 
     pub(crate) fn get_mut(&mut self, id: &OpId) -> Option<&mut Operation> {
-        self.known.iter_mut().find(|operation| operation.id == *id)
+        self.known.iter_mut().rev().find(|operation| operation.id == *id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Operation> {
+        self.known.iter()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Operation> {
+        self.known.iter_mut()
+    }
+
+    /// The numbers of operations that were forgotten, once.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<u64> {
+        core::mem::take(&mut self.forgotten)
+    }
+
+    /// Their records are still there.
+    pub(crate) fn put_back(&mut self, forgotten: Vec<u64>) {
+        self.forgotten.extend(forgotten);
     }
 
     /// The latest first, those that came before `after`.
     pub(crate) fn page<'a>(&'a self, after: Option<&'a str>) -> impl Iterator<Item = &'a Operation> {
         let mut passed = after.is_none();
-        self.known.iter().rev().filter(move |operation| {
+        self.known.iter().rev().filter(|operation| operation.told).filter(move |operation| {
             let show = passed;
             passed |= Some(operation.id.as_str()) == after;
             show
@@ -186,14 +396,18 @@ pub(crate) struct OperationView<'a> {
     error: Option<&'a Problem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a InstanceView>,
+    /// Whether a reset of the appliance leaves it known.
+    kept: bool,
     /// On the appliance's clock, which `GET /v1` tells.
-    accepted_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_ms: Option<u64>,
 }
 
 impl<'a> OperationView<'a> {
     pub(crate) fn new(operation: &'a Operation) -> Self {
+        let millis = |at: Instant| at.as_micros() / 1000;
         Self {
             id: &operation.id,
             verb: operation.action.verb(),
@@ -203,8 +417,9 @@ impl<'a> OperationView<'a> {
             evidence: &operation.evidence,
             error: operation.problem.as_ref(),
             result: operation.result.as_ref(),
-            accepted_ms: operation.accepted.as_micros() / 1000,
-            ended_ms: operation.ended.map(|ended| ended.as_micros() / 1000),
+            kept: operation.kept != Kept::No,
+            accepted_ms: operation.accepted.map(millis),
+            ended_ms: operation.ended.map(millis),
         }
     }
 }

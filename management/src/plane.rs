@@ -1,33 +1,41 @@
 //! The plane: a request to an answer, or to a question for the agent and then to an answer.
 //!
-//! Nothing here waits. [`Management::begin`] decides; when the agent must be asked, [`Management::complete`] is
-//! called with what came of it. So the whole command path is tested as a function.
+//! [`Management::begin`] decides and never waits; when the agent must be asked, [`Management::complete`] is called with
+//! what came of it, and of an operation [`Management::wait`] awaits what is of interest. So the whole command path is
+//! tested as a function.
 
 use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
+use crate::delivery::is_repeatable;
 use crate::documents::{self, CommandDocument, CreateDocument, Order, TargetDocument};
 use crate::metrics::{Gauges, Machine, Metrics};
-use crate::operations::{Begin, Operation, OperationPage, OperationView, Operations, Stage};
+use crate::operations::{Begin, End, Operation, OperationPage, OperationView, Operations, Stage};
 use crate::policy::{Policy, Principal, Right};
 use crate::problem::{self, Kind, Problem};
 use crate::route::{Page, Route, route};
 use crate::targets::{self, Targets};
 use crate::views::{ImageList, InstancePage, InstanceView};
-use crate::{about, forward, forward::GRACE};
-use agent_protocol::{Action, Answer, Command, InstanceId, Inventory, OpId, Outcome, Uuid, Verb, encode};
+use crate::{about, forward, stored};
+use agent_protocol::{
+    Action, Command, InstanceId, Inventory, OpId, Outcome, Text, Uuid, Verb, decode, encode,
+};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
-use kernel_runtime::{Clock, Instant};
+use kernel_runtime::{Clock, Instant, Signal, with_deadline};
 use management_http::{Request, Response};
+use state::{Change, Records};
 
 /// How long a client that only looks is made to wait for the agent.
 const READ_TIME: Duration = Duration::from_secs(5);
 
-/// How much of the agent's evidence is kept of an operation.
-const EVIDENCE_MAX: usize = 8;
+/// How long the answer to a command waits for what comes of it. Most commands are over by then.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// The record of the epoch that the agent has granted.
+const EPOCH: &[u8] = b"management/epoch";
 
 /// How the plane is set up.
 #[derive(Clone, Debug)]
@@ -40,6 +48,8 @@ pub struct Configuration {
     pub policy: Policy,
     /// What the machine tells of itself.
     pub gauges: Gauges,
+    /// How many operations are remembered.
+    pub operations: usize,
 }
 
 /// The command plane.
@@ -49,7 +59,16 @@ pub struct Management {
     pub(crate) forward: forward::Forward,
     pub(crate) metrics: Metrics,
     targets: Box<dyn Targets>,
-    operations: RefCell<Operations>,
+    pub(crate) operations: RefCell<Operations>,
+    /// Where promises are kept, if there is a disk for it, and whether that has failed.
+    pub(crate) state: Option<Records>,
+    pub(crate) state_failed: Cell<bool>,
+    /// The epoch that the agent has granted.
+    pub(crate) epoch: Cell<Option<u64>>,
+    /// Tells the clerk that there is something to keep.
+    pub(crate) changed: Signal,
+    /// Rings when an operation has moved on.
+    pub(crate) news: forward::Bell,
 }
 
 /// What a request has led to.
@@ -59,6 +78,26 @@ pub enum Step {
     Answer(Response),
     /// The agent is to be asked; then [`Management::complete`].
     Ask(Ask, Continuation),
+    /// [`Management::wait`] has the answer.
+    Wait(Wait),
+}
+
+/// What the answer to a request about an operation waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    id: OpId,
+    until: Instant,
+    aim: Aim,
+    /// The path of the request.
+    path: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// Something has come of the command, or the agent is at it; and whether it makes something.
+    Command(bool),
+    /// It has ended.
+    End,
 }
 
 /// What to make of the agent's reply.
@@ -74,22 +113,55 @@ enum Purpose {
     Images,
     Instances(Page),
     Instance,
-    /// A command, and whether it makes something.
-    Command(OpId, bool),
-    /// A look at an operation that may have moved on.
-    Operation(OpId),
 }
 
 impl Management {
-    /// A plane over `targets`, going by `clock`.
-    pub fn new(configuration: Configuration, targets: impl Targets + 'static, clock: Clock) -> Self {
+    /// A plane over `targets`, going by `clock`, that keeps what it promises in `state`.
+    pub fn new(
+        configuration: Configuration,
+        targets: impl Targets + 'static,
+        state: Option<Records>,
+        clock: Clock,
+    ) -> Self {
+        let mut operations = Operations::new(configuration.boot, configuration.operations);
+        if let Some(records) = &state {
+            let now = clock.now();
+            records.each(stored::OWNER.as_bytes(), |key, value| match stored::read(key, value, now) {
+                Some(mut operation) => {
+                    if operation.sends == 0 && !operation.stage.is_final() {
+                        let detail = "The appliance was reset before the command was sent; nothing was done.";
+                        operation.end_with(End::undone(Kind::AgentUnavailable, detail), now);
+                    }
+                    operations.restore(operation);
+                }
+                None => log::error!("a record of an operation cannot be read; it is left as it is"),
+            });
+        }
+        let epoch = state.as_ref().and_then(|records| decode::<Epoch>(&records.get(EPOCH)?).ok());
         Self {
             forward: forward::Forward::new(configuration.agent.is_some(), clock.clone()),
-            operations: RefCell::new(Operations::new(configuration.boot)),
+            operations: RefCell::new(operations),
             metrics: Metrics::default(),
             targets: Box::new(targets),
+            state,
+            state_failed: Cell::new(false),
+            epoch: Cell::new(epoch.map(|Epoch { epoch }| epoch)),
+            changed: Signal::new(),
+            news: forward::Bell::default(),
             configuration,
             clock,
+        }
+    }
+
+    /// The agent has granted this epoch; it is kept before anything is done under it.
+    pub(crate) async fn hold(&self, epoch: u64) {
+        if self.epoch.replace(Some(epoch)) == Some(epoch) {
+            return;
+        }
+        if let Some(records) = &self.state
+            && let Err(error) = records.keep(&[Change::Put(EPOCH, &encode(&Epoch { epoch }))]).await
+        {
+            log::warn!("the epoch cannot be kept: the state disk: {error}");
         }
     }
 
@@ -117,14 +189,6 @@ impl Management {
             Purpose::Images => inventory(reply).map(|inventory| images(&inventory)),
             Purpose::Instances(page) => inventory(reply).map(|inventory| instances(&inventory, &page)),
             Purpose::Instance => described(reply),
-            Purpose::Command(id, creates) => {
-                self.settle(&id, reply);
-                self.told(&id, creates)
-            }
-            Purpose::Operation(id) => {
-                self.refresh(&id, reply);
-                self.shown(&id)
-            }
         };
         let response = response.unwrap_or_else(|problem| problem.at(&continuation.path).response());
         self.metrics.response(response.status);
@@ -159,7 +223,11 @@ impl Management {
             }
             Route::DeleteTarget(id, grace) => targets::delete(targets, id.as_str(), grace)?,
             Route::Operations(page) => self.page(&page),
-            Route::Operation(id) => return self.look(id, request.path),
+            Route::Operation(id, None) => self.shown(&id)?,
+            Route::Operation(id, Some(patience)) => {
+                let until = self.clock.now() + patience;
+                return Ok(Step::Wait(Wait { id, until, aim: Aim::End, path: request.path.into() }));
+            }
             Route::Images => return Ok(self.read(Question::Inventory, Purpose::Images, request.path)),
             Route::Instances(page) => {
                 return Ok(self.read(Question::Inventory, Purpose::Instances(page), request.path));
@@ -172,11 +240,11 @@ impl Management {
             }
             Route::CreateInstance => {
                 let order = documents::parse::<CreateDocument>(request)?.order()?;
-                return self.command(order, request.path);
+                return self.command(&order, principal, request.path);
             }
             Route::Command(id) => {
                 let order = documents::parse::<CommandDocument>(request)?.order(id)?;
-                return self.command(order, request.path);
+                return self.command(&order, principal, request.path);
             }
         };
         Ok(Step::Answer(answer))
@@ -187,35 +255,71 @@ impl Management {
         Step::Ask(Ask { question, deadline }, Continuation { purpose, path: path.into() })
     }
 
-    /// Make an operation of an order, unless it came before.
-    fn command(&self, order: Order, path: &str) -> Result<Step, Problem> {
-        let now = self.clock.now();
-        let creates = order.action.verb() == Verb::Create;
-        let begun = self.operations.borrow_mut().begin(&order, now)?;
-        let id = match begun {
-            Begin::New(id) => id,
-            Begin::Repeated(id) => return self.told(&id, creates).map(Step::Answer),
-        };
-        log::info!("operation {id}: {} {}", order.action.verb(), order.instance);
-        let mut command = Command::new(id.clone(), order.instance, order.action);
-        command.precondition = order.precondition;
-        // What must not be ignored by an agent that is older than these.
-        command.critical = ["precondition", "deadline_ms", "epoch"].map(String::from).to_vec();
-        let ask = Ask { question: Question::Command(Box::new(command)), deadline: now + order.budget };
-        Ok(Step::Ask(ask, Continuation { purpose: Purpose::Command(id, creates), path: path.into() }))
+    /// Make an operation of an order, and wait for what comes of it.
+    fn command(&self, order: &Order, principal: Principal, path: &str) -> Result<Step, Problem> {
+        let id = self.admit(order, principal)?;
+        let aim = Aim::Command(order.action.verb() == Verb::Create);
+        let until = self.clock.now() + ANSWER_TIME;
+        Ok(Step::Wait(Wait { id, until, aim, path: path.into() }))
     }
 
-    /// An operation; if it may have moved on, the agent is asked first.
-    fn look(&self, id: OpId, path: &str) -> Result<Step, Problem> {
-        let stage = self.operations.borrow().get(&id).map(|operation| operation.stage);
-        match stage {
-            Some(Stage::Running | Stage::Indeterminate) if self.configuration.agent.is_some() => {
-                let ask =
-                    Ask { question: Question::Recall(id.clone()), deadline: self.clock.now() + READ_TIME };
-                Ok(Step::Ask(ask, Continuation { purpose: Purpose::Operation(id), path: path.into() }))
+    /// Make an operation of an order, unless it came before. It may be told of once it is kept.
+    pub(crate) fn admit(&self, order: &Order, principal: Principal) -> Result<OpId, Problem> {
+        let verb = order.action.verb();
+        match self.forward.state() {
+            LinkState::NotConfigured => return Err(unanswered(&AgentError::NotConfigured)),
+            LinkState::Superseded => {
+                let detail = "The agent takes no commands from this appliance any more.";
+                return Err(Problem::new(Kind::StaleEpoch, detail));
             }
-            _ => self.shown(&id).map(Step::Answer),
+            _ => {}
         }
+        if self.state.is_none() && !is_repeatable(verb) {
+            let detail = format!("Without a state disk {verb} could not be told from the same once more.");
+            return Err(Problem::new(Kind::NoState, detail));
+        }
+        let now = self.clock.now();
+        // With luck it is sent to this run of the agent, and needs not be kept a second time.
+        let peer = self.forward.peer.get().filter(|_| self.forward.is_up());
+        let meant = peer.map(|peer| peer.meant(now + order.budget));
+        let caller = Text::new(&principal.to_string());
+        match self.operations.borrow_mut().begin(order, caller, meant, now)? {
+            Begin::New(id) => {
+                log::info!("operation {id}: {verb} {}", order.instance);
+                self.changed.raise();
+                Ok(id)
+            }
+            Begin::Repeated(id) => Ok(id),
+        }
+    }
+
+    /// Wait for what a request waits for, as long as it does, and answer it.
+    pub async fn wait(&self, wait: Wait) -> Response {
+        while !self.is_over(&wait) {
+            if with_deadline(&self.clock, wait.until, self.news.heard()).await.is_err() {
+                break;
+            }
+        }
+        self.waited(&wait)
+    }
+
+    fn is_over(&self, wait: &Wait) -> bool {
+        let operations = self.operations.borrow();
+        operations.get(&wait.id).is_none_or(|operation| match wait.aim {
+            Aim::Command(_) => operation.told && !matches!(operation.stage, Stage::Accepted | Stage::Sent),
+            Aim::End => !operation.told || !operation.stage.is_open(),
+        })
+    }
+
+    /// The answer to a request that has waited.
+    pub(crate) fn waited(&self, wait: &Wait) -> Response {
+        let response = match wait.aim {
+            Aim::Command(creates) => self.told(&wait.id, creates),
+            Aim::End => self.shown(&wait.id),
+        };
+        let response = response.unwrap_or_else(|problem| problem.at(&wait.path).response());
+        self.metrics.response(response.status);
+        response
     }
 
     fn page(&self, page: &Page) -> Response {
@@ -232,6 +336,10 @@ impl Management {
     fn told(&self, id: &OpId, creates: bool) -> Result<Response, Problem> {
         let operations = self.operations.borrow();
         let operation = operations.get(id).ok_or_else(|| forgotten(id))?;
+        if !operation.told {
+            let detail = "The state disk has not said yet whether this is remembered.";
+            return Err(Problem::new(Kind::OutcomeUnknown, detail).at(&operation.path()));
+        }
         if let Some(problem) = &operation.problem {
             return Err(problem.clone().at(&operation.path()));
         }
@@ -245,115 +353,15 @@ impl Management {
     /// The answer to whoever looks at this operation.
     fn shown(&self, id: &OpId) -> Result<Response, Problem> {
         let operations = self.operations.borrow();
-        let operation = operations.get(id).ok_or_else(|| forgotten(id))?;
+        let operation = operations.get(id).filter(|operation| operation.told).ok_or_else(|| forgotten(id))?;
         Ok(Response::json(200, encode(&OperationView::new(operation))))
     }
+}
 
-    /// Write down what came of a command.
-    fn settle(&self, id: &OpId, reply: Result<Reply, AgentError>) {
-        match reply {
-            Ok(Reply::Answer(answer)) => self.conclude(id, &answer),
-            Ok(Reply::NeverReceived(boot) | Reply::Inventory(Inventory { agent_boot: boot, .. })) => {
-                let what = "a reply to another question".to_string();
-                self.fail(id, &AgentError::Nonsense(Some(boot), what));
-            }
-            Err(error) => self.fail(id, &error),
-        }
-    }
-
-    /// Write down the agent's answer.
-    fn conclude(&self, id: &OpId, answer: &Answer) {
-        let mut operations = self.operations.borrow_mut();
-        let Some(operation) = operations.get_mut(id) else { return };
-        operation.agent_boot = Some(answer.agent_boot);
-        let view = |instance| InstanceView::new(instance, answer.clock_ms);
-        let (stage, problem) = match &answer.outcome {
-            Outcome::Done { changed, instance, evidence } => {
-                operation.changed = Some(*changed);
-                operation.evidence = evidence.iter().take(EVIDENCE_MAX).cloned().collect();
-                operation.result = Some(view(instance));
-                (Stage::Succeeded, None)
-            }
-            Outcome::Accepted { instance } => {
-                operation.result = Some(view(instance));
-                (Stage::Running, None)
-            }
-            Outcome::Refused { code, detail, instance } => {
-                let kind = Kind::of_refusal(*code);
-                let current = instance.as_ref().map(view).map(Box::new);
-                (Stage::Refused, Some(Problem { current, ..Problem::new(kind, detail.as_str()) }))
-            }
-            Outcome::Failed { code, detail, instance } => {
-                let kind = Kind::of_failure(*code);
-                operation.result = instance.as_ref().map(view);
-                (Stage::Failed, Some(Problem::new(kind, detail.as_str())))
-            }
-            Outcome::Indeterminate { detail } => {
-                (Stage::Indeterminate, Some(Problem::new(Kind::OutcomeUnknown, detail.as_str())))
-            }
-        };
-        self.enter(operation, stage, problem);
-    }
-
-    /// Write down that there was no answer.
-    fn fail(&self, id: &OpId, error: &AgentError) {
-        let mut operations = self.operations.borrow_mut();
-        let Some(operation) = operations.get_mut(id) else { return };
-        let (stage, kind, boot) = match error {
-            AgentError::NotConfigured => (Stage::Failed, Kind::AgentNotConfigured, None),
-            AgentError::Busy => (Stage::Failed, Kind::TooBusy, None),
-            AgentError::Unavailable(_) => (Stage::Failed, Kind::AgentUnavailable, None),
-            AgentError::TooLate => (Stage::Failed, Kind::DeadlinePassed, None),
-            AgentError::Refused(_) => (Stage::Failed, Kind::AgentRefused, None),
-            AgentError::Lost(boot, _) => (Stage::Indeterminate, Kind::OutcomeUnknown, *boot),
-            AgentError::Nonsense(boot, _) => (Stage::Indeterminate, Kind::AgentNonsense, *boot),
-        };
-        operation.agent_boot = boot;
-        self.enter(operation, stage, Some(Problem::new(kind, error.to_string())));
-    }
-
-    /// Write down what the agent recalls of an operation that may have moved on.
-    fn refresh(&self, id: &OpId, reply: Result<Reply, AgentError>) {
-        match reply {
-            Ok(Reply::Answer(answer)) => self.conclude(id, &answer),
-            Ok(Reply::NeverReceived(boot)) => self.never_received(id, boot),
-            // What is known stays as it is; whoever looks sees that.
-            Ok(Reply::Inventory(_)) | Err(_) => {}
-        }
-    }
-
-    /// The agent's run `boot` never received the command. If that is the run it was sent to, and it is too late for it
-    /// to arrive still, it was not carried out; if it is another, nobody knows.
-    fn never_received(&self, id: &OpId, boot: Uuid) {
-        let mut operations = self.operations.borrow_mut();
-        let Some(operation) = operations.get_mut(id) else { return };
-        match operation.stage {
-            Stage::Indeterminate
-                if operation.agent_boot == Some(boot) && self.clock.now() > operation.deadline + GRACE =>
-            {
-                let detail = "The command was lost on its way; nothing was done.";
-                self.enter(operation, Stage::Failed, Some(Problem::new(Kind::AgentUnavailable, detail)));
-            }
-            Stage::Running => {
-                let detail = "The agent has started anew while this was under way; look at the instance.";
-                self.enter(operation, Stage::Indeterminate, Some(Problem::new(Kind::OutcomeUnknown, detail)));
-            }
-            _ => {}
-        }
-    }
-
-    fn enter(&self, operation: &mut Operation, stage: Stage, problem: Option<Problem>) {
-        let path = operation.path();
-        operation.problem = problem.map(|problem| problem.at(&path));
-        if operation.stage != stage {
-            log::info!("operation {}: {stage:?}", operation.id);
-            self.metrics.ended(stage);
-        }
-        operation.stage = stage;
-        if !stage.is_open() {
-            operation.ended.get_or_insert(self.clock.now());
-        }
-    }
+/// What is kept of the epoch.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Epoch {
+    epoch: u64,
 }
 
 fn right(route: &Route) -> Right {
@@ -364,7 +372,7 @@ fn right(route: &Route) -> Right {
         | Route::Instances(_)
         | Route::Instance(_)
         | Route::Operations(_)
-        | Route::Operation(_)
+        | Route::Operation(..)
         | Route::Targets
         | Route::Target(_) => Right::Read,
         Route::CreateInstance | Route::Command(_) => Right::Instances,

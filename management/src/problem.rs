@@ -119,7 +119,9 @@ catalogue! {
     /// The agent cannot write its records.
     AgentStorage = "agent-storage", 502, "The agent cannot write its records", true;
     /// Another appliance commands the agent.
-    Superseded = "superseded", 503, "Another appliance has taken over", false;
+    StaleEpoch = "stale-epoch", 503, "Another appliance has taken over", false;
+    /// There is no state disk, or it has failed, and this must not be done unless it can be remembered.
+    NoState = "no-state", 503, "This cannot be remembered, so it is not done", false;
 
     /// No target has this name.
     UnknownTarget = "unknown-target", 404, "There is no such target", false;
@@ -141,7 +143,7 @@ impl Kind {
             Refusal::StateUnknown => Self::StateUnknown,
             Refusal::PreconditionFailed => Self::PreconditionFailed,
             Refusal::Expired => Self::DeadlinePassed,
-            Refusal::StaleEpoch => Self::Superseded,
+            Refusal::StaleEpoch => Self::StaleEpoch,
             Refusal::StaleBoot => Self::AgentUnavailable,
             Refusal::Impossible => Self::Unsupported,
             Refusal::Full => Self::NoCapacity,

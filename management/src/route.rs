@@ -4,6 +4,7 @@ use crate::problem::{Kind, Problem};
 use agent_protocol::{InstanceId, OpId};
 use alloc::format;
 use core::str::FromStr;
+use core::time::Duration;
 use management_http::{Method, Request};
 
 /// A request, understood as far as its method and path go.
@@ -31,8 +32,8 @@ pub(crate) enum Route {
     Command(InstanceId),
     /// `GET /v1/operations`
     Operations(Page),
-    /// `GET /v1/operations/{id}`
-    Operation(OpId),
+    /// `GET /v1/operations/{id}`, and how long to wait for its end
+    Operation(OpId, Option<Duration>),
     /// `GET /v1/targets`
     Targets,
     /// `GET /v1/targets/{id}`
@@ -55,6 +56,8 @@ pub(crate) struct Page {
     pub(crate) after: Option<InstanceId>,
 }
 
+/// Most seconds that may be waited for something to happen: connections are few.
+const MAX_WAIT: u64 = 25;
 /// Most seconds that initiators may be given to log out.
 const MAX_GRACE: u16 = 3600;
 
@@ -80,11 +83,16 @@ pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
         .ok_or_else(|| Problem::new(Kind::NotFound, format!("There is nothing at {}.", request.path)))?;
     let paged = matches!(resource, Resource::Instances | Resource::Operations) && is_read(request.method);
     let deletes = matches!(resource, Resource::Target(_)) && request.method == Method::Delete;
-    let mut patience = None;
+    let waits = matches!(resource, Resource::Operation(_)) && is_read(request.method);
+    let (mut patience, mut waited) = (None, None);
     let page = match request.query {
         Some(query) if paged => page(query)?,
         Some(query) if deletes => {
             patience = Some(grace(query)?);
+            Page { limit: Page::DEFAULT, after: None }
+        }
+        Some(query) if waits => {
+            waited = Some(wait(query)?);
             Page { limit: Page::DEFAULT, after: None }
         }
         Some(_) => return Err(Problem::new(Kind::MalformedQuery, "This resource takes no query.")),
@@ -105,7 +113,7 @@ pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
         (Resource::Operations, method) if is_read(method) => Route::Operations(page),
         (Resource::Operations, _) => return Err(not_allowed("GET, HEAD")),
         (Resource::Operation(id), method) if is_read(method) => {
-            Route::Operation(named(id, Kind::UnknownOperation)?)
+            Route::Operation(named(id, Kind::UnknownOperation)?, waited)
         }
         (Resource::Operation(_), _) => return Err(not_allowed("GET, HEAD")),
         (Resource::Target(id), Method::Put) => Route::PutTarget(named(id, Kind::InvalidField)?),
@@ -153,6 +161,15 @@ fn named<T: FromStr>(text: &str, otherwise: Kind) -> Result<T, Problem> {
         let rule = "A name has 1 to 63 of a-z, 0-9 and hyphens, and no hyphen at its ends.";
         Problem::new(otherwise, format!("{text} names nothing. {rule}"))
     })
+}
+
+/// `wait=25s`
+fn wait(query: &str) -> Result<Duration, Problem> {
+    let seconds = query.strip_prefix("wait=").and_then(|wait| wait.strip_suffix('s')?.parse().ok());
+    seconds
+        .filter(|seconds| *seconds <= MAX_WAIT)
+        .map(Duration::from_secs)
+        .ok_or_else(|| Problem::new(Kind::MalformedQuery, "wait: from 0s to 25s"))
 }
 
 fn grace(query: &str) -> Result<u16, Problem> {

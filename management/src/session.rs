@@ -57,6 +57,10 @@ async fn converse<W: Wire>(stream: &mut W, management: &Management) -> Result<()
                 let response = management.complete(continuation, reply);
                 engine.respond(elapsed(clock), &response);
             }
+            Some(Step::Wait(wait)) => {
+                let response = management.wait(wait).await;
+                engine.respond(elapsed(clock), &response);
+            }
             None => read_in(stream, &mut engine, clock).await?,
         }
     }

@@ -3,5 +3,6 @@
 mod desk;
 mod plane;
 mod requests;
+mod resets;
 mod tasks;
 mod whole;

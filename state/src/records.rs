@@ -82,6 +82,12 @@ impl Records {
         self.0.store.borrow().get(key).map(Vec::from)
     }
 
+    /// Show `look` the key and the value of each record whose key begins with `prefix`, ascending by key, as they were last
+    /// made durable.
+    pub fn each(&self, prefix: &[u8], mut look: impl FnMut(&[u8], &[u8])) {
+        self.0.store.borrow().with_prefix(prefix).for_each(|(key, value)| look(key, value));
+    }
+
     /// Make these changes durable, all or none; those of others come before or after them.
     ///
     /// # Errors

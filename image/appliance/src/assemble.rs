@@ -155,8 +155,11 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
                 boot: Uuid::from_random(boot),
                 policy: Policy::OPEN,
                 gauges: parts.gauges,
+                operations: limits.operations,
             };
-            let management = Rc::new(Management::new(configuration, control.clone(), clock));
+            let management =
+                Rc::new(Management::new(configuration, control.clone(), parts.state.clone(), clock));
+            executor.add("operations", management::keep(management.clone()));
             for _ in 0..API_CONNECTIONS {
                 let stream = service.stack().stream(limits.api_buffer, limits.api_buffer);
                 executor.add("api", management::serve(stream, port, management.clone()));

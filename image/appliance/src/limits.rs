@@ -18,6 +18,8 @@ pub const SEGMENT: usize = 256 * KIB;
 const TLS_HANDSHAKE: usize = 128 * KIB;
 /// Bytes that stacks, tasks and tables take whatever the limits are, as measured at the smallest ones.
 const ANYHOW: usize = 630 * KIB;
+/// Bytes that the record of an operation takes, as most do with room to spare.
+const OPERATION: usize = 512;
 /// How long commands wait for a lost storage service before they end with BUSY: initiators begin to abort after 30 s.
 const HOLD: Duration = Duration::from_secs(25);
 /// How long a write of a lost connection may still reach the medium.
@@ -68,6 +70,8 @@ pub struct Limits {
     pub entries: usize,
     /// Initiator ports beside those that are logged in which a target remembers at least, because they are registered.
     pub registrants: usize,
+    /// Operations of the management that are remembered.
+    pub operations: usize,
 }
 
 /// The least a machine must have free after boot and drivers: one of 4 MiB has that.
@@ -87,6 +91,7 @@ const LEAST: Limits = Limits {
     journal: [8, 1, 2],
     entries: 32,
     registrants: 16,
+    operations: 64,
 };
 
 /// The same disks with room to move: for a machine of 6 MiB.
@@ -106,6 +111,7 @@ const TINY: Limits = Limits {
     journal: [32, 4, 4],
     entries: 64,
     registrants: 64,
+    operations: 128,
 };
 
 const SMALL: Limits = Limits {
@@ -124,6 +130,7 @@ const SMALL: Limits = Limits {
     journal: [256, 16, 4],
     entries: 512,
     registrants: 64,
+    operations: 256,
 };
 
 const NORMAL: Limits = Limits {
@@ -142,6 +149,7 @@ const NORMAL: Limits = Limits {
     journal: [1024, 32, 16],
     entries: 2048,
     registrants: 64,
+    operations: 1024,
 };
 
 /// The same for fewer disks, as many as a machine of 64 MiB has room for.
@@ -163,6 +171,7 @@ const LARGE: Limits = Limits {
     journal: [8192, 256, 128],
     entries: 8192,
     registrants: 64,
+    operations: 1024,
 };
 
 impl Limits {
@@ -234,9 +243,9 @@ impl Limits {
     }
 
     /// Bytes that records on the state disk may take in memory, where there is one: for each disk the reservations of as
-    /// many initiator ports, of the longest names, as a target remembers.
+    /// many initiator ports, of the longest names, as a target remembers, and the operations.
     pub const fn state(&self) -> usize {
-        self.volumes * self.registrants * 384
+        self.volumes * self.registrants * 384 + self.operations * OPERATION
     }
 
     /// Tasks of the executor.

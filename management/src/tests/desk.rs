@@ -1,11 +1,18 @@
 //! A plane without a network: requests in, steps out.
 
+use crate::delivery::{Peer, Work};
 use crate::*;
-use agent_protocol::{Answer, Command, Instance, InstanceId, Inventory, Outcome, State, Text, Uuid};
+use agent_protocol::{
+    Answer, Command, Instance, InstanceId, Inventory, OpId, Outcome, State, Text, Uuid, VERSION, Welcome,
+};
+use core::future::Future;
+use core::pin::pin;
+use core::task::{Context, Waker};
 use core::time::Duration;
 use kernel_runtime::{Executor, Instant};
 use management_http::{Limits, Request, Response, Server};
 use serde_json::Value;
+use state::Records;
 use std::cell::RefCell;
 use std::rc::Rc;
 use storage::{Connected, ControlError, Exposed, Exposure, VolumeState};
@@ -100,6 +107,7 @@ pub(super) fn configuration(agent: Option<&str>) -> Configuration {
         boot: Uuid(0xabc),
         policy: Policy::OPEN,
         gauges: Gauges::NONE,
+        operations: 256,
     }
 }
 
@@ -109,9 +117,15 @@ impl Desk {
     }
 
     pub(super) fn with(configuration: Configuration) -> Self {
+        Self::over(configuration, None)
+    }
+
+    /// One that keeps what it promises in `state`.
+    pub(super) fn over(configuration: Configuration, state: Option<Records>) -> Self {
         let executor = Executor::new(1);
         let shelf = Shelf::default();
-        Self { management: Management::new(configuration, shelf.clone(), executor.clock()), shelf, executor }
+        let management = Management::new(configuration, shelf.clone(), state, executor.clock());
+        Self { management, shelf, executor }
     }
 
     pub(super) fn wait(&mut self, duration: Duration) {
@@ -136,6 +150,10 @@ impl Desk {
         match self.step(line, body) {
             Step::Answer(response) => read(&response),
             Step::Ask(ask, _) => panic!("it asks {ask:?}"),
+            Step::Wait(wait) => {
+                self.clerk();
+                read(&self.management.waited(&wait))
+            }
         }
     }
 
@@ -144,22 +162,99 @@ impl Desk {
         match self.step(line, body) {
             Step::Ask(ask, continuation) => (ask, continuation),
             Step::Answer(response) => panic!("{:?}", read(&response)),
+            Step::Wait(wait) => panic!("{wait:?}"),
         }
     }
 
-    /// A command, and the answer to it when the agent says `outcome`.
-    pub(super) fn command(&self, line: &str, body: &str, outcome: Outcome) -> (u16, Value) {
-        let (ask, continuation) = self.asked(line, body);
-        let command = command(&ask);
-        let reply = Answer { proto: 1, op_id: command.op_id, agent_boot: AGENT, clock_ms: 1000, outcome };
-        read(&self.management.complete(continuation, Ok(Reply::Answer(reply.into()))))
+    /// The clerk does what there is to do.
+    pub(super) fn clerk(&self) {
+        let mut keeping = pin!(clerk::keep_for(&self.management));
+        for _ in 0..6 {
+            assert!(keeping.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            if let Some(records) = &self.management.state {
+                records.turn(self.now());
+            }
+        }
     }
 
-    /// A command, and the answer to it when there is no reply.
-    pub(super) fn lost(&self, line: &str, body: &str, error: AgentError) -> (u16, Value) {
-        let (_, continuation) = self.asked(line, body);
-        read(&self.management.complete(continuation, Err(error)))
+    /// The agent has granted this epoch.
+    pub(super) fn hold(&self, epoch: u64) {
+        let mut holding = pin!(self.management.hold(epoch));
+        while holding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.management.state.as_ref().unwrap().turn(self.now());
+        }
     }
+
+    /// The agent as a link has greeted it just now.
+    pub(super) fn peer(&self, boot: Uuid, clock_ms: u64, journal_head: u64) -> Peer {
+        let welcome = Welcome {
+            proto: VERSION,
+            version: Text::new("test"),
+            agent_boot: boot,
+            clock_ms,
+            epoch: 3,
+            journal_head,
+            inventory_digest: 0,
+            backends: Vec::new(),
+        };
+        Peer::new(&welcome, self.now())
+    }
+
+    /// What a link asks about the next operation that is due, if it asks anything.
+    pub(super) fn carried(&self, peer: &Peer) -> Option<(OpId, Question)> {
+        for _ in 0..3 {
+            self.clerk();
+            let Ok(Work::Operation(id)) = self.management.take_work() else { return None };
+            if let Some(question) = self.management.next_question(&id, peer) {
+                return Some((id, question));
+            }
+        }
+        None
+    }
+
+    /// A command that a link sends to the agent, and what waits for what comes of it.
+    pub(super) fn sent(&self, line: &str, body: &str) -> (Command, Wait) {
+        let Step::Wait(wait) = self.step(line, body) else { panic!("{line} is no command") };
+        let Some((_, Question::Command(command))) = self.carried(&self.peer(AGENT, 1000, 1)) else {
+            panic!("it is not sent")
+        };
+        (*command, wait)
+    }
+
+    /// What came of it.
+    pub(super) fn deliver(&self, id: &OpId, was_sent: bool, reply: Result<Reply, AgentError>) {
+        self.management.delivered(id, Some(&self.peer(AGENT, 1000, 1)), was_sent, reply);
+        self.clerk();
+    }
+
+    /// A command, and the answer to it when the agent says `outcome`; of a question that changes nothing as well.
+    pub(super) fn command(&self, line: &str, body: &str, outcome: Outcome) -> (u16, Value) {
+        if line.starts_with("GET") {
+            let (ask, continuation) = self.asked(line, body);
+            let Question::Command(command) = ask.question else { panic!("{ask:?}") };
+            let reply = answer_to(&command.op_id, outcome);
+            return read(&self.management.complete(continuation, Ok(reply)));
+        }
+        let (command, wait) = self.sent(line, body);
+        self.deliver(&command.op_id, true, Ok(answer_to(&command.op_id, outcome)));
+        read(&self.management.waited(&wait))
+    }
+
+    /// A command, and the answer to it when there is no reply; of a question that changes nothing as well.
+    pub(super) fn lost(&self, line: &str, body: &str, error: AgentError) -> (u16, Value) {
+        if line.starts_with("GET") {
+            let (_, continuation) = self.asked(line, body);
+            return read(&self.management.complete(continuation, Err(error)));
+        }
+        let (command, wait) = self.sent(line, body);
+        self.deliver(&command.op_id, true, Err(error));
+        read(&self.management.waited(&wait))
+    }
+}
+
+pub(super) fn answer_to(op_id: &OpId, outcome: Outcome) -> Reply {
+    let op_id = op_id.clone();
+    Reply::Answer(Answer { proto: VERSION, op_id, agent_boot: AGENT, clock_ms: 1000, outcome }.into())
 }
 
 pub(super) fn with_request<T>(bytes: &[u8], look: impl FnOnce(&Request<'_>) -> T) -> T {
@@ -174,13 +269,6 @@ pub(super) fn with_request<T>(bytes: &[u8], look: impl FnOnce(&Request<'_>) -> T
         rest = &rest[count..];
     }
     look(&engine.request().expect("a request"))
-}
-
-pub(super) fn command(ask: &Ask) -> Command {
-    match &ask.question {
-        Question::Command(command) => (**command).clone(),
-        other => panic!("{other:?}"),
-    }
 }
 
 pub(super) fn read(response: &Response) -> (u16, Value) {

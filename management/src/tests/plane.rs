@@ -15,23 +15,16 @@ fn refused(code: Refusal, state: State) -> Outcome {
 #[test]
 fn a_command_becomes_one_question_and_its_answer_an_operation() {
     let desk = Desk::new();
-    let (ask, continuation) = desk.asked(COMMANDS, TERMINATE);
-    let sent = command(&ask);
+    let (sent, wait) = desk.sent(COMMANDS, TERMINATE);
     assert_eq!((sent.instance, sent.action), (name("web-1"), Action::Terminate {}));
     assert_eq!(sent.critical, ["precondition", "deadline_ms", "epoch"]);
-    assert_eq!(ask.deadline, desk.now() + Duration::from_secs(25));
+    assert_eq!((sent.epoch, sent.agent_boot, sent.deadline_ms), (Some(3), Some(AGENT), Some(1000 + 25_000)));
     let id = sent.op_id.clone();
     let open = desk.answer(&format!("GET /v1/operations/{id}"), "");
-    assert_eq!((open.0, &open.1["state"]), (200, &"accepted".into()));
+    assert_eq!((open.0, &open.1["state"]), (200, &"sent".into()));
 
-    let reply = agent_protocol::Answer {
-        proto: 1,
-        op_id: id.clone(),
-        agent_boot: AGENT,
-        clock_ms: 1000,
-        outcome: done("web-1", State::Terminated, true),
-    };
-    let response = desk.management.complete(continuation, Ok(Reply::Answer(reply.into())));
+    desk.deliver(&id, true, Ok(answer_to(&id, done("web-1", State::Terminated, true))));
+    let response = desk.management.waited(&wait);
     assert_eq!(response.location, Some(format!("/v1/operations/{id}")));
     let (status, document) = read(&response);
     assert_eq!(status, 202);
@@ -59,33 +52,26 @@ fn each_verb_and_its_arguments_reach_the_agent_as_types() {
     ];
     let desk = Desk::new();
     for (body, action) in cases {
-        assert_eq!(command(&desk.asked(COMMANDS, body).0).action, action, "{body}");
+        assert_eq!(desk.sent(COMMANDS, body).0.action, action, "{body}");
     }
     let body = r#"{"verb":"pause","deadline_ms":1500,"precondition":{"generation":3,"state":"running"}}"#;
-    let (ask, _) = desk.asked(COMMANDS, body);
+    let (sent, _) = desk.sent(COMMANDS, body);
     let expected =
         Precondition { generation: Some(3), state: Some(State::Running), ..Precondition::default() };
-    assert_eq!(command(&ask).precondition, expected);
-    assert_eq!(ask.deadline, desk.now() + Duration::from_millis(1500));
+    assert_eq!(sent.precondition, expected);
+    assert_eq!(sent.deadline_ms, Some(1000 + 1500));
 }
 
 #[test]
 fn to_create_is_201_with_the_way_to_the_instance() {
     let desk = Desk::new();
-    let (ask, continuation) = desk.asked("POST /v1/instances", r#"{"id":"web-1","image":"tiny"}"#);
-    let sent = command(&ask);
+    let (sent, wait) = desk.sent("POST /v1/instances", r#"{"id":"web-1","image":"tiny"}"#);
     assert_eq!(
         sent.action,
         Action::Create { image: "tiny".parse().unwrap(), start: true, size: agent_protocol::Size::default() }
     );
-    let reply = agent_protocol::Answer {
-        proto: 1,
-        op_id: sent.op_id,
-        agent_boot: AGENT,
-        clock_ms: 1000,
-        outcome: done("web-1", State::Running, true),
-    };
-    let response = desk.management.complete(continuation, Ok(Reply::Answer(reply.into())));
+    desk.deliver(&sent.op_id, true, Ok(answer_to(&sent.op_id, done("web-1", State::Running, true))));
+    let response = desk.management.waited(&wait);
     assert_eq!((response.status, response.location.as_deref()), (201, Some("/v1/instances/web-1")));
     let allowed = &read(&response).1["result"]["allowed_actions"];
     let allows = |verb: &str| allowed.as_array().unwrap().iter().any(|allowed| allowed == verb);
@@ -104,11 +90,14 @@ fn an_unknown_name_a_second_terminate_and_an_agent_that_is_down_are_three_differ
     assert_eq!(kind(&again), (409, "instance-terminated"));
     assert_eq!(again.1["current"]["state"], "terminated");
     assert_eq!(again.1["retryable"], false);
-    let down = desk.lost(COMMANDS, TERMINATE, AgentError::Unavailable("10.0.0.1:7077 refuses".into()));
+    let Step::Wait(wait) = desk.step(COMMANDS, TERMINATE) else { panic!() };
+    desk.clerk();
+    desk.management.give_up(Kind::AgentUnavailable, "10.0.0.1:7077 refuses");
+    desk.clerk();
+    let response = desk.management.waited(&wait);
+    let down = read(&response);
     assert_eq!(kind(&down), (503, "agent-unavailable"));
     assert_eq!(down.1["retryable"], true);
-    let (_, continuation) = desk.asked(COMMANDS, TERMINATE);
-    let response = desk.management.complete(continuation, Err(AgentError::Unavailable("x".into())));
     assert_eq!(response.retry_after, Some(1));
     let problem = read(&response).1;
     let operation = desk.answer(&format!("GET {}", problem["instance"].as_str().unwrap()), "").1;
@@ -125,16 +114,16 @@ fn every_refusal_and_failure_of_the_agent_has_a_problem_of_its_own() {
         (Refusal::StateUnknown, 409, "state-unknown"),
         (Refusal::PreconditionFailed, 412, "precondition-failed"),
         (Refusal::Expired, 504, "deadline-passed"),
-        (Refusal::StaleEpoch, 503, "superseded"),
-        (Refusal::StaleBoot, 503, "agent-unavailable"),
         (Refusal::Impossible, 422, "unsupported"),
         (Refusal::Full, 507, "no-capacity"),
         (Refusal::Version, 502, "agent-refused"),
         (Refusal::Unrecognised, 502, "agent-refused"),
+        (Refusal::StaleEpoch, 503, "stale-epoch"),
     ];
     for (code, status, name) in refusals {
         assert_eq!(kind(&desk.command(COMMANDS, TERMINATE, refused(code, State::Running))), (status, name));
     }
+    let desk = Desk::new();
     let failures = [
         (Failure::Spawn, 502, "hypervisor-failed"),
         (Failure::Timeout, 504, "hypervisor-timeout"),
@@ -146,63 +135,126 @@ fn every_refusal_and_failure_of_the_agent_has_a_problem_of_its_own() {
         let outcome = Outcome::Failed { code, detail: Text::new("x"), instance: None };
         assert_eq!(kind(&desk.command(COMMANDS, TERMINATE, outcome)), (status, name));
     }
+    let desk = Desk::new();
     let errors = [
-        (AgentError::Busy, 503, "too-busy"),
-        (AgentError::TooLate, 504, "deadline-passed"),
-        (AgentError::Lost(Some(AGENT), "x"), 504, "outcome-unknown"),
-        (AgentError::Nonsense(Some(AGENT), "x".into()), 502, "agent-nonsense"),
+        (AgentError::Nonsense("x".into()), 502, "agent-nonsense"),
         (AgentError::Refused("x".into()), 502, "agent-refused"),
-        (AgentError::NotConfigured, 503, "agent-not-configured"),
     ];
     for (error, status, name) in errors {
         assert_eq!(kind(&desk.lost(COMMANDS, TERMINATE, error)), (status, name));
     }
+    let alone = Desk::with(configuration(None));
+    assert_eq!(kind(&alone.answer(COMMANDS, TERMINATE)), (503, "agent-not-configured"));
+}
+
+#[test]
+fn an_appliance_that_was_replaced_says_so_and_commands_no_more() {
+    let desk = Desk::new();
+    desk.command(COMMANDS, TERMINATE, refused(Refusal::StaleEpoch, State::Running));
+    assert_eq!(desk.management.link_state(), LinkState::Superseded);
+    assert_eq!(kind(&desk.answer(COMMANDS, TERMINATE)), (503, "stale-epoch"));
+    let Step::Answer(ready) = desk.step("GET /readyz", "") else { panic!() };
+    assert_eq!(ready.status, 503);
+    assert!(String::from_utf8(ready.body).unwrap().contains(r#""state":"stale-epoch""#));
 }
 
 #[test]
 fn an_operation_that_goes_on_is_followed_until_it_ends() {
-    let desk = Desk::new();
+    let mut desk = Desk::new();
     let accepted = Outcome::Accepted { instance: instance("web-1", State::Stopping) };
     let (status, operation) = desk.command(COMMANDS, r#"{"verb":"stop"}"#, accepted);
     assert_eq!((status, &operation["state"]), (202, &"running".into()));
     let line = format!("GET /v1/operations/{}", operation["id"].as_str().unwrap());
-
-    let (ask, continuation) = desk.asked(&line, "");
-    assert!(
-        matches!(&ask.question, Question::Recall(id) if id.as_str() == operation["id"].as_str().unwrap())
-    );
-    let unreachable = desk.management.complete(continuation.clone(), Err(AgentError::Busy));
-    assert_eq!(read(&unreachable).1["state"], "running", "what is known is shown");
-    let reply = agent_protocol::Answer {
-        proto: 1,
-        op_id: operation["id"].as_str().unwrap().parse().unwrap(),
-        agent_boot: AGENT,
-        clock_ms: 1000,
-        outcome: done("web-1", State::Stopped, true),
-    };
-    let ended = desk.management.complete(continuation, Ok(Reply::Answer(reply.into())));
-    assert_eq!(read(&ended).1["state"], "succeeded");
-    assert_eq!(desk.answer(&line, "").1["state"], "succeeded", "and is not asked about again");
+    let peer = desk.peer(AGENT, 1000, 1);
+    assert_eq!(desk.carried(&peer), None, "not at once");
+    desk.wait(Duration::from_secs(1));
+    let (id, question) = desk.carried(&peer).unwrap();
+    assert_eq!(question, Question::Recall(id.clone()));
+    desk.deliver(&id, false, Err(AgentError::Lost("x")));
+    assert_eq!(desk.answer(&line, "").1["state"], "running", "what is known is shown");
+    desk.wait(Duration::from_secs(31));
+    desk.clerk();
+    assert_eq!(desk.answer(&line, "").1["state"], "indeterminate", "nobody has told anything for long");
+    assert!(desk.carried(&peer).is_some());
+    desk.deliver(&id, false, Ok(answer_to(&id, done("web-1", State::Stopped, true))));
+    assert_eq!(desk.answer(&line, "").1["state"], "succeeded");
+    desk.wait(Duration::from_secs(60));
+    assert_eq!(desk.carried(&peer), None, "and is not asked about again");
 }
 
 #[test]
-fn an_outcome_nobody_knows_is_cleared_up_later_or_stays_unknown_but_is_never_guessed() {
+fn a_command_that_got_lost_is_sent_again_only_if_the_agent_never_received_it_in_time() {
     let mut desk = Desk::new();
-    let lost = desk.lost(COMMANDS, TERMINATE, AgentError::Lost(Some(AGENT), "closed"));
-    let line = format!("GET {}", lost.1["instance"].as_str().unwrap());
-    let look = |desk: &Desk, reply| {
-        let (_, continuation) = desk.asked(&line, "");
-        read(&desk.management.complete(continuation, reply)).1
-    };
-    assert_eq!(look(&desk, Ok(Reply::NeverReceived(AGENT)))["state"], "indeterminate", "it may still arrive");
-    desk.wait(Duration::from_secs(60));
-    assert_eq!(
-        look(&desk, Ok(Reply::NeverReceived(Uuid(8))))["state"],
-        "indeterminate",
-        "another run says nothing"
+    let (command, wait) = desk.sent(COMMANDS, TERMINATE);
+    let id = command.op_id.clone();
+    desk.deliver(&id, true, Err(AgentError::Lost("closed")));
+    assert_eq!(read(&desk.management.waited(&wait)).1["state"], "sent");
+    let look =
+        |desk: &Desk, clock_ms| desk.carried(&desk.peer(AGENT, clock_ms, 1)).map(|(_, question)| question);
+    assert_eq!(look(&desk, 1000), Some(Question::Recall(id.clone())), "it is asked first");
+    desk.deliver(&id, false, Ok(Reply::NeverReceived));
+    desk.wait(Duration::from_secs(1));
+    assert_eq!(look(&desk, 2000), Some(Question::Command(command.into())), "the very same");
+
+    desk.deliver(&id, true, Err(AgentError::Lost("closed")));
+    desk.wait(Duration::from_secs(29));
+    assert_eq!(look(&desk, 30_000), Some(Question::Recall(id.clone())));
+    let late = desk.peer(AGENT, 30_000, 1);
+    desk.management.delivered(&id, Some(&late), false, Ok(Reply::NeverReceived));
+    desk.clerk();
+    let lost = desk.answer(&format!("GET /v1/operations/{id}"), "").1;
+    assert_eq!((&lost["state"], &lost["error"]["retryable"]), (&"failed".into(), &true.into()));
+}
+
+#[test]
+fn an_outcome_that_nobody_knows_is_never_guessed() {
+    // The agent's run, and how far its journal has come, when it says that it never received the command.
+    for (boot, head, expected) in [(8, 9, "failed"), (8, 5000, "indeterminate"), (8, 0, "indeterminate")] {
+        let mut desk = Desk::new();
+        let (command, _) = desk.sent(COMMANDS, TERMINATE);
+        let id = command.op_id;
+        desk.deliver(&id, true, Err(AgentError::Lost("closed")));
+        let other = desk.peer(Uuid(boot), 10, head);
+        assert!(desk.carried(&other).is_some());
+        desk.management.delivered(&id, Some(&other), false, Ok(Reply::NeverReceived));
+        desk.clerk();
+        assert_eq!(desk.answer(&format!("GET /v1/operations/{id}"), "").1["state"], expected, "{head}");
+        desk.wait(Duration::from_secs(60));
+        assert_eq!(desk.carried(&other).is_some(), expected == "indeterminate", "it is looked at again");
+    }
+    let mut desk = Desk::new();
+    let (command, wait) = desk.sent(COMMANDS, TERMINATE);
+    desk.deliver(&command.op_id, true, Err(AgentError::Lost("closed")));
+    desk.wait(Duration::from_secs(46));
+    desk.clerk();
+    assert_eq!(kind(&read(&desk.management.waited(&wait))), (504, "outcome-unknown"));
+}
+
+#[test]
+fn a_command_that_cannot_be_sent_in_time_ends_undone() {
+    let mut desk = Desk::new();
+    let Step::Wait(wait) = desk.step(COMMANDS, r#"{"verb":"pause","deadline_ms":1000}"#) else { panic!() };
+    desk.clerk();
+    desk.wait(Duration::from_secs(1));
+    desk.clerk();
+    assert_eq!(kind(&read(&desk.management.waited(&wait))), (504, "deadline-passed"));
+    assert_eq!(desk.carried(&desk.peer(AGENT, 1000, 1)), None);
+}
+
+#[test]
+fn a_command_for_a_run_of_the_agent_that_is_gone_is_for_the_next_one() {
+    let desk = Desk::new();
+    let (command, wait) = desk.sent(COMMANDS, TERMINATE);
+    desk.deliver(
+        &command.op_id,
+        true,
+        Ok(answer_to(&command.op_id, refused(Refusal::StaleBoot, State::Running))),
     );
-    let cleared = look(&desk, Ok(Reply::NeverReceived(AGENT)));
-    assert_eq!((&cleared["state"], &cleared["error"]["retryable"]), (&"failed".into(), &true.into()));
+    let (id, question) = desk.carried(&desk.peer(Uuid(8), 5, 1)).unwrap();
+    let Question::Command(again) = question else { panic!("{question:?}") };
+    assert_eq!((&id, again.agent_boot, again.deadline_ms), (&command.op_id, Some(Uuid(8)), Some(5 + 25_000)));
+    desk.deliver(&id, true, Ok(answer_to(&id, done("web-1", State::Terminated, true))));
+    assert_eq!(read(&desk.management.waited(&wait)).1["state"], "succeeded");
 }
 
 #[test]
@@ -246,11 +298,27 @@ fn operations_are_listed_latest_first_in_pages_and_the_oldest_are_forgotten() {
 #[test]
 fn commands_under_way_are_never_forgotten_to_make_room() {
     let desk = Desk::new();
-    let open: Vec<_> = (0..256).map(|_| desk.asked(COMMANDS, TERMINATE)).collect();
-    assert_eq!(kind(&desk.answer(COMMANDS, TERMINATE)), (503, "too-busy"));
-    let (_, continuation) = open.into_iter().next().unwrap();
-    desk.management.complete(continuation, Err(AgentError::TooLate));
-    desk.asked(COMMANDS, TERMINATE);
+    let pause = r#"{"verb":"pause"}"#;
+    let open: Vec<_> = (0..224).map(|_| desk.sent(COMMANDS, pause).0.op_id).collect();
+    assert_eq!(kind(&desk.answer(COMMANDS, pause)), (503, "too-busy"));
+    for _ in 224..256 {
+        desk.sent(COMMANDS, TERMINATE);
+    }
+    assert_eq!(kind(&desk.answer(COMMANDS, TERMINATE)), (503, "too-busy"), "not even what ends an instance");
+    desk.deliver(&open[0], true, Ok(answer_to(&open[0], refused(Refusal::WrongState, State::Stopped))));
+    desk.sent(COMMANDS, TERMINATE);
+}
+
+#[test]
+fn a_client_token_is_remembered_for_two_minutes_at_least() {
+    let mut desk = Desk::new();
+    let body = |token: usize| format!(r#"{{"verb":"terminate","client_token":"T-{token}"}}"#);
+    for token in 0..256 {
+        desk.command(COMMANDS, &body(token), done("web-1", State::Terminated, true));
+    }
+    assert_eq!(kind(&desk.answer(COMMANDS, &body(256))), (503, "too-busy"));
+    desk.wait(Duration::from_secs(120));
+    desk.sent(COMMANDS, &body(256));
 }
 
 #[test]
@@ -280,6 +348,6 @@ fn instances_are_shown_with_their_ages_and_in_pages() {
     assert!(operations["operations"].as_array().unwrap().is_empty(), "to look is no operation");
     assert_eq!(list("GET /v1/images").1["images"], serde_json::json!(["tiny"]));
     assert_eq!(list("HEAD /v1/images").0, 200);
-    let down = desk.lost("GET /v1/instances", "", AgentError::Lost(None, "x"));
+    let down = desk.lost("GET /v1/instances", "", AgentError::Lost("x"));
     assert_eq!(kind(&down), (503, "agent-unavailable"), "a look that was lost may simply be repeated");
 }

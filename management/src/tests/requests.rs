@@ -270,7 +270,7 @@ fn metrics_count_what_was_answered() {
     let desk = Desk::new();
     desk.answer("PUT /v1/targets/disk-1", DISK);
     desk.answer("GET /nowhere", "");
-    desk.lost("POST /v1/instances/a/commands", r#"{"verb":"pause"}"#, AgentError::Lost(None, "x"));
+    desk.lost("POST /v1/instances/a/commands", r#"{"verb":"pause"}"#, AgentError::Nonsense("x".into()));
     let Step::Answer(response) = desk.step("GET /v1/metrics", "") else { panic!() };
     let text = String::from_utf8(response.body).unwrap();
     for line in [

@@ -3,7 +3,7 @@
 use super::desk::*;
 use crate::wire::Wire;
 use crate::*;
-use agent_protocol::{Answer, Command, Outcome, State, Text, Uuid, Welcome, decode, encode, path};
+use agent_protocol::{Action, Answer, Command, Outcome, State, Text, Uuid, Welcome, decode, encode, path};
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll, Waker};
@@ -183,12 +183,18 @@ struct World {
 
 impl World {
     fn new(links: usize) -> Self {
+        Self::with(links, 2)
+    }
+
+    fn with(links: usize, slots: usize) -> Self {
         let mut executor = Executor::new(8);
         let configuration = configuration(Some("10.0.0.1:7077"));
-        let management = Rc::new(Management::new(configuration, Shelf::default(), executor.clock()));
+        let plane = Management::new(configuration, Shelf::default(), None, executor.clock());
+        let management = Rc::new(plane);
+        executor.add("operations", keep(management.clone()));
         let (api, agent) = (Exchange::default(), Exchange::default());
         let slot = |exchange: &Exchange| Slot { exchange: exchange.clone(), end: End::default() };
-        for _ in 0..2 {
+        for _ in 0..slots {
             let (mut slot, shared) = (slot(&api), management.clone());
             executor.add("session", async move { session::serve_on(&mut slot, 80, &shared).await });
         }
@@ -243,6 +249,14 @@ impl World {
             if !busy {
                 return;
             }
+        }
+    }
+
+    /// Time passes, and the agent answers in it.
+    fn live(&mut self, duration: Duration, mut answer: impl FnMut(&Request<'_>) -> Option<Vec<u8>>) {
+        for _ in 0..duration.as_millis() / 100 {
+            self.wait(Duration::from_millis(100));
+            self.agent(&mut answer);
         }
     }
 
@@ -316,6 +330,7 @@ fn willing(request: &Request<'_>) -> Option<Vec<u8>> {
             let command: Command = decode(request.body).unwrap();
             answered(&command, AGENT, done(command.instance.as_str(), State::Terminated, true))
         }
+        recalled if recalled.starts_with(path::COMMAND) => http(404, b"{}"),
         other => panic!("{other}"),
     })
 }
@@ -406,7 +421,7 @@ fn an_idle_link_greets_now_and_then() {
 }
 
 #[test]
-fn a_command_that_was_cut_off_is_sent_again_to_the_same_run_and_only_to_that() {
+fn a_command_that_was_cut_off_is_asked_for_and_sent_again_if_the_same_run_never_received_it() {
     for (boot, expected) in [(AGENT, (202, None)), (Uuid(99), (504, Some("outcome-unknown")))] {
         let mut world = World::new(1);
         world.agent(willing);
@@ -417,13 +432,19 @@ fn a_command_that_was_cut_off_is_sent_again_to_the_same_run_and_only_to_that() {
             None
         });
         world.held.pop().unwrap().0.reset();
-        world.agent(|request| {
-            if request.path == path::HELLO {
-                return Some(welcome(boot));
-            }
-            commands.push(decode::<Command>(request.body).unwrap());
-            Some(answered(commands.last().unwrap(), boot, done("web-1", State::Terminated, true)))
-        });
+        for _ in 0..5 {
+            world.wait(Duration::from_millis(200));
+            world.agent(|request| {
+                Some(match request.path {
+                    path::HELLO => welcome(boot),
+                    path::COMMAND => {
+                        commands.push(decode::<Command>(request.body).unwrap());
+                        answered(commands.last().unwrap(), boot, done("web-1", State::Terminated, true))
+                    }
+                    _ => http(404, b"{}"),
+                })
+            });
+        }
         let answer = caller.answer().unwrap();
         assert_eq!(answer.0, expected.0);
         if let Some(name) = expected.1 {
@@ -431,23 +452,67 @@ fn a_command_that_was_cut_off_is_sent_again_to_the_same_run_and_only_to_that() {
             assert_eq!(commands.len(), 1, "another run is not asked to do it");
         } else {
             assert_eq!(commands.len(), 2);
-            assert_eq!(commands[0].op_id, commands[1].op_id, "and knows it for the same");
+            assert_eq!(commands[0], commands[1], "and knows it for the same");
         }
     }
 }
 
 #[test]
-fn an_agent_that_dies_with_a_command_leaves_the_outcome_unknown() {
+fn an_agent_that_dies_with_a_command_leaves_the_outcome_unknown_until_it_is_back() {
     let mut world = World::new(1);
     world.agent(willing);
     let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
     world.agent.reachable.set(Reach::Refuses);
     world.held.pop().unwrap().0.reset();
     world.pump();
-    let answer = caller.answer().unwrap();
-    assert_eq!(kind(&answer), (504, "outcome-unknown"));
-    let mut look = world.client(Method::Get, answer.1["instance"].as_str().unwrap(), None);
+    assert!(caller.answer().is_none());
+    world.wait(Duration::from_secs(5));
+    let (status, operation) = caller.answer().unwrap();
+    assert_eq!((status, &operation["state"]), (202, &"sent".into()));
+    let path = format!("/v1/operations/{}", operation["id"].as_str().unwrap());
+    world.wait(Duration::from_secs(45));
+    let mut look = world.client(Method::Get, &path, None);
     assert_eq!(look.answer().unwrap().1["state"], "indeterminate");
+
+    world.agent.reachable.set(Reach::Answers);
+    let op_id = operation["id"].as_str().unwrap().parse().unwrap();
+    let command = Command::new(op_id, name("web-1"), Action::Terminate {});
+    for _ in 0..60 {
+        world.wait(Duration::from_secs(1));
+        world.agent(|request| {
+            let is_recall = request.path.starts_with("/a1/cmd/");
+            let outcome = done("web-1", State::Terminated, true);
+            if is_recall { Some(answered(&command, AGENT, outcome)) } else { willing(request) }
+        });
+    }
+    let mut look = world.client(Method::Get, &path, None);
+    assert_eq!(look.answer().unwrap().1["state"], "succeeded");
+}
+
+#[test]
+fn whoever_waits_for_an_operation_hears_at_once_when_it_has_ended() {
+    let mut world = World::new(2);
+    world.agent(willing);
+    let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
+    let silent = |request: &Request<'_>| (request.path == path::HELLO).then(|| welcome(AGENT));
+    world.live(Duration::from_secs(6), silent);
+    let operation = caller.answer().unwrap().1;
+    assert_eq!(operation["state"], "sent");
+    let path = format!("/v1/operations/{}?wait=25s", operation["id"].as_str().unwrap());
+    let mut waiting = world.client(Method::Get, &path, None);
+    world.live(Duration::from_secs(4), silent);
+    assert!(waiting.answer().is_none());
+    let op_id = operation["id"].as_str().unwrap().parse().unwrap();
+    let command = Command::new(op_id, name("web-1"), Action::Terminate {});
+    world.live(Duration::from_secs(6), |request| {
+        Some(match request.path {
+            path::HELLO => welcome(AGENT),
+            _ => answered(&command, AGENT, done("web-1", State::Terminated, true)),
+        })
+    });
+    assert_eq!(waiting.answer().unwrap().1["state"], "succeeded");
+    let mut late = world.client(Method::Get, "/v1/operations/nobody?wait=25s", None);
+    assert_eq!(late.answer().unwrap().0, 404);
 }
 
 #[test]
@@ -515,13 +580,17 @@ fn a_silent_agent_costs_time_and_no_more() {
     let mut waiting = world.client(Method::Get, "/v1/instances", None);
     world.wait(Duration::from_secs(6));
     assert_eq!(kind(&waiting.answer().unwrap()), (503, "agent-unavailable"), "it was never sent");
+    let (status, operation) = caller.answer().unwrap();
+    assert_eq!((status, &operation["state"]), (202, &"sent".into()));
     world.wait(Duration::from_secs(16));
-    assert_eq!(kind(&caller.answer().unwrap()), (504, "outcome-unknown"));
+    let path = format!("/v1/operations/{}", operation["id"].as_str().unwrap());
+    let mut look = world.client(Method::Get, &path, None);
+    assert_eq!(look.answer().unwrap().1["state"], "indeterminate");
 }
 
 #[test]
 fn one_slow_command_does_not_hold_up_the_other_link() {
-    let mut world = World::new(2);
+    let mut world = World::with(2, 4);
     world.agent(willing);
     assert_eq!(world.held.len(), 2);
     let mut slow = world.client(Method::Post, COMMANDS, TERMINATE);
@@ -530,6 +599,11 @@ fn one_slow_command_does_not_hold_up_the_other_link() {
     world.agent(|request| if request.path == path::COMMAND { None } else { willing(request) });
     assert_eq!(quick.answer().unwrap().1["instances"][0]["state"], "running");
     assert!(slow.answer().is_none());
+    let mut second = world.client(Method::Post, COMMANDS, TERMINATE);
+    let mut quick = world.client(Method::Get, "/v1/instances", None);
+    world.agent(|request| if request.path == path::COMMAND { None } else { willing(request) });
+    assert_eq!(quick.answer().unwrap().0, 200, "nor do two of them");
+    assert!(second.answer().is_none());
     world.agent(willing);
     assert_eq!(slow.answer().unwrap().0, 202);
 }

@@ -189,7 +189,7 @@ impl Drop for Host {
 fn appliance(listener: TcpListener, agent: &str, stopped: &mpsc::Receiver<()>) {
     listener.set_nonblocking(true).unwrap();
     let mut executor = Executor::new(4);
-    let plane = Management::new(configuration(Some(agent)), Shelf::default(), executor.clock());
+    let plane = Management::new(configuration(Some(agent)), Shelf::default(), None, executor.clock());
     let management = Rc::new(plane);
     for _ in 0..2 {
         let mut slot = Socket { listener: Some(listener.try_clone().unwrap()), stream: None };
@@ -198,6 +198,7 @@ fn appliance(listener: TcpListener, agent: &str, stopped: &mpsc::Receiver<()>) {
     }
     let (mut slot, shared) = (Socket { listener: None, stream: None }, management.clone());
     executor.add("link", async move { link::link_on(&mut slot, &shared).await });
+    executor.add("operations", keep(management.clone()));
     let began = std::time::Instant::now();
     while stopped.try_recv().is_err() {
         let now = u64::try_from(began.elapsed().as_micros()).unwrap();

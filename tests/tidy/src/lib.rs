@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "agent_protocol",
             "agent",
             "storage",
+            "state",
             "network",
             "network_nic",
             "kernel_runtime",
