@@ -112,7 +112,7 @@ impl<W: Wire> Link<'_, W> {
         match forward.state() {
             LinkState::Up => {}
             LinkState::Superseded => {
-                self.management.give_up(Kind::StaleEpoch, "Another appliance has taken over.")
+                self.management.give_up(Kind::StaleEpoch, "Another appliance has taken over.");
             }
             _ => {
                 let why = AgentError::Unavailable(why.into()).to_string();
