@@ -71,7 +71,8 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     ("agent-refused", "appliance and agent do not fit together; `corbelctl status` tells both versions."),
     ("agent-storage", "the disk of the agent's journal is full or broken: see its log on the host."),
-    ("superseded", "another appliance commands this host now: ask that one."),
+    ("stale-epoch", "another appliance commands this host now: ask that one."),
+    ("no-state", "give the appliance a state disk, or see its log if it has one: `corbelctl status` tells."),
     ("unknown-target", "`corbelctl targets` lists those that are there."),
     ("target-conflict", "choose another name or logical unit, or withdraw the target that has it."),
     (
