@@ -230,7 +230,11 @@ impl Qemu {
         if status == "io-error"
             && let Some(error) = self.link(machine).and_then(|link| link.last("BLOCK_IO_ERROR"))
         {
-            seen = seen.because(format!("held because of an error of its disk {}", error.about));
+            let slots = self.parts(machine).now.volumes;
+            let is_it = |slot: u8| commands::node(slot) == error.about.as_str();
+            let volume = slots.iter().find(|(_, slot)| is_it(**slot));
+            let disk = volume.map_or(error.about.as_str(), |(name, _)| name.as_str());
+            seen = seen.because(format!("held because of an error of its disk {disk}"));
         }
         if !matches!(status.as_str(), "inmigrate" | "finish-migrate" | "save-vm" | "restore-vm") {
             let (volumes, nics) = self.settle_parts(machine, &mut qmp)?;
@@ -330,8 +334,9 @@ impl Hypervisor for Qemu {
         self.remove_process(machine, &process);
         let words = process.last_words();
         let mut how = format!("process {} {}", process.identity.pid, process::describe(status));
-        let orderly = status.is_none_or(|status| status.success());
-        if let Some(shutdown) = shutdown.filter(|_| orderly) {
+        let panicked = shutdown.as_ref().is_some_and(|shutdown| shutdown.about.as_str() == "guest-panic");
+        let orderly = status.is_none_or(|status| status.success()) && !panicked;
+        if let Some(shutdown) = shutdown {
             how = format!("{}: {how}", shutdown.about);
         } else if !(words.is_empty() || orderly) {
             how = format!("{how}: {words}");

@@ -1,6 +1,6 @@
 //! Disks and interfaces of a real machine, and its size, while it runs and across its starts.
 
-use crate::host::{Host, TIME, nic, until, volume};
+use crate::host::{Host, TIME, nic, run, until, volume};
 use crate::world::signal;
 use agent::hypervisor::{Hypervisor, Step};
 use agent_protocol::{Failure, Link, Size, State};
@@ -165,6 +165,53 @@ fn an_interface_comes_is_unplugged_and_goes() {
     machine.nics.push(agent_protocol::Nic { link: Link::Down, ..nic("lan") });
     host.perform(&machine, &Step::Start).unwrap();
     assert_eq!(host.nics(&machine), ["lan"]);
+}
+
+/// In a network namespace of its own: the test runs itself there.
+#[test]
+fn an_interface_on_a_bridge_has_a_tap_device_there_that_is_gone_with_it() {
+    let inside = "CORBEL_TEST_NAMESPACE";
+    if std::env::var_os(inside).is_none() {
+        let namespace = format!("corbel-qemu-{}", std::process::id());
+        run("ip", &["netns", "add", &namespace]);
+        let name = "devices::an_interface_on_a_bridge_has_a_tap_device_there_that_is_gone_with_it";
+        let program = std::env::current_exe().unwrap();
+        let mut command = std::process::Command::new("ip");
+        command.args(["netns", "exec", &namespace]).arg(program).args(["--exact", name]).env(inside, "1");
+        let output = command.output();
+        run("ip", &["netns", "delete", &namespace]);
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    run("ip", &["link", "add", "br-blue", "type", "bridge"]);
+    let ports = || std::fs::read_dir("/sys/class/net/br-blue/brif").unwrap().count();
+    let mut host = Host::on("bridge", r#"{"blue":{"bridge":"br-blue"},"lost":{"bridge":"br-lost"}}"#);
+    let mut machine = host.started("web");
+    host.perform(&machine, &Step::AttachNic(nic("lan"))).unwrap();
+    assert_eq!((host.nics(&machine), ports()), (vec!["lan".into()], 1));
+    let mut lost = nic("wan");
+    lost.network = "lost".parse().unwrap();
+    let fault = host.perform(&machine, &Step::AttachNic(lost)).unwrap_err();
+    assert!(fault.detail.as_str().contains("cannot join br-lost"), "{}", fault.detail);
+    assert_eq!(host.nics(&machine), ["lan"]);
+    assert_eq!(run("ip", &["-o", "tuntap"]).lines().count(), 1, "nothing is left of it");
+    machine.nics.push(nic("lan"));
+    let stats = host.qemu.stats(&machine, TIME).unwrap();
+    assert_eq!(stats.nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>(), ["lan"]);
+
+    host.perform(&machine, &Step::End).unwrap();
+    until("the device is gone", || ports() == 0);
+    host.perform(&machine, &Step::Start).unwrap();
+    assert_eq!((host.nics(&machine), ports()), (vec!["lan".into()], 1));
+    host.perform(&machine, &Step::Save).unwrap();
+    host.perform(&machine, &Step::Restore).unwrap();
+    assert_eq!((host.nics(&machine), ports()), (vec!["lan".into()], 1));
+    host.hears(&machine, "");
+    host.perform(&machine, &Step::DetachNic("lan".parse().unwrap())).unwrap();
+    until("the interface is gone", || host.nics(&machine).is_empty());
+    assert_eq!(ports(), 0);
 }
 
 #[test]

@@ -16,18 +16,24 @@ pub(crate) struct Host {
     pub(crate) qemu: Qemu,
     pub(crate) directory: PathBuf,
     portal: u16,
+    networks: String,
     made: Vec<Machine>,
 }
 
 impl Host {
     pub(crate) fn new(name: &str) -> Self {
+        Self::on(name, r#"{"blue":"user"}"#)
+    }
+
+    /// One whose networks are these.
+    pub(crate) fn on(name: &str, networks: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("corbel-qemu-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
         build_guest(&directory);
         let portal = free_port();
-        let qemu = backend(&directory, portal);
-        Self { qemu, directory, portal, made: Vec::new() }
+        let qemu = backend(&directory, portal, networks);
+        Self { qemu, directory, portal, networks: networks.to_owned(), made: Vec::new() }
     }
 
     /// A machine of an image, with a disk of its own, not started.
@@ -100,7 +106,7 @@ impl Host {
 
     /// Another run of the agent takes over; this one ends without a word.
     pub(crate) fn restart(&mut self) {
-        self.qemu = backend(&self.directory, self.portal);
+        self.qemu = backend(&self.directory, self.portal, &self.networks);
     }
 
     pub(crate) fn own(&self, machine: &Machine, file: &str) -> PathBuf {
@@ -130,7 +136,7 @@ impl Drop for Host {
     }
 }
 
-fn backend(directory: &Path, portal: u16) -> Qemu {
+fn backend(directory: &Path, portal: u16, networks: &str) -> Qemu {
     let path = directory.display();
     let drive = format!("file={path}/{{id}}.qcow2,format=qcow2,if=ide");
     let pc = format!(
@@ -138,7 +144,7 @@ fn backend(directory: &Path, portal: u16) -> Qemu {
     );
     let text = format!(
         r#"{{"executable":"/usr/bin/qemu-system-x86_64","portal":"127.0.0.1:{portal}",
-            "networks":{{"blue":"user"}},
+            "networks":{networks},
             "images":{{
                 "tiny":{{"arguments":[{pc}]}},
                 "raw":{{"arguments":[{pc},"-drive","file={path}/boot.img,format=raw,if=ide"]}},
@@ -186,7 +192,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 
 /// How long a target may take to answer one request, in seconds. While QEMU logs in to it, it does nothing else: neither
-/// its guest nor its monitor goes on. A request of the guest that has got no answer is sent again.
-const TARGET_PATIENCE: u32 = 10;
+/// its guest nor its monitor goes on; but the appliance answers a login whatever hangs behind it. A request of the guest
+/// that has got no answer is sent again on another connection, nine times, before the guest is told of an error.
+const TARGET_PATIENCE: u32 = 30;
 /// As fast as it goes, in bytes a second: a machine is held while it is saved.
 const FULL_SPEED: u64 = 1 << 40;
 /// The name that a descriptor goes by which QEMU was handed.

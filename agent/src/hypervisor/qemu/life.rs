@@ -40,7 +40,7 @@ pub(super) enum Beginning {
 impl Qemu {
     pub(super) fn start(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
         let deadline = Instant::now() + within;
-        let process = match self.running(machine) {
+        let process = match self.beginning(machine, deadline)? {
             Some(process) => process,
             None => self.spawn(machine, Beginning::Fresh, deadline)?,
         };
@@ -49,6 +49,17 @@ impl Qemu {
             vec![Text::new(&format!("process {} answers on its monitor", process.identity.pid))];
         evidence.extend(self.drive(machine, left, &Step::Start, "running")?);
         Ok(evidence)
+    }
+
+    /// The process of a machine that is about to run, or runs. One whose guest is beyond going on is ended.
+    fn beginning(&self, machine: &Machine, deadline: Instant) -> Result<Option<Arc<Process>>, Fault> {
+        let Some(process) = self.running(machine) else { return Ok(None) };
+        let status = self.monitor_by(machine, deadline)?.status().map_err(|error| fault(&error))?;
+        if matches!(status.as_str(), "prelaunch" | "paused" | "running") {
+            return Ok(Some(process));
+        }
+        self.end(machine, QUIT_TIME)?;
+        Ok(None)
     }
 
     /// Spawn the process with its processors held, wait for its monitor, and have its interfaces as they are to be.

@@ -12,9 +12,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The longest line of events; the longest event that matters has some hundred bytes.
 const LINE_LIMIT: usize = 64 * 1024;
+/// How many bytes a second are taken from either. A guest that has more to say is slowed down, and a process that was
+/// taken over by its guest cannot keep the agent busy.
+const PACE: usize = 256 * 1024;
 /// How many of the latest events are remembered.
 const SEEN_MAX: usize = 16;
 
@@ -25,6 +29,8 @@ pub(super) struct Link {
     /// Nobody is at the other end any more.
     events_ended: AtomicBool,
     console_ended: AtomicBool,
+    events_pace: Mutex<Pace>,
+    console_pace: Mutex<Pace>,
     /// What came of a line that is not whole yet.
     line: Mutex<Vec<u8>>,
     seen: Mutex<VecDeque<Seen>>,
@@ -73,21 +79,23 @@ impl Link {
             console: open("console"),
             events_ended: AtomicBool::new(false),
             console_ended: AtomicBool::new(false),
+            events_pace: Mutex::new(Pace::begin()),
+            console_pace: Mutex::new(Pace::begin()),
             line: Mutex::default(),
             seen: Mutex::default(),
             screen: Mutex::default(),
         }
     }
 
-    /// Something to wait on until an event comes.
+    /// Something to wait on until an event comes; nothing while too much has come.
     pub(super) fn events(&self) -> Option<BorrowedFd<'_>> {
-        let open = !self.events_ended.load(Ordering::Relaxed);
+        let open = !self.events_ended.load(Ordering::Relaxed) && locked(&self.events_pace).allows();
         self.events.as_ref().filter(|_| open).map(AsFd::as_fd)
     }
 
-    /// Something to wait on until the guest writes to its console.
+    /// Something to wait on until the guest writes to its console; nothing while it has written too much.
     pub(super) fn console(&self) -> Option<BorrowedFd<'_>> {
-        let open = !self.console_ended.load(Ordering::Relaxed);
+        let open = !self.console_ended.load(Ordering::Relaxed) && locked(&self.console_pace).allows();
         self.console.as_ref().filter(|_| open).map(AsFd::as_fd)
     }
 
@@ -98,7 +106,10 @@ impl Link {
         let mut piece = [0; 4096];
         // One piece at a time: what a guest can cause without end must not hold up the rest.
         match stream.read(&mut piece) {
-            Ok(count @ 1..) => line.extend_from_slice(&piece[..count]),
+            Ok(count @ 1..) => {
+                locked(&self.events_pace).took(count);
+                line.extend_from_slice(&piece[..count]);
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 return false;
             }
@@ -143,7 +154,10 @@ impl Link {
         let Some(mut stream) = self.console.as_ref() else { return };
         let mut piece = [0; 4096];
         match stream.read(&mut piece) {
-            Ok(count @ 1..) => locked(&self.screen).wrote(&piece[..count]),
+            Ok(count @ 1..) => {
+                locked(&self.console_pace).took(count);
+                locked(&self.screen).wrote(&piece[..count]);
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             _ => self.console_ended.store(true, Ordering::Relaxed),
         }
@@ -177,16 +191,39 @@ impl Link {
     }
 }
 
+/// How much was taken in this second.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn begin() -> Self {
+        Self { since: Instant::now(), bytes: 0 }
+    }
+
+    fn allows(&mut self) -> bool {
+        if self.since.elapsed() >= Duration::from_secs(1) {
+            *self = Self::begin();
+        }
+        self.bytes < PACE
+    }
+
+    fn took(&mut self, count: usize) {
+        self.bytes += count;
+    }
+}
+
 /// What a message tells, if it is an event that matters.
 fn told(message: &Value) -> Option<Seen> {
     let event = message.get("event")?.as_str().filter(|event| TOLD.contains(event))?;
-    let data =
-        ["device", "qom-path", "reason", "action"].into_iter().find_map(|key| message.get("data")?.get(key));
+    let words = |key: &str| message.get("data")?.get(key)?.as_str().filter(|words| !words.is_empty());
+    let about = ["device", "node-name", "reason", "action"].into_iter().find_map(words);
     if event == "DEVICE_DELETED" && message.pointer("/data/device").is_none() {
         // Of a part of the device, which comes before the whole.
         return None;
     }
-    Some(Seen { event: event.to_owned(), about: Text::new(data.and_then(Value::as_str).unwrap_or_default()) })
+    Some(Seen { event: event.to_owned(), about: Text::new(about.unwrap_or_default()) })
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -197,7 +234,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn events_are_told_once_and_noise_ends_the_connection() {
@@ -223,7 +259,7 @@ mod tests {
             let _ = monitor.write_all(&[b'x'; LINE_LIMIT * 2]);
             monitor
         });
-        while link.events().is_some() && Instant::now() < until {
+        while !link.events_ended.load(Ordering::Relaxed) && Instant::now() < until {
             link.listen();
         }
         assert!(link.events().is_none(), "a line without end");
