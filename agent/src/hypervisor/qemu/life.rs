@@ -195,10 +195,7 @@ impl Qemu {
         }
         match process.reap() {
             Some(status) if status.success() => Ok(()),
-            status => {
-                std::thread::sleep(LAST_WORDS_TIME);
-                Err(failed(format!("ip {}: {}", process::describe(status), process.last_words())))
-            }
+            status => Err(failed(format!("ip {}: {}", process::describe(status), process.last_words()))),
         }
     }
 
@@ -206,7 +203,6 @@ impl Qemu {
         loop {
             if process.wait(Duration::from_millis(5)) {
                 let how = process::describe(process.reap());
-                std::thread::sleep(LAST_WORDS_TIME);
                 return Err(Fault::new(Failure::Spawn, format!("it {how}: {}", process.last_words())));
             }
             match Qmp::connect(&self.socket(machine), deadline) {
@@ -272,9 +268,6 @@ impl Qemu {
         found.then_some(identity)
     }
 }
-
-/// What a process complains of comes through a pipe and may be a moment behind its end.
-const LAST_WORDS_TIME: Duration = Duration::from_millis(20);
 
 pub(super) fn unknown_network(nic: &Nic) -> Fault {
     Fault::new(Failure::Hypervisor, format!("there is no network {} in the operator's file", nic.network))

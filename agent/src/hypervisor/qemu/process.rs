@@ -9,11 +9,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How much of what a process last wrote to its standard error is kept.
 const TAIL: usize = 1024;
+/// How long its last words are waited for: they come through a pipe and may be a moment behind its end.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 
 /// What tells one process from all others on this host, past and present: an id alone is reused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,15 +56,29 @@ pub(crate) struct Process {
     /// `None` when an earlier agent started it: then it is not ours to reap.
     child: Mutex<Option<Child>>,
     status: Mutex<Option<ExitStatus>>,
-    tail: Arc<Mutex<VecDeque<u8>>>,
+    words: Arc<Words>,
+}
+
+/// What a process wrote to its standard error.
+#[derive(Default)]
+struct Words {
+    tail: Mutex<Tail>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Tail {
+    bytes: VecDeque<u8>,
+    /// More may come.
+    open: bool,
 }
 
 impl Process {
     /// A child that was just spawned.
     pub(crate) fn spawned(mut child: Child) -> std::io::Result<Self> {
-        let tail = Arc::new(Mutex::new(VecDeque::new()));
+        let words = Arc::new(Words::default());
         if let Some(stderr) = child.stderr.take() {
-            keep_tail(stderr, tail.clone());
+            keep_tail(stderr, words.clone());
         }
         // Until it is waited for, nobody else can have its id: this cannot be another process.
         let pid = i32::try_from(child.id()).unwrap_or(-1);
@@ -72,7 +88,7 @@ impl Process {
             let _ = child.wait();
             return Err(std::io::Error::other("the new process cannot be watched"));
         };
-        Ok(Self { identity, pidfd, child: Mutex::new(Some(child)), status: Mutex::new(None), tail })
+        Ok(Self { identity, pidfd, child: Mutex::new(Some(child)), status: Mutex::new(None), words })
     }
 
     /// The process of this identity, if it still runs.
@@ -89,7 +105,7 @@ impl Process {
             pidfd,
             child: Mutex::new(None),
             status: Mutex::new(None),
-            tail: Arc::default(),
+            words: Arc::default(),
         })
     }
 
@@ -120,10 +136,13 @@ impl Process {
         *status
     }
 
-    /// The last words it wrote to its standard error.
+    /// The last words it wrote to its standard error, after it has ended.
     pub(crate) fn last_words(&self) -> String {
-        let tail: Vec<u8> = locked(&self.tail).iter().copied().collect();
-        String::from_utf8_lossy(&tail).trim().to_owned()
+        let tail = locked(&self.words.tail);
+        let waited = self.words.ended.wait_timeout_while(tail, LAST_WORDS_TIME, |tail| tail.open);
+        let (tail, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let bytes: Vec<u8> = tail.bytes.iter().copied().collect();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 }
 
@@ -165,17 +184,24 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
 
 /// Read what the process writes until it ends, and keep the end of it: a guest can make its hypervisor write without
 /// end, so it is neither kept whole nor left to fill the pipe.
-fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<VecDeque<u8>>>) {
-    // Without a thread there are no last words, and the pipe is closed: QEMU ignores that.
-    let _ = std::thread::Builder::new().name("last words".into()).spawn(move || {
+fn keep_tail(mut stderr: ChildStderr, words: Arc<Words>) {
+    locked(&words.tail).open = true;
+    let (kept, failed) = (words.clone(), words);
+    let listen = move || {
         let mut piece = [0; 512];
         while let Ok(count @ 1..) = stderr.read(&mut piece) {
-            let mut tail = locked(&tail);
-            tail.extend(&piece[..count]);
-            let excess = tail.len().saturating_sub(TAIL);
-            tail.drain(..excess);
+            let mut tail = locked(&kept.tail);
+            tail.bytes.extend(&piece[..count]);
+            let excess = tail.bytes.len().saturating_sub(TAIL);
+            tail.bytes.drain(..excess);
         }
-    });
+        locked(&kept.tail).open = false;
+        kept.ended.notify_all();
+    };
+    // Without a thread there are no last words, and the pipe is closed: QEMU ignores that.
+    if std::thread::Builder::new().name("last words".into()).spawn(listen).is_err() {
+        locked(&failed.tail).open = false;
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -226,13 +252,22 @@ mod tests {
         let process = Process::spawned(child).unwrap();
         assert!(process.wait(Duration::from_secs(10)));
         assert_eq!(describe(process.reap()), "exited with status 3");
-        for _ in 0..100 {
-            if process.last_words().ends_with("end") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
         let words = process.last_words();
         assert!(words.ends_with("end") && words.len() <= TAIL, "{}", words.len());
+    }
+
+    #[test]
+    fn last_words_that_are_behind_the_end_are_waited_for_but_not_for_ever() {
+        let child = |script: &str| {
+            let child = Command::new("sh").args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap();
+            let process = Process::spawned(child).unwrap();
+            assert!(process.wait(Duration::from_secs(10)));
+            process
+        };
+        // Something else holds the pipe when it has ended.
+        assert_eq!(child("{ sleep 0.1; printf late >&2; } & exit 1").last_words(), "late");
+        let began = Instant::now();
+        assert_eq!(child("printf soon >&2; sleep 5 >/dev/null & exit 1").last_words(), "soon");
+        assert!(began.elapsed() < Duration::from_secs(4));
     }
 }
