@@ -6,6 +6,7 @@
 
 mod arguments;
 pub mod hypervisor;
+mod network;
 mod operations;
 mod record;
 mod server;
@@ -18,6 +19,7 @@ pub use server::Shutdown;
 use agent_protocol::Uuid;
 use hypervisor::Hypervisor;
 use hypervisor::qemu::{Images, Qemu};
+use network::{Networks, Overlay};
 use record::RunDirectory;
 use serde::Deserialize;
 use service::Service;
@@ -51,6 +53,7 @@ impl std::error::Error for Error {}
 #[serde(deny_unknown_fields)]
 struct Operator {
     qemu: Images,
+    network: Option<Overlay>,
 }
 
 /// An agent that listens and does not serve yet.
@@ -74,7 +77,8 @@ impl Agent {
         let boot = random_uuid().map_err(|error| Error(format!("no random numbers: {error}")))?;
         let listener = TcpListener::bind(config.listen);
         let listener = listener.map_err(|error| Error(format!("{}: {error}", config.listen)))?;
-        let service = Service::new(table.clone(), boot);
+        let networks = operator.network.as_ref().map(Networks::new).transpose().map_err(Error)?;
+        let service = Service::new(table.clone(), networks, boot);
         Ok(Self { listener, table, service, end_guests: config.end_guests })
     }
 

@@ -1,5 +1,6 @@
 //! A request to its answer.
 
+use crate::network::{self, Networks};
 use crate::table::Table;
 use agent_protocol::{
     Answer, Command, Hello, Inventory, OpId, Outcome, Refusal, Text, Uuid, VERSION, Welcome, decode, encode,
@@ -17,6 +18,7 @@ const SUPERSEDED_MAX: usize = 64;
 /// What the agent offers on its port.
 pub(crate) struct Service {
     table: Arc<Table>,
+    networks: Option<Networks>,
     boot: Uuid,
     epochs: Mutex<Epochs>,
 }
@@ -31,15 +33,21 @@ struct Epochs {
 
 impl Service {
     /// A service for these instances, in the run of the agent that `boot` names.
-    pub(crate) fn new(table: Arc<Table>, boot: Uuid) -> Self {
+    pub(crate) fn new(table: Arc<Table>, networks: Option<Networks>, boot: Uuid) -> Self {
         let current = table.directory().epoch();
         let epochs = Mutex::new(Epochs { current, holder: None, superseded: VecDeque::new() });
-        Self { table, boot, epochs }
+        Self { table, networks, boot, epochs }
     }
 
     /// Answer one request.
     pub(crate) fn answer(&self, request: &Request<'_>) -> Response {
-        let recalled = request.path.strip_prefix(path::COMMAND).and_then(|rest| rest.strip_prefix('/'));
+        let below = |prefix| request.path.strip_prefix(prefix).and_then(|rest: &str| rest.strip_prefix('/'));
+        if let Some(name) = below(path::NETWORKS) {
+            let epoch = self.epochs.lock().unwrap_or_else(PoisonError::into_inner).current;
+            let answer = network::answer(self.networks.as_ref(), self.boot, epoch, name, request);
+            return answer.unwrap_or_else(|response| response);
+        }
+        let recalled = below(path::COMMAND);
         let outcome = match (request.path, request.method) {
             (path::HELLO, Method::Post) => body::<Hello>(request).and_then(|hello| self.hello(&hello)),
             (path::COMMAND, Method::Post) => body::<Command>(request).map(|command| self.command(&command)),
@@ -157,7 +165,7 @@ impl Service {
 }
 
 /// The request's body as a `T`.
-fn body<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Response> {
+pub(crate) fn body<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Response> {
     if request.media_type().as_deref() != Some("application/json") {
         return Err(problem(415, "unsupported-media-type", "The body is to be application/json."));
     }
@@ -166,7 +174,7 @@ fn body<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Response> {
     decode(request.body).map_err(|error| malformed(error.to_string()))
 }
 
-fn not_allowed(allow: &'static str) -> Response {
+pub(crate) fn not_allowed(allow: &'static str) -> Response {
     let response = problem(405, "method-not-allowed", "The resource does not have this method.");
     Response { allow: Some(allow), ..response }
 }

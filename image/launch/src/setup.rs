@@ -38,6 +38,7 @@ pub const TESTS: &[Need] = &[
     // A guest takes it, and what it is linked with, from here.
     ("/usr/bin/fio", "fio"),
     ("iptables", "iptables"),
+    ("/usr/bin/ping", "iputils-ping"),
     ("/usr/bin/dpkg-deb", "dpkg"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/certtool", "gnutls-bin"),

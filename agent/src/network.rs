@@ -1,0 +1,317 @@
+//! The encapsulating interface of the host: a VXLAN device (RFC 7348) for each virtual network, and a bridge that guests'
+//! interfaces are plugged into, both as the network map says and in no other way.
+//!
+//! Nothing is learned and nothing is flooded between hosts: where an address is comes from the map only, ARP for an address
+//! of the map is answered on the guest's own host, and a packet for an address that the map does not have is dropped and
+//! counted. What is in effect is read from the kernel each time, so an agent that was killed half way begins where it
+//! stood, and guests go on meanwhile.
+//!
+//! The kernel is spoken to by `ip` and `bridge` of iproute2: what they are given is names made of numbers, and addresses.
+
+mod kernel;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use service::answer;
+
+use agent_protocol::{Endpoint, Mac, NETWORKS_MAX, NetworkMap, NetworkName, Text, Vni, encode};
+use kernel::{Device, Kernel};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
+
+/// The port of VXLAN (RFC 7348 section 5).
+const VXLAN_PORT: u16 = 4789;
+
+/// The part of the operator's file that concerns the network between hosts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Overlay {
+    /// This host's address on the network between hosts.
+    underlay: Ipv4Addr,
+    /// The UDP port of the packets between hosts.
+    #[serde(default = "vxlan_port")]
+    port: u16,
+    /// The network namespace that all devices are in, if not the agent's own.
+    namespace: Option<String>,
+}
+
+const fn vxlan_port() -> u16 {
+    VXLAN_PORT
+}
+
+/// The virtual networks of this host.
+pub(crate) struct Networks {
+    kernel: Kernel,
+    underlay: Ipv4Addr,
+    port: u16,
+    /// One change at a time.
+    work: Mutex<()>,
+}
+
+/// What is in effect of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InEffect {
+    /// The generation, if it is in effect as a whole.
+    pub(crate) generation: Option<u64>,
+    pub(crate) endpoints: u32,
+    pub(crate) unknown_destinations: u64,
+    pub(crate) problem: Option<Text>,
+}
+
+/// Why a map was not taken. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// A newer one is here, of this generation.
+    Stale(u64),
+    /// Another one of the same generation is here.
+    Differs,
+    /// Another network has this identifier.
+    VniTaken(NetworkName),
+    /// There are as many networks as there may be.
+    Full,
+    /// The kernel cannot be asked.
+    Kernel(Text),
+}
+
+/// What stands in the alias of a network's device: whose it is, and how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Label {
+    network: NetworkName,
+    generation: u64,
+    digest: u64,
+    is_whole: bool,
+}
+
+impl Label {
+    fn of(map: &NetworkMap, is_whole: bool) -> Self {
+        Self { network: map.network.clone(), generation: map.generation, digest: digest(map), is_whole }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.strip_prefix("corbel ")?.split(' ');
+        let (network, generation, digest, state) =
+            (words.next()?, words.next()?, words.next()?, words.next()?);
+        let is_whole = match (state, words.next()) {
+            ("whole", None) => true,
+            ("begun", None) => false,
+            _ => return None,
+        };
+        Some(Self {
+            network: network.parse().ok()?,
+            generation: generation.parse().ok()?,
+            digest: u64::from_str_radix(digest, 16).ok()?,
+            is_whole,
+        })
+    }
+
+    fn text(&self) -> String {
+        let state = if self.is_whole { "whole" } else { "begun" };
+        format!("corbel {} {} {:016x} {state}", self.network, self.generation, self.digest)
+    }
+}
+
+/// What tells one content of a map from another (FNV-1a): a mistake is to be seen, not an enemy, whom the connection keeps
+/// away.
+fn digest(map: &NetworkMap) -> u64 {
+    encode(map)
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn device(vni: Vni) -> String {
+    format!("cbx{}", vni.get())
+}
+
+fn bridge(vni: Vni) -> String {
+    format!("cbb{}", vni.get())
+}
+
+/// The address of a network's bridge, which nobody speaks to. One of its own, because a bridge without one takes that of a
+/// port, and forgets what it was told when the next port comes.
+fn own_mac(vni: Vni) -> Mac {
+    let [_, high, middle, low] = vni.get().to_be_bytes();
+    Mac([0x0a, 0xcb, 0, high, middle, low])
+}
+
+impl Networks {
+    /// The networks between hosts that the operator's file speaks of.
+    ///
+    /// # Errors
+    /// What is missing for them.
+    pub(crate) fn new(overlay: &Overlay) -> Result<Self, String> {
+        let kernel = Kernel::new(overlay.namespace.as_deref())?;
+        Ok(Self { kernel, underlay: overlay.underlay, port: overlay.port, work: Mutex::new(()) })
+    }
+
+    /// Bring a map into effect, unless it is out of date.
+    pub(crate) fn apply(&self, map: &NetworkMap) -> Result<InEffect, Refused> {
+        let _work = crate::locked(&self.work);
+        let ours = self.ours().map_err(Refused::Kernel)?;
+        self.admit(map, &ours)?;
+        let begun = self.realise(map, &ours);
+        let mut state = self.look(map.vni).map_err(Refused::Kernel)?;
+        if let Err(problem) = begun {
+            log::warn!("network {}: generation {}: {problem}", map.network, map.generation);
+            state.problem = Some(problem);
+        } else {
+            log::info!(
+                "network {}: generation {} with {} interfaces",
+                map.network,
+                map.generation,
+                map.endpoints.len()
+            );
+        }
+        Ok(state)
+    }
+
+    /// What is in effect of a network; `None` if there is nothing of it.
+    pub(crate) fn state(&self, network: &NetworkName) -> Result<Option<InEffect>, Text> {
+        let ours = self.ours()?;
+        let mine = ours.iter().find(|(_, label)| label.network == *network);
+        mine.map(|(vni, _)| self.look(*vni)).transpose()
+    }
+
+    /// Remove a network. Answers whether there was one.
+    pub(crate) fn remove(&self, network: &NetworkName) -> Result<bool, Text> {
+        let _work = crate::locked(&self.work);
+        let ours = self.ours()?;
+        let mine: Vec<Vni> =
+            ours.iter().filter(|(_, label)| label.network == *network).map(|(vni, _)| *vni).collect();
+        for vni in &mine {
+            self.dismantle(*vni)?;
+        }
+        Ok(!mine.is_empty())
+    }
+
+    /// The networks that have a device, by what it says of itself.
+    fn ours(&self) -> Result<BTreeMap<Vni, Label>, Text> {
+        let labelled = |device: Device| {
+            let vni = Vni::new(device.name.strip_prefix("cbx")?.parse().ok()?)?;
+            Some((vni, Label::parse(&device.alias)?))
+        };
+        Ok(self.kernel.devices()?.into_iter().filter_map(labelled).collect())
+    }
+
+    fn admit(&self, map: &NetworkMap, ours: &BTreeMap<Vni, Label>) -> Result<(), Refused> {
+        if let Some(other) = ours.get(&map.vni).filter(|label| label.network != map.network) {
+            return Err(Refused::VniTaken(other.network.clone()));
+        }
+        let mut mine = ours.values().filter(|label| label.network == map.network).peekable();
+        if mine.peek().is_none() && ours.len() >= NETWORKS_MAX {
+            return Err(Refused::Full);
+        }
+        for label in mine {
+            if label.generation > map.generation {
+                return Err(Refused::Stale(label.generation));
+            }
+            if label.generation == map.generation && label.digest != digest(map) {
+                return Err(Refused::Differs);
+            }
+        }
+        Ok(())
+    }
+
+    /// Make the kernel's devices and tables as the map says: what is new first, then away with what is not in it.
+    fn realise(&self, map: &NetworkMap, ours: &BTreeMap<Vni, Label>) -> Result<(), Text> {
+        let (device, bridge) = (device(map.vni), bridge(map.vni));
+        if !ours.contains_key(&map.vni) {
+            self.kernel.ip(&self.building_of(map, &device, &bridge))?;
+            self.kernel.bridge(&format!(
+                "link set dev {device} learning off neigh_suppress on mcast_flood off bcast_flood off\n"
+            ))?;
+        } else {
+            self.kernel.ip(&format!(
+                "link set dev {device} mtu {mtu}\nlink set dev {bridge} mtu {mtu}\nlink set dev {device} alias \"{alias}\"\n",
+                mtu = map.mtu,
+                alias = Label::of(map, false).text(),
+            ))?;
+        }
+        let remote = |endpoint: &&Endpoint| endpoint.underlay != self.underlay;
+        let places: BTreeMap<Mac, Ipv4Addr> =
+            map.endpoints.iter().filter(remote).map(|endpoint| (endpoint.mac, endpoint.underlay)).collect();
+        let addresses: BTreeSet<(Ipv4Addr, Mac)> =
+            map.endpoints.iter().map(|endpoint| (endpoint.ip, endpoint.mac)).collect();
+        let known = self.kernel.places(&device)?;
+        let reachable = self.kernel.forwarded(&device)?;
+        let answered = self.kernel.answered(&bridge)?;
+
+        let (mut ip, mut fdb) = (String::new(), String::new());
+        for (mac, underlay) in &places {
+            if known.get(mac) != Some(underlay) {
+                let _ = writeln!(fdb, "fdb replace {mac} dev {device} dst {underlay} self permanent");
+            }
+            if !reachable.contains(mac) {
+                let _ = writeln!(fdb, "fdb replace {mac} dev {device} master static");
+            }
+        }
+        for (address, mac) in addresses.difference(&answered) {
+            let _ = writeln!(ip, "neigh replace {address} lladdr {mac} dev {bridge} nud permanent");
+        }
+        self.kernel.bridge(&fdb)?;
+        self.kernel.ip(&ip)?;
+
+        let (mut ip, mut fdb) = (String::new(), String::new());
+        for mac in known.keys().filter(|mac| !places.contains_key(mac)) {
+            let _ = writeln!(fdb, "fdb del {mac} dev {device} self");
+        }
+        for mac in reachable.iter().filter(|mac| !places.contains_key(mac)) {
+            let _ = writeln!(fdb, "fdb del {mac} dev {device} master");
+        }
+        let wanted: BTreeSet<Ipv4Addr> = addresses.iter().map(|(address, _)| *address).collect();
+        for (address, _) in answered.iter().filter(|(address, _)| !wanted.contains(address)) {
+            let _ = writeln!(ip, "neigh del {address} dev {bridge}");
+        }
+        self.kernel.bridge(&fdb)?;
+        self.kernel.ip(&ip)?;
+        // The network has another number now.
+        for (vni, label) in ours {
+            if label.network == map.network && *vni != map.vni {
+                self.dismantle(*vni)?;
+            }
+        }
+        self.kernel.ip(&format!("link set dev {device} alias \"{}\"\n", Label::of(map, true).text()))
+    }
+
+    /// The commands that make a network's two devices. The label comes first: what has none is nobody's.
+    fn building_of(&self, map: &NetworkMap, device: &str, bridge: &str) -> String {
+        format!(
+            "link add {device} type vxlan id {vni} local {underlay} dstport {port} nolearning ttl 64\n\
+             link set dev {device} alias \"{alias}\"\n\
+             link set dev {device} mtu {mtu} addrgenmode none\n\
+             link add {bridge} address {own} type bridge mcast_snooping 0\n\
+             link set dev {bridge} mtu {mtu} addrgenmode none\n\
+             link set dev {device} master {bridge}\n\
+             link set dev {bridge} up\n\
+             link set dev {device} up\n",
+            vni = map.vni.get(),
+            underlay = self.underlay,
+            port = self.port,
+            alias = Label::of(map, false).text(),
+            mtu = map.mtu,
+            own = own_mac(map.vni),
+        )
+    }
+
+    fn dismantle(&self, vni: Vni) -> Result<(), Text> {
+        self.kernel.remove(&bridge(vni))?;
+        // The one with the label goes last.
+        self.kernel.remove(&device(vni))
+    }
+
+    fn look(&self, vni: Vni) -> Result<InEffect, Text> {
+        let name = device(vni);
+        let device = self.kernel.devices()?.into_iter().find(|device| device.name == name);
+        let label = device.as_ref().and_then(|device| Label::parse(&device.alias));
+        let whole = label.filter(|label| label.is_whole);
+        Ok(InEffect {
+            generation: whole.map(|label| label.generation),
+            endpoints: u32::try_from(self.kernel.answered(&bridge(vni))?.len()).unwrap_or(u32::MAX),
+            unknown_destinations: device.map_or(0, |device| device.dropped),
+            problem: None,
+        })
+    }
+}

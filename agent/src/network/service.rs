@@ -1,0 +1,84 @@
+//! Requests about networks.
+
+use super::{InEffect, Networks, Refused};
+use crate::service::{body, not_allowed, problem};
+use agent_protocol::{NetworkMap, NetworkName, NetworkState, Text, Uuid, VERSION, encode};
+use management_http::{Method, Request, Response};
+
+/// The part of the path behind which a network is named, in a request about `name`.
+pub(crate) fn answer(
+    networks: Option<&Networks>,
+    boot: Uuid,
+    epoch: u64,
+    name: &str,
+    request: &Request<'_>,
+) -> Result<Response, Response> {
+    let unknown = || problem(404, "unknown-network", "There is no network of that name here.");
+    let name: NetworkName = name.parse().map_err(|_| unknown())?;
+    let networks = networks.ok_or_else(|| {
+        problem(
+            501,
+            "impossible",
+            "The operator's file names no address of this host on the network between hosts.",
+        )
+    })?;
+    let kernel = |what: Text| problem(500, "hypervisor", what.as_str());
+    match request.method {
+        Method::Get => {
+            let state = networks.state(&name).map_err(kernel)?.ok_or_else(unknown)?;
+            Ok(shown(boot, name, state))
+        }
+        Method::Put => {
+            admit(epoch, request.query)?;
+            let map: NetworkMap = body(request)?;
+            if map.network != name {
+                return Err(problem(422, "invalid-field", "network: another one than the path names"));
+            }
+            let state = networks.apply(&map).map_err(refused)?;
+            Ok(shown(boot, name, state))
+        }
+        Method::Delete => {
+            admit(epoch, request.query)?;
+            if networks.remove(&name).map_err(kernel)? { Ok(Response::no_content()) } else { Err(unknown()) }
+        }
+        _ => Err(not_allowed("GET, PUT, DELETE")),
+    }
+}
+
+/// Whether the sender still is the appliance that commands.
+fn admit(current: u64, query: Option<&str>) -> Result<(), Response> {
+    let epoch: Option<u64> =
+        query.and_then(|query| query.strip_prefix("epoch=")).and_then(|epoch| epoch.parse().ok());
+    match epoch {
+        Some(epoch) if epoch == current => Ok(()),
+        Some(_) => Err(problem(409, "stale-epoch", "Another appliance has taken over since.")),
+        None => Err(problem(400, "malformed-query", "epoch: the epoch that was granted")),
+    }
+}
+
+fn refused(why: Refused) -> Response {
+    match why {
+        Refused::Stale(newer) => {
+            problem(409, "stale-generation", &format!("generation {newer} is here already"))
+        }
+        Refused::Differs => {
+            problem(409, "stale-generation", "another map of this generation is here already")
+        }
+        Refused::VniTaken(other) => problem(409, "vni-taken", &format!("network {other} has this vni")),
+        Refused::Full => problem(507, "full", "there are as many networks as there may be"),
+        Refused::Kernel(what) => problem(500, "hypervisor", what.as_str()),
+    }
+}
+
+fn shown(boot: Uuid, network: NetworkName, state: InEffect) -> Response {
+    let state = NetworkState {
+        proto: VERSION,
+        agent_boot: boot,
+        network,
+        applied: state.generation,
+        endpoints: state.endpoints,
+        unknown_destinations: state.unknown_destinations,
+        problems: state.problem.into_iter().collect(),
+    };
+    Response::json(200, encode(&state))
+}

@@ -1,0 +1,204 @@
+//! Hosts and guests as network namespaces of this machine's kernel; needs root.
+
+use super::*;
+use std::process::Command;
+
+/// Hosts on one underlay, each with its agent's networks.
+struct World {
+    name: String,
+    hosts: Vec<Networks>,
+}
+
+fn sh(line: &str) -> bool {
+    let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
+    if !output.status.success() && !line.starts_with("ip netns exec") {
+        println!("{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    output.status.success()
+}
+
+fn must(line: &str) {
+    assert!(sh(line), "{line}");
+}
+
+impl World {
+    fn new(name: &str, hosts: u8) -> Self {
+        let name = format!("cb{name}{}", std::process::id());
+        must(&format!(
+            "ip netns add {name}s && ip -n {name}s link add u type bridge && ip -n {name}s link set u up"
+        ));
+        let hosts = (1..=hosts).map(|host| {
+            must(&format!(
+                "ip netns add {name}h{host} && ip -n {name}h{host} link add u0 type veth peer name p{host} netns {name}s \
+                 && ip -n {name}s link set p{host} master u up && ip -n {name}h{host} addr add 192.0.2.{host}/24 dev u0 \
+                 && ip -n {name}h{host} link set u0 up && ip -n {name}h{host} link set lo up"
+            ));
+            let overlay =
+                Overlay { underlay: Ipv4Addr::new(192, 0, 2, host), port: VXLAN_PORT, namespace: Some(format!("{name}h{host}")) };
+            Networks::new(&overlay).expect("iproute2")
+        });
+        let hosts = hosts.collect();
+        Self { name, hosts }
+    }
+
+    /// A guest on a host, plugged into the bridge of a network.
+    fn guest(&self, guest: &str, host: u8, vni: u32, last: u8) {
+        let name = &self.name;
+        must(&format!(
+            "ip netns add {name}{guest} && ip -n {name}{guest} link add eth0 address {} type veth peer name t{guest} netns {name}h{host} \
+             && ip -n {name}h{host} link set t{guest} master cbb{vni} up \
+             && ip -n {name}{guest} link set eth0 mtu 1450 up && ip -n {name}{guest} addr add 10.5.0.{last}/24 dev eth0",
+            mac(last)
+        ));
+    }
+
+    fn pings(&self, from: &str, last: u8) -> bool {
+        sh(&format!("ip netns exec {}{from} ping -q -c 5 -i 0.2 -W 1 10.5.0.{last}", self.name))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        sh(&format!(
+            "for n in $(ip netns list | cut -d' ' -f1 | grep '^{}'); do ip netns del $n; done",
+            self.name
+        ));
+    }
+}
+
+fn mac(last: u8) -> Mac {
+    Mac([0x52, 0x54, 0, 5, 0, last])
+}
+
+fn endpoint(last: u8, host: u8) -> Endpoint {
+    Endpoint { mac: mac(last), ip: Ipv4Addr::new(10, 5, 0, last), underlay: Ipv4Addr::new(192, 0, 2, host) }
+}
+
+fn map(network: &str, vni: u32, generation: u64, endpoints: &[(u8, u8)]) -> NetworkMap {
+    NetworkMap {
+        network: network.parse().expect("a name"),
+        generation,
+        vni: Vni::new(vni).expect("a number"),
+        mtu: 1450,
+        endpoints: endpoints.iter().map(|&(last, host)| endpoint(last, host)).collect(),
+    }
+}
+
+#[test]
+fn guests_of_two_hosts_reach_each_other_by_the_map_and_not_without_it() {
+    let world = World::new("a", 2);
+    let alone: Vec<NetworkMap> = (1..=2).map(|host| map("blue", 100, 1, &[(host, host)])).collect();
+    for (networks, map) in world.hosts.iter().zip(&alone) {
+        assert_eq!(networks.apply(map).expect("taken").generation, Some(1));
+    }
+    world.guest("g1", 1, 100, 1);
+    world.guest("g2", 2, 100, 2);
+    assert!(!world.pings("g1", 2), "nobody has said where that is");
+    let both = map("blue", 100, 2, &[(1, 1), (2, 2)]);
+    for networks in &world.hosts {
+        let state = networks.apply(&both).expect("taken");
+        assert_eq!((state.generation, state.endpoints, state.problem), (Some(2), 2, None));
+    }
+    assert!(world.pings("g1", 2) && world.pings("g2", 1));
+
+    let stale = map("blue", 100, 1, &[]);
+    assert_eq!(world.hosts[0].apply(&stale), Err(Refused::Stale(2)));
+    let other = map("blue", 100, 2, &[(1, 1)]);
+    assert_eq!(world.hosts[0].apply(&other), Err(Refused::Differs));
+    assert!(matches!(world.hosts[0].apply(&map("red", 100, 1, &[])), Err(Refused::VniTaken(_))));
+    assert!(world.pings("g1", 2), "what was refused has changed nothing");
+
+    for networks in &world.hosts {
+        networks.apply(&map("blue", 100, 3, &[(1, 1)])).expect("taken");
+    }
+    assert!(!world.pings("g1", 2), "it is on the network no more");
+    assert_eq!(world.hosts[0].remove(&"blue".parse().expect("a name")), Ok(true));
+    assert_eq!(world.hosts[0].state(&"blue".parse().expect("a name")), Ok(None));
+}
+
+#[test]
+fn the_same_addresses_in_two_networks_are_strangers() {
+    let world = World::new("b", 2);
+    for networks in &world.hosts {
+        for map in [map("blue", 7, 1, &[(1, 1), (2, 2)]), map("red", 8, 1, &[(1, 1), (3, 2)])] {
+            assert_eq!(networks.apply(&map).expect("taken").problem, None);
+        }
+    }
+    world.guest("b1", 1, 7, 1);
+    world.guest("b2", 2, 7, 2);
+    world.guest("r1", 1, 8, 1);
+    world.guest("r3", 2, 8, 3);
+    assert!(world.pings("b1", 2));
+    assert!(world.pings("r1", 3));
+    assert!(!world.pings("b1", 3) && !world.pings("r1", 2));
+}
+
+#[test]
+fn a_guest_that_has_moved_is_found_at_its_new_host() {
+    let world = World::new("c", 3);
+    for networks in &world.hosts {
+        networks.apply(&map("blue", 9, 1, &[(1, 1), (2, 2)])).expect("taken");
+    }
+    world.guest("g1", 1, 9, 1);
+    world.guest("old", 2, 9, 2);
+    assert!(world.pings("g1", 2));
+    must(&format!("ip netns del {}old", world.name));
+    for networks in &world.hosts {
+        networks.apply(&map("blue", 9, 2, &[(1, 1), (2, 3)])).expect("taken");
+    }
+    world.guest("new", 3, 9, 2);
+    assert!(world.pings("g1", 2));
+}
+
+#[test]
+fn a_map_that_was_applied_half_way_is_applied_whole_the_next_time() {
+    let world = World::new("d", 1);
+    let networks = &world.hosts[0];
+    let whole = map("blue", 11, 5, &[(1, 1), (2, 2), (3, 2)]);
+    networks.apply(&whole).expect("taken");
+    let name = format!("{}h1", world.name);
+    // As an agent leaves it that is killed between two steps, and somebody's hand in the tables beside.
+    let label = Label { is_whole: false, ..Label::of(&whole, false) };
+    must(&format!("ip -n {name} link set dev cbx11 alias '{}'", label.text()));
+    must(&format!("bridge -n {name} fdb del {} dev cbx11 self", mac(2)));
+    must(&format!("bridge -n {name} fdb add {} dev cbx11 dst 192.0.2.77 self permanent", mac(9)));
+    must(&format!("ip -n {name} neigh del 10.5.0.3 dev cbb11"));
+    let blue = "blue".parse().expect("a name");
+    assert_eq!(networks.state(&blue).expect("asked").expect("there").generation, None);
+    assert_eq!(networks.apply(&whole).expect("taken").generation, Some(5));
+    let kernel = Kernel::new(Some(&name)).expect("iproute2");
+    let expected: BTreeMap<Mac, Ipv4Addr> =
+        [(mac(2), Ipv4Addr::new(192, 0, 2, 2)), (mac(3), Ipv4Addr::new(192, 0, 2, 2))].into();
+    assert_eq!(kernel.places("cbx11"), Ok(expected));
+    assert_eq!(kernel.answered("cbb11").map(|answered| answered.len()), Ok(3));
+}
+
+#[test]
+fn a_packet_for_nobody_is_dropped_and_counted() {
+    let world = World::new("e", 1);
+    let networks = &world.hosts[0];
+    networks.apply(&map("blue", 12, 1, &[(1, 1)])).expect("taken");
+    world.guest("g1", 1, 12, 1);
+    must(&format!("ip -n {}g1 neigh add 10.5.0.99 lladdr {} dev eth0", world.name, mac(99)));
+    let blue = "blue".parse().expect("a name");
+    let count = || networks.state(&blue).expect("asked").expect("there").unknown_destinations;
+    let before = count();
+    assert!(!world.pings("g1", 99));
+    assert!(count() > before);
+}
+
+#[test]
+fn a_label_is_read_as_it_was_written_and_nothing_else_is_one() {
+    let label = Label::of(&map("blue", 1, u64::MAX, &[(1, 1)]), true);
+    assert_eq!(Label::parse(&label.text()), Some(label));
+    for wrong in [
+        "",
+        "corbel",
+        "corbel blue 1 0 whole more",
+        "corbel BLUE 1 0 whole",
+        "corbel blue x 0 whole",
+        "corbel blue 1 0 torn",
+    ] {
+        assert_eq!(Label::parse(wrong), None, "{wrong}");
+    }
+}
