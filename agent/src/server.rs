@@ -3,6 +3,7 @@
 use crate::service::{Service, problem};
 use management_http::{Limits, Server};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::sockopt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 
 /// The most connections at once.
 const CONNECTIONS_MAX: usize = 16;
+/// How long a peer may be silent before it is asked whether it is still there, how often it is asked again, and how many
+/// times. An appliance that lost its power says no goodbye, and must find room when it is back.
+const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(1), 3);
 /// How often a waiting thread looks whether the agent is to end.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -91,6 +95,7 @@ fn connection(mut stream: TcpStream, service: &Service, shutdown: &Shutdown) {
     let began = Instant::now();
     let mut engine = Server::new(Limits::SERVER, Duration::ZERO);
     let _ = stream.set_nodelay(true);
+    let _ = ask_now_and_then(&stream);
     if stream.set_write_timeout(Some(Limits::SERVER.write_time)).is_err() {
         return;
     }
@@ -115,6 +120,15 @@ fn connection(mut stream: TcpStream, service: &Service, shutdown: &Shutdown) {
     }
     let _ = stream.shutdown(std::net::Shutdown::Write);
     drain(&mut stream);
+}
+
+/// Have the system notice a peer that is gone without a word (RFC 9293 section 3.8.4).
+fn ask_now_and_then(stream: &TcpStream) -> rustix::io::Result<()> {
+    let (idle, interval, count) = KEEP_ALIVE;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    sockopt::set_tcp_keepcnt(stream, count)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 /// Read what there is, or let the time go by; whether the connection is still of use.
