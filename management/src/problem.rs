@@ -163,9 +163,11 @@ impl Kind {
             Failure::GuestIgnored => Self::GuestIgnored,
             Failure::GuestDidNotRelease => Self::GuestDidNotRelease,
             Failure::Storage => Self::AgentStorage,
-            Failure::Spawn | Failure::Hypervisor | Failure::Ended | Failure::Unrecognised => {
-                Self::HypervisorFailed
-            }
+            Failure::Spawn
+            | Failure::Interrupted
+            | Failure::Hypervisor
+            | Failure::Ended
+            | Failure::Unrecognised => Self::HypervisorFailed,
         }
     }
 }

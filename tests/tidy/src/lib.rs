@@ -44,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("management_http", &[]),
     ("agent_protocol", &[]),
+    ("agent_engine", &["agent_protocol"]),
     (
         "management",
         // The agent in tests only: they drive a real one.
@@ -59,7 +60,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("management_ctl", &["management_http", "agent_protocol", "network_tls"]),
-    ("agent", &["agent_protocol", "management_http"]),
+    ("agent", &["agent_engine", "agent_protocol", "management_http"]),
     (
         "image_appliance",
         &[

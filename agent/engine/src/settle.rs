@@ -1,0 +1,106 @@
+//! What became of a command that had begun when the agent ended, as far as looking at its instance tells.
+
+use agent_protocol::{Action, State};
+
+use crate::Observation;
+
+/// What looking tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is as the command wanted it.
+    Done,
+    /// It is not, and no longer will be.
+    NotDone,
+    /// The hypervisor does not tell: look again.
+    Silent,
+    /// The guest may or may not have been asked, and may still do it.
+    MayCome,
+    /// The guest has shut down, and it is still to be started again.
+    Again,
+    /// Nothing of it runs any more, and it is still to be removed.
+    Remove,
+    /// It looks the same whether it was done or not.
+    Unknowable,
+}
+
+/// What became of `action`, whose instance was in `from` before it and is seen like this now.
+pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdict {
+    use Verdict::{Done, MayCome, NotDone, Silent, Unknowable};
+    let state = seen.state;
+    if matches!(state, State::Unknown | State::Saving) {
+        return Silent;
+    }
+    let runs = matches!(state, State::Running | State::Paused);
+    let done = |is: bool| if is { Done } else { NotDone };
+    let has = |there: Option<bool>, wanted: bool| match there {
+        _ if !runs => NotDone,
+        None => Unknowable,
+        Some(there) => done(there == wanted),
+    };
+    match action {
+        Action::Create { start: false, .. } => Done,
+        // Its processors were held until it was whole.
+        Action::Start {} | Action::Create { .. } => done(state == State::Running),
+        Action::Restore {} => done(state == State::Running),
+        Action::Pause {} => done(state == State::Paused),
+        Action::Resume {} => done(state == State::Running),
+        Action::Save {} => done(state == State::Saved),
+        Action::Stop { graceful: false, .. } => {
+            done(matches!(state, State::Stopped | State::Saved | State::Failed))
+        }
+        Action::Stop { graceful: true, .. } if state == State::Stopped => Done,
+        Action::Stop { graceful: true, .. } => {
+            if runs || state == State::Stopping {
+                MayCome
+            } else {
+                NotDone
+            }
+        }
+        // It was about to be started again.
+        Action::Reboot { .. } if from == State::Stopped => done(state == State::Running),
+        Action::Reboot { .. } if state == State::Stopped => Verdict::Again,
+        Action::Reboot { .. } => {
+            if runs || state == State::Stopping {
+                MayCome
+            } else {
+                NotDone
+            }
+        }
+        Action::Terminate {} if runs || state == State::Pending => NotDone,
+        Action::Terminate {} => Verdict::Remove,
+        Action::VolumeAttach { volume } => {
+            has(seen.volumes.as_ref().map(|list| list.contains(&volume.volume)), true)
+        }
+        Action::NicAttach { nic } => has(seen.nics.as_ref().map(|list| list.contains(&nic.nic)), true),
+        Action::VolumeDetach { volume, .. } => {
+            match seen.volumes.as_ref().map(|list| list.contains(volume)) {
+                _ if !runs => Done,
+                Some(false) => Done,
+                Some(true) => MayCome,
+                None => Unknowable,
+            }
+        }
+        Action::NicDetach { nic, .. } => match seen.nics.as_ref().map(|list| list.contains(nic)) {
+            _ if !runs => Done,
+            Some(false) => Done,
+            Some(true) => MayCome,
+            None => Unknowable,
+        },
+        Action::Describe {} => Done,
+        // What it ran and is not any more was lost with it; while nothing runs these change what is on disk.
+        Action::Reset {} | Action::Resize { .. } | Action::VolumeResize { .. } | Action::NicUpdate { .. }
+            if !runs =>
+        {
+            NotDone
+        }
+        Action::Reset {}
+        | Action::Resize { .. }
+        | Action::VolumeResize { .. }
+        | Action::NicUpdate { .. }
+        | Action::Snapshot { .. }
+        | Action::Revert { .. }
+        | Action::MigratePrepare { .. }
+        | Action::MigrateStart { .. }
+        | Action::MigrateCancel {} => Unknowable,
+    }
+}
