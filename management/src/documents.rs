@@ -1,28 +1,32 @@
 //! What clients send, from JSON to types that cannot say nonsense. Unknown and repeated fields are errors.
 
 use crate::problem::{Kind, Problem};
-use agent_protocol::{Action, ImageName, InstanceId, Object, Precondition, Size, Then};
-use alloc::boxed::Box;
+use crate::targets::Targets;
+use agent_protocol::{Action, InstanceId, Link, Nic, Object, Precondition, Size, Then, Verb, Volume};
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::SocketAddrV4;
 use core::time::Duration;
+pub use management_api::ClientToken;
+use management_api::{
+    self as api, AccessDocument, Arguments, CommandRequest, CreateRequest, PolicyDocument, TargetDocument,
+    TargetId, argument, form,
+};
 use management_http::Request;
 use management_http::json::{self, Bounds};
-use serde::de::{DeserializeOwned, Error, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::DeserializeOwned;
 use storage::chap::{Access, Account, Algorithms, Credentials, Secret};
-use storage::{AccessState, Exposure, Policy, Rate};
+use storage::{AccessState, Exposed, Exposure, Policy, Rate};
 
 /// How long a command may take to be begun when it does not say.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(25);
 /// The longest it may ask for.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
-/// How long a guest has to shut down when the command does not say, in milliseconds.
-const STOP_TIMEOUT_DEFAULT: u32 = 60_000;
+/// How long a guest has to shut down or to let go of something when the command does not say, in milliseconds.
+const TIMEOUT_DEFAULT: u32 = 60_000;
 /// The longest it may be given: an hour.
-const STOP_TIMEOUT_MAX: u32 = 3_600_000;
+const TIMEOUT_MAX: u32 = 3_600_000;
 /// Longest text of a target's fields, in bytes: an iSCSI name has 223 (RFC 7143 section 4.2.7.1).
 const NAME_MAX: usize = 223;
 const VOLUME_MAX: usize = 1024;
@@ -40,35 +44,6 @@ pub(crate) fn parse<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Pro
     agent_protocol::decode(request.body).map_err(|error| malformed(error.to_string()))
 }
 
-/// Chosen by a client to name one request: the same again is the same request, not another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ClientToken(Box<str>);
-
-impl ClientToken {
-    /// The longest token, in bytes.
-    pub const LIMIT: usize = 64;
-}
-
-impl<'de> Deserialize<'de> for ClientToken {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Token;
-        impl Visitor<'_> for Token {
-            type Value = ClientToken;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a client token: 1 to 64 of A-Z a-z 0-9 . _ -")
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<ClientToken, E> {
-                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-                if text.is_empty() || text.len() > ClientToken::LIMIT || !text.bytes().all(plain) {
-                    return Err(E::custom(format_args!("not {}", "1 to 64 of A-Z a-z 0-9 . _ -")));
-                }
-                Ok(ClientToken(text.into()))
-            }
-        }
-        deserializer.deserialize_str(Token)
-    }
-}
-
 /// A command of a client, ready to be decided on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
@@ -84,98 +59,133 @@ pub(crate) struct Order {
     pub(crate) budget: Duration,
 }
 
-/// The body of `POST /v1/instances`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CreateDocument {
-    id: InstanceId,
-    image: ImageName,
-    start: Option<bool>,
-    client_token: Option<ClientToken>,
-    deadline_ms: Option<u32>,
+/// What `POST /v1/instances` asks for.
+pub(crate) fn create(request: CreateRequest) -> Result<Order, Problem> {
+    Ok(Order {
+        instance: request.id,
+        action: Action::Create {
+            image: request.image,
+            start: request.start.unwrap_or(true),
+            size: request.size.map(|Object(size)| sized(size)).transpose()?.unwrap_or_default(),
+        },
+        precondition: Precondition::default(),
+        token: request.client_token,
+        budget: budget(request.deadline_ms)?,
+    })
 }
 
-impl CreateDocument {
-    pub(crate) fn order(self) -> Result<Order, Problem> {
-        Ok(Order {
-            instance: self.id,
-            action: Action::Create {
-                image: self.image,
-                start: self.start.unwrap_or(true),
-                size: Size::default(),
-            },
-            precondition: Precondition::default(),
-            token: self.client_token,
-            budget: budget(self.deadline_ms)?,
-        })
+/// What `POST /v1/instances/{id}/commands` asks for. A disk is looked up among `targets`.
+pub(crate) fn command(
+    request: CommandRequest,
+    instance: InstanceId,
+    targets: &dyn Targets,
+) -> Result<Order, Problem> {
+    let Object(arguments) = request.args.unwrap_or_default();
+    Ok(Order {
+        instance,
+        action: action(request.verb, arguments, targets)?,
+        precondition: request.precondition.unwrap_or_default().0,
+        token: request.client_token,
+        budget: budget(request.deadline_ms)?,
+    })
+}
+
+/// The action of a verb and its arguments, which are exactly those that the verb takes.
+fn action(verb: Verb, args: Arguments, targets: &dyn Targets) -> Result<Action, Problem> {
+    let invalid = |detail: String| Err(Problem::new(Kind::InvalidField, detail));
+    let Some(form) = form(verb) else {
+        return invalid(format!("verb: {verb} has a request of its own"));
+    };
+    let present = args.present();
+    if let Some(name) = first(present & !(form.needs | form.takes)) {
+        return invalid(format!("args.{name}: {verb} does not take it"));
     }
-}
-
-/// The body of `POST /v1/instances/{id}/commands`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CommandDocument {
-    verb: VerbName,
-    args: Option<Object<StopArguments>>,
-    precondition: Option<Object<Precondition>>,
-    client_token: Option<ClientToken>,
-    deadline_ms: Option<u32>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum VerbName {
-    Start,
-    Stop,
-    Pause,
-    Resume,
-    Terminate,
-}
-
-/// The arguments of `stop`, the only verb that has some.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StopArguments {
-    graceful: Option<bool>,
-    timeout_ms: Option<u32>,
-    then: Option<Then>,
-}
-
-impl CommandDocument {
-    pub(crate) fn order(self, instance: InstanceId) -> Result<Order, Problem> {
-        let action = match self.verb {
-            VerbName::Stop => self.args.unwrap_or_default().0.action()?,
-            _ if self.args.is_some() => {
-                return Err(Problem::new(Kind::InvalidField, "args: only stop takes arguments"));
+    if let Some(name) = first(form.needs & !present) {
+        return invalid(format!("args.{name}: {verb} needs it"));
+    }
+    let timeout_ms = args.timeout_ms.unwrap_or(TIMEOUT_DEFAULT);
+    if timeout_ms > TIMEOUT_MAX {
+        return invalid("args.timeout_ms: at most 3600000".into());
+    }
+    let then = args.then.unwrap_or_default();
+    let action = match verb {
+        Verb::Create | Verb::Describe => None,
+        Verb::Start => Some(Action::Start {}),
+        Verb::Stop if args.graceful == Some(false) => {
+            if present != argument::GRACEFUL {
+                return invalid("args: timeout_ms and then belong to a graceful stop".into());
             }
-            VerbName::Start => Action::Start {},
-            VerbName::Pause => Action::Pause {},
-            VerbName::Resume => Action::Resume {},
-            VerbName::Terminate => Action::Terminate {},
-        };
-        Ok(Order {
-            instance,
-            action,
-            precondition: self.precondition.unwrap_or_default().0,
-            token: self.client_token,
-            budget: budget(self.deadline_ms)?,
-        })
-    }
+            Some(CUT)
+        }
+        Verb::ForceStop => Some(CUT),
+        Verb::Stop => Some(Action::Stop { graceful: true, timeout_ms, then }),
+        Verb::Reboot => Some(Action::Reboot { timeout_ms, then }),
+        Verb::Reset => Some(Action::Reset {}),
+        Verb::Pause => Some(Action::Pause {}),
+        Verb::Resume => Some(Action::Resume {}),
+        Verb::Save => Some(Action::Save {}),
+        Verb::Restore => Some(Action::Restore {}),
+        Verb::Snapshot => args.snapshot.map(|snapshot| Action::Snapshot { snapshot }),
+        Verb::Revert => args.snapshot.map(|snapshot| Action::Revert { snapshot }),
+        Verb::Resize if present == 0 => return invalid("args: resize needs cpus or memory_mib".into()),
+        Verb::Resize => {
+            let size = sized(Size { cpus: args.cpus, memory_mib: args.memory_mib })?;
+            Some(Action::Resize { size })
+        }
+        Verb::VolumeAttach => Some(Action::VolumeAttach { volume: volume(args, targets)? }),
+        Verb::VolumeDetach => args.volume.map(|volume| Action::VolumeDetach { volume, timeout_ms }),
+        Verb::VolumeResize => args.volume.map(|volume| Action::VolumeResize { volume }),
+        Verb::NicAttach => nic(args).map(|nic| Action::NicAttach { nic }),
+        Verb::NicDetach => args.nic.map(|nic| Action::NicDetach { nic, timeout_ms }),
+        Verb::NicUpdate => args.nic.zip(args.link).map(|(nic, link)| Action::NicUpdate { nic, link }),
+        Verb::MigratePrepare => args.image.map(|image| Action::MigratePrepare { image }),
+        Verb::MigrateStart => args.peer.map(|peer| Action::MigrateStart { peer }),
+        Verb::MigrateCancel => Some(Action::MigrateCancel {}),
+        Verb::Terminate => Some(Action::Terminate {}),
+    };
+    // That what is needed is there was seen above.
+    action.map_or_else(|| invalid(format!("args: {verb} needs others")), Ok)
 }
 
-impl StopArguments {
-    fn action(self) -> Result<Action, Problem> {
-        let graceful = self.graceful.unwrap_or(true);
-        if !graceful && (self.timeout_ms.is_some() || self.then.is_some()) {
-            let detail = "args: timeout_ms and then belong to a graceful stop";
-            return Err(Problem::new(Kind::InvalidField, detail));
-        }
-        let timeout_ms = self.timeout_ms.unwrap_or(if graceful { STOP_TIMEOUT_DEFAULT } else { 0 });
-        if timeout_ms > STOP_TIMEOUT_MAX {
-            return Err(Problem::new(Kind::InvalidField, "args.timeout_ms: at most 3600000"));
-        }
-        Ok(Action::Stop { graceful, timeout_ms, then: self.then.unwrap_or_default() })
+/// A stop that does not ask the guest.
+const CUT: Action = Action::Stop { graceful: false, timeout_ms: 0, then: Then::Leave };
+
+/// The name of the first argument of these bits.
+fn first(bits: u16) -> Option<&'static str> {
+    argument::NAMES.get(bits.trailing_zeros() as usize).copied()
+}
+
+fn sized(size: Size) -> Result<Size, Problem> {
+    if size.cpus == Some(0) || size.memory_mib == Some(0) {
+        return Err(Problem::new(Kind::InvalidField, "cpus and memory_mib: at least 1"));
     }
+    Ok(size)
+}
+
+/// The disk that a target of this appliance is.
+fn volume(args: Arguments, targets: &dyn Targets) -> Result<Volume, Problem> {
+    let id = args.target.as_ref().map_or("", |target| target.as_str());
+    let Some(Exposed { exposure, .. }) = targets.get(id) else {
+        return Err(Problem::new(Kind::UnknownTarget, format!("There is no target {id}.")));
+    };
+    let unusable = |what: &str| {
+        let detail = format!("The target's {what} cannot be a disk's: use another for instances.");
+        Problem::new(Kind::InvalidField, detail)
+    };
+    Ok(Volume {
+        volume: match args.volume {
+            Some(volume) => volume,
+            None => id.parse().map_err(|_| unusable("name"))?,
+        },
+        iqn: exposure.iqn.parse().map_err(|_| unusable("iqn"))?,
+        lun: exposure.lun,
+        read_only: args.read_only.unwrap_or(exposure.read_only),
+    })
+}
+
+fn nic(args: Arguments) -> Option<Nic> {
+    let link = args.link.unwrap_or(Link::Up);
+    Some(Nic { nic: args.nic?, network: args.network?, mac: args.mac?, link })
 }
 
 fn budget(deadline_ms: Option<u32>) -> Result<Duration, Problem> {
@@ -187,167 +197,100 @@ fn budget(deadline_ms: Option<u32>) -> Result<Duration, Problem> {
     Ok(budget)
 }
 
-/// The body of `PUT /v1/targets/{id}`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TargetDocument {
-    iqn: String,
-    #[serde(default)]
-    lun: u16,
-    volume: String,
-    initiators: Vec<String>,
-    chap: Option<Object<AccessDocument>>,
-    #[serde(default)]
-    read_only: bool,
-    #[serde(default)]
-    removable: bool,
-    #[serde(default)]
-    access: Option<String>,
-    #[serde(default)]
-    policy: Option<Object<PolicyDocument>>,
-}
-
-/// What initiators have to prove. It is written and never read: a target that has it is shown with `"chap": true`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AccessDocument {
-    accounts: Vec<Object<AccountDocument>>,
-    algorithms: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AccountDocument {
-    user: String,
-    secret: String,
-    initiator: Option<String>,
-    target_user: Option<String>,
-    target_secret: Option<String>,
-}
-
-impl AccessDocument {
-    fn access(self) -> Result<Access, Problem> {
-        let invalid =
-            |detail: &dyn fmt::Display| Problem::new(Kind::InvalidField, alloc::format!("chap: {detail}"));
-        let credentials = |user: String, secret: &str| {
-            let secret = Secret::new(secret).map_err(|error| invalid(&error))?;
-            Ok(Credentials { user: user.into(), secret })
+fn access(document: AccessDocument) -> Result<Access, Problem> {
+    let invalid =
+        |detail: &dyn fmt::Display| Problem::new(Kind::InvalidField, alloc::format!("chap: {detail}"));
+    let credentials = |user: String, secret: &str| {
+        let secret = Secret::new(secret).map_err(|error| invalid(&error))?;
+        Ok(Credentials { user: user.into(), secret })
+    };
+    let mut accounts = Vec::with_capacity(document.accounts.len());
+    for Object(account) in document.accounts {
+        let from_target = match (account.target_user, account.target_secret) {
+            (None, None) => None,
+            (Some(user), Some(secret)) => Some(credentials(user, &secret)?),
+            _ => return Err(invalid(&"target_user and target_secret belong together")),
         };
-        let mut accounts = Vec::with_capacity(self.accounts.len());
-        for Object(account) in self.accounts {
-            let from_target = match (account.target_user, account.target_secret) {
-                (None, None) => None,
-                (Some(user), Some(secret)) => Some(credentials(user, &secret)?),
-                _ => return Err(invalid(&"target_user and target_secret belong together")),
-            };
-            accounts.push(Account {
-                initiator: account.initiator.map(Into::into),
-                from_initiator: credentials(account.user, &account.secret)?,
-                from_target,
-            });
-        }
-        let algorithms = match self.algorithms {
-            None => Algorithms::ALL,
-            Some(list) => Algorithms::parse(&list)
-                .ok_or_else(|| invalid(&"algorithms: some of md5,sha1,sha-256,sha3-256"))?,
-        };
-        Access::new(accounts, algorithms).map_err(|error| invalid(&error))
+        accounts.push(Account {
+            initiator: account.initiator.map(Into::into),
+            from_initiator: credentials(account.user, &account.secret)?,
+            from_target,
+        });
+    }
+    let algorithms = match document.algorithms {
+        None => Algorithms::ALL,
+        Some(list) => Algorithms::parse(&list)
+            .ok_or_else(|| invalid(&"algorithms: some of md5,sha1,sha-256,sha3-256"))?,
+    };
+    Access::new(accounts, algorithms).map_err(|error| invalid(&error))
+}
+
+/// The document of a policy.
+pub(crate) fn policy_document(policy: &Policy) -> PolicyDocument {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    let Rate { iops, bandwidth, burst } = policy.rate;
+    PolicyDocument {
+        portals: policy.portals.clone(),
+        generation: (policy.generation > 0).then_some(policy.generation),
+        iops: (iops > 0).then_some(iops),
+        bandwidth: (bandwidth > 0).then_some(bandwidth),
+        burst_seconds: (burst > BURST).then_some(burst),
+        hold_seconds: policy.hold.map(seconds),
+        fail_after_seconds: policy.fail_after.map(seconds),
+        assume_durable: policy.assume_durable,
+        portals_fence: policy.portals_fence,
     }
 }
 
-/// What is decided about the way to a target's bytes; `0` and `null` stand for what holds without it.
-#[derive(Deserialize, Serialize, Debug, Default, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct PolicyDocument {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    portals: Vec<SocketAddrV4>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    iops: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bandwidth: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    burst_seconds: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hold_seconds: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fail_after_seconds: Option<u32>,
-    #[serde(skip_serializing_if = "core::ops::Not::not")]
-    assume_durable: bool,
-    #[serde(skip_serializing_if = "core::ops::Not::not")]
-    portals_fence: bool,
-}
-
-impl PolicyDocument {
-    /// The document of a policy.
-    pub(crate) fn new(policy: &Policy) -> Self {
-        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        let Rate { iops, bandwidth, burst } = policy.rate;
-        Self {
-            portals: policy.portals.clone(),
-            generation: (policy.generation > 0).then_some(policy.generation),
-            iops: (iops > 0).then_some(iops),
-            bandwidth: (bandwidth > 0).then_some(bandwidth),
-            burst_seconds: (burst > BURST).then_some(burst),
-            hold_seconds: policy.hold.map(seconds),
-            fail_after_seconds: policy.fail_after.map(seconds),
-            assume_durable: policy.assume_durable,
-            portals_fence: policy.portals_fence,
-        }
-    }
-
-    fn policy(self) -> Policy {
-        let seconds = |number: u32| Duration::from_secs(number.into());
-        Policy {
-            portals: self.portals,
-            generation: self.generation.unwrap_or(0),
-            rate: Rate {
-                iops: self.iops.unwrap_or(0),
-                bandwidth: self.bandwidth.unwrap_or(0),
-                burst: self.burst_seconds.unwrap_or(BURST),
-            },
-            hold: self.hold_seconds.map(seconds),
-            fail_after: self.fail_after_seconds.map(seconds),
-            assume_durable: self.assume_durable,
-            portals_fence: self.portals_fence,
-        }
+/// The policy of a document.
+fn policy(document: PolicyDocument) -> Policy {
+    let seconds = |number: u32| Duration::from_secs(number.into());
+    Policy {
+        portals: document.portals,
+        generation: document.generation.unwrap_or(0),
+        rate: Rate {
+            iops: document.iops.unwrap_or(0),
+            bandwidth: document.bandwidth.unwrap_or(0),
+            burst: document.burst_seconds.unwrap_or(BURST),
+        },
+        hold: document.hold_seconds.map(seconds),
+        fail_after: document.fail_after_seconds.map(seconds),
+        assume_durable: document.assume_durable,
+        portals_fence: document.portals_fence,
     }
 }
 
-impl TargetDocument {
-    /// What is asked of storage, which knows what names and volumes may be; here they are only bounded.
-    pub(crate) fn exposure(self, id: &InstanceId) -> Result<Exposure, Problem> {
-        let long = |text: &String| text.is_empty() || text.len() > NAME_MAX;
-        let named = |text: &str| AccessState::NAMES.iter().find(|(name, _)| *name == text);
-        let access = self.access.as_deref().map_or(Some(AccessState::default()), |text| Some(named(text)?.1));
-        let wrong = if long(&self.iqn) {
-            Some("iqn: 1 to 223 bytes")
-        } else if self.volume.is_empty() || self.volume.len() > VOLUME_MAX {
-            Some("volume: 1 to 1024 bytes")
-        } else if self.initiators.is_empty() || self.initiators.len() > INITIATORS_MAX {
-            Some("initiators: 1 to 32 names, or \"*\" for any")
-        } else if self.initiators.iter().any(long) {
-            Some("initiators: each has 1 to 223 bytes")
-        } else if access.is_none() {
-            Some("access: optimized, non-optimized or standby")
-        } else {
-            None
-        };
-        let (None, Some(access)) = (wrong, access) else {
-            return Err(Problem::new(Kind::InvalidField, wrong.unwrap_or_default()));
-        };
-        Ok(Exposure {
-            id: id.as_str().into(),
-            iqn: self.iqn,
-            lun: self.lun,
-            volume: self.volume,
-            initiators: self.initiators,
-            chap: self.chap.map(|Object(access)| access.access()).transpose()?,
-            read_only: self.read_only,
-            removable: self.removable,
-            access,
-            policy: self.policy.map_or_else(PolicyDocument::default, |policy| policy.0).policy(),
-        })
+/// What is asked of storage, which knows what names and volumes may be; here they are only bounded.
+pub(crate) fn exposure(document: TargetDocument, id: &TargetId) -> Result<Exposure, Problem> {
+    let long = |text: &String| text.is_empty() || text.len() > NAME_MAX;
+    let wrong = if long(&document.iqn) {
+        Some("iqn: 1 to 223 bytes")
+    } else if document.volume.is_empty() || document.volume.len() > VOLUME_MAX {
+        Some("volume: 1 to 1024 bytes")
+    } else if document.initiators.is_empty() || document.initiators.len() > INITIATORS_MAX {
+        Some("initiators: 1 to 32 names, or \"*\" for any")
+    } else if document.initiators.iter().any(long) {
+        Some("initiators: each has 1 to 223 bytes")
+    } else {
+        None
+    };
+    if let Some(wrong) = wrong {
+        return Err(Problem::new(Kind::InvalidField, wrong));
     }
+    Ok(Exposure {
+        id: id.as_str().into(),
+        iqn: document.iqn,
+        lun: document.lun,
+        volume: document.volume,
+        initiators: document.initiators,
+        chap: document.chap.map(|Object(document)| access(document)).transpose()?,
+        read_only: document.read_only,
+        removable: document.removable,
+        access: document.access.map_or_else(AccessState::default, |access| match access {
+            api::Access::Optimized => AccessState::Optimized,
+            api::Access::NonOptimized => AccessState::NonOptimized,
+            api::Access::Standby => AccessState::Standby,
+        }),
+        policy: policy(document.policy.unwrap_or_default().0),
+    })
 }

@@ -6,11 +6,11 @@
 
 use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
 use crate::delivery::is_repeatable;
-use crate::documents::{self, CommandDocument, CreateDocument, Order, TargetDocument};
+use crate::documents::{self, Order};
 use crate::metrics::{Gauges, Machine, Metrics};
 use crate::operations::{Begin, End, Operation, OperationPage, OperationView, Operations, Stage};
 use crate::policy::{Policy, Principal, Right};
-use crate::problem::{self, Kind, Problem};
+use crate::problem::{Kind, Problem};
 use crate::route::{Page, Route, route};
 use crate::targets::{self, Targets};
 use crate::views::{ImageList, InstancePage, InstanceView};
@@ -204,7 +204,7 @@ impl Management {
             Route::Health => Response::text(200, "ok\n"),
             Route::Ready => about::ready(self),
             Route::About => about::about(self),
-            Route::Problems => Response::json(200, problem::published()),
+            Route::Problems => Response::json(200, encode(&management_api::catalogue())),
             Route::Metrics => {
                 let uptime = self.clock.now().since(Instant::ZERO);
                 let machine = Machine {
@@ -218,7 +218,7 @@ impl Management {
             Route::Targets => targets::list(targets),
             Route::Target(id) => targets::get(targets, id.as_str())?,
             Route::PutTarget(id) => {
-                let exposure = documents::parse::<TargetDocument>(request)?.exposure(&id)?;
+                let exposure = documents::exposure(documents::parse(request)?, &id)?;
                 targets::put(targets, exposure)?
             }
             Route::DeleteTarget(id, grace) => targets::delete(targets, id.as_str(), grace)?,
@@ -239,11 +239,11 @@ impl Management {
                 return Ok(self.read(describe, Purpose::Instance, request.path));
             }
             Route::CreateInstance => {
-                let order = documents::parse::<CreateDocument>(request)?.order()?;
+                let order = documents::create(documents::parse(request)?)?;
                 return self.command(&order, principal, request.path);
             }
             Route::Command(id) => {
-                let order = documents::parse::<CommandDocument>(request)?.order(id)?;
+                let order = documents::command(documents::parse(request)?, id, targets)?;
                 return self.command(&order, principal, request.path);
             }
         };

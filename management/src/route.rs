@@ -5,6 +5,7 @@ use agent_protocol::{InstanceId, OpId};
 use alloc::format;
 use core::str::FromStr;
 use core::time::Duration;
+use management_api::{Call, Parameters, TargetId, find, methods};
 use management_http::{Method, Request};
 
 /// A request, understood as far as its method and path go.
@@ -44,9 +45,6 @@ pub(crate) enum Route {
     DeleteTarget(TargetId, Option<u16>),
 }
 
-/// Targets are named under the same rule as instances.
-pub(crate) type TargetId = InstanceId;
-
 /// Which part of a list is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Page {
@@ -66,93 +64,51 @@ impl Page {
     const MAX: usize = 200;
 }
 
-/// The kinds of resources, and the methods each has.
-enum Resource<'a> {
-    Fixed(Route),
-    Instances,
-    Instance(&'a str),
-    Commands(&'a str),
-    Operations,
-    Operation(&'a str),
-    Target(&'a str),
-}
-
 /// Understand the method, the path and the query.
 pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
-    let resource = resource(request.path)
-        .ok_or_else(|| Problem::new(Kind::NotFound, format!("There is nothing at {}.", request.path)))?;
-    let paged = matches!(resource, Resource::Instances | Resource::Operations) && is_read(request.method);
-    let deletes = matches!(resource, Resource::Target(_)) && request.method == Method::Delete;
-    let waits = matches!(resource, Resource::Operation(_)) && is_read(request.method);
+    let nothing = || Problem::new(Kind::NotFound, format!("There is nothing at {}.", request.path));
+    let (endpoint, name) = find(request.method, request.path).map_err(|others| match methods(others) {
+        Some(allow) => not_allowed(allow),
+        None => nothing(),
+    })?;
     let (mut patience, mut waited) = (None, None);
     let page = match request.query {
-        Some(query) if paged => page(query)?,
-        Some(query) if deletes => {
+        Some(query) if endpoint.query.has(Parameters::PAGE) => page(query)?,
+        Some(query) if endpoint.query.has(Parameters::GRACE) => {
             patience = Some(grace(query)?);
             Page { limit: Page::DEFAULT, after: None }
         }
-        Some(query) if waits => {
+        Some(query) if endpoint.query.has(Parameters::WAIT) => {
             waited = Some(wait(query)?);
             Page { limit: Page::DEFAULT, after: None }
         }
         Some(_) => return Err(Problem::new(Kind::MalformedQuery, "This resource takes no query.")),
         None => Page { limit: Page::DEFAULT, after: None },
     };
-    let route = match (resource, request.method) {
-        (Resource::Fixed(route), method) if is_read(method) => route,
-        (Resource::Fixed(_), _) => return Err(not_allowed("GET, HEAD")),
-        (Resource::Instances, Method::Post) => Route::CreateInstance,
-        (Resource::Instances, method) if is_read(method) => Route::Instances(page),
-        (Resource::Instances, _) => return Err(not_allowed("GET, HEAD, POST")),
-        (Resource::Instance(id), method) if is_read(method) => {
-            Route::Instance(named(id, Kind::UnknownInstance)?)
-        }
-        (Resource::Instance(_), _) => return Err(not_allowed("GET, HEAD")),
-        (Resource::Commands(id), Method::Post) => Route::Command(named(id, Kind::UnknownInstance)?),
-        (Resource::Commands(_), _) => return Err(not_allowed("POST")),
-        (Resource::Operations, method) if is_read(method) => Route::Operations(page),
-        (Resource::Operations, _) => return Err(not_allowed("GET, HEAD")),
-        (Resource::Operation(id), method) if is_read(method) => {
-            Route::Operation(named(id, Kind::UnknownOperation)?, waited)
-        }
-        (Resource::Operation(_), _) => return Err(not_allowed("GET, HEAD")),
-        (Resource::Target(id), Method::Put) => Route::PutTarget(named(id, Kind::InvalidField)?),
-        (Resource::Target(id), Method::Delete) => {
-            Route::DeleteTarget(named(id, Kind::UnknownTarget)?, patience)
-        }
-        (Resource::Target(id), method) if is_read(method) => Route::Target(named(id, Kind::UnknownTarget)?),
-        (Resource::Target(_), _) => return Err(not_allowed("GET, HEAD, PUT, DELETE")),
+    let route = match endpoint.call {
+        Call::Health => Route::Health,
+        Call::Ready => Route::Ready,
+        Call::About => Route::About,
+        Call::Problems => Route::Problems,
+        Call::Metrics => Route::Metrics,
+        Call::Images => Route::Images,
+        Call::Instances => Route::Instances(page),
+        Call::CreateInstance => Route::CreateInstance,
+        Call::Instance => Route::Instance(named(name, Kind::UnknownInstance)?),
+        Call::Command => Route::Command(named(name, Kind::UnknownInstance)?),
+        Call::Operations => Route::Operations(page),
+        Call::Operation => Route::Operation(named(name, Kind::UnknownOperation)?, waited),
+        Call::Targets => Route::Targets,
+        Call::Target => Route::Target(named(name, Kind::UnknownTarget)?),
+        Call::PutTarget => Route::PutTarget(named(name, Kind::InvalidField)?),
+        Call::DeleteTarget => Route::DeleteTarget(named(name, Kind::UnknownTarget)?, patience),
+        _ => return Err(nothing()),
     };
     let has_body = matches!(request.method, Method::Post | Method::Put | Method::Patch);
     if !has_body && !request.body.is_empty() {
         return Err(Problem::new(Kind::UnexpectedBody, format!("{} takes no body.", request.method)));
     }
     Ok(route)
-}
-
-fn resource(path: &str) -> Option<Resource<'_>> {
-    let mut segments = path.strip_prefix('/')?.split('/');
-    let parts = [segments.next(), segments.next(), segments.next(), segments.next(), segments.next()];
-    Some(match parts {
-        [Some("healthz"), None, ..] => Resource::Fixed(Route::Health),
-        [Some("readyz"), None, ..] => Resource::Fixed(Route::Ready),
-        [Some("v1"), None, ..] => Resource::Fixed(Route::About),
-        [Some("v1"), Some("problems"), None, ..] => Resource::Fixed(Route::Problems),
-        [Some("v1"), Some("metrics"), None, ..] => Resource::Fixed(Route::Metrics),
-        [Some("v1"), Some("images"), None, ..] => Resource::Fixed(Route::Images),
-        [Some("v1"), Some("targets"), None, ..] => Resource::Fixed(Route::Targets),
-        [Some("v1"), Some("instances"), None, ..] => Resource::Instances,
-        [Some("v1"), Some("instances"), Some(id), None, _] => Resource::Instance(id),
-        [Some("v1"), Some("instances"), Some(id), Some("commands"), None] => Resource::Commands(id),
-        [Some("v1"), Some("operations"), None, ..] => Resource::Operations,
-        [Some("v1"), Some("operations"), Some(id), None, _] => Resource::Operation(id),
-        [Some("v1"), Some("targets"), Some(id), None, _] => Resource::Target(id),
-        _ => return None,
-    })
-}
-
-fn is_read(method: Method) -> bool {
-    matches!(method, Method::Get | Method::Head)
 }
 
 /// A name in a path. One that nothing can have stands for nothing: that is `otherwise`.

@@ -1,12 +1,13 @@
 //! Targets: the part of the API that storage answers.
 
 use crate::problem::{Kind, Problem};
-use crate::views::{TargetList, TargetView};
+use crate::views;
 use agent_protocol::encode;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
+use management_api::TargetPage;
 use management_http::Response;
 use storage::{Connected, ControlError, Exposed, Exposure};
 
@@ -49,13 +50,13 @@ impl Targets for storage::Control {
 
 pub(crate) fn list(targets: &dyn Targets) -> Response {
     let exposed = targets.list();
-    let views = exposed.iter().map(TargetView::new).collect();
-    Response::json(200, encode(&TargetList { targets: views }))
+    let targets = exposed.iter().map(views::target).collect();
+    Response::json(200, encode(&TargetPage { targets, next: None }))
 }
 
 pub(crate) fn get(targets: &dyn Targets, id: &str) -> Result<Response, Problem> {
     let exposed = targets.get(id).ok_or_else(|| unknown(id))?;
-    Ok(Response::json(200, encode(&TargetView::new(&exposed))))
+    Ok(Response::json(200, encode(&views::target(&exposed))))
 }
 
 /// Made for the first time it is 201, and 200 when it was there.
@@ -63,7 +64,7 @@ pub(crate) fn put(targets: &dyn Targets, exposure: Exposure) -> Result<Response,
     let id = exposure.id.clone();
     let before = targets.get(&id);
     let exposed = targets.expose(exposure).map_err(|error| problem(&id, error))?;
-    let body = encode(&TargetView::new(&exposed));
+    let body = encode(&views::target(&exposed));
     if before.is_some() {
         return Ok(Response::json(200, body));
     }
@@ -79,7 +80,7 @@ pub(crate) fn delete(targets: &dyn Targets, id: &str, grace: Option<u16>) -> Res
     done.map_err(|error| problem(id, error))?;
     Ok(match targets.get(id) {
         None => Response::no_content(),
-        Some(leaving) => Response::json(202, encode(&TargetView::new(&leaving))),
+        Some(leaving) => Response::json(202, encode(&views::target(&leaving))),
     })
 }
 

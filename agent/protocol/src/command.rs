@@ -90,6 +90,7 @@ impl Command {
 
 /// What must hold for an instance before a command touches it. An absent field demands nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Precondition {
     /// It is this incarnation of its name, so that a late command cannot hit a successor.
@@ -236,6 +237,7 @@ pub enum Action {
 
 /// What happens when a guest ignores a request to shut down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Then {
     /// It is left running and the command has failed.
@@ -281,6 +283,7 @@ macro_rules! verbs {
     ($($(#[$doc:meta])* $item:ident = $text:literal,)*) => {
         /// A verb without its arguments.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum Verb {
             $($(#[$doc])* #[serde(rename = $text)] $item,)*
         }

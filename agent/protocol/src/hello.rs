@@ -44,6 +44,7 @@ pub struct Welcome {
 
 /// One hypervisor that an agent drives, and what it can do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Backend {
     /// What kind of hypervisor it is.
     pub name: Text,
@@ -55,6 +56,7 @@ pub struct Backend {
 
 /// How a hypervisor carries out one verb.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Capability {
     /// The verb.
     pub verb: Verb,
@@ -66,6 +68,7 @@ pub struct Capability {
 
 /// How well a hypervisor carries out a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Support {
     /// It has a command for it.

@@ -15,6 +15,8 @@ mod hello;
 pub mod lifecycle;
 mod network;
 mod parts;
+#[cfg(feature = "schema")]
+mod schema;
 mod text;
 mod token;
 mod wire;

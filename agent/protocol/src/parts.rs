@@ -16,6 +16,7 @@ pub const NICS_MAX: usize = 8;
 
 /// How large an instance is. What is absent is as its image says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Size {
     /// Virtual processors, at least one.
@@ -41,6 +42,7 @@ impl Size {
 /// A disk: a target of the appliance, by the names the appliance knows it by. Where the appliance is stands in the
 /// operator's file and never crosses the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// What the disk is called; unique within its instance.
@@ -57,6 +59,7 @@ pub struct Volume {
 
 /// A network interface of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
     /// What the interface is called; unique within its instance.
@@ -76,6 +79,7 @@ const fn up() -> Link {
 
 /// Whether an interface's cable is plugged in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Link {
     /// It is.
@@ -86,6 +90,7 @@ pub enum Link {
 
 /// How far the attachment of a disk or an interface has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Attachment {
     /// The guest has it, or will have it when it starts.
@@ -96,6 +101,7 @@ pub enum Attachment {
 
 /// A disk as it is shown of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AttachedVolume {
     /// The disk.
     #[serde(flatten)]
@@ -106,6 +112,7 @@ pub struct AttachedVolume {
 
 /// An interface as it is shown of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AttachedNic {
     /// The interface.
     #[serde(flatten)]
@@ -116,6 +123,7 @@ pub struct AttachedNic {
 
 /// What an instance has used since it was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stats {
     /// Time that its processors ran, in milliseconds.
     pub cpu_ms: u64,
@@ -132,6 +140,7 @@ pub struct Stats {
 
 /// What went through a disk or an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Traffic {
     /// The volume's or interface's name, or the hypervisor's for one of the image's own.
     pub name: Text,

@@ -1,8 +1,11 @@
 //! Commands and what becomes of them.
 
 use super::desk::*;
+use super::resets::{disk, start};
 use crate::*;
-use agent_protocol::{Action, Failure, Outcome, Precondition, Refusal, State, Text, Then, Uuid};
+use agent_protocol::{
+    Action, Failure, Link, Nic, Outcome, Precondition, Refusal, Size, State, Text, Then, Uuid, Volume,
+};
 use std::time::Duration;
 
 const COMMANDS: &str = "POST /v1/instances/web-1/commands";
@@ -39,6 +42,86 @@ fn a_command_becomes_one_question_and_its_answer_an_operation() {
     assert_eq!(desk.answer(&format!("GET /v1/operations/{id}"), ""), (200, document));
 }
 
+/// Commands whose arguments name something.
+fn actions_with_parts() -> Vec<(&'static str, Action)> {
+    let size = Size { cpus: Some(2), memory_mib: None };
+    let nic = Nic {
+        nic: "lan".parse().unwrap(),
+        network: "blue".parse().unwrap(),
+        mac: "52:54:00:00:00:01".parse().unwrap(),
+        link: Link::Up,
+    };
+    vec![
+        (r#"{"verb":"force-stop"}"#, Action::Stop { graceful: false, timeout_ms: 0, then: Then::Leave }),
+        (
+            r#"{"verb":"reboot","args":{"timeout_ms":7,"then":"force"}}"#,
+            Action::Reboot { timeout_ms: 7, then: Then::Force },
+        ),
+        (r#"{"verb":"reset"}"#, Action::Reset {}),
+        (r#"{"verb":"save"}"#, Action::Save {}),
+        (r#"{"verb":"restore"}"#, Action::Restore {}),
+        (
+            r#"{"verb":"snapshot","args":{"snapshot":"before"}}"#,
+            Action::Snapshot { snapshot: "before".parse().unwrap() },
+        ),
+        (
+            r#"{"verb":"revert","args":{"snapshot":"before"}}"#,
+            Action::Revert { snapshot: "before".parse().unwrap() },
+        ),
+        (r#"{"verb":"resize","args":{"cpus":2}}"#, Action::Resize { size }),
+        (
+            r#"{"verb":"volume.detach","args":{"volume":"data"}}"#,
+            Action::VolumeDetach { volume: "data".parse().unwrap(), timeout_ms: 60_000 },
+        ),
+        (
+            r#"{"verb":"volume.resize","args":{"volume":"data"}}"#,
+            Action::VolumeResize { volume: "data".parse().unwrap() },
+        ),
+        (
+            r#"{"verb":"nic.attach","args":{"nic":"lan","network":"blue","mac":"52:54:00:00:00:01"}}"#,
+            Action::NicAttach { nic },
+        ),
+        (
+            r#"{"verb":"nic.detach","args":{"nic":"lan","timeout_ms":9}}"#,
+            Action::NicDetach { nic: "lan".parse().unwrap(), timeout_ms: 9 },
+        ),
+        (
+            r#"{"verb":"nic.update","args":{"nic":"lan","link":"down"}}"#,
+            Action::NicUpdate { nic: "lan".parse().unwrap(), link: Link::Down },
+        ),
+        (
+            r#"{"verb":"migrate.prepare","args":{"image":"tiny"}}"#,
+            Action::MigratePrepare { image: "tiny".parse().unwrap() },
+        ),
+        (
+            r#"{"verb":"migrate.start","args":{"peer":"next-door"}}"#,
+            Action::MigrateStart { peer: "next-door".parse().unwrap() },
+        ),
+        (r#"{"verb":"migrate.cancel"}"#, Action::MigrateCancel {}),
+    ]
+}
+
+#[test]
+fn a_disk_is_attached_by_the_name_of_its_target() {
+    let desk = Desk::new();
+    let target =
+        r#"{"iqn":"iqn.2026-01.example:disk","volume":"nbd://10.1.0.9/disk","initiators":["*"],"lun":3}"#;
+    let attach = r#"{"verb":"volume.attach","args":{"target":"disk-1"}}"#;
+    assert_eq!(kind(&desk.answer(COMMANDS, attach)), (404, "unknown-target"));
+    assert_eq!(desk.answer("PUT /v1/targets/disk-1", target).0, 201);
+    let volume = |volume: &str, read_only| Action::VolumeAttach {
+        volume: Volume {
+            volume: volume.parse().unwrap(),
+            iqn: "iqn.2026-01.example:disk".parse().unwrap(),
+            lun: 3,
+            read_only,
+        },
+    };
+    assert_eq!(desk.sent(COMMANDS, attach).0.action, volume("disk-1", false));
+    let named = r#"{"verb":"volume.attach","args":{"target":"disk-1","volume":"data","read_only":true}}"#;
+    assert_eq!(desk.sent(COMMANDS, named).0.action, volume("data", true));
+}
+
 #[test]
 fn each_verb_and_its_arguments_reach_the_agent_as_types() {
     let stop = |graceful, timeout_ms, then| Action::Stop { graceful, timeout_ms, then };
@@ -50,8 +133,9 @@ fn each_verb_and_its_arguments_reach_the_agent_as_types() {
         (r#"{"verb":"stop","args":{"timeout_ms":5,"then":"force"}}"#, stop(true, 5, Then::Force)),
         (r#"{"verb":"stop","args":{"graceful":false}}"#, stop(false, 0, Then::Leave)),
     ];
-    let desk = Desk::new();
-    for (body, action) in cases {
+    // Some verbs are only for an appliance that can remember them.
+    let desk = start(&disk(), 1);
+    for (body, action) in cases.into_iter().chain(actions_with_parts()) {
         assert_eq!(desk.sent(COMMANDS, body).0.action, action, "{body}");
     }
     let body = r#"{"verb":"pause","deadline_ms":1500,"precondition":{"generation":3,"state":"running"}}"#;

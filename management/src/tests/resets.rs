@@ -12,12 +12,12 @@ use std::time::Duration;
 const COMMANDS: &str = "POST /v1/instances/web-1/commands";
 const TERMINATE: &str = r#"{"verb":"terminate","client_token":"T-1"}"#;
 
-fn disk() -> RamDisk {
+pub(super) fn disk() -> RamDisk {
     RamDisk::new(state::LEAST_BLOCKS)
 }
 
 /// An appliance that starts with what is on the disk, in its run of this number.
-fn start(disk: &RamDisk, run: u128) -> Desk {
+pub(super) fn start(disk: &RamDisk, run: u128) -> Desk {
     let records =
         Records::open(Box::new(disk.clone()), 65536, ([1; 16], run as u64), || Instant::ZERO).unwrap();
     let configuration = Configuration { boot: Uuid(run), ..configuration(Some("10.0.0.1:7077")) };

@@ -45,11 +45,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("management_http", &[]),
     ("agent_protocol", &[]),
     ("agent_engine", &["agent_protocol"]),
+    // Itself in tests only, with the schemas that the OpenAPI document is made of.
+    ("management_api", &["agent_protocol", "management_http", "management_api"]),
     (
         "management",
         // The agent in tests only: they drive a real one.
         &[
             "management_http",
+            "management_api",
             "agent_protocol",
             "agent",
             "storage",
@@ -59,7 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kernel_runtime",
         ],
     ),
-    ("management_ctl", &["management_http", "agent_protocol", "network_tls"]),
+    ("management_ctl", &["management_api", "management_http", "agent_protocol", "network_tls"]),
     ("agent", &["agent_engine", "agent_protocol", "management_http"]),
     (
         "image_appliance",

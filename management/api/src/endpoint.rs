@@ -1,0 +1,342 @@
+//! The one table of requests: method, path, who may, and what is sent and answered.
+
+use crate::problem::Kind;
+use management_http::Method;
+
+/// What a request wants to do, as far as rights are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Look at the appliance itself: its health and what it is.
+    About,
+    /// Look at its figures.
+    Metrics,
+    /// Look at instances, what they can be made of, and the operations on them.
+    Read,
+    /// Command instances.
+    Instances,
+    /// Look at targets.
+    ReadTargets,
+    /// Expose and withdraw targets.
+    Targets,
+    /// Look at networks.
+    ReadNetworks,
+    /// Say what networks look like.
+    Networks,
+    /// Read what has happened.
+    Events,
+    /// Read who did what.
+    Audit,
+    /// Give the appliance its first certificate.
+    Enrol,
+    /// See to the appliance's key and certificate.
+    Keys,
+}
+
+/// The parameters that the query of a request may have, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters(pub u8);
+
+impl Parameters {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// `limit`: at most so many, from 1 to 200; 100 unless it says so.
+    pub const LIMIT: Self = Self(1);
+    /// `after`: those that come after this name.
+    pub const AFTER: Self = Self(2);
+    /// `after`: those that come after this number.
+    pub const AFTER_SEQ: Self = Self(4);
+    /// `wait`: how long the answer may be held back until there is something new, from `0s` to `25s`.
+    pub const WAIT: Self = Self(8);
+    /// `dry_run`: with `true` it is only looked at whether it would be carried out.
+    pub const DRY_RUN: Self = Self(16);
+    /// `grace`: seconds that initiators have to log out, from 0 to 3600.
+    pub const GRACE: Self = Self(32);
+    /// A page of what has names.
+    pub const PAGE: Self = Self(Self::LIMIT.0 | Self::AFTER.0);
+    /// A page of what has numbers.
+    pub const SEQ_PAGE: Self = Self(Self::LIMIT.0 | Self::AFTER_SEQ.0);
+    /// The same, and waiting for more.
+    pub const STREAM: Self = Self(Self::SEQ_PAGE.0 | Self::WAIT.0);
+    /// For what takes something away.
+    pub const REMOVAL: Self = Self(Self::GRACE.0 | Self::DRY_RUN.0);
+
+    /// Whether all of `other` are among these.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What it asks for.
+    pub call: Call,
+    /// The method; `HEAD` goes where `GET` does.
+    pub method: Method,
+    /// The path; a segment `{id}` stands for any name, and may have an action behind it after a colon.
+    pub path: &'static str,
+    /// Who may.
+    pub right: Right,
+    /// What the query may have.
+    pub query: Parameters,
+}
+
+macro_rules! endpoints {
+    ($($(#[$doc:meta])* $call:ident: $method:ident $path:literal $right:ident $query:ident
+        ($($request:ty)?) -> [$($status:literal $($response:ty)?),+] $problems:expr;)*) => {
+        /// What a request asks for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Call {
+            $($(#[$doc])* $call,)*
+        }
+
+        /// Every request that there is.
+        pub const ENDPOINTS: &[Endpoint] = &[
+            $(Endpoint {
+                call: Call::$call,
+                method: Method::$method,
+                path: $path,
+                right: Right::$right,
+                query: Parameters::$query,
+            },)*
+        ];
+
+        impl Call {
+            /// The problems that may be the answer, beside those of any request ([`ANY`]).
+            pub const fn problems(self) -> &'static [&'static [Kind]] {
+                match self {
+                    $(Self::$call => $problems,)*
+                }
+            }
+
+            /// The name of the row.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$call => stringify!($call),)*
+                }
+            }
+
+            /// Schemas of the body that is sent, and of those that are answered by status.
+            #[cfg(feature = "schema")]
+            pub(crate) fn schemas(self, generator: &mut schemars::SchemaGenerator) -> crate::openapi::Bodies {
+                match self {
+                    $(Self::$call => crate::openapi::Bodies {
+                        doc: crate::openapi::doc(&[$(stringify!($doc)),*]),
+                        request: [$(generator.subschema_for::<$request>())?].into_iter().next(),
+                        responses: [$(($status, [$(generator.subschema_for::<$response>())?].into_iter().next())),+]
+                            .into_iter()
+                            .collect(),
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+/// What may be the answer to any request.
+pub const ANY: &[Kind] = &[
+    Kind::NotFound,
+    Kind::MethodNotAllowed,
+    Kind::UnexpectedBody,
+    Kind::MalformedQuery,
+    Kind::Forbidden,
+    Kind::ApiVersion,
+];
+/// To one with a body.
+const BODY: &[Kind] = &[Kind::UnsupportedMediaType, Kind::MalformedBody, Kind::InvalidField];
+/// To one for which the agent is asked.
+const AGENT: &[Kind] = &[
+    Kind::TooBusy,
+    Kind::AgentNotConfigured,
+    Kind::AgentUnavailable,
+    Kind::AgentNonsense,
+    Kind::AgentRefused,
+    Kind::StaleEpoch,
+];
+/// To one that must be remembered.
+const KEPT: &[Kind] = &[Kind::NoState, Kind::StateDiskFull];
+/// To one about an instance.
+const INSTANCE: &[Kind] = &[Kind::UnknownInstance, Kind::StateUnknown, Kind::InstanceTerminated];
+/// To a command.
+const COMMAND: &[Kind] = &[
+    Kind::InstanceExists,
+    Kind::UnknownImage,
+    Kind::WrongState,
+    Kind::PreconditionFailed,
+    Kind::Unsupported,
+    Kind::UnknownPart,
+    Kind::PartExists,
+    Kind::InstanceFrozen,
+    Kind::NoCapacity,
+    Kind::GuestIgnored,
+    Kind::GuestDidNotRelease,
+    Kind::HypervisorFailed,
+    Kind::HypervisorTimeout,
+    Kind::AgentStorage,
+    Kind::TokenReused,
+    Kind::DeadlinePassed,
+    Kind::OutcomeUnknown,
+    Kind::UnknownTarget,
+    Kind::NotAdmitted,
+    Kind::Draining,
+];
+/// To one that looks at an instance.
+const LOOK: &[Kind] =
+    &[Kind::HypervisorFailed, Kind::HypervisorTimeout, Kind::AgentStorage, Kind::DeadlinePassed];
+/// To one about an operation.
+const OPERATION: &[Kind] = &[Kind::UnknownOperation];
+/// To one that calls an operation off.
+const CANCEL: &[Kind] = &[Kind::UnknownOperation, Kind::NotCancellable];
+/// To one about a target.
+const TARGET: &[Kind] = &[Kind::UnknownTarget];
+/// To one that changes a target.
+const EXPOSE: &[Kind] = &[
+    Kind::InvalidField,
+    Kind::TargetConflict,
+    Kind::NoCapacity,
+    Kind::StaleGeneration,
+    Kind::GenerationMismatch,
+];
+/// To one that takes a target away.
+const WITHDRAW: &[Kind] = &[Kind::UnknownTarget, Kind::TargetInUse, Kind::GenerationMismatch];
+
+endpoints! {
+    /// The appliance is alive.
+    Health: Get "/healthz" About NONE () -> [200 str] &[];
+    /// Every part that is configured can do its work.
+    Ready: Get "/readyz" About NONE () -> [200 crate::ReadyView, 503 crate::ReadyView] &[];
+    /// What the appliance is: version, clock, limits, agent.
+    About: Get "/v1" About NONE () -> [200 crate::AboutView] &[];
+    /// All that can go wrong.
+    Problems: Get "/v1/problems" About NONE () -> [200 crate::Catalogue] &[];
+    /// Counters, for Prometheus.
+    Metrics: Get "/v1/metrics" Metrics NONE () -> [200 str] &[];
+    /// The host: hypervisors, agent, capacity, drain.
+    Host: Get "/v1/hosts/self" Read NONE () -> [200 crate::HostView] &[];
+    /// Let the host take no new instances, or take them again.
+    Drain: Post "/v1/hosts/self:drain" Instances DRY_RUN (crate::DrainRequest) -> [200 crate::HostView] &[BODY, KEPT];
+    /// What can be done with instances here.
+    Capabilities: Get "/v1/capabilities" Read NONE () -> [200 crate::Capabilities] &[AGENT];
+    /// The images an instance can be made of.
+    Images: Get "/v1/images" Read NONE () -> [200 crate::ImageList] &[AGENT];
+    /// Instances, sorted by name.
+    Instances: Get "/v1/instances" Read PAGE () -> [200 crate::InstancePage] &[AGENT];
+    /// Make an instance.
+    CreateInstance: Post "/v1/instances" Instances DRY_RUN (crate::CreateRequest)
+        -> [200 crate::Forecast, 201 crate::OperationView, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];
+    /// One instance, looked at now.
+    Instance: Get "/v1/instances/{id}" Read NONE () -> [200 crate::InstanceView] &[AGENT, INSTANCE, LOOK];
+    /// What an instance has used.
+    Stats: Get "/v1/instances/{id}/stats" Read NONE () -> [200 crate::StatsView] &[AGENT, INSTANCE, LOOK];
+    /// Command an instance.
+    Command: Post "/v1/instances/{id}/commands" Instances DRY_RUN (crate::CommandRequest)
+        -> [200 crate::Forecast, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];
+    /// Command several instances; each command becomes an operation of its own, or a problem.
+    Batch: Post "/v1/commands" Instances DRY_RUN (crate::BatchRequest) -> [200 crate::BatchView, 202 crate::BatchView]
+        &[BODY];
+    /// Operations, the latest first.
+    Operations: Get "/v1/operations" Read PAGE () -> [200 crate::OperationPage] &[];
+    /// One operation, at once or when it is over.
+    Operation: Get "/v1/operations/{id}" Read WAIT () -> [200 crate::OperationView] &[OPERATION];
+    /// Call off an operation that has not been sent yet.
+    Cancel: Post "/v1/operations/{id}:cancel" Instances DRY_RUN () -> [200 crate::OperationView] &[CANCEL, KEPT];
+    /// Targets, sorted by name.
+    Targets: Get "/v1/targets" ReadTargets PAGE () -> [200 crate::TargetPage] &[];
+    /// One target: what is applied, and what is wanted.
+    Target: Get "/v1/targets/{id}" ReadTargets NONE () -> [200 crate::TargetView] &[TARGET];
+    /// Say what is wanted of a target, whole.
+    PutTarget: Put "/v1/targets/{id}" Targets DRY_RUN (crate::TargetDocument)
+        -> [200 crate::TargetView, 201 crate::TargetView] &[BODY, EXPOSE, KEPT];
+    /// Withdraw a target.
+    DeleteTarget: Delete "/v1/targets/{id}" Targets REMOVAL () -> [202 crate::TargetView, 204] &[WITHDRAW, KEPT];
+    /// What has happened since, at once or when something has.
+    Events: Get "/v1/events" Events STREAM () -> [200 crate::EventPage] &[];
+    /// Who did what.
+    Audit: Get "/v1/audit" Audit SEQ_PAGE () -> [200 crate::audit::AuditPage] &[];
+}
+
+/// The row whose path matches, and the name in it; the path matches but has other methods: those, as bits of [`methods`].
+///
+/// # Errors
+/// The methods that the path has; none when the path leads nowhere.
+pub fn find(method: Method, path: &str) -> Result<(&'static Endpoint, &str), u8> {
+    let method = if method == Method::Head { Method::Get } else { method };
+    let mut others = 0;
+    for endpoint in ENDPOINTS {
+        let Some(name) = matches(endpoint.path, path) else { continue };
+        if endpoint.method == method {
+            return Ok((endpoint, name));
+        }
+        others |= 1 << endpoint.method as u8;
+    }
+    Err(others)
+}
+
+/// The name that stands for `{id}`, or nothing, if `path` is one of `template`.
+fn matches<'a>(template: &str, path: &'a str) -> Option<&'a str> {
+    let Some((before, after)) = template.split_once("{id}") else {
+        return (template == path).then_some("");
+    };
+    let name = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!name.is_empty() && !name.contains(['/', ':'])).then_some(name)
+}
+
+/// The value of `Allow` for these methods.
+pub const fn methods(bits: u8) -> Option<&'static str> {
+    const GET: u8 = 1 << Method::Get as u8;
+    const POST: u8 = 1 << Method::Post as u8;
+    const PUT: u8 = 1 << Method::Put as u8;
+    const DELETE: u8 = 1 << Method::Delete as u8;
+    const GET_POST: u8 = GET | POST;
+    const DOCUMENT: u8 = GET | PUT | DELETE;
+    match bits {
+        GET => Some("GET, HEAD"),
+        POST => Some("POST"),
+        GET_POST => Some("GET, HEAD, POST"),
+        DOCUMENT => Some("GET, HEAD, PUT, DELETE"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_own_path_and_no_two_are_the_same() {
+        for endpoint in ENDPOINTS {
+            let path = endpoint.path.replace("{id}", "web-1");
+            let (found, name) = find(endpoint.method, &path).unwrap();
+            assert_eq!(found, endpoint);
+            assert_eq!(name, if endpoint.path.contains("{id}") { "web-1" } else { "" });
+        }
+    }
+
+    #[test]
+    fn every_path_names_its_methods_to_whoever_uses_another() {
+        for endpoint in ENDPOINTS {
+            let path = endpoint.path.replace("{id}", "web-1");
+            let bits = find(Method::Patch, &path).unwrap_err();
+            let allow = methods(bits).unwrap_or_else(|| panic!("{path}: {bits:b}"));
+            assert!(allow.split(", ").any(|method| method == endpoint.method.as_str()), "{path}: {allow}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_path_leads_nowhere() {
+        for path in [
+            "/",
+            "/v1/",
+            "/v2",
+            "/v1/instances/",
+            "/v1/instances/a/b",
+            "/v1/instances/a/b/commands",
+            "/v1/instances/a:b",
+            "/v1/operations/:cancel",
+            "/v1/operations/a/b:cancel",
+            "/v1/hosts/other",
+        ] {
+            assert_eq!(find(Method::Get, path), Err(0), "{path}");
+        }
+    }
+}
