@@ -2,6 +2,7 @@
 
 use crate::Management;
 use crate::ask::LinkState;
+use crate::door::CertificateView;
 use agent_protocol::{Backend, Text, Uuid, Welcome, encode};
 use alloc::string::String;
 use management_http::{Limits, Response};
@@ -92,7 +93,7 @@ pub(crate) fn about(management: &Management) -> Response {
             api_versions: ["1"],
             boot: management.configuration.boot,
             clock_ms: management.clock.now().as_micros() / 1000,
-            authentication: "none",
+            authentication: management.configuration.door.authentication(),
             agent: AgentView::new(&management.forward.state(), welcome),
             state: StateView::new(management),
             limits: LimitsView {
@@ -113,11 +114,15 @@ pub(crate) fn ready(management: &Management) -> Response {
         ready: bool,
         agent: AgentView<'a>,
         state: StateView,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<CertificateView>,
     }
+    let certificate = management.configuration.door.certificate(&management.clock);
+    let valid = certificate.is_none_or(|certificate| certificate.enrolled && !certificate.is_over());
     let state = management.forward.state();
     let is_linked = matches!(state, LinkState::Up | LinkState::NotConfigured);
-    let ready = is_linked && !management.state_failed.get();
+    let ready = is_linked && !management.state_failed.get() && valid;
     let agent = AgentView::new(&state, None);
-    let body = encode(&Ready { ready, agent, state: StateView::new(management) });
+    let body = encode(&Ready { ready, agent, state: StateView::new(management), certificate });
     Response::json(if ready { 200 } else { 503 }, body)
 }

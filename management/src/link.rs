@@ -7,6 +7,7 @@ use crate::ask::{AgentError, LinkState, Question, Reply};
 use crate::delivery::{Peer, Work};
 use crate::forward::Pending;
 use crate::problem::Kind;
+use crate::secure::Secure;
 use crate::wire::Wire;
 use agent_protocol::{
     Answer, Command, Hello, Inventory, Malformed, OpId, Uuid, VERSION, Welcome, decode, encode, path,
@@ -40,16 +41,17 @@ const STALE: &str = "urn:corbel:problem:stale-epoch";
 
 /// Carry questions to the agent in this slot of the host-only network, for ever. Several links share the questions, so
 /// that one slow command does not hold up the others. Ends at once when no agent is configured.
-pub async fn link(mut stream: Stream, management: Rc<Management>) {
-    link_on(&mut stream, &management).await;
+pub async fn link(stream: Stream, management: Rc<Management>) {
+    link_on(stream, &management).await;
 }
 
-pub(crate) async fn link_on<W: Wire>(stream: &mut W, management: &Management) {
+pub(crate) async fn link_on<W: Wire>(stream: W, management: &Management) {
+    let mut stream = Secure::dialling(stream, management.configuration.dialling.clone());
     let Some(agent) = management.configuration.agent else { return };
     let links = &management.forward.links;
     links.set(links.get() + 1);
     let mut link = Link {
-        stream,
+        stream: &mut stream,
         management,
         agent,
         client: Client::new(Limits::CLIENT, &agent.to_string()),
@@ -135,7 +137,10 @@ impl<W: Wire> Link<'_, W> {
         match with_deadline(&self.management.clock, until, self.stream.connect(self.agent)).await {
             Ok(Ok(())) => {}
             Ok(Err(ConnectError::Refused)) => {
-                return Err(format!("{} refuses or does not answer", self.agent));
+                return Err(match self.stream.words() {
+                    Some(words) => format!("{}: TLS: {words}", self.agent),
+                    None => format!("{} refuses or does not answer", self.agent),
+                });
             }
             Ok(Err(ConnectError::Unroutable)) => return Err(format!("there is no route to {}", self.agent)),
             Err(_) => {
@@ -151,8 +156,13 @@ impl<W: Wire> Link<'_, W> {
             self.management.forward.is_superseded();
             self.recall_all(until).await;
         }
+        let words = self.stream.words();
         self.stream.abort();
         Err(match broken {
+            // In TLS 1.3 a client hears last whether it is let in.
+            Broken::Lost(_) if let Some(words) = words => {
+                format!("{} did not greet: TLS: {words}", self.agent)
+            }
             Broken::Lost(why) => format!("{} did not greet: {why}", self.agent),
             Broken::Nonsense(what) => format!("{} greets wrongly: {what}", self.agent),
             Broken::Superseded => format!("{} takes commands from another appliance", self.agent),

@@ -7,11 +7,13 @@
 use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
 use crate::delivery::is_repeatable;
 use crate::documents::{self, Order};
+use crate::door::Door;
 use crate::metrics::{Gauges, Machine, Metrics};
 use crate::operations::{Begin, End, Operation, OperationPage, OperationView, Operations, Stage};
 use crate::policy::{Policy, Principal, Right};
 use crate::problem::{Kind, Problem};
 use crate::route::{Page, Route, route};
+use crate::secure::Dialling;
 use crate::targets::{self, Targets};
 use crate::views::{ImageList, InstancePage, InstanceView};
 use crate::{about, forward, stored};
@@ -20,6 +22,7 @@ use agent_protocol::{
 };
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
@@ -46,6 +49,10 @@ pub struct Configuration {
     pub boot: Uuid,
     /// Who may do what.
     pub policy: Policy,
+    /// Who callers are.
+    pub door: Door,
+    /// How the agent is dialled, if it is in TLS.
+    pub dialling: Option<Rc<Dialling>>,
     /// What the machine tells of itself.
     pub gauges: Gauges,
     /// How many operations are remembered.
@@ -197,7 +204,7 @@ impl Management {
 
     fn decide(&self, request: &Request<'_>, principal: Principal) -> Result<Step, Problem> {
         let route = route(request)?;
-        let denied = |why| Problem::new(Kind::Forbidden, why);
+        let denied = |why: String| Problem::new(Kind::Forbidden, why);
         self.configuration.policy.decide(principal, right(&route)).map_err(denied)?;
         let targets = &*self.targets;
         let answer = match route {
@@ -213,7 +220,9 @@ impl Management {
                     profile: self.clock.profile(),
                     gauges: self.configuration.gauges,
                 };
-                Response::text(200, self.metrics.text(&machine, &targets.list(), &targets.connections()))
+                let mut text = self.metrics.text(&machine, &targets.list(), &targets.connections());
+                self.configuration.door.figures(&mut text, &self.clock);
+                Response::text(200, text)
             }
             Route::Targets => targets::list(targets),
             Route::Target(id) => targets::get(targets, id.as_str())?,
@@ -367,14 +376,13 @@ struct Epoch {
 fn right(route: &Route) -> Right {
     match route {
         Route::Health | Route::Ready | Route::About | Route::Problems => Right::About,
-        Route::Metrics
-        | Route::Images
+        Route::Metrics => Right::Metrics,
+        Route::Images
         | Route::Instances(_)
         | Route::Instance(_)
         | Route::Operations(_)
-        | Route::Operation(..)
-        | Route::Targets
-        | Route::Target(_) => Right::Read,
+        | Route::Operation(..) => Right::Read,
+        Route::Targets | Route::Target(_) => Right::ReadTargets,
         Route::CreateInstance | Route::Command(_) => Right::Instances,
         Route::PutTarget(_) | Route::DeleteTarget(..) => Right::Targets,
     }

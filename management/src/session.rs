@@ -1,8 +1,10 @@
 //! One connection slot of the API: peers come one after another, and each is served until it leaves.
 
 use crate::ask::Ask;
+use crate::policy::Principal;
+use crate::secure::Secure;
 use crate::wire::Wire;
-use crate::{Management, Principal, Step};
+use crate::{Management, Step};
 use alloc::rc::Rc;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant, with_deadline};
@@ -14,21 +16,44 @@ const LIMITS: Limits = Limits { idle_time: Duration::from_secs(10), ..Limits::SE
 /// How long a peer has to close its side after the last response.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
+/// How long the slot rests behind a peer that was not let in: whoever tries keys, or only handshakes, takes no more of the
+/// processor than this leaves.
+const REFUSED_TIME: Duration = Duration::from_millis(50);
+
 /// Serve the API on `port` in this slot, for ever.
-pub async fn serve(mut stream: Stream, port: u16, management: Rc<Management>) {
-    serve_on(&mut stream, port, &management).await;
+pub async fn serve(stream: Stream, port: u16, management: Rc<Management>) {
+    serve_on(stream, port, &management).await;
 }
 
-pub(crate) async fn serve_on<W: Wire>(stream: &mut W, port: u16, management: &Management) {
+pub(crate) async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
+    let mut stream = Secure::new(stream);
+    let (clock, door) = (&management.clock, &management.configuration.door);
     loop {
         stream.accept(port).await;
         management.metrics.connection();
-        let clock = &management.clock;
-        match converse(stream, management).await {
+        let peer = stream.peer();
+        let (outcome, patience) = match stream.admit(door, clock).await {
+            Ok(principal) => {
+                if let Principal::Unknown(why) = principal {
+                    door.refused(peer, why, clock.now());
+                }
+                (converse(&mut stream, management, principal).await, FINISH_TIME)
+            }
+            Err(why) => {
+                door.refused(peer, &why, clock.now());
+                // So that it hears the alert, if there is one.
+                (Ok(()), REFUSED_TIME)
+            }
+        };
+        match outcome {
             Ok(()) => {
-                let finished = with_deadline(clock, clock.now() + FINISH_TIME, stream.finish()).await;
+                let until = clock.now() + patience;
+                let finished = with_deadline(clock, until, stream.finish()).await;
                 if finished.is_err() {
                     stream.abort();
+                }
+                if patience == REFUSED_TIME {
+                    clock.sleep_until(until).await;
                 }
             }
             Err(Gone) => stream.abort(),
@@ -40,7 +65,11 @@ pub(crate) async fn serve_on<W: Wire>(stream: &mut W, port: u16, management: &Ma
 struct Gone;
 
 /// Serve one peer until all is said.
-async fn converse<W: Wire>(stream: &mut W, management: &Management) -> Result<(), Gone> {
+async fn converse<W: Wire>(
+    stream: &mut W,
+    management: &Management,
+    principal: Principal,
+) -> Result<(), Gone> {
     let clock = &management.clock;
     let mut engine = Server::new(LIMITS, elapsed(clock));
     loop {
@@ -48,8 +77,7 @@ async fn converse<W: Wire>(stream: &mut W, management: &Management) -> Result<()
         if engine.is_finished() {
             return Ok(());
         }
-        // Until callers authenticate, everyone is nobody.
-        let step = engine.request().map(|request| management.begin(&request, Principal::Anonymous));
+        let step = engine.request().map(|request| management.begin(&request, principal));
         match step {
             Some(Step::Answer(response)) => engine.respond(elapsed(clock), &response),
             Some(Step::Ask(Ask { question, deadline }, continuation)) => {

@@ -1,7 +1,9 @@
 //! The plane as a function, its two tasks on wires in memory, and the whole path down to a real hypervisor.
 
 mod desk;
+mod door;
 mod plane;
+mod policy;
 mod requests;
 mod resets;
 mod tasks;

@@ -238,6 +238,18 @@ impl Stream {
         .await
     }
 
+    /// Write as much of `bytes` as there is room for, waiting until there is some.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<usize, Reset> {
+        poll_fn(|cx| match self.try_write(bytes) {
+            Ok(0) if !bytes.is_empty() => {
+                self.with((), |socket| socket.register_send_waker(cx.waker()));
+                Poll::Pending
+            }
+            written => Poll::Ready(written),
+        })
+        .await
+    }
+
     /// Write all of `bytes` into the send buffer, waiting for room as often as needed.
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Reset> {
         poll_fn(|cx| {

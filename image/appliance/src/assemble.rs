@@ -5,7 +5,8 @@
 //! network. Everything is a task of one executor, added here and nowhere else.
 
 use crate::config::{Config, Tls};
-use crate::limits::{AGENT_LINKS, API_CONNECTIONS, ISCSI_PORT, Limits, WATCH_BUFFER};
+use crate::door;
+use crate::limits::{AGENT_LINKS, ISCSI_PORT, InTls, Limits, WATCH_BUFFER};
 use agent_protocol::Uuid;
 use alloc::boxed::Box;
 use alloc::format;
@@ -13,7 +14,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use kernel_runtime::{Executor, Instant, Profile, Stage};
+use kernel_runtime::{Executor, Instant, Profile, Signal, Stage};
 pub use management::Gauges;
 use management::{Configuration, Management, Policy};
 use network::{Attachment, Measured, Settings, Side};
@@ -81,10 +82,8 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
     /// # Errors
     /// When a target of the configuration cannot be exposed; the text names its key.
     pub fn assemble(config: &Config, parts: Parts<H, S>) -> Result<Self, String> {
-        let limits = match config.tls {
-            None => Limits::for_memory(parts.memory),
-            Some(_) => Limits::for_memory_with_tls(parts.memory),
-        };
+        let tls = InTls { disks: config.tls.is_some(), management: door::has_tls(config) };
+        let limits = Limits::for_memory_with_tls(parts.memory, tls);
         Self::assemble_within(config, parts, &limits, &limits.storage())
     }
 
@@ -122,7 +121,11 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
 
         let owner = config.owner.clone().unwrap_or_else(|| owner(service.nic().inner().mac()));
         let random = parts.secrets.as_ref().map(|secrets| secrets.random.clone());
-        let tls = config.tls.as_ref().map(|tls| speak(tls, parts.secrets, parts.now, limits)).transpose()?;
+        let voice = Voice::new(config, parts.secrets, parts.now)?;
+        let tls = match (&config.tls, &voice) {
+            (Some(tls), Some(voice)) => Some(speak(tls, voice, limits)?),
+            _ => None,
+        };
         let storage = Storage::new(storage, clock.clone(), storage_seed, config.portal, &owner, tls);
         if let Some(random) = random {
             storage.make_challenges_of(random).map_err(|error| error.to_string())?;
@@ -149,26 +152,41 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         let control = storage.control();
         expose(config, &control)?;
 
-        if let Some(port) = config.api {
+        if let Some(api) = &config.api {
+            let door = door::door(api, voice.as_ref())?;
+            let mut agents = door::agent(config.agent.as_ref(), voice.as_ref(), parts.state.as_ref())?;
             let configuration = Configuration {
-                agent: config.agent,
+                agent: config.agent.as_ref().map(|agent| agent.address),
                 boot: Uuid::from_random(boot),
                 policy: Policy::OPEN,
                 gauges: parts.gauges,
                 operations: limits.operations,
+                door,
+                dialling: agents.dialling.take(),
             };
-            let management =
-                Rc::new(Management::new(configuration, control.clone(), parts.state.clone(), clock));
+            let state = parts.state.clone();
+            let management = Rc::new(Management::new(configuration, control.clone(), state, clock.clone()));
             executor.add("operations", management::keep(management.clone()));
-            for _ in 0..API_CONNECTIONS {
+            for _ in 0..limits.api_connections {
                 let stream = service.stack().stream(limits.api_buffer, limits.api_buffer);
-                executor.add("api", management::serve(stream, port, management.clone()));
+                executor.add("api", management::serve(stream, api.port, management.clone()));
             }
+            let mut first = Some(agents);
+            let mut turn = Rc::new(Signal::new());
             for _ in 0..AGENT_LINKS {
                 let stream = host.stack().stream(limits.api_buffer, limits.api_buffer);
-                executor.add("agent", management::link(stream, management.clone()));
+                let (management, clock, agents) = (management.clone(), clock.clone(), first.take());
+                let next = Rc::new(Signal::new());
+                let before = core::mem::replace(&mut turn, next.clone());
+                executor.add("agent", async move {
+                    match agents {
+                        Some(mut agents) => agents.keep(&clock).await,
+                        None => before.wait().await,
+                    }
+                    next.raise();
+                    management::link(stream, management).await;
+                });
             }
-            log::warn!("management API on port {port} of the service network, without authentication");
         }
         Ok(Self { host, service, executor, state: parts.state, control, profile })
     }
@@ -220,29 +238,54 @@ fn owner(mac: [u8; 6]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What it takes to speak TLS as the configuration wants it.
-fn speak(tls: &Tls, secrets: Option<Secrets>, now: Instant, limits: &Limits) -> Result<storage::Tls, String> {
-    let fail = |key: &str, reason: &dyn ToString| format!("configuration: tls.{key}: {}", reason.to_string());
-    let Some(Secrets { random, time }) = secrets else {
-        return Err(fail("anchors", &"there is no randomness here to make secrets of"));
-    };
-    match (tls.dates, time) {
-        (_, Some(_)) => {}
-        (Dates::MustBeChecked, None) => {
-            return Err(fail("dates", &"this machine does not know the time, so no date can be checked"));
+/// What it takes to speak TLS to anybody.
+pub(crate) struct Voice {
+    pub(crate) crypto: Crypto,
+    /// The time of day when the clock stood at zero, in seconds since 1970; `None` where nobody knows it.
+    pub(crate) epoch: Option<u64>,
+}
+
+impl Voice {
+    /// `None` when nobody is spoken to in TLS.
+    fn new(config: &Config, secrets: Option<Secrets>, now: Instant) -> Result<Option<Self>, String> {
+        let api = config.api.as_ref().and_then(|api| api.lock.as_ref());
+        let uses = [("tls", config.tls.as_ref()), ("api.tls", api.map(|lock| &lock.tls))];
+        let agent = config.agent.as_ref().and_then(|agent| agent.pin).map(|_| "agent.pin".to_string());
+        let anchors = |(prefix, tls): &(&str, Option<_>)| tls.is_some().then(|| format!("{prefix}.anchors"));
+        let Some(key) = uses.iter().find_map(anchors).or(agent) else { return Ok(None) };
+        let Some(Secrets { random, time }) = secrets else {
+            return Err(format!("configuration: {key}: there is no randomness here to make secrets of"));
+        };
+        for (prefix, tls) in uses {
+            match (tls.map(|tls| tls.dates), time) {
+                (None, _) | (_, Some(_)) => {}
+                (Some(Dates::MustBeChecked), None) => {
+                    let reason = "this machine does not know the time, so no date can be checked";
+                    return Err(format!("configuration: {prefix}.dates: {reason}"));
+                }
+                (Some(Dates::CheckedWhenTimeIsKnown), None) => {
+                    log::warn!(
+                        "{prefix}: the time is not known here: the dates of certificates are not checked"
+                    );
+                }
+            }
         }
-        (Dates::CheckedWhenTimeIsKnown, None) => {
-            log::warn!("TLS: the time is not known here: the dates of certificates are not checked");
-        }
+        let crypto =
+            Crypto::new(Box::new(random)).map_err(|error| format!("configuration: {key}: {error}"))?;
+        let epoch = time.map(|time| time.saturating_sub(now.since(Instant::ZERO).as_secs()));
+        Ok(Some(Self { crypto, epoch }))
     }
-    let crypto = Crypto::new(Box::new(random)).map_err(|error| fail("anchors", &error))?;
+}
+
+/// What it takes to speak TLS to storage services as the configuration wants it.
+fn speak(tls: &Tls, voice: &Voice, limits: &Limits) -> Result<storage::Tls, String> {
+    let fail = |key: &str, reason: &dyn ToString| format!("configuration: tls.{key}: {}", reason.to_string());
     let anchors = Anchors::from_der(tls.anchors.clone()).map_err(|error| fail("anchors", &error))?;
     let identity = tls.identity.clone().map(|(chain, key)| Identity::from_der(chain, key)).transpose();
     let identity = identity.map_err(|error| fail("key", &error))?;
-    let config = ClientConfig::new(&crypto, &anchors, identity, tls.dates);
+    let config = ClientConfig::new(&voice.crypto, &anchors, identity, tls.dates);
     let config = config.map_err(|error| fail("certificate", &error))?;
-    let epoch = time.map(|time| time.saturating_sub(now.since(Instant::ZERO).as_secs()));
-    Ok(storage::Tls { config, buffers: limits.tls_buffers, epoch })
+    Ok(storage::Tls { config, buffers: limits.tls_buffers, epoch: voice.epoch })
 }
 
 /// Expose what the configuration asks for.

@@ -5,6 +5,7 @@
 //! value that cannot be meant each end the boot with a line that names channel and key: an appliance that guesses
 //! would serve the wrong disk to the wrong host.
 
+pub use access::{Agent, Api, Lock};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -28,10 +29,10 @@ pub struct Config {
     pub host: Interface,
     /// The provider's network.
     pub service: Interface,
-    /// Where the agent of the parent partition listens, on the host-only network.
-    pub agent: Option<SocketAddrV4>,
-    /// The port of the management API on the service address; without it there is no API.
-    pub api: Option<u16>,
+    /// The agent of the parent partition.
+    pub agent: Option<Agent>,
+    /// The management API, if there is to be one.
+    pub api: Option<Api>,
     /// What discovery answers as the target's portal, where it differs from the address an initiator came to.
     pub portal: Option<SocketAddrV4>,
     /// The number of its target port group: another one on each appliance that exposes the same disks.
@@ -135,8 +136,8 @@ impl Config {
         let config = Self {
             host: interface(&mut keys, "host", false)?,
             service: interface(&mut keys, "service", true)?,
-            agent: keys.take("agent", "an IPv4 address and port such as 10.77.0.1:4010")?,
-            api: keys.take::<NonZeroU16>("api", "a port number")?.map(NonZeroU16::get),
+            agent: access::agent(&mut keys)?,
+            api: access::api(&mut keys)?,
             port_group: keys
                 .take::<NonZeroU16>("iscsi.port-group", "a number from 1 to 65535")?
                 .map_or(1, NonZeroU16::get),
@@ -144,7 +145,7 @@ impl Config {
             owner: keys.take_with("owner", owner)?,
             sharing: keys.take_with("sharing", sharing)?.unwrap_or_default(),
             state: keys.take_with("state.disk", disk)?,
-            tls: tls::all(&mut keys)?,
+            tls: tls::all(&mut keys, "tls")?,
             discovery: chap::access(&mut keys, "discovery.chap")?,
             targets: target::all(&mut keys)?,
             log,
@@ -163,12 +164,13 @@ impl Config {
         if self.host.mac.is_some() && self.host.mac == self.service.mac {
             return Err(conflict("service.mac", "is the host network's as well".to_string()));
         }
-        for (key, address) in [("agent", self.agent), ("iscsi.portal", self.portal)] {
+        let agent = self.agent.as_ref().map(|agent| agent.address);
+        for (key, address) in [("agent", agent), ("iscsi.portal", self.portal)] {
             if address.is_some_and(|address| address.port() == 0) {
                 return Err(conflict(key, "nobody can be reached at port 0".to_string()));
             }
         }
-        if let Some(agent) = self.agent
+        if let Some(agent) = agent
             && self.host.cidr().is_some_and(|host| !host.contains(*agent.ip()))
         {
             return Err(conflict("agent", format!("{} is not on the host-only network", agent.ip())));
@@ -315,6 +317,7 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
     }
 }
 
+mod access;
 mod chap;
 mod target;
 #[cfg(test)]

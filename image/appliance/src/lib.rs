@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod assemble;
 pub mod config;
+mod door;
 #[cfg(target_os = "linux")]
 pub mod hosted;
 pub mod limits;

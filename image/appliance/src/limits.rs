@@ -20,6 +20,9 @@ const TLS_HANDSHAKE: usize = 128 * KIB;
 const ANYHOW: usize = 630 * KIB;
 /// Bytes that the record of an operation takes, as most do with room to spare.
 const OPERATION: usize = 512;
+/// A record each way and a bit: what a connection of the API or to the agent takes in TLS, beside its other buffers, whatever
+/// the machine.
+pub const API_TLS: Buffers = Buffers { receive: 20 * KIB, transmit: 20 * KIB };
 /// How long commands wait for a lost storage service before they end with BUSY: initiators begin to abort after 30 s.
 const HOLD: Duration = Duration::from_secs(25);
 /// How long a write of a lost connection may still reach the medium.
@@ -32,10 +35,17 @@ const WATCH: Duration = Duration::from_secs(30);
 pub const WATCH_BUFFER: usize = 4 * KIB;
 /// TCP port of iSCSI (RFC 7143 section 15).
 pub const ISCSI_PORT: u16 = 3260;
-/// Connections of the management API at once.
-pub const API_CONNECTIONS: usize = 4;
 /// Connections to the agent, so that one slow command does not hold up the others.
 pub const AGENT_LINKS: usize = 2;
+
+/// Who is spoken to in TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InTls {
+    /// Storage services.
+    pub disks: bool,
+    /// Callers of the management API, or the agent.
+    pub management: bool,
+}
 
 /// What is taken at start on a machine of some size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +66,8 @@ pub struct Limits {
     pub nbd_buffers: (usize, usize),
     /// Bytes of each such connection, beside those, when it is in TLS.
     pub tls_buffers: Buffers,
+    /// Connections of the management API at once.
+    pub api_connections: usize,
     /// Bytes a connection of the management may have in each direction before its peer takes or gives them.
     pub api_buffer: usize,
     /// The payload buffers: size and number, ascending.
@@ -84,6 +96,7 @@ const LEAST: Limits = Limits {
     paths: 1,
     nbd_buffers: (16 * KIB, 16 * KIB),
     tls_buffers: Buffers { receive: 20 * KIB, transmit: 20 * KIB },
+    api_connections: 2,
     api_buffer: 2 * KIB,
     pool: [(4 * KIB, 16), (8 * KIB, 2), (16 * KIB, 8)],
     share: 64 * KIB,
@@ -104,6 +117,7 @@ const TINY: Limits = Limits {
     paths: 1,
     nbd_buffers: (32 * KIB, 32 * KIB),
     tls_buffers: Buffers { receive: 20 * KIB, transmit: 20 * KIB },
+    api_connections: 3,
     api_buffer: 8 * KIB,
     pool: [(4 * KIB, 48), (16 * KIB, 8), (32 * KIB, 8)],
     share: 128 * KIB,
@@ -123,6 +137,7 @@ const SMALL: Limits = Limits {
     paths: 1,
     nbd_buffers: (256 * KIB, 128 * KIB),
     tls_buffers: Buffers { receive: 32 * KIB, transmit: 32 * KIB },
+    api_connections: 4,
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 256), (64 * KIB, 24), (SEGMENT, 12)],
     share: 1536 * KIB,
@@ -142,6 +157,7 @@ const NORMAL: Limits = Limits {
     paths: 1,
     nbd_buffers: (512 * KIB, 256 * KIB),
     tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
+    api_connections: 4,
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 512), (64 * KIB, 64), (SEGMENT, 40)],
     share: 5 * MIB,
@@ -164,6 +180,7 @@ const LARGE: Limits = Limits {
     paths: 2,
     nbd_buffers: (512 * KIB, 256 * KIB),
     tls_buffers: Buffers { receive: 64 * KIB, transmit: 64 * KIB },
+    api_connections: 4,
     api_buffer: 16 * KIB,
     pool: [(4 * KIB, 2048), (64 * KIB, 256), (SEGMENT, 160)],
     share: 12 * MIB,
@@ -177,20 +194,15 @@ const LARGE: Limits = Limits {
 impl Limits {
     /// The limits for a machine with so many bytes free after boot and drivers.
     pub const fn for_memory(free: usize) -> Self {
-        Self::choose(free, false)
+        Self::for_memory_with_tls(free, InTls { disks: false, management: false })
     }
 
-    /// The same for an appliance whose connections to storage services may be in TLS.
-    pub const fn for_memory_with_tls(free: usize) -> Self {
-        Self::choose(free, true)
-    }
-
-    const fn choose(free: usize, tls: bool) -> Self {
+    /// The same for an appliance that speaks TLS to these.
+    pub const fn for_memory_with_tls(free: usize, tls: InTls) -> Self {
         let sizes = [LARGE, NORMAL, MEDIUM, SMALL, TINY];
         let mut index = 0;
         while index < sizes.len() {
-            let more = if tls { sizes[index].tls_memory() } else { 0 };
-            if sizes[index].memory() + more <= free {
+            if sizes[index].memory() + sizes[index].tls_memory(tls) <= free {
                 return sizes[index];
             }
             index += 1;
@@ -202,8 +214,11 @@ impl Limits {
     /// enough for the smallest limits with TLS, or, where they fit, for the next larger ones and a fifth.
     pub const fn for_nics(free: usize) -> usize {
         let tiny = TINY.memory();
-        let kept =
-            if free < tiny + tiny / 32 { LEAST.memory() + LEAST.tls_memory() } else { tiny + tiny / 5 };
+        let kept = if free < tiny + tiny / 32 {
+            LEAST.memory() + LEAST.tls_memory(InTls { disks: true, management: false })
+        } else {
+            tiny + tiny / 5
+        };
         free.saturating_sub(kept)
     }
 
@@ -212,7 +227,7 @@ impl Limits {
     pub const fn memory(&self) -> usize {
         let sockets = self.connections * (self.iscsi_buffers.0 + self.iscsi_buffers.1)
             + self.volumes * self.paths * (self.nbd_buffers.0 + self.nbd_buffers.1)
-            + (API_CONNECTIONS + AGENT_LINKS) * 2 * self.api_buffer;
+            + (self.api_connections + AGENT_LINKS) * 2 * self.api_buffer;
         let mut total = sockets + self.control;
         let mut index = 0;
         while index < self.pool.len() {
@@ -234,12 +249,13 @@ impl Limits {
         32 * KIB + self.paths * 2 * self.window * 1280 + self.entries * 112
     }
 
-    /// Bytes that TLS takes on top when every disk speaks it.
-    pub const fn tls_memory(&self) -> usize {
+    /// Bytes that TLS takes on top when every connection of these speaks it.
+    pub const fn tls_memory(&self, tls: InTls) -> usize {
         // One connection more than there are disks' own: that which looks whether a disk has changed.
-        let connections = self.volumes * self.paths + 1;
-        let buffers = connections * (self.tls_buffers.receive + self.tls_buffers.transmit);
-        TLS_HANDSHAKE + buffers + buffers / 3
+        let disks = (self.volumes * self.paths + 1) * (self.tls_buffers.receive + self.tls_buffers.transmit);
+        let management = (self.api_connections + AGENT_LINKS) * (API_TLS.receive + API_TLS.transmit);
+        let buffers = if tls.disks { disks } else { 0 } + if tls.management { management } else { 0 };
+        if buffers > 0 { TLS_HANDSHAKE + buffers + buffers / 3 } else { 0 }
     }
 
     /// Bytes that records on the state disk may take in memory, where there is one: for each disk the reservations of as
@@ -250,7 +266,7 @@ impl Limits {
 
     /// Tasks of the executor.
     pub const fn tasks(&self) -> usize {
-        self.connections + self.volumes * self.paths + API_CONNECTIONS + 9
+        self.connections + self.volumes * self.paths + self.api_connections + 9
     }
 
     /// What storage is told.

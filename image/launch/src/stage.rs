@@ -101,6 +101,9 @@ impl Stage {
         let net = Net::new(script.net, &scratch)?;
         let mut config = Config::for_net(&net);
         config.set("api", net::API.to_string());
+        if !script.config.iter().any(|(key, _)| key.starts_with("api.")) {
+            config.set("api.insecure", "yes");
+        }
         let (mut servers, mut disks) = (Vec::new(), Vec::new());
         for (n, (bytes, server)) in script.disks.iter().enumerate() {
             let file = scratch.file(&format!("disk{n}.raw"));
@@ -118,6 +121,7 @@ impl Stage {
         let agent = script.agent.then(|| Agent::start(&net, &scratch, &script.corbel)).transpose()?;
         if let Some(agent) = &agent {
             config.set("agent", agent.seen().to_string());
+            config.set("agent.insecure", "yes");
         }
         let mut arguments = script.arguments.clone();
         if script.state {

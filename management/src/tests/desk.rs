@@ -106,6 +106,8 @@ pub(super) fn configuration(agent: Option<&str>) -> Configuration {
         agent: agent.map(|agent| agent.parse().unwrap()),
         boot: Uuid(0xabc),
         policy: Policy::OPEN,
+        door: Door::OPEN,
+        dialling: None,
         gauges: Gauges::NONE,
         operations: 256,
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// One direction of a connection.
 #[derive(Default)]
-struct Half {
+pub(super) struct Half {
     bytes: RefCell<VecDeque<u8>>,
     finished: Cell<bool>,
     reset: Cell<bool>,
@@ -34,7 +34,7 @@ impl Half {
 
 /// One end of a connection.
 #[derive(Clone, Default)]
-struct End {
+pub(super) struct End {
     incoming: Rc<Half>,
     outgoing: Rc<Half>,
 }
@@ -46,35 +46,35 @@ impl End {
         (one, other)
     }
 
-    fn write(&self, bytes: &[u8]) {
+    pub(super) fn write(&self, bytes: &[u8]) {
         self.outgoing.bytes.borrow_mut().extend(bytes);
         self.outgoing.wake();
     }
 
-    fn read(&self) -> Vec<u8> {
+    pub(super) fn read(&self) -> Vec<u8> {
         self.incoming.bytes.borrow_mut().drain(..).collect()
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.outgoing.finished.set(true);
         self.outgoing.wake();
     }
 
-    fn reset(&self) {
+    pub(super) fn reset(&self) {
         for half in [&self.incoming, &self.outgoing] {
             half.reset.set(true);
             half.wake();
         }
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.incoming.reset.get() || self.incoming.finished.get()
     }
 }
 
 /// The exchange between a slot and the test: connections that wait to be accepted, from either side.
 #[derive(Clone, Default)]
-struct Exchange {
+pub(super) struct Exchange {
     waiting: Rc<RefCell<VecDeque<End>>>,
     wakers: Rc<RefCell<Vec<Waker>>>,
     /// For a link: whether its agent answers, refuses, or is silent.
@@ -92,7 +92,7 @@ enum Reach {
 
 impl Exchange {
     /// The test connects to a session's slot.
-    fn dial(&self) -> End {
+    pub(super) fn dial(&self) -> End {
         let (ours, theirs) = End::pair();
         self.waiting.borrow_mut().push_back(theirs);
         for waker in self.wakers.borrow_mut().drain(..) {
@@ -103,9 +103,9 @@ impl Exchange {
 }
 
 /// A slot on the exchange.
-struct Slot {
-    exchange: Exchange,
-    end: End,
+pub(super) struct Slot {
+    pub(super) exchange: Exchange,
+    pub(super) end: End,
 }
 
 impl Wire for Slot {
@@ -153,12 +153,12 @@ impl Wire for Slot {
         .await
     }
 
-    async fn write_all(&mut self, bytes: &[u8]) -> Result<(), Reset> {
+    async fn write(&mut self, bytes: &[u8]) -> Result<usize, Reset> {
         if self.end.outgoing.reset.get() {
             return Err(Reset);
         }
         self.end.write(bytes);
-        Ok(())
+        Ok(bytes.len())
     }
 
     async fn finish(&mut self) {
@@ -195,12 +195,12 @@ impl World {
         let (api, agent) = (Exchange::default(), Exchange::default());
         let slot = |exchange: &Exchange| Slot { exchange: exchange.clone(), end: End::default() };
         for _ in 0..slots {
-            let (mut slot, shared) = (slot(&api), management.clone());
-            executor.add("session", async move { session::serve_on(&mut slot, 80, &shared).await });
+            let (slot, shared) = (slot(&api), management.clone());
+            executor.add("session", async move { session::serve_on(slot, 80, &shared).await });
         }
         for _ in 0..links {
-            let (mut slot, shared) = (slot(&agent), management.clone());
-            executor.add("link", async move { link::link_on(&mut slot, &shared).await });
+            let (slot, shared) = (slot(&agent), management.clone());
+            executor.add("link", async move { link::link_on(slot, &shared).await });
         }
         Self { executor, now: Duration::ZERO, management, api, agent, held: Vec::new() }
     }

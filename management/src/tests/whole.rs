@@ -58,13 +58,9 @@ impl Wire for Socket {
         until(|| stream.read(buffer)).await.map_err(|_| Reset)
     }
 
-    async fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Reset> {
+    async fn write(&mut self, bytes: &[u8]) -> Result<usize, Reset> {
         let stream = self.stream.as_mut().ok_or(Reset)?;
-        while !bytes.is_empty() {
-            let count = until(|| stream.write(bytes)).await.map_err(|_| Reset)?;
-            bytes = &bytes[count..];
-        }
-        Ok(())
+        until(|| stream.write(bytes)).await.map_err(|_| Reset)
     }
 
     async fn finish(&mut self) {
@@ -192,12 +188,12 @@ fn appliance(listener: TcpListener, agent: &str, stopped: &mpsc::Receiver<()>) {
     let plane = Management::new(configuration(Some(agent)), Shelf::default(), None, executor.clock());
     let management = Rc::new(plane);
     for _ in 0..2 {
-        let mut slot = Socket { listener: Some(listener.try_clone().unwrap()), stream: None };
+        let slot = Socket { listener: Some(listener.try_clone().unwrap()), stream: None };
         let shared = management.clone();
-        executor.add("session", async move { session::serve_on(&mut slot, 0, &shared).await });
+        executor.add("session", async move { session::serve_on(slot, 0, &shared).await });
     }
-    let (mut slot, shared) = (Socket { listener: None, stream: None }, management.clone());
-    executor.add("link", async move { link::link_on(&mut slot, &shared).await });
+    let (slot, shared) = (Socket { listener: None, stream: None }, management.clone());
+    executor.add("link", async move { link::link_on(slot, &shared).await });
     executor.add("operations", keep(management.clone()));
     let began = std::time::Instant::now();
     while stopped.try_recv().is_err() {

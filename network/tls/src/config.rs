@@ -1,12 +1,15 @@
 //! Who we are, whom we believe, and what a connection is made of.
 
 use crate::dates::{AnyDate, AnyDateClient, Dates, Moment};
+use crate::leaf::Pin;
+use crate::pinned::Pinned;
 use crate::provider::{Crypto, NoEntropy};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -111,7 +114,7 @@ impl Anchors {
 
 /// A certificate of our own, those between it and the authority, and its private key.
 pub struct Identity {
-    chain: Vec<CertificateDer<'static>>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
@@ -167,7 +170,7 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     rustls: Arc<rustls::ClientConfig>,
-    verifier: Arc<WebPkiServerVerifier>,
+    verifier: Arc<dyn ServerCertVerifier>,
     crypto: Crypto,
     dates: Dates,
 }
@@ -187,10 +190,29 @@ impl ClientConfig {
             WebPkiServerVerifier::builder_with_provider(anchors.0.clone(), crypto.provider.clone())
                 .build()
                 .map_err(material)?;
+        Self::verified_by(crypto, verifier, identity, dates)
+    }
+
+    /// Believe servers that have one of the keys of `pins`, whatever their certificates say, and show them `identity`.
+    ///
+    /// # Errors
+    /// [`SetupError::Material`], also when key and certificate do not belong together.
+    pub fn pinned(crypto: &Crypto, pins: &[Pin], identity: Identity) -> Result<Self, SetupError> {
+        let verifier = Arc::new(pinned(crypto, pins));
+        Self::verified_by(crypto, verifier, Some(identity), Dates::CheckedWhenTimeIsKnown)
+    }
+
+    fn verified_by(
+        crypto: &Crypto,
+        verifier: Arc<dyn ServerCertVerifier>,
+        identity: Option<Identity>,
+        dates: Dates,
+    ) -> Result<Self, SetupError> {
         let builder = rustls::ClientConfig::builder_with_details(crypto.provider.clone(), never())
             .with_protocol_versions(&[&TLS13])
             .map_err(material)?
-            .with_webpki_verifier(verifier.clone());
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone());
         let mut rustls = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
@@ -223,6 +245,12 @@ pub enum Clients {
     Known(Anchors),
     /// All; those that show a certificate show one by these.
     KnownOrAnonymous(Anchors),
+    /// Those that have one of these keys, whatever their certificates say; others are refused.
+    Pinned(Vec<Pin>),
+}
+
+fn pinned(crypto: &Crypto, pins: &[Pin]) -> Pinned {
+    Pinned { pins: pins.to_vec(), algorithms: crypto.provider.signature_verification_algorithms }
 }
 
 /// What all server connections with the same identity share.
@@ -249,13 +277,16 @@ impl ServerConfig {
         let known = |anchors: &Anchors| {
             WebPkiClientVerifier::builder_with_provider(anchors.0.clone(), crypto.provider.clone())
         };
-        let verifier = match clients {
+        let verifier: Option<Arc<dyn ClientCertVerifier>> = match clients {
             Clients::Anybody => None,
             Clients::Known(anchors) => Some(known(anchors).build().map_err(material)?),
             Clients::KnownOrAnonymous(anchors) => {
                 Some(known(anchors).allow_unauthenticated().build().map_err(material)?)
             }
+            Clients::Pinned(pins) => Some(Arc::new(pinned(crypto, pins))),
         };
+        // A key that is known has no dates.
+        let dates = if matches!(clients, Clients::Pinned(_)) { Dates::CheckedWhenTimeIsKnown } else { dates };
         let any_date = match &verifier {
             None => None,
             Some(verifier) => {

@@ -18,7 +18,10 @@ mod der;
 mod fatal;
 mod handshake;
 mod incoming;
+mod key;
+mod leaf;
 mod outgoing;
+mod pinned;
 mod provider;
 mod record;
 mod traffic;
@@ -28,6 +31,8 @@ pub use connection::{Buffers, Connection};
 pub use dates::Dates;
 pub use der::der;
 pub use fatal::Fatal;
+pub use key::{Algorithm, Name, PrivateKey, pem};
+pub use leaf::{Leaf, NoPin, Pin};
 pub use provider::{Crypto, NoEntropy, Random};
 
 #[cfg(test)]

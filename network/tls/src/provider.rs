@@ -5,7 +5,7 @@
 pub(crate) mod aead;
 mod exchange;
 mod hash;
-mod sign;
+pub(crate) mod sign;
 mod verify;
 
 use alloc::boxed::Box;

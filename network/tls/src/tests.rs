@@ -5,6 +5,7 @@ mod pki;
 
 mod certificates;
 mod hostile;
+mod keys;
 mod traffic;
 
 use crate::{Anchors, Buffers, ClientConfig, Clients, Connection, Dates, Fatal, Identity, ServerConfig};

@@ -289,7 +289,7 @@ pub(crate) fn json() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn configuration() -> Vec<Vec<u8>> {
-    let text: &[u8] = b"host.address=10.77.0.2/24 service.address=dhcp # comment\nagent=10.77.0.1:4010 api=80 \
+    let text: &[u8] = b"host.address=10.77.0.2/24 service.address=dhcp # comment\nagent=10.77.0.1:4010 agent.insecure=yes api=80 api.insecure=yes \
         target.0.iqn=iqn.a:b target.0.volume=nbd://10.0.0.1/ target.0.initiators=* host.mac=52:54:00:00:00:01";
     vec![text.to_vec()]
 }

@@ -59,11 +59,13 @@ const ARROWS: &[(&str, &[&str])] = &[
             "state",
             "network",
             "network_nic",
+            "network_tls",
             "kernel_runtime",
+            "tests_pki",
         ],
     ),
     ("management_ctl", &["management_api", "management_http", "agent_protocol", "network_tls"]),
-    ("agent", &["agent_engine", "agent_protocol", "management_http"]),
+    ("agent", &["agent_engine", "agent_protocol", "management_http", "network_tls"]),
     (
         "image_appliance",
         &[
@@ -95,10 +97,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "storage_iscsi",
             "storage_nbd",
             "tests_negative",
+            "tests_pki",
             "tests_service",
         ],
     ),
     ("tests_tidy", &[]),
+    ("tests_pki", &["network_tls"]),
     ("tests_spec", &[]),
     ("tests_service", &["storage_nbd"]),
     // All but the first in tests only: the world in which the table is played.

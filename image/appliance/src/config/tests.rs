@@ -3,7 +3,7 @@
 use super::*;
 
 const GOOD: &str = "host.address=10.77.0.2/24 service.address=10.77.1.2/24 service.gateway=10.77.1.1 \
-    agent=10.77.0.1:4010 api=8080 target.0.iqn=iqn.2026-11.example.corbel:disk0 \
+    agent=10.77.0.1:4010 agent.insecure=yes api=8080 api.insecure=yes target.0.iqn=iqn.2026-11.example.corbel:disk0 \
     target.0.volume=nbd://10.77.1.1/ target.0.initiators=* target.1.iqn=iqn.2026-11.example.corbel:disk0 \
     target.1.lun=1 target.1.volume=nbd://10.77.1.1/b target.1.initiators=* target.1.read-only=yes target.1.removable=yes target.1.access=standby";
 
@@ -15,7 +15,7 @@ fn parse(text: &str) -> Result<Config, String> {
 fn a_whole_configuration_is_understood() {
     let config = parse(GOOD).expect("good");
     assert_eq!(config.host.cidr().map(|cidr| cidr.to_string()).as_deref(), Some("10.77.0.2/24"));
-    assert_eq!(config.api, Some(8080));
+    assert_eq!(config.api, Some(Api { port: 8080, lock: None }));
     assert_eq!(config.targets.len(), 2);
     assert_eq!((config.targets[1].lun, config.targets[1].read_only), (1, true));
     assert_eq!((config.targets[1].access, config.port_group), (storage::AccessState::Standby, 1));

@@ -1,4 +1,4 @@
-//! TLS to storage services: the keys `tls.…`.
+//! TLS to storage services, and of the management API: the keys `tls.…` and `api.tls.…`.
 //!
 //! A certificate or key is the base64 of its DER: what stands between the lines BEGIN and END of a PEM file, without its
 //! white space. Nothing of a value is ever repeated in a message: it may be the private key, under whatever name.
@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use network_tls::{Anchors, Dates, Identity};
 
-/// How storage services are spoken to whose URIs are `nbds://`.
+/// Whom to believe, and who we are: to storage services whose URIs are `nbds://`, or to callers of the API.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
     /// Certificates of the authorities that are believed, in DER; they were looked at.
@@ -28,45 +28,43 @@ impl fmt::Debug for Tls {
     }
 }
 
-pub(super) fn all(keys: &mut Keys<'_>) -> Result<Option<Tls>, Error> {
-    let anchors = keys.take_unseen("tls.anchors", |_, value| {
+pub(super) fn all(keys: &mut Keys<'_>, prefix: &str) -> Result<Option<Tls>, Error> {
+    let key_of = |name: &str| format!("{prefix}.{name}");
+    let anchors = keys.take_unseen(&key_of("anchors"), |_, value| {
         let list = certificates(value)?;
         Anchors::from_der(list.clone()).map_err(|error| error.to_string())?;
         Ok(list)
     })?;
-    let chain = keys.take_unseen("tls.certificate", |_, value| certificates(value))?;
-    let key = keys.take_unseen("tls.key", |_, value| base64(value))?;
-    let dates = keys.take_unseen("tls.dates", |_, value| match value {
+    let chain = keys.take_unseen(&key_of("certificate"), |_, value| certificates(value))?;
+    let key = keys.take_unseen(&key_of("key"), |_, value| base64(value))?;
+    let dates = keys.take_unseen(&key_of("dates"), |_, value| match value {
         "checked" => Ok(Dates::MustBeChecked),
         "if-known" => Ok(Dates::CheckedWhenTimeIsKnown),
         _ => Err("expected checked or if-known".to_string()),
     })?;
+    let missing = |name: &str, beside: &str| missing(&key_of(name), &key_of(beside));
     let Some(anchors) = anchors else {
-        let others = [
-            ("tls.certificate", chain.is_some()),
-            ("tls.key", key.is_some()),
-            ("tls.dates", dates.is_some()),
-        ];
+        let others = [("certificate", chain.is_some()), ("key", key.is_some()), ("dates", dates.is_some())];
         return match others.iter().find(|(_, given)| *given) {
             None => Ok(None),
-            Some((other, _)) => Err(missing("tls.anchors", other)),
+            Some((other, _)) => Err(missing("anchors", other)),
         };
     };
     let identity = match (chain, key) {
         (None, None) => None,
-        (Some(_), None) => return Err(missing("tls.key", "tls.certificate")),
-        (None, Some(_)) => return Err(missing("tls.certificate", "tls.key")),
+        (Some(_), None) => return Err(missing("key", "certificate")),
+        (None, Some(_)) => return Err(missing("certificate", "key")),
         (Some(chain), Some(key)) => {
             Identity::from_der(chain.clone(), key.clone())
-                .map_err(|error| conflict("tls.key", error.to_string()))?;
+                .map_err(|error| conflict(&key_of("key"), error.to_string()))?;
             Some((chain, key))
         }
     };
-    let dates = dates.ok_or_else(|| missing("tls.dates", "tls.anchors"))?;
+    let dates = dates.ok_or_else(|| missing("dates", "anchors"))?;
     Ok(Some(Tls { anchors, identity, dates }))
 }
 
-fn missing(key: &str, beside: &str) -> Error {
+pub(super) fn missing(key: &str, beside: &str) -> Error {
     conflict(key, format!("missing beside {beside}"))
 }
 
@@ -75,7 +73,7 @@ fn certificates(value: &str) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// What a PEM file has of it: the standard alphabet, padded.
-fn base64(text: &str) -> Result<Vec<u8>, String> {
+pub(super) fn base64(text: &str) -> Result<Vec<u8>, String> {
     network_tls::der(text).ok_or_else(|| {
         "expected the base64 between the lines BEGIN and END of a PEM file, in one piece; several with commas between"
             .to_string()

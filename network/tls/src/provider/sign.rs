@@ -36,7 +36,8 @@ impl KeyProvider for Keys {
     }
 }
 
-enum Key {
+/// A private key.
+pub(crate) enum Key {
     P256(p256::ecdsa::SigningKey),
     P384(p384::ecdsa::SigningKey),
     Ed25519(ed25519_dalek::SigningKey),
@@ -44,7 +45,8 @@ enum Key {
 }
 
 impl Key {
-    fn parse(der: &PrivateKeyDer<'_>) -> Result<Self, &'static str> {
+    /// Of one of the encodings.
+    pub(crate) fn parse(der: &PrivateKeyDer<'_>) -> Result<Self, &'static str> {
         const NONE: &str =
             "the private key is none of ECDSA P-256, ECDSA P-384, Ed25519 and RSA, or is damaged";
         let found = match der {
@@ -79,7 +81,7 @@ impl Key {
     }
 
     /// SubjectPublicKeyInfo, by which rustls sees whether key and certificate belong together.
-    fn public(&self) -> Option<Vec<u8>> {
+    pub(crate) fn public(&self) -> Option<Vec<u8>> {
         let document = match self {
             Self::P256(key) => key.verifying_key().to_public_key_der().ok()?,
             Self::P384(key) => key.verifying_key().to_public_key_der().ok()?,
@@ -98,7 +100,13 @@ impl Key {
         }
     }
 
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], random: &dyn Random) -> Option<Vec<u8>> {
+    /// `None` for a scheme of another kind of key, or without randomness.
+    pub(crate) fn sign(
+        &self,
+        scheme: SignatureScheme,
+        message: &[u8],
+        random: &dyn Random,
+    ) -> Option<Vec<u8>> {
         Some(match self {
             Self::P256(key) => {
                 let signature: p256::ecdsa::Signature = key.try_sign(message).ok()?;

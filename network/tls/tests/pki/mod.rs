@@ -6,8 +6,8 @@ use p256::ecdsa::signature::Signer as _;
 use p256::pkcs8::EncodePrivateKey as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, Error, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey,
-    date_time_ymd,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    SigningKey, date_time_ymd,
 };
 use rsa::pkcs1::EncodeRsaPublicKey as _;
 use rustls::pki_types::PrivateKeyDer;
@@ -166,8 +166,13 @@ impl Authority {
 
     pub fn issue(&self, leaf: &Leaf<'_>) -> Issued {
         let pair = Pair::new(leaf.kind);
-        let names: Vec<String> = leaf.names.iter().map(|name| (*name).to_owned()).collect();
+        let is_uri = |name: &&str| name.contains("://");
+        let names: Vec<String> =
+            leaf.names.iter().filter(|name| !is_uri(name)).map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
+        for uri in leaf.names.iter().copied().filter(is_uri) {
+            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        }
         params.distinguished_name = name(leaf.common_name);
         params.serial_number = Some(serial());
         params.extended_key_usages = leaf.purposes.to_vec();
