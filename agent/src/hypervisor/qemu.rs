@@ -8,6 +8,8 @@ mod capabilities;
 mod commands;
 mod console;
 mod devices;
+#[cfg(test)]
+mod hostile;
 mod images;
 mod life;
 mod link;
@@ -113,6 +115,11 @@ impl Qemu {
         self.images.images.get(&machine.image).ok_or_else(|| {
             Fault::new(Failure::Spawn, format!("the image {} is in the table no more", machine.image))
         })
+    }
+
+    /// The machine's board. An image that has been taken out of the table meanwhile does not tell it.
+    fn board(&self, machine: &Machine) -> Board {
+        self.image(machine).map_or(Board::Other, Image::board)
     }
 
     /// The machine's board, if devices can come and go on it while it runs.

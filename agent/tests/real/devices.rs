@@ -1,6 +1,6 @@
 //! Disks and interfaces of a real machine, and its size, while it runs and across its starts.
 
-use crate::host::{Host, TIME, nic, run, until, volume};
+use crate::host::{Host, IQN, TIME, nic, run, until, volume};
 use crate::world::signal;
 use agent::hypervisor::{Hypervisor, Step};
 use agent_protocol::{Failure, Link, Size, State};
@@ -65,6 +65,30 @@ fn what_was_attached_is_there_again_after_a_start_and_known_to_another_run_of_th
     assert_eq!(target.sessions().len(), 2);
     host.perform(&machine, &Step::DetachNic("lan".parse().unwrap())).unwrap();
     until("the interface is gone", || host.nics(&machine).is_empty());
+}
+
+#[test]
+fn an_attachment_that_was_cut_short_half_way_is_undone_by_looking() {
+    let mut host = Host::new("short");
+    let target = host.target();
+    let machine = host.started("web");
+    host.perform(&machine, &Step::AttachVolume(volume("data", 1))).unwrap();
+    // The agent is killed between the block node and the device.
+    let slots = r#"{"now":{"volumes":{"data":0,"more":1},"nics":{},"size":{}},"snapshots":{}}"#;
+    std::fs::write(host.own(&machine, "parts.json"), slots).unwrap();
+    let node = format!(
+        r#"{{"execute":"blockdev-add","arguments":{{"driver":"iscsi","node-name":"corbel-disk1","transport":"tcp",
+        "portal":"127.0.0.1:{}","target":"{IQN}","lun":2,"initiator-name":"iqn.2026-11.example:x"}}}}"#,
+        host.portal()
+    );
+    let answer = host.monitor(&machine, &node.replace('\n', ""));
+    assert!(answer.contains("return") && target.sessions().len() == 2, "{answer}");
+    host.restart();
+    let seen = host.qemu.adopt(&machine, TIME);
+    assert_eq!(seen.volumes.unwrap().iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["data"]);
+    assert_eq!(target.sessions().len(), 1, "QEMU has logged out of the other");
+    host.perform(&machine, &Step::AttachVolume(volume("more", 2))).unwrap();
+    assert_eq!(host.disks(&machine), ["data", "more"]);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use agent::hypervisor::qemu::{Images, Qemu};
 use agent::hypervisor::{Evidence, Fault, Hypervisor, Machine, Step};
 use agent_protocol::{Link, Nic, State, Uuid, Volume};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -115,6 +117,17 @@ impl Host {
 
     pub(crate) fn pid(&self, machine: &Machine) -> u32 {
         std::fs::read_to_string(self.own(machine, "pid")).unwrap().trim().parse().unwrap()
+    }
+
+    /// Tell a machine's monitor something behind the backend's back; what it answers.
+    pub(crate) fn monitor(&self, machine: &Machine, command: &str) -> String {
+        let mut stream = UnixStream::connect(self.own(machine, "qmp")).unwrap();
+        stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").unwrap();
+        stream.write_all(command.as_bytes()).unwrap();
+        let mut lines = BufReader::new(stream).lines().map(|line| line.unwrap());
+        let mut answers =
+            lines.by_ref().filter(|line| line.contains("\"return\"") || line.contains("\"error\""));
+        answers.nth(1).unwrap()
     }
 
     pub(crate) fn target(&self) -> Target {

@@ -6,7 +6,7 @@
 use super::commands::{self, Setting, commands, netdev_id, nic_id, node, volume_id};
 use super::life::unknown_network;
 use super::qmp::{Qmp, QmpError};
-use super::{Qemu, fault};
+use super::{Board, Qemu, fault};
 use crate::hypervisor::{Evidence, Fault, Machine, Step};
 use agent_protocol::{Failure, Nic, NicName, Text, Volume, VolumeName};
 use serde_json::{Value, json};
@@ -79,7 +79,10 @@ impl Qemu {
 
     /// Ask the guest to let go of a device.
     fn unplug(&self, machine: &Machine, step: &Step, id: &str, within: Duration) -> Result<Evidence, Fault> {
-        let board = self.pluggable(machine)?;
+        let board = self.board(machine);
+        if let Some(why) = board.fixed().filter(|_| board == Board::Microvm) {
+            return Err(Fault::new(Failure::Hypervisor, why));
+        }
         let mut qmp = self.monitor(machine, within)?;
         if let Some(link) = self.link(machine) {
             link.forget(id);
@@ -109,7 +112,7 @@ impl Qemu {
         let slot = slot.ok_or_else(|| Fault::new(Failure::Hypervisor, format!("it has no disk {volume}")))?;
         let ask = |error: QmpError| fault(&error);
         let before = length(&mut qmp, slot).map_err(ask)?;
-        let setting = Setting { length: before, ..self.setting(machine, self.image(machine)?.board(), slot) };
+        let setting = Setting { length: before, ..self.setting(machine, self.board(machine), slot) };
         for command in commands(&Step::ResizeVolume(volume.clone()), &setting) {
             qmp.call(command).map_err(ask)?;
         }
@@ -166,7 +169,7 @@ impl Qemu {
         within: Duration,
     ) -> Result<Evidence, Fault> {
         let mut qmp = self.monitor(machine, within)?;
-        let board = self.image(machine)?.board();
+        let board = self.board(machine);
         for command in commands(step, &self.setting(machine, board, 0)) {
             qmp.call(command).map_err(|error| fault(&error))?;
         }

@@ -66,7 +66,7 @@ impl Qemu {
         let mut options = OpenOptions::new();
         let file =
             options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(storage)?;
-        let setting = self.setting(machine, self.image(machine)?.board(), 0);
+        let setting = self.setting(machine, self.board(machine), 0);
         send(qmp, &Step::Save, &setting, &file).map_err(|error| fault(&error))?;
         await_migration(qmp, until).map_err(|how| how.fault("saved"))?;
         file.sync_all().map_err(storage)?;
@@ -89,7 +89,7 @@ impl Qemu {
         let process = self.spawn(machine, Beginning::Restored, deadline)?;
         let load = || -> Result<(), Fault> {
             let mut qmp = self.monitor_by(machine, deadline)?;
-            let setting = self.setting(machine, self.image(machine)?.board(), 0);
+            let setting = self.setting(machine, self.board(machine), 0);
             send(&mut qmp, &Step::Restore, &setting, &file).map_err(|error| fault(&error))?;
             await_migration(&mut qmp, deadline).map_err(|how| how.fault("restored"))?;
             let status = qmp.status().map_err(|error| fault(&error))?;

@@ -64,8 +64,7 @@ impl Qemu {
         let ask = |error: QmpError| fault(&error);
         let before = inflated(qmp).map_err(ask)?;
         let wanted = u64::from(mib) << 20;
-        for command in commands(&Step::Resize(size), &self.setting(machine, self.image(machine)?.board(), 0))
-        {
+        for command in commands(&Step::Resize(size), &self.setting(machine, self.board(machine), 0)) {
             qmp.call(command).map_err(ask)?;
         }
         let until = qmp.deadline().checked_sub(RESERVE).unwrap_or_else(Instant::now);

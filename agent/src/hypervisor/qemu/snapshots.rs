@@ -98,7 +98,7 @@ impl Qemu {
     /// Carry out the job of a step until it has concluded.
     fn job(&self, machine: &Machine, qmp: &mut Qmp, step: &Step, disks: &[Disk]) -> Result<(), Fault> {
         let nodes = disks.iter().map(|disk| disk.node.clone()).collect();
-        let setting = Setting { nodes, ..self.setting(machine, self.image(machine)?.board(), 0) };
+        let setting = Setting { nodes, ..self.setting(machine, self.board(machine), 0) };
         for command in commands(step, &setting) {
             qmp.call(command).map_err(|error| fault(&error))?;
         }
