@@ -20,8 +20,11 @@ pub(crate) const QUICK_MS: u32 = 3_000;
 pub(crate) const START_MS: u32 = 15_000;
 /// For ending one.
 pub(crate) const END_MS: u32 = 5_000;
-/// For what goes over the network to a target.
+/// For devices that come and go.
 const ATTACH_MS: u32 = 10_000;
+/// For what logs in to a target: longer than an initiator waits for one that says nothing, so that the hypervisor's own
+/// refusal comes first and nothing has to be frozen.
+const TARGET_MS: u32 = 30_000;
 /// For writing memory and disks out, or reading them.
 const MEMORY_MS: u32 = 120_000;
 /// The longest time a guest may be given.
@@ -156,7 +159,7 @@ fn act(action: &Action) -> Plan {
         Action::Snapshot { snapshot } => (Step::Snapshot(snapshot.clone()), None, MEMORY_MS),
         Action::Revert { snapshot } => (Step::Revert(snapshot.clone()), None, MEMORY_MS),
         Action::Resize { size } => (Step::Resize(*size), None, ATTACH_MS),
-        Action::VolumeAttach { volume } => (Step::AttachVolume(volume.clone()), None, ATTACH_MS),
+        Action::VolumeAttach { volume } => (Step::AttachVolume(volume.clone()), None, TARGET_MS),
         Action::VolumeDetach { volume, .. } => (Step::DetachVolume(volume.clone()), None, ATTACH_MS),
         Action::VolumeResize { volume } => (Step::ResizeVolume(volume.clone()), None, ATTACH_MS),
         Action::NicAttach { nic } => (Step::AttachNic(nic.clone()), None, ATTACH_MS),
