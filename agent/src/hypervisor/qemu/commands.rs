@@ -13,8 +13,9 @@ use std::net::SocketAddr;
 
 /// How long a target may take to answer one request, in seconds. While QEMU logs in to it, it does nothing else: neither
 /// its guest nor its monitor goes on; but the appliance answers a login whatever hangs behind it. A request of the guest
-/// that has got no answer is sent again on another connection, nine times, before the guest is told of an error.
-const TARGET_PATIENCE: u32 = 30;
+/// that has got no answer is sent again on another connection, seven times, before the guest is told of an error: after
+/// about as long as open-iscsi lets pass.
+const TARGET_PATIENCE: u32 = 20;
 /// As fast as it goes, in bytes a second: a machine is held while it is saved.
 const FULL_SPEED: u64 = 1 << 40;
 /// The name that a descriptor goes by which QEMU was handed.

@@ -114,9 +114,12 @@ impl Image {
         Board::of(&self.arguments)
     }
 
-    /// Whether one of its arguments holds this text.
-    pub(super) fn mentions(&self, text: &str) -> bool {
-        self.arguments.iter().any(|argument| argument.contains(text))
+    /// Whether it says itself what its first serial port is.
+    pub(super) fn has_serial(&self) -> bool {
+        let own = |argument: &String| {
+            matches!(argument.as_str(), "-serial" | "--serial") || argument.contains("isa-serial")
+        };
+        self.arguments.iter().any(own)
     }
 
     /// Its arguments for one machine, whose files are in `directory`.
@@ -184,6 +187,15 @@ mod tests {
             arguments,
             ["-device", "{\"id\":1}", "file=/run/x/web-00000000-0000-0000-0000-000000000001"]
         );
+    }
+
+    #[test]
+    fn an_image_keeps_a_serial_port_of_its_own() {
+        let table = r#"{"a":{"arguments":["-serial","null"]},"b":{"arguments":["-device","isa-serial,chardev=x"]},
+            "c":{"arguments":["-device","virtio-blk-pci,drive=x,serial=y"]}}"#;
+        let images = parse(table).unwrap();
+        let has: Vec<bool> = images.images.values().map(Image::has_serial).collect();
+        assert_eq!(has, [true, true, false]);
     }
 
     #[test]

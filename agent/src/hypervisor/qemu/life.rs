@@ -290,7 +290,7 @@ fn own_arguments(machine: &Machine, image: &Image, directory: &Path) -> Vec<Stri
         ("-pidfile", &pid_file),
     ];
     let console = format!("socket,id=corbel-console,path={},server=on,wait=off", path("console"));
-    if image.board() != super::Board::Other && !image.mentions("serial") {
+    if image.board() != super::Board::Other && !image.has_serial() {
         pairs.extend([("-chardev", console.as_str()), ("-serial", "chardev:corbel-console")]);
     }
     if image.sandbox {
