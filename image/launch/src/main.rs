@@ -23,6 +23,7 @@ cargo run -- setup [tests|bench]    only installs what is needed (for the tests,
 cargo run -- image                  prints where the image is
 cargo run -- agent OPTIONS          the agent of the parent partition (see agent/README.md)
 cargo run -- hosted OPTIONS         the appliance as a process over two TAP devices
+cargo run -- ctl COMMAND            corbelctl, which commands an appliance (see management/ctl/README.md)
 ";
 
 fn main() -> ExitCode {
@@ -31,6 +32,10 @@ fn main() -> ExitCode {
     let result = match role.as_deref() {
         Some("agent") => return agent::main(std::env::args_os().skip(2)),
         Some("hosted") => return image_appliance::hosted::main(words),
+        Some("ctl") => {
+            let words = std::env::args_os().skip(2);
+            return management_ctl::main(std::iter::once("corbelctl".into()).chain(words));
+        }
         Some("setup") => install(words.next().as_deref()),
         Some("image") => image_launch::image().map(|image| println!("{}", image.display())),
         Some("help") => help(),

@@ -71,8 +71,6 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     ("agent-refused", "appliance and agent do not fit together; `corbelctl status` tells both versions."),
     ("agent-storage", "the disk of the agent's journal is full or broken: see its log on the host."),
-    ("stale-epoch", "another appliance commands this host now: ask that one."),
-    ("no-state", "give the appliance a state disk, or see its log if it has one: `corbelctl status` tells."),
     ("unknown-target", "`corbelctl targets` lists those that are there."),
     ("target-conflict", "choose another name or logical unit, or withdraw the target that has it."),
     (
@@ -91,9 +89,80 @@ const ADVICE: &[(&str, &str)] = &[
     ("http-version", ODD),
     ("body-too-large", "say it in several pieces."),
     ("request-timeout", "the way to the appliance is slow or loses packets: try again."),
+    (
+        "unknown-part",
+        "`corbelctl instance NAME` lists its disks and interfaces; networks stand in the agent's table.",
+    ),
+    ("part-exists", "choose another name, or detach the one that has it."),
+    (
+        "instance-frozen",
+        "an earlier command may or may not have been carried out (`corbelctl why NAME`): look, then end it by `terminate` or `stop --force --timeout 0`.",
+    ),
+    (
+        "guest-did-not-release",
+        "the guest still uses it, and it stays attached: unmount it in the guest and detach again, with a longer --timeout.",
+    ),
+    ("stale-epoch", "another appliance commands this host now: ask that one."),
+    (
+        "no-state",
+        "give the appliance a state disk (`state.disk=` in its configuration): what it could not remember it does not do.",
+    ),
+    (
+        "initiator-not-admitted",
+        "expose the target to this instance's initiator as well: `corbelctl instance NAME` tells its name.",
+    ),
+    ("stale-generation", "somebody was quicker: look at what is there, and say anew what you want."),
+    ("generation-mismatch", "somebody was quicker: look at what is there, and decide anew."),
+    ("not-cancellable", "`corbelctl operation ID --wait` tells how it ends."),
+    ("draining", "the host is being emptied: choose another, or `corbelctl drain --off`."),
+    (
+        "unsupported-api-version",
+        "this program and the appliance do not fit together; `corbelctl status` tells its version.",
+    ),
+    (
+        "state-disk-full",
+        "old operations make room as they are forgotten: try later, or give the appliance a larger state disk.",
+    ),
 ];
 
 /// What to do about the problem of that name.
 pub(crate) fn of(name: &str) -> Option<&'static str> {
     ADVICE.iter().find(|(known, _)| *known == name).map(|(_, advice)| *advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_of_the_catalogue_has_advice_and_no_advice_is_left_over() {
+        let catalogue = management_api::catalogue().problems;
+        let names: Vec<&str> = catalogue.iter().filter_map(|entry| entry.r#type.rsplit(':').next()).collect();
+        for name in &names {
+            let advice = of(name).unwrap_or_else(|| panic!("{name} has no advice"));
+            assert!(advice.len() > 20 && advice.ends_with('.'), "{name}: {advice}");
+        }
+        for (index, (name, _)) in ADVICE.iter().enumerate() {
+            assert!(names.contains(name), "{name} is no problem of the catalogue");
+            assert!(ADVICE[..index].iter().all(|(other, _)| other != name), "{name} stands twice");
+        }
+    }
+
+    #[test]
+    fn advice_names_commands_that_there_are() {
+        use clap::CommandFactory;
+        let program = crate::arguments::Arguments::command();
+        for (problem, advice) in ADVICE {
+            for command in advice.split("`corbelctl ").skip(1) {
+                let words = command.split('`').next().unwrap_or_default().split_whitespace();
+                let mut at = &program;
+                for word in words.filter(|word| word.chars().all(|letter| letter.is_ascii_lowercase())) {
+                    if !at.has_subcommands() {
+                        break;
+                    }
+                    at = at.find_subcommand(word).unwrap_or_else(|| panic!("{problem}: there is no {word}"));
+                }
+            }
+        }
+    }
 }

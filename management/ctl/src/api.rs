@@ -123,8 +123,8 @@ impl<'a> Api<'a> {
         progress: &mut Progress<'_>,
     ) -> Outcome<Answer> {
         let ask = Ask { method, path, body, patience: PATIENCE };
-        let shown = body.map(String::from_utf8_lossy).unwrap_or_default();
-        self.screen.detail(&format!("> {method} {}{path} {}", self.link.url(), plain::line(&shown)));
+        let sent = body.map(shown).unwrap_or_default();
+        self.screen.detail(&format!("> {method} {}{path} {sent}", self.link.url()));
         let reads = matches!(method, Method::Get | Method::Head);
         if !reads {
             self.interrupt.hold();
@@ -145,8 +145,7 @@ impl<'a> Api<'a> {
         }
         match answer {
             Ok(answer) => {
-                let shown = String::from_utf8_lossy(&answer.body);
-                self.screen.detail(&format!("< {} {}", answer.status, plain::line(&shown)));
+                self.screen.detail(&format!("< {} {}", answer.status, shown(&answer.body)));
                 Ok(answer)
             }
             Err(Broken::Unsent(why, advice)) => Err(Failure::Unreachable(why, advice)),
@@ -161,6 +160,31 @@ impl<'a> Api<'a> {
             Err(Broken::Nonsense(why)) => Err(nonsense(&why)),
             Err(Broken::Interrupted) => Err(Failure::Interrupted),
         }
+    }
+}
+
+/// A body for `--verbose`, without secrets: what is shown ends in logs and tickets.
+fn shown(body: &[u8]) -> String {
+    let Ok(mut document) = serde_json::from_slice(body) else {
+        return plain::line(&String::from_utf8_lossy(body));
+    };
+    hide(&mut document);
+    plain::json(&document.to_string())
+}
+
+fn hide(document: &mut Value) {
+    match document {
+        Value::Array(items) => items.iter_mut().for_each(hide),
+        Value::Object(members) => {
+            for (name, value) in members {
+                if name.ends_with("secret") || name == "join_token" {
+                    *value = "(hidden)".into();
+                } else {
+                    hide(value);
+                }
+            }
+        }
+        _ => {}
     }
 }
 

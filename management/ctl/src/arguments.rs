@@ -5,17 +5,16 @@ use crate::settings::Connection;
 use crate::span;
 use agent_protocol::{
     ImageName, InstanceId, IscsiName, Link, Mac, NetworkName, NicName, OpId, PeerName, SnapshotName, State,
-    TokenError, VolumeName,
+    TokenError, Uuid, VolumeName,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use management_api::audit::Anchor;
+use management_api::{Access, TargetId};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 const AFTER: &str = "\
-Exit codes: 0 done or accepted; 1 refused or failed; 2 the command line is wrong; 3 the outcome is not known;
-4 the appliance could not be asked, and nothing was done.
-
 Which appliance: --url, or CORBEL_URL, or a host of ~/.config/corbel/ctl.toml:
 
   default = \"lab\"
@@ -30,7 +29,34 @@ Examples:
   corbelctl status
   corbelctl create web-1 --image debian --start --wait
   corbelctl stop web-1 --timeout 2m --force --wait
-  corbelctl why web-1";
+  corbelctl why web-1
+
+Exit codes:
+  0  done, or accepted where nobody waits
+  1  refused, or tried and failed
+  2  the command line is wrong
+  3  the outcome is not known, or not yet
+  4  the appliance could not be asked: nothing was done";
+
+const BELOW: &str = "Options for the connection and the output: see corbelctl --help";
+
+/// The command line; where it is about one command (`of_one`), the help has only what is that command's own.
+pub(crate) fn command(of_one: bool) -> clap::Command {
+    let command = Arguments::command();
+    if !of_one {
+        return command;
+    }
+    let elsewhere = |arg: clap::Arg| {
+        let heading = arg.get_help_heading();
+        let hidden = matches!(heading, Some("Connection" | "Output"));
+        arg.hide(hidden)
+    };
+    below(command.mut_args(elsewhere))
+}
+
+fn below(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|sub| below(sub.after_help(BELOW)))
+}
 
 /// Commands a Corbel appliance: the instances, disks and networks of one host.
 #[derive(Debug, Parser)]
@@ -62,7 +88,7 @@ pub(crate) struct Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show whether the appliance and its agent are ready (exit code 1 when not)
+    /// Show whether the appliance and its agent are ready
     #[command(visible_alias = "about")]
     Status,
     /// List the instances
@@ -70,6 +96,10 @@ pub(crate) enum Command {
     Instances(Instances),
     /// Show one instance with its disks and interfaces
     Instance(Named),
+    /// Explain an instance: its state, last operations and events, and what to do
+    Why(Named),
+    /// Show what an instance has used since it was started
+    Stats(Named),
     /// List the images that instances can be made of
     Images,
     /// Make an instance
@@ -98,21 +128,39 @@ pub(crate) enum Command {
     Resize(Resize),
     /// End instances for good, without asking the guest
     Terminate(Terminate),
-    /// Disks of an instance
+    /// Give an instance disks, and take them away
     #[command(subcommand)]
     Volume(Volume),
-    /// Network interfaces of an instance
+    /// Give an instance network interfaces, and take them away
     #[command(subcommand)]
     Nic(Nic),
     /// Move an instance to another host
     #[command(subcommand)]
     Migrate(Migrate),
-    /// Disks that the appliance offers to initiators
+    /// List, expose and withdraw the disks that initiators may use
     Targets(Targets),
     /// List operations, the latest first
     Operations(Operations),
     /// Show one operation
     Operation(Operation),
+    /// Call off an operation that has not been sent to the agent yet
+    Cancel {
+        /// The operation
+        #[arg(value_parser = name::<OpId>)]
+        id: OpId,
+    },
+    /// Show what has happened, the oldest first
+    Events(Events),
+    /// Show who did what, and verify that nobody has changed the trail
+    Audit(Audit),
+    /// Show the host: its agent, its capacity, and whether it takes new instances
+    Host,
+    /// Let the host take no new instances
+    Drain {
+        /// Let it take some again
+        #[arg(long)]
+        off: bool,
+    },
     /// Show what each hypervisor can do, and how
     Capabilities,
     /// List every problem the appliance may answer with, and what to do about each
@@ -151,6 +199,16 @@ fn state(text: &str) -> Result<State, String> {
         .ok_or_else(|| format!("a state is one of {}", names.join(", ")))
 }
 
+fn uuid(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| "a UUID as `corbelctl instance NAME` shows it".to_string())
+}
+
+fn anchor(text: &str) -> Result<Anchor, String> {
+    let rule = || "a place in the trail as `corbelctl audit verify` tells it: NUMBER:HASH".to_string();
+    let (seq, hash) = text.split_once(':').ok_or_else(rule)?;
+    Ok(Anchor { seq: seq.parse().map_err(|_| rule())?, hash: hash.parse().map_err(|_| rule())? })
+}
+
 fn token(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
@@ -165,6 +223,10 @@ fn link(text: &str) -> Result<Link, String> {
         "down" => Ok(Link::Down),
         _ => Err("a link is up or down".into()),
     }
+}
+
+fn access(text: &str) -> Result<Access, String> {
+    serde_json::from_value(text.into()).map_err(|_| "it is optimized, non-optimized or standby".to_string())
 }
 
 /// `512`, `512M` or `4G`, in MiB.
@@ -215,6 +277,9 @@ pub(crate) struct Terms {
     /// Only if the instance has this generation
     #[arg(long, value_name = "NUMBER")]
     pub(crate) if_generation: Option<u64>,
+    /// Only if it is this incarnation of its name
+    #[arg(long, value_name = "UUID", value_parser = uuid)]
+    pub(crate) if_uuid: Option<Uuid>,
     /// Do nothing if it cannot be begun within this time [default: 25s]
     #[arg(long, value_name = "TIME", value_parser = span::parse)]
     pub(crate) deadline: Option<Duration>,
@@ -318,14 +383,15 @@ pub(crate) struct Terminate {
 pub(crate) enum Volume {
     /// Give an instance a disk: a target of this appliance
     Attach {
-        #[command(flatten)]
-        of: DiskOf,
-        /// The target's iSCSI name
-        #[arg(long, value_parser = iscsi_name)]
-        iqn: IscsiName,
-        /// The logical unit
-        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-        lun: u16,
+        /// The instance
+        #[arg(value_parser = name::<InstanceId>)]
+        name: InstanceId,
+        /// The target (see `corbelctl targets`)
+        #[arg(value_parser = name::<TargetId>)]
+        target: TargetId,
+        /// What the disk is to be called within the instance [default: the target's name]
+        #[arg(long = "as", value_name = "DISK", value_parser = name::<VolumeName>)]
+        called: Option<VolumeName>,
         /// The guest may not write to it
         #[arg(long)]
         read_only: bool,
@@ -357,7 +423,7 @@ pub(crate) struct DiskOf {
     #[arg(value_parser = name::<InstanceId>)]
     pub(crate) name: InstanceId,
     /// What the disk is called within the instance
-    #[arg(value_parser = name::<VolumeName>)]
+    #[arg(value_name = "DISK", value_parser = name::<VolumeName>)]
     pub(crate) volume: VolumeName,
 }
 
@@ -469,8 +535,8 @@ pub(crate) enum TargetAction {
 #[derive(Debug, Args)]
 pub(crate) struct TargetNamed {
     /// The target
-    #[arg(value_parser = name::<InstanceId>)]
-    pub(crate) id: InstanceId,
+    #[arg(value_parser = name::<TargetId>)]
+    pub(crate) id: TargetId,
 }
 
 #[derive(Debug, Args)]
@@ -496,14 +562,20 @@ pub(crate) struct Expose {
     #[arg(long)]
     pub(crate) removable: bool,
     /// How initiators should use this way to the disk: optimized, non-optimized or standby
-    #[arg(long, value_name = "STATE")]
-    pub(crate) access: Option<String>,
+    #[arg(long, value_name = "STATE", value_parser = access)]
+    pub(crate) access: Option<Access>,
     /// A JSON file with what initiators have to prove (CHAP); secrets do not belong on a command line
     #[arg(long, value_name = "FILE")]
     pub(crate) chap: Option<PathBuf>,
     /// At most so many reads and writes a second
     #[arg(long, value_name = "NUMBER")]
     pub(crate) iops: Option<u32>,
+    /// The number of this description, larger than that of the one before [default: the next one]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) generation: Option<u64>,
+    /// Only ask whether it would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// At most so many bytes a second
     #[arg(long, value_name = "BYTES")]
     pub(crate) bandwidth: Option<u64>,
@@ -527,4 +599,57 @@ pub(crate) struct Operation {
     /// Wait until it has ended, at most so long (--wait=2m) if a time is given
     #[arg(short, long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = span::parse)]
     pub(crate) wait: Option<Option<Duration>>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Go on showing them as they come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only those after this number
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) after: Option<u64>,
+    /// Only those of this instance, target or network
+    #[arg(long, value_name = "NAME", value_parser = name::<InstanceId>)]
+    pub(crate) of: Option<InstanceId>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Audit {
+    #[command(subcommand)]
+    pub(crate) action: Option<AuditAction>,
+    #[command(flatten)]
+    pub(crate) list: AuditList,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditList {
+    /// Only those after this number
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) after: u64,
+    /// Only those of this caller, as the list shows it
+    #[arg(long, value_name = "PRINCIPAL")]
+    pub(crate) by: Option<String>,
+    /// Only those that were denied
+    #[arg(long)]
+    pub(crate) denied: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditAction {
+    /// List the records, the oldest first; with --json they can be verified later
+    List(AuditList),
+    /// Check that no record was altered, dropped or moved (exit code 1 when one was)
+    Verify(AuditVerify),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditVerify {
+    /// A file that `corbelctl audit list --json` wrote, in place of the appliance; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// A place that an earlier verification told: it must still be there, as it was
+    #[arg(long, value_name = "NUMBER:HASH", value_parser = anchor)]
+    pub(crate) since: Option<Anchor>,
 }

@@ -1,6 +1,8 @@
 //! What each command asks, and how it shows the answer.
 
 mod about;
+pub(crate) mod audit;
+mod events;
 mod follow;
 mod instances;
 mod lifecycle;
@@ -8,6 +10,7 @@ pub(crate) mod manual;
 mod operations;
 mod order;
 mod targets;
+mod why;
 
 use crate::api::Api;
 use crate::arguments::Command;
@@ -27,9 +30,16 @@ pub(crate) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
         Command::Images => instances::images(api),
         Command::Instances(options) => instances::list(api, options),
         Command::Instance(named) => instances::show(api, &named.name),
+        Command::Why(named) => why::run(api, &named.name),
+        Command::Stats(named) => instances::stats(api, &named.name),
         Command::Targets(options) => targets::run(api, options.action.as_ref()),
         Command::Operations(options) => operations::list(api, options),
         Command::Operation(options) => operations::show(api, options),
+        Command::Cancel { id } => operations::cancel(api, id),
+        Command::Events(options) => events::run(api, options),
+        Command::Audit(options) => audit::run(api, options),
+        Command::Host => about::host(api),
+        Command::Drain { off } => about::drain(api, !off),
         Command::Completion { .. } | Command::Man => Ok(Exit::Done),
         other => lifecycle::run(api, other),
     }

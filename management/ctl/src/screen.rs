@@ -148,7 +148,7 @@ impl Screen {
 
     /// A remark to standard error.
     pub(crate) fn note(&self, text: &str) {
-        eprint_line(&painted(self.colour_errors, Tint::Faint, text));
+        eprint_line(&painted(self.colour_errors, Tint::Faint, &plain::lines(text)));
     }
 
     /// A remark that was asked for by `--verbose`.
@@ -161,15 +161,15 @@ impl Screen {
     /// A warning to standard error.
     pub(crate) fn warn(&self, text: &str) {
         let label = painted(self.colour_errors, Tint::Warn, "warning:");
-        eprint_line(&format!("corbelctl: {label} {text}"));
+        eprint_line(&format!("corbelctl: {label} {}", plain::lines(text)));
     }
 
     /// What went wrong, and what to do about it.
     pub(crate) fn error(&self, what: &str, advice: Option<&str>) {
-        let label = painted(self.colour_errors, Tint::Bad, what);
+        let label = painted(self.colour_errors, Tint::Bad, &plain::lines(what));
         eprint_line(&format!("corbelctl: {label}"));
         if let Some(advice) = advice {
-            eprint_line(&format!("  {advice}"));
+            eprint_line(&format!("  {}", plain::lines(advice)));
         }
     }
 }

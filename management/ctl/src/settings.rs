@@ -14,39 +14,69 @@ const FILE_LIMIT: u64 = 1 << 20;
 /// What the command line and the environment say.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Connection {
-    /// The appliance, by its name in the configuration file
+    /// The appliance, by its name in the configuration file [CORBEL_HOST]
     #[arg(
         short = 'H',
         long,
         global = true,
         env = "CORBEL_HOST",
+        hide_env = true,
         value_name = "NAME",
         help_heading = "Connection"
     )]
-    #[arg(hide_env_values = true)]
     host: Option<String>,
-    /// The appliance's address, such as https://192.0.2.7:8443
-    #[arg(long, global = true, env = "CORBEL_URL", help_heading = "Connection", hide_env_values = true)]
+    /// The appliance's address, such as https://192.0.2.7:8443 [CORBEL_URL]
+    #[arg(long, global = true, env = "CORBEL_URL", hide_env = true, help_heading = "Connection")]
     url: Option<String>,
-    /// Your certificate, and those between it and the authority (PEM)
-    #[arg(long, global = true, env = "CORBEL_CERT", value_name = "FILE", help_heading = "Connection")]
-    #[arg(hide_env_values = true)]
+    /// Your certificate, and those up to the authority (PEM) [CORBEL_CERT]
+    #[arg(
+        long,
+        global = true,
+        env = "CORBEL_CERT",
+        hide_env = true,
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
     cert: Option<PathBuf>,
-    /// Your private key (PEM)
-    #[arg(long, global = true, env = "CORBEL_KEY", value_name = "FILE", help_heading = "Connection")]
-    #[arg(hide_env_values = true)]
+    /// Your private key (PEM) [CORBEL_KEY]
+    #[arg(
+        long,
+        global = true,
+        env = "CORBEL_KEY",
+        hide_env = true,
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
     key: Option<PathBuf>,
-    /// The authorities that vouch for the appliance (PEM)
-    #[arg(long, global = true, env = "CORBEL_CA", value_name = "FILE", help_heading = "Connection")]
-    #[arg(hide_env_values = true)]
+    /// The authorities that vouch for the appliance (PEM) [CORBEL_CA]
+    #[arg(
+        long,
+        global = true,
+        env = "CORBEL_CA",
+        hide_env = true,
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
     ca: Option<PathBuf>,
-    /// The name or address the appliance's certificate is for, when it is not the one in the URL
-    #[arg(long, global = true, env = "CORBEL_SERVER_NAME", value_name = "NAME", help_heading = "Connection")]
-    #[arg(hide_env_values = true)]
+    /// Whom its certificate is for, when not the URL's address [CORBEL_SERVER_NAME]
+    #[arg(
+        long,
+        global = true,
+        env = "CORBEL_SERVER_NAME",
+        hide_env = true,
+        value_name = "NAME",
+        help_heading = "Connection"
+    )]
     server_name: Option<String>,
-    /// The configuration file [default: ~/.config/corbel/ctl.toml]
-    #[arg(long, global = true, env = "CORBEL_CONFIG", value_name = "FILE", help_heading = "Connection")]
-    #[arg(hide_env_values = true)]
+    /// In place of ~/.config/corbel/ctl.toml [CORBEL_CONFIG]
+    #[arg(
+        long,
+        global = true,
+        env = "CORBEL_CONFIG",
+        hide_env = true,
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
     config: Option<PathBuf>,
 }
 
@@ -99,7 +129,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 const WHERE: &str = "say which appliance: --url https://ADDRESS:PORT, CORBEL_URL, or a host in \
-                     ~/.config/corbel/ctl.toml (`corbelctl help config` shows one).";
+                     ~/.config/corbel/ctl.toml (`corbelctl --help` shows one).";
 
 impl Connection {
     /// Put together what is said where: the command line and the environment go before the file.

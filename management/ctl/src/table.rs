@@ -19,6 +19,11 @@ impl Cell {
     pub(crate) fn tinted(text: impl Into<String>, tint: Tint) -> Self {
         Self { text: text.into(), tint }
     }
+
+    /// As it stands in a line.
+    pub(crate) fn shown(&self, screen: &Screen) -> String {
+        screen.tint(self.tint, &self.text)
+    }
 }
 
 impl<T: Into<String>> From<T> for Cell {

@@ -1,12 +1,28 @@
 //! What a person sees: tables, sentences and exit codes, from answers that are always the same.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod canned;
 
 use canned::{Asked, Reply, Server};
+use management_api::audit::{Anchor, AuditPage, AuditRecord, Decision, Hash};
+use management_api::{
+    AboutView, ApiEvent, BatchRequest, BatchView, Capabilities, EventPage, Forecast, HostView, InstancePage,
+    OperationPage, OperationView, StatsView, TargetPage,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+/// `value`, which the API's own type says the same as.
+#[track_caller]
+fn of<T: DeserializeOwned + Serialize>(value: Value) -> Value {
+    let typed: T = serde_json::from_value(value.clone()).unwrap();
+    assert_eq!(serde_json::to_value(typed).unwrap(), value);
+    value
+}
+
 fn instances() -> Value {
-    json!({ "instances": [
+    of::<InstancePage>(json!({ "instances": [
         { "id": "db-1", "uuid": "0b9c4a5e-0000-4000-8000-000000000001", "image": "debian", "hypervisor": "qemu",
           "state": "running", "generation": 7, "state_age_ms": 457_200_000_u64, "observed_age_ms": 900,
           "size": { "cpus": 2, "memory_mib": 4096 }, "initiator": "iqn.2026-11.example.corbel:host",
@@ -21,22 +37,29 @@ fn instances() -> Value {
         { "id": "old", "uuid": "0b9c4a5e-0000-4000-8000-000000000003", "image": "tiny", "hypervisor": "qemu",
           "state": "terminated", "generation": 9, "state_age_ms": 5_000, "observed_age_ms": 120,
           "allowed_actions": [] },
-    ], "next": null })
+    ], "next": null }))
 }
 
 fn about() -> Value {
-    json!({ "name": "corbel", "version": "0.1.0", "api_versions": ["1"],
-        "boot": "0b9c4a5e-0000-4000-8000-0000000000ff", "clock_ms": 90_061_000, "authentication": "none",
+    of::<AboutView>(json!({ "name": "corbel", "version": "0.1.0", "api_versions": ["1"],
+        "boot": "0b9c4a5e-0000-4000-8000-0000000000ff", "clock_ms": 90_061_000, "authentication": "tls",
         "agent": { "state": "up", "version": "0.1.0", "boot": "0b9c4a5e-0000-4000-8000-0000000000ee", "epoch": 3,
             "hypervisors": [{ "name": "qemu", "version": "7.2.22", "capabilities": [
                 { "verb": "start", "support": "native", "by": "cont" },
                 { "verb": "migrate.start", "support": "impossible", "by": "no peer is configured" } ] }] },
-        "limits": {} })
+        "state_disk": "ready",
+        "limits": { "request_line_bytes": 1024, "header_fields": 32, "header_bytes": 8192, "body_bytes": 65536,
+            "batch_commands": 32 } }))
 }
 
 fn operation(state: &str) -> Value {
-    json!({ "id": "17a2b3-1", "verb": "stop", "instance": "db-1", "state": state, "accepted_ms": 90_000_000,
-        "evidence": [], "result": instances()["instances"][0] })
+    of::<OperationView>(json!({ "id": "17a2b3-1", "verb": "stop", "instance": "db-1", "state": state,
+        "accepted_ms": 90_000_000, "result": instances()["instances"][0] }))
+}
+
+fn host(drain: bool) -> Value {
+    of::<HostView>(json!({ "id": "self", "agent": about()["agent"], "drain": drain,
+        "capacity": { "targets": { "used": 1, "limit": 16 }, "operations": { "used": 3, "limit": 256 } } }))
 }
 
 fn problem(name: &str, status: u16, title: &str, detail: &str) -> Reply {
@@ -60,12 +83,25 @@ fn appliance() -> Server {
                 let mut done = operation("succeeded");
                 done["ended_ms"] = 90_012_500.into();
                 done["changed"] = false.into();
-                ok(json!({ "operations": [operation("running"), done], "next": null }))
+                ok(of::<OperationPage>(json!({ "operations": [operation("running"), done], "next": null })))
             }
-            "GET /v1/targets HTTP/1.1" => ok(json!({ "targets": [
+            "GET /v1/capabilities HTTP/1.1" => {
+                ok(of::<Capabilities>(json!({ "hypervisors": about()["agent"]["hypervisors"] })))
+            }
+            "GET /v1/targets?limit=200 HTTP/1.1" => ok(of::<TargetPage>(json!({ "targets": [
                 { "id": "data", "iqn": "iqn.2026-11.example.corbel:data", "lun": 0, "volume": "nbd://192.0.2.9/data",
                   "initiators": ["*"], "read_only": true, "state": "down", "reason": "connection refused",
-                  "size_bytes": 68_719_476_736_u64, "sessions": 1 } ] })),
+                  "size_bytes": 68_719_476_736_u64, "sessions": 1,
+                  "desired": { "generation": 2, "durable": true, "applied": false, "difference": ["read_only"],
+                               "problem": "a session is logged in" } } ], "next": null }))),
+            "GET /v1/hosts/self HTTP/1.1" => ok(host(false)),
+            "POST /v1/hosts/self:drain HTTP/1.1" => ok(host(true)),
+            "GET /v1/instances/db-1/stats HTTP/1.1" => {
+                ok(of::<StatsView>(json!({ "instance": "db-1", "stats": {
+                "cpu_ms": 7_265_000, "memory_kib": 4_194_304, "nics": [],
+                "disks": [{ "name": "data", "reads": 10, "read_bytes": 40_960, "writes": 2, "write_bytes": 1_048_576 }]
+            } })))
+            }
             "POST /v1/instances/db-1/commands HTTP/1.1" => Reply::Json(202, operation("running").to_string()),
             _ => problem("not-found", 404, "There is nothing here", "There is nothing there."),
         }
@@ -135,8 +171,8 @@ OPERATION  INSTANCE  VERB  STATE      AGO   TOOK  CHANGED
     shows(
         &["targets"],
         "\
-TARGET  STATE  SIZE    SESSIONS  LUN  ACCESS     IQN                              VOLUME                REASON
-data    down   64 GiB  1         0    read only  iqn.2026-11.example.corbel:data  nbd://192.0.2.9/data  connection refused
+TARGET  STATE  SIZE    SESSIONS  LUN  ACCESS     IQN                              VOLUME                APPLIED                                REASON
+data    down   64 GiB  1         0    read only  iqn.2026-11.example.corbel:data  nbd://192.0.2.9/data  no: read_only; a session is logged in  connection refused
 ",
     );
     shows(
@@ -160,7 +196,8 @@ version         0.1.0
 ready           yes
 up              1d1h
 boot            0b9c4a5e-0000-4000-8000-0000000000ff
-authentication  none
+authentication  tls
+state disk      ready
 agent           up
 agent version   0.1.0
 agent boot      0b9c4a5e-0000-4000-8000-0000000000ee
@@ -218,7 +255,7 @@ fn a_command_is_sent_with_its_arguments_conditions_and_a_token() {
     assert_eq!(run.err, "it goes on: corbelctl operation 17a2b3-1 --wait\n");
     let body: Value = serde_json::from_str(&server.asked()[0].body).unwrap();
     let expected = json!({ "verb": "stop", "client_token": "t-1", "deadline_ms": 5000,
-        "args": { "graceful": true, "timeout_ms": 120_000, "then": "force" },
+        "args": { "timeout_ms": 120_000, "then": "force" },
         "precondition": { "state": "running", "generation": 7 } });
     assert_eq!(body, expected);
 }
@@ -229,6 +266,19 @@ fn verbose_shows_what_is_said_and_the_token() {
     let token = run.err.lines().find_map(|line| line.strip_prefix("client token ")).expect("a token");
     assert!(token.starts_with("ctl-") && token.len() == 36, "{token}");
     assert!(run.err.contains(&format!("\"client_token\":\"{token}\"")), "{}", run.err);
+}
+
+#[test]
+fn no_secret_is_shown_even_to_the_verbose() {
+    let server = appliance();
+    let file = canned::folder().join("chap.json");
+    let account = json!({ "user": "host", "secret": "open-sesame-1", "target_user": "t", "target_secret": "open-sesame-2" });
+    std::fs::write(&file, json!({ "accounts": [account] }).to_string()).unwrap();
+    let target = ["-v", "targets", "expose", "data", "--iqn", "iqn.2026-11.example:d", "--initiator", "*"];
+    let more = ["--volume", "nbd://192.0.2.9/d", "--chap", file.to_str().unwrap()];
+    let run = server.ctl(&[&target[..], &more].concat());
+    assert!(server.asked()[0].body.contains("open-sesame-2"));
+    assert!(run.err.contains("(hidden)") && !run.err.contains("sesame"), "{}", run.err);
 }
 
 #[test]
@@ -271,21 +321,308 @@ fn an_answer_that_is_lost_twice_is_an_unknown_outcome() {
 }
 
 #[test]
-fn several_have_each_their_line_and_the_worst_decides() {
-    let server = Server::start(|asked, _| match asked.line.as_str() {
-        "POST /v1/instances/a/commands HTTP/1.1" => {
-            let mut one = operation("succeeded");
-            one["instance"] = "a".into();
-            one["verb"] = "terminate".into();
-            one["result"] = json!({ "state": "terminated" });
-            Reply::Json(202, one.to_string())
-        }
-        _ => problem("unknown-instance", 404, "There is no such instance", "There is no instance b."),
+fn several_are_one_batch_and_have_each_their_line_and_the_worst_decides() {
+    let server = Server::start(|asked, _| {
+        assert_eq!(asked.line, "POST /v1/commands HTTP/1.1");
+        let batch: BatchRequest = serde_json::from_str(&asked.body).unwrap();
+        let results: Vec<Value> = batch
+            .commands
+            .iter()
+            .map(|command| match command.0.instance.as_str() {
+                "gone" => json!({ "instance": "gone", "problem": {
+                    "type": "urn:corbel:problem:unknown-instance", "title": "There is no such instance", "status": 404,
+                    "detail": "There is no instance gone.", "retryable": false } }),
+                name => {
+                    let mut one = operation("succeeded");
+                    one["instance"] = name.into();
+                    one["verb"] = "terminate".into();
+                    one["result"]["state"] = "terminated".into();
+                    json!({ "instance": name, "operation": one })
+                }
+            })
+            .collect();
+        let failed =
+            u32::try_from(results.iter().filter(|result| result.get("problem").is_some()).count()).unwrap();
+        Reply::Json(202, of::<BatchView>(json!({ "results": results, "failed": failed })).to_string())
     });
-    let run = server.ctl(&["terminate", "b", "a"]);
+    let run = server.ctl(&["terminate", "gone", "a", "b", "a", "--token", "t"]);
     assert_eq!(run.code, 1);
-    assert_eq!(run.out, "a: terminate succeeded; it is terminated\n");
-    assert!(run.err.starts_with("corbelctl: b: There is no such instance"), "{}", run.err);
+    assert_eq!(
+        run.out,
+        "a: terminate succeeded; it is terminated\nb: terminate succeeded; it is terminated\n"
+    );
+    assert!(run.err.starts_with("corbelctl: gone: There is no such instance"), "{}", run.err);
+    let body: Value = serde_json::from_str(&server.asked()[0].body).unwrap();
+    assert_eq!(body["commands"][1], json!({ "instance": "b", "verb": "terminate", "client_token": "t.1" }));
+
+    // A list of a file is as many batches as it takes.
+    let names: String = (0..40).map(|number| format!("vm-{number:02} # rack 3\n\n")).collect();
+    let file = canned::folder().join("names");
+    std::fs::write(&file, names).unwrap();
+    let before = server.asked().len();
+    let run = server.ctl(&["terminate", "--from", file.to_str().unwrap(), "--json"]);
+    assert_eq!((run.code, server.asked().len() - before), (0, 2));
+    let all: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(all["results"].as_array().unwrap().len(), 40);
+    let last: Value = serde_json::from_str(&server.asked()[before + 1].body).unwrap();
+    assert!(last["commands"][7]["client_token"].as_str().unwrap().ends_with(".39"));
+}
+
+#[test]
+fn a_file_with_something_else_than_names_ends_nobody() {
+    let server = appliance();
+    let file = canned::folder().join("names");
+    std::fs::write(&file, "db-1\n--all\n").unwrap();
+    let run = server.ctl(&["terminate", "--from", file.to_str().unwrap()]);
+    assert_eq!((run.code, server.asked().len()), (2, 0));
+    assert!(run.err.contains("line 2"), "{}", run.err);
+}
+
+#[test]
+fn a_dry_run_is_a_forecast() {
+    let server = Server::start(|asked, _| {
+        assert_eq!(asked.line, "POST /v1/instances/db-1/commands?dry_run=true HTTP/1.1");
+        let current = instances()["instances"][0].clone();
+        let forecast = json!({ "dry_run": true, "would_change": true, "current": current });
+        Reply::Json(200, of::<Forecast>(forecast).to_string())
+    });
+    let run = server.ctl(&["terminate", "db-1", "--dry-run"]);
+    assert_eq!(run.out, "db-1: terminate would be done; it is running (dry run: nothing was done)\n");
+}
+
+#[test]
+fn a_disk_is_a_target_of_the_appliance() {
+    let server = appliance();
+    server.ctl(&["volume", "attach", "db-1", "data", "--as", "logs", "--read-only", "--token", "t"]);
+    let body: Value = serde_json::from_str(&server.asked()[0].body).unwrap();
+    let arguments = json!({ "target": "data", "volume": "logs", "read_only": true });
+    assert_eq!(body, json!({ "verb": "volume.attach", "args": arguments, "client_token": "t" }));
+    server.ctl(&["stop", "db-1", "--force", "--timeout", "0", "--token", "t"]);
+    let body: Value = serde_json::from_str(&server.asked()[1].body).unwrap();
+    assert_eq!(body, json!({ "verb": "force-stop", "client_token": "t" }));
+}
+
+#[test]
+fn the_host_its_capacity_and_what_a_guest_uses_are_told() {
+    shows(
+        &["host"],
+        "\
+host                   self
+takes new instances    yes
+agent                  up
+hypervisors            qemu 7.2.22
+targets                1 of 16
+operations remembered  3 of 256
+",
+    );
+    let run = appliance().ctl(&["drain"]);
+    assert!(run.out.contains("takes new instances    no: it is being drained\n"), "{}", run.out);
+    shows(
+        &["stats", "db-1"],
+        "\
+name            db-1
+processor time  2h1m
+memory          4 GiB
+
+DISK  READS  READ    WRITES  WRITTEN
+data  10     40 KiB  2       1 MiB
+",
+    );
+}
+
+/// An appliance that has restarted at the ninth request.
+fn eventful() -> Server {
+    let event = |seq: u64, object: &str, state: &str| {
+        of::<ApiEvent>(
+            json!({ "seq": seq, "at_ms": 90_000_000 + seq, "kind": "instance.state", "object": object,
+            "generation": seq, "state": state, "operation": "17a2b3-1", "detail": "the guest shut down" }),
+        )
+    };
+    Server::start(move |asked, _| {
+        let page = |events: Vec<Value>, next: u64, missed: bool| {
+            let page = json!({ "boot": about()["boot"], "events": events, "next": next, "missed": missed });
+            Reply::Json(200, of::<EventPage>(page).to_string())
+        };
+        let events =
+            vec![event(4, "db-1", "stopping"), event(5, "web-1", "failed"), event(6, "db-1", "stopped")];
+        match asked.line.as_str() {
+            "GET /v1 HTTP/1.1" => Reply::Json(200, about().to_string()),
+            "GET /v1/instances/db-1 HTTP/1.1" => {
+                let mut one = instances()["instances"][0].clone();
+                one["state"] = "stopped".into();
+                Reply::Json(200, one.to_string())
+            }
+            "GET /v1/operations?limit=200 HTTP/1.1" => {
+                let mut failed = operation("failed");
+                failed["error"] = json!({ "type": "urn:corbel:problem:guest-ignored", "title": "The guest did not shut down",
+                    "status": 409, "detail": "It has had 60 s.", "instance": "/v1/operations/17a2b3-1", "retryable": false });
+                let failed = of::<OperationView>(failed);
+                Reply::Json(200, json!({ "operations": [failed], "next": null }).to_string())
+            }
+            line if line.starts_with("GET /v1/events?after=0&") => page(events, 6, true),
+            line if line.starts_with("GET /v1/events?after=2&") => page(events, 6, true),
+            line if line.starts_with("GET /v1/events?after=6&") => page(vec![], 6, false),
+            other => panic!("{other}"),
+        }
+    })
+}
+
+#[test]
+fn events_are_lines_and_a_gap_is_told_to_whoever_knows_of_it() {
+    let run = eventful().ctl(&["events"]);
+    assert_eq!((run.code, run.err.as_str()), (0, ""), "whoever asks for all has missed nothing");
+    let lines: Vec<&str> = run.out.lines().collect();
+    assert_eq!(lines.len(), 3);
+    // The time is that of this machine, less what the appliance's clock says.
+    let (number, rest) = lines[1].split_at(8);
+    assert_eq!(number, "     5  ");
+    assert!(rest[..20].starts_with("20") && rest[..20].ends_with('Z'), "{rest}");
+    assert_eq!(&rest[20..], "  instance.state       web-1 17a2b3-1 failed: the guest shut down");
+
+    let run = eventful().ctl(&["events", "--after", "2", "--of", "db-1", "--json"]);
+    assert!(run.err.contains("events were missed"), "{}", run.err);
+    let lines: Vec<Value> = run.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0], json!({ "missed": true, "next": 6 }));
+    assert_eq!((lines.len(), &lines[2]["seq"]), (3, &6.into()));
+}
+
+#[test]
+fn why_has_all_that_explains_an_instance_in_one_view() {
+    let run = eventful().ctl(&["why", "db-1"]);
+    assert_eq!((run.code, run.err.as_str()), (0, ""));
+    for words in [
+        "name        db-1\nstate       stopped\n",
+        "\nLast operations\nOPERATION ",
+        "The guest did not shut down: It has had 60 s. [guest-ignored]",
+        "\nLast events\n     4  ",
+        "\nWhat to do\n`corbelctl start db-1` runs it.\nthe last stop ended with guest-ignored: the guest did not listen",
+    ] {
+        assert!(run.out.contains(words), "{words}\n{}", run.out);
+    }
+    assert!(!run.out.contains("web-1"), "{}", run.out);
+}
+
+/// A trail of five records of which the first two are not kept any more.
+fn trail() -> AuditPage {
+    let mut place = Anchor::default();
+    let mut records: Vec<AuditRecord> = Vec::new();
+    for request in 1..=5 {
+        let record = AuditRecord {
+            seq: 0,
+            prev_hash: Hash::default(),
+            boot: serde_json::from_value(about()["boot"].clone()).unwrap(),
+            at_ms: request * 1000,
+            unix_time: Some(1_795_712_400 + request),
+            request,
+            principal: agent_protocol::Text::new("svc/vm"),
+            peer_key: Some(Hash([9; 32])),
+            verb: agent_protocol::Text::new("terminate"),
+            object: agent_protocol::Text::new("/v1/instances/web-1/commands"),
+            decision: if request == 4 { Decision::Denied } else { Decision::Allowed },
+            outcome: agent_protocol::Text::new(if request == 4 { "forbidden" } else { "succeeded" }),
+            operation: "17a2b3-1".parse().ok(),
+            hash: Hash::default(),
+        };
+        records.push(record.chained(place));
+        place = records.last().unwrap().anchor();
+    }
+    let anchor = records[1].anchor();
+    AuditPage { records: records.split_off(2), anchor, head: place, durable: true, next: None }
+}
+
+/// An appliance with that trail, two records a page.
+fn audited(page: AuditPage) -> Server {
+    Server::start(move |asked, _| {
+        let Some(query) = asked.line.strip_prefix("GET /v1/audit?after=") else {
+            return Reply::Json(200, about().to_string());
+        };
+        let after: u64 = query.split('&').next().unwrap().parse().unwrap();
+        let mut records: Vec<AuditRecord> =
+            page.records.iter().filter(|record| record.seq > after).cloned().collect();
+        let more = records.len() > 2;
+        records.truncate(2);
+        let next = records.last().filter(|_| more).map(|last| last.seq);
+        Reply::Json(200, serde_json::to_string(&AuditPage { records, next, ..page.clone() }).unwrap())
+    })
+}
+
+#[test]
+fn the_audit_trail_is_listed() {
+    let run = audited(trail()).ctl(&["audit"]);
+    assert_eq!((run.code, run.err.as_str()), (0, ""));
+    assert_eq!(
+        run.out,
+        "\
+NO  TIME                  WHO     VERB       WHAT                          DECISION  OUTCOME    OPERATION
+3   2026-11-26T17:00:03Z  svc/vm  terminate  /v1/instances/web-1/commands  allowed   succeeded  17a2b3-1
+4   2026-11-26T17:00:04Z  svc/vm  terminate  /v1/instances/web-1/commands  denied    forbidden  17a2b3-1
+5   2026-11-26T17:00:05Z  svc/vm  terminate  /v1/instances/web-1/commands  allowed   succeeded  17a2b3-1
+"
+    );
+    let denied = audited(trail()).ctl(&["audit", "list", "--denied"]).out;
+    assert_eq!(denied.lines().count(), 2, "{denied}");
+}
+
+#[test]
+fn a_whole_trail_is_verified_on_the_wire_and_in_a_file() {
+    let (server, head) = (audited(trail()), trail().head);
+    let expected = format!(
+        "the audit trail is whole: 3 records, 3 to 5\nnext time: corbelctl audit verify --since 5:{}\n",
+        head.hash
+    );
+    let run = server.ctl(&["audit", "verify"]);
+    assert_eq!((run.code, run.out.as_str()), (0, expected.as_str()), "{}", run.err);
+    // Places that it passes through, and the one before its first record.
+    for place in [trail().records[1].anchor(), head, trail().anchor] {
+        let since = format!("{}:{}", place.seq, place.hash);
+        assert_eq!(server.ctl(&["audit", "verify", "--since", &since]).code, 0, "{since}");
+    }
+    let file = canned::folder().join("trail.json");
+    std::fs::write(&file, server.ctl(&["audit", "list", "--json"]).out).unwrap();
+    // Without any appliance.
+    let run = canned::run(canned::command(&["audit", "verify", "--from", file.to_str().unwrap()]));
+    assert_eq!((run.code, run.out.as_str()), (0, expected.as_str()), "{}", run.err);
+}
+
+#[test]
+fn a_trail_that_was_altered_is_told_from_a_whole_one() {
+    type Change = fn(&mut AuditPage);
+    let changes: [(&str, Change); 6] = [
+        ("record 4 was altered", |page| page.records[1].outcome = agent_protocol::Text::new("succeeded")),
+        ("record 5 does not follow", |page| {
+            page.records[1].decision = Decision::Allowed;
+            page.records[1].hash = page.records[1].digest();
+        }),
+        ("record 4 is missing", |page| drop(page.records.remove(1))),
+        ("record 3 is missing", |page| page.records.swap(0, 1)),
+        ("the end of the audit trail is missing", |page| drop(page.records.pop())),
+        ("record 3 does not follow", |page| page.anchor.hash = Hash([7; 32])),
+    ];
+    for (says, change) in changes {
+        let mut page = trail();
+        change(&mut page);
+        let run = audited(page).ctl(&["audit", "verify"]);
+        assert_eq!((run.code, run.out.as_str()), (1, ""), "{says}");
+        assert!(run.err.contains(says), "{says}: {}", run.err);
+    }
+    // One that is whole in itself, and not the one that was verified before.
+    for (since, says) in [(4, "was made anew"), (1, "is not kept any more")] {
+        let since = format!("{since}:{}", Hash([1; 32]));
+        let run = audited(trail()).ctl(&["audit", "verify", "--since", &since]);
+        assert_eq!((run.code, run.out.as_str()), (1, ""));
+        assert!(run.err.contains(says), "{}", run.err);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_trail_is_no_verified_trail() {
+    for text in ["", "{}", "[]", "{\"anchor\": 7}", "{\"anchor\":{\"seq\":0,\"hash\":\"00\"},\"records\":[]}"]
+    {
+        let file = canned::folder().join("trail.json");
+        std::fs::write(&file, text).unwrap();
+        let run = canned::run(canned::command(&["audit", "verify", "--from", file.to_str().unwrap()]));
+        assert_eq!((run.code, run.out.as_str()), (1, ""), "{text}");
+    }
 }
 
 #[test]
@@ -332,9 +669,12 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
             "volume": evil, "evidence": [evil], "allowed_actions": [evil], "name": evil, "version": evil,
             "error": { "type": evil, "title": evil, "detail": evil }, "result": { "state": evil },
             "agent": { "state": evil, "hypervisors": [{ "name": evil, "capabilities": [{ "verb": evil }] }] },
-            "problems": [{ "type": evil, "title": evil }], "images": [evil] });
+            "hypervisors": [{ "name": evil, "capabilities": [{ "verb": evil, "by": evil }] }],
+            "problems": [{ "type": evil, "title": evil }], "images": [evil], "boot": evil, "anchor": evil, "seq": 1, "at_ms": 1,
+            "object": evil, "principal": evil, "decision": evil, "outcome": evil, "stats": { "disks": [{ "name": evil }] },
+            "current": { "state": evil }, "desired": { "applied": false, "difference": [evil] } });
         let mut all = one.clone();
-        for list in ["instances", "operations", "targets"] {
+        for list in ["instances", "operations", "targets", "records"] {
             all[list] = json!([one]);
         }
         if asked.line.contains("problem") || asked.line.contains("/b") {
@@ -344,6 +684,9 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
         if asked.line.contains("metrics") {
             return Reply::Text(200, format!("a 1\nb{evil} 2\n"));
         }
+        // A second page of events would never be the last.
+        all["events"] = if asked.line.contains("after=0&") { json!([one]) } else { json!([]) };
+        all["next"] = if asked.line.contains("/events") { 1.into() } else { Value::Null };
         Reply::Json(200, all.to_string())
     };
     let server = Server::start(move |asked, _| hostile(asked));
@@ -362,7 +705,15 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
         &["metrics"],
         &["stop", "a"],
         &["stop", "b"],
-        &["stop", "a", "b"],
+        &["why", "a"],
+        &["stats", "a"],
+        &["host"],
+        &["events"],
+        &["audit"],
+        &["audit", "verify"],
+        &["cancel", "a"],
+        &["drain"],
+        &["stop", "a", "--dry-run"],
     ] {
         for more in [&[][..], &["--json"], &["--verbose"]] {
             let run = server.ctl(&[words, more].concat());

@@ -89,6 +89,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         // The two engines in tests only: hostile peers are made of their wire types; the client of the agent's protocol; and
         // the service that is told to fail.
         &[
+            "management_ctl",
             "image_pack",
             "image_appliance",
             "agent",

@@ -5,8 +5,10 @@ use crate::advice;
 use crate::api::Api;
 use crate::failure::{Exit, Failure, Outcome, Problem};
 use crate::plain;
-use crate::screen::Tint;
+use crate::screen::{Screen, Tint};
 use crate::table::{Cell, Table, facts};
+use management_api::DrainRequest;
+use management_http::Method;
 use serde_json::{Value, json};
 
 /// `GET /v1` and `GET /readyz` in one view.
@@ -37,6 +39,7 @@ pub(super) fn status(api: &mut Api<'_>) -> Outcome<Exit> {
             ("boot", text(&about, "/boot").into()),
             ("authentication", text(&about, "/authentication").into()),
             ("you are", text(&about, "/principal").into()),
+            ("state disk", state(&text(&about, "/state_disk"))),
             ("agent", agent),
             ("agent version", text(&about, "/agent/version").into()),
             ("agent boot", text(&about, "/agent/boot").into()),
@@ -66,11 +69,11 @@ fn hypervisors(about: &Value) -> String {
 
 /// What each hypervisor can do, and how.
 pub(super) fn capabilities(api: &mut Api<'_>) -> Outcome<Exit> {
-    let about = api.get("/v1")?;
+    let document = api.get("/v1/capabilities")?;
     let screen = api.screen;
-    let hypervisors = items(&about, "/agent/hypervisors");
+    let hypervisors = items(&document, "/hypervisors");
     if screen.is_json() {
-        screen.document(&json!({ "hypervisors": hypervisors }));
+        screen.document(&document);
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&["HYPERVISOR", "VERSION", "VERB", "SUPPORT", "BY"]);
@@ -91,6 +94,49 @@ pub(super) fn capabilities(api: &mut Api<'_>) -> Outcome<Exit> {
         table.print(screen);
     }
     Ok(Exit::Done)
+}
+
+/// The host.
+pub(super) fn host(api: &mut Api<'_>) -> Outcome<Exit> {
+    let document = api.get("/v1/hosts/self")?;
+    show_host(api.screen, &document);
+    Ok(Exit::Done)
+}
+
+/// Let it take no new instances, or take them again.
+pub(super) fn drain(api: &mut Api<'_>, drain: bool) -> Outcome<Exit> {
+    let body = super::order::json(&DrainRequest { drain })?;
+    let document = api.send(Method::Post, "/v1/hosts/self:drain", Some(&body), "asking")?;
+    show_host(api.screen, &document);
+    Ok(Exit::Done)
+}
+
+fn show_host(screen: &Screen, host: &Value) {
+    if screen.is_json() {
+        screen.document(host);
+        return;
+    }
+    let gauge = |name: &str| {
+        let (used, limit) =
+            (text(host, &format!("/capacity/{name}/used")), text(host, &format!("/capacity/{name}/limit")));
+        if limit.is_empty() { limit } else { format!("{used} of {limit}") }
+    };
+    let instances = match text(host, "/drain").as_str() {
+        "yes" => Cell::tinted("no: it is being drained", Tint::Warn),
+        _ => Cell::tinted("yes", Tint::Good),
+    };
+    facts(
+        screen,
+        &[
+            ("host", text(host, "/id").into()),
+            ("takes new instances", instances),
+            ("agent", super::state(&text(host, "/agent/state"))),
+            ("reason", text(host, "/agent/reason").into()),
+            ("hypervisors", hypervisors(host).into()),
+            ("targets", gauge("targets").into()),
+            ("operations remembered", gauge("operations").into()),
+        ],
+    );
 }
 
 /// The catalogue of problems, with our advice.

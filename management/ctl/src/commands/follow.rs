@@ -1,27 +1,32 @@
-//! A command on its way: sent, waited for, reported.
+//! Commands on their way: sent, waited for, reported.
 
 use super::operations;
-use super::order::{Envelope, Order};
+use super::order::{Envelope, Order, json};
 use super::text;
 use crate::advice;
 use crate::api::Api;
 use crate::arguments::Terms;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome, Problem};
 use crate::progress::Progress;
+use management_api::{BATCH_MAX, BatchRequest};
 use management_http::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Between two looks at an operation, at first and at most.
-const SOON: Duration = Duration::from_millis(100);
-const LATER: Duration = Duration::from_secs(2);
+/// How long the appliance may hold an answer back until an operation has ended.
+const HELD: Duration = Duration::from_secs(25);
+/// Between two looks, when it does not.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Send one command and report what became of it.
 pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, terms: &Terms) -> Outcome<Exit> {
     api.screen.detail(&format!("client token {}", envelope.token()));
-    let operation = send(api, order, envelope)?;
+    let label = format!("{} {}", order.verb(), order.instance);
+    let sent = api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)?), &label);
+    let operation = sent.map_err(|failure| unless_lost(failure, envelope))?;
     if terms.dry_run {
-        return Ok(would(api, order, &operation));
+        would(api, order, &operation);
+        return Ok(Exit::Done);
     }
     let operation = match terms.wait {
         Some(limit) => wait(api, operation, limit)?,
@@ -34,32 +39,35 @@ pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, ter
     Ok(exit(&operation, terms.wait.is_some()))
 }
 
-fn send(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>) -> Outcome<Value> {
-    let label = format!("{} {}", order.action.verb(), order.instance);
-    let sent = api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)), &label);
-    let again = |what: String| {
-        let advice = format!(
-            "nobody knows whether it was done. Say the same again with --token {}: it is not done twice, and you are \
-             told what became of it.",
-            envelope.token()
-        );
-        Failure::Lost(what, advice)
+/// What to do when nobody knows what became of a request: say the same again.
+fn unless_lost(failure: Failure, envelope: &Envelope<'_>) -> Failure {
+    let what = match failure {
+        Failure::Lost(what, _) => what,
+        Failure::Interrupted => "interrupted before the answer".into(),
+        other => return other,
     };
-    sent.map_err(|failure| match failure {
-        Failure::Lost(what, _) => again(what),
-        Failure::Interrupted => again("interrupted before the answer".into()),
-        other => other,
-    })
+    let advice = format!(
+        "nobody knows whether it was done. Say the same again with --token {}: it is not done twice, and you are told \
+         what became of it.",
+        envelope.token()
+    );
+    Failure::Lost(what, advice)
 }
 
 /// What a dry run has found.
-fn would(api: &Api<'_>, order: &Order, answer: &Value) -> Exit {
+fn would(api: &Api<'_>, order: &Order, forecast: &Value) {
     if api.screen.is_json() {
-        api.screen.document(answer);
-    } else {
-        api.screen.say(&format!("{}: {} would be done; nothing was", order.instance, order.action.verb()));
+        api.screen.document(forecast);
+        return;
     }
-    Exit::Done
+    let what = match text(forecast, "/would_change").as_str() {
+        "no" => "would be done, and there would be nothing to do",
+        "yes" => "would be done",
+        _ => "would be tried",
+    };
+    let now = text(forecast, "/current/state");
+    let now = if now.is_empty() { now } else { format!("; it is {now}") };
+    api.screen.say(&format!("{}: {} {what}{now} (dry run: nothing was done)", order.instance, order.verb()));
 }
 
 /// Send several commands, and report each.
@@ -69,36 +77,56 @@ pub(super) fn several(
     envelope: &Envelope<'_>,
     terms: &Terms,
 ) -> Outcome<Exit> {
+    api.screen.detail(&format!("client token {}, and the number of each", envelope.token()));
+    let mut results: Vec<Value> = Vec::new();
+    for chunk in orders.chunks(BATCH_MAX) {
+        let begin = results.len();
+        let commands = chunk.iter().enumerate().map(|(index, order)| envelope.element(order, begin + index));
+        let body = json(&BatchRequest { commands: commands.collect::<Outcome<_>>()? })?;
+        let path = format!("/v1/commands{}", envelope.query());
+        let label = format!("{} {} instances", chunk[0].verb(), orders.len());
+        let answer = api.send(Method::Post, &path, Some(&body), &label);
+        let mut answer = answer.map_err(|failure| unless_lost(failure, envelope))?;
+        match answer.get_mut("results").map(Value::take) {
+            Some(Value::Array(some)) if some.len() == chunk.len() => results.extend(some),
+            _ => {
+                return Err(Failure::Nonsense(
+                    "the answer makes no sense: it has not one result a command".into(),
+                ));
+            }
+        }
+    }
     let mut worst = Exit::Done;
-    let mut results = Vec::new();
-    for (index, order) in orders.iter().enumerate() {
-        let envelope = envelope.numbered(index);
-        let sent = send(api, order, &envelope).and_then(|operation| match terms.wait {
-            Some(limit) if !terms.dry_run => wait(api, operation, limit),
-            _ => Ok(operation),
-        });
-        let ended = match sent {
-            Ok(operation) => {
-                report(api, &operation, terms.wait.is_some());
-                let exit = exit(&operation, terms.wait.is_some());
-                results.push(json!({ "instance": order.instance, "operation": operation }));
-                exit
-            }
-            Err(Failure::Problem(problem)) => {
-                let words = format!("{}: {}", order.instance, problem.words());
-                api.screen.error(&words, advice::of(&problem.name));
-                let exit = problem.exit();
-                results.push(json!({ "instance": order.instance, "problem": problem.document }));
-                exit
-            }
-            Err(other) => return Err(other),
-        };
-        worst = worst.max(ended);
+    for (order, result) in orders.iter().zip(&mut results) {
+        worst = worst.max(told(api, order, result, terms)?);
     }
     if api.screen.is_json() {
         api.screen.document(&json!({ "results": results }));
     }
     Ok(worst)
+}
+
+/// Wait for one of several, if that is wanted, and report it.
+fn told(api: &mut Api<'_>, order: &Order, result: &mut Value, terms: &Terms) -> Outcome<Exit> {
+    if let Some(problem) = result.get("problem").cloned().and_then(Problem::of) {
+        let words = format!("{}: {}", order.instance, problem.words());
+        api.screen.error(&words, advice::of(&problem.name));
+        return Ok(problem.exit());
+    }
+    let Some(operation) = result.get_mut("operation") else {
+        if terms.dry_run {
+            would(api, order, result.get("forecast").unwrap_or(&Value::Null));
+            return Ok(Exit::Done);
+        }
+        return Err(Failure::Nonsense(
+            "the answer makes no sense: a result has neither operation nor problem".into(),
+        ));
+    };
+    if let Some(limit) = terms.wait {
+        *operation = wait(api, operation.take(), limit)?;
+    }
+    report(api, operation, terms.wait.is_some());
+    Ok(exit(operation, terms.wait.is_some()))
 }
 
 /// Look at an operation until it has ended, at most for `limit`.
@@ -107,20 +135,16 @@ pub(super) fn wait(api: &mut Api<'_>, operation: Value, limit: Option<Duration>)
     api.interrupt.hold();
     let mut progress = Progress::new(screen, "");
     let mut operation = operation;
-    let mut pause = SOON;
     while is_open(&operation) {
         let (verb, name) = (text(&operation, "/verb"), text(&operation, "/instance"));
         progress.label(format!("{verb} {name}: {}", text(&operation, "/state")));
-        if limit.is_some_and(|limit| progress.elapsed() >= limit) {
+        let began = progress.elapsed();
+        let left = limit.map_or(HELD, |limit| limit.saturating_sub(began)).min(HELD);
+        if left.is_zero() {
             break;
         }
-        let until = progress.elapsed() + limit.map_or(pause, |limit| pause.min(limit));
-        while progress.elapsed() < until && !api.interrupt.is_set() {
-            progress.tick();
-            api.interrupt.sleep(Duration::from_millis(50));
-        }
-        pause = (pause * 2).min(LATER);
-        let path = format!("/v1/operations/{}", text(&operation, "/id"));
+        let seconds = left.as_millis().div_ceil(1000);
+        let path = format!("/v1/operations/{}?wait={seconds}s", text(&operation, "/id"));
         operation = match api.get_showing(&path, &mut progress) {
             Err(Failure::Interrupted) => {
                 progress.clear();
@@ -129,6 +153,11 @@ pub(super) fn wait(api: &mut Api<'_>, operation: Value, limit: Option<Duration>)
             }
             other => other?,
         };
+        // An answer that was not held back is not asked for again at once.
+        while progress.elapsed() < began + PAUSE && is_open(&operation) {
+            api.interrupt.sleep(PAUSE / 4);
+            progress.tick();
+        }
     }
     Ok(operation)
 }

@@ -1,11 +1,12 @@
 //! Commands to instances: what the words of the command line ask for.
 
 use super::follow;
-use super::order::{Envelope, Order, milliseconds};
+use super::order::{Envelope, Order, What, milliseconds};
 use crate::api::Api;
-use crate::arguments::{Command, Migrate, Nic, Several, Size, Stop, Terminate, Terms, Volume};
+use crate::arguments::{Command, Migrate, Nic, Stop, Terminate, Terms, Volume};
 use crate::failure::{Exit, Failure, Outcome};
-use agent_protocol::{Action, InstanceId, Then};
+use agent_protocol::{InstanceId, Size, Then, Verb};
+use management_api::Arguments;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
@@ -14,32 +15,36 @@ const NAMES_LIMIT: u64 = 1 << 20;
 
 /// Carry out a command to one instance or several.
 pub(super) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
+    let none = Arguments::default;
     match command {
         Command::Create(create) => {
-            let (image, size) = (create.image.clone(), size(&create.size));
-            one(api, &create.name, Action::Create { image, start: create.start, size }, &create.terms)
+            let size = Size { cpus: create.size.cpus, memory_mib: create.size.memory };
+            let what = What::Create { image: create.image.clone(), start: create.start, size };
+            one(api, &create.name, what, &create.terms)
         }
-        Command::Start(several) => each(api, several, &Action::Start {}),
-        Command::Pause(several) => each(api, several, &Action::Pause {}),
-        Command::Resume(several) => each(api, several, &Action::Resume {}),
-        Command::Reset(several) => each(api, several, &Action::Reset {}),
-        Command::Save(several) => each(api, several, &Action::Save {}),
-        Command::Restore(several) => each(api, several, &Action::Restore {}),
-        Command::Stop(stop) => many(api, &stop.names, &stopped(stop), &stop.terms),
-        Command::Reboot(stop) => {
-            let action = Action::Reboot { timeout_ms: milliseconds(stop.timeout), then: then(stop) };
-            many(api, &stop.names, &action, &stop.terms)
+        Command::Start(of) => many(api, &of.names, Verb::Start, none(), &of.terms),
+        Command::Pause(of) => many(api, &of.names, Verb::Pause, none(), &of.terms),
+        Command::Resume(of) => many(api, &of.names, Verb::Resume, none(), &of.terms),
+        Command::Reset(of) => many(api, &of.names, Verb::Reset, none(), &of.terms),
+        Command::Save(of) => many(api, &of.names, Verb::Save, none(), &of.terms),
+        Command::Restore(of) => many(api, &of.names, Verb::Restore, none(), &of.terms),
+        // There is nothing to wait for then.
+        Command::Stop(stop) if stop.force && stop.timeout.is_zero() => {
+            many(api, &stop.names, Verb::ForceStop, none(), &stop.terms)
         }
+        Command::Stop(stop) => many(api, &stop.names, Verb::Stop, patience(stop), &stop.terms),
+        Command::Reboot(stop) => many(api, &stop.names, Verb::Reboot, patience(stop), &stop.terms),
         Command::Snapshot(of) => {
-            let snapshot = of.snapshot.clone();
-            one(api, &of.name, Action::Snapshot { snapshot }, &of.terms)
+            let arguments = Arguments { snapshot: Some(of.snapshot.clone()), ..none() };
+            one(api, &of.name, What::Command(Verb::Snapshot, arguments), &of.terms)
         }
         Command::Revert(of) => {
-            let snapshot = of.snapshot.clone();
-            one(api, &of.name, Action::Revert { snapshot }, &of.terms)
+            let arguments = Arguments { snapshot: Some(of.snapshot.clone()), ..none() };
+            one(api, &of.name, What::Command(Verb::Revert, arguments), &of.terms)
         }
         Command::Resize(resize) => {
-            one(api, &resize.name, Action::Resize { size: size(&resize.size) }, &resize.terms)
+            let arguments = Arguments { cpus: resize.size.cpus, memory_mib: resize.size.memory, ..none() };
+            one(api, &resize.name, What::Command(Verb::Resize, arguments), &resize.terms)
         }
         Command::Terminate(options) => terminate(api, options),
         Command::Volume(volume) => self::volume(api, volume),
@@ -49,33 +54,29 @@ pub(super) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
     }
 }
 
-fn size(size: &Size) -> agent_protocol::Size {
-    agent_protocol::Size { cpus: size.cpus, memory_mib: size.memory }
+/// How long a guest has, and what happens then.
+fn patience(stop: &Stop) -> Arguments {
+    let then = if stop.force { Then::Force } else { Then::Leave };
+    Arguments { timeout_ms: Some(milliseconds(stop.timeout)), then: Some(then), ..Arguments::default() }
 }
 
-fn then(stop: &Stop) -> Then {
-    if stop.force { Then::Force } else { Then::Leave }
-}
-
-fn stopped(stop: &Stop) -> Action {
-    let at_once = stop.force && stop.timeout.is_zero();
-    Action::Stop { graceful: !at_once, timeout_ms: milliseconds(stop.timeout), then: then(stop) }
-}
-
-fn one(api: &mut Api<'_>, instance: &InstanceId, action: Action, terms: &Terms) -> Outcome<Exit> {
-    let order = Order { instance: instance.clone(), action };
+fn one(api: &mut Api<'_>, instance: &InstanceId, what: What, terms: &Terms) -> Outcome<Exit> {
+    let order = Order { instance: instance.clone(), what };
     follow::one(api, &order, &Envelope::new(terms)?, terms)
 }
 
-fn each(api: &mut Api<'_>, several: &Several, action: &Action) -> Outcome<Exit> {
-    many(api, &several.names, action, &several.terms)
-}
-
-fn many(api: &mut Api<'_>, names: &[InstanceId], action: &Action, terms: &Terms) -> Outcome<Exit> {
+fn many(
+    api: &mut Api<'_>,
+    names: &[InstanceId],
+    verb: Verb,
+    arguments: Arguments,
+    terms: &Terms,
+) -> Outcome<Exit> {
+    let what = What::Command(verb, arguments);
     if let [name] = names {
-        return one(api, name, action.clone(), terms);
+        return one(api, name, what, terms);
     }
-    let order = |name: &InstanceId| Order { instance: name.clone(), action: action.clone() };
+    let order = |name: &InstanceId| Order { instance: name.clone(), what: what.clone() };
     let orders: Vec<Order> = names.iter().map(order).collect();
     follow::several(api, &orders, &Envelope::new(terms)?, terms)
 }
@@ -96,7 +97,7 @@ fn terminate(api: &mut Api<'_>, options: &Terminate) -> Outcome<Exit> {
         api.screen.note("nothing was done");
         return Ok(Exit::Failed);
     }
-    many(api, &names, &Action::Terminate {}, &options.terms)
+    many(api, &names, Verb::Terminate, Arguments::default(), &options.terms)
 }
 
 /// Ask whether so many are to end; only a person can answer.
@@ -116,74 +117,86 @@ fn is_meant(names: &[InstanceId]) -> bool {
 fn named_in(file: &Path) -> Outcome<Vec<InstanceId>> {
     let shown = file.display();
     let here = |error: std::io::Error| Failure::Here(format!("{shown}: {error}"));
-    let mut text = String::new();
     let source: Box<dyn Read> = if file == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
         Box::new(std::fs::File::open(file).map_err(here)?)
     };
+    let mut text = String::new();
     let read = source.take(NAMES_LIMIT + 1).read_to_string(&mut text).map_err(here)?;
     if read as u64 > NAMES_LIMIT {
         return Err(Failure::Here(format!("{shown}: it has more than {NAMES_LIMIT} bytes")));
     }
-    let lines = text
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.split('#').next().unwrap_or("").trim()));
-    lines
-        .filter(|(_, line)| !line.is_empty())
-        .map(|(number, line)| {
-            line.parse().map_err(|error| {
-                let what = format!("{shown}, line {number}: {error}");
-                Failure::Usage(what, "each line has the name of one instance; nothing was done.")
-            })
-        })
-        .collect()
+    let named = |(index, line): (usize, &str)| {
+        let name = line.split('#').next().unwrap_or_default().trim();
+        let wrong = |error: agent_protocol::TokenError| {
+            let what = format!("{shown}, line {}: {error}", index + 1);
+            Failure::Usage(what, "each line has the name of one instance; nothing was done.")
+        };
+        if name.is_empty() { None } else { Some(name.parse().map_err(wrong)) }
+    };
+    text.lines().enumerate().filter_map(named).collect()
 }
 
 fn volume(api: &mut Api<'_>, volume: &Volume) -> Outcome<Exit> {
-    let (of, terms, action) = match volume {
-        Volume::Attach { of, iqn, lun, read_only, terms } => {
-            let volume = agent_protocol::Volume {
-                volume: of.volume.clone(),
-                iqn: iqn.clone(),
-                lun: *lun,
-                read_only: *read_only,
+    let (name, terms, verb, arguments) = match volume {
+        Volume::Attach { name, target, called, read_only, terms } => {
+            let arguments = Arguments {
+                target: Some(target.clone()),
+                volume: called.clone(),
+                read_only: (*read_only).then_some(true),
+                ..Arguments::default()
             };
-            (of, terms, Action::VolumeAttach { volume })
+            (name, terms, Verb::VolumeAttach, arguments)
         }
         Volume::Detach { of, timeout, terms } => {
-            let timeout_ms = milliseconds(*timeout);
-            (of, terms, Action::VolumeDetach { volume: of.volume.clone(), timeout_ms })
+            let timeout_ms = Some(milliseconds(*timeout));
+            let arguments = Arguments { volume: Some(of.volume.clone()), timeout_ms, ..Arguments::default() };
+            (&of.name, terms, Verb::VolumeDetach, arguments)
         }
-        Volume::Resize { of, terms } => (of, terms, Action::VolumeResize { volume: of.volume.clone() }),
+        Volume::Resize { of, terms } => {
+            let arguments = Arguments { volume: Some(of.volume.clone()), ..Arguments::default() };
+            (&of.name, terms, Verb::VolumeResize, arguments)
+        }
     };
-    one(api, &of.name, action, terms)
+    one(api, name, What::Command(verb, arguments), terms)
 }
 
 fn nic(api: &mut Api<'_>, nic: &Nic) -> Outcome<Exit> {
-    let (of, terms, action) = match nic {
+    let (of, terms, verb, arguments) = match nic {
         Nic::Attach { of, network, mac, link, terms } => {
-            let nic =
-                agent_protocol::Nic { nic: of.nic.clone(), network: network.clone(), mac: *mac, link: *link };
-            (of, terms, Action::NicAttach { nic })
+            let arguments = Arguments {
+                network: Some(network.clone()),
+                mac: Some(*mac),
+                link: Some(*link),
+                ..Arguments::default()
+            };
+            (of, terms, Verb::NicAttach, arguments)
         }
         Nic::Detach { of, timeout, terms } => {
-            let timeout_ms = milliseconds(*timeout);
-            (of, terms, Action::NicDetach { nic: of.nic.clone(), timeout_ms })
+            let timeout_ms = Some(milliseconds(*timeout));
+            (of, terms, Verb::NicDetach, Arguments { timeout_ms, ..Arguments::default() })
         }
         Nic::Update { of, link, terms } => {
-            (of, terms, Action::NicUpdate { nic: of.nic.clone(), link: *link })
+            (of, terms, Verb::NicUpdate, Arguments { link: Some(*link), ..Arguments::default() })
         }
     };
-    one(api, &of.name, action, terms)
+    let arguments = Arguments { nic: Some(of.nic.clone()), ..arguments };
+    one(api, &of.name, What::Command(verb, arguments), terms)
 }
 
 fn migrate(api: &mut Api<'_>, migrate: &Migrate) -> Outcome<Exit> {
-    let (of, terms, action) = match migrate {
-        Migrate::Prepare { of, image, terms } => (of, terms, Action::MigratePrepare { image: image.clone() }),
-        Migrate::Start { of, to, terms } => (of, terms, Action::MigrateStart { peer: to.clone() }),
-        Migrate::Cancel { of, terms } => (of, terms, Action::MigrateCancel {}),
+    let (of, terms, verb, arguments) = match migrate {
+        Migrate::Prepare { of, image, terms } => (
+            of,
+            terms,
+            Verb::MigratePrepare,
+            Arguments { image: Some(image.clone()), ..Arguments::default() },
+        ),
+        Migrate::Start { of, to, terms } => {
+            (of, terms, Verb::MigrateStart, Arguments { peer: Some(to.clone()), ..Arguments::default() })
+        }
+        Migrate::Cancel { of, terms } => (of, terms, Verb::MigrateCancel, Arguments::default()),
     };
-    one(api, &of.name, action, terms)
+    one(api, &of.name, What::Command(verb, arguments), terms)
 }

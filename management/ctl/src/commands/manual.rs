@@ -1,14 +1,13 @@
 //! The manual page and the completions, made of the very command line that is parsed.
 
-use crate::arguments::Arguments;
+use crate::arguments;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::screen::Screen;
-use clap::CommandFactory;
 
 /// A completion script.
 pub(crate) fn completion(screen: &Screen, shell: clap_complete::Shell) -> Outcome<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "corbelctl", &mut script);
+    clap_complete::generate(shell, &mut arguments::command(false), "corbelctl", &mut script);
     screen.put(&String::from_utf8_lossy(&script));
     Ok(Exit::Done)
 }
@@ -25,7 +24,7 @@ pub(crate) fn page(screen: &Screen) -> Outcome<Exit> {
 }
 
 fn write(page: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut command = Arguments::command();
+    let mut command = arguments::command(false);
     command.build();
     let man = clap_mangen::Man::new(command.clone()).date(DATE).source("Corbel").manual("Corbel");
     man.render_title(page)?;

@@ -7,6 +7,8 @@ use crate::failure::{Exit, Outcome, Problem};
 use crate::screen::{Screen, Tint};
 use crate::span;
 use crate::table::{Table, facts};
+use agent_protocol::OpId;
+use management_http::Method;
 use serde_json::Value;
 
 /// The latest first.
@@ -85,6 +87,17 @@ pub(super) fn show(api: &mut Api<'_>, options: &Operation) -> Outcome<Exit> {
     Ok(follow::exit(&operation, options.wait.is_some()))
 }
 
+/// Call one off that nobody was asked to carry out yet.
+pub(super) fn cancel(api: &mut Api<'_>, id: &OpId) -> Outcome<Exit> {
+    let operation = api.send(Method::Post, &format!("/v1/operations/{id}:cancel"), None, "calling it off")?;
+    if api.screen.is_json() {
+        api.screen.document(&operation);
+    } else {
+        api.screen.say(&line(api.screen, &operation));
+    }
+    Ok(Exit::Done)
+}
+
 fn describe(screen: &Screen, one: &Value) {
     let changed = match text(one, "/changed") {
         no if no == "no" => "no, it was so already".into(),
@@ -129,6 +142,7 @@ pub(super) fn line(screen: &Screen, one: &Value) -> String {
 fn tint(state: &str) -> Tint {
     match state {
         "succeeded" => Tint::Good,
+        "cancelled" => Tint::Faint,
         "accepted" | "sent" | "running" => Tint::Warn,
         _ => Tint::Bad,
     }

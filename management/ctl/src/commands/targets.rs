@@ -1,13 +1,16 @@
 //! Targets: the disks that the appliance offers.
 
+use super::order::json;
 use super::{bytes, items, listed, number, state, text};
 use crate::api::Api;
 use crate::arguments::{Expose, TargetAction};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::screen::Screen;
 use crate::table::{Table, facts};
+use agent_protocol::Object;
+use management_api::{AccessDocument, PolicyDocument, TargetDocument};
 use management_http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Larger is no list of accounts.
 const CHAP_LIMIT: u64 = 64 << 10;
@@ -42,14 +45,15 @@ pub(super) fn run(api: &mut Api<'_>, action: Option<&TargetAction>) -> Outcome<E
 }
 
 fn list(api: &mut Api<'_>) -> Outcome<Exit> {
-    let document = api.get("/v1/targets")?;
+    let document = api.list("/v1/targets", "targets", usize::MAX)?;
     let screen = api.screen;
     if screen.is_json() {
         screen.document(&document);
         return Ok(Exit::Done);
     }
-    let mut table =
-        Table::new(&["TARGET", "STATE", "SIZE", "SESSIONS", "LUN", "ACCESS", "IQN", "VOLUME", "REASON"]);
+    let mut table = Table::new(&[
+        "TARGET", "STATE", "SIZE", "SESSIONS", "LUN", "ACCESS", "IQN", "VOLUME", "APPLIED", "REASON",
+    ]);
     for one in items(&document, "/targets") {
         table.row(vec![
             text(one, "/id").into(),
@@ -60,6 +64,7 @@ fn list(api: &mut Api<'_>) -> Outcome<Exit> {
             access(one).into(),
             text(one, "/iqn").into(),
             text(one, "/volume").into(),
+            applied(one).into(),
             text(one, "/reason").into(),
         ]);
     }
@@ -69,6 +74,19 @@ fn list(api: &mut Api<'_>) -> Outcome<Exit> {
         table.print(screen);
     }
     Ok(Exit::Done)
+}
+
+/// Whether storage has it as it is wanted, and if not in what it differs; empty where nothing else is wanted.
+fn applied(target: &Value) -> String {
+    match text(target, "/desired/applied").as_str() {
+        "no" => {
+            let (fields, why) = (listed(target, "/desired/difference"), text(target, "/desired/problem"));
+            let words = [fields, why];
+            let words: Vec<String> = words.into_iter().filter(|words| !words.is_empty()).collect();
+            format!("no: {}", words.join("; "))
+        }
+        other => other.into(),
+    }
 }
 
 fn access(target: &Value) -> String {
@@ -104,43 +122,41 @@ fn show(screen: &Screen, one: &Value) {
             ("initiators", listed(one, "/initiators").into()),
             ("sessions", text(one, "/sessions").into()),
             ("access", access(one).into()),
+            ("generation", text(one, "/desired/generation").into()),
+            ("applied", applied(one).into()),
+            ("outlives a restart", text(one, "/desired/durable").into()),
             ("policy", text(one, "/policy").into()),
         ],
     );
 }
 
 fn expose(api: &mut Api<'_>, expose: &Expose) -> Outcome<Exit> {
-    let mut body = json!({
-        "iqn": expose.iqn,
-        "lun": expose.lun,
-        "volume": expose.volume,
-        "initiators": expose.initiators,
-    });
-    for (name, set) in [("read_only", expose.read_only), ("removable", expose.removable)] {
-        if set {
-            body[name] = true.into();
-        }
-    }
-    if let Some(access) = &expose.access {
-        body["access"] = access.as_str().into();
-    }
-    if let Some(file) = &expose.chap {
-        body["chap"] = accounts(file)?;
-    }
-    if let Some(iops) = expose.iops {
-        body["policy"]["iops"] = iops.into();
-    }
-    if let Some(bandwidth) = expose.bandwidth {
-        body["policy"]["bandwidth"] = bandwidth.into();
-    }
+    let policy =
+        PolicyDocument { iops: expose.iops, bandwidth: expose.bandwidth, ..PolicyDocument::default() };
+    let document = TargetDocument {
+        generation: expose.generation,
+        iqn: expose.iqn.as_str().into(),
+        lun: expose.lun,
+        volume: expose.volume.clone(),
+        initiators: expose.initiators.clone(),
+        chap: expose.chap.as_deref().map(accounts).transpose()?.map(Object),
+        read_only: expose.read_only,
+        removable: expose.removable,
+        access: expose.access,
+        policy: Some(Object(policy)).filter(|Object(policy)| *policy != PolicyDocument::default()),
+    };
     let id = &expose.target.id;
-    let document =
-        api.send(Method::Put, &format!("/v1/targets/{id}"), Some(&body), &format!("exposing {id}"))?;
-    show(api.screen, &document);
+    let query = if expose.dry_run { "?dry_run=true" } else { "" };
+    let path = format!("/v1/targets/{id}{query}");
+    let shown = api.send(Method::Put, &path, Some(&json(&document)?), &format!("exposing {id}"))?;
+    if expose.dry_run && !api.screen.is_json() {
+        api.screen.say("this would be so (dry run: nothing was done):");
+    }
+    show(api.screen, &shown);
     Ok(Exit::Done)
 }
 
-fn accounts(file: &std::path::Path) -> Outcome<Value> {
+fn accounts(file: &std::path::Path) -> Outcome<AccessDocument> {
     let here = |error: &dyn std::fmt::Display| Failure::Here(format!("{}: {error}", file.display()));
     let length = std::fs::metadata(file).map_err(|error| here(&error))?.len();
     if length > CHAP_LIMIT {
