@@ -18,6 +18,7 @@ pub use server::Shutdown;
 
 use agent_protocol::Uuid;
 use hypervisor::Hypervisor;
+use hypervisor::libvirt::{Libvirt, Section};
 use hypervisor::qemu::{Images, Qemu};
 use network::{Networks, Overlay};
 use record::RunDirectory;
@@ -48,12 +49,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The operator's file.
+/// The operator's file: a section for each hypervisor of this host.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Operator {
-    qemu: Images,
     network: Option<Overlay>,
+    qemu: Option<Images>,
+    libvirt: Option<Section>,
 }
 
 /// An agent that listens and does not serve yet.
@@ -71,8 +73,16 @@ impl Agent {
         let at = |path: &Path, error: &dyn fmt::Display| Error(format!("{}: {error}", path.display()));
         let run = &config.run_directory;
         let directory = RunDirectory::open(run).map_err(|error| at(run, &error))?;
-        let qemu = Qemu::new(operator.qemu, directory.below("qemu")).map_err(Error)?;
-        let backends: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(qemu)];
+        let mut backends: Vec<Arc<dyn Hypervisor>> = Vec::new();
+        if let Some(images) = operator.qemu {
+            backends.push(Arc::new(Qemu::new(images, directory.below("qemu")).map_err(Error)?));
+        }
+        if let Some(section) = operator.libvirt {
+            backends.push(Arc::new(Libvirt::new(section).map_err(Error)?));
+        }
+        if backends.is_empty() {
+            return Err(at(&config.images, &"it names no hypervisor"));
+        }
         let table = Arc::new(Table::open(directory, backends).map_err(|error| at(run, &error))?);
         let boot = random_uuid().map_err(|error| Error(format!("no random numbers: {error}")))?;
         let listener = TcpListener::bind(config.listen);

@@ -4,6 +4,7 @@
 //! decided: it alone knows from the life cycle whether a verb makes sense; a backend translates and proves. Every call is
 //! bounded by `within`.
 
+pub mod libvirt;
 pub mod qemu;
 
 pub use agent_engine::{Ended, Evidence, Fault, Machine, Observation, Step};

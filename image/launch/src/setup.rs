@@ -45,6 +45,14 @@ pub const TESTS: &[Need] = &[
     // A target that is not ours, for what attaches disks to machines.
     ("/usr/sbin/tgtd", "tgt"),
     ("/usr/bin/mandoc", "mandoc"),
+    // The daemon and its driver, and not what makes a service of them.
+    ("/usr/sbin/libvirtd", "libvirt-daemon"),
+    (
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+        "libvirt-daemon-driver-qemu",
+    ),
+    ("/usr/bin/virsh", "libvirt-clients"),
+    ("/usr/bin/unshare", "util-linux"),
 ];
 
 /// Needed by the benchmark on top of [`RUN`].

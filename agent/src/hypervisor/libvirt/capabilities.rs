@@ -1,0 +1,62 @@
+//! What this backend can do, how, and what it cannot and why.
+
+use super::images::Section;
+use agent_protocol::{Capability, Support, Text, Verb};
+
+/// Why no machine moves to another host.
+pub(super) const NO_MIGRATION: &str = "moving a machine to another host is not built for libvirt";
+
+/// Every verb, with what becomes of it here.
+pub(super) fn all(section: &Section) -> Vec<Capability> {
+    Verb::ALL.iter().map(|&verb| one(section, verb)).collect()
+}
+
+fn one(section: &Section, verb: Verb) -> Capability {
+    use Support::{Emulated, Impossible, Native};
+    let portal = section.portal.is_some();
+    let networks = !section.networks.is_empty();
+    let (support, by) = match verb {
+        Verb::Create => (Emulated, "kept by the agent; virDomainDefineXMLFlags when it is started"),
+        Verb::Start => (Native, "virDomainDefineXMLFlags, then virDomainCreateWithFlags"),
+        Verb::Stop => (Native, "virDomainShutdownFlags by ACPI, then the domain is awaited"),
+        Verb::ForceStop => (Native, "virDomainDestroyFlags, after 2 s SIGKILL"),
+        Verb::Reboot => {
+            (Emulated, "virDomainShutdownFlags by ACPI, the domain is awaited, then virDomainCreateWithFlags")
+        }
+        Verb::Reset => (Native, "virDomainReset"),
+        Verb::Pause => (Native, "virDomainSuspend"),
+        Verb::Resume => (Native, "virDomainResume"),
+        Verb::Save => (Native, "virDomainManagedSave"),
+        Verb::Restore => (Native, "virDomainCreateWithFlags of a domain with saved memory"),
+        Verb::Snapshot => (
+            Native,
+            "virDomainSnapshotCreateXML, where all disks of the image are qcow2 and none of the appliance is attached",
+        ),
+        Verb::Revert => (Native, "virDomainRevertToSnapshot, where disks and interfaces are as they were"),
+        Verb::Resize => (
+            Native,
+            "while it runs virDomainSetVcpusFlags and virDomainSetMemoryFlags within its image's maximum; otherwise at \
+             the next start",
+        ),
+        Verb::VolumeAttach | Verb::VolumeDetach | Verb::VolumeResize if !portal => {
+            (Impossible, "the operator's file names no portal for disks")
+        }
+        Verb::VolumeAttach => (Native, "virDomainAttachDeviceFlags of QEMU's own iSCSI initiator"),
+        Verb::VolumeDetach => (Native, "virDomainDetachDeviceAlias, then the guest is awaited"),
+        Verb::VolumeResize => (Native, "virDomainBlockResize once the target has grown"),
+        Verb::NicAttach | Verb::NicDetach | Verb::NicUpdate if !networks => {
+            (Impossible, "the operator's file names no network")
+        }
+        Verb::NicAttach => (Native, "virDomainAttachDeviceFlags"),
+        Verb::NicDetach => (Native, "virDomainDetachDeviceAlias, then the guest is awaited"),
+        Verb::NicUpdate => (Native, "virDomainUpdateDeviceFlags"),
+        Verb::MigratePrepare | Verb::MigrateStart | Verb::MigrateCancel => (Impossible, NO_MIGRATION),
+        Verb::Terminate => {
+            (Native, "virDomainDestroyFlags, after 2 s SIGKILL; then virDomainUndefineFlags with all traces")
+        }
+        Verb::Describe => {
+            (Native, "virDomainGetState, virDomainGetXMLDesc, and a question that its hypervisor must answer")
+        }
+    };
+    Capability { verb, support, by: Text::new(by) }
+}

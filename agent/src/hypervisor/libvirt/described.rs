@@ -1,0 +1,134 @@
+//! What libvirtd describes a domain as, as far as it concerns the agent.
+
+use super::document::{MARK, NAMESPACE, NIC, VOLUME, target};
+use super::rpc::RpcError;
+use agent_protocol::{Link, NicName, VolumeName};
+use roxmltree::{Document, Node, ParsingOptions};
+use std::collections::BTreeMap;
+
+/// A description is no deeper or longer than a board with all its devices.
+const NODES_MAX: u32 = 20_000;
+
+/// A domain as it is described.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Of which instance it is, if the agent made it.
+    pub instance: Option<String>,
+    /// The disks that the agent gave it, with what libvirt calls where they are.
+    pub volumes: BTreeMap<VolumeName, String>,
+    /// The interfaces that the agent gave it: what libvirt calls their other end, if it has a name, and their cable.
+    pub nics: BTreeMap<NicName, (Option<String>, Link)>,
+    /// Where it has disks, whoever gave it them.
+    pub targets: Vec<String>,
+    /// The description is that of a snapshot, and memory was kept with it.
+    pub with_memory: bool,
+}
+
+impl Described {
+    /// What a description says. It comes from a program that a guest may have taken over.
+    pub(super) fn read(text: &str) -> Result<Self, RpcError> {
+        let options =
+            ParsingOptions { allow_dtd: false, nodes_limit: NODES_MAX, ..ParsingOptions::default() };
+        let wrong = |_| RpcError::Malformed("a description that is not XML");
+        let document = Document::parse_with_options(text, options).map_err(wrong)?;
+        let root = document.root_element();
+        // The description of a snapshot holds that of its domain.
+        let domain = if root.has_tag_name("domainsnapshot") { child(root, "domain") } else { Some(root) };
+        let domain = domain.ok_or(RpcError::Malformed("a description of something else"))?;
+        let memory = if root == domain { None } else { attribute(root, "memory", "snapshot") };
+        let with_memory = memory.is_some_and(|place| place != "no");
+        let mut described = Self { with_memory, ..Self::default() };
+        let mark = child(domain, "metadata")
+            .and_then(|metadata| metadata.children().find(|node| node.has_tag_name((NAMESPACE, MARK))));
+        described.instance = mark.and_then(|mark| mark.attribute("id")).map(str::to_owned);
+        for device in child(domain, "devices").into_iter().flat_map(|devices| devices.children()) {
+            let alias = attribute(device, "alias", "name");
+            let target = attribute(device, "target", "dev");
+            if device.has_tag_name("disk") {
+                let name = alias.and_then(|alias| alias.strip_prefix(VOLUME)?.parse().ok());
+                described.targets.extend(target.map(str::to_owned));
+                if let (Some(name), Some(target)) = (name, target) {
+                    described.volumes.insert(name, target.to_owned());
+                }
+            } else if device.has_tag_name("interface")
+                && let Some(name) = alias.and_then(|alias| alias.strip_prefix(NIC)?.parse().ok())
+            {
+                let down = attribute(device, "link", "state") == Some("down");
+                let link = if down { Link::Down } else { Link::Up };
+                described.nics.insert(name, (target.map(str::to_owned), link));
+            }
+        }
+        Ok(described)
+    }
+
+    /// Where another disk can go.
+    pub(super) fn free_target(&self) -> String {
+        let letters = (0..26).map(target);
+        let free = letters.into_iter().find(|target| !self.targets.contains(target));
+        // With as many disks libvirtd refuses another by itself.
+        free.unwrap_or_else(|| target(25))
+    }
+}
+
+fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+    node.children().find(|child| child.has_tag_name(name))
+}
+
+fn attribute<'a>(node: Node<'a, '_>, name: &str, key: &str) -> Option<&'a str> {
+    child(node, name)?.attribute(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_and_interfaces_are_known_by_the_names_the_agent_gave_them() {
+        let text = r"<domain><metadata><c:instance xmlns:c='https://corbel.dev/agent/1' id='web'/></metadata><devices>
+            <disk><target dev='vda'/><alias name='virtio-disk0'/></disk>
+            <disk><target dev='vdb'/><alias name='ua-volume-data'/></disk>
+            <disk><target dev='vdd'/><alias name='ua-volume-../x'/></disk>
+            <interface><target dev='vnet0'/><link state='down'/><alias name='ua-nic-front'/></interface>
+            <interface><alias name='net1'/></interface></devices></domain>";
+        let described = Described::read(text).unwrap();
+        assert_eq!(described.instance.as_deref(), Some("web"));
+        assert_eq!(described.volumes, BTreeMap::from([("data".parse().unwrap(), "vdb".to_owned())]));
+        let front = (Some("vnet0".to_owned()), Link::Down);
+        assert_eq!(described.nics, BTreeMap::from([("front".parse().unwrap(), front)]));
+        assert_eq!(described.free_target(), "vdc");
+    }
+
+    #[test]
+    fn a_snapshot_is_described_by_the_domain_as_it_was() {
+        let domain = "<domain><memory>1</memory><devices><disk><target dev='vda'/></disk></devices></domain>";
+        let text = |memory| {
+            format!("<domainsnapshot><memory snapshot='{memory}'/>{domain}<inactiveDomain/></domainsnapshot>")
+        };
+        let described = Described::read(&text("internal")).unwrap();
+        assert!(described.with_memory && described.targets == ["vda"]);
+        assert!(!Described::read(&text("no")).unwrap().with_memory);
+        assert!(!Described::read(domain).unwrap().with_memory);
+        assert!(Described::read("<domainsnapshot/>").is_err());
+    }
+
+    #[test]
+    fn a_domain_of_somebody_else_is_not_taken_for_ours() {
+        for text in [
+            "<domain/>",
+            "<domain><metadata><instance id='web'/></metadata></domain>",
+            "<domain><metadata><instance xmlns='https://elsewhere/' id='web'/></metadata></domain>",
+            "<domain><devices><instance xmlns='https://corbel.dev/agent/1' id='web'/></devices></domain>",
+        ] {
+            assert_eq!(Described::read(text).unwrap().instance, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_description_that_would_take_the_memory_is_refused() {
+        let bomb = "<!DOCTYPE d [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;&a;'>]><domain>&b;</domain>";
+        assert!(Described::read(bomb).is_err());
+        assert!(Described::read(&format!("<domain>{}</domain>", "<a/>".repeat(30_000))).is_err());
+        assert!(Described::read(&"<a>".repeat(100_000)).is_err());
+        assert!(Described::read("").is_err());
+    }
+}
