@@ -1,10 +1,10 @@
 //! A real machine's memory: saved, restored, kept in snapshots and gone back to; and what the backend hears of it.
 
-use crate::host::{Host, TIME, nic, until, volume};
+use crate::host::{Host, TIME, nic, run, until, volume};
 use crate::world::{runs, signal};
 use agent::hypervisor::{Hypervisor, Step};
-use agent_protocol::State;
-use std::time::Duration;
+use agent_protocol::{Failure, State};
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_saved_guest_goes_on_where_it_was_and_once() {
@@ -57,11 +57,12 @@ fn a_save_that_was_cut_short_is_never_restored() {
     assert!(host.perform(&machine, &Step::Restore).is_err());
     assert_eq!(host.state(&machine), State::Running);
 
-    // The disk is full, or whatever else: here the name is taken by a directory.
-    std::fs::create_dir_all(host.own(&machine, "memory.new/x")).unwrap();
+    // The disk is full.
+    std::os::unix::fs::symlink("/dev/full", host.own(&machine, "memory.new")).unwrap();
     assert!(host.perform(&machine, &Step::Save).is_err());
+    assert_eq!(host.state(&machine), State::Running);
     host.says(&machine, "c", "C");
-    std::fs::remove_dir_all(host.own(&machine, "memory.new")).unwrap();
+    assert!(!host.own(&machine, "memory").exists() && !host.own(&machine, "memory.new").is_symlink());
 
     // The agent is killed when all is written and the process has not ended yet.
     host.perform(&machine, &Step::Save).unwrap();
@@ -82,6 +83,59 @@ fn a_save_that_was_cut_short_is_never_restored() {
     std::fs::write(host.own(&machine, "memory"), &memory).unwrap();
     host.perform(&machine, &Step::Restore).unwrap();
     host.says(&machine, "c", "D");
+}
+
+#[test]
+fn a_disk_that_hangs_while_it_is_written_to_holds_nobody_longer_than_the_time_given() {
+    let mut host = Host::new("stuck");
+    let machine = host.started("web");
+    let path = host.own(&machine, "memory.new");
+    run("mkfifo", &[path.to_str().unwrap()]);
+    let stuck = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let began = Instant::now();
+    let fault = host.qemu.perform(&machine, &Step::Save, Duration::from_secs(2)).unwrap_err();
+    assert_eq!(fault.code, Failure::Timeout, "{}", fault.detail);
+    assert!(began.elapsed() < Duration::from_secs(4));
+    assert_eq!(host.state(&machine), State::Running, "the guest goes on");
+    host.says(&machine, "c", "A");
+    assert!(!path.exists() && !host.own(&machine, "memory").exists());
+    drop(stuck);
+    host.perform(&machine, &Step::Save).unwrap();
+    host.perform(&machine, &Step::Restore).unwrap();
+    host.says(&machine, "c", "B");
+}
+
+#[test]
+fn a_guest_whose_process_or_whose_agent_is_killed_in_the_middle_of_a_save_is_not_saved() {
+    let mut host = Host::new("middle");
+    let machine = host.started("web");
+    // The agent: QEMU goes on writing, here to somebody who does not read.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = deaf.local_addr().unwrap().port();
+    std::fs::write(host.own(&machine, "memory.new"), b"half of it").unwrap();
+    let remembered = r#"{"now":{"volumes":{},"nics":{},"size":{}},"snapshots":{},"to_go_on":true}"#;
+    std::fs::write(host.own(&machine, "parts.json"), remembered).unwrap();
+    host.monitor(&machine, r#"{"execute":"stop"}"#);
+    let migrate = format!(r#"{{"execute":"migrate","arguments":{{"uri":"tcp:127.0.0.1:{port}"}}}}"#);
+    assert!(host.monitor(&machine, &migrate).contains("return"));
+    host.restart();
+    assert_eq!(host.qemu.adopt(&machine, TIME).state, State::Running, "as if it had never been held");
+    host.says(&machine, "c", "A");
+
+    // The process: it is killed while its disk hangs.
+    let path = host.own(&machine, "memory.new");
+    run("mkfifo", &[path.to_str().unwrap()]);
+    let _stuck = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let pid = host.pid(&machine);
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        signal(pid, "KILL");
+    });
+    let fault = host.perform(&machine, &Step::Save).unwrap_err();
+    killer.join().unwrap();
+    assert_eq!(fault.code, Failure::Ended, "{}", fault.detail);
+    assert_eq!(host.state(&machine), State::Stopped);
+    assert!(!path.exists() && !host.own(&machine, "memory").exists());
 }
 
 #[test]

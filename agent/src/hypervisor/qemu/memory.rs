@@ -38,6 +38,10 @@ impl Qemu {
         let was = qmp.status().map_err(|error| fault(&error))?;
         let directory = self.own_directory(machine);
         let given_up = deadline.checked_sub(RESERVE.min(within / 4)).unwrap_or(deadline);
+        self.reshape(machine, |parts| {
+            parts.to_go_on = was == "running";
+            Ok(())
+        })?;
         let written = self.write_out(machine, &mut qmp, &directory, given_up);
         let bytes = match written {
             Ok(bytes) => bytes,
@@ -118,7 +122,8 @@ impl Qemu {
         Ok(evidence)
     }
 
-    /// Of a machine that was taken over: bring a save or a restore that was cut short to one of its two ends.
+    /// Of a machine that was taken over: bring a save or a restore that was cut short to one of its two ends. Either it is
+    /// saved, or its guest goes on as if it had never been held.
     pub(super) fn settle_memory(&self, machine: &Machine, within: Duration) {
         if self.is_saved(machine) {
             // Saved and not ended yet, or loaded and not let go on.
@@ -128,7 +133,7 @@ impl Qemu {
         let unfinished = self.own_directory(machine).join("memory.new");
         if unfinished.exists() {
             if let Ok(mut qmp) = Qmp::connect(&self.socket(machine), Instant::now() + within) {
-                let _ = qmp.execute("migrate_cancel");
+                go_on(&mut qmp, self.parts(machine).to_go_on);
             }
             let _ = remove(&unfinished);
         }
@@ -187,7 +192,8 @@ fn await_migration(qmp: &mut Qmp, until: Instant) -> Result<(), Unmoved> {
 /// Stop writing out, and let the guest go on if it did.
 fn go_on(qmp: &mut Qmp, ran: bool) {
     let _ = qmp.execute("migrate_cancel");
-    while qmp.deadline() > Instant::now() {
+    // What is left of the time must do for the answer to the last command.
+    while Instant::now() + PACE * 10 < qmp.deadline() {
         let progress = qmp.execute("query-migrate").unwrap_or_default();
         let status = progress.get("status").and_then(|status| status.as_str());
         if matches!(status, Some("setup" | "active" | "device" | "cancelling")) {

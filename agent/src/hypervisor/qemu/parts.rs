@@ -31,6 +31,9 @@ pub(super) struct Shape {
 pub(super) struct Parts {
     pub(super) now: Shape,
     pub(super) snapshots: BTreeMap<SnapshotName, Shape>,
+    /// Its processors were stopped to save it, and are to go on should that not come about.
+    #[serde(default)]
+    pub(super) to_go_on: bool,
 }
 
 impl Shape {
