@@ -100,8 +100,8 @@ impl Libvirt {
 
     /// The machine's domain, if there is one.
     fn find(&self, session: &mut Session, machine: &Machine) -> Result<Option<(Domain, Described)>, Fault> {
-        let Some(domain) = session.look_up(machine.uuid).map_err(fault)? else { return Ok(None) };
-        let described = session.described(&domain).map_err(fault)?;
+        let Some(domain) = session.look_up(machine.uuid).map_err(unsent)? else { return Ok(None) };
+        let described = session.described(&domain).map_err(unsent)?;
         if described.instance.as_deref() == Some(machine.id.as_str()) {
             return Ok(Some((domain, described)));
         }
@@ -109,15 +109,15 @@ impl Libvirt {
     }
 
     fn look(&self, machine: &Machine, within: Duration) -> Result<Observation, Fault> {
-        let mut session = self.open(within).map_err(fault)?;
+        let mut session = self.open(within).map_err(unsent)?;
         let Some((domain, described)) = self.find(&mut session, machine)? else {
             return Ok(Observation::of(State::Stopped));
         };
-        let (state, why) = session.state(&domain).map_err(fault)?;
+        let (state, why) = session.state(&domain).map_err(unsent)?;
         let mut seen = observation(state, why);
         if state == SHUT_OFF {
             locked(&self.watched).remove(&machine.uuid);
-            if session.has_saved_memory(&domain).map_err(fault)? {
+            if session.has_saved_memory(&domain).map_err(unsent)? {
                 seen = Observation::of(State::Saved);
             }
             return Ok(seen);
@@ -139,7 +139,7 @@ impl Libvirt {
         domain: &Domain,
         uuid: Uuid,
     ) -> Result<Option<&'static str>, Fault> {
-        match session.control(domain).map_err(fault)? {
+        match session.control(domain).map_err(unsent)? {
             Control::Busy(since) if since > BUSY_TIME => {
                 locked(&self.deaf).insert(uuid);
                 return Ok(Some(BUSY));
@@ -165,7 +165,7 @@ impl Libvirt {
                 locked(&self.deaf).remove(&uuid);
                 Ok(None)
             }
-            Err(error) => Err(fault(error)),
+            Err(error) => Err(unsent(error)),
         }
     }
 
@@ -184,12 +184,12 @@ impl Libvirt {
     }
 
     fn remove(&self, machine: &Machine) -> Result<(), Fault> {
-        let mut session = self.open(FORGET_TIME).map_err(fault)?;
+        let mut session = self.open(FORGET_TIME).map_err(unsent)?;
         if let Some((domain, _)) = self.find(&mut session, machine)? {
-            if session.state(&domain).map_err(fault)?.0 != SHUT_OFF {
+            if session.state(&domain).map_err(unsent)?.0 != SHUT_OFF {
                 return Err(Fault::new(Failure::Hypervisor, "it runs"));
             }
-            session.carry_out(&domain, &Request::Undefine).map_err(fault)?;
+            session.carry_out(&domain, &Request::Undefine).map_err(unsent)?;
         }
         let Some(image) = self.section.images.get(&machine.image) else { return Ok(()) };
         for index in 0..image.disks.len() {
@@ -248,11 +248,16 @@ fn dotted(version: u64) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }
 
-fn fault(error: RpcError) -> Fault {
+/// What was asked for has not come about: nothing was asked of libvirtd that could have changed anything.
+fn unsent(error: RpcError) -> Fault {
+    Fault::new(Failure::Hypervisor, error.to_string())
+}
+
+/// Something was asked for. Unless libvirtd refused it, it may have come about although no answer has.
+fn unanswered(error: RpcError) -> Fault {
     let code = match error {
-        RpcError::Timeout => Failure::Timeout,
-        RpcError::Closed => Failure::Ended,
-        RpcError::Unreachable(_) | RpcError::Malformed(_) | RpcError::Refused { .. } => Failure::Hypervisor,
+        RpcError::Timeout | RpcError::Closed | RpcError::Malformed(_) => Failure::Timeout,
+        RpcError::Unreachable(_) | RpcError::Refused { .. } => Failure::Hypervisor,
     };
     Fault::new(code, error.to_string())
 }
@@ -290,10 +295,10 @@ impl Hypervisor for Libvirt {
     }
 
     fn stats(&self, machine: &Machine, within: Duration) -> Result<Stats, Fault> {
-        let mut session = self.open(within).map_err(fault)?;
+        let mut session = self.open(within).map_err(unsent)?;
         let found = self.find(&mut session, machine)?;
         let (domain, described) = found.ok_or_else(|| Fault::new(Failure::Ended, "it does not run"))?;
-        let figures = session.figures(&domain, CPU_TOTAL | BALLOON | INTERFACE | BLOCK).map_err(fault)?;
+        let figures = session.figures(&domain, CPU_TOTAL | BALLOON | INTERFACE | BLOCK).map_err(unsent)?;
         Ok(stats(&figures.into_iter().collect(), &described))
     }
 

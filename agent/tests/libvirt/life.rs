@@ -66,10 +66,10 @@ fn a_hung_hypervisor_is_not_known_to_run_holds_up_no_other_and_can_be_ended() {
     assert_eq!(paused.unwrap_err().code, Failure::Timeout);
     let seen = world.observe(&hung);
     assert_eq!(seen.state, State::Unknown, "{seen:?}");
-    // However often it is asked, one call of libvirtd's waits for it and no more.
+    // However often it is asked, one call of libvirtd's waits for it and no more: the next ones were not sent.
     for _ in 0..30 {
         let began = Instant::now();
-        assert_eq!(world.backend.perform(&hung, &Step::Pause, LONG).unwrap_err().code, Failure::Timeout);
+        assert_eq!(world.backend.perform(&hung, &Step::Pause, LONG).unwrap_err().code, Failure::Hypervisor);
         assert!(began.elapsed() < LONG / 2);
     }
     let began = Instant::now();
@@ -164,7 +164,8 @@ fn guests_outlive_libvirtd_and_are_not_called_gone_while_it_is() {
     let seen = world.observe(&machine);
     assert_eq!(seen.state, State::Unknown, "{seen:?}");
     assert_eq!(world.backend.bury(&machine), None);
-    assert!(world.act(&machine, &Step::Pause).is_err());
+    let paused = world.act(&machine, &Step::Pause).unwrap_err();
+    assert_eq!(paused.code, Failure::Hypervisor, "nothing was sent, so nothing is in doubt: {paused:?}");
     assert!(world.backend.wait_for_ends(Duration::from_millis(50)).is_empty());
     world.start_daemon();
     world.await_sight(&machine, |seen| seen.state == State::Running);
@@ -183,6 +184,27 @@ fn guests_outlive_libvirtd_and_are_not_called_gone_while_it_is() {
     world.remove(&machine);
     let gone = world.backend.adopt(&machine, LONG);
     assert_eq!((gone.state, gone.reason.is_some()), (State::Stopped, true));
+}
+
+#[test]
+fn a_libvirtd_that_dies_in_the_middle_of_a_call_leaves_it_in_doubt() {
+    let mut world = World::new("doubt");
+    let machine = world.running("web", "deaf");
+    let pid = world.pid(&machine);
+    signal(pid, "STOP");
+    let (daemon, world_now) = (world.daemon_pid(), &world);
+    let fault = std::thread::scope(|scope| {
+        let paused = scope.spawn(|| world_now.act(&machine, &Step::Pause).unwrap_err());
+        std::thread::sleep(Duration::from_secs(1));
+        signal(daemon, "KILL");
+        paused.join().unwrap()
+    });
+    assert_eq!(fault.code, Failure::Timeout, "{fault:?}");
+    signal(pid, "CONT");
+    world.stop_daemon();
+    world.start_daemon();
+    world.await_sight(&machine, |seen| matches!(seen.state, State::Running | State::Paused));
+    world.remove(&machine);
 }
 
 #[test]

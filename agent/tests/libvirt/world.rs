@@ -78,9 +78,13 @@ impl World {
         Self { directory, backend, daemon, keeper }
     }
 
+    pub(crate) fn daemon_pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// End libvirtd as a crash would, or an update.
     pub(crate) fn stop_daemon(&mut self) {
-        self.daemon.kill().unwrap();
+        let _ = self.daemon.kill();
         self.daemon.wait().unwrap();
     }
 

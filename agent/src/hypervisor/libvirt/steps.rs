@@ -2,9 +2,11 @@
 
 use super::described::Described;
 use super::request::{Afterwards, Domain, Request, requests};
-use super::rpc::RpcError;
+use super::rpc::{Answer, RpcError};
 use super::session::{Control, Figure, Session};
-use super::{BALLOON, BUSY, BUSY_TIME, Libvirt, PAUSED, RUNNING, SHUT_OFF, document, fault, process};
+use super::{
+    BALLOON, BUSY, BUSY_TIME, Libvirt, PAUSED, RUNNING, SHUT_OFF, document, process, unanswered, unsent,
+};
 use crate::hypervisor::{Evidence, Fault, Machine, Step};
 use crate::locked;
 use agent_protocol::{Failure, Size, SnapshotName, Text, VolumeName};
@@ -30,6 +32,8 @@ struct Work<'a> {
     domain: Domain,
     now: Described,
     deadline: Instant,
+    /// Something has been asked for that changes the domain.
+    acted: bool,
 }
 
 fn cannot(what: impl AsRef<str>) -> Fault {
@@ -48,7 +52,7 @@ impl Libvirt {
         deadline: Instant,
     ) -> Result<Evidence, Fault> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut session = self.open(left).map_err(fault)?;
+        let mut session = self.open(left).map_err(unsent)?;
         let found = self.find(&mut session, machine)?;
         let (domain, now) = match (found, step) {
             (Some(found), _) => found,
@@ -58,7 +62,7 @@ impl Libvirt {
             (None, _) => return Err(Fault::new(Failure::Ended, "libvirtd has no such domain")),
         };
         let exists = !domain.name.is_empty();
-        let mut work = Work { session, machine, domain, now, deadline };
+        let mut work = Work { session, machine, domain, now, deadline, acted: false };
         let (state, _) = if exists { work.state()? } else { (SHUT_OFF, 0) };
         match step {
             Step::End => return self.end(work, state),
@@ -114,7 +118,7 @@ impl Libvirt {
                 _ => Err(cannot(format!("its domain is in state {state}"))),
             };
         }
-        if exists && work.session.has_saved_memory(&work.domain).map_err(fault)? {
+        if exists && work.has_saved_memory()? {
             // A start would go on from there, or lose it.
             return Err(cannot("it has saved memory, which can be restored, or given up by terminating it"));
         }
@@ -135,7 +139,7 @@ impl Libvirt {
         if state == RUNNING {
             return Ok(seen("it runs already"));
         }
-        if state != SHUT_OFF || !work.session.has_saved_memory(&work.domain).map_err(fault)? {
+        if state != SHUT_OFF || !work.has_saved_memory()? {
             // Started without it, it would boot.
             return Err(cannot("it has no saved memory"));
         }
@@ -177,7 +181,7 @@ impl Libvirt {
     fn save(&self, mut work: Work<'_>, requests: &[Request]) -> Result<Evidence, Fault> {
         work.all(requests)?;
         let (state, _) = work.state()?;
-        let saved = work.session.has_saved_memory(&work.domain).map_err(fault)?;
+        let saved = work.has_saved_memory()?;
         if state != SHUT_OFF || !saved {
             return Err(cannot(format!("its memory is not saved: state {state}")));
         }
@@ -190,17 +194,17 @@ impl Libvirt {
         let mut how = "it did not run".to_owned();
         if state != SHUT_OFF {
             work.session.until(work.deadline.min(Instant::now() + DESTROY_TIME));
-            how = match work.session.carry_out(&work.domain, &Request::Destroy) {
+            how = match work.ask(&Request::Destroy) {
                 Ok(_) | Err(RpcError::Refused { .. }) => "virDomainDestroyFlags".to_owned(),
                 // A hung process hears no request to end, and libvirtd is patient.
                 Err(RpcError::Timeout) => {
                     let killed = process::kill(uuid).map(|pid| format!("SIGKILL to its process {pid}"));
                     let left = work.deadline.saturating_duration_since(Instant::now());
                     // On the old connection the old call is still unanswered.
-                    work.session = self.open(left).map_err(fault)?;
+                    work.session = self.open(left).map_err(unanswered)?;
                     killed.unwrap_or_else(|| "virDomainDestroyFlags".to_owned())
                 }
-                Err(error) => return Err(fault(error)),
+                Err(error) => return Err(unanswered(error)),
             };
             work.session.until(work.deadline);
             work.await_shut_off()?;
@@ -233,19 +237,34 @@ impl Libvirt {
 }
 
 impl Work<'_> {
+    /// What a question without an answer means: before anything was asked for, that nothing has come about.
+    fn fault(&self) -> fn(RpcError) -> Fault {
+        if self.acted { unanswered } else { unsent }
+    }
+
     fn state(&mut self) -> Result<(i32, i32), Fault> {
-        self.session.state(&self.domain).map_err(fault)
+        self.session.state(&self.domain).map_err(self.fault())
     }
 
     fn look(&mut self) -> Result<Described, Fault> {
-        self.session.described(&self.domain).map_err(fault)
+        self.session.described(&self.domain).map_err(self.fault())
+    }
+
+    fn has_saved_memory(&mut self) -> Result<bool, Fault> {
+        self.session.has_saved_memory(&self.domain).map_err(self.fault())
+    }
+
+    /// Ask for something that changes the domain.
+    fn ask(&mut self, request: &Request) -> Answer<Vec<u8>> {
+        self.acted = true;
+        self.session.carry_out(&self.domain, request)
     }
 
     /// A hypervisor that keeps libvirtd waiting is not asked more: each call would hold another of libvirtd's workers, of
     /// which there are twenty for all.
     fn must_listen(&mut self) -> Result<(), Fault> {
-        match self.session.control(&self.domain).map_err(fault)? {
-            Control::Busy(since) if since > BUSY_TIME => Err(Fault::new(Failure::Timeout, BUSY)),
+        match self.session.control(&self.domain).map_err(self.fault())? {
+            Control::Busy(since) if since > BUSY_TIME => Err(cannot(BUSY)),
             Control::Broken => Err(cannot("libvirtd has lost the connection to its hypervisor")),
             _ => Ok(()),
         }
@@ -254,7 +273,7 @@ impl Work<'_> {
     /// Carry out all, one after the other.
     fn all(&mut self, requests: &[Request]) -> Result<(), Fault> {
         for request in requests {
-            self.session.carry_out(&self.domain, request).map_err(fault)?;
+            self.ask(request).map_err(unanswered)?;
         }
         Ok(())
     }
@@ -263,12 +282,12 @@ impl Work<'_> {
     fn drive(&mut self, requests: &[Request], expected: i32) -> Result<Evidence, Fault> {
         let mut refused = None;
         for request in requests {
-            match self.session.carry_out(&self.domain, request) {
+            match self.ask(request) {
                 Ok(_) => {}
                 Err(RpcError::Refused { code, message }) => {
                     refused = Some(RpcError::Refused { code, message });
                 }
-                Err(error) => return Err(fault(error)),
+                Err(error) => return Err(unanswered(error)),
             }
         }
         match (self.state()?, refused) {
@@ -278,7 +297,7 @@ impl Work<'_> {
             ((state, _), Some(_)) if state == expected && !matches!(requests, [Request::Reset]) => {
                 Ok(seen(format!("virDomainGetState says {state}")))
             }
-            (_, Some(error)) => Err(fault(error)),
+            (_, Some(error)) => Err(unanswered(error)),
             ((state, why), None) => {
                 Err(cannot(format!("after {} its domain is in state {state}, reason {why}", names(requests))))
             }
@@ -288,12 +307,17 @@ impl Work<'_> {
     fn define_and_start(&mut self, requests: &[Request]) -> Result<Evidence, Fault> {
         for request in requests {
             if matches!(request, Request::Define(_)) {
-                self.domain = self.session.define(&self.domain, request).map_err(start_fault)?;
+                // That alone runs nothing.
+                let spoiled = |error| match error {
+                    RpcError::Refused { .. } => start_fault(error),
+                    error => unsent(error),
+                };
+                self.domain = self.session.define(&self.domain, request).map_err(spoiled)?;
                 if self.domain.uuid != self.machine.uuid.0.to_be_bytes() {
                     return Err(cannot("libvirtd has defined another domain"));
                 }
             } else {
-                self.session.carry_out(&self.domain, request).map_err(start_fault)?;
+                self.ask(request).map_err(start_fault)?;
             }
         }
         match self.state()? {
@@ -343,13 +367,13 @@ impl Work<'_> {
             return Ok(seen("its domain does not have it"));
         }
         for request in requests {
-            match self.session.carry_out(&self.domain, request) {
+            match self.ask(request) {
                 Ok(_) | Err(RpcError::Refused { code: DEVICE_MISSING, .. }) => {}
                 // QEMU asks a guest once; the guest has not answered yet.
                 Err(RpcError::Refused { message, .. }) if message.contains("in the process of unplug") => {
                     return Ok(seen("the guest has been asked before"));
                 }
-                Err(error) => return Err(fault(error)),
+                Err(error) => return Err(unanswered(error)),
             }
         }
         Ok(seen(format!("{} was accepted", names(requests))))
@@ -358,10 +382,10 @@ impl Work<'_> {
     fn resize_volume(&mut self, name: &VolumeName) -> Result<Evidence, Fault> {
         let target = self.now.volumes.get(name).cloned();
         let target = target.ok_or_else(|| cannot("its domain has no such disk"))?;
-        let before = self.session.capacity(&self.domain, &target).map_err(fault)?;
+        let before = self.session.capacity(&self.domain, &target).map_err(self.fault())?;
         // Not the size it is to have: the target is asked for that. Any that is not larger makes QEMU ask.
         self.all(&[Request::BlockResize(target.clone(), before)])?;
-        let after = self.session.capacity(&self.domain, &target).map_err(fault)?;
+        let after = self.session.capacity(&self.domain, &target).map_err(self.fault())?;
         Ok(seen(format!("virDomainBlockResize; it had {before} bytes and has {after}")))
     }
 
@@ -370,7 +394,7 @@ impl Work<'_> {
         let Some(mib) = size.memory_mib else { return Ok(seen(names(requests))) };
         let wanted = u64::from(mib) << 10;
         loop {
-            let figures = self.session.figures(&self.domain, BALLOON).map_err(fault)?;
+            let figures = self.session.figures(&self.domain, BALLOON).map_err(self.fault())?;
             let current = figures.iter().find(|(name, _)| name == "balloon.current").map(|(_, value)| value);
             match current {
                 Some(Figure::Number(kib)) if *kib == wanted => {
@@ -391,7 +415,7 @@ impl Work<'_> {
     }
 
     fn revert(&mut self, name: &SnapshotName, state: i32) -> Result<Evidence, Fault> {
-        let found = self.session.snapshot(&self.domain, name.as_str()).map_err(fault)?;
+        let found = self.session.snapshot(&self.domain, name.as_str()).map_err(self.fault())?;
         let kept = found.ok_or_else(|| cannot(format!("it has no snapshot {name}")))?;
         let volumes = |described: &Described| described.volumes.keys().cloned().collect::<Vec<_>>();
         let nics = |described: &Described| described.nics.keys().cloned().collect::<Vec<_>>();
@@ -428,7 +452,7 @@ fn names(requests: &[Request]) -> String {
 fn start_fault(error: RpcError) -> Fault {
     match error {
         RpcError::Refused { message, .. } => Fault::new(Failure::Spawn, message),
-        error => fault(error),
+        error => unanswered(error),
     }
 }
 
