@@ -42,6 +42,8 @@ const PROBE_TIME: Duration = Duration::from_millis(1500);
 const BUSY_TIME: Duration = Duration::from_millis(700);
 /// How many hypervisors that do not answer may each hold one of libvirtd's twenty workers by being looked at.
 const DEAF_MAX: usize = 8;
+/// How many terminated machines wait for everything of them to be removed.
+const LEFTOVERS_MAX: usize = 1024;
 /// How long the definition of a terminated machine may take to be removed.
 const FORGET_TIME: Duration = Duration::from_secs(5);
 /// Groups of figures (`VIR_DOMAIN_STATS_`): processors, memory, interfaces and disks.
@@ -61,6 +63,8 @@ pub struct Libvirt {
     deaf: Mutex<BTreeSet<Uuid>>,
     /// Those to which something has happened that could not be looked at.
     unseen: Mutex<BTreeSet<Uuid>>,
+    /// Terminated ones of which libvirtd would not remove everything yet.
+    leftovers: Mutex<Vec<Machine>>,
     events: Mutex<Events>,
 }
 
@@ -77,6 +81,7 @@ impl Libvirt {
             watched: Mutex::default(),
             deaf: Mutex::default(),
             unseen: Mutex::default(),
+            leftovers: Mutex::default(),
             events: Mutex::default(),
         })
     }
@@ -306,7 +311,11 @@ impl Hypervisor for Libvirt {
         locked(&self.watched).remove(&machine.uuid);
         locked(&self.deaf).remove(&machine.uuid);
         if let Err(fault) = self.remove(machine) {
-            log::warn!("{}: its definition could not be removed: {}", machine.id, fault.detail);
+            log::warn!("{}: its definition could not be removed yet: {}", machine.id, fault.detail);
+            let mut leftovers = locked(&self.leftovers);
+            if leftovers.len() < LEFTOVERS_MAX {
+                leftovers.push(machine.clone());
+            }
         }
     }
 

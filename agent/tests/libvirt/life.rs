@@ -137,7 +137,19 @@ fn a_snapshot_is_gone_back_to_and_only_with_the_disks_of_then() {
     world.done(&machine, &Step::Pause);
     world.done(&machine, &Step::Revert(name()));
     assert_eq!(world.observe(&machine).state, State::Paused, "a snapshot does not change whether it is held");
+    let nic = agent_protocol::Nic {
+        nic: "front".parse().unwrap(),
+        network: "nat".parse().unwrap(),
+        mac: agent_protocol::Mac([0x52, 0x54, 0, 0, 0, 1]),
+        link: agent_protocol::Link::Up,
+    };
+    let mut other = machine.clone();
+    other.nics.push(nic);
+    let fault = world.act(&other, &Step::Revert(name())).unwrap_err();
+    assert!(fault.detail.as_str().contains("other disks or interfaces"), "{fault:?}");
     world.done(&machine, &Step::End);
+    world.done(&machine, &Step::Revert(name()));
+    assert_eq!(world.observe(&machine).state, State::Stopped, "only its disks went back");
     world.done(&machine, &Step::Snapshot("cold".parse().unwrap()));
     world.done(&machine, &Step::Revert("cold".parse().unwrap()));
     assert_eq!(world.observe(&machine).state, State::Stopped);
@@ -181,7 +193,16 @@ fn guests_outlive_libvirtd_and_are_not_called_gone_while_it_is() {
     // And another agent's run finds what the first one left.
     world.done(&machine, &Step::Start);
     assert_eq!(world.backend.adopt(&machine, LONG).state, State::Running);
-    world.remove(&machine);
+    // What could not be removed while libvirtd was away is removed when it is back.
+    world.done(&machine, &Step::End);
+    world.stop_daemon();
+    world.backend.forget(&machine);
+    world.start_daemon();
+    let until = Instant::now() + LONG;
+    while world.virsh(&["list", "--all", "--uuid"]).contains(&machine.uuid.to_string()) {
+        assert!(Instant::now() < until);
+        world.backend.wait_for_ends(Duration::from_millis(100));
+    }
     let gone = world.backend.adopt(&machine, LONG);
     assert_eq!((gone.state, gone.reason.is_some()), (State::Stopped, true));
 }

@@ -57,6 +57,8 @@ impl Libvirt {
             Err(error) => {
                 log::warn!("what happens to domains is not told any more: {error}");
                 events.session = None;
+                // The next one may be another.
+                *locked(&self.version) = None;
                 Vec::new()
             }
         }
@@ -68,6 +70,12 @@ impl Libvirt {
             return Vec::new();
         }
         events.swept = Some(Instant::now());
+        let leftover = locked(&self.leftovers).pop();
+        if let Some(machine) = leftover
+            && self.remove(&machine).is_err()
+        {
+            locked(&self.leftovers).insert(0, machine);
+        }
         // They are taken down before it is asked what runs: one that is started meanwhile is not among them.
         let watched = locked(&self.watched).clone();
         match self.open(CONNECT_TIME).and_then(|mut session| session.active()) {

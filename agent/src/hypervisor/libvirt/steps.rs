@@ -10,6 +10,7 @@ use super::{
 use crate::hypervisor::{Evidence, Fault, Machine, Step};
 use crate::locked;
 use agent_protocol::{Failure, Size, SnapshotName, Text, VolumeName};
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -417,21 +418,25 @@ impl Work<'_> {
     fn revert(&mut self, name: &SnapshotName, state: i32) -> Result<Evidence, Fault> {
         let found = self.session.snapshot(&self.domain, name.as_str()).map_err(self.fault())?;
         let kept = found.ok_or_else(|| cannot(format!("it has no snapshot {name}")))?;
-        let volumes = |described: &Described| described.volumes.keys().cloned().collect::<Vec<_>>();
-        let nics = |described: &Described| described.nics.keys().cloned().collect::<Vec<_>>();
-        if state != SHUT_OFF && (volumes(&kept), nics(&kept)) != (volumes(&self.now), nics(&self.now)) {
+        let volumes = self.machine.volumes.iter().map(|volume| &volume.volume).collect::<BTreeSet<_>>();
+        let nics = self.machine.nics.iter().map(|nic| &nic.nic).collect::<BTreeSet<_>>();
+        if volumes != kept.volumes.keys().collect() || nics != kept.nics.keys().collect() {
             // It would get disks back that are somebody else's by now.
             return Err(cannot("it has other disks or interfaces than when the snapshot was made"));
         }
+        let cold = state == SHUT_OFF && kept.with_memory;
         let afterwards = match state {
             RUNNING => Afterwards::Running,
             PAUSED => Afterwards::Paused,
-            SHUT_OFF if kept.with_memory => {
-                return Err(cannot("the snapshot holds memory: it can be gone back to while it runs"));
-            }
+            _ if cold => Afterwards::Paused,
             _ => Afterwards::AsKept,
         };
         self.all(&[Request::Revert(name.clone(), afterwards)])?;
+        if cold {
+            // Its disks are those of then, and it goes on being stopped: nothing of the memory is for a machine that is.
+            self.all(&[Request::Destroy])?;
+            self.await_shut_off()?;
+        }
         match self.state()? {
             (after, _) if after == state => Ok(seen(format!("virDomainRevertToSnapshot; it is at {name}"))),
             (after, why) => Err(cannot(format!("it went to {name} and is in state {after}, reason {why}"))),
