@@ -6,6 +6,7 @@
 
 mod arguments;
 pub mod hypervisor;
+mod line;
 mod network;
 mod operations;
 mod record;
@@ -20,6 +21,7 @@ use agent_protocol::Uuid;
 use hypervisor::Hypervisor;
 use hypervisor::libvirt::{Libvirt, Section};
 use hypervisor::qemu::{Images, Qemu};
+use line::Security;
 use network::{Networks, Overlay};
 use record::RunDirectory;
 use serde::Deserialize;
@@ -63,6 +65,7 @@ pub struct Agent {
     listener: TcpListener,
     table: Arc<Table>,
     service: Service,
+    security: Security,
     end_guests: bool,
 }
 
@@ -85,11 +88,20 @@ impl Agent {
         }
         let table = Arc::new(Table::open(directory, backends).map_err(|error| at(run, &error))?);
         let boot = random_uuid().map_err(|error| Error(format!("no random numbers: {error}")))?;
+        let security = if config.insecure {
+            log::warn!("WITHOUT AUTHENTICATION (--insecure): whoever reaches {} may do all", config.listen);
+            Security::NONE
+        } else {
+            let key = config.key.clone().unwrap_or_else(|| run.join("key.pem"));
+            let (security, pin) = Security::new(&key, &config.pins)?;
+            log::info!("our key is agent.pin={pin}");
+            security
+        };
         let listener = TcpListener::bind(config.listen);
         let listener = listener.map_err(|error| Error(format!("{}: {error}", config.listen)))?;
         let networks = operator.network.as_ref().map(Networks::new).transpose().map_err(Error)?;
         let service = Service::new(table.clone(), networks, boot);
-        Ok(Self { listener, table, service, end_guests: config.end_guests })
+        Ok(Self { listener, table, service, security, end_guests: config.end_guests })
     }
 
     /// Where it listens.
@@ -105,7 +117,7 @@ impl Agent {
                     self.table.watch(WATCH_TIME);
                 }
             });
-            server::serve(&self.listener, &self.service, shutdown);
+            server::serve(&self.listener, &self.service, &self.security, shutdown);
         });
         if self.end_guests {
             self.table.end_all();

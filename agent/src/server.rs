@@ -1,10 +1,11 @@
 //! Connections: one bounded thread each, around the HTTP engine.
 
+use crate::line::{Line, Security};
 use crate::service::{Service, problem};
 use management_http::{Limits, Server};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,27 +41,38 @@ impl Shutdown {
 }
 
 /// Accept connections until told to end.
-pub(crate) fn serve(listener: &TcpListener, service: &Service, shutdown: &Shutdown) {
+pub(crate) fn serve(listener: &TcpListener, service: &Service, security: &Security, shutdown: &Shutdown) {
     let open = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         while !shutdown.is_requested() {
             if !readable(listener) {
                 continue;
             }
-            let Ok((stream, _)) = listener.accept() else {
+            let Ok((stream, peer)) = listener.accept() else {
                 // Out of descriptors, most likely: trying again at once would not help.
                 std::thread::sleep(TICK);
                 continue;
             };
             if open.load(Ordering::Acquire) >= CONNECTIONS_MAX {
-                turn_away(stream);
+                // In TLS nothing can be said before the handshake, for which there is no room.
+                if security.is_none() {
+                    turn_away(stream);
+                }
                 continue;
             }
             open.fetch_add(1, Ordering::AcqRel);
             let taken = &open;
             let thread =
                 std::thread::Builder::new().name("connection".into()).spawn_scoped(scope, move || {
-                    connection(stream, service, shutdown);
+                    let _ = stream.set_nodelay(true);
+                    let _ = ask_now_and_then(&stream);
+                    let opened = stream
+                        .set_write_timeout(Some(Limits::SERVER.write_time))
+                        .and_then(|()| Line::open(stream, security));
+                    match opened {
+                        Ok(line) => connection(line, service, shutdown),
+                        Err(why) => log::warn!("{peer} is refused: {why}"),
+                    }
                     taken.fetch_sub(1, Ordering::AcqRel);
                 });
             if thread.is_err() {
@@ -91,19 +103,14 @@ fn turn_away(mut stream: TcpStream) {
     let _ = stream.write_all(engine.transmit());
 }
 
-fn connection(mut stream: TcpStream, service: &Service, shutdown: &Shutdown) {
+fn connection(mut line: Line, service: &Service, shutdown: &Shutdown) {
     let began = Instant::now();
     let mut engine = Server::new(Limits::SERVER, Duration::ZERO);
-    let _ = stream.set_nodelay(true);
-    let _ = ask_now_and_then(&stream);
-    if stream.set_write_timeout(Some(Limits::SERVER.write_time)).is_err() {
-        return;
-    }
     while !engine.is_finished() {
         let bytes = engine.transmit();
         if !bytes.is_empty() {
             let count = bytes.len();
-            if stream.write_all(bytes).is_err() {
+            if line.write_all(bytes).is_err() {
                 return;
             }
             engine.transmitted(began.elapsed(), count);
@@ -114,12 +121,12 @@ fn connection(mut stream: TcpStream, service: &Service, shutdown: &Shutdown) {
             engine.respond(began.elapsed(), &response);
             continue;
         }
-        if shutdown.is_requested() || !read(&mut stream, &mut engine, began) {
+        if shutdown.is_requested() || !read(&mut line, &mut engine, began) {
             return;
         }
     }
-    let _ = stream.shutdown(std::net::Shutdown::Write);
-    drain(&mut stream);
+    line.finish();
+    drain(&mut line);
 }
 
 /// Have the system notice a peer that is gone without a word (RFC 9293 section 3.8.4).
@@ -132,13 +139,10 @@ fn ask_now_and_then(stream: &TcpStream) -> rustix::io::Result<()> {
 }
 
 /// Read what there is, or let the time go by; whether the connection is still of use.
-fn read(stream: &mut TcpStream, engine: &mut Server, began: Instant) -> bool {
+fn read(line: &mut Line, engine: &mut Server, began: Instant) -> bool {
     let left = engine.deadline().map_or(TICK, |deadline| deadline.saturating_sub(began.elapsed()));
     let patience = left.clamp(Duration::from_millis(1), TICK);
-    if stream.set_read_timeout(Some(patience)).is_err() {
-        return false;
-    }
-    match stream.read(engine.space()) {
+    match line.read(engine.space(), patience) {
         Ok(0) => engine.end_of_input(),
         Ok(count) => engine.received(began.elapsed(), count),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -151,11 +155,10 @@ fn read(stream: &mut TcpStream, engine: &mut Server, began: Instant) -> bool {
 }
 
 /// Let the peer read the last answer: closing while it still sends would reset the connection and lose it.
-fn drain(stream: &mut TcpStream) {
+fn drain(line: &mut Line) {
     let mut scratch = [0; 4096];
-    let _ = stream.set_read_timeout(Some(TICK));
     for _ in 0..32 {
-        if !matches!(stream.read(&mut scratch), Ok(1..)) {
+        if !matches!(line.read(&mut scratch, TICK), Ok(1..)) {
             return;
         }
     }

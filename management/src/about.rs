@@ -2,9 +2,9 @@
 
 use crate::Management;
 use crate::ask::LinkState;
-use crate::door::CertificateView;
 use agent_protocol::{Backend, Text, Uuid, Welcome, encode};
 use alloc::string::String;
+use management_api::CertificateView;
 use management_http::{Limits, Response};
 use serde::Serialize;
 
@@ -118,7 +118,7 @@ pub(crate) fn ready(management: &Management) -> Response {
         certificate: Option<CertificateView>,
     }
     let certificate = management.configuration.door.certificate(&management.clock);
-    let valid = certificate.is_none_or(|certificate| certificate.enrolled && !certificate.is_over());
+    let valid = management.configuration.door.is_ready(&management.clock);
     let state = management.forward.state();
     let is_linked = matches!(state, LinkState::Up | LinkState::NotConfigured);
     let ready = is_linked && !management.state_failed.get() && valid;

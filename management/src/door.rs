@@ -4,6 +4,7 @@
 //! authorities made; the one URI in it (a SPIFFE ID) says which of the provider's services they are. Without TLS nobody is
 //! asked, and only an operator who says so has it that way.
 
+use crate::keys::Keys;
 use crate::policy::{Principal, Service};
 use alloc::format;
 use alloc::rc::Rc;
@@ -14,10 +15,10 @@ use core::fmt;
 use core::net::SocketAddrV4;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant};
+use management_api::CertificateView;
 use network_tls::{
     Anchors, Buffers, Clients, Connection, Crypto, Dates, Identity, Leaf, ServerConfig, SetupError,
 };
-use serde::Serialize;
 
 /// The longest SPIFFE ID that is looked at, in bytes: the standard asks for as much of everybody.
 const LONGEST_ID: usize = 2048;
@@ -70,49 +71,26 @@ impl Shown {
     }
 }
 
-/// How it is with the certificate that is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct CertificateView {
-    /// Whether an authority made it; one that the appliance signed itself lets nobody do anything but enrol it.
-    pub(crate) enrolled: bool,
-    /// When it begins and ceases to be valid, in seconds since 1970.
-    pub(crate) not_before: u64,
-    pub(crate) not_after: u64,
-    /// Whole days until then, none when that is past; absent, as the next, where the time is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) days_left: Option<u64>,
-    /// Whether two thirds of its life are over.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) rotation_due: Option<bool>,
-    #[serde(skip)]
-    over: bool,
-}
-
 const DAY: u64 = 24 * 60 * 60;
 
-impl CertificateView {
-    fn new(shown: &Shown, now: Option<u64>) -> Self {
-        let (not_before, not_after) = shown.valid;
-        let due = not_before.saturating_add(not_after.saturating_sub(not_before) / 3 * 2);
-        Self {
-            enrolled: shown.enrolled,
-            not_before,
-            not_after,
-            days_left: now.map(|now| not_after.saturating_sub(now) / DAY),
-            rotation_due: now.map(|now| now >= due),
-            over: now.is_some_and(|now| now > not_after),
-        }
-    }
-
-    /// Whether it has ceased to be valid, as far as the time is known.
-    pub(crate) const fn is_over(&self) -> bool {
-        self.over
+/// How it is with the certificate that is shown.
+fn view(shown: &Shown, now: Option<u64>) -> CertificateView {
+    let (not_before, not_after) = shown.valid;
+    let due = not_before.saturating_add(not_after.saturating_sub(not_before) / 3 * 2);
+    CertificateView {
+        enrolled: shown.enrolled,
+        not_before,
+        not_after,
+        days_left: now.map(|now| not_after.saturating_sub(now) / DAY),
+        rotation_due: now.map(|now| now >= due),
     }
 }
 
 struct Inner {
     lock: Lock,
     shown: RefCell<Shown>,
+    /// Where keys are made here.
+    keys: Option<Keys>,
     admitted: Cell<u64>,
     refused: Cell<u64>,
     /// When a refusal was last a line of the log, and how many were not since.
@@ -139,13 +117,18 @@ impl Door {
     /// [`SetupError::Material`] when certificate and key are of no use.
     pub fn locked(lock: Lock, chain: Vec<Vec<u8>>, key: Vec<u8>) -> Result<Self, SetupError> {
         let shown = Shown::new(&lock, chain, key)?;
-        Ok(Self::showing(lock, shown))
+        Ok(Self::new(lock, shown, None))
     }
 
-    pub(crate) fn showing(lock: Lock, shown: Shown) -> Self {
+    pub(crate) fn with_keys(lock: Lock, shown: Shown, keys: Keys) -> Self {
+        Self::new(lock, shown, Some(keys))
+    }
+
+    fn new(lock: Lock, shown: Shown, keys: Option<Keys>) -> Self {
         Self(Some(Rc::new(Inner {
             lock,
             shown: RefCell::new(shown),
+            keys,
             admitted: Cell::new(0),
             refused: Cell::new(0),
             told: Cell::new((None, 0)),
@@ -191,18 +174,44 @@ impl Door {
         log::warn!("API: {peer} is refused: {why}{others}");
     }
 
+    /// The lock and the keys, where keys are made here.
+    pub(crate) fn keys(&self) -> Option<(&Lock, &Keys)> {
+        let inner = self.0.as_ref()?;
+        Some((&inner.lock, inner.keys.as_ref()?))
+    }
+
+    /// Show this from the next connection on; those that are there go on.
+    pub(crate) fn show(&self, shown: Shown) {
+        if let Some(inner) = &self.0 {
+            *inner.shown.borrow_mut() = shown;
+        }
+    }
+
+    /// Whether an authority made the certificate that is shown.
+    pub(crate) fn is_enrolled(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.shown.borrow().enrolled)
+    }
+
+    /// Whether callers can be let in: with a certificate that is not over, as far as the time is known.
+    pub(crate) fn is_ready(&self, clock: &Clock) -> bool {
+        self.0.as_ref().is_none_or(|inner| {
+            let shown = inner.shown.borrow();
+            shown.enrolled && inner.lock.time(clock).is_none_or(|now| now <= shown.valid.1)
+        })
+    }
+
     /// The certificate that is shown, for whoever asks how it is with it. `None` where there is no lock.
     pub(crate) fn certificate(&self, clock: &Clock) -> Option<CertificateView> {
         let inner = self.0.as_ref()?;
         let shown = inner.shown.borrow();
-        Some(CertificateView::new(&shown, inner.lock.time(clock)))
+        Some(view(&shown, inner.lock.time(clock)))
     }
 
     /// Add the figures for Prometheus to `text`.
     pub(crate) fn figures(&self, text: &mut String, clock: &Clock) {
         let Some(inner) = &self.0 else { return };
         let (admitted, refused) = (inner.admitted.get(), inner.refused.get());
-        let view = CertificateView::new(&inner.shown.borrow(), inner.lock.time(clock));
+        let view = view(&inner.shown.borrow(), inner.lock.time(clock));
         text.push_str(&format!(
             "# TYPE corbel_api_handshakes_total counter\n\
              corbel_api_handshakes_total{{outcome=\"admitted\"}} {admitted}\n\

@@ -8,6 +8,7 @@ use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
 use crate::delivery::is_repeatable;
 use crate::documents::{self, Order};
 use crate::door::Door;
+use crate::keys::Demand;
 use crate::metrics::{Gauges, Machine, Metrics};
 use crate::operations::{Begin, End, Operation, OperationPage, OperationView, Operations, Stage};
 use crate::policy::{Policy, Principal, Right};
@@ -87,6 +88,8 @@ pub enum Step {
     Ask(Ask, Continuation),
     /// [`Management::wait`] has the answer.
     Wait(Wait),
+    /// The appliance's keys are concerned; the session sees to it.
+    Keys(KeysStep),
 }
 
 /// What the answer to a request about an operation waits for.
@@ -95,6 +98,14 @@ pub struct Wait {
     id: OpId,
     until: Instant,
     aim: Aim,
+    /// The path of the request.
+    path: String,
+}
+
+/// What is demanded of the appliance's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysStep {
+    demand: Demand,
     /// The path of the request.
     path: String,
 }
@@ -177,6 +188,14 @@ impl Management {
         self.forward.state()
     }
 
+    /// Do what is demanded of the appliance's keys.
+    pub(crate) async fn keys(&self, step: KeysStep) -> Response {
+        let done = self.configuration.door.perform(step.demand, &self.clock).await;
+        let response = done.unwrap_or_else(|problem| problem.at(&step.path).response());
+        self.metrics.response(response.status);
+        response
+    }
+
     /// Decide on a request of `principal`.
     pub fn begin(&self, request: &Request<'_>, principal: Principal) -> Step {
         let path = request.path;
@@ -237,6 +256,11 @@ impl Management {
                 let until = self.clock.now() + patience;
                 return Ok(Step::Wait(Wait { id, until, aim: Aim::End, path: request.path.into() }));
             }
+            Route::EnrolmentRequest => return Ok(demand(Demand::Request, request.path)),
+            Route::Enrol => return Ok(demand(Demand::Enrol(documents::parse(request)?), request.path)),
+            Route::Keys => return Ok(demand(Demand::Show, request.path)),
+            Route::RotateKeys => return Ok(demand(Demand::Rotate, request.path)),
+            Route::PutKeys => return Ok(demand(Demand::Install(documents::parse(request)?), request.path)),
             Route::Images => return Ok(self.read(Question::Inventory, Purpose::Images, request.path)),
             Route::Instances(page) => {
                 return Ok(self.read(Question::Inventory, Purpose::Instances(page), request.path));
@@ -373,6 +397,10 @@ struct Epoch {
     epoch: u64,
 }
 
+fn demand(demand: Demand, path: &str) -> Step {
+    Step::Keys(KeysStep { demand, path: path.into() })
+}
+
 fn right(route: &Route) -> Right {
     match route {
         Route::Health | Route::Ready | Route::About | Route::Problems => Right::About,
@@ -384,6 +412,8 @@ fn right(route: &Route) -> Right {
         | Route::Operation(..) => Right::Read,
         Route::Targets | Route::Target(_) => Right::ReadTargets,
         Route::CreateInstance | Route::Command(_) => Right::Instances,
+        Route::EnrolmentRequest | Route::Enrol => Right::Enrol,
+        Route::Keys | Route::RotateKeys | Route::PutKeys => Right::Keys,
         Route::PutTarget(_) | Route::DeleteTarget(..) => Right::Targets,
     }
 }

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
+pub use management_api::Right;
 use network_tls::Pin;
 
 /// Which of the provider's services a caller is: the last part of its SPIFFE ID, `spiffe://<trust domain>/svc/…`.
@@ -64,35 +65,6 @@ impl fmt::Display for Principal {
     }
 }
 
-/// What a request wants to do, as far as rights are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Right {
-    /// Look at the appliance itself: its health and what it is.
-    About,
-    /// Look at its figures.
-    Metrics,
-    /// Look at instances, what they can be made of, and the operations on them.
-    Read,
-    /// Command instances.
-    Instances,
-    /// Look at targets.
-    ReadTargets,
-    /// Expose and withdraw targets.
-    Targets,
-    /// Look at networks.
-    ReadNetworks,
-    /// Say what networks look like.
-    Networks,
-    /// Read what has happened.
-    Events,
-    /// Read who did what.
-    Audit,
-    /// Give the appliance its first certificate.
-    Enrol,
-    /// See to the appliance's key and certificate.
-    Keys,
-}
-
 /// Nobody that is told apart.
 const NONE: u8 = 0;
 const VM: u8 = 1 << Service::Vm as u8;
@@ -119,12 +91,10 @@ const TABLE: [(Right, &str, u8); 12] = [
     (Right::Keys, "see to the appliance's keys", VM),
 ];
 
-impl Right {
-    /// The row of the table.
-    fn row(self) -> (&'static str, u8) {
-        let row = TABLE.iter().find(|(right, ..)| *right == self);
-        row.map_or(("do this", NONE), |(_, words, services)| (*words, *services))
-    }
+/// The row of the table.
+fn row(right: Right) -> (&'static str, u8) {
+    let row = TABLE.iter().find(|(other, ..)| *other == right);
+    row.map_or(("do this", NONE), |(_, words, services)| (*words, *services))
 }
 
 /// The rights of callers that nobody asked who they are; those of the others stand in the table.
@@ -148,7 +118,7 @@ impl Policy {
     /// # Errors
     /// Why not, in a sentence.
     pub fn decide(&self, principal: Principal, right: Right) -> Result<(), String> {
-        let (words, services) = right.row();
+        let (words, services) = row(right);
         match principal {
             Principal::Anonymous if self.anonymous(right) => Ok(()),
             Principal::Anonymous => Err("Callers that are not authenticated may not do this.".into()),

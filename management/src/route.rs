@@ -41,6 +41,16 @@ pub(crate) enum Route {
     Target(TargetId),
     /// `PUT /v1/targets/{id}`
     PutTarget(TargetId),
+    /// `GET /v1/enrol`
+    EnrolmentRequest,
+    /// `POST /v1/enrol`
+    Enrol,
+    /// `GET /v1/keys`
+    Keys,
+    /// `POST /v1/keys:rotate`
+    RotateKeys,
+    /// `PUT /v1/keys`
+    PutKeys,
     /// `DELETE /v1/targets/{id}`, with the seconds that initiators have to log out
     DeleteTarget(TargetId, Option<u16>),
 }
@@ -102,6 +112,11 @@ pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
         Call::Target => Route::Target(named(name, Kind::UnknownTarget)?),
         Call::PutTarget => Route::PutTarget(named(name, Kind::InvalidField)?),
         Call::DeleteTarget => Route::DeleteTarget(named(name, Kind::UnknownTarget)?, patience),
+        Call::EnrolmentRequest => Route::EnrolmentRequest,
+        Call::Enrol => Route::Enrol,
+        Call::Keys => Route::Keys,
+        Call::RotateKeys => Route::RotateKeys,
+        Call::PutKeys => Route::PutKeys,
         _ => return Err(nothing()),
     };
     let has_body = matches!(request.method, Method::Post | Method::Put | Method::Patch);

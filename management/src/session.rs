@@ -89,6 +89,10 @@ async fn converse<W: Wire>(
                 let response = management.wait(wait).await;
                 engine.respond(elapsed(clock), &response);
             }
+            Some(Step::Keys(step)) => {
+                let response = management.keys(step).await;
+                engine.respond(elapsed(clock), &response);
+            }
             None => read_in(stream, &mut engine, clock).await?,
         }
     }

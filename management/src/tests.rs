@@ -2,6 +2,7 @@
 
 mod desk;
 mod door;
+mod keys;
 mod plane;
 mod policy;
 mod requests;

@@ -78,7 +78,7 @@ impl Parent {
         let scratch = &self.stage.scratch;
         // What the test leaves in its environment reaches the program through the tools that start it in its network.
         let mut command = self.stage.net.command(env!("CARGO_BIN_EXE_corbel"));
-        command.args(["agent", "--listen", &address().to_string(), "--config"]);
+        command.args(["agent", "--listen", &address().to_string(), "--insecure", "--config"]);
         command.arg(scratch.file("operator.json")).arg("--run-dir").arg(scratch.file("agent"));
         command.envs(environment.iter().copied());
         let mut agent = Process::start("agent", command, &scratch.file("agent.log")).unwrap();

@@ -24,6 +24,7 @@ impl Program {
             .arg(directory.join("images.json"))
             .arg("--run-dir")
             .arg(directory.join("run"))
+            .arg("--insecure")
             .args(more)
             .stderr(Stdio::null())
             .spawn()
@@ -107,27 +108,54 @@ fn interrupting_the_agent_ends_it_in_order_and_leaves_its_guests() {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(PROGRAM).args(arguments).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
 fn what_is_wrong_at_the_start_is_said_and_ends_the_program() {
     let directory = directory("wrong");
-    let run = |arguments: &[&str]| {
-        let output = std::process::Command::new(PROGRAM).args(arguments).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
     let images = directory.join("images.json");
     let images = images.to_str().unwrap();
     let place = directory.join("run");
     let place = place.to_str().unwrap();
-    let (code, said) = run(&["--listen", "0.0.0.0:1", "--config", images, "--run-dir", place]);
+    let (code, said) = run(&["--listen", "0.0.0.0:1", "--config", images, "--run-dir", place, "--insecure"]);
     assert_eq!(code, Some(2));
     assert!(said.contains("never on all of them") && said.contains("Usage:"), "{said}");
-    let (code, said) = run(&["--listen", "127.0.0.1:0", "--config", "/nowhere", "--run-dir", place]);
+    let (code, said) =
+        run(&["--listen", "127.0.0.1:0", "--config", "/nowhere", "--run-dir", place, "--insecure"]);
     assert_eq!(code, Some(1));
     assert!(said.contains("/nowhere"), "{said}");
     std::fs::write(images, r#"{"qemu":{"executable":"/bin/true","images":{},"colour":"red"}}"#).unwrap();
-    let (code, said) = run(&["--listen", "127.0.0.1:0", "--config", images, "--run-dir", place]);
+    let (code, said) =
+        run(&["--listen", "127.0.0.1:0", "--config", images, "--run-dir", place, "--insecure"]);
     assert_eq!(code, Some(1));
     assert!(said.contains("colour"), "{said}");
     assert_eq!(run(&["--help"]).0, Some(0));
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn without_the_appliances_key_it_tells_its_own_and_does_not_serve() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = directory("pin");
+    let (images, run_directory) = (directory.join("images.json"), directory.join("run"));
+    let arguments = |more: &[&'static str]| -> (Option<i32>, String) {
+        let mut all = vec!["--listen", "127.0.0.1:0", "--config", images.to_str().unwrap()];
+        all.extend(["--run-dir", run_directory.to_str().unwrap()]);
+        all.extend(more);
+        run(&all)
+    };
+    let (code, said) = arguments(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    let (_, pin) = said.split_once("--pin is missing").unwrap().1.split_once("agent.pin=").expect("its own");
+    assert_eq!(pin.trim().len(), 64, "{said}");
+    let key = run_directory.join("key.pem");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(arguments(&[]).1.contains(pin.trim()), "the key is made once");
+    std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nMAMCAQA=\n-----END PRIVATE KEY-----\n").unwrap();
+    let (code, said) = arguments(&[]);
+    assert!(code == Some(1) && said.contains("key.pem: the private key"), "{said}");
+    std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -54,6 +54,9 @@ impl World {
             images: self.directory.join("images.json"),
             run_directory: self.directory.join("run"),
             end_guests: false,
+            pins: Vec::new(),
+            key: None,
+            insecure: true,
         }
     }
 

@@ -153,7 +153,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         expose(config, &control)?;
 
         if let Some(api) = &config.api {
-            let door = door::door(api, voice.as_ref())?;
+            let door = door::door(config, api, voice.as_ref(), parts.state.as_ref(), &owner)?;
             let mut agents = door::agent(config.agent.as_ref(), voice.as_ref(), parts.state.as_ref())?;
             let configuration = Configuration {
                 agent: config.agent.as_ref().map(|agent| agent.address),

@@ -164,6 +164,11 @@ impl Config {
         if self.host.mac.is_some() && self.host.mac == self.service.mac {
             return Err(conflict("service.mac", "is the host network's as well".to_string()));
         }
+        let lock = self.api.as_ref().and_then(|api| api.lock.as_ref());
+        if lock.is_some_and(|lock| lock.tls.identity.is_none()) && self.state.is_none() {
+            let reason = "missing: without state.disk there is nowhere to keep a key that is made here";
+            return Err(conflict("api.tls.certificate", reason.to_string()));
+        }
         let agent = self.agent.as_ref().map(|agent| agent.address);
         for (key, address) in [("agent", agent), ("iscsi.portal", self.portal)] {
             if address.is_some_and(|address| address.port() == 0) {

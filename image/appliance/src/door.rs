@@ -8,7 +8,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use kernel_runtime::Clock;
-use management::{Dialling, Door, Lock};
+use management::{Dialling, Door, Enrolment, Lock};
 use network_tls::{Algorithm, Anchors, ClientConfig, Pin, PrivateKey};
 use state::{Change, Records};
 
@@ -22,7 +22,13 @@ pub(crate) fn has_tls(config: &Config) -> bool {
 }
 
 /// The door of the API.
-pub(crate) fn door(api: &Api, voice: Option<&Voice>) -> Result<Door, String> {
+pub(crate) fn door(
+    config: &Config,
+    api: &Api,
+    voice: Option<&Voice>,
+    state: Option<&Records>,
+    name: &str,
+) -> Result<Door, String> {
     let (Some(lock), Some(voice)) = (&api.lock, voice) else {
         log::warn!(
             "API on port {}: WITHOUT AUTHENTICATION (api.insecure=yes): whoever reaches it may do all",
@@ -33,9 +39,7 @@ pub(crate) fn door(api: &Api, voice: Option<&Voice>) -> Result<Door, String> {
     let fail =
         |key: &str, reason: &dyn ToString| format!("configuration: api.tls.{key}: {}", reason.to_string());
     let anchors = Anchors::from_der(lock.tls.anchors.clone()).map_err(|error| fail("anchors", &error))?;
-    let Some((chain, key)) = lock.tls.identity.clone() else {
-        return Err(fail("certificate", &"missing"));
-    };
+    let (identity, token) = (lock.tls.identity.clone(), lock.join.clone());
     let lock = Lock {
         crypto: voice.crypto.clone(),
         anchors,
@@ -44,7 +48,17 @@ pub(crate) fn door(api: &Api, voice: Option<&Voice>) -> Result<Door, String> {
         epoch: voice.epoch,
         buffers: API_TLS,
     };
-    let door = Door::locked(lock, chain, key).map_err(|error| fail("certificate", &error))?;
+    let door = match (identity, state) {
+        (Some((chain, key)), _) => {
+            Door::locked(lock, chain, key).map_err(|error| fail("certificate", &error))?
+        }
+        (None, Some(state)) => {
+            let address = config.service.cidr().map(|cidr| cidr.address);
+            let enrolment = Enrolment { token, name: name.to_string(), address };
+            Door::enrolled(lock, state.clone(), enrolment).map_err(|error| fail("join", &error))?
+        }
+        (None, None) => return Err(fail("certificate", &"missing")),
+    };
     log::info!("API on port {}, in TLS for callers with a certificate", api.port);
     Ok(door)
 }

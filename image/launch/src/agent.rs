@@ -42,7 +42,9 @@ impl Agent {
         // Not killed but asked to end when we are gone, so that it takes its guests along.
         let mut command = net.command("setpriv");
         command.args(["--pdeathsig", "TERM", "--"]).arg(corbel);
-        command.args(["agent", "--listen", &listen.to_string(), "--end-guests", "--config"]).arg(&table);
+        command
+            .args(["agent", "--listen", &listen.to_string(), "--end-guests", "--insecure", "--config"])
+            .arg(&table);
         command.arg("--run-dir").arg(&run);
         let mut process = Process::start("agent", command, &scratch.file("agent.log"))?;
         net.listening(&mut process, listen, LIMIT)?;

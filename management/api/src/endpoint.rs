@@ -199,6 +199,8 @@ const EXPOSE: &[Kind] = &[
 ];
 /// To one that takes a target away.
 const WITHDRAW: &[Kind] = &[Kind::UnknownTarget, Kind::TargetInUse, Kind::GenerationMismatch];
+/// To one about keys.
+const KEYS: &[Kind] = &[Kind::KeyState];
 
 endpoints! {
     /// The appliance is alive.
@@ -251,6 +253,16 @@ endpoints! {
     DeleteTarget: Delete "/v1/targets/{id}" Targets REMOVAL () -> [202 crate::TargetView, 204] &[WITHDRAW, KEPT];
     /// What has happened since, at once or when something has.
     Events: Get "/v1/events" Events STREAM () -> [200 crate::EventPage] &[];
+    /// What the appliance's first certificate is to be made of; only before it has one.
+    EnrolmentRequest: Get "/v1/enrol" Enrol NONE () -> [200 crate::CertificateRequestView] &[KEYS, KEPT];
+    /// Give the appliance its first certificate.
+    Enrol: Post "/v1/enrol" Enrol NONE (crate::EnrolRequest) -> [200 crate::KeysView] &[BODY, KEYS, KEPT];
+    /// How it is with the appliance's keys.
+    Keys: Get "/v1/keys" Keys NONE () -> [200 crate::KeysView] &[KEYS];
+    /// Make a new key, or show again what the certificate of the last is to be made of.
+    RotateKeys: Post "/v1/keys:rotate" Keys NONE () -> [200 crate::CertificateRequestView] &[KEYS, KEPT];
+    /// Give the new key its certificate, and use them for the connections to come.
+    PutKeys: Put "/v1/keys" Keys NONE (crate::CertificateDocument) -> [200 crate::KeysView] &[BODY, KEYS, KEPT];
     /// Who did what.
     Audit: Get "/v1/audit" Audit SEQ_PAGE () -> [200 crate::audit::AuditPage] &[];
 }
@@ -288,11 +300,13 @@ pub const fn methods(bits: u8) -> Option<&'static str> {
     const PUT: u8 = 1 << Method::Put as u8;
     const DELETE: u8 = 1 << Method::Delete as u8;
     const GET_POST: u8 = GET | POST;
+    const GET_PUT: u8 = GET | PUT;
     const DOCUMENT: u8 = GET | PUT | DELETE;
     match bits {
         GET => Some("GET, HEAD"),
         POST => Some("POST"),
         GET_POST => Some("GET, HEAD, POST"),
+        GET_PUT => Some("GET, HEAD, PUT"),
         DOCUMENT => Some("GET, HEAD, PUT, DELETE"),
         _ => None,
     }

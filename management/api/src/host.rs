@@ -19,7 +19,7 @@ pub struct AboutView {
     pub boot: Uuid,
     /// Milliseconds since it started: the clock of every time in this API.
     pub clock_ms: u64,
-    /// How callers are told apart: `none` or `tls`.
+    /// How callers are told apart: `none` or `mutual-tls`.
     pub authentication: String,
     /// The agent.
     pub agent: AgentView,
@@ -108,6 +108,9 @@ pub struct ReadyView {
     pub agent: AgentView,
     /// How promises are kept.
     pub state_disk: StateDisk,
+    /// The certificate that callers are shown, where they are told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<crate::CertificateView>,
 }
 
 /// The host that the appliance serves.

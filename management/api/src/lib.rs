@@ -14,6 +14,7 @@ mod endpoint;
 mod event;
 mod host;
 mod instance;
+mod keys;
 #[cfg(feature = "schema")]
 pub mod openapi;
 mod operation;
@@ -32,6 +33,7 @@ pub use host::{
     ReadyView, StateDisk,
 };
 pub use instance::{ImageList, InstancePage, InstanceView, StatsView};
+pub use keys::{CertificateDocument, CertificateRequestView, CertificateView, EnrolRequest, KeysView};
 pub use operation::{OperationPage, OperationState, OperationView};
 pub use problem::{Catalogue, CatalogueEntry, Kind, Problem, ProblemDocument, catalogue};
 pub use target::{

@@ -120,6 +120,8 @@ catalogue! {
     AgentStorage = "agent-storage", 502, "The agent cannot write its records", true;
     /// Another appliance commands the agent.
     StaleEpoch = "stale-epoch", 503, "Another appliance has taken over", false;
+    /// The appliance is enrolled, or no key waits for a certificate.
+    KeyState = "key-state", 409, "The appliance's keys are not at that point", false;
     /// There is no state disk, or it has failed, and this must not be done unless it can be remembered.
     NoState = "no-state", 503, "This cannot be remembered, so it is not done", false;
 

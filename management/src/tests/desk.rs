@@ -152,6 +152,7 @@ impl Desk {
         match self.step(line, body) {
             Step::Answer(response) => read(&response),
             Step::Ask(ask, _) => panic!("it asks {ask:?}"),
+            Step::Keys(_) => panic!("{line}: of keys"),
             Step::Wait(wait) => {
                 self.clerk();
                 read(&self.management.waited(&wait))
@@ -165,6 +166,7 @@ impl Desk {
             Step::Ask(ask, continuation) => (ask, continuation),
             Step::Answer(response) => panic!("{:?}", read(&response)),
             Step::Wait(wait) => panic!("{wait:?}"),
+            Step::Keys(_) => panic!("{line}: of keys"),
         }
     }
 

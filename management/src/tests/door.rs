@@ -5,37 +5,46 @@ use super::tasks::{End, Exchange, Slot};
 use crate::*;
 use kernel_runtime::{Executor, Instant};
 use management_http::{Client, Limits, Method};
-use network_tls::{Anchors, Buffers, ClientConfig, Connection, Dates};
+use network_tls::{Algorithm, Anchors, Buffers, ClientConfig, Connection, Dates, PrivateKey};
+use state::Records;
 use std::rc::Rc;
 use std::time::Duration;
 use tests_pki::{Authority, Issued, Kind, Leaf, NOW, crypto};
 
-const VM: &str = "spiffe://example.org/svc/vm";
-const BUFFERS: Buffers = Buffers { receive: 20 << 10, transmit: 20 << 10 };
+pub(super) const VM: &str = "spiffe://example.org/svc/vm";
+pub(super) const BUFFERS: Buffers = Buffers { receive: 20 << 10, transmit: 20 << 10 };
 
 /// A plane behind a locked door, and those who come.
-struct World {
+pub(super) struct World {
     executor: Executor,
     now: Duration,
-    management: Rc<Management>,
-    api: Exchange,
-    authority: Authority,
+    pub(super) management: Rc<Management>,
+    pub(super) api: Exchange,
+    pub(super) authority: Authority,
+    records: Option<Records>,
+}
+
+pub(super) fn lock(authority: &Authority) -> Lock {
+    Lock {
+        crypto: crypto().clone(),
+        anchors: Anchors::from_der([authority.der.clone()]).unwrap(),
+        trust_domain: "example.org".into(),
+        dates: Dates::MustBeChecked,
+        epoch: Some(NOW),
+        buffers: BUFFERS,
+    }
 }
 
 impl World {
-    fn new(slots: usize) -> Self {
-        let mut executor = Executor::new(8);
+    pub(super) fn new(slots: usize) -> Self {
         let authority = Authority::new("provider", Kind::P256);
         let own = authority.issue(&Leaf::server(&["appliance.example"]));
-        let lock = Lock {
-            crypto: crypto().clone(),
-            anchors: Anchors::from_der([authority.der.clone()]).unwrap(),
-            trust_domain: "example.org".into(),
-            dates: Dates::MustBeChecked,
-            epoch: Some(NOW),
-            buffers: BUFFERS,
-        };
-        let door = Door::locked(lock, vec![own.der], own.key).unwrap();
+        let door = Door::locked(lock(&authority), vec![own.der], own.key).unwrap();
+        Self::behind(door, authority, None, slots)
+    }
+
+    pub(super) fn behind(door: Door, authority: Authority, records: Option<Records>, slots: usize) -> Self {
+        let mut executor = Executor::new(8);
         let configuration = Configuration { door, ..configuration(None) };
         let management = Rc::new(Management::new(configuration, Shelf::default(), None, executor.clock()));
         let api = Exchange::default();
@@ -43,14 +52,23 @@ impl World {
             let (slot, shared) = (Slot { exchange: api.clone(), end: End::default() }, management.clone());
             executor.add("session", async move { session::serve_on(slot, 443, &shared).await });
         }
-        Self { executor, now: Duration::ZERO, management, api, authority }
+        Self { executor, now: Duration::ZERO, management, api, authority, records }
     }
 
     fn pump(&mut self) {
-        while self.executor.run_ready(Instant::ZERO + self.now) > 0 {}
+        let now = Instant::ZERO + self.now;
+        loop {
+            let ran = self.executor.run_ready(now);
+            if let Some(records) = &self.records {
+                records.turn(now);
+            }
+            if ran == 0 {
+                return;
+            }
+        }
     }
 
-    fn wait(&mut self, duration: Duration) {
+    pub(super) fn wait(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
             self.pump();
@@ -64,22 +82,33 @@ impl World {
         self.pump();
     }
 
-    fn issue(&self, names: &[&str]) -> Issued {
+    pub(super) fn issue(&self, names: &[&str]) -> Issued {
         self.authority.issue(&Leaf { names, ..Leaf::client() })
     }
 
     /// Somebody who shows `identity`.
-    fn caller(&mut self, identity: Option<&Issued>) -> Caller {
+    pub(super) fn caller(&mut self, identity: Option<&Issued>) -> Caller {
         let anchors = Anchors::from_der([self.authority.der.clone()]).unwrap();
         let identity = identity.map(Issued::identity);
-        let config = ClientConfig::new(crypto(), &anchors, identity, Dates::MustBeChecked).unwrap();
-        let tls = Connection::client(&config, "appliance.example", Some(NOW), BUFFERS).unwrap();
+        self.caller_by(&ClientConfig::new(crypto(), &anchors, identity, Dates::MustBeChecked).unwrap())
+    }
+
+    fn caller_by(&mut self, config: &ClientConfig) -> Caller {
+        let tls = Connection::client(config, "appliance.example", Some(NOW), BUFFERS).unwrap();
         let mut caller = Caller { end: self.api.dial(), tls, client: Client::new(Limits::CLIENT, "corbel") };
         caller.carry(self);
         caller
     }
 
-    fn get(&mut self, identity: &Issued, path: &str) -> (u16, serde_json::Value) {
+    /// Somebody without a certificate: before the appliance is enrolled one who believes the key that it has made.
+    pub(super) fn stranger(&mut self) -> Caller {
+        let waiting = self.management.configuration.door.keys().and_then(|(_, keys)| keys.waiting());
+        let Some(pin) = waiting else { return self.caller(None) };
+        let own = PrivateKey::generate(crypto(), Algorithm::P256).unwrap().self_signed("stranger").unwrap();
+        self.caller_by(&ClientConfig::pinned(crypto(), &[pin], own).unwrap())
+    }
+
+    pub(super) fn get(&mut self, identity: &Issued, path: &str) -> (u16, serde_json::Value) {
         let mut caller = self.caller(Some(identity));
         let answer = caller.ask(self, Method::Get, path, None).expect("an answer");
         caller.end.reset();
@@ -88,9 +117,9 @@ impl World {
     }
 }
 
-struct Caller {
-    end: End,
-    tls: Connection,
+pub(super) struct Caller {
+    pub(super) end: End,
+    pub(super) tls: Connection,
     client: Client,
 }
 
@@ -116,7 +145,7 @@ impl Caller {
         }
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         world: &mut World,
         method: Method,

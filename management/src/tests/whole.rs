@@ -10,6 +10,7 @@ use core::task::Poll;
 use kernel_runtime::{Executor, Instant};
 use management_http::{Client, Limits, Method};
 use network::{ConnectError, Reset};
+use network_tls::{Algorithm, Buffers, ClientConfig, Pin, PrivateKey};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,6 +19,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tests_pki::crypto;
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
@@ -80,10 +82,17 @@ struct Host {
     agent: Option<(Shutdown, JoinHandle<()>)>,
     stop: mpsc::Sender<()>,
     appliance: Option<JoinHandle<()>>,
+    /// What the appliance's key is called.
+    pin: Pin,
 }
 
 impl Host {
     fn new(name: &str) -> Self {
+        Self::with(name, true)
+    }
+
+    /// Whether the appliance believes the agent's key.
+    fn with(name: &str, believes: bool) -> Self {
         assert!(std::path::Path::new(QEMU).exists(), "this test needs {QEMU} (Debian: qemu-system-x86)");
         let directory = std::env::temp_dir().join(format!("corbel-whole-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
@@ -99,12 +108,21 @@ impl Host {
             agent: None,
             stop: mpsc::channel().0,
             appliance: None,
+            pin: Pin([0; 32]),
         };
+        // The two know each other by their keys.
+        let [ours, agents] = [(); 2].map(|()| PrivateKey::generate(crypto(), Algorithm::P256).unwrap());
+        let pem = network_tls::pem("PRIVATE KEY", agents.pkcs8());
+        std::fs::write(host.directory.join("agent.pem"), pem).unwrap();
+        host.pin = ours.pin();
+        let believed = if believes { agents.pin() } else { Pin([9; 32]) };
+        let identity = ours.self_signed("appliance").unwrap();
+        let config = ClientConfig::pinned(crypto(), &[believed], identity).unwrap();
         host.start_agent();
         let agent = host.agent_address.to_string();
         let (stop, stopped) = mpsc::channel();
         host.stop = stop;
-        host.appliance = Some(std::thread::spawn(move || appliance(listener, &agent, &stopped)));
+        host.appliance = Some(std::thread::spawn(move || appliance(listener, &agent, config, &stopped)));
         host
     }
 
@@ -114,6 +132,9 @@ impl Host {
             images: self.directory.join("images.json"),
             run_directory: self.directory.join("run"),
             end_guests: false,
+            pins: vec![self.pin],
+            key: Some(self.directory.join("agent.pem")),
+            insecure: false,
         };
         let agent = Agent::bind(&config).unwrap();
         self.agent_address = agent.address().unwrap();
@@ -182,10 +203,13 @@ impl Drop for Host {
     }
 }
 
-fn appliance(listener: TcpListener, agent: &str, stopped: &mpsc::Receiver<()>) {
+fn appliance(listener: TcpListener, agent: &str, config: ClientConfig, stopped: &mpsc::Receiver<()>) {
     listener.set_nonblocking(true).unwrap();
     let mut executor = Executor::new(4);
-    let plane = Management::new(configuration(Some(agent)), Shelf::default(), None, executor.clock());
+    let buffers = Buffers { receive: 20 << 10, transmit: 20 << 10 };
+    let dialling = Some(Rc::new(Dialling { config, buffers }));
+    let configuration = Configuration { dialling, ..configuration(Some(agent)) };
+    let plane = Management::new(configuration, Shelf::default(), None, executor.clock());
     let management = Rc::new(plane);
     for _ in 0..2 {
         let slot = Socket { listener: Some(listener.try_clone().unwrap()), stream: None };
@@ -275,4 +299,33 @@ fn a_graceful_stop_goes_on_until_the_guest_is_off_and_is_followed_by_its_operati
     assert_eq!(ended["state"], "succeeded", "{ended}");
     assert_eq!(host.state("a"), "stopped");
     assert_eq!(host.command("a", "terminate").0, 202);
+}
+
+#[test]
+fn an_agent_with_another_key_is_never_told_a_command() {
+    let host = Host::with("another-key", false);
+    let create = json!({"id":"web-1","image":"none"});
+    let (status, problem) = host.request(Method::Post, "/v1/instances", Some(create));
+    assert_eq!(
+        (status, problem["type"].as_str()),
+        (503, Some("urn:corbel:problem:agent-unavailable")),
+        "{problem}"
+    );
+    let (_, ready) = host.request(Method::Get, "/readyz", None);
+    let reason = ready["agent"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("TLS: the peer's certificate is not accepted"), "{ready}");
+}
+
+#[test]
+fn an_appliance_whose_key_the_agent_does_not_know_is_told_so() {
+    let mut host = Host::new("unknown-appliance");
+    host.stop_agent();
+    host.pin = Pin([8; 32]);
+    host.start_agent();
+    let create = json!({"id":"web-1","image":"none"});
+    let (status, problem) = host.request(Method::Post, "/v1/instances", Some(create));
+    assert_eq!(status, 503, "{problem}");
+    let (_, ready) = host.request(Method::Get, "/readyz", None);
+    let reason = ready["agent"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("TLS: the peer refuses: AccessDenied"), "{ready}");
 }

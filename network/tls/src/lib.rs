@@ -24,6 +24,7 @@ mod outgoing;
 mod pinned;
 mod provider;
 mod record;
+mod token;
 mod traffic;
 
 pub use config::{Anchors, ClientConfig, Clients, Identity, ServerConfig, SetupError};
@@ -34,6 +35,7 @@ pub use fatal::Fatal;
 pub use key::{Algorithm, Name, PrivateKey, pem};
 pub use leaf::{Leaf, NoPin, Pin};
 pub use provider::{Crypto, NoEntropy, Random};
+pub use token::Token;
 
 #[cfg(test)]
 mod tests;

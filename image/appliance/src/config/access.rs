@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::SocketAddrV4;
 use core::num::NonZeroU16;
-use network_tls::Pin;
+use network_tls::{Pin, Token};
 
 /// The longest trust domain (SPIFFE-ID section 2.1), in bytes.
 const LONGEST_DOMAIN: usize = 255;
@@ -29,6 +29,8 @@ pub struct Lock {
     pub tls: Tls,
     /// The trust domain of callers' SPIFFE IDs.
     pub trust_domain: String,
+    /// What whoever enrols the appliance has to know, where its key is made here.
+    pub join: Option<Token>,
 }
 
 /// The agent of the parent partition.
@@ -62,10 +64,14 @@ pub(super) fn api(keys: &mut Keys<'_>) -> Result<Option<Api>, Error> {
     let insecure = yes(keys, "api.insecure")?;
     let tls = tls::all(keys, "api.tls")?;
     let trust_domain = keys.take_with("api.trust-domain", trust_domain)?;
+    let join = keys.take_unseen("api.tls.join", |_, value| {
+        Token::new(value).ok_or_else(|| "expected 22 to 128 printable characters, at random".to_string())
+    })?;
     let given = [
         ("api.insecure", insecure),
         ("api.tls.anchors", tls.is_some()),
         ("api.trust-domain", trust_domain.is_some()),
+        ("api.tls.join", join.is_some()),
     ];
     let Some(port) = port else {
         return match given.iter().find(|(_, given)| *given) {
@@ -82,10 +88,11 @@ pub(super) fn api(keys: &mut Keys<'_>) -> Result<Option<Api>, Error> {
             None
         }
         (Some(tls), Some(trust_domain)) => {
-            if tls.identity.is_none() {
-                return Err(tls::missing("api.tls.certificate", "api.tls.anchors"));
+            if tls.identity.is_some() && join.is_some() {
+                let reason = "contradicts api.tls.certificate: the appliance has no need to be enrolled";
+                return Err(conflict("api.tls.join", reason.to_string()));
             }
-            Some(Lock { tls, trust_domain })
+            Some(Lock { tls, trust_domain, join })
         }
         (Some(_), None) => return Err(tls::missing("api.trust-domain", "api.tls.anchors")),
         (None, Some(_)) => return Err(tls::missing("api.tls.anchors", "api.trust-domain")),

@@ -166,6 +166,11 @@ impl Authority {
 
     pub fn issue(&self, leaf: &Leaf<'_>) -> Issued {
         let pair = Pair::new(leaf.kind);
+        Issued { der: self.certify(leaf, &pair), key: pair.der() }
+    }
+
+    /// A certificate for a key that somebody else has.
+    pub fn certify(&self, leaf: &Leaf<'_>, key: &impl PublicKeyData) -> Vec<u8> {
         let is_uri = |name: &&str| name.contains("://");
         let names: Vec<String> =
             leaf.names.iter().filter(|name| !is_uri(name)).map(|name| (*name).to_owned()).collect();
@@ -182,8 +187,30 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) =
             (date_time_ymd(leaf.years.0, 1, 1), date_time_ymd(leaf.years.1, 1, 1));
-        let der = params.signed_by(&pair, &self.issuer).unwrap().der().to_vec();
-        Issued { der, key: pair.der() }
+        params.signed_by(key, &self.issuer).unwrap().der().to_vec()
+    }
+}
+
+/// The public half of a key on P-256, out of a request for a certificate (PKCS#10).
+pub struct Requested(Vec<u8>);
+
+impl Requested {
+    /// Of a request in DER.
+    pub fn of(request: &[u8]) -> Self {
+        // SubjectPublicKeyInfo of P-256 up to the point, which is 65 bytes long.
+        let before = b"\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
+        let place = request.windows(before.len()).position(|part| part == before).unwrap() + before.len();
+        Self(request[place..place + 65].to_vec())
+    }
+}
+
+impl PublicKeyData for Requested {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
     }
 }
 
