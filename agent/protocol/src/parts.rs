@@ -101,7 +101,8 @@ pub enum Attachment {
 
 /// A disk as it is shown of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(from = "VolumeMembers")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(!from))]
 pub struct AttachedVolume {
     /// The disk.
     #[serde(flatten)]
@@ -110,15 +111,53 @@ pub struct AttachedVolume {
     pub attachment: Attachment,
 }
 
+/// The members of [`AttachedVolume`] as they stand on the wire.
+#[derive(Deserialize)]
+struct VolumeMembers {
+    volume: VolumeName,
+    iqn: IscsiName,
+    #[serde(default)]
+    lun: u16,
+    #[serde(default)]
+    read_only: bool,
+    attachment: Attachment,
+}
+
+impl From<VolumeMembers> for AttachedVolume {
+    fn from(members: VolumeMembers) -> Self {
+        let VolumeMembers { volume, iqn, lun, read_only, attachment } = members;
+        Self { volume: Volume { volume, iqn, lun, read_only }, attachment }
+    }
+}
+
 /// An interface as it is shown of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(from = "NicMembers")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(!from))]
 pub struct AttachedNic {
     /// The interface.
     #[serde(flatten)]
     pub nic: Nic,
     /// How it is attached.
     pub attachment: Attachment,
+}
+
+/// The members of [`AttachedNic`] as they stand on the wire.
+#[derive(Deserialize)]
+struct NicMembers {
+    nic: NicName,
+    network: NetworkName,
+    mac: Mac,
+    #[serde(default = "up")]
+    link: Link,
+    attachment: Attachment,
+}
+
+impl From<NicMembers> for AttachedNic {
+    fn from(members: NicMembers) -> Self {
+        let NicMembers { nic, network, mac, link, attachment } = members;
+        Self { nic: Nic { nic, network, mac, link }, attachment }
+    }
 }
 
 /// What an instance has used since it was started.
