@@ -155,7 +155,7 @@ fn limit(operation: &Operation) -> Option<Instant> {
 
 /// The disk has it. Answers the stage that it is in since, if that is news.
 fn kept(operation: &mut Operation, now: Instant) -> Option<Stage> {
-    (operation.kept, operation.told) = (Kept::Yes, true);
+    (operation.kept, operation.told, operation.durable) = (Kept::Yes, true, true);
     operation.finish(now)
 }
 

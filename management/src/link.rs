@@ -45,7 +45,8 @@ pub async fn link(stream: Stream, management: Rc<Management>) {
     link_on(stream, &management).await;
 }
 
-pub(crate) async fn link_on<W: Wire>(stream: W, management: &Management) {
+/// As [`link`], in a slot of any kind.
+pub async fn link_on<W: Wire>(stream: W, management: &Management) {
     let mut stream = Secure::dialling(stream, management.configuration.dialling.clone());
     let Some(agent) = management.configuration.agent else { return };
     let links = &management.forward.links;

@@ -142,6 +142,8 @@ pub(crate) struct Operation {
     pub(crate) kept: Kept,
     /// It was accepted for good, so that it may be told of.
     pub(crate) told: bool,
+    /// The disk has it in some form, so that a reset leaves it known.
+    pub(crate) durable: bool,
     /// How it ends as soon as that is kept.
     pub(crate) end: Option<End>,
     /// It may have reached the agent, and what became of it is to be asked for.
@@ -303,6 +305,7 @@ impl Operations {
             meant,
             kept: Kept::Waiting,
             told: false,
+            durable: false,
             end: None,
             tried: false,
             sends: 0,
@@ -396,7 +399,7 @@ pub(crate) struct OperationView<'a> {
     error: Option<&'a Problem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a InstanceView>,
-    /// Whether a reset of the appliance leaves it known.
+    /// Whether a reset of the appliance leaves it as it is told here.
     kept: bool,
     /// On the appliance's clock, which `GET /v1` tells.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -417,7 +420,7 @@ impl<'a> OperationView<'a> {
             evidence: &operation.evidence,
             error: operation.problem.as_ref(),
             result: operation.result.as_ref(),
-            kept: operation.kept != Kept::No,
+            kept: operation.durable && operation.kept != Kept::No,
             accepted_ms: operation.accepted.map(millis),
             ended_ms: operation.ended.map(millis),
         }

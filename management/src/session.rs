@@ -25,7 +25,8 @@ pub async fn serve(stream: Stream, port: u16, management: Rc<Management>) {
     serve_on(stream, port, &management).await;
 }
 
-pub(crate) async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
+/// As [`serve`], in a slot of any kind.
+pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
     let mut stream = Secure::new(stream);
     let (clock, door) = (&management.clock, &management.configuration.door);
     loop {

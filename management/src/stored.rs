@@ -106,6 +106,7 @@ pub(crate) fn read(key: &[u8], value: &[u8], now: Instant) -> Option<Operation> 
         meant: stored.meant.map(|(boot, deadline_ms, head)| Meant { boot, deadline_ms, head }),
         kept: Kept::Yes,
         told: true,
+        durable: true,
         end: None,
         // It may have been sent a moment before the end.
         tried: stored.meant.is_some(),

@@ -6,7 +6,8 @@ use core::net::SocketAddrV4;
 use network::{ConnectError, Reset, Stream};
 
 /// One connection at a time, in a slot. Every future may be dropped while it waits without a byte being lost.
-pub(crate) trait Wire {
+#[expect(async_fn_in_trait, reason = "all tasks of an executor are on one thread")]
+pub trait Wire {
     /// Wait for a peer on `port`.
     async fn accept(&mut self, port: u16);
     /// Connect to `to`.

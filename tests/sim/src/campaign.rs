@@ -3,7 +3,7 @@
 //! What is wrong is printed as soon as it is known; so is a world that does not end, because something in it turns round
 //! and round while no time passes there.
 
-use crate::{Bug, Plan, run};
+use crate::{Bug, Plan, Report, manage, run};
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,7 +52,7 @@ pub fn violation(plan: &Plan, bug: Option<Bug>) -> Option<String> {
     }
 }
 
-fn text_of(panic: &Box<dyn std::any::Any + Send>) -> String {
+pub(crate) fn text_of(panic: &Box<dyn std::any::Any + Send>) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("of no known kind"))
 }
@@ -69,6 +69,49 @@ pub fn run_all(
     bug: Option<Bug>,
     enough: usize,
 ) -> Tally {
+    let again = bug.is_none().then_some("cargo sim");
+    tally(worlds, enough, again, |plan| {
+        let report = run(plan, bug);
+        let Report { violation, time, answered, sectors, .. } = report;
+        Outcome { commands: answered.0, sectors, time, violation }
+    })
+}
+
+/// Run the worlds of management of `count` seeds from `first` on, and no more once `enough` were wrong. What is counted as
+/// commands are native calls, and as sectors answers.
+pub fn manage_campaign(first: u64, count: u64, bug: Option<manage::Bug>, enough: usize) -> Tally {
+    let seeds = first..first.saturating_add(count);
+    manage_all(seeds.map(|seed| (seed.to_string(), manage::Plan::of(seed))), bug, enough)
+}
+
+/// Run all worlds of management, each of which has a name, and no more once `enough` were wrong.
+pub fn manage_all(
+    worlds: impl Iterator<Item = (String, manage::Plan)> + Send,
+    bug: Option<manage::Bug>,
+    enough: usize,
+) -> Tally {
+    let again = bug.is_none().then_some("cargo sim manage");
+    tally(worlds, enough, again, |plan| {
+        let manage::Report { violation, time, checked, .. } = manage::run(plan, bug);
+        Outcome { commands: checked.1, sectors: checked.0, time, violation }
+    })
+}
+
+/// What came of one world.
+struct Outcome {
+    commands: u64,
+    sectors: u64,
+    time: Duration,
+    violation: Option<String>,
+}
+
+/// Run worlds on all processors. What is wrong is told with how to run it `again`, unless it is to be.
+fn tally<P>(
+    worlds: impl Iterator<Item = (String, P)> + Send,
+    enough: usize,
+    again: Option<&str>,
+    run: impl Fn(&P) -> Outcome + Sync + std::panic::RefUnwindSafe,
+) -> Tally {
     let started = Instant::now();
     let worlds = Mutex::new(worlds);
     let is_over = AtomicBool::new(false);
@@ -79,22 +122,22 @@ pub fn run_all(
             let next = worlds.lock().ok().and_then(|mut worlds| worlds.next());
             let Some((name, plan)) = next else { return };
             running.begin(&name);
-            let outcome = catch_unwind(|| run(&plan, bug));
+            let outcome = catch_unwind(std::panic::AssertUnwindSafe(|| run(&plan)));
             running.end(&name);
             let Ok(mut tally) = tally.lock() else { return };
             tally.worlds += 1;
             let wrong = match outcome {
-                Ok(report) => {
-                    tally.commands += report.answered.0;
-                    tally.sectors += report.sectors;
-                    tally.time += report.time;
-                    report.violation
+                Ok(outcome) => {
+                    tally.commands += outcome.commands;
+                    tally.sectors += outcome.sectors;
+                    tally.time += outcome.time;
+                    outcome.violation
                 }
                 Err(panic) => Some(text_of(&panic)),
             };
             if let Some(wrong) = wrong {
-                if bug.is_none() {
-                    println!("seed {name}: {wrong}\n    once more, with its log: cargo sim {name}");
+                if let Some(again) = again {
+                    println!("seed {name}: {wrong}\n    once more, with its log: {again} {name}");
                 }
                 tally.wrong.push((name, wrong));
                 is_over.fetch_or(tally.wrong.len() >= enough, Ordering::Relaxed);

@@ -10,6 +10,7 @@ mod campaign;
 mod history;
 mod initiator;
 pub mod log;
+pub mod manage;
 mod plan;
 mod random;
 mod service;
@@ -21,7 +22,7 @@ mod world;
 mod tests;
 
 pub use bug::Bug;
-pub use campaign::{Tally, campaign, run_all, violation};
+pub use campaign::{Tally, campaign, manage_all, manage_campaign, run_all, violation};
 pub use plan::Plan;
 pub use shrink::shrink;
 pub use world::{Report, run};

@@ -114,11 +114,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "tests_sim",
         &[
+            "agent_engine",
+            "agent_protocol",
             "image_appliance",
             "kernel_runtime",
+            "management",
+            "management_http",
             "network",
             "network_nic",
             "state",
+            "storage",
             "storage_block",
             "storage_iscsi",
             "storage_nbd",

@@ -1,0 +1,105 @@
+//! The worlds of many seeds, those of the past, and the planted bugs.
+
+use super::{Bug, Plan, run, shrink, violation};
+use crate::{manage_all, manage_campaign};
+use std::path::Path;
+
+/// Worlds of a quick run; `SIM_WORLDS` says otherwise.
+const QUICK: u64 = 1000;
+/// Worlds in which a planted bug must have been found: seconds' worth.
+const ENOUGH: usize = 3000;
+/// Violations after which no more are looked for.
+const PLENTY: usize = 20;
+
+fn worlds() -> u64 {
+    let wanted = std::env::var("SIM_WORLDS").ok().and_then(|text| text.parse().ok());
+    wanted.unwrap_or(QUICK)
+}
+
+#[test]
+fn the_worlds_of_all_seeds_hold() {
+    let tally = manage_campaign(0, worlds(), None, PLENTY);
+    println!("{tally}");
+    assert!(tally.wrong.is_empty(), "{tally}: {:?}", tally.wrong);
+}
+
+#[test]
+fn what_went_wrong_once_goes_well_now() {
+    let past = Path::new(env!("CARGO_MANIFEST_DIR")).join("past/manage");
+    let mut files: Vec<_> =
+        past.read_dir().expect("the past").map(|entry| entry.expect("a file").path()).collect();
+    files.sort();
+    let plans = files.iter().map(|file| {
+        let text = std::fs::read_to_string(file).expect("a text");
+        let plan: Plan = text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        (file.display().to_string(), plan)
+    });
+    let tally = manage_all(plans.collect::<Vec<_>>().into_iter(), None, PLENTY);
+    assert!(tally.worlds > 0 && tally.wrong.is_empty(), "{tally}: {:?}", tally.wrong);
+}
+
+#[test]
+fn a_seed_is_a_world_to_the_microsecond_also_when_it_was_written_down() {
+    for seed in 0..20 {
+        let plan = Plan::of(seed);
+        let again: Plan = plan.to_string().parse().expect("our own text");
+        assert_eq!(run(&plan, None), run(&again, None));
+    }
+    assert_ne!(run(&Plan::of(1), None).digest, run(&Plan::of(2), None).digest);
+}
+
+#[test]
+fn worlds_have_commands_that_are_carried_out_and_answers_that_are_checked() {
+    let tally = manage_campaign(0, 100, None, PLENTY);
+    assert!(tally.commands > 100 && tally.sectors > 500, "{tally}");
+}
+
+#[test]
+fn a_plan_is_shrunk_to_what_matters() {
+    let bug = Some(Bug::CallTwice);
+    let seed = (0..ENOUGH as u64).find(|&seed| {
+        let plan = Plan::of(seed);
+        plan.faults.len() > 3 && violation(&plan, bug).is_some()
+    });
+    let smallest = shrink(&Plan::of(seed.expect("a world with faults that shows the bug")), bug);
+    assert!(violation(&smallest, bug).is_some());
+    assert!(smallest.faults.is_empty(), "the bug needs no faults:\n{smallest}");
+}
+
+/// Some world shows the bug, and nothing else.
+fn finds(bug: Bug) {
+    let mut plans = (0..ENOUGH as u64).map(|seed| (seed.to_string(), Plan::of(seed)));
+    loop {
+        let tally = manage_all(&mut plans, Some(bug), 1);
+        let Some((name, wrong)) = tally.wrong.first() else { break };
+        let seed = name.parse().expect("a seed");
+        if violation(&Plan::of(seed), None).is_none() {
+            return println!("{bug:?}: seed {seed}: {wrong}; {tally}");
+        }
+    }
+    panic!("{bug:?} was planted in {ENOUGH} worlds and not found");
+}
+
+macro_rules! planted {
+    ($($name:ident: $bug:ident),+ $(,)?) => {
+        $(#[test]
+        fn $name() {
+            finds(Bug::$bug);
+        })+
+
+        #[test]
+        fn every_bug_has_its_test() {
+            assert_eq!(Bug::ALL.to_vec(), vec![$(Bug::$bug),+]);
+        }
+    };
+}
+
+planted! {
+    a_journal_that_is_not_written_is_found: LostSync,
+    an_agent_that_forgets_is_found: Amnesia,
+    a_command_that_comes_too_late_and_is_taken_is_found: NoDeadline,
+    a_replaced_appliance_that_still_commands_is_found: NoFence,
+    a_failure_that_is_told_as_success_is_found: FalseDone,
+    a_call_that_is_made_twice_is_found: CallTwice,
+    a_state_disk_that_forgets_is_found: LyingStateDisk,
+}
