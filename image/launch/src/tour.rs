@@ -178,7 +178,8 @@ fn screen(stage: &Stage, up: Duration) -> Result<String> {
     let prompt = net.prompt();
     let agent = stage.agent.as_ref().ok_or_else(|| Error::new("the host has no agent"))?;
     let guests = agent.wait_for_guests(1, LIMIT)?;
-    let commands = commands();
+    let corbel = std::env::current_exe().context("finding this program")?;
+    let corbel = corbel.display();
     Ok(format!(
         "
  the appliance is up after {up} ms: {body}
@@ -195,8 +196,10 @@ fn screen(stage: &Stage, up: Duration) -> Result<String> {
    {prompt}iscsi-ls --show-luns iscsi://{portal}
    {prompt}iscsi-inq {url}
    {prompt}qemu-io -f raw -c 'write -P 0x42 0 1M' -c 'read -v 0 64' {url}
+   {prompt}{corbel} ctl --url http://{api} instances
+   {prompt}{corbel} ctl --url http://{api} why {CHILD}
+   {prompt}{corbel} ctl --url http://{api} terminate {CHILD} --wait
    {prompt}curl http://{api}/v1/instances
-   {prompt}curl -X POST -H 'content-type: application/json' -d '{{\"verb\":\"terminate\"}}' http://{api}{commands}
 
  Console and logs: {scratch}
  Ctrl-C ends everything.",

@@ -5,14 +5,17 @@ use crate::settings::Connection;
 use crate::span;
 use agent_protocol::{
     ImageName, InstanceId, IscsiName, Link, Mac, NetworkName, NicName, OpId, PeerName, SnapshotName, State,
-    TokenError, Uuid, VolumeName,
+    Uuid, VolumeName,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use management_api::audit::Anchor;
 use management_api::{Access, TargetId};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
+
+mod values;
+
+use values::{access, anchor, iscsi_name, link, mac, memory, name, state, token, uuid};
 
 const AFTER: &str = "\
 Which appliance: --url, or CORBEL_URL, or a host of ~/.config/corbel/ctl.toml:
@@ -98,8 +101,6 @@ pub(crate) enum Command {
     Instance(Named),
     /// Explain an instance: its state, last operations and events, and what to do
     Why(Named),
-    /// Show what an instance has used since it was started
-    Stats(Named),
     /// List the images that instances can be made of
     Images,
     /// Make an instance
@@ -161,6 +162,10 @@ pub(crate) enum Command {
         #[arg(long)]
         off: bool,
     },
+    /// Give the appliance its first certificate; --pin takes the place of --ca until then
+    Enrol(Enrol),
+    /// Show the appliance's certificate, or have it make a new key
+    Keys(Keys),
     /// Show what each hypervisor can do, and how
     Capabilities,
     /// List every problem the appliance may answer with, and what to do about each
@@ -174,70 +179,6 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man,
-}
-
-/// A name by the rules of the API.
-fn name<T: FromStr<Err = TokenError>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error: TokenError| error.to_string())
-}
-
-fn iscsi_name(text: &str) -> Result<IscsiName, String> {
-    let rule = "an iSCSI name begins with iqn., eui. or naa. and has at most 223 of a-z 0-9 . : -";
-    text.parse().map_err(|_| rule.to_string())
-}
-
-fn mac(text: &str) -> Result<Mac, String> {
-    let lower = text.to_ascii_lowercase();
-    lower.parse().map_err(|()| "an address of one station, such as 52:54:00:12:34:56".to_string())
-}
-
-fn state(text: &str) -> Result<State, String> {
-    let names: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).collect();
-    State::ALL
-        .into_iter()
-        .find(|state| state.as_str() == text)
-        .ok_or_else(|| format!("a state is one of {}", names.join(", ")))
-}
-
-fn uuid(text: &str) -> Result<Uuid, String> {
-    text.parse().map_err(|_| "a UUID as `corbelctl instance NAME` shows it".to_string())
-}
-
-fn anchor(text: &str) -> Result<Anchor, String> {
-    let rule = || "a place in the trail as `corbelctl audit verify` tells it: NUMBER:HASH".to_string();
-    let (seq, hash) = text.split_once(':').ok_or_else(rule)?;
-    Ok(Anchor { seq: seq.parse().map_err(|_| rule())?, hash: hash.parse().map_err(|_| rule())? })
-}
-
-fn token(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
-        return Err("a token has 1 to 64 of A-Z a-z 0-9 . _ -".into());
-    }
-    Ok(text.into())
-}
-
-fn link(text: &str) -> Result<Link, String> {
-    match text {
-        "up" => Ok(Link::Up),
-        "down" => Ok(Link::Down),
-        _ => Err("a link is up or down".into()),
-    }
-}
-
-fn access(text: &str) -> Result<Access, String> {
-    serde_json::from_value(text.into()).map_err(|_| "it is optimized, non-optimized or standby".to_string())
-}
-
-/// `512`, `512M` or `4G`, in MiB.
-fn memory(text: &str) -> Result<u32, String> {
-    let rule = || "memory is written in MiB, like 512 or 512M, or in GiB, like 4G".to_string();
-    let (digits, factor) = match text.strip_suffix(['G', 'g']) {
-        Some(digits) => (digits, 1024),
-        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
-    };
-    let number = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(factor));
-    number.filter(|mebibytes| *mebibytes > 0).ok_or_else(rule)
 }
 
 /// One instance.
@@ -573,9 +514,6 @@ pub(crate) struct Expose {
     /// The number of this description, larger than that of the one before [default: the next one]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) generation: Option<u64>,
-    /// Only ask whether it would be done
-    #[arg(long)]
-    pub(crate) dry_run: bool,
     /// At most so many bytes a second
     #[arg(long, value_name = "BYTES")]
     pub(crate) bandwidth: Option<u64>,
@@ -652,4 +590,46 @@ pub(crate) struct AuditVerify {
     /// A place that an earlier verification told: it must still be there, as it was
     #[arg(long, value_name = "NUMBER:HASH", value_parser = anchor)]
     pub(crate) since: Option<Anchor>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Signing {
+    /// A command that makes a certificate of the request on its standard input, and writes it and those up to
+    /// the authority to its standard output (PEM); without it the request is printed
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) sign: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enrol {
+    /// A file with the join token of the appliance's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// A certificate that was made of the request, and those up to the authority (PEM)
+    #[arg(long, value_name = "FILE", conflicts_with = "sign")]
+    pub(crate) install: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) signing: Signing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    #[command(subcommand)]
+    pub(crate) action: Option<KeyAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyAction {
+    /// Show the certificate in use, and how long it is valid
+    Show,
+    /// Make a new key and have a certificate made of it; the old one is used until that is installed
+    Rotate {
+        #[command(flatten)]
+        signing: Signing,
+    },
+    /// Install a certificate that was made of the request
+    Install {
+        /// The certificate, and those up to the authority (PEM)
+        file: PathBuf,
+    },
 }

@@ -5,6 +5,7 @@ pub(crate) mod audit;
 mod events;
 mod follow;
 mod instances;
+mod keys;
 mod lifecycle;
 pub(crate) mod manual;
 mod operations;
@@ -31,7 +32,6 @@ pub(crate) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
         Command::Instances(options) => instances::list(api, options),
         Command::Instance(named) => instances::show(api, &named.name),
         Command::Why(named) => why::run(api, &named.name),
-        Command::Stats(named) => instances::stats(api, &named.name),
         Command::Targets(options) => targets::run(api, options.action.as_ref()),
         Command::Operations(options) => operations::list(api, options),
         Command::Operation(options) => operations::show(api, options),
@@ -39,6 +39,8 @@ pub(crate) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
         Command::Events(options) => events::run(api, options),
         Command::Audit(options) => audit::run(api, options),
         Command::Host => about::host(api),
+        Command::Enrol(options) => keys::enrol(api, options),
+        Command::Keys(options) => keys::run(api, options.action.as_ref()),
         Command::Drain { off } => about::drain(api, !off),
         Command::Completion { .. } | Command::Man => Ok(Exit::Done),
         other => lifecycle::run(api, other),
@@ -80,7 +82,7 @@ fn listed(value: &Value, pointer: &str) -> String {
 /// A state, coloured.
 fn state(name: &str) -> Cell {
     let tint = match name {
-        "running" | "succeeded" | "ready" | "up" | "native" => Tint::Good,
+        "running" | "succeeded" | "ready" | "up" | "native" | "kept" => Tint::Good,
         "failed" | "unknown" | "refused" | "indeterminate" | "expired" | "down" | "impossible" => Tint::Bad,
         "stopped" | "terminated" | "saved" => Tint::Faint,
         "" => Tint::Plain,

@@ -1,9 +1,10 @@
 //! One connection to the appliance: TCP, TLS 1.3 and HTTP/1.1, each request and its answer.
 
-use crate::settings::{Credentials, Endpoint};
+use crate::settings::{Credentials, Endpoint, Whom};
 use management_http::{Client, Limits, Method};
 use network_tls::{
-    Anchors, Buffers, ClientConfig, Connection, Crypto, Dates, Fatal, Identity, NoEntropy, Random, SetupError,
+    Algorithm, Anchors, Buffers, ClientConfig, Connection, Crypto, Dates, Fatal, Identity, NoEntropy,
+    PrivateKey, Random, SetupError,
 };
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -159,10 +160,16 @@ impl Link {
 
 fn configuration(credentials: &Credentials) -> Result<ClientConfig, SetupError> {
     let crypto = Crypto::new(Box::new(System))?;
-    let anchors = Anchors::from_pem(&credentials.ca)?;
     let identity = credentials.identity.as_ref();
     let identity = identity.map(|(chain, key)| Identity::from_pem(chain, key)).transpose()?;
-    ClientConfig::new(&crypto, &anchors, identity, Dates::MustBeChecked)
+    match &credentials.whom {
+        Whom::Ca(pem) => ClientConfig::new(&crypto, &Anchors::from_pem(pem)?, identity, Dates::MustBeChecked),
+        Whom::Pin(pin) => {
+            // An appliance that is not enrolled does not ask who we are.
+            let anybody = || PrivateKey::generate(&crypto, Algorithm::P256)?.self_signed("corbelctl");
+            ClientConfig::pinned(&crypto, &[*pin], identity.map_or_else(anybody, Ok)?)
+        }
+    }
 }
 
 /// The operating system's words without its numbers.
@@ -324,7 +331,7 @@ enum Stopped {
 fn refused(fatal: &Fatal) -> Broken {
     let advice = match fatal {
         Fatal::Certificate(_) => {
-            "the appliance is not who it should be, or --ca names another authority; --server-name says for whom its \
+            "the appliance is not who it should be, or --ca (or --pin) names another; --server-name says for whom its \
              certificate is to be."
         }
         Fatal::Refused(_) => {

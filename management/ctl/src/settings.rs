@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::screen::Screen;
+use network_tls::Pin;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,6 +59,17 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     ca: Option<PathBuf>,
+    /// Its key, as the appliance's log tells it, in place of --ca: before it is enrolled [CORBEL_PIN]
+    #[arg(
+        long,
+        global = true,
+        env = "CORBEL_PIN",
+        hide_env = true,
+        value_name = "SHA256",
+        help_heading = "Connection",
+        value_parser = pin
+    )]
+    pin: Option<Pin>,
     /// Whom its certificate is for, when not the URL's address [CORBEL_SERVER_NAME]
     #[arg(
         long,
@@ -117,9 +129,21 @@ pub(crate) struct Endpoint {
 
 /// What TLS needs, as PEM texts.
 pub(crate) struct Credentials {
-    pub(crate) ca: String,
+    pub(crate) whom: Whom,
     pub(crate) identity: Option<(String, String)>,
     pub(crate) server_name: String,
+}
+
+/// Which appliance is believed.
+pub(crate) enum Whom {
+    /// One that these authorities vouch for.
+    Ca(String),
+    /// The one with this key.
+    Pin(Pin),
+}
+
+fn pin(text: &str) -> Result<Pin, String> {
+    text.parse().map_err(|error: network_tls::NoPin| error.to_string())
 }
 
 impl std::fmt::Debug for Credentials {
@@ -145,7 +169,10 @@ impl Connection {
             let pick = |said: &Option<PathBuf>, file: Option<PathBuf>| said.clone().or(file);
             let (cert, key) = (pick(&self.cert, host.cert), pick(&self.key, host.key));
             Some(Credentials {
-                ca: authorities(pick(&self.ca, host.ca))?,
+                whom: match self.pin {
+                    Some(pin) => Whom::Pin(pin),
+                    None => Whom::Ca(authorities(pick(&self.ca, host.ca))?),
+                },
                 identity: identity(cert, key, screen)?,
                 server_name: self.server_name.clone().or(host.server_name).unwrap_or_else(|| name.clone()),
             })

@@ -136,7 +136,7 @@ fn both_sides_prove_who_they_are() {
             Some("vm"),
             &[][..],
             "none of the configured authorities made it",
-            "--ca names another authority",
+            "--ca (or --pin) names another",
         ),
         (
             "ca",
@@ -153,6 +153,26 @@ fn both_sides_prove_who_they_are() {
         assert!(run.err.contains(says) && run.err.contains(advice), "{}", run.err);
     }
     assert_eq!(server.asked().len(), asked, "nobody else was heard");
+}
+
+#[test]
+fn a_key_that_is_known_takes_the_place_of_an_authority() {
+    let pki = Pki::new();
+    let server = pki.appliance();
+    let of_key = |name: &str| {
+        let pipe = "openssl pkey -in \"$1\" -pubout -outform der | sha256sum | cut -c1-64";
+        let output = Command::new("sh").args(["-c", pipe, "sh", &pki.file(name, "key")]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    let images = |pin: &str| {
+        let mut command = server.command(&["images", "--pin", pin]);
+        command.env("CORBEL_CERT", pki.file("vm", "pem")).env("CORBEL_KEY", pki.file("vm", "key"));
+        canned::run(command)
+    };
+    assert_eq!(images(&of_key("appliance")).out, "tiny\n");
+    let other = images(&of_key("vm"));
+    assert_eq!((other.code, other.out.as_str()), (4, ""), "{}", other.err);
+    assert_eq!(images("00").code, 2);
 }
 
 #[test]

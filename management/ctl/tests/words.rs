@@ -5,10 +5,9 @@ mod canned;
 
 use canned::{Asked, Reply, Server};
 use management_api::audit::{Anchor, AuditPage, AuditRecord, Decision, Hash};
-use management_api::{
-    AboutView, ApiEvent, BatchRequest, BatchView, Capabilities, EventPage, Forecast, HostView, InstancePage,
-    OperationPage, OperationView, StatsView, TargetPage,
-};
+use management_api::{ApiEvent, BatchRequest, Capabilities, EventPage, Forecast, InstancePage, TargetPage};
+use management_api::{CertificateDocument, CertificateRequestView, EnrolRequest, KeysView};
+use network_tls::{Pin, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -41,25 +40,25 @@ fn instances() -> Value {
 }
 
 fn about() -> Value {
-    of::<AboutView>(json!({ "name": "corbel", "version": "0.1.0", "api_versions": ["1"],
+    json!({ "name": "corbel", "version": "0.1.0", "api_versions": ["1"],
         "boot": "0b9c4a5e-0000-4000-8000-0000000000ff", "clock_ms": 90_061_000, "authentication": "tls",
         "agent": { "state": "up", "version": "0.1.0", "boot": "0b9c4a5e-0000-4000-8000-0000000000ee", "epoch": 3,
             "hypervisors": [{ "name": "qemu", "version": "7.2.22", "capabilities": [
                 { "verb": "start", "support": "native", "by": "cont" },
                 { "verb": "migrate.start", "support": "impossible", "by": "no peer is configured" } ] }] },
-        "state_disk": "ready",
+        "state": { "disk": "kept" },
         "limits": { "request_line_bytes": 1024, "header_fields": 32, "header_bytes": 8192, "body_bytes": 65536,
-            "batch_commands": 32 } }))
+            "batch_commands": 32 } })
 }
 
 fn operation(state: &str) -> Value {
-    of::<OperationView>(json!({ "id": "17a2b3-1", "verb": "stop", "instance": "db-1", "state": state,
-        "accepted_ms": 90_000_000, "result": instances()["instances"][0] }))
+    json!({ "id": "17a2b3-1", "verb": "stop", "instance": "db-1", "state": state,
+        "kept": true, "accepted_ms": 90_000_000, "result": instances()["instances"][0] })
 }
 
 fn host(drain: bool) -> Value {
-    of::<HostView>(json!({ "id": "self", "agent": about()["agent"], "drain": drain,
-        "capacity": { "targets": { "used": 1, "limit": 16 }, "operations": { "used": 3, "limit": 256 } } }))
+    json!({ "id": "self", "agent": about()["agent"], "drain": drain,
+        "capacity": { "targets": { "used": 1, "limit": 16 }, "operations": { "used": 3, "limit": 256 } } })
 }
 
 fn problem(name: &str, status: u16, title: &str, detail: &str) -> Reply {
@@ -83,7 +82,7 @@ fn appliance() -> Server {
                 let mut done = operation("succeeded");
                 done["ended_ms"] = 90_012_500.into();
                 done["changed"] = false.into();
-                ok(of::<OperationPage>(json!({ "operations": [operation("running"), done], "next": null })))
+                ok(json!({ "operations": [operation("running"), done], "next": null }))
             }
             "GET /v1/capabilities HTTP/1.1" => {
                 ok(of::<Capabilities>(json!({ "hypervisors": about()["agent"]["hypervisors"] })))
@@ -96,12 +95,6 @@ fn appliance() -> Server {
                                "problem": "a session is logged in" } } ], "next": null }))),
             "GET /v1/hosts/self HTTP/1.1" => ok(host(false)),
             "POST /v1/hosts/self:drain HTTP/1.1" => ok(host(true)),
-            "GET /v1/instances/db-1/stats HTTP/1.1" => {
-                ok(of::<StatsView>(json!({ "instance": "db-1", "stats": {
-                "cpu_ms": 7_265_000, "memory_kib": 4_194_304, "nics": [],
-                "disks": [{ "name": "data", "reads": 10, "read_bytes": 40_960, "writes": 2, "write_bytes": 1_048_576 }]
-            } })))
-            }
             "POST /v1/instances/db-1/commands HTTP/1.1" => Reply::Json(202, operation("running").to_string()),
             _ => problem("not-found", 404, "There is nothing here", "There is nothing there."),
         }
@@ -197,7 +190,7 @@ ready           yes
 up              1d1h
 boot            0b9c4a5e-0000-4000-8000-0000000000ff
 authentication  tls
-state disk      ready
+state disk      kept
 agent           up
 agent version   0.1.0
 agent boot      0b9c4a5e-0000-4000-8000-0000000000ee
@@ -321,6 +314,20 @@ fn an_answer_that_is_lost_twice_is_an_unknown_outcome() {
 }
 
 #[test]
+fn whoever_waits_outwaits_a_reset_of_the_appliance() {
+    let server = Server::start(|asked, index| match index {
+        0 => Reply::Json(202, operation("running").to_string()),
+        1..=4 => Reply::Hangup,
+        _ => {
+            assert_eq!(asked.line, "GET /v1/operations/17a2b3-1?wait=25s HTTP/1.1");
+            Reply::Json(200, operation("succeeded").to_string())
+        }
+    });
+    let run = server.ctl(&["stop", "db-1", "--wait"]);
+    assert_eq!((run.code, run.out.as_str()), (0, "db-1: stop succeeded; it is running\n"), "{}", run.err);
+}
+
+#[test]
 fn several_are_one_batch_and_have_each_their_line_and_the_worst_decides() {
     let server = Server::start(|asked, _| {
         assert_eq!(asked.line, "POST /v1/commands HTTP/1.1");
@@ -343,7 +350,7 @@ fn several_are_one_batch_and_have_each_their_line_and_the_worst_decides() {
             .collect();
         let failed =
             u32::try_from(results.iter().filter(|result| result.get("problem").is_some()).count()).unwrap();
-        Reply::Json(202, of::<BatchView>(json!({ "results": results, "failed": failed })).to_string())
+        Reply::Json(202, (json!({ "results": results, "failed": failed })).to_string())
     });
     let run = server.ctl(&["terminate", "gone", "a", "b", "a", "--token", "t"]);
     assert_eq!(run.code, 1);
@@ -366,6 +373,21 @@ fn several_are_one_batch_and_have_each_their_line_and_the_worst_decides() {
     assert_eq!(all["results"].as_array().unwrap().len(), 40);
     let last: Value = serde_json::from_str(&server.asked()[before + 1].body).unwrap();
     assert!(last["commands"][7]["client_token"].as_str().unwrap().ends_with(".39"));
+}
+
+#[test]
+fn an_appliance_without_batches_is_asked_one_by_one() {
+    let server = Server::start(|asked, _| match asked.line.as_str() {
+        "POST /v1/instances/db-1/commands HTTP/1.1" => Reply::Json(202, operation("succeeded").to_string()),
+        "POST /v1/instances/b/commands HTTP/1.1" => {
+            problem("unknown-instance", 404, "There is no such instance", "There is no instance b.")
+        }
+        _ => problem("not-found", 404, "There is nothing here", "There is nothing at /v1/commands."),
+    });
+    let run = server.ctl(&["stop", "db-1", "b", "--token", "t"]);
+    assert_eq!((run.code, run.out.as_str()), (1, "db-1: stop succeeded; it is running\n"), "{}", run.err);
+    assert!(run.err.contains("b: There is no such instance"), "{}", run.err);
+    assert!(server.asked()[1].body.contains("\"t.0\"") && server.asked()[2].body.contains("\"t.1\""));
 }
 
 #[test]
@@ -403,7 +425,7 @@ fn a_disk_is_a_target_of_the_appliance() {
 }
 
 #[test]
-fn the_host_its_capacity_and_what_a_guest_uses_are_told() {
+fn the_host_and_its_capacity_are_told() {
     shows(
         &["host"],
         "\
@@ -417,26 +439,13 @@ operations remembered  3 of 256
     );
     let run = appliance().ctl(&["drain"]);
     assert!(run.out.contains("takes new instances    no: it is being drained\n"), "{}", run.out);
-    shows(
-        &["stats", "db-1"],
-        "\
-name            db-1
-processor time  2h1m
-memory          4 GiB
-
-DISK  READS  READ    WRITES  WRITTEN
-data  10     40 KiB  2       1 MiB
-",
-    );
 }
 
 /// An appliance that has restarted at the ninth request.
 fn eventful() -> Server {
     let event = |seq: u64, object: &str, state: &str| {
-        of::<ApiEvent>(
-            json!({ "seq": seq, "at_ms": 90_000_000 + seq, "kind": "instance.state", "object": object,
-            "generation": seq, "state": state, "operation": "17a2b3-1", "detail": "the guest shut down" }),
-        )
+        of::<ApiEvent>(json!({ "seq": seq, "at_ms": 90_000_000 + seq, "kind": "operation", "object": object,
+            "generation": seq, "state": state, "operation": "17a2b3-1", "detail": "the guest shut down" }))
     };
     Server::start(move |asked, _| {
         let page = |events: Vec<Value>, next: u64, missed: bool| {
@@ -456,7 +465,7 @@ fn eventful() -> Server {
                 let mut failed = operation("failed");
                 failed["error"] = json!({ "type": "urn:corbel:problem:guest-ignored", "title": "The guest did not shut down",
                     "status": 409, "detail": "It has had 60 s.", "instance": "/v1/operations/17a2b3-1", "retryable": false });
-                let failed = of::<OperationView>(failed);
+                let failed = failed;
                 Reply::Json(200, json!({ "operations": [failed], "next": null }).to_string())
             }
             line if line.starts_with("GET /v1/events?after=0&") => page(events, 6, true),
@@ -477,7 +486,7 @@ fn events_are_lines_and_a_gap_is_told_to_whoever_knows_of_it() {
     let (number, rest) = lines[1].split_at(8);
     assert_eq!(number, "     5  ");
     assert!(rest[..20].starts_with("20") && rest[..20].ends_with('Z'), "{rest}");
-    assert_eq!(&rest[20..], "  instance.state       web-1 17a2b3-1 failed: the guest shut down");
+    assert_eq!(&rest[20..], "  operation            web-1 17a2b3-1 failed: the guest shut down");
 
     let run = eventful().ctl(&["events", "--after", "2", "--of", "db-1", "--json"]);
     assert!(run.err.contains("events were missed"), "{}", run.err);
@@ -706,7 +715,6 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
         &["stop", "a"],
         &["stop", "b"],
         &["why", "a"],
-        &["stats", "a"],
         &["host"],
         &["events"],
         &["audit"],
@@ -723,4 +731,81 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
             assert!(run.out.contains("owned") || run.err.contains("owned"), "{words:?}");
         }
     }
+}
+
+/// An appliance to be enrolled that was given this join token, and a chain for its key.
+fn unenrolled(token: &'static str) -> Server {
+    Server::start(move |asked, _| {
+        let token = Token::new(token).unwrap();
+        let keys = json!({ "certificate": { "enrolled": true, "not_before": 1_795_712_400, "not_after": 1_798_304_400,
+            "days_left": 30, "rotation_due": false } });
+        match asked.line.as_str() {
+            "GET /v1/enrol HTTP/1.1" => {
+                let proof = Pin(token.proof("corbel-enrol-request", b"a request")).to_string();
+                let request = network_tls::pem("CERTIFICATE REQUEST", b"a request");
+                let view = json!({ "request": request, "key": "00".repeat(32), "proof": proof });
+                Reply::Json(200, of::<CertificateRequestView>(view).to_string())
+            }
+            "POST /v1/enrol HTTP/1.1" => {
+                let body: EnrolRequest = serde_json::from_str(&asked.body).unwrap();
+                let chain: Vec<u8> =
+                    body.certificates.iter().flat_map(|text| network_tls::der(text).unwrap()).collect();
+                assert_eq!(chain, [&b"a leaf"[..], &[7; 100]].concat());
+                let proof: Pin = body.proof.parse().unwrap();
+                assert!(token.accepts("corbel-enrol-certificate", &chain, &proof.0));
+                Reply::Json(200, of::<KeysView>(keys).to_string())
+            }
+            "GET /v1/keys HTTP/1.1" => Reply::Json(200, keys.to_string()),
+            "POST /v1/keys:rotate HTTP/1.1" => {
+                let request = network_tls::pem("CERTIFICATE REQUEST", b"another");
+                Reply::Json(200, json!({ "request": request, "key": "00".repeat(32) }).to_string())
+            }
+            "PUT /v1/keys HTTP/1.1" => {
+                let body: CertificateDocument = serde_json::from_str(&asked.body).unwrap();
+                assert_eq!(body.certificates.len(), 2);
+                Reply::Json(200, keys.to_string())
+            }
+            other => panic!("{other}"),
+        }
+    })
+}
+
+#[test]
+fn an_appliance_is_enrolled_by_whoever_knows_the_join_token() {
+    let folder = canned::folder();
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let token = "a-token-of-128-bits-or-more";
+    let chain =
+        [network_tls::pem("CERTIFICATE", b"a leaf"), network_tls::pem("CERTIFICATE", &[7; 100])].concat();
+    let (right, wrong) = (file("token", &format!("{token}\n")), file("wrong", "another-token-of-128-bits"));
+    let chain = file("chain.pem", &format!("words before it\n{chain}"));
+    let server = unenrolled(token);
+
+    let request = server.ctl(&["enrol", "--token-file", &right]);
+    assert_eq!(request.out, network_tls::pem("CERTIFICATE REQUEST", b"a request"));
+    let sign = format!("grep -q 'BEGIN CERTIFICATE REQUEST' && cat {chain}");
+    for words in [["--sign", sign.as_str()], ["--install", chain.as_str()]] {
+        let run = server.ctl(&[&["enrol", "--token-file", &right], &words[..]].concat());
+        assert_eq!((run.code, run.err.as_str()), (0, ""));
+        assert!(
+            run.out.contains("enrolled     yes\n") && run.out.contains("left         30 days\n"),
+            "{}",
+            run.out
+        );
+    }
+    // Somebody else's appliance, or somebody in between: its request is signed by nobody.
+    let before = server.asked().len();
+    let other = server.ctl(&["enrol", "--token-file", &wrong, "--sign", &sign]);
+    assert_eq!((other.code, other.out.as_str()), (2, ""));
+    assert_eq!(server.asked().len(), before + 1, "{}", other.err);
+
+    assert_eq!(server.ctl(&["keys", "rotate", "--sign", &sign]).code, 0);
+    assert_eq!(server.ctl(&["keys", "install", &chain]).code, 0);
+    let failed = server.ctl(&["keys", "rotate", "--sign", "exit 9"]);
+    assert_eq!((failed.code, failed.out.as_str()), (1, ""));
+    assert!(server.ctl(&["keys"]).out.contains("valid until  2026-12-26T17:00:00Z\n"));
 }

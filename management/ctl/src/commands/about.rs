@@ -39,7 +39,8 @@ pub(super) fn status(api: &mut Api<'_>) -> Outcome<Exit> {
             ("boot", text(&about, "/boot").into()),
             ("authentication", text(&about, "/authentication").into()),
             ("you are", text(&about, "/principal").into()),
-            ("state disk", state(&text(&about, "/state_disk"))),
+            ("state disk", state(&text(&about, "/state/disk"))),
+            ("", Cell::tinted(text(&about, "/state/detail"), Tint::Warn)),
             ("agent", agent),
             ("agent version", text(&about, "/agent/version").into()),
             ("agent boot", text(&about, "/agent/boot").into()),
@@ -119,7 +120,7 @@ fn show_host(screen: &Screen, host: &Value) {
     let gauge = |name: &str| {
         let (used, limit) =
             (text(host, &format!("/capacity/{name}/used")), text(host, &format!("/capacity/{name}/limit")));
-        if limit.is_empty() { limit } else { format!("{used} of {limit}") }
+        if limit.is_empty() { used } else { format!("{used} of {limit}") }
     };
     let instances = match text(host, "/drain").as_str() {
         "yes" => Cell::tinted("no: it is being drained", Tint::Warn),

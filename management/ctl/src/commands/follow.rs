@@ -17,6 +17,8 @@ use std::time::Duration;
 const HELD: Duration = Duration::from_secs(25);
 /// Between two looks, when it does not.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long an appliance may be away while somebody waits: one that is reset is back in a second, and remembers.
+const AWAY: Duration = Duration::from_secs(60);
 
 /// Send one command and report what became of it.
 pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, terms: &Terms) -> Outcome<Exit> {
@@ -77,16 +79,27 @@ pub(super) fn several(
     envelope: &Envelope<'_>,
     terms: &Terms,
 ) -> Outcome<Exit> {
+    if terms.dry_run {
+        return would_all(api, orders, envelope);
+    }
     api.screen.detail(&format!("client token {}, and the number of each", envelope.token()));
     let mut results: Vec<Value> = Vec::new();
     for chunk in orders.chunks(BATCH_MAX) {
         let begin = results.len();
         let commands = chunk.iter().enumerate().map(|(index, order)| envelope.element(order, begin + index));
         let body = json(&BatchRequest { commands: commands.collect::<Outcome<_>>()? })?;
-        let path = format!("/v1/commands{}", envelope.query());
         let label = format!("{} {} instances", chunk[0].verb(), orders.len());
-        let answer = api.send(Method::Post, &path, Some(&body), &label);
-        let mut answer = answer.map_err(|failure| unless_lost(failure, envelope))?;
+        let answer = api.send(Method::Post, "/v1/commands", Some(&body), &label);
+        let mut answer = match answer {
+            // An appliance that is older than batches.
+            Err(Failure::Problem(problem))
+                if matches!(&*problem.name, "not-found" | "method-not-allowed") =>
+            {
+                results.extend(one_by_one(api, chunk, begin, envelope)?);
+                continue;
+            }
+            other => other.map_err(|failure| unless_lost(failure, envelope))?,
+        };
         match answer.get_mut("results").map(Value::take) {
             Some(Value::Array(some)) if some.len() == chunk.len() => results.extend(some),
             _ => {
@@ -106,6 +119,47 @@ pub(super) fn several(
     Ok(worst)
 }
 
+/// The results of a batch, of an appliance that has none.
+fn one_by_one(
+    api: &mut Api<'_>,
+    orders: &[Order],
+    begin: usize,
+    envelope: &Envelope<'_>,
+) -> Outcome<Vec<Value>> {
+    let mut results = Vec::new();
+    for (index, order) in orders.iter().enumerate() {
+        let envelope = envelope.numbered(begin + index);
+        let label = format!("{} {}", order.verb(), order.instance);
+        let sent = api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)?), &label);
+        results.push(match sent {
+            Ok(operation) => json!({ "instance": order.instance, "operation": operation }),
+            Err(Failure::Problem(problem)) => {
+                json!({ "instance": order.instance, "problem": problem.document })
+            }
+            Err(other) => return Err(unless_lost(other, &envelope)),
+        });
+    }
+    Ok(results)
+}
+
+/// A forecast for each; a batch has none.
+fn would_all(api: &mut Api<'_>, orders: &[Order], envelope: &Envelope<'_>) -> Outcome<Exit> {
+    let mut worst = Exit::Done;
+    for order in orders {
+        let label = format!("{} {}", order.verb(), order.instance);
+        match api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)?), &label) {
+            Ok(forecast) => would(api, order, &forecast),
+            Err(Failure::Problem(problem)) => {
+                let words = format!("{}: {}", order.instance, problem.words());
+                api.screen.error(&words, advice::of(&problem.name));
+                worst = worst.max(problem.exit());
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(worst)
+}
+
 /// Wait for one of several, if that is wanted, and report it.
 fn told(api: &mut Api<'_>, order: &Order, result: &mut Value, terms: &Terms) -> Outcome<Exit> {
     if let Some(problem) = result.get("problem").cloned().and_then(Problem::of) {
@@ -113,15 +167,8 @@ fn told(api: &mut Api<'_>, order: &Order, result: &mut Value, terms: &Terms) -> 
         api.screen.error(&words, advice::of(&problem.name));
         return Ok(problem.exit());
     }
-    let Some(operation) = result.get_mut("operation") else {
-        if terms.dry_run {
-            would(api, order, result.get("forecast").unwrap_or(&Value::Null));
-            return Ok(Exit::Done);
-        }
-        return Err(Failure::Nonsense(
-            "the answer makes no sense: a result has neither operation nor problem".into(),
-        ));
-    };
+    let nothing = "the answer makes no sense: a result has neither operation nor problem";
+    let operation = result.get_mut("operation").ok_or_else(|| Failure::Nonsense(nothing.into()))?;
     if let Some(limit) = terms.wait {
         *operation = wait(api, operation.take(), limit)?;
     }
@@ -135,6 +182,7 @@ pub(super) fn wait(api: &mut Api<'_>, operation: Value, limit: Option<Duration>)
     api.interrupt.hold();
     let mut progress = Progress::new(screen, "");
     let mut operation = operation;
+    let mut heard = progress.elapsed();
     while is_open(&operation) {
         let (verb, name) = (text(&operation, "/verb"), text(&operation, "/instance"));
         progress.label(format!("{verb} {name}: {}", text(&operation, "/state")));
@@ -146,13 +194,22 @@ pub(super) fn wait(api: &mut Api<'_>, operation: Value, limit: Option<Duration>)
         let seconds = left.as_millis().div_ceil(1000);
         let path = format!("/v1/operations/{}?wait={seconds}s", text(&operation, "/id"));
         operation = match api.get_showing(&path, &mut progress) {
-            Err(Failure::Interrupted) => {
+            Ok(operation) => operation,
+            Err(Failure::Unreachable(..)) if progress.elapsed() - heard < AWAY && !api.interrupt.is_set() => {
+                progress.label(format!("{verb} {name}: the appliance does not answer"));
+                api.interrupt.sleep(PAUSE * 5);
+                progress.tick();
+                continue;
+            }
+            Err(failure @ (Failure::Interrupted | Failure::Unreachable(..))) => {
                 progress.clear();
+                failure.report(screen);
                 screen.note(&operations::hint(&operation));
                 return Err(Failure::Said(Exit::Unknown));
             }
-            other => other?,
+            Err(other) => return Err(other),
         };
+        heard = progress.elapsed();
         // An answer that was not held back is not asked for again at once.
         while progress.elapsed() < began + PAUSE && is_open(&operation) {
             api.interrupt.sleep(PAUSE / 4);

@@ -185,46 +185,6 @@ pub(super) fn describe(screen: &Screen, one: &Value) {
     }
 }
 
-/// What one has used.
-pub(super) fn stats(api: &mut Api<'_>, name: &InstanceId) -> Outcome<Exit> {
-    let document = api.get(&format!("/v1/instances/{name}/stats"))?;
-    let screen = api.screen;
-    if screen.is_json() {
-        screen.document(&document);
-        return Ok(Exit::Done);
-    }
-    let memory = number(&document, "/stats/memory_kib").map(|kibibytes| super::bytes(kibibytes << 10));
-    facts(
-        screen,
-        &[
-            ("name", text(&document, "/instance").into()),
-            ("processor time", age(&document, "/stats/cpu_ms").into()),
-            ("memory", memory.unwrap_or_default().into()),
-        ],
-    );
-    for (list, head) in [
-        ("disks", ["DISK", "READS", "READ", "WRITES", "WRITTEN"]),
-        ("nics", ["INTERFACE", "IN", "RECEIVED", "OUT", "SENT"]),
-    ] {
-        let mut table = Table::new(&head);
-        for one in items(&document, &format!("/stats/{list}")) {
-            let bytes = |pointer: &str| number(one, pointer).map(super::bytes).unwrap_or_default();
-            table.row(vec![
-                text(one, "/name").into(),
-                text(one, "/reads").into(),
-                bytes("/read_bytes").into(),
-                text(one, "/writes").into(),
-                bytes("/write_bytes").into(),
-            ]);
-        }
-        if !table.is_empty() {
-            screen.say("");
-            table.print(screen);
-        }
-    }
-    Ok(Exit::Done)
-}
-
 /// The images.
 pub(super) fn images(api: &mut Api<'_>) -> Outcome<Exit> {
     let document = api.get("/v1/images")?;

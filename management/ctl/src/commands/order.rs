@@ -55,6 +55,11 @@ impl<'a> Envelope<'a> {
         &self.token
     }
 
+    /// The same for one of several, which has a name of its own.
+    pub(super) fn numbered(&self, index: usize) -> Self {
+        Self { terms: self.terms, token: format!("{}.{index}", self.token) }
+    }
+
     /// Where `order` is sent to.
     pub(super) fn path(&self, order: &Order) -> String {
         match order.what {
@@ -63,8 +68,7 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// Where several are sent to.
-    pub(super) fn query(&self) -> &'static str {
+    fn query(&self) -> &'static str {
         if self.terms.dry_run { "?dry_run=true" } else { "" }
     }
 
@@ -100,7 +104,7 @@ impl<'a> Envelope<'a> {
             verb: *verb,
             args: given(arguments),
             precondition: self.precondition(),
-            client_token: Some(named(&format!("{}.{index}", self.token))?),
+            client_token: Some(named(&self.numbered(index).token)?),
             deadline_ms: self.deadline(),
         }))
     }

@@ -146,12 +146,8 @@ fn expose(api: &mut Api<'_>, expose: &Expose) -> Outcome<Exit> {
         policy: Some(Object(policy)).filter(|Object(policy)| *policy != PolicyDocument::default()),
     };
     let id = &expose.target.id;
-    let query = if expose.dry_run { "?dry_run=true" } else { "" };
-    let path = format!("/v1/targets/{id}{query}");
+    let path = format!("/v1/targets/{id}");
     let shown = api.send(Method::Put, &path, Some(&json(&document)?), &format!("exposing {id}"))?;
-    if expose.dry_run && !api.screen.is_json() {
-        api.screen.say("this would be so (dry run: nothing was done):");
-    }
     show(api.screen, &shown);
     Ok(Exit::Done)
 }
