@@ -3,7 +3,7 @@
 use crate::target::Target;
 use crate::world::{LONG, World};
 use agent::hypervisor::{Hypervisor, Machine, Step};
-use agent_protocol::{Failure, Link, Mac, Nic, Volume};
+use agent_protocol::{Failure, Link, Mac, NICS_MAX, Nic, VOLUMES_MAX, Volume};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -68,6 +68,27 @@ fn a_guest_that_keeps_its_disk_has_it_and_a_second_request_changes_nothing() {
         assert!(has_volume(&world, &machine, "data"), "asked is not gone");
     }
     assert_eq!(target.seen.sessions.load(Ordering::SeqCst), 1);
+    world.remove(&machine);
+}
+
+#[test]
+fn the_other_board_has_room_for_all_that_may_come() {
+    let target = Target::new(1 << 20);
+    let world = World::with_portal("q35", Some(target.address));
+    let mut machine = world.machine("web", "q35");
+    machine.volumes.push(volume("first"));
+    world.done(&machine, &Step::Start);
+    for number in 1..VOLUMES_MAX {
+        world.done(&machine, &Step::AttachVolume(volume(&format!("data-{number}"))));
+    }
+    for number in 0..NICS_MAX {
+        let mac = Mac([0x52, 0x54, 0, 0, 1, u8::try_from(number).unwrap()]);
+        world.done(&machine, &Step::AttachNic(Nic { mac, ..nic(&format!("eth{number}")) }));
+    }
+    let seen = world.observe(&machine);
+    assert_eq!(seen.volumes.map(|all| all.len()), Some(VOLUMES_MAX));
+    assert_eq!(seen.nics.map(|all| all.len()), Some(NICS_MAX));
+    assert_eq!(target.seen.sessions.load(Ordering::SeqCst), VOLUMES_MAX);
     world.remove(&machine);
 }
 

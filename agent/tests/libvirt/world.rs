@@ -230,6 +230,10 @@ fn section(directory: &Path, portal: Option<SocketAddr>) -> Section {
             "obedient": image("obedient", true),
             "deaf": image("deaf", true),
             "broken": image("nowhere", false),
+            "q35": {
+                "type": "qemu", "machine": "q35", "cpu": "maximum", "memory_mib": 32, "memory_max_mib": 64,
+                "disks": [{ "file": file("deaf"), "format": "raw", "private": true, "bus": "board" }],
+            },
         },
     }))
     .unwrap()

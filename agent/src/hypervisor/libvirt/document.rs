@@ -132,6 +132,7 @@ fn write_board(xml: &mut Xml, image: &Image, section: &Section) {
     xml.empty("controller", &[("type", "usb"), ("model", "none")]);
     if image.machine == Board::Q35 {
         // Where devices can be plugged while it runs: a port for each that may come, and for those it begins with.
+        xml.empty("controller", &[("type", "pci"), ("index", "0"), ("model", "pcie-root")]);
         for _ in 0..VOLUMES_MAX + NICS_MAX + image.disks.len() + 2 {
             xml.empty("controller", &[("type", "pci"), ("model", "pcie-root-port")]);
         }
