@@ -3,6 +3,7 @@
 mod desk;
 mod door;
 mod keys;
+mod peers;
 mod plane;
 mod policy;
 mod requests;

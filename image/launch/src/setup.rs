@@ -41,6 +41,7 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/ping", "iputils-ping"),
     ("/usr/bin/dpkg-deb", "dpkg"),
     ("/usr/bin/openssl", "openssl"),
+    ("/usr/bin/systemd-analyze", "systemd"),
     ("/usr/bin/certtool", "gnutls-bin"),
     // A target that is not ours, for what attaches disks to machines.
     ("/usr/sbin/tgtd", "tgt"),

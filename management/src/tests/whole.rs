@@ -24,9 +24,9 @@ use tests_pki::crypto;
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 /// A slot on the host's own sockets. It asks again at each poll; that is good enough for a test.
-struct Socket {
-    listener: Option<TcpListener>,
-    stream: Option<TcpStream>,
+pub(super) struct Socket {
+    pub(super) listener: Option<TcpListener>,
+    pub(super) stream: Option<TcpStream>,
 }
 
 async fn until<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
