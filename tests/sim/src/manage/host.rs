@@ -258,10 +258,7 @@ impl Host {
             (Method::Post, path::HELLO) => {
                 let hello: Hello = decode(request.body).ok()?;
                 match run.engine.hello(&hello) {
-                    Ok((epoch, after)) => {
-                        check.granted(epoch);
-                        run.waiting.push((conn, Waiting::Welcome(epoch, after)));
-                    }
+                    Ok((epoch, after)) => run.waiting.push((conn, Waiting::Welcome(epoch, after))),
                     Err(_) => {
                         let body =
                             br#"{"type":"urn:corbel:problem:stale-epoch","detail":"another has taken over"}"#;
@@ -364,6 +361,7 @@ impl Host {
         self.journal.extend(batch.entries.iter().cloned());
         for entry in &batch.entries {
             match entry {
+                Entry::Epoch { epoch, .. } => check.granted(*epoch),
                 Entry::Received { command } => {
                     check.received(command);
                     self.commands.insert(command.op_id.to_string(), (**command).clone());
