@@ -33,6 +33,7 @@ use link::Link;
 use parts::Parts;
 use process::{Identity, Process};
 use qmp::{Qmp, QmpError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -71,6 +72,7 @@ impl Qemu {
         }
         private_directory(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
         let version = version(&images.executable)?;
+        allow_descriptors();
         Ok(Self {
             images,
             version,
@@ -406,6 +408,15 @@ fn fault(error: &QmpError) -> Fault {
         QmpError::Malformed(_) | QmpError::Refused(_) | QmpError::NotFound(_) => Failure::Hypervisor,
     };
     Fault::new(code, error.to_string())
+}
+
+/// Have as many descriptors as this process may have: each machine takes four (its process, its last words, its events,
+/// its console), and the usual limit is 1,024.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 fn version(executable: &Path) -> Result<Text, String> {

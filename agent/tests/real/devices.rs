@@ -191,22 +191,43 @@ fn an_interface_comes_is_unplugged_and_goes() {
     assert_eq!(host.nics(&machine), ["lan"]);
 }
 
-/// In a network namespace of its own: the test runs itself there.
+/// Run the test of this name again, by itself and as the last argument of that command; whether this is the run inside.
+fn inside(name: &str, command: &[&str]) -> bool {
+    let marker = "CORBEL_TEST_INSIDE";
+    if std::env::var_os(marker).is_some() {
+        return true;
+    }
+    let program = std::env::current_exe().unwrap();
+    let mut outer = std::process::Command::new(command[0]);
+    outer.args(&command[1..]).arg(program).args(["--exact", &format!("devices::{name}")]).env(marker, "1");
+    let output = outer.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
+#[test]
+fn machines_may_take_more_descriptors_than_a_process_has_at_first() {
+    let name = "machines_may_take_more_descriptors_than_a_process_has_at_first";
+    if !inside(name, &["sh", "-c", "ulimit -Sn 40; exec \"$@\"", "sh"]) {
+        return;
+    }
+    let mut host = Host::new("many");
+    let machines: Vec<_> = (0..15).map(|number| host.machine(&format!("m{number}"), "none")).collect();
+    for machine in &machines {
+        host.perform(machine, &Step::Start).unwrap();
+    }
+    assert!(machines.iter().all(|machine| host.state(machine) == State::Running));
+}
+
 #[test]
 fn an_interface_on_a_bridge_has_a_tap_device_there_that_is_gone_with_it() {
-    let inside = "CORBEL_TEST_NAMESPACE";
-    if std::env::var_os(inside).is_none() {
-        let namespace = format!("corbel-qemu-{}", std::process::id());
-        run("ip", &["netns", "add", &namespace]);
-        let name = "devices::an_interface_on_a_bridge_has_a_tap_device_there_that_is_gone_with_it";
-        let program = std::env::current_exe().unwrap();
-        let mut command = std::process::Command::new("ip");
-        command.args(["netns", "exec", &namespace]).arg(program).args(["--exact", name]).env(inside, "1");
-        let output = command.output();
-        run("ip", &["netns", "delete", &namespace]);
-        let output = output.unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let name = "an_interface_on_a_bridge_has_a_tap_device_there_that_is_gone_with_it";
+    // In a network namespace of its own, which ends with the run inside.
+    if !inside(
+        name,
+        &["unshare", "--net", "--mount", "sh", "-c", "mount -t sysfs sysfs /sys && exec \"$@\"", "sh"],
+    ) {
         return;
     }
     run("ip", &["link", "add", "br-blue", "type", "bridge"]);
