@@ -45,6 +45,9 @@ use std::time::{Duration, Instant};
 /// The longest path of a unix socket (`sun_path` less its NUL).
 const SOCKET_PATH_LIMIT: usize = 107;
 
+/// How long a process that has closed its monitor has to be seen to end.
+const ENDING_TIME: Duration = Duration::from_millis(500);
+
 /// The QEMU backend.
 pub struct Qemu {
     images: Images,
@@ -287,11 +290,13 @@ impl Hypervisor for Qemu {
     }
 
     fn observe(&self, machine: &Machine, within: Duration) -> Observation {
-        if self.running(machine).is_none() {
-            return Observation::of(if self.is_saved(machine) { State::Saved } else { State::Stopped });
-        }
+        let ended = || Observation::of(if self.is_saved(machine) { State::Saved } else { State::Stopped });
+        let Some(process) = self.running(machine) else { return ended() };
         match self.look(machine, within) {
             Ok(seen) => seen,
+            Err(QmpError::Closed | QmpError::Unreachable(_)) if process.wait(ENDING_TIME.min(within)) => {
+                ended()
+            }
             Err(error) => Observation::of(State::Unknown).because(error.to_string()),
         }
     }
