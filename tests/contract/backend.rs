@@ -1,11 +1,13 @@
 //! What a hypervisor has to bring to be put to the contract: one file.
 
+pub(crate) mod libvirt;
 pub(crate) mod qemu;
 
 use crate::native::Native;
 use image_launch::process::Process;
+use image_launch::stage::Stage;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A hypervisor of the contract.
 pub(crate) trait Backend: Sync {
@@ -21,8 +23,12 @@ pub(crate) trait Backend: Sync {
 
 /// Where a backend stands.
 pub(crate) struct Host<'a> {
+    pub(crate) stage: &'a Stage,
     /// What stands in QEMU's place.
     pub(crate) native: &'a Native,
+    /// An empty disk, and where every instance has one of its own, `ID.qcow2`.
+    pub(crate) template: &'a Path,
+    pub(crate) disks: &'a Path,
 }
 
 /// What an image is made of.

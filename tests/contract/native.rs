@@ -5,10 +5,20 @@
 use image_launch::scratch::Scratch;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The program that is really started.
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Reads the machine's UUID from the arguments; without one QEMU is only asked about itself.
+const SCRIPT: &str = "#!/bin/sh
+uuid= last=
+for word; do
+  [ \"$last\" = -uuid ] && uuid=$word
+  last=$word
+done
+[ -n \"$uuid\" ] || exec /usr/bin/qemu-system-x86_64 \"$@\"
+read -r traces < \"$0.traces\"
+exec /usr/bin/qemu-system-x86_64 -serial file:$traces/$uuid.$$.console \"$@\" -msg timestamp=on \\
+  -trace 'qmp_enter_*' -trace -qmp_enter_qom_get -trace runstate_set -trace 'qemu_system_*' -D $traces/$uuid.$$
+";
 
 /// Commands of the monitor that change nothing.
 const HARMLESS: &[&str] = &[
@@ -37,24 +47,22 @@ pub(crate) struct Started {
 }
 
 impl Native {
-    pub(crate) fn new(scratch: &Scratch) -> Self {
+    /// The script lies where it did in earlier runs, unchanged, and reads where this run's traces go: libvirtd learns
+    /// what a program of a new date can do, and takes seconds for it.
+    pub(crate) fn new(scratch: &Scratch, kept: &Path) -> Self {
         let folder = scratch.file("traces");
         fs::create_dir(&folder).unwrap();
-        let script = scratch.file("hypervisor");
-        let text = format!(
-            "#!/bin/sh\nuuid= last=\nfor word; do\n[ \"$last\" = -uuid ] && uuid=$word\nlast=$word\ndone\n\
-             [ -n \"$uuid\" ] || exec {QEMU} \"$@\"\n\
-             exec {QEMU} \"$@\" -msg timestamp=on -trace 'qmp_enter_*' -trace runstate_set \
-             -trace 'qemu_system_*' -D {traces}/$uuid.$$ -serial file:{traces}/$uuid.$$.console\n",
-            traces = folder.display()
-        );
-        fs::write(&script, text).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = kept.join("hypervisor");
+        fs::write(script.with_extension("traces"), format!("{}\n", folder.display())).unwrap();
+        if fs::read_to_string(&script).unwrap_or_default() != SCRIPT {
+            fs::write(&script, SCRIPT).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        }
         Self { folder, script }
     }
 
     /// What stands in the place of QEMU.
-    pub(crate) fn program(&self) -> &std::path::Path {
+    pub(crate) fn program(&self) -> &Path {
         &self.script
     }
 
@@ -101,6 +109,20 @@ impl Native {
     /// How often one command was carried out for a machine, over all its processes.
     pub(crate) fn calls(&self, uuid: &str, command: &str) -> usize {
         self.effects(uuid).iter().filter(|effect| *effect == command).count()
+    }
+
+    /// When each of some commands was carried out, in order, in microseconds since the epoch.
+    pub(crate) fn times(&self, uuid: &str, commands: &[&str]) -> Vec<u64> {
+        let started = self.started(uuid);
+        let lines = started.iter().flat_map(|started| started.trace.lines());
+        let time = |line: &str| {
+            let (stamp, event) = line.split_once('@')?.1.split_once(':')?;
+            let name = event.strip_prefix("qmp_enter_")?.split(' ').next()?;
+            let (seconds, micros) = stamp.split_once('.')?;
+            let at = seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?;
+            commands.contains(&name).then_some(at)
+        };
+        lines.filter_map(time).collect()
     }
 
     /// Everything that was done to a machine and could have changed it, in order; `start` for each process.

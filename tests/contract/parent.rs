@@ -19,6 +19,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddrV4;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ const PORT: u16 = 4010;
 
 /// A host with an agent on it, and the appliance with one disk. Dropped, everything it started is gone.
 pub(crate) struct Parent {
-    agent: Option<Process>,
+    agent: Mutex<Option<Process>>,
     daemon: Option<Process>,
     _relay: Process,
     next: AtomicU64,
@@ -47,17 +48,33 @@ impl Parent {
 
     /// The same, with one more image.
     pub(crate) fn with_guest(backend: &'static dyn Backend, more: Option<Guest>) -> Self {
+        Self::with(backend, more, Vec::new())
+    }
+
+    /// The same, with more in the appliance's configuration.
+    pub(crate) fn with(
+        backend: &'static dyn Backend,
+        more: Option<Guest>,
+        config: Vec<(String, String)>,
+    ) -> Self {
         let turn = Turn::take();
         let mut script = Script::new(env!("CARGO_BIN_EXE_corbel"), Kind::Hosted, 8 << 20, Server::QemuNbd);
         script.state = true;
-        script.config = vec![("agent".into(), address().to_string())];
+        script.config = config;
+        script.config.push(("agent".into(), address().to_string()));
+        script.config.push(("agent.insecure".into(), "yes".into()));
         let stage = Stage::start(&script).unwrap();
         let mut guests = ["deaf", "obedient"].map(|name| guest(name, stage.scratch.path())).to_vec();
         child::write(&guests[0].kernel).unwrap();
         child::write_obedient(&guests[1].kernel).unwrap();
         guests.extend(more);
-        let native = Native::new(&stage.scratch);
-        let host = Host { native: &native };
+        let native = Native::new(&stage.scratch, Path::new(env!("CARGO_TARGET_TMPDIR")));
+        let (template, disks) = (stage.scratch.file("template.qcow2"), stage.scratch.file("disks"));
+        let mut img = process::command("qemu-img");
+        img.args(["create", "-q", "-f", "qcow2"]).arg(&template).arg("1M");
+        process::check(img, LIMIT).unwrap();
+        fs::create_dir(&disks).unwrap();
+        let host = Host { stage: &stage, native: &native, template: &template, disks: &disks };
         let daemon = backend.daemon(&host);
         let operator = backend.operator(&host, &guests);
         fs::write(stage.scratch.file("operator.json"), operator.to_string()).unwrap();
@@ -67,14 +84,14 @@ impl Parent {
         socat.arg(format!("TCP:{},nodelay", address()));
         let relay = Process::start("socat", socat, &stage.scratch.file("socat.log")).unwrap();
         let next = AtomicU64::new(0);
-        let (agent, _relay, _turn) = (None, relay, turn);
-        let mut parent = Self { agent, daemon, _relay, next, native, backend, stage, _turn };
+        let (agent, _relay, _turn) = (Mutex::new(None), relay, turn);
+        let parent = Self { agent, daemon, _relay, next, native, backend, stage, _turn };
         parent.start_agent(&[]);
         parent
     }
 
     /// Starts the agent, with these variables in its environment, and waits until it answers.
-    pub(crate) fn start_agent(&mut self, environment: &[(&str, &str)]) {
+    pub(crate) fn start_agent(&self, environment: &[(&str, &str)]) {
         let scratch = &self.stage.scratch;
         // What the test leaves in its environment reaches the program through the tools that start it in its network.
         let mut command = self.stage.net.command(env!("CARGO_BIN_EXE_corbel"));
@@ -87,7 +104,12 @@ impl Parent {
             Ok(self.request(Method::Get, path::INVENTORY, None).map(drop))
         })
         .unwrap();
-        self.agent = Some(agent);
+        *self.agent.lock().unwrap() = Some(agent);
+    }
+
+    /// Ends the agent at once, as by a fault.
+    pub(crate) fn kill_agent(&self) {
+        self.agent.lock().unwrap().take().unwrap().kill();
     }
 
     /// What it has logged.
@@ -122,13 +144,23 @@ impl Parent {
 
     /// A command of a name that no other has.
     pub(crate) fn command(&self, instance: &str, action: Action) -> Command {
+        let scratch = &self.stage.scratch;
+        let disk = scratch.file("disks").join(format!("{instance}.qcow2"));
+        if matches!(action, Action::Create { .. }) && !disk.exists() {
+            fs::copy(scratch.file("template.qcow2"), disk).unwrap();
+        }
         let op: OpId = format!("op-{}", self.next.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
         Command::new(op, instance.parse().unwrap(), action)
     }
 
     /// Sends a command; `None` if the agent went away before it answered.
     pub(crate) fn try_send(&self, command: &Command) -> Option<Outcome> {
-        let (status, body) = self.request(Method::Post, path::COMMAND, Some(&encode(command)))?;
+        let (mut status, mut body) = self.request(Method::Post, path::COMMAND, Some(&encode(command)))?;
+        // Connections of an appliance that was killed are held until they have been silent for long enough.
+        while status == 503 {
+            std::thread::sleep(Duration::from_millis(300));
+            (status, body) = self.request(Method::Post, path::COMMAND, Some(&encode(command)))?;
+        }
         assert_eq!(status, 200, "{command:?}: {}", String::from_utf8_lossy(&body));
         let answer: Answer = decode(&body).unwrap();
         assert_eq!(answer.op_id, command.op_id);
@@ -221,7 +253,7 @@ impl Drop for Parent {
         if std::thread::panicking() {
             eprintln!("--- the agent's log\n{}", process::last_lines(&self.log(), 60));
         }
-        self.agent = None;
+        drop(self.agent.get_mut().map(Option::take));
         self.daemon = None;
         for pid in self.native.processes() {
             if runs(pid) {

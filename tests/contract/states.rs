@@ -70,7 +70,8 @@ pub(crate) fn done(outcome: Outcome) -> Instance {
 pub(crate) fn natively(state: State) -> &'static [Option<&'static str>] {
     match state {
         State::Running | State::Stopping => &[Some("running")],
-        State::Paused => &[Some("paused")],
+        // One that was reset while it was held has not begun.
+        State::Paused => &[Some("paused"), Some("prelaunch")],
         State::Stopped | State::Saved | State::Failed | State::Terminated => &[None],
         _ => &[Some("running"), Some("paused"), Some("prelaunch"), None],
     }
