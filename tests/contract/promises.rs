@@ -123,7 +123,7 @@ fn judge(parent: &Parent, one: &Asked) -> String {
     match state.as_str() {
         "succeeded" => assert!(times == 1 || ends, "{}: told as done, and it was not: {last:?}", one.id),
         word if word.starts_with("refused") || word == "expired" => {
-            assert_eq!(times, 0, "{}: {state}, and it was done: {last:?}", one.id)
+            assert_eq!(times, 0, "{}: {state}, and it was done: {last:?}", one.id);
         }
         _ => {}
     }
