@@ -5,25 +5,26 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod directory;
 pub mod hypervisor;
+mod journal;
+mod lanes;
 mod line;
 mod network;
-mod operations;
-mod record;
 mod server;
 mod service;
-mod table;
 
 pub use arguments::{Config, USAGE, parse};
 pub use server::Shutdown;
 
 use agent_protocol::Uuid;
+use directory::RunDirectory;
 use hypervisor::Hypervisor;
 use hypervisor::libvirt::{Libvirt, Section};
 use hypervisor::qemu::{Images, Qemu};
+use lanes::Lanes;
 use line::Security;
 use network::{Networks, Overlay};
-use record::RunDirectory;
 use serde::Deserialize;
 use service::Service;
 use std::ffi::OsString;
@@ -34,10 +35,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use table::Table;
 
-/// How long the watcher waits at a time.
-const WATCH_TIME: Duration = Duration::from_millis(100);
+/// How often it is looked whether the agent is to end.
+const TICK: Duration = Duration::from_millis(50);
 
 /// Why the agent cannot start, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ struct Operator {
 /// An agent that listens and does not serve yet.
 pub struct Agent {
     listener: TcpListener,
-    table: Arc<Table>,
+    lanes: Arc<Lanes>,
     service: Service,
     security: Security,
     end_guests: bool,
@@ -86,7 +86,6 @@ impl Agent {
         if backends.is_empty() {
             return Err(at(&config.images, &"it names no hypervisor"));
         }
-        let table = Arc::new(Table::open(directory, backends).map_err(|error| at(run, &error))?);
         let boot = random_uuid().map_err(|error| Error(format!("no random numbers: {error}")))?;
         let security = if config.insecure {
             log::warn!("WITHOUT AUTHENTICATION (--insecure): whoever reaches {} may do all", config.listen);
@@ -100,8 +99,9 @@ impl Agent {
         let listener = TcpListener::bind(config.listen);
         let listener = listener.map_err(|error| Error(format!("{}: {error}", config.listen)))?;
         let networks = operator.network.as_ref().map(Networks::new).transpose().map_err(Error)?;
-        let service = Service::new(table.clone(), networks, boot);
-        Ok(Self { listener, table, service, security, end_guests: config.end_guests })
+        let lanes = Lanes::open(directory, backends, boot).map_err(|error| at(run, &error))?;
+        let service = Service::new(lanes.clone(), networks, boot);
+        Ok(Self { listener, lanes, service, security, end_guests: config.end_guests })
     }
 
     /// Where it listens.
@@ -114,14 +114,21 @@ impl Agent {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !shutdown.is_requested() {
-                    self.table.watch(WATCH_TIME);
+                    std::thread::sleep(TICK);
                 }
+                self.lanes.hurry();
             });
             server::serve(&self.listener, &self.service, &self.security, shutdown);
         });
         if self.end_guests {
-            self.table.end_all();
+            self.lanes.end_all();
         }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.lanes.close();
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The most connections at once.
-const CONNECTIONS_MAX: usize = 16;
+const CONNECTIONS_MAX: usize = 32;
 /// How long a peer may be silent before it is asked whether it is still there, how often it is asked again, and how many
 /// times. An appliance that lost its power says no goodbye, and must find room when it is back.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(1), 3);

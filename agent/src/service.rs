@@ -1,63 +1,59 @@
 //! A request to its answer.
 
+use crate::lanes::Lanes;
 use crate::network::{self, Networks};
-use crate::table::Table;
 use agent_protocol::{
-    Answer, Command, Hello, Inventory, OpId, Outcome, Refusal, Text, Uuid, VERSION, Welcome, decode, encode,
-    path,
+    Answer, Command, EventPage, Failure, Hello, InstanceId, Inventory, OpId, Outcome, Refusal, Text, Uuid,
+    VERSION, Welcome, decode, encode, path,
 };
 use management_http::json::{self, Bounds};
 use management_http::{Method, PROBLEM_NAMESPACE, Request, Response};
 use serde::de::DeserializeOwned;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// How many appliances that were replaced are remembered.
-const SUPERSEDED_MAX: usize = 64;
+/// The most instances of one list, and the most bytes: what the other end takes ([`management_http::Limits::CLIENT`]) with
+/// room for what stands around them.
+const INSTANCES_MAX: usize = 1024;
+const LIST_BYTES: usize = 960 * 1024;
+/// The most events of one page, about 64 KiB.
+const EVENTS_MAX: usize = 256;
+/// The longest that a listener is made to wait.
+const WAIT_MAX: Duration = Duration::from_secs(25);
 
 /// What the agent offers on its port.
 pub(crate) struct Service {
-    table: Arc<Table>,
+    lanes: Arc<Lanes>,
     networks: Option<Networks>,
     boot: Uuid,
-    epochs: Mutex<Epochs>,
-}
-
-/// Who may command: the appliance that said hello last.
-struct Epochs {
-    current: u64,
-    holder: Option<Uuid>,
-    /// Those that held it before in this run, the latest last; they do not get it back.
-    superseded: VecDeque<Uuid>,
 }
 
 impl Service {
     /// A service for these instances, in the run of the agent that `boot` names.
-    pub(crate) fn new(table: Arc<Table>, networks: Option<Networks>, boot: Uuid) -> Self {
-        let current = table.directory().epoch();
-        let epochs = Mutex::new(Epochs { current, holder: None, superseded: VecDeque::new() });
-        Self { table, networks, boot, epochs }
+    pub(crate) const fn new(lanes: Arc<Lanes>, networks: Option<Networks>, boot: Uuid) -> Self {
+        Self { lanes, networks, boot }
     }
 
     /// Answer one request.
     pub(crate) fn answer(&self, request: &Request<'_>) -> Response {
         let below = |prefix| request.path.strip_prefix(prefix).and_then(|rest: &str| rest.strip_prefix('/'));
         if let Some(name) = below(path::NETWORKS) {
-            let epoch = self.epochs.lock().unwrap_or_else(PoisonError::into_inner).current;
+            let epoch = self.lanes.epoch();
             let answer = network::answer(self.networks.as_ref(), self.boot, epoch, name, request);
             return answer.unwrap_or_else(|response| response);
         }
-        let recalled = below(path::COMMAND);
         let outcome = match (request.path, request.method) {
             (path::HELLO, Method::Post) => body::<Hello>(request).and_then(|hello| self.hello(&hello)),
             (path::COMMAND, Method::Post) => body::<Command>(request).map(|command| self.command(&command)),
-            (path::INVENTORY, Method::Get) => Ok(self.inventory()),
+            (path::INVENTORY, Method::Get) => self.inventory(request.query),
+            (path::EVENTS, Method::Get) => self.events(request.query),
             (path::HELLO | path::COMMAND, _) => Err(not_allowed("POST")),
-            (path::INVENTORY, _) => Err(not_allowed("GET")),
-            (_, method) => match recalled {
-                Some(op_id) if method == Method::Get => self.recall(op_id),
-                Some(_) => Err(not_allowed("GET")),
-                None => Err(problem(404, "not-found", "There is nothing at this path.")),
+            (path::INVENTORY | path::EVENTS, _) => Err(not_allowed("GET")),
+            (_, method) => match (below(path::COMMAND), below(path::STATS)) {
+                (None, None) => Err(problem(404, "not-found", "There is nothing at this path.")),
+                _ if method != Method::Get => Err(not_allowed("GET")),
+                (Some(op_id), _) => self.recall(op_id),
+                (_, Some(id)) => self.stats(id),
             },
         };
         outcome.unwrap_or_else(|response| response)
@@ -67,101 +63,116 @@ impl Service {
         if !(hello.proto_min..=hello.proto_max).contains(&VERSION) {
             return Err(problem(400, "unsupported-version", "This agent speaks version 1 of the protocol."));
         }
-        let epoch = self.grant(hello.appliance_boot)?;
+        let (epoch, journal_head) = self.lanes.hello(hello).map_err(|refusal| match refusal {
+            Some(_) => problem(409, "stale-epoch", "Another appliance has taken over since."),
+            None => problem(500, "storage", "The agent cannot write its own records."),
+        })?;
+        log::info!("appliance {} holds epoch {epoch}", hello.appliance_boot);
         let welcome = Welcome {
             proto: VERSION,
             version: Text::new(env!("CARGO_PKG_VERSION")),
             agent_boot: self.boot,
-            clock_ms: self.table.clock_ms(),
+            clock_ms: self.lanes.clock_ms(),
             epoch,
-            journal_head: 0,
-            inventory_digest: 0,
-            backends: self.table.backends().iter().map(|backend| backend.describe()).collect(),
+            journal_head,
+            inventory_digest: self.lanes.digest(),
+            backends: self.lanes.described().to_vec(),
         };
         Ok(Response::json(200, encode(&welcome)))
     }
 
-    /// The epoch of an appliance; a new one replaces who held it, for good.
-    fn grant(&self, appliance: Uuid) -> Result<u64, Response> {
-        let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
-        if epochs.holder == Some(appliance) {
-            return Ok(epochs.current);
-        }
-        if epochs.superseded.contains(&appliance) {
-            return Err(problem(409, "stale-epoch", "Another appliance has taken over since."));
-        }
-        let next = epochs.current + 1;
-        if let Err(error) = self.table.directory().keep_epoch(next) {
-            log::warn!("the epoch cannot be written: {error}");
-            return Err(problem(500, "storage", "The agent cannot write its own records."));
-        }
-        if let Some(before) = epochs.holder.replace(appliance) {
-            if epochs.superseded.len() >= SUPERSEDED_MAX {
-                epochs.superseded.pop_front();
-            }
-            epochs.superseded.push_back(before);
-        }
-        epochs.current = next;
-        log::info!("appliance {appliance} holds epoch {next}");
-        Ok(next)
-    }
-
     fn command(&self, command: &Command) -> Response {
-        // What was carried out before is told as it was, even to a sender that could not command it any more: a refusal
-        // now would read as if nothing had been done.
-        let known = self.table.recognise(command);
-        let outcome = known.or_else(|| self.screen(command)).unwrap_or_else(|| self.table.execute(command));
-        self.wrap(command.op_id.clone(), outcome)
-    }
-
-    /// What stops a command before anybody looks at its instance.
-    fn screen(&self, command: &Command) -> Option<Outcome> {
-        let refuse = |code, detail: String| {
-            Some(Outcome::Refused { code, detail: Text::new(&detail), instance: None })
-        };
-        if command.proto != VERSION {
-            return refuse(Refusal::Version, format!("this agent speaks version {VERSION}"));
-        }
-        if let Some(field) = command.unknown_critical() {
-            return refuse(Refusal::UnknownCritical, format!("the critical field {field} is not understood"));
-        }
-        if command.agent_boot.is_some_and(|boot| boot != self.boot) {
-            return refuse(Refusal::StaleBoot, "the agent has started anew since".into());
-        }
-        let current = self.epochs.lock().unwrap_or_else(PoisonError::into_inner).current;
-        if let Some(epoch) = command.epoch.filter(|epoch| *epoch < current) {
-            return refuse(Refusal::StaleEpoch, format!("epoch {epoch} has been replaced by {current}"));
-        }
-        None
+        self.wrap(command.op_id.clone(), self.lanes.execute(command))
     }
 
     fn recall(&self, op_id: &str) -> Result<Response, Response> {
-        let unknown =
-            || problem(404, "unknown-operation", "This run of the agent has received no such command.");
+        let unknown = || problem(404, "unknown-operation", "The agent has received no such command.");
         let op_id: OpId = op_id.parse().map_err(|_| unknown())?;
-        let outcome = self.table.recall(&op_id).ok_or_else(unknown)?;
+        let outcome = self.lanes.recall(&op_id).ok_or_else(unknown)?;
         Ok(self.wrap(op_id, outcome))
     }
 
     fn wrap(&self, op_id: OpId, outcome: Outcome) -> Response {
-        let clock_ms = self.table.clock_ms();
+        let clock_ms = self.lanes.clock_ms();
         Response::json(
             200,
             encode(&Answer { proto: VERSION, op_id, agent_boot: self.boot, clock_ms, outcome }),
         )
     }
 
-    fn inventory(&self) -> Response {
-        let inventory = Inventory {
-            proto: VERSION,
-            agent_boot: self.boot,
-            clock_ms: self.table.clock_ms(),
-            instances: self.table.instances(),
-            images: self.table.images(),
-            next: None,
-        };
-        Response::json(200, encode(&inventory))
+    fn inventory(&self, query: Option<&str>) -> Result<Response, Response> {
+        let [limit, after] = fields(query, ["limit", "after"])?;
+        let mut limit =
+            limit.map_or(Ok(INSTANCES_MAX), |text| number(text, "limit"))?.clamp(1, INSTANCES_MAX);
+        let after: Option<InstanceId> =
+            after.map(str::parse).transpose().map_err(|_| wrong("after: no name of an instance"))?;
+        loop {
+            let page = self.lanes.instances(after.as_ref(), limit);
+            let inventory = Inventory {
+                proto: VERSION,
+                agent_boot: self.boot,
+                clock_ms: self.lanes.clock_ms(),
+                instances: page.instances,
+                images: self.lanes.images(),
+                next: page.next,
+            };
+            let bytes = encode(&inventory);
+            if bytes.len() <= LIST_BYTES || limit == 1 {
+                return Ok(Response::json(200, bytes));
+            }
+            limit /= 2;
+        }
     }
+
+    fn events(&self, query: Option<&str>) -> Result<Response, Response> {
+        let [after, wait] = fields(query, ["after", "wait"])?;
+        let after: u64 = after.map_or(Ok(0), |text| number(text, "after"))?;
+        let wait = Duration::from_millis(wait.map_or(Ok(0), |text| number(text, "wait"))?).min(WAIT_MAX);
+        let (events, next, missed) = self.lanes.events(after, EVENTS_MAX, wait);
+        let clock_ms = self.lanes.clock_ms();
+        let page = EventPage { proto: VERSION, agent_boot: self.boot, clock_ms, events, next, missed };
+        Ok(Response::json(200, encode(&page)))
+    }
+
+    fn stats(&self, id: &str) -> Result<Response, Response> {
+        let unknown = || problem(404, "unknown-instance", "There is no instance of that name.");
+        let id: InstanceId = id.parse().map_err(|_| unknown())?;
+        let used = self.lanes.stats(&id).map_err(|refusal| match refusal {
+            Refusal::UnknownInstance => unknown(),
+            _ => problem(409, "wrong-state", "Nothing of the instance runs."),
+        })?;
+        let stats = used.map_err(|fault| match fault.code {
+            Failure::Timeout => problem(504, "timeout", fault.detail.as_str()),
+            _ => problem(503, "hypervisor", fault.detail.as_str()),
+        })?;
+        Ok(Response::json(200, encode(&stats)))
+    }
+}
+
+/// The fields of a query, by their names; another one is an error.
+fn fields<'a, const N: usize>(
+    query: Option<&'a str>,
+    names: [&str; N],
+) -> Result<[Option<&'a str>; N], Response> {
+    let mut fields = [None; N];
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let place = names.iter().position(|known| *known == name);
+        let place = place.ok_or_else(|| wrong("the query has a field that is not known here"))?;
+        if fields[place].replace(value).is_some() {
+            return Err(wrong("the query has a field twice"));
+        }
+    }
+    Ok(fields)
+}
+
+fn number<T: std::str::FromStr>(text: &str, name: &str) -> Result<T, Response> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or_else(|| wrong(&format!("{name}: no number that fits")))
+}
+
+fn wrong(detail: &str) -> Response {
+    problem(400, "invalid-query", detail)
 }
 
 /// The request's body as a `T`.

@@ -168,6 +168,16 @@ impl Engine {
         number <= self.durable
     }
 
+    /// Whether there is something to take or to do.
+    pub fn has_news(&self) -> bool {
+        !self.journal.is_empty() || !self.jobs.is_empty()
+    }
+
+    /// The epoch that was granted last.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Something to do, if what it rests on is durable.
     pub fn next_job(&mut self) -> Option<Job> {
         let index = self.jobs.iter().position(|(after, _)| *after <= self.durable)?;

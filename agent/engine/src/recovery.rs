@@ -47,6 +47,16 @@ impl Engine {
         }
     }
 
+    /// Entries between those that were read back are lost, so that one of which only the arrival is known may have begun:
+    /// it is looked for. To be called before [`Engine::open`].
+    pub fn doubt(&mut self) {
+        let received = |(op_id, operation): (&OpId, &crate::memory::Operation)| {
+            matches!(operation.stage, Stage::Received(_)).then(|| op_id.clone())
+        };
+        let received: Vec<OpId> = self.memory.iter().filter_map(received).collect();
+        received.iter().for_each(|op_id| self.memory.begin(op_id, State::Unknown));
+    }
+
     /// All that was read back is there; `head` is the number of its last entry. Now the hypervisors are read.
     pub fn open(&mut self, head: u64, now_ms: u64) {
         self.now_ms = now_ms;

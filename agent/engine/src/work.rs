@@ -57,6 +57,10 @@ impl Engine {
             if lane.job.is_some() {
                 return;
             }
+            if lane.record.state == State::Terminated {
+                // There is nothing to look at any more.
+                (lane.wants_look, lane.wants_stats) = (false, false);
+            }
             if lane.cold {
                 return self.hand_out(id, Purpose::Look, Task::Adopt, QUICK_MS);
             }
@@ -387,11 +391,9 @@ impl Engine {
 
     /// An instance was looked at.
     fn seen(&mut self, id: &InstanceId, seen: &Observation) {
-        let Some(lane) = self.lanes.get_mut(id) else { return };
-        if lane.cold {
-            lane.cold = false;
-            // What it was when the agent ended stands in the journal; what it is now was just seen.
-        }
+        let alive = |lane: &&mut crate::lane::Lane| lane.record.state != State::Terminated;
+        let Some(lane) = self.lanes.get_mut(id).filter(alive) else { return };
+        lane.cold = false;
         let (state, reason) = lane.meaning(seen);
         let had_stopped = !lane.record.lives();
         let released = seen.state != State::Unknown && lane.released(seen);

@@ -74,7 +74,7 @@ fn malformed_bodies_paths_and_methods_have_their_own_answers() {
 #[test]
 fn silent_and_half_spoken_connections_leave_room_for_others_and_too_many_are_told() {
     let world = World::new("crowd");
-    let mut held: Vec<TcpStream> = (0..16).map(|_| TcpStream::connect(world.address).unwrap()).collect();
+    let mut held: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(world.address).unwrap()).collect();
     for stream in &mut held {
         stream.write_all(b"GET /a1/inv").unwrap();
     }

@@ -266,6 +266,7 @@ fn a_restarted_agent_takes_over_what_runs_and_nothing_else() {
     assert!(changed(&world.act("paused", Action::Pause {})));
     let died = world.create("died", "none");
     let unrecorded = world.create("unrecorded", "none");
+    let recycled = world.create("recycled", "none");
     world.create("gone", "none");
     assert!(changed(&world.act("gone", Action::Terminate {})));
     let pid = world.pid(&running);
@@ -276,7 +277,8 @@ fn a_restarted_agent_takes_over_what_runs_and_nothing_else() {
     // As if the agent had been killed right after the spawn: QEMU's own pid file is all there is.
     std::fs::remove_file(world.machine(&unrecorded).join("process")).unwrap();
     // The record of a process whose id has since been given to another: this test program.
-    world.record_recycled("recycled");
+    signal(world.pid(&recycled), "KILL");
+    world.record_recycled(&recycled);
     world.start_agent();
 
     assert_eq!(world.state("runs"), State::Running);

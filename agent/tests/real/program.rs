@@ -18,6 +18,10 @@ struct Program {
 
 impl Program {
     fn start(directory: &Path, more: &[&str]) -> Self {
+        Self::with(directory, more, None)
+    }
+
+    fn with(directory: &Path, more: &[&str], crash: Option<&str>) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = std::process::Command::new(PROGRAM)
             .args(["--listen", &free.to_string(), "--config"])
@@ -26,6 +30,7 @@ impl Program {
             .arg(directory.join("run"))
             .arg("--insecure")
             .args(more)
+            .envs(crash.map(|place| ("CORBEL_AGENT_CRASH", place)))
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -102,7 +107,7 @@ fn interrupting_the_agent_ends_it_in_order_and_leaves_its_guests() {
     assert_eq!(program.end("INT"), Some(0));
     assert!(runs(pid));
     let program = Program::start(&directory, &[]);
-    assert!(matches!(program.act("op-1", "a", Action::Terminate {}), Outcome::Done { changed: true, .. }));
+    assert!(matches!(program.act("op-2", "a", Action::Terminate {}), Outcome::Done { changed: true, .. }));
     assert_eq!(program.end("TERM"), Some(0));
     assert!(!runs(pid));
     std::fs::remove_dir_all(directory).unwrap();
@@ -158,4 +163,145 @@ fn without_the_appliances_key_it_tells_its_own_and_does_not_serve() {
     let (code, said) = arguments(&[]);
     assert!(code == Some(1) && said.contains("key.pem: the private key"), "{said}");
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// How a program that was told to be killed is started.
+fn doomed(directory: &Path, place: &str) -> Program {
+    Program::with(directory, &[], Some(place))
+}
+
+impl Program {
+    /// Send a command to an agent that may be killed meanwhile; its answer, if there is one.
+    fn try_act(&self, command: &Command) -> Option<Outcome> {
+        let mut client = Client::new(Limits::CLIENT, "agent");
+        client.request(Method::Post, path::COMMAND, Some(&encode(command)));
+        let mut stream = TcpStream::connect(self.address).ok()?;
+        stream.write_all(client.transmit()).ok()?;
+        while client.reply().is_none() {
+            let count = std::io::Read::read(&mut stream, client.space()).ok().filter(|count| *count > 0)?;
+            client.received(count).ok()?;
+        }
+        Some(decode::<Answer>(client.reply()?.body).ok()?.outcome)
+    }
+
+    /// What is known of a command once it is over; `None` if it never came.
+    fn recall(&self, op_id: &str) -> Option<Outcome> {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut client = Client::new(Limits::CLIENT, "agent");
+            client.request(Method::Get, &format!("{}/{op_id}", path::COMMAND), None);
+            let mut stream = TcpStream::connect(self.address).unwrap();
+            stream.write_all(client.transmit()).unwrap();
+            while client.reply().is_none() {
+                let count = read(&mut stream, client.space());
+                client.received(count).unwrap();
+            }
+            let reply = client.reply().unwrap();
+            if reply.status == 404 {
+                return None;
+            }
+            match decode::<Answer>(reply.body).unwrap().outcome {
+                Outcome::Accepted { .. } if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                outcome => return Some(outcome),
+            }
+        }
+    }
+}
+
+/// The agent is killed at each place of the journal while it carries out a command on a real QEMU. The next one says what
+/// became of it, which is what QEMU shows; sent again it is carried out if it never was, and never a second time.
+#[test]
+fn an_agent_killed_at_any_step_carries_nothing_out_twice_and_tells_nothing_wrong() {
+    let places = ["receiving", "received", "beginning", "begun", "performed", "ending", "ended"];
+    std::thread::scope(|scope| {
+        for place in places {
+            scope.spawn(move || {
+                killed_while_pausing(place);
+                killed_while_ending(place);
+            });
+        }
+    });
+}
+
+fn command(op: &str, action: Action) -> Command {
+    Command::new(op.parse().unwrap(), "a".parse().unwrap(), action)
+}
+
+fn create() -> Action {
+    Action::Create { image: "none".parse().unwrap(), start: true, size: agent_protocol::Size::default() }
+}
+
+fn state(program: &Program, op: &str) -> State {
+    let Outcome::Done { instance, .. } = program.act(op, "a", Action::Describe {}) else { panic!() };
+    instance.state
+}
+
+fn killed_while_pausing(place: &str) {
+    let directory = directory(&format!("pausing-{place}"));
+    let program = Program::start(&directory, &[]);
+    let pid = pid(&directory, &program.act("op-1", "a", create()));
+    assert_eq!(program.end("TERM"), Some(0));
+
+    let mut program = doomed(&directory, place);
+    let pause = command("op-2", Action::Pause {});
+    assert_eq!(program.try_act(&pause), None, "{place}: nobody was told");
+    assert_eq!(program.child.wait().unwrap().code(), None, "{place}: it was killed");
+    assert!(runs(pid), "{place}: guests outlive their management");
+
+    let program = Program::start(&directory, &[]);
+    let paused = state(&program, "look-1") == State::Paused;
+    let told = program.recall("op-2");
+    match &told {
+        None => assert_eq!((place, paused), ("receiving", false)),
+        Some(Outcome::Done { changed: true, .. }) => assert!(paused, "{place}: told as done"),
+        Some(Outcome::Failed { code: agent_protocol::Failure::Interrupted, .. }) => {
+            assert!(!paused, "{place}: told as not done");
+        }
+        other => panic!("{place}: {other:?}"),
+    }
+    assert_eq!(paused, matches!(place, "performed" | "ending" | "ended"), "{place}");
+    // Whatever it was, it is over: resumed, it is not paused again by the same command.
+    program.act("op-3", "a", Action::Resume {});
+    let again = program.try_act(&pause).unwrap();
+    match told {
+        None => assert!(matches!(again, Outcome::Done { changed: true, .. }), "it never came before"),
+        Some(told) => {
+            assert_eq!(again, told, "{place}: the same answer");
+            assert_eq!(state(&program, "look-2"), State::Running, "{place}: it is not done a second time");
+        }
+    }
+    assert!(matches!(program.act("op-4", "a", Action::Terminate {}), Outcome::Done { changed: true, .. }));
+    assert_eq!(program.end("TERM"), Some(0));
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+fn killed_while_ending(place: &str) {
+    let directory = directory(&format!("ending-{place}"));
+    let program = Program::start(&directory, &[]);
+    let pid = pid(&directory, &program.act("op-1", "a", create()));
+    assert_eq!(program.end("TERM"), Some(0));
+
+    let mut program = doomed(&directory, place);
+    assert_eq!(program.try_act(&command("op-2", Action::Terminate {})), None, "{place}");
+    assert_eq!(program.child.wait().unwrap().code(), None, "{place}: it was killed");
+
+    let program = Program::start(&directory, &[]);
+    match program.recall("op-2") {
+        None => assert!(place == "receiving" && runs(pid)),
+        Some(Outcome::Done { changed: true, instance, .. }) => {
+            assert!(!runs(pid) && instance.state == State::Terminated, "{place}: told as done");
+        }
+        Some(Outcome::Failed { code: agent_protocol::Failure::Interrupted, .. }) => {
+            assert!(runs(pid), "{place}: told as not done");
+        }
+        other => panic!("{place}: {other:?}"),
+    }
+    let left = runs(pid);
+    let ended = program.act("op-3", "a", Action::Terminate {});
+    assert_eq!(matches!(ended, Outcome::Done { changed: true, .. }), left, "{place}: {ended:?}");
+    assert!(!runs(pid), "{place}: the way out is always open");
+    assert_eq!(program.end("TERM"), Some(0));
+    std::fs::remove_dir_all(directory).unwrap();
 }

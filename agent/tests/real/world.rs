@@ -195,16 +195,9 @@ impl World {
         text.trim().parse().unwrap_or(0)
     }
 
-    /// Leave the record of an instance whose process id belongs to this test program by now.
-    pub(crate) fn record_recycled(&self, name: &str) {
-        let uuid = Uuid::from_random(99);
-        let record = format!(
-            r#"{{"id":"{name}","uuid":"{uuid}","image":"none","hypervisor":"qemu","generation":3,"state":"running","reason":null}}"#
-        );
-        let run = self.directory.join("run");
-        std::fs::write(run.join("instances").join(format!("{name}.json")), record).unwrap();
-        let machine = run.join("qemu").join(uuid.to_string());
-        std::fs::create_dir_all(&machine).unwrap();
+    /// Leave it as if the process id of an instance that has ended belonged to this test program by now.
+    pub(crate) fn record_recycled(&self, instance: &Instance) {
+        let machine = self.machine(instance);
         let pid = std::process::id();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         let identity = format!(r#"{{"pid":{pid},"start_ticks":1,"host_boot":"{}"}}"#, boot.trim());

@@ -340,6 +340,21 @@ fn what_an_instance_has_used_is_asked_once_it_runs() {
 }
 
 #[test]
+fn what_is_noticed_while_a_machine_is_removed_does_not_bring_it_back() {
+    let mut world = World::new();
+    world.reach("a", State::Running);
+    let uuid = world.instance("a").uuid;
+    let terminate = world.command("a", Action::Terminate {});
+    assert_eq!(world.engine.command(&terminate, 0, 0), Reply::Later);
+    world.engine.noticed(uuid, 0);
+    world.run();
+    world.engine.noticed(uuid, 0);
+    world.pass(100_000);
+    assert_eq!(world.instance("a").state, State::Terminated);
+    assert!(matches!(world.act("a", create(true)), Outcome::Done { changed: true, .. }), "the name is free");
+}
+
+#[test]
 fn tombstones_are_few() {
     let mut world = World::new();
     for number in 0..300 {

@@ -1,0 +1,293 @@
+//! The journal: a file of lines, each with a checksum, that only grows until it is written anew.
+//!
+//! A line is eight hexadecimal digits (CRC-32 as in IEEE 802.3, of what follows the space), a space, and a batch of
+//! entries as JSON. The first says which format it is. A line that a crash has left unfinished at the end is cut off; it
+//! was never acted on. One that is damaged in the middle is told of, and what the rest says is doubted.
+
+use agent_engine::{Batch, Entry};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// What stands in the first line.
+const FORMAT: &str = "corbel-agent-journal-1";
+/// Below this many bytes it is not written anew.
+const SMALL: u64 = 4 * 1024 * 1024;
+
+/// The file, open for more.
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+    /// Its length, up to the end of the last whole line.
+    bytes: u64,
+    /// Its length when it was written anew.
+    fresh: u64,
+}
+
+/// What was read back.
+pub(crate) struct Found {
+    pub(crate) batches: Vec<Line>,
+    /// Lines in the middle that cannot be read, by their numbers.
+    pub(crate) damaged: Vec<usize>,
+}
+
+/// One line.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Line {
+    /// The number of its last entry.
+    pub(crate) last: u64,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Journal {
+    /// Open it, making it if there is none, with all that stands in it.
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, Found)> {
+        let mut file = options().read(true).truncate(false).open(path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let mut journal = Self { path: path.to_owned(), file, bytes: 0, fresh: 0 };
+        if text.is_empty() {
+            journal.write(&line(&FORMAT))?;
+            sync_directory(path)?;
+            return Ok((journal, Found { batches: Vec::new(), damaged: Vec::new() }));
+        }
+        let found = read(&text).map_err(|what| io::Error::other(format!("{}: {what}", path.display())))?;
+        let (found, whole) = found;
+        if whole < text.len() {
+            log::warn!(
+                "{}: the last {} bytes were left unfinished and are cut off",
+                path.display(),
+                text.len() - whole
+            );
+            journal.file.set_len(whole as u64)?;
+        }
+        if !found.damaged.is_empty() {
+            let kept = path.with_extension("damaged");
+            std::fs::copy(path, &kept)?;
+            log::error!(
+                "{}: lines {:?} are damaged; a copy is kept as {}, and what is under way is looked for",
+                path.display(),
+                found.damaged,
+                kept.display()
+            );
+        }
+        (journal.bytes, journal.fresh) = (whole as u64, whole as u64);
+        Ok((journal, found))
+    }
+
+    /// Whether it has grown so far that it should be written anew.
+    pub(crate) fn is_long(&self) -> bool {
+        self.bytes > SMALL.max(self.fresh.saturating_mul(2))
+    }
+
+    /// Make a batch durable. After an error it is as before.
+    pub(crate) fn append(&mut self, batch: &Batch) -> io::Result<()> {
+        self.write(&line(&Line { last: batch.last, entries: batch.entries.clone() }))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.bytes))?;
+        match self.file.write_all(bytes).and_then(|()| self.file.sync_data()) {
+            Ok(()) => {
+                self.bytes += bytes.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // Half a line in the middle would be damage.
+                let _ = self.file.set_len(self.bytes);
+                Err(error)
+            }
+        }
+    }
+
+    /// Write it anew: these entries are all that it is to say, up to number `last`. A crash leaves the old one or the new
+    /// one, whole.
+    pub(crate) fn rewrite(&mut self, last: u64, entries: Vec<Entry>) -> io::Result<()> {
+        let fresh = self.path.with_extension("new");
+        let mut text = line(&FORMAT);
+        text.extend(line(&Line { last, entries }));
+        let mut file = options().read(true).truncate(true).open(&fresh)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &self.path)?;
+        sync_directory(&self.path)?;
+        (self.file, self.bytes, self.fresh) = (file, text.len() as u64, text.len() as u64);
+        Ok(())
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+fn line<T: Serialize>(value: &T) -> Vec<u8> {
+    let body = agent_protocol::encode(value);
+    let mut line = format!("{:08x} ", crc32(&body)).into_bytes();
+    line.extend(body);
+    line.push(b'\n');
+    line
+}
+
+/// The lines, and how many bytes are whole.
+fn read(text: &[u8]) -> Result<(Found, usize), &'static str> {
+    let mut found = Found { batches: Vec::new(), damaged: Vec::new() };
+    let mut whole = 0;
+    let mut place = 0;
+    for (number, piece) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        place += piece.len();
+        let body = piece.strip_suffix(b"\n").and_then(checked);
+        if number == 0 {
+            let format = body.and_then(|body| serde_json::from_slice::<String>(body).ok());
+            match format.as_deref() {
+                Some(FORMAT) => whole = place,
+                // It was interrupted while it was made.
+                None if place == text.len() => break,
+                _ => return Err("it is not a journal of this version of the agent"),
+            }
+            continue;
+        }
+        match body.map(serde_json::from_slice::<Line>) {
+            Some(Ok(line)) => {
+                whole = place;
+                found.batches.push(line);
+            }
+            // What is whole and cannot be understood was not written by this version.
+            Some(Err(_)) => return Err("it has an entry that this version of the agent does not know"),
+            None => found.damaged.push(number + 1),
+        }
+    }
+    // Damage that nothing follows is an unfinished end.
+    let lines = text[..whole].iter().filter(|byte| **byte == b'\n').count();
+    found.damaged.retain(|number| *number <= lines);
+    Ok((found, whole))
+}
+
+/// What follows the checksum of a line, if it is right.
+fn checked(line: &[u8]) -> Option<&[u8]> {
+    let (sum, body) = line.split_at_checked(8)?;
+    let body = body.strip_prefix(b" ")?;
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
+    (crc32(body) == sum).then_some(body)
+}
+
+/// CRC-32 of IEEE 802.3 section 3.2.9, a nibble at a time.
+fn crc32(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 16] = {
+        let mut table = [0; 16];
+        let mut index = 0;
+        while index < 16 {
+            let mut value = index as u32;
+            let mut bit = 0;
+            while bit < 4 {
+                value = if value & 1 == 1 { value >> 1 ^ 0xedb8_8320 } else { value >> 1 };
+                bit += 1;
+            }
+            table[index] = value;
+            index += 1;
+        }
+        table
+    };
+    !bytes.iter().fold(!0, |sum, byte| {
+        let sum = sum ^ u32::from(*byte);
+        let sum = TABLE[(sum & 15) as usize] ^ sum >> 4;
+        TABLE[(sum & 15) as usize] ^ sum >> 4
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_protocol::Uuid;
+
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("corbel-journal-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("journal")
+        }
+
+        fn lasts(&self) -> (Vec<u64>, Vec<usize>) {
+            let (_, found) = Journal::open(&self.file()).unwrap();
+            (found.batches.iter().map(|line| line.last).collect(), found.damaged)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn batch(last: u64) -> Batch {
+        Batch { last, entries: vec![Entry::Epoch { epoch: last, holder: Uuid(7) }] }
+    }
+
+    fn filled(place: &Place) -> Vec<u8> {
+        let (mut journal, _) = Journal::open(&place.file()).unwrap();
+        (1..=3).for_each(|last| journal.append(&batch(last)).unwrap());
+        std::fs::read(place.file()).unwrap()
+    }
+
+    #[test]
+    fn the_checksum_is_the_one_everybody_has() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn a_journal_cut_off_anywhere_says_what_was_whole_and_goes_on() {
+        let place = Place::new("torn");
+        let text = filled(&place);
+        let ends: Vec<usize> = (0..text.len()).filter(|at| text[*at] == b'\n').map(|at| at + 1).collect();
+        for length in 0..=text.len() {
+            std::fs::write(place.file(), &text[..length]).unwrap();
+            let whole = ends.iter().filter(|end| **end <= length).count().saturating_sub(1) as u64;
+            assert_eq!(place.lasts(), ((1..=whole).collect(), vec![]), "cut at {length}");
+            let (mut journal, _) = Journal::open(&place.file()).unwrap();
+            journal.append(&batch(9)).unwrap();
+            assert_eq!(place.lasts().0.last(), Some(&9), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_told_and_a_copy_kept() {
+        let place = Place::new("damaged");
+        let text = filled(&place);
+        let second = text.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+        let mut damaged = text.clone();
+        damaged[second] ^= 1;
+        std::fs::write(place.file(), &damaged).unwrap();
+        assert_eq!(place.lasts(), (vec![2, 3], vec![2]));
+        assert_eq!(std::fs::read(place.0.join("journal.damaged")).unwrap(), damaged);
+        std::fs::write(place.file(), b"somebody else's file\nof two lines\n").unwrap();
+        assert!(Journal::open(&place.file()).is_err());
+    }
+
+    #[test]
+    fn written_anew_it_is_short_and_goes_on() {
+        let place = Place::new("anew");
+        filled(&place);
+        let (mut journal, _) = Journal::open(&place.file()).unwrap();
+        assert!(!journal.is_long());
+        journal.rewrite(3, batch(3).entries).unwrap();
+        journal.append(&batch(4)).unwrap();
+        assert_eq!(place.lasts(), (vec![3, 4], vec![]));
+        // A crash between the new file and its name leaves the old one.
+        std::fs::write(place.0.join("journal.new"), b"half").unwrap();
+        assert_eq!(place.lasts(), (vec![3, 4], vec![]));
+    }
+}
