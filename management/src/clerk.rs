@@ -31,8 +31,10 @@ pub async fn keep(management: Rc<Management>) {
 
 pub(crate) async fn keep_for(management: &Management) {
     loop {
-        let next = management.sweep();
-        if management.keep_some().await {
+        let next = kernel_runtime::earliest(management.sweep(), management.reconcile());
+        let more = management.keep_records().await;
+        let next = kernel_runtime::earliest(next, management.records_due());
+        if management.keep_some().await || more {
             continue;
         }
         let changed = management.changed.wait();
@@ -73,7 +75,7 @@ impl Management {
             } else {
                 let detail = "The agent was asked and has not said what became of it.";
                 let news = operation.doubt(Kind::OutcomeUnknown, detail, now);
-                self.metrics.ended(news);
+                self.noted(news, operation);
                 self.news.ring();
             }
         }
@@ -104,7 +106,7 @@ impl Management {
                     Ok(()) => kept(operation, now),
                     Err(()) => not_kept(operation, self.state.is_some(), now),
                 };
-                self.metrics.ended(news);
+                self.noted(news, operation);
             }
         }
         drop(operations);
@@ -139,6 +141,19 @@ impl Management {
             return None;
         }
         Some(Batch { removed, written })
+    }
+}
+
+impl Management {
+    /// An operation has moved on, if that is news.
+    pub(crate) fn noted(&self, news: Option<Stage>, operation: &Operation) {
+        if let Some(stage) = news {
+            self.metrics.ended(news);
+            self.moved_on(operation);
+            if !stage.is_open() {
+                self.record_end(operation);
+            }
+        }
     }
 }
 

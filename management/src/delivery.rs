@@ -196,8 +196,8 @@ impl Management {
                 None
             }
         };
+        self.noted(news, operation);
         drop(operations);
-        self.metrics.ended(news);
         self.changed.raise();
         self.news.ring();
         self.forward.wake();

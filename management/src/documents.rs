@@ -36,11 +36,19 @@ const BURST: u32 = 1;
 
 /// The body of a request as a `T`.
 pub(crate) fn parse<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Problem> {
+    parse_within(request, &Bounds::REQUEST)
+}
+
+/// The same within other bounds.
+pub(crate) fn parse_within<T: DeserializeOwned>(
+    request: &Request<'_>,
+    bounds: &Bounds,
+) -> Result<T, Problem> {
     if request.media_type().as_deref() != Some("application/json") {
         return Err(Problem::new(Kind::UnsupportedMediaType, "Send Content-Type: application/json."));
     }
     let malformed = |detail: String| Problem::new(Kind::MalformedBody, detail);
-    json::check(request.body, &Bounds::REQUEST).map_err(|excess| malformed(excess.to_string()))?;
+    json::check(request.body, bounds).map_err(|excess| malformed(excess.to_string()))?;
     agent_protocol::decode(request.body).map_err(|error| malformed(error.to_string()))
 }
 
@@ -243,7 +251,7 @@ pub(crate) fn policy_document(policy: &Policy) -> PolicyDocument {
 }
 
 /// The policy of a document.
-fn policy(document: PolicyDocument) -> Policy {
+pub(crate) fn policy(document: PolicyDocument) -> Policy {
     let seconds = |number: u32| Duration::from_secs(number.into());
     Policy {
         portals: document.portals,

@@ -207,6 +207,11 @@ impl Door {
         Some(view(&shown, inner.lock.time(clock)))
     }
 
+    /// The time of day in seconds since 1970, where it is known.
+    pub(crate) fn time(&self, clock: &Clock) -> Option<u64> {
+        self.0.as_ref()?.lock.time(clock)
+    }
+
     /// Add the figures for Prometheus to `text`.
     pub(crate) fn figures(&self, text: &mut String, clock: &Clock) {
         let Some(inner) = &self.0 else { return };

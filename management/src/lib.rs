@@ -9,11 +9,17 @@
 extern crate alloc;
 
 mod about;
+mod answers;
 mod ask;
+mod audit;
+mod batch;
 mod clerk;
 mod delivery;
+mod desired;
 mod documents;
 mod door;
+mod events;
+mod forecast;
 mod forward;
 mod keys;
 mod link;
@@ -34,9 +40,13 @@ mod wire;
 mod tests;
 
 pub use ask::{AgentError, Ask, LinkState, Question, Reply};
+pub use audit::audit_records;
+pub use batch::Batch;
 pub use clerk::keep;
+pub use desired::Deed;
 pub use documents::ClientToken;
 pub use door::{Door, Lock};
+pub use events::Listen;
 pub use keys::Enrolment;
 pub use link::{link, link_on};
 pub use metrics::Gauges;

@@ -112,6 +112,7 @@ impl<W: Wire> Link<'_, W> {
     fn cannot_connect(&self, why: &str) {
         let forward = &self.management.forward;
         forward.cannot_connect(why);
+        self.management.link_changed();
         match forward.state() {
             LinkState::Up => {}
             LinkState::Superseded => {
@@ -174,6 +175,7 @@ impl<W: Wire> Link<'_, W> {
         self.stream.abort();
         if self.peer.take().is_some() {
             self.management.forward.is_down();
+            self.management.link_changed();
         }
     }
 
@@ -199,6 +201,7 @@ impl<W: Wire> Link<'_, W> {
         }
         self.peer = Some(peer);
         self.management.forward.greeted(welcome, peer, is_new);
+        self.management.link_changed();
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::Instant;
+use management_api::{OperationState, OperationView};
 use serde::{Deserialize, Serialize};
 
 /// How long an operation that has ended and its client token are remembered at least: longer than any deadline, so that
@@ -47,6 +48,32 @@ impl Stage {
     /// Whether it may still change by itself.
     pub(crate) const fn is_open(self) -> bool {
         matches!(self, Self::Accepted | Self::Sent | Self::Running)
+    }
+
+    /// As clients see it.
+    pub(crate) const fn shown(self) -> OperationState {
+        match self {
+            Self::Accepted => OperationState::Accepted,
+            Self::Sent => OperationState::Sent,
+            Self::Running => OperationState::Running,
+            Self::Succeeded => OperationState::Succeeded,
+            Self::Refused => OperationState::Refused,
+            Self::Failed => OperationState::Failed,
+            Self::Indeterminate => OperationState::Indeterminate,
+        }
+    }
+
+    /// Its name in records and events.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Sent => "sent",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Indeterminate => "indeterminate",
+        }
     }
 
     /// Whether it never changes again.
@@ -385,51 +412,20 @@ impl Operations {
 }
 
 /// An operation as clients see it.
-#[derive(Serialize)]
-pub(crate) struct OperationView<'a> {
-    id: &'a OpId,
-    verb: Verb,
-    instance: &'a InstanceId,
-    state: Stage,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changed: Option<bool>,
-    #[serde(skip_serializing_if = "<[Text]>::is_empty")]
-    evidence: &'a [Text],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a Problem>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a InstanceView>,
-    /// Whether a reset of the appliance leaves it as it is told here.
-    kept: bool,
-    /// On the appliance's clock, which `GET /v1` tells.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accepted_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended_ms: Option<u64>,
-}
-
-impl<'a> OperationView<'a> {
-    pub(crate) fn new(operation: &'a Operation) -> Self {
-        let millis = |at: Instant| at.as_micros() / 1000;
-        Self {
-            id: &operation.id,
-            verb: operation.action.verb(),
-            instance: &operation.instance,
-            state: operation.stage,
-            changed: operation.changed,
-            evidence: &operation.evidence,
-            error: operation.problem.as_ref(),
-            result: operation.result.as_ref(),
-            kept: operation.durable && operation.kept != Kept::No,
-            accepted_ms: operation.accepted.map(millis),
-            ended_ms: operation.ended.map(millis),
-        }
+pub(crate) fn view(operation: &Operation) -> OperationView {
+    let millis = |at: Instant| at.as_micros() / 1000;
+    OperationView {
+        id: operation.id.clone(),
+        verb: operation.action.verb(),
+        instance: operation.instance.clone(),
+        client_token: operation.token.clone(),
+        state: operation.stage.shown(),
+        changed: operation.changed,
+        evidence: operation.evidence.clone(),
+        error: operation.problem.as_ref().map(Problem::document),
+        result: operation.result.clone(),
+        kept: operation.durable && operation.kept != Kept::No,
+        accepted_ms: operation.accepted.map(millis),
+        ended_ms: operation.ended.map(millis),
     }
-}
-
-/// A page of operations.
-#[derive(Serialize)]
-pub(crate) struct OperationPage<'a> {
-    pub(crate) operations: Vec<OperationView<'a>>,
-    pub(crate) next: Option<&'a OpId>,
 }

@@ -4,23 +4,26 @@
 //! what came of it, and of an operation [`Management::wait`] awaits what is of interest. So the whole command path is
 //! tested as a function.
 
+use crate::answers::{answered, described, forgotten, images, instances, inventory, unanswered};
 use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
+use crate::audit::{Entry, Trail, audit_records};
+use crate::batch::Batch;
 use crate::delivery::is_repeatable;
+use crate::desired::{Deed, Desired};
 use crate::documents::{self, Order};
 use crate::door::Door;
+use crate::events::{Events, Listen};
+use crate::forecast::forecast;
 use crate::keys::Demand;
 use crate::metrics::{Gauges, Machine, Metrics};
-use crate::operations::{Begin, End, Operation, OperationPage, OperationView, Operations, Stage};
-use crate::policy::{Policy, Principal, Right};
+use crate::operations::{Begin, End, Operation, Operations, Stage, view};
+use crate::policy::{Policy, Principal};
 use crate::problem::{Kind, Problem};
 use crate::route::{Page, Route, route};
 use crate::secure::Dialling;
-use crate::targets::{self, Targets};
-use crate::views::{ImageList, InstancePage, InstanceView};
+use crate::targets::Targets;
 use crate::{about, forward, stored};
-use agent_protocol::{
-    Action, Command, InstanceId, Inventory, OpId, Outcome, Text, Uuid, Verb, decode, encode,
-};
+use agent_protocol::{Action, Command, InstanceId, OpId, Text, Uuid, Verb, decode, encode};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
@@ -29,7 +32,10 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant, Signal, with_deadline};
-use management_http::{Request, Response};
+use management_api::audit::Decision;
+use management_api::{DrainRequest, OperationPage, TargetPage};
+use management_http::json::Bounds;
+use management_http::{Method, Request, Response};
 use state::{Change, Records};
 
 /// How long a client that only looks is made to wait for the agent.
@@ -56,7 +62,7 @@ pub struct Configuration {
     pub dialling: Option<Rc<Dialling>>,
     /// What the machine tells of itself.
     pub gauges: Gauges,
-    /// How many operations are remembered.
+    /// How many operations are remembered, and events; of audit records as [`audit_records`] says.
     pub operations: usize,
 }
 
@@ -66,7 +72,7 @@ pub struct Management {
     pub(crate) clock: Clock,
     pub(crate) forward: forward::Forward,
     pub(crate) metrics: Metrics,
-    targets: Box<dyn Targets>,
+    pub(crate) targets: Box<dyn Targets>,
     pub(crate) operations: RefCell<Operations>,
     /// Where promises are kept, if there is a disk for it, and whether that has failed.
     pub(crate) state: Option<Records>,
@@ -75,8 +81,15 @@ pub struct Management {
     pub(crate) epoch: Cell<Option<u64>>,
     /// Tells the clerk that there is something to keep.
     pub(crate) changed: Signal,
-    /// Rings when an operation has moved on.
+    /// Rings when an operation has moved on, an event has happened, or something was kept.
     pub(crate) news: forward::Bell,
+    pub(crate) events: RefCell<Events>,
+    pub(crate) trail: RefCell<Trail>,
+    pub(crate) desired: RefCell<Desired>,
+    /// The host takes no new instances.
+    pub(crate) drain: Cell<bool>,
+    /// How the link to the agent was when that was last told.
+    pub(crate) link_was: Cell<&'static str>,
 }
 
 /// What a request has led to.
@@ -88,6 +101,12 @@ pub enum Step {
     Ask(Ask, Continuation),
     /// [`Management::wait`] has the answer.
     Wait(Wait),
+    /// [`Management::wait_for_all`] has the answer.
+    Batch(Batch),
+    /// [`Management::listen`] has the answer.
+    Listen(Listen),
+    /// [`Management::carry_out`] has the answer.
+    Keep(Deed),
     /// The appliance's keys are concerned; the session sees to it.
     Keys(KeysStep),
 }
@@ -131,6 +150,7 @@ enum Purpose {
     Images,
     Instances(Page),
     Instance,
+    Forecast(Box<Order>),
 }
 
 impl Management {
@@ -156,7 +176,13 @@ impl Management {
             });
         }
         let epoch = state.as_ref().and_then(|records| decode::<Epoch>(&records.get(EPOCH)?).ok());
-        Self {
+        let (desired, drain) = Desired::new(state.as_ref());
+        let management = Self {
+            events: RefCell::new(Events::new(configuration.boot, configuration.operations)),
+            trail: RefCell::new(Trail::new(state.as_ref(), audit_records(configuration.operations))),
+            desired: RefCell::new(desired),
+            drain: Cell::new(drain),
+            link_was: Cell::new(""),
             forward: forward::Forward::new(configuration.agent.is_some(), clock.clone()),
             operations: RefCell::new(operations),
             metrics: Metrics::default(),
@@ -168,7 +194,9 @@ impl Management {
             news: forward::Bell::default(),
             configuration,
             clock,
-        }
+        };
+        management.bring_about();
+        management
     }
 
     /// The agent has granted this epoch; it is kept before anything is done under it.
@@ -199,7 +227,22 @@ impl Management {
     /// Decide on a request of `principal`.
     pub fn begin(&self, request: &Request<'_>, principal: Principal) -> Step {
         let path = request.path;
-        let step = match self.decide(request, principal) {
+        let decided = self.decide(request, principal);
+        let is_read = matches!(request.method, Method::Get | Method::Head);
+        let record = |decision, outcome| {
+            let verb = request.method.as_str();
+            self.record(Entry { principal, verb, object: path, decision, outcome, operation: None });
+        };
+        match &decided {
+            Err(problem) if problem.kind == Kind::Forbidden => record(Decision::Denied, problem.kind.name()),
+            _ if is_read => {}
+            Err(problem) => record(Decision::Allowed, problem.kind.name()),
+            Ok(Step::Ask(..)) => record(Decision::Allowed, "dry-run"),
+            Ok(Step::Keep(_) | Step::Keys(_)) => record(Decision::Allowed, "accepted"),
+            // Each command is on record by itself.
+            Ok(_) => {}
+        }
+        let step = match decided {
             Ok(step) => step,
             Err(problem) => Step::Answer(problem.at(path).response()),
         };
@@ -215,6 +258,7 @@ impl Management {
             Purpose::Images => inventory(reply).map(|inventory| images(&inventory)),
             Purpose::Instances(page) => inventory(reply).map(|inventory| instances(&inventory, &page)),
             Purpose::Instance => described(reply),
+            Purpose::Forecast(order) => answered(reply).and_then(|answer| forecast(&order, &answer)),
         };
         let response = response.unwrap_or_else(|problem| problem.at(&continuation.path).response());
         self.metrics.response(response.status);
@@ -222,9 +266,13 @@ impl Management {
     }
 
     fn decide(&self, request: &Request<'_>, principal: Principal) -> Result<Step, Problem> {
-        let route = route(request)?;
+        let (right, route) = route(request)?;
         let denied = |why: String| Problem::new(Kind::Forbidden, why);
-        self.configuration.policy.decide(principal, right(&route)).map_err(denied)?;
+        self.configuration.policy.decide(principal, right).map_err(denied)?;
+        if request.field("api-version").is_some_and(|version| version != management_api::VERSION) {
+            return Err(Problem::new(Kind::ApiVersion, "This appliance speaks version 1."));
+        }
+        let now = self.clock.now();
         let targets = &*self.targets;
         let answer = match route {
             Route::Health => Response::text(200, "ok\n"),
@@ -241,15 +289,47 @@ impl Management {
                 };
                 let mut text = self.metrics.text(&machine, &targets.list(), &targets.connections());
                 self.configuration.door.figures(&mut text, &self.clock);
+                self.figures(&mut text);
                 Response::text(200, text)
             }
-            Route::Targets => targets::list(targets),
-            Route::Target(id) => targets::get(targets, id.as_str())?,
-            Route::PutTarget(id) => {
-                let exposure = documents::exposure(documents::parse(request)?, &id)?;
-                targets::put(targets, exposure)?
+            Route::Targets(page) => self.target_page(&page),
+            Route::Target(id) => Response::json(200, encode(&self.target(id.as_str())?)),
+            Route::PutTarget(id) => return Ok(Step::Keep(self.want(id, request)?)),
+            Route::DeleteTarget(id, grace) => return Ok(Step::Keep(self.unwant(id, grace, request)?)),
+            Route::Host => about::host(self),
+            Route::Drain => {
+                let DrainRequest { drain } = documents::parse(request)?;
+                return Ok(Step::Keep(self.drain(drain, request.path)));
             }
-            Route::DeleteTarget(id, grace) => targets::delete(targets, id.as_str(), grace)?,
+            Route::Capabilities => about::capabilities(self).ok_or_else(|| {
+                let error = match self.forward.state() {
+                    LinkState::NotConfigured => AgentError::NotConfigured,
+                    _ => AgentError::Unavailable("it was not greeted yet".into()),
+                };
+                unanswered(&error)
+            })?,
+            Route::Events(page, patience) => {
+                return Ok(Step::Listen(self.listener(page, patience.unwrap_or_default())));
+            }
+            Route::Audit(page) => self.audit_page(&page),
+            Route::Batch => {
+                let batch = documents::parse_within(request, &Bounds::ANSWER)?;
+                return Ok(Step::Batch(self.batch(batch, principal, now + ANSWER_TIME)?));
+            }
+            Route::Cancel(id) => {
+                self.cancel(&id)?;
+                let (verb, object, decision) = ("cancel", request.path, Decision::Allowed);
+                self.record(Entry {
+                    principal,
+                    verb,
+                    object,
+                    decision,
+                    outcome: "accepted",
+                    operation: Some(id.clone()),
+                });
+                let until = now + ANSWER_TIME;
+                return Ok(Step::Wait(Wait { id, until, aim: Aim::End, path: request.path.into() }));
+            }
             Route::Operations(page) => self.page(&page),
             Route::Operation(id, None) => self.shown(&id)?,
             Route::Operation(id, Some(patience)) => {
@@ -267,17 +347,15 @@ impl Management {
             }
             Route::Instance(id) => {
                 // Not the list: this one is to be looked at now.
-                let op_id = self.operations.borrow_mut().name()?;
-                let describe = Question::Command(Box::new(Command::new(op_id, id, Action::Describe {})));
-                return Ok(self.read(describe, Purpose::Instance, request.path));
+                return Ok(self.read(self.describe(id)?, Purpose::Instance, request.path));
             }
-            Route::CreateInstance => {
+            Route::CreateInstance(dry) => {
                 let order = documents::create(documents::parse(request)?)?;
-                return self.command(&order, principal, request.path);
+                return self.command(order, dry, principal, request.path);
             }
-            Route::Command(id) => {
+            Route::Command(id, dry) => {
                 let order = documents::command(documents::parse(request)?, id, targets)?;
-                return self.command(&order, principal, request.path);
+                return self.command(order, dry, principal, request.path);
             }
         };
         Ok(Step::Answer(answer))
@@ -288,17 +366,84 @@ impl Management {
         Step::Ask(Ask { question, deadline }, Continuation { purpose, path: path.into() })
     }
 
-    /// Make an operation of an order, and wait for what comes of it.
-    fn command(&self, order: &Order, principal: Principal, path: &str) -> Result<Step, Problem> {
-        let id = self.admit(order, principal)?;
+    fn describe(&self, id: InstanceId) -> Result<Question, Problem> {
+        let op_id = self.operations.borrow_mut().name()?;
+        Ok(Question::Command(Box::new(Command::new(op_id, id, Action::Describe {}))))
+    }
+
+    /// Make an operation of an order, and wait for what comes of it; or only look what would.
+    fn command(&self, order: Order, dry: bool, principal: Principal, path: &str) -> Result<Step, Problem> {
+        if dry {
+            self.may_begin(order.action.verb())?;
+            let describe = self.describe(order.instance.clone())?;
+            return Ok(self.read(describe, Purpose::Forecast(Box::new(order)), path));
+        }
+        let id = self.admit(&order, principal)?;
         let aim = Aim::Command(order.action.verb() == Verb::Create);
         let until = self.clock.now() + ANSWER_TIME;
         Ok(Step::Wait(Wait { id, until, aim, path: path.into() }))
     }
 
+    /// Call off an operation of which the agent has not heard.
+    fn cancel(&self, id: &OpId) -> Result<(), Problem> {
+        let mut operations = self.operations.borrow_mut();
+        let operation = operations.get_mut(id).filter(|operation| operation.told);
+        let operation = operation.ok_or_else(|| forgotten(id))?;
+        if operation.stage != Stage::Accepted
+            || operation.sends > 0
+            || operation.carried
+            || operation.end.is_some()
+        {
+            let detail = format!("It is {}; it cannot be called off any more.", operation.stage.as_str());
+            return Err(Problem::new(Kind::NotCancellable, detail).at(&operation.path()));
+        }
+        let end =
+            End::undone(Kind::Cancelled, "It was called off before the agent was asked; nothing was done.");
+        operation.end_with(End { stage: Stage::Refused, ..end }, self.clock.now());
+        self.changed.raise();
+        Ok(())
+    }
+
+    fn target_page(&self, page: &Page) -> Response {
+        let names = self.target_names();
+        let after = page.after.as_ref().map(InstanceId::as_str);
+        let mut later = names.iter().filter(|name| after.is_none_or(|after| name.as_str() > after));
+        let shown: alloc::vec::Vec<&String> = later.by_ref().take(page.limit).collect();
+        let next = if later.next().is_some() { shown.last().map(|name| (*name).clone()) } else { None };
+        let targets = shown.into_iter().filter_map(|name| self.target(name).ok()).collect();
+        Response::json(200, encode(&TargetPage { targets, next }))
+    }
+
     /// Make an operation of an order, unless it came before. It may be told of once it is kept.
     pub(crate) fn admit(&self, order: &Order, principal: Principal) -> Result<OpId, Problem> {
         let verb = order.action.verb();
+        self.may_begin(verb)?;
+        let now = self.clock.now();
+        // With luck it is sent to this run of the agent, and needs not be kept a second time.
+        let peer = self.forward.peer.get().filter(|_| self.forward.is_up());
+        let meant = peer.map(|peer| peer.meant(now + order.budget));
+        let caller = Text::new(&principal.to_string());
+        let (id, outcome) = match self.operations.borrow_mut().begin(order, caller, meant, now)? {
+            Begin::New(id) => {
+                log::info!("operation {id}: {verb} {}", order.instance);
+                self.changed.raise();
+                (id, "accepted")
+            }
+            Begin::Repeated(id) => (id, "repeated"),
+        };
+        self.record(Entry {
+            principal,
+            verb: verb.as_str(),
+            object: &format!("/v1/instances/{}", order.instance),
+            decision: Decision::Allowed,
+            outcome,
+            operation: Some(id.clone()),
+        });
+        Ok(id)
+    }
+
+    /// Whether a command of this verb can be taken at all.
+    fn may_begin(&self, verb: Verb) -> Result<(), Problem> {
         match self.forward.state() {
             LinkState::NotConfigured => return Err(unanswered(&AgentError::NotConfigured)),
             LinkState::Superseded => {
@@ -311,19 +456,7 @@ impl Management {
             let detail = format!("Without a state disk {verb} could not be told from the same once more.");
             return Err(Problem::new(Kind::NoState, detail));
         }
-        let now = self.clock.now();
-        // With luck it is sent to this run of the agent, and needs not be kept a second time.
-        let peer = self.forward.peer.get().filter(|_| self.forward.is_up());
-        let meant = peer.map(|peer| peer.meant(now + order.budget));
-        let caller = Text::new(&principal.to_string());
-        match self.operations.borrow_mut().begin(order, caller, meant, now)? {
-            Begin::New(id) => {
-                log::info!("operation {id}: {verb} {}", order.instance);
-                self.changed.raise();
-                Ok(id)
-            }
-            Begin::Repeated(id) => Ok(id),
-        }
+        self.foresee(verb)
     }
 
     /// Wait for what a request waits for, as long as it does, and answer it.
@@ -333,6 +466,7 @@ impl Management {
                 break;
             }
         }
+        self.recorded().await;
         self.waited(&wait)
     }
 
@@ -360,8 +494,9 @@ impl Management {
         let after = page.after.as_ref().map(InstanceId::as_str);
         let mut found = operations.page(after);
         let shown: alloc::vec::Vec<&Operation> = found.by_ref().take(page.limit).collect();
-        let next = if found.next().is_some() { shown.last().map(|operation| &operation.id) } else { None };
-        let operations = shown.iter().map(|operation| OperationView::new(operation)).collect();
+        let next =
+            if found.next().is_some() { shown.last().map(|operation| operation.id.clone()) } else { None };
+        let operations = shown.iter().map(|operation| view(operation)).collect();
         Response::json(200, encode(&OperationPage { operations, next }))
     }
 
@@ -379,7 +514,7 @@ impl Management {
         let status = if creates && operation.stage == Stage::Succeeded { 201 } else { 202 };
         let location =
             if status == 201 { format!("/v1/instances/{}", operation.instance) } else { operation.path() };
-        let body = encode(&OperationView::new(operation));
+        let body = encode(&view(operation));
         Ok(Response { location: Some(location), ..Response::json(status, body) })
     }
 
@@ -387,7 +522,7 @@ impl Management {
     fn shown(&self, id: &OpId) -> Result<Response, Problem> {
         let operations = self.operations.borrow();
         let operation = operations.get(id).filter(|operation| operation.told).ok_or_else(|| forgotten(id))?;
-        Ok(Response::json(200, encode(&OperationView::new(operation))))
+        Ok(Response::json(200, encode(&view(operation))))
     }
 }
 
@@ -399,78 +534,4 @@ struct Epoch {
 
 fn demand(demand: Demand, path: &str) -> Step {
     Step::Keys(KeysStep { demand, path: path.into() })
-}
-
-fn right(route: &Route) -> Right {
-    match route {
-        Route::Health | Route::Ready | Route::About | Route::Problems => Right::About,
-        Route::Metrics => Right::Metrics,
-        Route::Images
-        | Route::Instances(_)
-        | Route::Instance(_)
-        | Route::Operations(_)
-        | Route::Operation(..) => Right::Read,
-        Route::Targets | Route::Target(_) => Right::ReadTargets,
-        Route::CreateInstance | Route::Command(_) => Right::Instances,
-        Route::EnrolmentRequest | Route::Enrol => Right::Enrol,
-        Route::Keys | Route::RotateKeys | Route::PutKeys => Right::Keys,
-        Route::PutTarget(_) | Route::DeleteTarget(..) => Right::Targets,
-    }
-}
-
-/// What to tell of a question that changes nothing and was not answered.
-fn unanswered(error: &AgentError) -> Problem {
-    let kind = match error {
-        AgentError::NotConfigured => Kind::AgentNotConfigured,
-        AgentError::Busy => Kind::TooBusy,
-        // Nothing was to be done, so nothing is in doubt: it may simply be asked again.
-        AgentError::Unavailable(_) | AgentError::TooLate | AgentError::Lost(..) => Kind::AgentUnavailable,
-        AgentError::Nonsense(..) => Kind::AgentNonsense,
-        AgentError::Refused(_) => Kind::AgentRefused,
-    };
-    Problem::new(kind, error.to_string())
-}
-
-fn inventory(reply: Result<Reply, AgentError>) -> Result<Inventory, Problem> {
-    match reply {
-        Ok(Reply::Inventory(inventory)) => Ok(inventory),
-        Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
-        Err(error) => Err(unanswered(&error)),
-    }
-}
-
-fn images(inventory: &Inventory) -> Response {
-    Response::json(200, encode(&ImageList { images: inventory.images.clone() }))
-}
-
-fn instances(inventory: &Inventory, page: &Page) -> Response {
-    let view = |instance| InstanceView::new(instance, inventory.clock_ms);
-    let mut found = inventory
-        .instances
-        .iter()
-        .filter(|instance| page.after.as_ref().is_none_or(|after| instance.id > *after));
-    let shown: alloc::vec::Vec<_> = found.by_ref().take(page.limit).collect();
-    let next = if found.next().is_some() { shown.last().map(|instance| instance.id.clone()) } else { None };
-    Response::json(200, encode(&InstancePage { instances: shown.into_iter().map(view).collect(), next }))
-}
-
-/// The instance that the agent was told to look at.
-fn described(reply: Result<Reply, AgentError>) -> Result<Response, Problem> {
-    let answer = match reply {
-        Ok(Reply::Answer(answer)) => answer,
-        Ok(_) => return Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
-        Err(error) => return Err(unanswered(&error)),
-    };
-    match answer.outcome {
-        Outcome::Done { instance, .. } | Outcome::Accepted { instance } => {
-            Ok(Response::json(200, encode(&InstanceView::new(&instance, answer.clock_ms))))
-        }
-        Outcome::Refused { code, detail, .. } => Err(Problem::new(Kind::of_refusal(code), detail.as_str())),
-        Outcome::Failed { code, detail, .. } => Err(Problem::new(Kind::of_failure(code), detail.as_str())),
-        Outcome::Indeterminate { detail } => Err(Problem::new(Kind::StateUnknown, detail.as_str())),
-    }
-}
-
-fn forgotten(id: &OpId) -> Problem {
-    Problem::new(Kind::UnknownOperation, format!("There is no operation {id}, or it has been forgotten."))
 }

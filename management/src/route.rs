@@ -5,7 +5,7 @@ use agent_protocol::{InstanceId, OpId};
 use alloc::format;
 use core::str::FromStr;
 use core::time::Duration;
-use management_api::{Call, Parameters, TargetId, find, methods};
+use management_api::{Call, Parameters, Right, TargetId, find, methods};
 use management_http::{Method, Request};
 
 /// A request, understood as far as its method and path go.
@@ -25,18 +25,32 @@ pub(crate) enum Route {
     Images,
     /// `GET /v1/instances`
     Instances(Page),
-    /// `POST /v1/instances`
-    CreateInstance,
+    /// `POST /v1/instances`, and whether it is a dry run
+    CreateInstance(bool),
     /// `GET /v1/instances/{id}`
     Instance(InstanceId),
-    /// `POST /v1/instances/{id}/commands`
-    Command(InstanceId),
+    /// `POST /v1/instances/{id}/commands`, and whether it is a dry run
+    Command(InstanceId, bool),
+    /// `POST /v1/commands`
+    Batch,
     /// `GET /v1/operations`
     Operations(Page),
     /// `GET /v1/operations/{id}`, and how long to wait for its end
     Operation(OpId, Option<Duration>),
+    /// `POST /v1/operations/{id}:cancel`
+    Cancel(OpId),
+    /// `GET /v1/hosts/self`
+    Host,
+    /// `POST /v1/hosts/self:drain`
+    Drain,
+    /// `GET /v1/capabilities`
+    Capabilities,
+    /// `GET /v1/events`, and how long to wait for one
+    Events(SeqPage, Option<Duration>),
+    /// `GET /v1/audit`
+    Audit(SeqPage),
     /// `GET /v1/targets`
-    Targets,
+    Targets(Page),
     /// `GET /v1/targets/{id}`
     Target(TargetId),
     /// `PUT /v1/targets/{id}`
@@ -64,6 +78,25 @@ pub(crate) struct Page {
     pub(crate) after: Option<InstanceId>,
 }
 
+/// Which part of a list of numbered things is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SeqPage {
+    /// At most so many.
+    pub(crate) limit: usize,
+    /// Those that come after this number.
+    pub(crate) after: Option<u64>,
+}
+
+/// What stands behind the question mark.
+#[derive(Default)]
+struct Query<'a> {
+    limit: Option<usize>,
+    after: Option<&'a str>,
+    wait: Option<Duration>,
+    grace: Option<u16>,
+    dry_run: Option<bool>,
+}
+
 /// Most seconds that may be waited for something to happen: connections are few.
 const MAX_WAIT: u64 = 25;
 /// Most seconds that initiators may be given to log out.
@@ -74,56 +107,60 @@ impl Page {
     const MAX: usize = 200;
 }
 
-/// Understand the method, the path and the query.
-pub(crate) fn route(request: &Request<'_>) -> Result<Route, Problem> {
+/// Understand the method, the path and the query; and what right it takes.
+pub(crate) fn route(request: &Request<'_>) -> Result<(Right, Route), Problem> {
     let nothing = || Problem::new(Kind::NotFound, format!("There is nothing at {}.", request.path));
     let (endpoint, name) = find(request.method, request.path).map_err(|others| match methods(others) {
         Some(allow) => not_allowed(allow),
         None => nothing(),
     })?;
-    let (mut patience, mut waited) = (None, None);
-    let page = match request.query {
-        Some(query) if endpoint.query.has(Parameters::PAGE) => page(query)?,
-        Some(query) if endpoint.query.has(Parameters::GRACE) => {
-            patience = Some(grace(query)?);
-            Page { limit: Page::DEFAULT, after: None }
-        }
-        Some(query) if endpoint.query.has(Parameters::WAIT) => {
-            waited = Some(wait(query)?);
-            Page { limit: Page::DEFAULT, after: None }
-        }
-        Some(_) => return Err(Problem::new(Kind::MalformedQuery, "This resource takes no query.")),
-        None => Page { limit: Page::DEFAULT, after: None },
+    let query = query(request.query, endpoint.query)?;
+    let limit = query.limit.unwrap_or(Page::DEFAULT);
+    let malformed = |_| Problem::new(Kind::MalformedQuery, "after: the name that a page ended with");
+    let page = || Ok(Page { limit, after: query.after.map(str::parse).transpose().map_err(malformed)? });
+    let numbered = || {
+        let after = query.after.map(str::parse).transpose();
+        after
+            .map(|after| SeqPage { limit, after })
+            .map_err(|_| Problem::new(Kind::MalformedQuery, "after: the number that a page ended with"))
     };
+    let dry = query.dry_run.unwrap_or_default();
     let route = match endpoint.call {
         Call::Health => Route::Health,
         Call::Ready => Route::Ready,
         Call::About => Route::About,
         Call::Problems => Route::Problems,
         Call::Metrics => Route::Metrics,
+        Call::Host => Route::Host,
+        Call::Drain => Route::Drain,
+        Call::Capabilities => Route::Capabilities,
         Call::Images => Route::Images,
-        Call::Instances => Route::Instances(page),
-        Call::CreateInstance => Route::CreateInstance,
+        Call::Instances => Route::Instances(page()?),
+        Call::CreateInstance => Route::CreateInstance(dry),
         Call::Instance => Route::Instance(named(name, Kind::UnknownInstance)?),
-        Call::Command => Route::Command(named(name, Kind::UnknownInstance)?),
-        Call::Operations => Route::Operations(page),
-        Call::Operation => Route::Operation(named(name, Kind::UnknownOperation)?, waited),
-        Call::Targets => Route::Targets,
+        Call::Command => Route::Command(named(name, Kind::UnknownInstance)?, dry),
+        Call::Batch => Route::Batch,
+        Call::Operations => Route::Operations(page()?),
+        Call::Operation => Route::Operation(named(name, Kind::UnknownOperation)?, query.wait),
+        Call::Cancel => Route::Cancel(named(name, Kind::UnknownOperation)?),
+        Call::Targets => Route::Targets(page()?),
         Call::Target => Route::Target(named(name, Kind::UnknownTarget)?),
         Call::PutTarget => Route::PutTarget(named(name, Kind::InvalidField)?),
-        Call::DeleteTarget => Route::DeleteTarget(named(name, Kind::UnknownTarget)?, patience),
+        Call::DeleteTarget => Route::DeleteTarget(named(name, Kind::UnknownTarget)?, query.grace),
+        Call::Events => Route::Events(numbered()?, query.wait),
+        Call::Audit => Route::Audit(numbered()?),
         Call::EnrolmentRequest => Route::EnrolmentRequest,
         Call::Enrol => Route::Enrol,
         Call::Keys => Route::Keys,
         Call::RotateKeys => Route::RotateKeys,
         Call::PutKeys => Route::PutKeys,
-        _ => return Err(nothing()),
     };
     let has_body = matches!(request.method, Method::Post | Method::Put | Method::Patch);
+    let has_body = has_body && !matches!(endpoint.call, Call::Cancel);
     if !has_body && !request.body.is_empty() {
         return Err(Problem::new(Kind::UnexpectedBody, format!("{} takes no body.", request.method)));
     }
-    Ok(route)
+    Ok((endpoint.right, route))
 }
 
 /// A name in a path. One that nothing can have stands for nothing: that is `otherwise`.
@@ -134,42 +171,41 @@ fn named<T: FromStr>(text: &str, otherwise: Kind) -> Result<T, Problem> {
     })
 }
 
-/// `wait=25s`
-fn wait(query: &str) -> Result<Duration, Problem> {
-    let seconds = query.strip_prefix("wait=").and_then(|wait| wait.strip_suffix('s')?.parse().ok());
-    seconds
-        .filter(|seconds| *seconds <= MAX_WAIT)
-        .map(Duration::from_secs)
-        .ok_or_else(|| Problem::new(Kind::MalformedQuery, "wait: from 0s to 25s"))
-}
-
-fn grace(query: &str) -> Result<u16, Problem> {
-    let seconds = query.strip_prefix("grace=").and_then(|seconds| seconds.parse().ok());
-    seconds
-        .filter(|seconds| *seconds <= MAX_GRACE)
-        .ok_or_else(|| Problem::new(Kind::MalformedQuery, "grace: seconds, from 0 to 3600"))
-}
-
-fn page(query: &str) -> Result<Page, Problem> {
+/// The parameters of a query, each once and each of those that the resource takes.
+fn query(text: Option<&str>, takes: Parameters) -> Result<Query<'_>, Problem> {
     let malformed = |detail: &str| Problem::new(Kind::MalformedQuery, detail);
-    let (mut limit, mut after) = (None, None);
-    for pair in query.split('&') {
-        let twice = match pair.split_once('=') {
-            Some(("limit", value)) => {
+    let mut query = Query::default();
+    for pair in text.into_iter().flat_map(|text| text.split('&')) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let twice = match name {
+            "limit" if takes.has(Parameters::LIMIT) => {
                 let number = value.parse().ok().filter(|number| (1..=Page::MAX).contains(number));
-                limit.replace(number.ok_or_else(|| malformed("limit: from 1 to 200"))?).is_some()
+                query.limit.replace(number.ok_or_else(|| malformed("limit: from 1 to 200"))?).is_some()
             }
-            Some(("after", value)) => {
-                let name = value.parse().map_err(|_| malformed("after: the name that a page ended with"))?;
-                after.replace(name).is_some()
+            "after" if takes.has(Parameters::AFTER) || takes.has(Parameters::AFTER_SEQ) => {
+                query.after.replace(value).is_some()
             }
-            _ => return Err(malformed("This list takes limit and after.")),
+            "wait" if takes.has(Parameters::WAIT) => {
+                let seconds = value.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+                let wait = seconds.filter(|seconds| *seconds <= MAX_WAIT).map(Duration::from_secs);
+                query.wait.replace(wait.ok_or_else(|| malformed("wait: from 0s to 25s"))?).is_some()
+            }
+            "grace" if takes.has(Parameters::GRACE) => {
+                let seconds = value.parse().ok().filter(|seconds| *seconds <= MAX_GRACE);
+                let seconds = seconds.ok_or_else(|| malformed("grace: seconds, from 0 to 3600"))?;
+                query.grace.replace(seconds).is_some()
+            }
+            "dry_run" if takes.has(Parameters::DRY_RUN) => {
+                let dry = value.parse().map_err(|_| malformed("dry_run: true or false"))?;
+                query.dry_run.replace(dry).is_some()
+            }
+            _ => return Err(malformed("This resource does not take this parameter.")),
         };
         if twice {
             return Err(malformed("A parameter stands twice."));
         }
     }
-    Ok(Page { limit: limit.unwrap_or(Page::DEFAULT), after })
+    Ok(query)
 }
 
 fn not_allowed(allow: &'static str) -> Problem {

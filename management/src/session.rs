@@ -80,7 +80,10 @@ async fn converse<W: Wire>(
         }
         let step = engine.request().map(|request| management.begin(&request, principal));
         match step {
-            Some(Step::Answer(response)) => engine.respond(elapsed(clock), &response),
+            Some(Step::Answer(response)) => {
+                management.recorded().await;
+                engine.respond(elapsed(clock), &response);
+            }
             Some(Step::Ask(Ask { question, deadline }, continuation)) => {
                 let reply = management.forward.ask(question, deadline).await;
                 let response = management.complete(continuation, reply);
@@ -90,8 +93,21 @@ async fn converse<W: Wire>(
                 let response = management.wait(wait).await;
                 engine.respond(elapsed(clock), &response);
             }
+            Some(Step::Batch(batch)) => {
+                let response = management.wait_for_all(batch).await;
+                engine.respond(elapsed(clock), &response);
+            }
+            Some(Step::Listen(listen)) => {
+                let response = management.listen(listen).await;
+                engine.respond(elapsed(clock), &response);
+            }
+            Some(Step::Keep(deed)) => {
+                let response = management.carry_out(deed).await;
+                engine.respond(elapsed(clock), &response);
+            }
             Some(Step::Keys(step)) => {
                 let response = management.keys(step).await;
+                management.recorded().await;
                 engine.respond(elapsed(clock), &response);
             }
             None => read_in(stream, &mut engine, clock).await?,

@@ -1,14 +1,10 @@
 //! Targets: the part of the API that storage answers.
 
 use crate::problem::{Kind, Problem};
-use crate::views;
-use agent_protocol::encode;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
-use management_api::TargetPage;
-use management_http::Response;
 use storage::{Connected, ControlError, Exposed, Exposure};
 
 /// What management asks of storage. `storage::Control` does it; tests put something else in its place.
@@ -48,40 +44,19 @@ impl Targets for storage::Control {
     }
 }
 
-pub(crate) fn list(targets: &dyn Targets) -> Response {
-    let exposed = targets.list();
-    let targets = exposed.iter().map(views::target).collect();
-    Response::json(200, encode(&TargetPage { targets, next: None }))
-}
-
-pub(crate) fn get(targets: &dyn Targets, id: &str) -> Result<Response, Problem> {
-    let exposed = targets.get(id).ok_or_else(|| unknown(id))?;
-    Ok(Response::json(200, encode(&views::target(&exposed))))
-}
-
-/// Made for the first time it is 201, and 200 when it was there.
-pub(crate) fn put(targets: &dyn Targets, exposure: Exposure) -> Result<Response, Problem> {
+/// Have storage have it.
+pub(crate) fn put(targets: &dyn Targets, exposure: Exposure) -> Result<(), Problem> {
     let id = exposure.id.clone();
-    let before = targets.get(&id);
-    let exposed = targets.expose(exposure).map_err(|error| problem(&id, error))?;
-    let body = encode(&views::target(&exposed));
-    if before.is_some() {
-        return Ok(Response::json(200, body));
-    }
-    Ok(Response { location: Some(format!("/v1/targets/{id}")), ..Response::json(201, body) })
+    targets.expose(exposure).map(|_| ()).map_err(|error| problem(&id, error))
 }
 
-/// With `grace` seconds for its initiators; while they leave it is 202.
-pub(crate) fn delete(targets: &dyn Targets, id: &str, grace: Option<u16>) -> Result<Response, Problem> {
+/// Withdraw it, with `grace` seconds for its initiators.
+pub(crate) fn delete(targets: &dyn Targets, id: &str, grace: Option<u16>) -> Result<(), Problem> {
     let done = match grace {
         None => targets.withdraw(id),
         Some(seconds) => targets.withdraw_within(id, Duration::from_secs(seconds.into())),
     };
-    done.map_err(|error| problem(id, error))?;
-    Ok(match targets.get(id) {
-        None => Response::no_content(),
-        Some(leaving) => Response::json(202, encode(&views::target(&leaving))),
-    })
+    done.map_err(|error| problem(id, error))
 }
 
 fn unknown(id: &str) -> Problem {

@@ -1,11 +1,13 @@
 //! The plane as a function, its two tasks on wires in memory, and the whole path down to a real hypervisor.
 
+mod desired;
 mod desk;
 mod door;
 mod keys;
 mod peers;
 mod plane;
 mod policy;
+mod provider;
 mod requests;
 mod resets;
 mod tasks;

@@ -1,9 +1,9 @@
 //! What clients are shown of storage.
 
 use crate::documents::policy_document;
-use agent_protocol::Text;
+use agent_protocol::{Object, Text};
 pub use management_api::InstanceView;
-use management_api::{Access, PolicyDocument, TargetView, VolumeState};
+use management_api::{Access, PolicyDocument, TargetDocument, TargetView, VolumeState};
 pub(crate) use management_api::{ImageList, InstancePage};
 use storage::{AccessState, Exposed};
 
@@ -34,8 +34,29 @@ pub(crate) fn target(exposed: &Exposed) -> TargetView {
     }
 }
 
+/// A target that is wanted, and that storage does not have.
+pub(crate) fn absent(id: &str, document: &TargetDocument) -> TargetView {
+    TargetView {
+        id: id.into(),
+        iqn: document.iqn.clone(),
+        lun: document.lun,
+        volume: document.volume.clone(),
+        initiators: document.initiators.clone(),
+        chap: document.chap.is_some(),
+        read_only: document.read_only,
+        removable: document.removable,
+        access: document.access,
+        policy: document.policy.clone().map(|Object(policy)| policy),
+        state: VolumeState::Absent,
+        reason: None,
+        size_bytes: None,
+        sessions: 0,
+        desired: None,
+    }
+}
+
 /// How initiators should use a way to a disk, unless that is at best.
-fn access(state: AccessState) -> Option<Access> {
+pub(crate) fn access(state: AccessState) -> Option<Access> {
     match state {
         AccessState::Optimized => None,
         AccessState::NonOptimized => Some(Access::NonOptimized),

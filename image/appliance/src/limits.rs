@@ -18,6 +18,9 @@ pub const SEGMENT: usize = 256 * KIB;
 const TLS_HANDSHAKE: usize = 128 * KIB;
 /// Bytes that stacks, tasks and tables take whatever the limits are, as measured at the smallest ones.
 const ANYHOW: usize = 630 * KIB;
+/// Bytes that an audit record takes, as most do, and the document of a target.
+const AUDIT: usize = 640;
+const DOCUMENT: usize = KIB;
 /// Bytes that the record of an operation takes, as most do with room to spare.
 const OPERATION: usize = 512;
 /// A record each way and a bit: what a connection of the API or to the agent takes in TLS, beside its other buffers, whatever
@@ -261,7 +264,10 @@ impl Limits {
     /// Bytes that records on the state disk may take in memory, where there is one: for each disk the reservations of as
     /// many initiator ports, of the longest names, as a target remembers, and the operations.
     pub const fn state(&self) -> usize {
-        self.volumes * self.registrants * 384 + self.operations * OPERATION
+        self.volumes * self.registrants * 384
+            + self.operations * OPERATION
+            + management::audit_records(self.operations) * AUDIT
+            + self.volumes * DOCUMENT
     }
 
     /// Tasks of the executor.

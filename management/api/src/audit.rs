@@ -113,7 +113,7 @@ pub struct AuditRecord {
     /// When, in seconds since 1970 (UTC), if the appliance knew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unix_time: Option<u64>,
-    /// The number of the request in that run; its answer carries it in the header field `request-id`.
+    /// The number of the request in that run; of the end of an operation, that of the record.
     pub request: u64,
     /// Who asked.
     pub principal: Text,

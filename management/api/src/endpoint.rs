@@ -57,8 +57,6 @@ impl Parameters {
     pub const SEQ_PAGE: Self = Self(Self::LIMIT.0 | Self::AFTER_SEQ.0);
     /// The same, and waiting for more.
     pub const STREAM: Self = Self(Self::SEQ_PAGE.0 | Self::WAIT.0);
-    /// For what takes something away.
-    pub const REMOVAL: Self = Self(Self::GRACE.0 | Self::DRY_RUN.0);
 
     /// Whether all of `other` are among these.
     pub const fn has(self, other: Self) -> bool {
@@ -216,7 +214,7 @@ endpoints! {
     /// The host: hypervisors, agent, capacity, drain.
     Host: Get "/v1/hosts/self" Read NONE () -> [200 crate::HostView] &[];
     /// Let the host take no new instances, or take them again.
-    Drain: Post "/v1/hosts/self:drain" Instances DRY_RUN (crate::DrainRequest) -> [200 crate::HostView] &[BODY, KEPT];
+    Drain: Post "/v1/hosts/self:drain" Instances NONE (crate::DrainRequest) -> [200 crate::HostView] &[BODY, KEPT];
     /// What can be done with instances here.
     Capabilities: Get "/v1/capabilities" Read NONE () -> [200 crate::Capabilities] &[AGENT];
     /// The images an instance can be made of.
@@ -228,29 +226,27 @@ endpoints! {
         -> [200 crate::Forecast, 201 crate::OperationView, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];
     /// One instance, looked at now.
     Instance: Get "/v1/instances/{id}" Read NONE () -> [200 crate::InstanceView] &[AGENT, INSTANCE, LOOK];
-    /// What an instance has used.
-    Stats: Get "/v1/instances/{id}/stats" Read NONE () -> [200 crate::StatsView] &[AGENT, INSTANCE, LOOK];
     /// Command an instance.
     Command: Post "/v1/instances/{id}/commands" Instances DRY_RUN (crate::CommandRequest)
         -> [200 crate::Forecast, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];
     /// Command several instances; each command becomes an operation of its own, or a problem.
-    Batch: Post "/v1/commands" Instances DRY_RUN (crate::BatchRequest) -> [200 crate::BatchView, 202 crate::BatchView]
+    Batch: Post "/v1/commands" Instances NONE (crate::BatchRequest) -> [200 crate::BatchView, 202 crate::BatchView]
         &[BODY];
     /// Operations, the latest first.
     Operations: Get "/v1/operations" Read PAGE () -> [200 crate::OperationPage] &[];
     /// One operation, at once or when it is over.
     Operation: Get "/v1/operations/{id}" Read WAIT () -> [200 crate::OperationView] &[OPERATION];
     /// Call off an operation that has not been sent yet.
-    Cancel: Post "/v1/operations/{id}:cancel" Instances DRY_RUN () -> [200 crate::OperationView] &[CANCEL, KEPT];
+    Cancel: Post "/v1/operations/{id}:cancel" Instances NONE () -> [200 crate::OperationView] &[CANCEL, KEPT];
     /// Targets, sorted by name.
     Targets: Get "/v1/targets" ReadTargets PAGE () -> [200 crate::TargetPage] &[];
     /// One target: what is applied, and what is wanted.
     Target: Get "/v1/targets/{id}" ReadTargets NONE () -> [200 crate::TargetView] &[TARGET];
     /// Say what is wanted of a target, whole.
-    PutTarget: Put "/v1/targets/{id}" Targets DRY_RUN (crate::TargetDocument)
+    PutTarget: Put "/v1/targets/{id}" Targets NONE (crate::TargetDocument)
         -> [200 crate::TargetView, 201 crate::TargetView] &[BODY, EXPOSE, KEPT];
     /// Withdraw a target.
-    DeleteTarget: Delete "/v1/targets/{id}" Targets REMOVAL () -> [202 crate::TargetView, 204] &[WITHDRAW, KEPT];
+    DeleteTarget: Delete "/v1/targets/{id}" Targets GRACE () -> [202 crate::TargetView, 204] &[WITHDRAW, KEPT];
     /// What has happened since, at once or when something has.
     Events: Get "/v1/events" Events STREAM () -> [200 crate::EventPage] &[];
     /// What the appliance's first certificate is to be made of; only before it has one.

@@ -14,7 +14,7 @@ pub struct ApiEvent {
     pub at_ms: u64,
     /// What happened.
     pub kind: EventKind,
-    /// The instance, target or network concerned, if one is.
+    /// The instance or target concerned, if one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<InstanceId>,
     /// The generation it has since.
@@ -35,34 +35,10 @@ pub struct ApiEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum EventKind {
-    /// An instance is there.
-    #[serde(rename = "instance.created")]
-    InstanceCreated,
-    /// An instance is in another state.
-    #[serde(rename = "instance.state")]
-    InstanceState,
-    /// The size, the disks or the interfaces of an instance have changed.
-    #[serde(rename = "instance.shape")]
-    InstanceShape,
-    /// A guest restarted itself.
-    #[serde(rename = "instance.rebooted")]
-    InstanceRebooted,
-    /// A disk of an instance had an error.
-    #[serde(rename = "instance.disk-error")]
-    InstanceDiskError,
-    /// A command that an instance had accepted has come to its end.
-    #[serde(rename = "instance.operation")]
-    InstanceOperation,
-    /// An instance is gone for good.
-    #[serde(rename = "instance.terminated")]
-    InstanceTerminated,
-    /// Events of instances may have been missed: list them anew.
-    #[serde(rename = "instances.missed")]
-    InstancesMissed,
     /// An operation is in another state.
     #[serde(rename = "operation")]
     Operation,
-    /// A target was made, changed or withdrawn, or the way to its volume is in another state.
+    /// A target was made, changed or withdrawn.
     #[serde(rename = "target")]
     Target,
     /// The agent can be reached again, or cannot any more.

@@ -23,22 +23,33 @@ pub struct AboutView {
     pub authentication: String,
     /// The agent.
     pub agent: AgentView,
-    /// How its promises are kept.
-    pub state_disk: StateDisk,
+    /// Where promises are kept.
+    pub state: StateView,
     /// How much of everything a request may use.
     pub limits: LimitsView,
 }
 
-/// Whether the appliance can keep what it promises over a restart.
+/// Where promises are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StateView {
+    /// How it is with the state disk.
+    pub disk: StateDisk,
+    /// What that means, unless all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Text>,
+}
+
+/// How it is with the state disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StateDisk {
-    /// There is no state disk: operations, client tokens, audit records and documents are forgotten at a restart.
-    Absent,
-    /// They are kept.
-    Ready,
-    /// The disk has failed; what cannot be kept is refused.
+    /// There is none: operations, client tokens, audit records and documents are forgotten when the appliance is reset.
+    None,
+    /// It keeps what is to be remembered.
+    Kept,
+    /// It does not take what is to be remembered.
     Failed,
 }
 
@@ -56,6 +67,7 @@ pub enum AgentState {
     /// It is not, for a reason.
     Down,
     /// Another appliance has taken over: this one commands no longer.
+    #[serde(rename = "stale-epoch")]
     Superseded,
 }
 
@@ -106,8 +118,8 @@ pub struct ReadyView {
     pub ready: bool,
     /// The agent.
     pub agent: AgentView,
-    /// How promises are kept.
-    pub state_disk: StateDisk,
+    /// Where promises are kept.
+    pub state: StateView,
     /// The certificate that callers are shown, where they are told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<crate::CertificateView>,
@@ -143,8 +155,9 @@ pub struct Capacity {
 pub struct Gauge {
     /// So much is taken.
     pub used: u64,
-    /// So much there is.
-    pub limit: u64,
+    /// So much there is, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
 }
 
 /// The body of `POST /v1/hosts/self:drain`.

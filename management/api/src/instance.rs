@@ -1,8 +1,8 @@
 //! Instances as clients are shown them.
 
 use agent_protocol::{
-    AttachedNic, AttachedVolume, ImageName, Instance, InstanceId, IscsiName, Size, State, Stats, Text, Uuid,
-    Verb, lifecycle,
+    AttachedNic, AttachedVolume, ImageName, Instance, InstanceId, IscsiName, Size, State, Text, Uuid, Verb,
+    lifecycle,
 };
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -84,14 +84,4 @@ pub struct InstancePage {
 pub struct ImageList {
     /// Their names, sorted.
     pub images: Vec<ImageName>,
-}
-
-/// What an instance has used since it was started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct StatsView {
-    /// The instance.
-    pub instance: InstanceId,
-    /// The figures.
-    pub stats: Stats,
 }

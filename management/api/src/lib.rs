@@ -30,9 +30,9 @@ pub use endpoint::{ANY, Call, ENDPOINTS, Endpoint, Parameters, Right, find, meth
 pub use event::{ApiEvent, EventKind, EventPage};
 pub use host::{
     AboutView, AgentState, AgentView, Capabilities, Capacity, DrainRequest, Gauge, HostView, LimitsView,
-    ReadyView, StateDisk,
+    ReadyView, StateDisk, StateView,
 };
-pub use instance::{ImageList, InstancePage, InstanceView, StatsView};
+pub use instance::{ImageList, InstancePage, InstanceView};
 pub use keys::{CertificateDocument, CertificateRequestView, CertificateView, EnrolRequest, KeysView};
 pub use operation::{OperationPage, OperationState, OperationView};
 pub use problem::{Catalogue, CatalogueEntry, Kind, Problem, ProblemDocument, catalogue};

@@ -24,8 +24,6 @@ pub enum OperationState {
     Failed,
     /// Whether it was done is not known.
     Indeterminate,
-    /// It was called off before the agent was asked: nothing was done.
-    Cancelled,
 }
 
 impl OperationState {
@@ -62,6 +60,8 @@ pub struct OperationView {
     /// The instance after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<InstanceView>,
+    /// Whether a reset of the appliance leaves it as it is told here.
+    pub kept: bool,
     /// When it came, on the appliance's clock, which `GET /v1` tells; absent when that was before the appliance last
     /// started.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -140,6 +140,8 @@ catalogue! {
 
     /// The operation has been sent already, or is over.
     NotCancellable = "not-cancellable", 409, "The operation cannot be called off any more", false;
+    /// The operation was called off before the agent was asked.
+    Cancelled = "cancelled", 409, "The operation was called off", false;
     /// The host takes no new instances.
     Draining = "draining", 409, "The host takes no new instances", false;
     /// The version of the API that was asked for is not spoken.

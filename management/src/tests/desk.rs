@@ -7,7 +7,7 @@ use agent_protocol::{
 };
 use core::future::Future;
 use core::pin::pin;
-use core::task::{Context, Waker};
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 use kernel_runtime::{Executor, Instant};
 use management_http::{Limits, Request, Response, Server};
@@ -124,8 +124,12 @@ impl Desk {
 
     /// One that keeps what it promises in `state`.
     pub(super) fn over(configuration: Configuration, state: Option<Records>) -> Self {
+        Self::with_shelf(configuration, state, Shelf::default())
+    }
+
+    /// The same over storage that is there already.
+    pub(super) fn with_shelf(configuration: Configuration, state: Option<Records>, shelf: Shelf) -> Self {
         let executor = Executor::new(1);
-        let shelf = Shelf::default();
         let management = Management::new(configuration, shelf.clone(), state, executor.clock());
         Self { management, shelf, executor }
     }
@@ -141,15 +145,27 @@ impl Desk {
 
     /// What a request with this head and body leads to.
     pub(super) fn step(&self, line: &str, body: &str) -> Step {
+        self.step_with(line, "", body)
+    }
+
+    /// The same with more fields in its head.
+    fn step_with(&self, line: &str, fields: &str, body: &str) -> Step {
         let json = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-        let text =
-            format!("{line} HTTP/1.1\r\nHost: a\r\n{json}Content-Length: {}\r\n\r\n{body}", body.len());
+        let text = format!(
+            "{line} HTTP/1.1\r\nHost: a\r\n{fields}{json}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         with_request(text.as_bytes(), |request| self.management.begin(request, Principal::Anonymous))
     }
 
     /// A request that is answered at once: status and document.
     pub(super) fn answer(&self, line: &str, body: &str) -> (u16, Value) {
-        match self.step(line, body) {
+        self.answer_with(line, "", body)
+    }
+
+    /// The same of a request with more fields in its head.
+    pub(super) fn answer_with(&self, line: &str, fields: &str, body: &str) -> (u16, Value) {
+        match self.step_with(line, fields, body) {
             Step::Answer(response) => read(&response),
             Step::Ask(ask, _) => panic!("it asks {ask:?}"),
             Step::Keys(_) => panic!("{line}: of keys"),
@@ -157,6 +173,9 @@ impl Desk {
                 self.clerk();
                 read(&self.management.waited(&wait))
             }
+            Step::Batch(batch) => read(&self.finish(self.management.wait_for_all(batch))),
+            Step::Listen(listen) => read(&self.finish(self.management.listen(listen))),
+            Step::Keep(deed) => read(&self.finish(self.management.carry_out(deed))),
         }
     }
 
@@ -165,9 +184,24 @@ impl Desk {
         match self.step(line, body) {
             Step::Ask(ask, continuation) => (ask, continuation),
             Step::Answer(response) => panic!("{:?}", read(&response)),
-            Step::Wait(wait) => panic!("{wait:?}"),
             Step::Keys(_) => panic!("{line}: of keys"),
+            step => panic!("{step:?}"),
         }
+    }
+
+    /// What comes of something that waits for the state disk, or for a time that is over.
+    pub(super) fn finish<T>(&self, doing: impl Future<Output = T>) -> T {
+        let (mut doing, mut keeping) = (pin!(doing), pin!(clerk::keep_for(&self.management)));
+        for _ in 0..20 {
+            if let Poll::Ready(done) = doing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return done;
+            }
+            assert!(keeping.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            if let Some(records) = &self.management.state {
+                records.turn(self.now());
+            }
+        }
+        panic!("it does not end");
     }
 
     /// The clerk does what there is to do.
@@ -191,17 +225,7 @@ impl Desk {
 
     /// The agent as a link has greeted it just now.
     pub(super) fn peer(&self, boot: Uuid, clock_ms: u64, journal_head: u64) -> Peer {
-        let welcome = Welcome {
-            proto: VERSION,
-            version: Text::new("test"),
-            agent_boot: boot,
-            clock_ms,
-            epoch: 3,
-            journal_head,
-            inventory_digest: 0,
-            backends: Vec::new(),
-        };
-        Peer::new(&welcome, self.now())
+        Peer::new(&welcome(boot, clock_ms, journal_head), self.now())
     }
 
     /// What a link asks about the next operation that is due, if it asks anything.
@@ -253,6 +277,20 @@ impl Desk {
         let (command, wait) = self.sent(line, body);
         self.deliver(&command.op_id, true, Err(error));
         read(&self.management.waited(&wait))
+    }
+}
+
+/// What the agent greets with.
+pub(super) fn welcome(boot: Uuid, clock_ms: u64, journal_head: u64) -> Welcome {
+    Welcome {
+        proto: VERSION,
+        version: Text::new("test"),
+        agent_boot: boot,
+        clock_ms,
+        epoch: 3,
+        journal_head,
+        inventory_digest: 0,
+        backends: Vec::new(),
     }
 }
 

@@ -42,7 +42,8 @@ fn a_target_is_made_once_shown_and_withdrawn() {
     assert_eq!(
         made,
         serde_json::json!({"id":"disk-1","iqn":"iqn.2026-01.example:disk","lun":0,"volume":"nbd://10.1.0.9/disk",
-            "initiators":["*"],"read_only":false,"state":"connecting","size_bytes":null,"sessions":0})
+            "initiators":["*"],"read_only":false,"state":"connecting","size_bytes":null,"sessions":0,
+            "desired":{"generation":1,"durable":false,"applied":true}})
     );
     assert_eq!(desk.answer("PUT /v1/targets/disk-1", DISK), (200, made.clone()));
     assert_eq!(desk.answer("GET /v1/targets/disk-1", "").1, made);

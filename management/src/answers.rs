@@ -1,0 +1,72 @@
+//! What the agent's replies to those who look become to a client.
+
+use crate::ask::{AgentError, Reply};
+use crate::problem::{Kind, Problem};
+use crate::route::Page;
+use crate::views::{ImageList, InstancePage, InstanceView};
+use agent_protocol::{Answer, Inventory, OpId, Outcome, encode};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::ToString;
+use management_http::Response;
+
+/// What to tell of a question that changes nothing and was not answered.
+pub(crate) fn unanswered(error: &AgentError) -> Problem {
+    let kind = match error {
+        AgentError::NotConfigured => Kind::AgentNotConfigured,
+        AgentError::Busy => Kind::TooBusy,
+        // Nothing was to be done, so nothing is in doubt: it may simply be asked again.
+        AgentError::Unavailable(_) | AgentError::TooLate | AgentError::Lost(..) => Kind::AgentUnavailable,
+        AgentError::Nonsense(..) => Kind::AgentNonsense,
+        AgentError::Refused(_) => Kind::AgentRefused,
+    };
+    Problem::new(kind, error.to_string())
+}
+
+pub(crate) fn inventory(reply: Result<Reply, AgentError>) -> Result<Inventory, Problem> {
+    match reply {
+        Ok(Reply::Inventory(inventory)) => Ok(inventory),
+        Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
+        Err(error) => Err(unanswered(&error)),
+    }
+}
+
+pub(crate) fn images(inventory: &Inventory) -> Response {
+    Response::json(200, encode(&ImageList { images: inventory.images.clone() }))
+}
+
+pub(crate) fn instances(inventory: &Inventory, page: &Page) -> Response {
+    let view = |instance| InstanceView::new(instance, inventory.clock_ms);
+    let mut found = inventory
+        .instances
+        .iter()
+        .filter(|instance| page.after.as_ref().is_none_or(|after| instance.id > *after));
+    let shown: alloc::vec::Vec<_> = found.by_ref().take(page.limit).collect();
+    let next = if found.next().is_some() { shown.last().map(|instance| instance.id.clone()) } else { None };
+    Response::json(200, encode(&InstancePage { instances: shown.into_iter().map(view).collect(), next }))
+}
+
+pub(crate) fn answered(reply: Result<Reply, AgentError>) -> Result<Box<Answer>, Problem> {
+    match reply {
+        Ok(Reply::Answer(answer)) => Ok(answer),
+        Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
+        Err(error) => Err(unanswered(&error)),
+    }
+}
+
+/// The instance that the agent was told to look at.
+pub(crate) fn described(reply: Result<Reply, AgentError>) -> Result<Response, Problem> {
+    let answer = answered(reply)?;
+    match answer.outcome {
+        Outcome::Done { instance, .. } | Outcome::Accepted { instance } => {
+            Ok(Response::json(200, encode(&InstanceView::new(&instance, answer.clock_ms))))
+        }
+        Outcome::Refused { code, detail, .. } => Err(Problem::new(Kind::of_refusal(code), detail.as_str())),
+        Outcome::Failed { code, detail, .. } => Err(Problem::new(Kind::of_failure(code), detail.as_str())),
+        Outcome::Indeterminate { detail } => Err(Problem::new(Kind::StateUnknown, detail.as_str())),
+    }
+}
+
+pub(crate) fn forgotten(id: &OpId) -> Problem {
+    Problem::new(Kind::UnknownOperation, format!("There is no operation {id}, or it has been forgotten."))
+}

@@ -1,0 +1,183 @@
+//! What providers ask for beside single commands: batches, forecasts, events, and to call off.
+
+use super::desk::*;
+use crate::*;
+use agent_protocol::{Backend, Capability, Outcome, Refusal, State, Support, Text, Verb, Welcome, decode};
+use management_api::{EventPage, OperationView};
+use serde_json::json;
+
+const COMMANDS: &str = "POST /v1/instances/web-1/commands";
+
+/// The agent has greeted, with one hypervisor that can do all but this.
+fn greeted(desk: &Desk, impossible: Verb) {
+    let capability = |verb: &Verb| Capability {
+        verb: *verb,
+        support: if *verb == impossible { Support::Impossible } else { Support::Native },
+        by: Text::new(if *verb == impossible { "its firmware has no way" } else { "a command" }),
+    };
+    let backends = vec![Backend {
+        name: Text::new("qemu"),
+        version: Text::new("7.2"),
+        capabilities: Verb::ALL.iter().map(capability).collect(),
+    }];
+    let peer = desk.peer(AGENT, 1000, 1);
+    let welcome = Welcome { backends, ..welcome(AGENT, 1000, 1) };
+    desk.management.forward.greeted(welcome, peer, true);
+    desk.management.link_changed();
+}
+
+#[test]
+fn what_no_hypervisor_here_can_do_is_refused_before_anything_is_sent() {
+    let desk = Desk::new();
+    assert_eq!(kind(&desk.answer("GET /v1/capabilities", "")), (503, "agent-unavailable"));
+    greeted(&desk, Verb::Save);
+    let refused = desk.answer(COMMANDS, r#"{"verb":"save"}"#);
+    assert_eq!(kind(&refused), (422, "unsupported"));
+    assert_eq!(
+        refused.1["capability"],
+        json!({"verb":"save","support":"impossible","by":"its firmware has no way"})
+    );
+    assert_eq!(desk.answer("GET /v1/operations", "").1["operations"], json!([]), "and nothing is remembered");
+    let dry = desk.answer("POST /v1/instances/web-1/commands?dry_run=true", r#"{"verb":"save"}"#);
+    assert_eq!(kind(&dry), (422, "unsupported"));
+    let shown = desk.answer("GET /v1/capabilities", "").1;
+    assert_eq!(shown["hypervisors"][0]["capabilities"].as_array().unwrap().len(), Verb::ALL.len());
+    assert_eq!(desk.answer("GET /v1/hosts/self", "").1["agent"]["hypervisors"][0]["name"], "qemu");
+}
+
+#[test]
+fn a_dry_run_tells_what_would_come_of_it_and_keeps_nothing() {
+    let desk = Desk::new();
+    let dry = |body: &str, outcome: Outcome| {
+        let (ask, continuation) = desk.asked("POST /v1/instances/web-1/commands?dry_run=true", body);
+        let Question::Command(command) = ask.question else { panic!() };
+        assert_eq!(command.action, agent_protocol::Action::Describe {});
+        read(&desk.management.complete(continuation, Ok(answer_to(&command.op_id, outcome))))
+    };
+    let (status, forecast) = dry(r#"{"verb":"start"}"#, done("web-1", State::Stopped, false));
+    assert_eq!((status, &forecast["would_change"]), (200, &true.into()));
+    assert_eq!(dry(r#"{"verb":"start"}"#, done("web-1", State::Running, false)).1["would_change"], false);
+    let wrong = dry(r#"{"verb":"pause"}"#, done("web-1", State::Stopped, false));
+    assert_eq!((kind(&wrong), &wrong.1["current"]["state"]), ((409, "wrong-state"), &"stopped".into()));
+    let moved =
+        dry(r#"{"verb":"pause","precondition":{"generation":77}}"#, done("web-1", State::Running, false));
+    assert_eq!(kind(&moved), (412, "precondition-failed"));
+    let unknown =
+        Outcome::Refused { code: Refusal::UnknownInstance, detail: Text::new("no"), instance: None };
+    assert_eq!(kind(&dry(r#"{"verb":"pause"}"#, unknown)), (404, "unknown-instance"));
+    assert_eq!(desk.answer("GET /v1/operations", "").1["operations"], json!([]));
+    assert_eq!(kind(&desk.answer("GET /v1/operations?dry_run=true", "")), (400, "malformed-query"));
+}
+
+#[test]
+fn a_batch_is_an_operation_for_each_command_and_says_which_have_failed() {
+    let desk = Desk::new();
+    let body = r#"{"commands":[{"instance":"a","verb":"terminate"},{"instance":"b","verb":"pause","args":{"cpus":1}},
+        {"instance":"c","verb":"volume.attach","args":{"target":"none"}},{"instance":"d","verb":"terminate"}]}"#;
+    let Step::Batch(batch) = desk.step("POST /v1/commands", body) else { panic!() };
+    let peer = desk.peer(AGENT, 1000, 1);
+    let outcomes = [
+        done("a", State::Terminated, true),
+        Outcome::Refused { code: Refusal::Terminated, detail: Text::new("it is gone"), instance: None },
+    ];
+    for outcome in outcomes {
+        let (id, _) = desk.carried(&peer).unwrap();
+        desk.deliver(&id, true, Ok(answer_to(&id, outcome)));
+    }
+    let (status, view) = read(&desk.finish(desk.management.wait_for_all(batch)));
+    assert_eq!((status, &view["failed"]), (202, &3.into()), "{view}");
+    let of = |index: usize| &view["results"][index];
+    assert_eq!((&of(0)["instance"], &of(0)["operation"]["state"]), (&"a".into(), &"succeeded".into()));
+    assert_eq!(of(1)["problem"]["type"], "urn:corbel:problem:invalid-field");
+    assert_eq!(of(2)["problem"]["type"], "urn:corbel:problem:unknown-target");
+    assert_eq!(of(3)["operation"]["error"]["type"], "urn:corbel:problem:instance-terminated");
+    for wrong in [
+        r#"{"commands":[]}"#.to_string(),
+        format!("{{\"commands\":[{}]}}", vec![r#"{"instance":"a","verb":"start"}"#; 33].join(",")),
+    ] {
+        assert_eq!(kind(&desk.answer("POST /v1/commands", &wrong)), (422, "invalid-field"));
+    }
+    let most = format!("{{\"commands\":[{}]}}", vec![
+        r#"{"instance":"a","verb":"nic.attach","args":{"nic":"n","network":"b","mac":"52:54:00:00:00:01","link":"up"},"client_token":"t","deadline_ms":9,"precondition":{"generation":1,"state":"running"}}"#; 32].join(","));
+    assert!(matches!(desk.step("POST /v1/commands", &most), Step::Batch(_)));
+}
+
+#[test]
+fn an_operation_is_called_off_as_long_as_the_agent_has_not_heard_of_it() {
+    let desk = Desk::new();
+    let Step::Wait(_) = desk.step(COMMANDS, r#"{"verb":"terminate"}"#) else { panic!() };
+    desk.clerk();
+    let listed = desk.answer("GET /v1/operations", "").1;
+    let id = listed["operations"][0]["id"].as_str().unwrap().to_owned();
+    let cancel = format!("POST /v1/operations/{id}:cancel");
+    let (status, cancelled) = desk.answer(&cancel, "");
+    assert_eq!((status, &cancelled["state"]), (200, &"refused".into()));
+    assert_eq!(cancelled["error"]["type"], "urn:corbel:problem:cancelled");
+    assert!(desk.carried(&desk.peer(AGENT, 1000, 1)).is_none(), "and the agent never hears of it");
+    assert_eq!(kind(&desk.answer(&cancel, "")), (409, "not-cancellable"));
+    let (sent, _) = desk.sent(COMMANDS, r#"{"verb":"terminate"}"#);
+    let late = desk.answer(&format!("POST /v1/operations/{}:cancel", sent.op_id), "");
+    assert_eq!(kind(&late), (409, "not-cancellable"));
+    assert_eq!(kind(&desk.answer("POST /v1/operations/none:cancel", "")), (404, "unknown-operation"));
+}
+
+fn events(desk: &Desk, query: &str) -> EventPage {
+    let (status, page) = desk.answer(&format!("GET /v1/events{query}"), "");
+    assert_eq!(status, 200);
+    decode(page.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn events_are_told_in_order_and_whoever_missed_some_is_told_so() {
+    let desk = Desk::new();
+    let begin = events(&desk, "").next;
+    greeted(&desk, Verb::Save);
+    desk.command(COMMANDS, r#"{"verb":"terminate"}"#, done("web-1", State::Terminated, true));
+    let page = events(&desk, &format!("?after={begin}"));
+    let told: Vec<_> = page.events.iter().map(|event| event.detail.as_ref().unwrap().as_str()).collect();
+    assert_eq!(told, ["up", "succeeded"]);
+    let seqs: Vec<_> = page.events.iter().map(|event| event.seq).collect();
+    assert_eq!((seqs, page.next, page.missed), (vec![begin + 1, begin + 2], begin + 2, false));
+    let one = events(&desk, &format!("?after={begin}&limit=1"));
+    assert_eq!((one.events.len(), one.next), (1, begin + 1));
+    assert!(events(&desk, &format!("?after={}", begin + 2)).events.is_empty());
+    for _ in 0..300 {
+        desk.command(COMMANDS, r#"{"verb":"terminate"}"#, done("web-1", State::Terminated, true));
+    }
+    let late = events(&desk, &format!("?after={begin}"));
+    assert!(late.missed && late.events.is_empty());
+    let now = events(&desk, &format!("?after={}", late.next));
+    assert!(!now.missed, "and goes on from there");
+    assert!(events(&desk, "?after=3").missed, "a number of another run");
+    assert!(events(&desk, &format!("?after={}", late.next + 1)).missed);
+}
+
+#[test]
+fn a_version_of_the_api_that_is_not_spoken_is_refused() {
+    let desk = Desk::new();
+    assert_eq!(desk.answer_with("GET /v1", "api-version: 1\r\n", "").0, 200);
+    let refused = desk.answer_with("GET /v1", "API-Version: 2\r\n", "");
+    assert_eq!(kind(&refused), (400, "unsupported-api-version"));
+}
+
+#[test]
+fn what_is_served_is_what_the_types_of_the_api_say() {
+    fn same<T: serde::Serialize + serde::de::DeserializeOwned>(desk: &Desk, line: &str) {
+        let shown = desk.answer(line, "").1;
+        let read: T = decode(shown.to_string().as_bytes()).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(serde_json::to_value(&read).unwrap(), shown, "{line}");
+    }
+    let desk = Desk::new();
+    greeted(&desk, Verb::Save);
+    let (_, operation) =
+        desk.command(COMMANDS, r#"{"verb":"terminate"}"#, done("web-1", State::Terminated, true));
+    same::<management_api::AboutView>(&desk, "GET /v1");
+    same::<management_api::ReadyView>(&desk, "GET /readyz");
+    same::<management_api::HostView>(&desk, "GET /v1/hosts/self");
+    same::<management_api::Capabilities>(&desk, "GET /v1/capabilities");
+    same::<management_api::Catalogue>(&desk, "GET /v1/problems");
+    same::<management_api::OperationPage>(&desk, "GET /v1/operations");
+    same::<OperationView>(&desk, &format!("GET /v1/operations/{}", operation["id"].as_str().unwrap()));
+    same::<EventPage>(&desk, "GET /v1/events");
+    same::<management_api::audit::AuditPage>(&desk, "GET /v1/audit");
+}
