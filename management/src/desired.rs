@@ -6,6 +6,7 @@ use crate::problem::{Kind, Problem};
 use crate::targets::Targets;
 use crate::views;
 use agent_protocol::{Object, Text, decode, encode};
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -57,7 +58,7 @@ pub struct Deed {
 enum What {
     Drain(bool),
     /// It is exposed already; and whether it was before, which it is not any more if it cannot be kept.
-    Put(TargetId, TargetDocument, u64, bool),
+    Put(TargetId, Box<TargetDocument>, u64, bool),
     Delete(TargetId),
 }
 
@@ -177,7 +178,7 @@ impl Management {
         let was_there = self.targets.get(id.as_str()).is_some();
         crate::targets::put(&*self.targets, exposure)?;
         let key = format!("{TARGETS}{id}");
-        let what = What::Put(id, document, generation, was_there);
+        let what = What::Put(id, Box::new(document), generation, was_there);
         Ok(Deed { key, value: Some(value), what, path: request.path.into() })
     }
 
@@ -271,7 +272,7 @@ impl Management {
                 Ok(crate::about::host(self))
             }
             What::Put(id, document, generation, was_there) => {
-                let document = document.clone();
+                let document = TargetDocument::clone(document);
                 let durable = self.state.is_some();
                 let wanted = Wanted { document, generation: *generation, durable, problem: None };
                 self.desired.borrow_mut().targets.insert(id.clone(), wanted);
