@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test an error is the end, and its sentence is printed")]
 
 mod cells;
+mod ctl;
 mod fixture;
 mod hostile;
 mod inside;
