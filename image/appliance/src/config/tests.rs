@@ -230,3 +230,23 @@ fn a_secret_has_no_place_on_a_command_line() {
     let both = [(Channel::Arguments, GOOD), (Channel::File, CHAP)];
     assert!(Config::parse(&both).is_ok());
 }
+
+#[test]
+fn nobody_goes_unasked_unless_the_operator_says_so() {
+    let asked = GOOD.replace(" agent.insecure=yes", "").replace(" api.insecure=yes", "");
+    let api = "configuration: api.tls.anchors: missing: callers have to prove who they are, unless \
+               api.insecure=yes says otherwise";
+    assert_eq!(parse(&format!("{asked} agent.insecure=yes")), Err(api.to_string()));
+    let agent = "configuration: agent.pin: missing: the agent has to prove who it is, unless \
+                 agent.insecure=yes says otherwise";
+    assert_eq!(parse(&format!("{asked} api.insecure=yes")), Err(agent.to_string()));
+    for more in ["api.trust-domain=example.org", "api.tls.join=0123456789abcdef0123456789abcdef"] {
+        assert!(parse(&format!("{GOOD} {more}")).is_err_and(|why| why.contains("api.insecure: contradicts")));
+    }
+    let pin = "a5".repeat(32);
+    assert!(
+        parse(&format!("{GOOD} agent.pin={pin}")).is_err_and(|why| why.contains("contradicts agent.pin"))
+    );
+    assert!(parse(&format!("{asked} api.insecure=yes agent.pin={pin}")).is_ok());
+    assert!(parse(&format!("{asked} api.insecure=yes agent.pin=a5")).is_err());
+}
