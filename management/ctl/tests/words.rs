@@ -390,6 +390,67 @@ fn an_appliance_without_batches_is_asked_one_by_one() {
     assert!(server.asked()[1].body.contains("\"t.0\"") && server.asked()[2].body.contains("\"t.1\""));
 }
 
+/// An appliance without batches that is gone from the second command on.
+fn going(gone: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
+    Server::start(move |asked, _| match asked.line.as_str() {
+        "POST /v1/commands HTTP/1.1" => problem("not-found", 404, "There is nothing here", "Nothing."),
+        "POST /v1/instances/db-1/commands HTTP/1.1" => Reply::Json(202, operation("running").to_string()),
+        _ => gone(),
+    })
+}
+
+#[test]
+fn when_one_of_several_is_lost_the_same_call_again_has_the_same_tokens() {
+    let server = going(|| Reply::Hangup);
+    let words = ["stop", "db-1", "b", "c", "--token", "t", "--wait"];
+    let run = server.ctl(&words);
+    assert_eq!((run.code, run.out.as_str()), (3, "db-1: stop running; it is running\n"), "{}", run.err);
+    assert!(run.err.contains("Say the same again with --token t: "), "{}", run.err);
+    assert!(run.err.ends_with("of 3 instances, the last 2 have no result\n"), "{}", run.err);
+    let first = server.asked();
+    server.ctl(&words);
+    assert_eq!(server.asked()[first.len()..], first[..], "and nothing is done twice");
+    let run = server.ctl(&[&words[..], &["--json"]].concat());
+    let said: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!((run.code, said["results"].as_array().unwrap().len()), (3, 1));
+    assert_eq!(said["results"][0]["operation"], operation("running"));
+}
+
+#[test]
+fn an_appliance_that_goes_away_among_several_leaves_an_unknown_outcome() {
+    // The first batch is answered, and then nothing listens any more.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut tcp, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"}]}") {
+            let mut piece = [0; 4096];
+            let count = tcp.read(&mut piece).unwrap();
+            heard.extend_from_slice(&piece[..count]);
+        }
+        let one = json!({ "instance": "db-1", "operation": operation("succeeded") });
+        let body = json!({ "results": vec![one; 32], "failed": 0 }).to_string();
+        let head = format!(
+            "HTTP/1.1 202 X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        tcp.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    });
+    let names: String = (0..40).map(|number| format!("vm-{number:02}\n")).collect();
+    let file = canned::folder().join("names");
+    std::fs::write(&file, names).unwrap();
+    let words = ["--url", &url, "terminate", "--token", "t", "--from", file.to_str().unwrap()];
+    let run = canned::run(canned::command(&words));
+    server.join().unwrap();
+    assert_eq!((run.code, run.out.lines().count()), (3, 32), "{}", run.err);
+    assert!(run.err.contains("nothing listens there") && run.err.contains("--token t: "), "{}", run.err);
+    // Where nothing was sent, nothing was done.
+    assert_eq!(canned::run(canned::command(&words)).code, 4);
+}
+
 #[test]
 fn a_file_with_something_else_than_names_ends_nobody() {
     let server = appliance();

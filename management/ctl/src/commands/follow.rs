@@ -25,7 +25,7 @@ pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, ter
     api.screen.detail(&format!("client token {}", envelope.token()));
     let label = format!("{} {}", order.verb(), order.instance);
     let sent = api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)?), &label);
-    let operation = sent.map_err(|failure| unless_lost(failure, envelope))?;
+    let operation = sent.map_err(|failure| unless_lost(failure, envelope, false))?;
     if terms.dry_run {
         would(api, order, &operation);
         return Ok(Exit::Done);
@@ -41,11 +41,13 @@ pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, ter
     Ok(exit(&operation, terms.wait.is_some()))
 }
 
-/// What to do when nobody knows what became of a request: say the same again.
-fn unless_lost(failure: Failure, envelope: &Envelope<'_>) -> Failure {
+/// What to do when nobody knows what became of a request: say the same again. `begun` when something of it was done
+/// before: then an appliance that cannot be reached any more leaves that open as well.
+fn unless_lost(failure: Failure, envelope: &Envelope<'_>, begun: bool) -> Failure {
     let what = match failure {
         Failure::Lost(what, _) => what,
         Failure::Interrupted => "interrupted before the answer".into(),
+        Failure::Unreachable(what, _) if begun => what,
         other => return other,
     };
     let advice = format!(
@@ -84,6 +86,50 @@ pub(super) fn several(
     }
     api.screen.detail(&format!("client token {}, and the number of each", envelope.token()));
     let mut results: Vec<Value> = Vec::new();
+    let sent = match send_all(api, orders, envelope, &mut results) {
+        // As with a single command.
+        Err(failure) if results.is_empty() => return Err(failure),
+        sent => sent,
+    };
+    // What came before a failure is told first, as it stands; nobody waits for it.
+    let mut limit = terms.wait.filter(|_| sent.is_ok());
+    let mut worst = Exit::Done;
+    for (order, result) in orders.iter().zip(&mut results) {
+        worst = worst.max(match told(api, order, result, limit) {
+            Ok(exit) => exit,
+            Err(failure) => {
+                limit = None;
+                complain(api, &failure)
+            }
+        });
+    }
+    if api.screen.is_json() {
+        api.screen.document(&json!({ "results": results }));
+    }
+    if let Err(failure) = sent {
+        worst = worst.max(complain(api, &failure));
+        let (said, all) = (results.len(), orders.len());
+        api.screen.note(&format!("of {all} instances, the last {} have no result", all - said));
+    }
+    Ok(worst)
+}
+
+/// Say a failure beside results, which with `--json` are the one document.
+fn complain(api: &Api<'_>, failure: &Failure) -> Exit {
+    match failure {
+        Failure::Problem(problem) => api.screen.error(&problem.words(), advice::of(&problem.name)),
+        other => other.report(api.screen),
+    }
+    failure.exit()
+}
+
+/// Send all, and add what each has become to `results`, until one fails.
+fn send_all(
+    api: &mut Api<'_>,
+    orders: &[Order],
+    envelope: &Envelope<'_>,
+    results: &mut Vec<Value>,
+) -> Outcome<()> {
     for chunk in orders.chunks(BATCH_MAX) {
         let begin = results.len();
         let commands = chunk.iter().enumerate().map(|(index, order)| envelope.element(order, begin + index));
@@ -95,51 +141,43 @@ pub(super) fn several(
             Err(Failure::Problem(problem))
                 if matches!(&*problem.name, "not-found" | "method-not-allowed") =>
             {
-                results.extend(one_by_one(api, chunk, begin, envelope)?);
+                one_by_one(api, chunk, envelope, results)?;
                 continue;
             }
-            other => other.map_err(|failure| unless_lost(failure, envelope))?,
+            other => other.map_err(|failure| unless_lost(failure, envelope, begin > 0))?,
         };
         match answer.get_mut("results").map(Value::take) {
             Some(Value::Array(some)) if some.len() == chunk.len() => results.extend(some),
             _ => {
-                return Err(Failure::Nonsense(
-                    "the answer makes no sense: it has not one result a command".into(),
-                ));
+                let what = "the answer makes no sense: it has not one result a command";
+                return Err(unless_lost(Failure::Nonsense(what.into()), envelope, true));
             }
         }
     }
-    let mut worst = Exit::Done;
-    for (order, result) in orders.iter().zip(&mut results) {
-        worst = worst.max(told(api, order, result, terms)?);
-    }
-    if api.screen.is_json() {
-        api.screen.document(&json!({ "results": results }));
-    }
-    Ok(worst)
+    Ok(())
 }
 
 /// The results of a batch, of an appliance that has none.
 fn one_by_one(
     api: &mut Api<'_>,
     orders: &[Order],
-    begin: usize,
     envelope: &Envelope<'_>,
-) -> Outcome<Vec<Value>> {
-    let mut results = Vec::new();
-    for (index, order) in orders.iter().enumerate() {
-        let envelope = envelope.numbered(begin + index);
+    results: &mut Vec<Value>,
+) -> Outcome<()> {
+    for order in orders {
+        let numbered = envelope.numbered(results.len());
         let label = format!("{} {}", order.verb(), order.instance);
-        let sent = api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)?), &label);
+        let sent = api.send(Method::Post, &numbered.path(order), Some(&numbered.body(order)?), &label);
         results.push(match sent {
             Ok(operation) => json!({ "instance": order.instance, "operation": operation }),
             Err(Failure::Problem(problem)) => {
                 json!({ "instance": order.instance, "problem": problem.document })
             }
-            Err(other) => return Err(unless_lost(other, &envelope)),
+            // The same call with the same token numbers the same instances alike.
+            Err(other) => return Err(unless_lost(other, envelope, !results.is_empty())),
         });
     }
-    Ok(results)
+    Ok(())
 }
 
 /// A forecast for each; a batch has none.
@@ -161,7 +199,12 @@ fn would_all(api: &mut Api<'_>, orders: &[Order], envelope: &Envelope<'_>) -> Ou
 }
 
 /// Wait for one of several, if that is wanted, and report it.
-fn told(api: &mut Api<'_>, order: &Order, result: &mut Value, terms: &Terms) -> Outcome<Exit> {
+fn told(
+    api: &mut Api<'_>,
+    order: &Order,
+    result: &mut Value,
+    limit: Option<Option<Duration>>,
+) -> Outcome<Exit> {
     if let Some(problem) = result.get("problem").cloned().and_then(Problem::of) {
         let words = format!("{}: {}", order.instance, problem.words());
         api.screen.error(&words, advice::of(&problem.name));
@@ -169,11 +212,11 @@ fn told(api: &mut Api<'_>, order: &Order, result: &mut Value, terms: &Terms) -> 
     }
     let nothing = "the answer makes no sense: a result has neither operation nor problem";
     let operation = result.get_mut("operation").ok_or_else(|| Failure::Nonsense(nothing.into()))?;
-    if let Some(limit) = terms.wait {
-        *operation = wait(api, operation.take(), limit)?;
+    if let Some(limit) = limit {
+        *operation = wait(api, operation.clone(), limit)?;
     }
-    report(api, operation, terms.wait.is_some());
-    Ok(exit(operation, terms.wait.is_some()))
+    report(api, operation, limit.is_some());
+    Ok(exit(operation, limit.is_some()))
 }
 
 /// Look at an operation until it has ended, at most for `limit`.
