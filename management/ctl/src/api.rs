@@ -53,7 +53,8 @@ impl<'a> Api<'a> {
     }
 
     /// Change something. The body is sent once more when the answer is lost: it carries a token by which the appliance
-    /// knows it again, or says how a thing is to be, which is the same said twice.
+    /// knows it again, or says how a thing is to be, which is the same said twice. An answer that makes no sense is as
+    /// good as lost.
     pub(crate) fn send(
         &mut self,
         method: Method,
@@ -63,7 +64,16 @@ impl<'a> Api<'a> {
     ) -> Outcome<Value> {
         let body = body.map(Value::to_string);
         let mut progress = Progress::new(self.screen, label);
-        self.ask(method, path, body.as_deref().map(str::as_bytes), &mut progress).and_then(document)
+        let answer = self.ask(method, path, body.as_deref().map(str::as_bytes), &mut progress);
+        answer.and_then(document).map_err(|failure| match failure {
+            Failure::Nonsense(what) => Failure::Lost(
+                what,
+                "nobody knows whether it was done. Is this the management API of a Corbel appliance? `corbelctl \
+                 status` tells its version."
+                    .into(),
+            ),
+            other => other,
+        })
     }
 
     /// All pages of a list, as one document with `member` whole.

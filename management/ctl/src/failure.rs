@@ -34,11 +34,11 @@ pub(crate) enum Failure {
     Here(String),
     /// The appliance could not be asked.
     Unreachable(String, &'static str),
-    /// It was asked, and the answer was lost.
+    /// It was asked to change something, and the answer was lost or makes no sense.
     Lost(String, String),
     /// It answered with a problem.
     Problem(Box<Problem>),
-    /// It answered something that is not its API.
+    /// It was asked something, and what it answered is not its API.
     Nonsense(String),
     /// The user wanted to wait no longer.
     Interrupted,

@@ -390,6 +390,58 @@ fn an_appliance_without_batches_is_asked_one_by_one() {
     assert!(server.asked()[1].body.contains("\"t.0\"") && server.asked()[2].body.contains("\"t.1\""));
 }
 
+#[test]
+fn a_command_of_which_nobody_can_tell_what_became_is_an_unknown_outcome() {
+    let nonsense = || problem("agent-nonsense", 502, "The agent's answer makes no sense", "It is no answer.");
+    let forgotten =
+        || problem("unknown-operation", 404, "There is no such operation", "It has been forgotten.");
+    type Answer = fn() -> Reply;
+    let answers: [(Answer, &str); 5] = [
+        (nonsense, "[agent-nonsense]"),
+        (forgotten, "[unknown-operation]"),
+        (|| Reply::Text(200, "<html>".into()), "it is no JSON"),
+        (|| Reply::Text(502, "Bad Gateway".into()), "status 502 comes without a problem document"),
+        (|| Reply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec()), "makes no sense"),
+    ];
+    for (answer, says) in answers {
+        let server = Server::start(move |_, _| answer());
+        for words in [&["stop", "db-1"][..], &["stop", "db-1", "b"], &["--json", "stop", "db-1"]] {
+            let run = server.ctl(words);
+            assert_eq!(run.code, 3, "{words:?} {}", run.err);
+            assert!(run.err.contains(says), "{words:?} {}", run.err);
+        }
+        // Whoever only looks, or asks for a forecast, has left nothing open.
+        for words in [&["instances"][..], &["stop", "db-1", "--dry-run"], &["stop", "a", "b", "--dry-run"]] {
+            assert!(matches!(server.ctl(words).code, 1 | 4), "{words:?}");
+        }
+        // What was made and is waited for, and then cannot be told of.
+        let server = Server::start(move |_, index| match index {
+            0 => Reply::Json(202, operation("running").to_string()),
+            _ => answer(),
+        });
+        let run = server.ctl(&["stop", "db-1", "--wait"]);
+        assert_eq!((run.code, run.out.as_str()), (3, ""), "{}", run.err);
+        assert!(run.err.contains(says) && run.err.contains("corbelctl instance NAME"), "{}", run.err);
+    }
+    for (state, name) in [("indeterminate", "agent-nonsense"), ("indeterminate", "outcome-unknown")] {
+        let server = Server::start(move |asked, _| {
+            let mut one = operation(state);
+            one["error"] = json!({ "type": format!("urn:corbel:problem:{name}"), "title": "x", "status": 502, "detail": "y" });
+            match asked.line.starts_with("POST /v1/commands") {
+                true => Reply::Json(
+                    202,
+                    json!({ "results": [{ "instance": "db-1", "operation": one },
+                    { "instance": "b", "problem": one["error"] }], "failed": 2 })
+                    .to_string(),
+                ),
+                false => Reply::Json(200, one.to_string()),
+            }
+        });
+        assert_eq!(server.ctl(&["operation", "17a2b3-1"]).code, 3);
+        assert_eq!(server.ctl(&["stop", "db-1", "b"]).code, 3, "{name}");
+    }
+}
+
 /// An appliance without batches that is gone from the second command on.
 fn going(gone: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
     Server::start(move |asked, _| match asked.line.as_str() {

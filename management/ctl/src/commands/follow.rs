@@ -20,16 +20,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long an appliance may be away while somebody waits: one that is reset is back in a second, and remembers.
 const AWAY: Duration = Duration::from_secs(60);
 
+/// What to do when the appliance cannot tell what became of an operation that it has made.
+const UNKNOWN: &str =
+    "nobody knows whether it was done: look by `corbelctl instance NAME` before you say it again.";
+
 /// Send one command and report what became of it.
 pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, terms: &Terms) -> Outcome<Exit> {
     api.screen.detail(&format!("client token {}", envelope.token()));
     let label = format!("{} {}", order.verb(), order.instance);
     let sent = api.send(Method::Post, &envelope.path(order), Some(&envelope.body(order)?), &label);
-    let operation = sent.map_err(|failure| unless_lost(failure, envelope, false))?;
     if terms.dry_run {
-        would(api, order, &operation);
+        let forecast = sent.map_err(unasked)?;
+        would(api, order, &forecast);
         return Ok(Exit::Done);
     }
+    let operation = sent.map_err(|failure| judged(api, unless_lost(failure, envelope, false)))?;
     let operation = match terms.wait {
         Some(limit) => wait(api, operation, limit)?,
         None => operation,
@@ -41,11 +46,32 @@ pub(super) fn one(api: &mut Api<'_>, order: &Order, envelope: &Envelope<'_>, ter
     Ok(exit(&operation, terms.wait.is_some()))
 }
 
+/// The exit code of a problem that was the answer to a command: what the agent has answered, or the operation that was
+/// made and is forgotten, would have told what became of it.
+fn fate(problem: &Problem) -> Exit {
+    match problem.name.as_str() {
+        "agent-nonsense" | "unknown-operation" => Exit::Unknown,
+        _ => problem.exit(),
+    }
+}
+
+/// A failure of all that was sent, said with the exit code that it has there.
+fn judged(api: &Api<'_>, failure: Failure) -> Failure {
+    match failure {
+        Failure::Problem(problem) => {
+            let exit = fate(&problem);
+            Failure::Problem(problem).report(api.screen);
+            Failure::Said(exit)
+        }
+        other => other,
+    }
+}
+
 /// What to do when nobody knows what became of a request: say the same again. `begun` when something of it was done
 /// before: then an appliance that cannot be reached any more leaves that open as well.
 fn unless_lost(failure: Failure, envelope: &Envelope<'_>, begun: bool) -> Failure {
     let what = match failure {
-        Failure::Lost(what, _) => what,
+        Failure::Lost(what, _) | Failure::Nonsense(what) => what,
         Failure::Interrupted => "interrupted before the answer".into(),
         Failure::Unreachable(what, _) if begun => what,
         other => return other,
@@ -56,6 +82,14 @@ fn unless_lost(failure: Failure, envelope: &Envelope<'_>, begun: bool) -> Failur
         envelope.token()
     );
     Failure::Lost(what, advice)
+}
+
+/// A forecast that was lost leaves nothing open: nothing was to be done.
+fn unasked(failure: Failure) -> Failure {
+    match failure {
+        Failure::Lost(what, _) => Failure::Unreachable(what, "nothing was changed by asking; try again."),
+        other => other,
+    }
 }
 
 /// What a dry run has found.
@@ -88,7 +122,7 @@ pub(super) fn several(
     let mut results: Vec<Value> = Vec::new();
     let sent = match send_all(api, orders, envelope, &mut results) {
         // As with a single command.
-        Err(failure) if results.is_empty() => return Err(failure),
+        Err(failure) if results.is_empty() => return Err(judged(api, failure)),
         sent => sent,
     };
     // What came before a failure is told first, as it stands; nobody waits for it.
@@ -116,10 +150,11 @@ pub(super) fn several(
 
 /// Say a failure beside results, which with `--json` are the one document.
 fn complain(api: &Api<'_>, failure: &Failure) -> Exit {
-    match failure {
-        Failure::Problem(problem) => api.screen.error(&problem.words(), advice::of(&problem.name)),
-        other => other.report(api.screen),
+    if let Failure::Problem(problem) = failure {
+        api.screen.error(&problem.words(), advice::of(&problem.name));
+        return fate(problem);
     }
+    failure.report(api.screen);
     failure.exit()
 }
 
@@ -192,7 +227,7 @@ fn would_all(api: &mut Api<'_>, orders: &[Order], envelope: &Envelope<'_>) -> Ou
                 api.screen.error(&words, advice::of(&problem.name));
                 worst = worst.max(problem.exit());
             }
-            Err(other) => return Err(other),
+            Err(other) => return Err(unasked(other)),
         }
     }
     Ok(worst)
@@ -208,10 +243,13 @@ fn told(
     if let Some(problem) = result.get("problem").cloned().and_then(Problem::of) {
         let words = format!("{}: {}", order.instance, problem.words());
         api.screen.error(&words, advice::of(&problem.name));
-        return Ok(problem.exit());
+        return Ok(fate(&problem));
     }
-    let nothing = "the answer makes no sense: a result has neither operation nor problem";
-    let operation = result.get_mut("operation").ok_or_else(|| Failure::Nonsense(nothing.into()))?;
+    let Some(operation) = result.get_mut("operation") else {
+        let what =
+            format!("{}: the answer makes no sense: there is neither operation nor problem", order.instance);
+        return Err(Failure::Lost(what, UNKNOWN.into()));
+    };
     if let Some(limit) = limit {
         *operation = wait(api, operation.clone(), limit)?;
     }
@@ -249,6 +287,13 @@ pub(super) fn wait(api: &mut Api<'_>, operation: Value, limit: Option<Duration>)
                 failure.report(screen);
                 screen.note(&operations::hint(&operation));
                 return Err(Failure::Said(Exit::Unknown));
+            }
+            Err(Failure::Problem(problem)) => {
+                let lost = format!("{verb} {name}: {}", problem.words());
+                return Err(Failure::Lost(lost, UNKNOWN.into()));
+            }
+            Err(Failure::Nonsense(what)) => {
+                return Err(Failure::Lost(format!("{verb} {name}: {what}"), UNKNOWN.into()));
             }
             Err(other) => return Err(other),
         };
