@@ -149,7 +149,7 @@ impl Lane {
         match seen.state {
             State::Running if stopping => (State::Stopping, None),
             // What it has stopped for stays known.
-            State::Stopped if matches!(before, State::Stopped | State::Failed) => {
+            State::Stopped | State::Failed if matches!(before, State::Stopped | State::Failed) => {
                 (before, self.record.reason.clone())
             }
             state => (state, seen.reason.clone()),

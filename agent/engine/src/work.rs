@@ -347,6 +347,9 @@ impl Engine {
         let Some(lane) = self.lanes.get(id) else { return };
         let stopping = lane.waiting.iter().any(super::lane::Waiting::is_stop);
         let next = match lane.record.state {
+            // It was seen to have stopped before anybody knew how.
+            State::Stopped if lane.record.reason.is_none() && !ended.orderly => Some(State::Failed),
+            State::Stopped if lane.record.reason.is_none() => Some(State::Stopped),
             State::Failed | State::Terminated | State::Stopped | State::Saved => None,
             State::Stopping | State::ShuttingDown => Some(State::Stopped),
             _ if ended.orderly || stopping => Some(State::Stopped),

@@ -225,6 +225,7 @@ fn observation(state: i32, why: i32) -> Observation {
         (PAUSED, 11) => (State::Pending, None),
         (PAUSED, _) => (State::Paused, None),
         (4, _) => (State::Stopping, Some("the guest has powered off and its process still exists")),
+        (SHUT_OFF, CRASHED) => (State::Failed, ended(CRASHED).map(|(_, how)| how)),
         (SHUT_OFF, _) => (State::Stopped, ended(why).map(|(_, how)| how)),
         (6, _) => (State::Failed, Some("the guest crashed")),
         (7, _) => (State::Running, Some("the guest sleeps")),
@@ -233,12 +234,15 @@ fn observation(state: i32, why: i32) -> Observation {
     Observation { reason: reason.map(Text::new), ..Observation::of(state) }
 }
 
+/// Nobody has ended it (`VIR_DOMAIN_SHUTOFF_CRASHED`).
+const CRASHED: i32 = 3;
+
 /// How a domain that is shut off (`virDomainShutoffReason`) has ended by itself: whether in order, and in words.
 const fn ended(why: i32) -> Option<(bool, &'static str)> {
     match why {
         1 => Some((true, "the guest has powered off")),
         2 => Some((false, "somebody else had libvirtd cut its power")),
-        3 => Some((false, "its hypervisor has ended unexpectedly")),
+        CRASHED => Some((false, "its hypervisor has ended unexpectedly")),
         4 => Some((true, "it has moved to another host")),
         5 => Some((true, "somebody else had libvirtd save it")),
         6 => Some((false, "libvirtd could not go on with it")),

@@ -6,7 +6,7 @@ use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::locked;
 use agent_engine::{Batch, CrashPoint, Engine, Fault, Finding, Job, Report, Step, Task};
-use agent_protocol::Failure;
+use agent_protocol::{Failure, State};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -222,12 +222,16 @@ fn perform(backend: &dyn Hypervisor, job: &Job) -> Report {
     if job.task == Task::Adopt {
         return Report { ended: None, result: Finding::Seen(backend.adopt(machine, within)) };
     }
-    let ended = backend.bury(machine);
-    if let Some(ended) = &ended {
-        log::info!("{}: {}", machine.id, ended.how);
-    }
+    let mut ended = backend.bury(machine);
     let result = match &job.task {
-        Task::Adopt | Task::Look => Finding::Seen(backend.observe(machine, within)),
+        Task::Adopt | Task::Look => {
+            let seen = backend.observe(machine, within);
+            // It may have ended between the two: how it has is more than that it has.
+            if seen.state == State::Stopped && ended.is_none() {
+                ended = backend.bury(machine);
+            }
+            Finding::Seen(seen)
+        }
         Task::Stats => Finding::Used(backend.stats(machine, within)),
         Task::Perform(step) => match &ended {
             Some(ended) if step.needs_running() => {
@@ -243,6 +247,9 @@ fn perform(backend: &dyn Hypervisor, job: &Job) -> Report {
             Finding::Performed(outcome)
         }
     };
+    if let Some(ended) = &ended {
+        log::info!("{}: {}", machine.id, ended.how);
+    }
     Report { ended, result }
 }
 
