@@ -176,7 +176,10 @@ impl Management {
         let Some(operation) = operations.get_mut(id) else { return };
         let news = match reply {
             Ok(Reply::Answer(answer)) => self.conclude(operation, &answer, now),
-            Ok(Reply::NeverReceived) => never_received(operation, peer, now),
+            Ok(Reply::NeverReceived) => {
+                let greeted = self.forward.peer.get().map(|peer| peer.boot);
+                never_received(operation, peer, greeted, now)
+            }
             Err(AgentError::Refused(what)) if was_sent && operation.sends == 1 => {
                 let detail = AgentError::Refused(what).to_string();
                 operation.end_with(End::undone(Kind::AgentRefused, &detail), now);
@@ -260,16 +263,27 @@ impl Management {
     }
 }
 
-/// The agent never received it. `peer` is `None` of one that takes no commands from this appliance any more.
-fn never_received(operation: &mut Operation, peer: Option<&Peer>, now: Instant) -> Option<Stage> {
+/// The agent never received it. `peer` is `None` of one that takes no commands from this appliance any more; the run that
+/// was last `greeted` is then the only one that is known.
+fn never_received(
+    operation: &mut Operation,
+    peer: Option<&Peer>,
+    greeted: Option<Uuid>,
+    now: Instant,
+) -> Option<Stage> {
     let doubt = "The agent does not remember what it was asked; look at the instance.";
     let end = match (peer, operation.meant) {
         _ if operation.stage == Stage::Running => {
             operation.look_again(now, AGAIN_FIRST, AGAIN_IN_DOUBT);
             return operation.doubt(Kind::OutcomeUnknown, doubt, now);
         }
-        // A copy on its way would be refused. That it was forgotten since is not to be thought of so soon.
-        (None, Some(_)) if operation.accepted.is_some() && now.since(operation.heard) < SOON => {
+        // A copy on its way would be refused. That it was forgotten since is not to be thought of so soon; that another run
+        // does not know of it says nothing.
+        (None, Some(meant))
+            if operation.accepted.is_some()
+                && greeted == Some(meant.boot)
+                && now.since(operation.heard) < SOON =>
+        {
             End::undone(Kind::StaleEpoch, "The command did not reach the agent; nothing was done.")
         }
         (Some(peer), Some(meant)) if meant.boot == peer.boot => {

@@ -291,6 +291,23 @@ fn a_command_that_got_lost_is_sent_again_only_if_the_agent_never_received_it_in_
 }
 
 #[test]
+fn an_agent_that_is_lost_to_another_appliance_is_believed_only_if_it_is_the_run_that_was_meant() {
+    for (greeted, expected) in [(AGENT, "failed"), (Uuid(8), "indeterminate")] {
+        let desk = Desk::new();
+        let (command, _) = desk.sent(COMMANDS, TERMINATE);
+        let id = command.op_id;
+        desk.deliver(&id, true, Err(AgentError::Lost("closed")));
+        let peer = desk.peer(greeted, 1000, 1);
+        desk.management.forward.greeted(welcome(greeted, 1000, 1), peer, true);
+        desk.management.forward.is_superseded();
+        assert_eq!(desk.management.take_tried(), std::slice::from_ref(&id));
+        desk.management.delivered(&id, None, false, Ok(Reply::NeverReceived));
+        desk.clerk();
+        assert_eq!(desk.answer(&format!("GET /v1/operations/{id}"), "").1["state"], expected);
+    }
+}
+
+#[test]
 fn an_outcome_that_nobody_knows_is_never_guessed() {
     // The agent's run, and how far its journal has come, when it says that it never received the command.
     for (boot, head, expected) in [(8, 9, "failed"), (8, 5000, "indeterminate"), (8, 0, "indeterminate")] {
