@@ -144,6 +144,11 @@ impl Management {
             return None;
         }
         let Some(meant) = operation.meant.filter(|meant| meant.boot == peer.boot) else {
+            // The run that it was sent to may have it from a copy that came late, and have told the next one.
+            if operation.sends > 0 && operation.meant.is_some() {
+                operation.tried = true;
+                return Some(Question::Recall(id.clone()));
+            }
             operation.meant = Some(peer.meant(operation.deadline));
             operation.is_to_be_kept(now);
             self.changed.raise();

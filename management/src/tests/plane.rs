@@ -291,6 +291,24 @@ fn a_command_that_got_lost_is_sent_again_only_if_the_agent_never_received_it_in_
 }
 
 #[test]
+fn what_one_run_of_the_agent_was_sent_is_asked_of_the_next_and_never_sent_to_it() {
+    let mut desk = Desk::new();
+    let (command, _) = desk.sent(COMMANDS, TERMINATE);
+    let id = command.op_id;
+    desk.deliver(&id, true, Err(AgentError::Lost("closed")));
+    assert!(desk.carried(&desk.peer(AGENT, 1000, 1)).is_some());
+    desk.deliver(&id, false, Ok(Reply::NeverReceived));
+    desk.wait(Duration::from_secs(1));
+    let next = desk.peer(Uuid(8), 10, 2);
+    let question = desk.carried(&next).map(|(_, question)| question);
+    assert_eq!(question, Some(Question::Recall(id.clone())));
+    desk.management.delivered(&id, Some(&next), false, Ok(Reply::NeverReceived));
+    desk.clerk();
+    let lost = desk.answer(&format!("GET /v1/operations/{id}"), "").1;
+    assert_eq!((&lost["state"], &lost["error"]["status"]), (&"failed".into(), &503.into()));
+}
+
+#[test]
 fn an_agent_that_is_lost_to_another_appliance_is_believed_only_if_it_is_the_run_that_was_meant() {
     for (greeted, expected) in [(AGENT, "failed"), (Uuid(8), "indeterminate")] {
         let desk = Desk::new();
