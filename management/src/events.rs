@@ -5,14 +5,10 @@ use crate::operations::Operation;
 use crate::route::SeqPage;
 use agent_protocol::{InstanceId, Text, Uuid, encode};
 use alloc::collections::VecDeque;
-use core::cell::Cell;
 use core::time::Duration;
 use kernel_runtime::{Instant, with_deadline};
 use management_api::{ApiEvent, EventKind, EventPage};
 use management_http::Response;
-
-/// So many may wait for events at once, so that connections are left for others; one more is answered at once.
-const LISTENERS: usize = 2;
 
 /// The events of late.
 pub(crate) struct Events {
@@ -23,7 +19,6 @@ pub(crate) struct Events {
     last: u64,
     /// The number before the first one of this run.
     base: u64,
-    listeners: Cell<usize>,
 }
 
 /// Somebody who waits for events.
@@ -38,7 +33,7 @@ impl Events {
     pub(crate) fn new(boot: Uuid, capacity: usize) -> Self {
         // 20 bits above 32: a number stays one that any reader of JSON can hold.
         let base = (boot.0 as u64 & 0xf_ffff) << 32;
-        Self { boot, ring: VecDeque::new(), capacity, last: base, base, listeners: Cell::new(0) }
+        Self { boot, ring: VecDeque::new(), capacity, last: base, base }
     }
 
     fn push(&mut self, event: ApiEvent) {
@@ -108,18 +103,14 @@ impl Management {
         Listen { page, until: self.clock.now() + patience }
     }
 
-    /// Wait until there is an event, as long as that may be, and answer.
+    /// Wait until there is an event, as long as that may be, and answer; at once when too many wait.
     pub async fn listen(&self, listen: Listen) -> Response {
-        let listeners = self.events.borrow().listeners.get();
-        if listeners < LISTENERS {
-            self.events.borrow().listeners.set(listeners + 1);
-            let leaving = Leaving(self);
+        if let Some(_waiting) = self.slots.wait() {
             while !self.has_news(&listen) {
                 if with_deadline(&self.clock, listen.until, self.news.heard()).await.is_err() {
                     break;
                 }
             }
-            drop(leaving);
         }
         let response = Response::json(200, encode(&self.events.borrow().page(&listen.page)));
         self.metrics.response(response.status);
@@ -129,15 +120,5 @@ impl Management {
     fn has_news(&self, listen: &Listen) -> bool {
         let page = self.events.borrow().page(&SeqPage { limit: 1, ..listen.page });
         page.missed || !page.events.is_empty()
-    }
-}
-
-/// A listener, until it goes.
-struct Leaving<'a>(&'a Management);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        let listeners = &self.0.events.borrow().listeners;
-        listeners.set(listeners.get().saturating_sub(1));
     }
 }

@@ -31,6 +31,7 @@ pub mod problem;
 mod route;
 mod secure;
 mod session;
+mod slots;
 mod stored;
 mod targets;
 mod views;

@@ -21,6 +21,7 @@ use crate::policy::{Policy, Principal};
 use crate::problem::{Kind, Problem};
 use crate::route::{Page, Route, route};
 use crate::secure::Dialling;
+use crate::slots::Slots;
 use crate::targets::Targets;
 use crate::{about, forward, stored};
 use agent_protocol::{Action, Command, InstanceId, OpId, Text, Uuid, Verb, decode, encode};
@@ -72,6 +73,7 @@ pub struct Management {
     pub(crate) clock: Clock,
     pub(crate) forward: forward::Forward,
     pub(crate) metrics: Metrics,
+    pub(crate) slots: Slots,
     pub(crate) targets: Box<dyn Targets>,
     pub(crate) operations: RefCell<Operations>,
     /// Where promises are kept, if there is a disk for it, and whether that has failed.
@@ -135,6 +137,8 @@ enum Aim {
     Command(bool),
     /// It has ended.
     End,
+    /// The same, for a client that would as well be answered at once.
+    Look,
 }
 
 /// What to make of the agent's reply.
@@ -186,6 +190,7 @@ impl Management {
             forward: forward::Forward::new(configuration.agent.is_some(), clock.clone()),
             operations: RefCell::new(operations),
             metrics: Metrics::default(),
+            slots: Slots::default(),
             targets: Box::new(targets),
             state,
             state_failed: Cell::new(false),
@@ -334,7 +339,7 @@ impl Management {
             Route::Operation(id, None) => self.shown(&id)?,
             Route::Operation(id, Some(patience)) => {
                 let until = self.clock.now() + patience;
-                return Ok(Step::Wait(Wait { id, until, aim: Aim::End, path: request.path.into() }));
+                return Ok(Step::Wait(Wait { id, until, aim: Aim::Look, path: request.path.into() }));
             }
             Route::EnrolmentRequest => return Ok(demand(Demand::Request, request.path)),
             Route::Enrol => return Ok(demand(Demand::Enrol(documents::parse(request)?), request.path)),
@@ -461,11 +466,13 @@ impl Management {
 
     /// Wait for what a request waits for, as long as it does, and answer it.
     pub async fn wait(&self, wait: Wait) -> Response {
-        while !self.is_over(&wait) {
+        let waiting = if wait.aim == Aim::Look { self.slots.wait() } else { None };
+        while !self.is_over(&wait) && (waiting.is_some() || wait.aim != Aim::Look) {
             if with_deadline(&self.clock, wait.until, self.news.heard()).await.is_err() {
                 break;
             }
         }
+        drop(waiting);
         self.recorded().await;
         self.waited(&wait)
     }
@@ -474,7 +481,7 @@ impl Management {
         let operations = self.operations.borrow();
         operations.get(&wait.id).is_none_or(|operation| match wait.aim {
             Aim::Command(_) => operation.told && !matches!(operation.stage, Stage::Accepted | Stage::Sent),
-            Aim::End => !operation.told || !operation.stage.is_open(),
+            Aim::End | Aim::Look => !operation.told || !operation.stage.is_open(),
         })
     }
 
@@ -482,7 +489,7 @@ impl Management {
     pub(crate) fn waited(&self, wait: &Wait) -> Response {
         let response = match wait.aim {
             Aim::Command(creates) => self.told(&wait.id, creates),
-            Aim::End => self.shown(&wait.id),
+            Aim::End | Aim::Look => self.shown(&wait.id),
         };
         let response = response.unwrap_or_else(|problem| problem.at(&wait.path).response());
         self.metrics.response(response.status);

@@ -5,18 +5,21 @@
 
 use crate::door::Door;
 use crate::policy::Principal;
+use crate::slots::Slots;
 use crate::wire::Wire;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use core::net::SocketAddrV4;
+use core::pin::pin;
 use core::time::Duration;
 use kernel_runtime::{Clock, with_deadline};
 use network::{ConnectError, Reset};
 use network_tls::{Buffers, ClientConfig, Connection};
 
-/// How long a peer may take over its handshake.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// How many times as long a peer may take over its handshake, and how long when no connection is left for others.
+const HANDSHAKE_TIMES: u32 = 5;
+const HANDSHAKE_TIME: Duration = Duration::from_secs(1);
 
 /// How the agent is dialled in TLS: whom to believe, who we are, and the memory of each connection.
 #[derive(Clone, Debug)]
@@ -53,13 +56,25 @@ impl<W: Wire> Secure<W> {
     ///
     /// # Errors
     /// Why it is not let in; the alert that tells it so has been sent if that cost no waiting.
-    pub(crate) async fn admit(&mut self, door: &Door, clock: &Clock) -> Result<Principal, String> {
-        let until = clock.now() + HANDSHAKE_TIME;
+    pub(crate) async fn admit(
+        &mut self,
+        door: &Door,
+        clock: &Clock,
+        slots: &Slots,
+    ) -> Result<Principal, String> {
+        let start = clock.now();
         let Some(begun) = door.greet(clock) else { return Ok(Principal::Anonymous) };
         self.tls = Some(Box::new(begun.map_err(|error| error.to_string())?));
-        match with_deadline(clock, until, self.shake_hands()).await {
-            Ok(done) => done?,
-            Err(_) => return Err("it did not finish the handshake in time".into()),
+        {
+            let mut shaking = pin!(self.shake_hands());
+            let mut times = 1;
+            loop {
+                match with_deadline(clock, start + HANDSHAKE_TIME * times, shaking.as_mut()).await {
+                    Ok(done) => break done?,
+                    Err(_) if times < HANDSHAKE_TIMES && !slots.are_full() => times += 1,
+                    Err(_) => return Err("it did not finish the handshake in time".into()),
+                }
+            }
         }
         let certificate = self.tls.as_ref().and_then(|tls| tls.peer_certificate());
         Ok(door.identify(certificate))

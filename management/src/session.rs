@@ -29,11 +29,14 @@ pub async fn serve(stream: Stream, port: u16, management: Rc<Management>) {
 pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
     let mut stream = Secure::new(stream);
     let (clock, door) = (&management.clock, &management.configuration.door);
+    let slots = &management.slots;
+    slots.add();
     loop {
         stream.accept(port).await;
+        let _taken = slots.take();
         management.metrics.connection();
         let peer = stream.peer();
-        let (outcome, patience) = match stream.admit(door, clock).await {
+        let (outcome, patience) = match stream.admit(door, clock, slots).await {
             Ok(principal) => {
                 if let Principal::Unknown(why) = principal {
                     door.refused(peer, why, clock.now());

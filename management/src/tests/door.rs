@@ -330,27 +330,29 @@ fn a_handshake_that_is_cut_at_any_byte_leaves_the_slot_to_the_next() {
 }
 
 #[test]
-fn a_slow_handshake_costs_five_seconds_and_others_go_on_meanwhile() {
-    let mut world = World::new(2);
-    let vm = world.issue(&[VM]);
-    let mut known = world.caller(Some(&vm));
-    assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-    // One byte each second, into the only other slot; ten more wait.
-    let slow = world.api.dial();
-    let waiting: Vec<End> = (0..10).map(|_| world.api.dial()).collect();
-    for byte in [0x16, 3, 1, 2, 0] {
-        assert!(!slow.is_closed());
-        slow.write(&[byte]);
-        world.wait(Duration::from_secs(1));
+fn a_slow_handshake_costs_five_seconds_or_one_when_no_slot_is_left_and_others_go_on_meanwhile() {
+    for (slots, others, seconds) in [(3, 0, 5), (2, 10, 1)] {
+        let mut world = World::new(slots);
+        let vm = world.issue(&[VM]);
+        let mut known = world.caller(Some(&vm));
         assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+        // One byte each second.
+        let slow = world.api.dial();
+        let waiting: Vec<End> = (0..others).map(|_| world.api.dial()).collect();
+        for byte in [0x16, 3, 1, 2, 0].into_iter().take(seconds) {
+            assert!(!slow.is_closed());
+            slow.write(&[byte]);
+            world.wait(Duration::from_secs(1));
+            assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+        }
+        world.wait(Duration::from_millis(100));
+        assert!(slow.is_closed());
+        for end in waiting {
+            end.reset();
+        }
+        world.wait(Duration::from_secs(1));
+        assert_eq!(world.get(&vm, "/healthz").0, 200);
     }
-    world.wait(Duration::from_millis(100));
-    assert!(slow.is_closed());
-    for end in waiting {
-        end.reset();
-    }
-    world.wait(Duration::from_secs(1));
-    assert_eq!(world.get(&vm, "/healthz").0, 200);
 }
 
 #[test]

@@ -502,6 +502,12 @@ fn whoever_waits_for_an_operation_hears_at_once_when_it_has_ended() {
     let mut waiting = world.client(Method::Get, &path, None);
     world.live(Duration::from_secs(4), silent);
     assert!(waiting.answer().is_none());
+    // Of two connections one may be waited on.
+    caller.end.reset();
+    let mut another = world.client(Method::Get, &path, None);
+    world.live(Duration::from_millis(10), silent);
+    assert_eq!(another.answer().unwrap().1["state"], "sent");
+    another.end.reset();
     let op_id = operation["id"].as_str().unwrap().parse().unwrap();
     let command = Command::new(op_id, name("web-1"), Action::Terminate {});
     world.live(Duration::from_secs(6), |request| {
