@@ -28,6 +28,8 @@ const AGAIN_IN_DOUBT: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(60);
 /// By how much the agent's clock may be behind what it is taken for, in milliseconds.
 const DRIFT_MS: u64 = 1000;
+/// How much of the agent's evidence is kept of an operation.
+const EVIDENCE_MAX: usize = 8;
 /// The agent remembers an operation for at least so many entries of its journal.
 const REMEMBERED: u64 = 1000;
 
@@ -219,7 +221,7 @@ impl Management {
             Outcome::Done { changed, instance, evidence } => End {
                 stage: Stage::Succeeded,
                 changed: Some(*changed),
-                evidence: evidence.clone(),
+                evidence: evidence.iter().take(EVIDENCE_MAX).cloned().collect(),
                 problem: None,
                 result: Some(view(instance)),
                 remembered: true,

@@ -13,8 +13,6 @@ use serde::{Deserialize, Serialize};
 
 /// What the records of operations begin with.
 pub(crate) const OWNER: &str = "operations/";
-/// How much of the agent's evidence is kept of an operation.
-const EVIDENCE_MAX: usize = 8;
 /// After a restart nobody knows how much of its time a command has left; the agent does.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -70,7 +68,7 @@ pub(crate) fn write(operation: &Operation) -> Vec<u8> {
         token: operation.token.clone(),
         stage,
         changed,
-        evidence: evidence.iter().take(EVIDENCE_MAX).cloned().collect(),
+        evidence: evidence.clone(),
         problem: problem.as_ref().map(|problem| (problem.kind.name().into(), problem.detail.clone())),
         meant: operation.meant.map(|meant| (meant.boot, meant.deadline_ms, meant.head)),
     })
