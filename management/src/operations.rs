@@ -286,8 +286,13 @@ impl Operations {
 
     /// Remember one that an earlier run has kept. They come in the order of their numbers.
     pub(crate) fn restore(&mut self, operation: Operation) {
-        self.next = self.next.max(operation.number.saturating_add(1));
+        self.leave_out(operation.number);
         self.known.push_back(operation);
+    }
+
+    /// No other operation is to have this number.
+    pub(crate) fn leave_out(&mut self, number: u64) {
+        self.next = self.next.max(number.saturating_add(1));
     }
 
     /// Remember an order before it is carried out.
@@ -369,9 +374,11 @@ impl Operations {
 
     /// A name that no question to the agent had before, in this run of the appliance or another.
     pub(crate) fn name(&mut self) -> Result<OpId, Problem> {
+        let none = || Problem::new(Kind::TooBusy, "No name is left for another operation.");
         let name = format!("{:016x}-{:x}", self.run, self.next);
-        self.next += 1;
-        name.parse().map_err(|_| Problem::new(Kind::TooBusy, "No name is left for another operation."))
+        // The last number is not given away: it might be that of a record.
+        self.next = self.next.checked_add(1).ok_or_else(none)?;
+        name.parse().map_err(|_| none())
     }
 
     pub(crate) fn get(&self, id: &OpId) -> Option<&Operation> {

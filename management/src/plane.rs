@@ -176,7 +176,12 @@ impl Management {
                     }
                     operations.restore(operation);
                 }
-                None => log::error!("a record of an operation cannot be read; it is left as it is"),
+                None => {
+                    if let Some(number) = stored::number(key) {
+                        operations.leave_out(number);
+                    }
+                    log::error!("a record of an operation cannot be read; it is left as it is");
+                }
             });
         }
         let epoch = state.as_ref().and_then(|records| decode::<Epoch>(&records.get(EPOCH)?).ok());

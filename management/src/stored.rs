@@ -74,10 +74,15 @@ pub(crate) fn write(operation: &Operation) -> Vec<u8> {
     })
 }
 
+/// The other way.
+pub(crate) fn number(key: &[u8]) -> Option<u64> {
+    let number = core::str::from_utf8(key).ok()?.strip_prefix(OWNER)?;
+    u64::from_str_radix(number, 16).ok()
+}
+
 /// The operation of a record; `None` of one that this version cannot read.
 pub(crate) fn read(key: &[u8], value: &[u8], now: Instant) -> Option<Operation> {
-    let number = core::str::from_utf8(key).ok()?.strip_prefix(OWNER)?;
-    let number = u64::from_str_radix(number, 16).ok()?;
+    let number = number(key)?;
     let stored: Stored = decode(value).ok()?;
     let problem = stored.problem.map(|(name, detail)| {
         let kind = Kind::ALL.iter().find(|kind| kind.name() == name);

@@ -215,6 +215,16 @@ impl Desk {
         }
     }
 
+    /// The state disk has this record.
+    pub(super) fn put(&self, key: &[u8], value: &[u8]) {
+        let records = self.management.state.as_ref().unwrap();
+        let changes = [state::Change::Put(key, value)];
+        let mut keeping = pin!(records.keep(&changes));
+        while keeping.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            records.turn(self.now());
+        }
+    }
+
     /// The agent has granted this epoch.
     pub(super) fn hold(&self, epoch: u64) {
         let mut holding = pin!(self.management.hold(epoch));

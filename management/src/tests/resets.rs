@@ -53,6 +53,22 @@ fn an_operation_that_has_ended_and_its_token_are_as_they_were() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_is_never_written_over() {
+    for (key, last) in [("operations/0000000000000007", false), ("operations/ffffffffffffffff", true)] {
+        let disk = disk();
+        let desk = start(&disk, 1);
+        desk.put(key.as_bytes(), b"of a later version");
+        let desk = start(&disk, 2);
+        for _ in 0..9 {
+            let answer = desk.answer(COMMANDS, r#"{"verb":"terminate"}"#);
+            assert_eq!(answer.0 == 503, last, "{answer:?}");
+        }
+        let kept = desk.management.state.as_ref().unwrap().get(key.as_bytes());
+        assert_eq!(kept.as_deref(), Some(&b"of a later version"[..]));
+    }
+}
+
+#[test]
 fn a_command_is_kept_before_it_is_sent_and_before_it_is_told_of() {
     let disk = disk();
     let desk = start(&disk, 1);
