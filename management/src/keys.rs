@@ -5,6 +5,7 @@
 //! lets in anybody, and offers nothing but these two calls. The token, which both ends were given, is never said: each end
 //! proves that it knows it. A key is on the state disk before its request is shown, and a certificate before it is used.
 
+use crate::documents;
 use crate::door::{Door, Lock, Shown};
 use crate::problem::{Kind, Problem};
 use alloc::format;
@@ -15,10 +16,12 @@ use core::cell::RefCell;
 use core::net::Ipv4Addr;
 use kernel_runtime::Clock;
 use management_api::{CertificateDocument, CertificateRequestView, EnrolRequest, KeysView};
-use management_http::Response;
+use management_http::json::Bounds;
+use management_http::{Request, Response};
 use network_tls::{
     Algorithm, Clients, Leaf, Name, Pin, PrivateKey, ServerConfig, SetupError, Token, der, pem,
 };
+use serde::de::DeserializeOwned;
 use state::{Change, Records};
 
 /// The records: the key in use and its certificates, the key that waits for one, and the token that was used.
@@ -34,6 +37,8 @@ const FOR_CERTIFICATE: &str = "corbel-enrol-certificate";
 /// The most certificates of a chain, and the most bytes of all.
 const CHAIN_MAX: usize = 6;
 const CHAIN_BYTES: usize = 16 << 10;
+/// The bounds of a request with a chain: one certificate may take all of it, in base64.
+const BOUNDS: Bounds = Bounds { string: CHAIN_BYTES.div_ceil(3) * 4, ..Bounds::REQUEST };
 
 /// What a request asks of the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +225,11 @@ fn invalid(why: &str) -> Problem {
 
 fn unkept() -> Problem {
     Problem::new(Kind::NoState, "There is no key.")
+}
+
+/// The body of a request with a chain.
+pub(crate) fn document<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Problem> {
+    documents::parse_within(request, &BOUNDS)
 }
 
 /// The certificates of a document.

@@ -23,7 +23,7 @@ use crate::route::{Page, Route, route};
 use crate::secure::Dialling;
 use crate::slots::Slots;
 use crate::targets::Targets;
-use crate::{about, forward, stored};
+use crate::{about, forward, keys, stored};
 use agent_protocol::{Action, Command, InstanceId, OpId, Text, Uuid, Verb, decode, encode};
 use alloc::boxed::Box;
 use alloc::format;
@@ -347,10 +347,10 @@ impl Management {
                 return Ok(Step::Wait(Wait { id, until, aim: Aim::Look, path: request.path.into() }));
             }
             Route::EnrolmentRequest => return Ok(demand(Demand::Request, request.path)),
-            Route::Enrol => return Ok(demand(Demand::Enrol(documents::parse(request)?), request.path)),
+            Route::Enrol => return Ok(demand(Demand::Enrol(keys::document(request)?), request.path)),
             Route::Keys => return Ok(demand(Demand::Show, request.path)),
             Route::RotateKeys => return Ok(demand(Demand::Rotate, request.path)),
-            Route::PutKeys => return Ok(demand(Demand::Install(documents::parse(request)?), request.path)),
+            Route::PutKeys => return Ok(demand(Demand::Install(keys::document(request)?), request.path)),
             Route::Images => return Ok(self.read(Question::Inventory, Purpose::Images, request.path)),
             Route::Instances(page) => {
                 return Ok(self.read(Question::Inventory, Purpose::Instances(page), request.path));

@@ -170,6 +170,10 @@ fn a_key_is_replaced_without_a_connection_lost() {
     let document = |chain: &[u8]| json!({ "certificates": [base64(chain)] }).to_string();
     let put = document(&first[0]);
     assert_eq!(ask(&mut world, &mut caller, Method::Put, "/v1/keys", Some(&put)).0, 409, "no key waits");
+    for (count, status) in [(5461, 409), (7000, 400)] {
+        let long = json!({ "certificates": ["AAAA".repeat(count)] }).to_string();
+        assert_eq!(ask(&mut world, &mut caller, Method::Put, "/v1/keys", Some(&long)).0, status, "{count}");
+    }
     let rotate = ask(&mut world, &mut caller, Method::Post, "/v1/keys:rotate", None);
     assert_eq!(rotate.0, 200, "{}", rotate.1);
     let twice = ask(&mut world, &mut caller, Method::Post, "/v1/keys:rotate", None).1;
