@@ -5,8 +5,13 @@ mod canned;
 
 use canned::{Asked, Reply, Server};
 use management_api::audit::{Anchor, AuditPage, AuditRecord, Decision, Hash};
-use management_api::{ApiEvent, BatchRequest, Capabilities, EventPage, Forecast, InstancePage, TargetPage};
+use management_api::{
+    AboutView, ApiEvent, BatchRequest, BatchView, Capabilities, EventPage, Forecast, HostView,
+};
 use management_api::{CertificateDocument, CertificateRequestView, EnrolRequest, KeysView};
+use management_api::{
+    ImageList, InstancePage, OperationPage, OperationView, ProblemDocument, ReadyView, TargetPage,
+};
 use network_tls::{Pin, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,7 +45,7 @@ fn instances() -> Value {
 }
 
 fn about() -> Value {
-    json!({ "name": "corbel", "version": "0.1.0", "api_versions": ["1"],
+    of::<AboutView>(json!({ "name": "corbel", "version": "0.1.0", "api_versions": ["1"],
         "boot": "0b9c4a5e-0000-4000-8000-0000000000ff", "clock_ms": 90_061_000, "authentication": "tls",
         "agent": { "state": "up", "version": "0.1.0", "boot": "0b9c4a5e-0000-4000-8000-0000000000ee", "epoch": 3,
             "hypervisors": [{ "name": "qemu", "version": "7.2.22", "capabilities": [
@@ -48,24 +53,24 @@ fn about() -> Value {
                 { "verb": "migrate.start", "support": "impossible", "by": "no peer is configured" } ] }] },
         "state": { "disk": "kept" },
         "limits": { "request_line_bytes": 1024, "header_fields": 32, "header_bytes": 8192, "body_bytes": 65536,
-            "batch_commands": 32 } })
+            "batch_commands": 32 } }))
 }
 
 fn operation(state: &str) -> Value {
-    json!({ "id": "17a2b3-1", "verb": "stop", "instance": "db-1", "state": state,
-        "kept": true, "accepted_ms": 90_000_000, "result": instances()["instances"][0] })
+    of::<OperationView>(json!({ "id": "17a2b3-1", "verb": "stop", "instance": "db-1", "state": state,
+        "kept": true, "accepted_ms": 90_000_000, "result": instances()["instances"][0] }))
 }
 
 fn host(drain: bool) -> Value {
-    json!({ "id": "self", "agent": about()["agent"], "drain": drain,
-        "capacity": { "targets": { "used": 1, "limit": 16 }, "operations": { "used": 3, "limit": 256 } } })
+    of::<HostView>(json!({ "id": "self", "agent": about()["agent"], "drain": drain,
+        "capacity": { "targets": { "used": 1, "limit": 16 }, "operations": { "used": 3, "limit": 256 } } }))
 }
 
 fn problem(name: &str, status: u16, title: &str, detail: &str) -> Reply {
     let kind = format!("urn:corbel:problem:{name}");
     let body =
         json!({ "type": kind, "title": title, "status": status, "detail": detail, "retryable": false });
-    Reply::Problem(status, body.to_string())
+    Reply::Problem(status, of::<ProblemDocument>(body).to_string())
 }
 
 /// An appliance on which nothing changes.
@@ -74,15 +79,17 @@ fn appliance() -> Server {
         let ok = |value: Value| Reply::Json(200, value.to_string());
         match asked.line.as_str() {
             "GET /v1 HTTP/1.1" => ok(about()),
-            "GET /readyz HTTP/1.1" => ok(json!({ "ready": true, "agent": { "state": "up" } })),
+            "GET /readyz HTTP/1.1" => ok(of::<ReadyView>(
+                json!({ "ready": true, "agent": { "state": "up" }, "state": { "disk": "kept" } }),
+            )),
             "GET /v1/instances?limit=200 HTTP/1.1" => ok(instances()),
             "GET /v1/instances/db-1 HTTP/1.1" => ok(instances()["instances"][0].clone()),
-            "GET /v1/images HTTP/1.1" => ok(json!({ "images": ["debian", "tiny"] })),
+            "GET /v1/images HTTP/1.1" => ok(of::<ImageList>(json!({ "images": ["debian", "tiny"] }))),
             "GET /v1/operations?limit=20 HTTP/1.1" => {
                 let mut done = operation("succeeded");
                 done["ended_ms"] = 90_012_500.into();
                 done["changed"] = false.into();
-                ok(json!({ "operations": [operation("running"), done], "next": null }))
+                ok(of::<OperationPage>(json!({ "operations": [operation("running"), done], "next": null })))
             }
             "GET /v1/capabilities HTTP/1.1" => {
                 ok(of::<Capabilities>(json!({ "hypervisors": about()["agent"]["hypervisors"] })))
@@ -200,9 +207,14 @@ hypervisors     qemu 7.2.22
     );
     let server = Server::start(|asked, _| match asked.line.as_str() {
         "GET /v1 HTTP/1.1" => Reply::Json(200, about().to_string()),
-        _ => {
-            Reply::Json(503, json!({ "ready": false, "agent": { "reason": "nothing listens" } }).to_string())
-        }
+        _ => Reply::Json(
+            503,
+            of::<ReadyView>(
+                json!({ "ready": false, "agent": { "state": "down", "reason": "nothing listens" },
+                "state": { "disk": "kept" } }),
+            )
+            .to_string(),
+        ),
     });
     let run = server.ctl(&["status"]);
     assert_eq!(run.code, 1);
@@ -350,7 +362,7 @@ fn several_are_one_batch_and_have_each_their_line_and_the_worst_decides() {
             .collect();
         let failed =
             u32::try_from(results.iter().filter(|result| result.get("problem").is_some()).count()).unwrap();
-        Reply::Json(202, (json!({ "results": results, "failed": failed })).to_string())
+        Reply::Json(202, of::<BatchView>(json!({ "results": results, "failed": failed })).to_string())
     });
     let run = server.ctl(&["terminate", "gone", "a", "b", "a", "--token", "t"]);
     assert_eq!(run.code, 1);
@@ -484,7 +496,7 @@ fn an_appliance_that_goes_away_among_several_leaves_an_unknown_outcome() {
             heard.extend_from_slice(&piece[..count]);
         }
         let one = json!({ "instance": "db-1", "operation": operation("succeeded") });
-        let body = json!({ "results": vec![one; 32], "failed": 0 }).to_string();
+        let body = of::<BatchView>(json!({ "results": vec![one; 32], "failed": 0 })).to_string();
         let head = format!(
             "HTTP/1.1 202 X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -578,8 +590,8 @@ fn eventful() -> Server {
                 let mut failed = operation("failed");
                 failed["error"] = json!({ "type": "urn:corbel:problem:guest-ignored", "title": "The guest did not shut down",
                     "status": 409, "detail": "It has had 60 s.", "instance": "/v1/operations/17a2b3-1", "retryable": false });
-                let failed = failed;
-                Reply::Json(200, json!({ "operations": [failed], "next": null }).to_string())
+                let page = json!({ "operations": [failed], "next": null });
+                Reply::Json(200, of::<OperationPage>(page).to_string())
             }
             line if line.starts_with("GET /v1/events?after=0&") => page(events, 6, true),
             line if line.starts_with("GET /v1/events?after=2&") => page(events, 6, true),
