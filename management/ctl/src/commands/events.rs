@@ -45,9 +45,9 @@ fn is_wanted(event: &Value, options: &Events) -> bool {
 
 /// Somebody who reads events in order and is told when some were missed.
 pub(super) struct Listener {
-    after: u64,
-    /// Whether nothing was asked for yet, so that nothing can have been missed.
-    fresh: bool,
+    /// The last that was told; `None` to ask for all that are kept, of which none can have been missed. Zero would not
+    /// do: a run's numbers begin anywhere.
+    after: Option<u64>,
     boot: String,
     pub(super) clock: Clock,
 }
@@ -56,28 +56,30 @@ impl Listener {
     pub(super) fn new(api: &mut Api<'_>, after: Option<u64>) -> Outcome<Self> {
         let about = api.get("/v1")?;
         let clock = Clock::new(number(&about, "/clock_ms").unwrap_or(0));
-        Ok(Self { after: after.unwrap_or(0), fresh: after.is_none(), boot: text(&about, "/boot"), clock })
+        Ok(Self { after, boot: text(&about, "/boot"), clock })
     }
 
     /// The next page, at once or when there is something in it.
     pub(super) fn next(&mut self, api: &mut Api<'_>, wait: bool) -> Outcome<Value> {
         let wait = if wait { format!("&wait={HELD}") } else { String::new() };
-        let page = api.get(&format!("/v1/events?after={}&limit={PAGE}{wait}", self.after))?;
+        let after = self.after.map(|after| format!("&after={after}")).unwrap_or_default();
+        let page = api.get(&format!("/v1/events?limit={PAGE}{after}{wait}"))?;
         let boot = text(&page, "/boot");
         if boot != self.boot {
             api.screen.warn("the appliance has started anew; its events begin from the first");
-            *self = Self::new(api, Some(0))?;
-            self.fresh = true;
+            *self = Self::new(api, None)?;
             return self.next(api, false);
         }
-        if text(&page, "/missed") == "yes" && !self.fresh {
+        if text(&page, "/missed") == "yes" && self.after.is_some() {
             api.screen.warn("events were missed; `corbelctl instances` tells how things stand now");
             if api.screen.is_json() {
                 api.screen.record(&json!({ "missed": true, "next": page["next"] }));
             }
+            // Such a page is empty; what is kept is told all the same.
+            self.after = None;
+            return self.next(api, false);
         }
-        self.fresh = false;
-        self.after = number(&page, "/next").unwrap_or(self.after);
+        self.after = number(&page, "/next").or(self.after);
         Ok(page)
     }
 }
