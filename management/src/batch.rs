@@ -1,7 +1,7 @@
 //! Several commands in one request: each becomes an operation of its own, or a problem.
 
 use crate::Management;
-use crate::documents;
+
 use crate::operations::{self, Stage};
 use crate::policy::Principal;
 use crate::problem::{Kind, Problem};
@@ -46,7 +46,7 @@ impl Management {
     fn part(&self, element: BatchElement, principal: Principal) -> Result<OpId, Problem> {
         let BatchElement { instance, verb, args, precondition, client_token, deadline_ms } = element;
         let request = CommandRequest { verb, args, precondition, client_token, deadline_ms };
-        let order = documents::command(request, instance, &*self.targets)?;
+        let order = self.order(request, instance, principal)?;
         self.admit(&order, principal)
     }
 

@@ -82,16 +82,18 @@ pub(crate) fn create(request: CreateRequest) -> Result<Order, Problem> {
     })
 }
 
-/// What `POST /v1/instances/{id}/commands` asks for. A disk is looked up among `targets`.
+/// What `POST /v1/instances/{id}/commands` asks for. A disk is looked up among `targets`; one
+/// that is gone since is what it was when the same was asked `before`.
 pub(crate) fn command(
     request: CommandRequest,
     instance: InstanceId,
     targets: &dyn Targets,
+    before: Option<Volume>,
 ) -> Result<Order, Problem> {
     let Object(arguments) = request.args.unwrap_or_default();
     Ok(Order {
         instance,
-        action: action(request.verb, arguments, targets)?,
+        action: action(request.verb, arguments, targets, before)?,
         precondition: request.precondition.unwrap_or_default().0,
         token: request.client_token,
         budget: budget(request.deadline_ms)?,
@@ -99,7 +101,12 @@ pub(crate) fn command(
 }
 
 /// The action of a verb and its arguments, which are exactly those that the verb takes.
-fn action(verb: Verb, args: Arguments, targets: &dyn Targets) -> Result<Action, Problem> {
+fn action(
+    verb: Verb,
+    args: Arguments,
+    targets: &dyn Targets,
+    before: Option<Volume>,
+) -> Result<Action, Problem> {
     let invalid = |detail: String| Err(Problem::new(Kind::InvalidField, detail));
     let Some(form) = form(verb) else {
         return invalid(format!("verb: {verb} has a request of its own"));
@@ -140,7 +147,7 @@ fn action(verb: Verb, args: Arguments, targets: &dyn Targets) -> Result<Action, 
             let size = sized(Size { cpus: args.cpus, memory_mib: args.memory_mib })?;
             Some(Action::Resize { size })
         }
-        Verb::VolumeAttach => Some(Action::VolumeAttach { volume: volume(args, targets)? }),
+        Verb::VolumeAttach => Some(Action::VolumeAttach { volume: volume(args, targets, before)? }),
         Verb::VolumeDetach => args.volume.map(|volume| Action::VolumeDetach { volume, timeout_ms }),
         Verb::VolumeResize => args.volume.map(|volume| Action::VolumeResize { volume }),
         Verb::NicAttach => nic(args).map(|nic| Action::NicAttach { nic }),
@@ -171,9 +178,16 @@ fn sized(size: Size) -> Result<Size, Problem> {
 }
 
 /// The disk that a target of this appliance is.
-fn volume(args: Arguments, targets: &dyn Targets) -> Result<Volume, Problem> {
+fn volume(args: Arguments, targets: &dyn Targets, before: Option<Volume>) -> Result<Volume, Problem> {
     let id = args.target.as_ref().map_or("", |target| target.as_str());
     let Some(Exposed { exposure, .. }) = targets.get(id) else {
+        if let Some(before) = before {
+            return Ok(Volume {
+                volume: args.volume.or_else(|| id.parse().ok()).unwrap_or(before.volume),
+                read_only: args.read_only.unwrap_or(before.read_only),
+                ..before
+            });
+        }
         return Err(Problem::new(Kind::UnknownTarget, format!("There is no target {id}.")));
     };
     let unusable = |what: &str| {

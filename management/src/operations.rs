@@ -6,7 +6,7 @@
 use crate::documents::{ClientToken, Order};
 use crate::problem::{Kind, Problem};
 use crate::views::InstanceView;
-use agent_protocol::{Action, InstanceId, OpId, Precondition, Text, Uuid, Verb};
+use agent_protocol::{Action, InstanceId, OpId, Precondition, Text, Uuid, Verb, Volume};
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
@@ -304,8 +304,7 @@ impl Operations {
         now: Instant,
     ) -> Result<Begin, Problem> {
         if let Some(token) = &order.token
-            && let Some(before) =
-                self.known.iter().find(|known| known.token.as_ref() == Some(token) && known.caller == caller)
+            && let Some(before) = self.named(token, &caller)
         {
             if before.is_same(order) {
                 return Ok(Begin::Repeated(before.id.clone()));
@@ -347,6 +346,19 @@ impl Operations {
             heard: now,
         });
         Ok(Begin::New(id))
+    }
+
+    /// The one that this caller has given this name.
+    fn named(&self, token: &ClientToken, caller: &Text) -> Option<&Operation> {
+        self.known.iter().find(|known| known.token.as_ref() == Some(token) && known.caller == *caller)
+    }
+
+    /// The disk that it attaches, if it is of that kind.
+    pub(crate) fn attached(&self, token: &ClientToken, caller: &Text) -> Option<Volume> {
+        match &self.named(token, caller)?.action {
+            Action::VolumeAttach { volume } => Some(volume.clone()),
+            _ => None,
+        }
     }
 
     /// Forget the oldest that nobody can ask for again, if there is no room otherwise.

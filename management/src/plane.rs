@@ -364,7 +364,7 @@ impl Management {
                 return self.command(order, dry, principal, request.path);
             }
             Route::Command(id, dry) => {
-                let order = documents::command(documents::parse(request)?, id, targets)?;
+                let order = self.order(documents::parse(request)?, id, principal)?;
                 return self.command(order, dry, principal, request.path);
             }
         };

@@ -1,10 +1,15 @@
 //! Targets: the part of the API that storage answers.
 
+use crate::Management;
+use crate::documents::{self, Order};
+use crate::policy::Principal;
 use crate::problem::{Kind, Problem};
+use agent_protocol::{InstanceId, Text};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
+use management_api::CommandRequest;
 use storage::{Connected, ControlError, Exposed, Exposure};
 
 /// What management asks of storage. `storage::Control` does it; tests put something else in its place.
@@ -57,6 +62,23 @@ pub(crate) fn delete(targets: &dyn Targets, id: &str, grace: Option<u16>) -> Res
         Some(seconds) => targets.withdraw_within(id, Duration::from_secs(seconds.into())),
     };
     done.map_err(|error| problem(id, error))
+}
+
+impl Management {
+    /// The order of a client's command. Whoever asks again for a disk to be attached is to hear what became of it, although
+    /// its target may be gone since.
+    pub(crate) fn order(
+        &self,
+        request: CommandRequest,
+        instance: InstanceId,
+        principal: Principal,
+    ) -> Result<Order, Problem> {
+        let before = request.client_token.as_ref().and_then(|token| {
+            let caller = Text::new(&principal.to_string());
+            self.operations.borrow().attached(token, &caller)
+        });
+        documents::command(request, instance, &*self.targets, before)
+    }
 }
 
 fn unknown(id: &str) -> Problem {

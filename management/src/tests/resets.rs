@@ -53,6 +53,27 @@ fn an_operation_that_has_ended_and_its_token_are_as_they_were() {
 }
 
 #[test]
+fn a_disk_that_was_attached_is_told_of_to_whoever_asks_again_although_its_target_is_gone() {
+    let disk = disk();
+    let desk = start(&disk, 1);
+    let target = r#"{"iqn":"iqn.2026-01.example:disk","volume":"nbd://10.1.0.9/disk","initiators":["*"]}"#;
+    let put = desk.answer("PUT /v1/targets/disk-1", target);
+    assert_eq!(put.0, 201, "{put:?}");
+    let attach = |token, more| {
+        format!(r#"{{"verb":"volume.attach","args":{{"target":"disk-1"{more}}},"client_token":"{token}"}}"#)
+    };
+    let (_, first) = desk.command(COMMANDS, &attach("T-1", ""), done("web-1", State::Running, true));
+    assert_eq!(desk.answer("DELETE /v1/targets/disk-1", "").0, 204);
+
+    let desk = start(&disk, 2);
+    let again = desk.answer(COMMANDS, &attach("T-1", ""));
+    assert_eq!((again.0, &again.1["id"]), (202, &first["id"]), "{again:?}");
+    let other = desk.answer(COMMANDS, &attach("T-1", r#","volume":"data""#));
+    assert_eq!(kind(&other), (409, "client-token-reused"));
+    assert_eq!(kind(&desk.answer(COMMANDS, &attach("T-2", ""))), (404, "unknown-target"));
+}
+
+#[test]
 fn a_record_that_cannot_be_read_is_never_written_over() {
     for (key, last) in [("operations/0000000000000007", false), ("operations/ffffffffffffffff", true)] {
         let disk = disk();
