@@ -81,7 +81,8 @@ impl Drop for Appliance {
 
 fn run(listener: TcpListener, authority: Vec<u8>, own: Option<Issued>, stopped: &mpsc::Receiver<()>) {
     listener.set_nonblocking(true).unwrap();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    // Rounded up: what is certified from now on is valid at once.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 1;
     let lock = Lock { epoch: Some(now), buffers: BUFFERS, ..lock_of(authority) };
     let records = Records::open(Box::new(disk()), 65536, ([1; 16], 7), || Instant::ZERO).unwrap();
     let door = match own {
