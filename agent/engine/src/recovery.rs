@@ -83,7 +83,12 @@ impl Engine {
         let lane = self.lanes.get_mut(id);
         match (&operation.stage, lane) {
             (Stage::Begun(_, from), Some(lane)) if lane.record.state != State::Terminated => {
-                lane.unsettled = Some((op_id.clone(), *from, self.now_ms + SETTLE_MS));
+                let before = lane.unsettled.replace((op_id.clone(), *from, self.now_ms + SETTLE_MS));
+                // Two have begun for one instance only where the first waits for its guest; it waits on.
+                let first = before.and_then(|(first, ..)| self.memory.get(&first)?.command().cloned());
+                if let Some(first) = first {
+                    self.wait(id, &first, false);
+                }
             }
             (Stage::Asked(..), Some(lane)) if lane.record.state != State::Terminated => {
                 // How much of its time was left nobody knows; it gets all of it.

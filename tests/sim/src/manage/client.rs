@@ -246,9 +246,11 @@ impl Client {
                 self.op = Some(op);
                 self.rest(2_000);
             }
-            // The other appliance has taken over: it is asked from now on.
+            // The other appliance has taken over: it is asked from now on. Or there is none: a greeting of a former life of this
+            // one, which came late, has taken the agent from it, and it could not keep that it had the agent before. So
+            // it takes no commands until it is reset.
             None if kind == "stale-epoch" => {
-                self.who = 1;
+                self.who = usize::from(check.is_replaced);
                 self.next();
             }
             None if matches!(kind, "too-busy" | "outcome-unknown" | "agent-unavailable") => self.rest(2_000),
