@@ -113,7 +113,7 @@ impl Nics {
 fn undisturbed(stage: &Stage) {
     let console = stage.appliance.console();
     let is_trouble = |line: &&str| {
-        let is_setting = line.contains("without authentication");
+        let is_setting = line.contains("WITHOUT AUTHENTICATION");
         (line.contains("WARN") || line.contains("ERROR") || line.contains("dropped")) && !is_setting
     };
     let trouble: Vec<_> = console.lines().filter(is_trouble).collect();
