@@ -172,12 +172,8 @@ const NORMAL: Limits = Limits {
 };
 
 /// The same for fewer disks, as many as a machine of 64 MiB has room for.
-const MEDIUM: Limits = Limits {
-    volumes: 8,
-    pool: [(4 * KIB, 512), (64 * KIB, 56), (SEGMENT, 40)],
-    control: 96 * KIB,
-    ..NORMAL
-};
+const MEDIUM: Limits =
+    Limits { volumes: 8, pool: [(4 * KIB, 512), (64 * KIB, 56), (SEGMENT, 40)], control: 96 * KIB, ..NORMAL };
 
 const LARGE: Limits = Limits {
     connections: 64,
