@@ -187,34 +187,45 @@ impl FromStr for Plan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut shape = None;
-        let mut faults = Vec::new();
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        for line in lines {
-            let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
-            let understood = match first {
-                "world" => Words::new(rest).and_then(|mut words| {
-                    shape = Some(Shape::parse(&mut words)?);
-                    words.are_used_up().then_some(())
-                }),
-                "at" => parse_fault(rest).map(|fault| faults.push(fault)),
-                _ => None,
-            };
-            understood.ok_or_else(|| format!("not understood: {line}"))?;
-        }
-        let plan = Self { shape: shape.ok_or("no world")?, faults };
+        let (shape, faults) = parse("world", text, Shape::parse, Fault::parse)?;
+        let plan = Self { shape, faults };
         plan.check()?;
         Ok(plan)
     }
 }
 
-fn parse_fault(text: &str) -> Option<(Instant, Fault)> {
-    let mut parts = text.splitn(3, ' ');
-    let at = Instant::parse(parts.next()?)?;
-    let kind = parts.next()?;
-    let mut words = Words::new(parts.next().unwrap_or_default())?;
-    let fault = Fault::parse(kind, &mut words)?;
-    words.are_used_up().then_some((at, fault))
+/// The shape of a world, in a line that begins with `word`, and its faults, each with when.
+pub(crate) fn parse<S, F>(
+    word: &str,
+    text: &str,
+    shape_of: impl Fn(&mut Words<'_>) -> Option<S>,
+    fault_of: impl Fn(&str, &mut Words<'_>) -> Option<F>,
+) -> Result<(S, Vec<(Instant, F)>), String> {
+    let (mut shape, mut faults) = (None, Vec::new());
+    let fault = |text: &str| {
+        let mut parts = text.splitn(3, ' ');
+        let at = Instant::parse(parts.next()?)?;
+        let kind = parts.next()?;
+        let mut words = Words::new(parts.next().unwrap_or_default())?;
+        let fault = fault_of(kind, &mut words)?;
+        words.are_used_up().then_some((at, fault))
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    for line in lines {
+        let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let understood = if first == word {
+            Words::new(rest).and_then(|mut words| {
+                shape = Some(shape_of(&mut words)?);
+                words.are_used_up().then_some(())
+            })
+        } else if first == "at" {
+            fault(rest).map(|fault| faults.push(fault))
+        } else {
+            None
+        };
+        understood.ok_or_else(|| format!("not understood: {line}"))?;
+    }
+    Ok((shape.ok_or("no world")?, faults))
 }
 
 impl Plan {

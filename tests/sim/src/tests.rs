@@ -2,16 +2,17 @@
 
 use crate::{Bug, Plan, campaign, run, run_all, violation};
 use std::path::Path;
+use std::str::FromStr;
 
 /// Worlds of a quick run; `SIM_WORLDS` says otherwise.
 const QUICK: u64 = 1000;
 /// Worlds in which a planted bug must have been found: less than a minute's worth.
-const ENOUGH: usize = 3000;
+pub(crate) const ENOUGH: usize = 3000;
 /// Violations after which no more are looked for.
-const PLENTY: usize = 20;
+pub(crate) const PLENTY: usize = 20;
 
 /// How many worlds there are to be.
-fn worlds() -> u64 {
+pub(crate) fn worlds() -> u64 {
     let wanted = std::env::var("SIM_WORLDS").ok().and_then(|text| text.parse().ok());
     wanted.unwrap_or(QUICK)
 }
@@ -23,21 +24,25 @@ fn the_worlds_of_all_seeds_hold() {
     assert!(tally.wrong.is_empty(), "{tally}: {:?}", tally.wrong);
 }
 
-/// What found something once is kept as a plan, so that it stays the world that it was when seeds mean others.
 #[test]
 fn what_went_wrong_once_goes_well_now() {
-    let past = Path::new(env!("CARGO_MANIFEST_DIR")).join("past");
+    let tally = run_all(past("past"), None, PLENTY);
+    assert!(tally.worlds > 0 && tally.wrong.is_empty(), "{tally}: {:?}", tally.wrong);
+}
+
+/// What found something once is kept as a plan, so that it stays the world that it was when seeds mean others.
+pub(crate) fn past<P: FromStr<Err = String>>(folder: &str) -> std::vec::IntoIter<(String, P)> {
+    let past = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files: Vec<_> =
         past.read_dir().expect("the past").map(|entry| entry.expect("a file").path()).collect();
     files.sort();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "plan"));
     let plans = files.iter().map(|file| {
         let text = std::fs::read_to_string(file).expect("a text");
-        let plan: Plan = text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let plan = text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         (file.display().to_string(), plan)
     });
-    let tally = run_all(plans.collect::<Vec<_>>().into_iter(), None, PLENTY);
-    assert!(tally.wrong.is_empty(), "{tally}: {:?}", tally.wrong);
+    plans.collect::<Vec<_>>().into_iter()
 }
 
 #[test]
@@ -89,6 +94,7 @@ fn finds(bug: Bug) {
     panic!("{bug:?} was planted in {ENOUGH} worlds and not found");
 }
 
+/// A test for each bug that can be planted.
 macro_rules! planted {
     ($($name:ident: $bug:ident),+ $(,)?) => {
         $(#[test]
@@ -102,6 +108,8 @@ macro_rules! planted {
         }
     };
 }
+
+pub(crate) use planted;
 
 planted! {
     a_forgotten_write_is_found: LostWrite,

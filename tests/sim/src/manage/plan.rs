@@ -1,6 +1,6 @@
 //! What a seed stands for in the management world: how many do what, and what goes wrong when.
 
-use crate::plan::words::{Word, Words, choice, line, lines};
+use crate::plan::words::{Word, choice, line, lines};
 use crate::random::Random;
 use kernel_runtime::Instant;
 use std::fmt;
@@ -148,33 +148,11 @@ impl FromStr for Plan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut shape, mut faults) = (None, Vec::new());
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        for line in lines {
-            let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
-            let understood = match first {
-                "manage" => Words::new(rest).and_then(|mut words| {
-                    shape = Some(Shape::parse(&mut words)?);
-                    words.are_used_up().then_some(())
-                }),
-                "at" => parse_fault(rest).map(|fault| faults.push(fault)),
-                _ => None,
-            };
-            understood.ok_or_else(|| format!("not understood: {line}"))?;
-        }
-        let plan = Self { shape: shape.ok_or("no world")?, faults };
+        let (shape, faults) = crate::plan::parse("manage", text, Shape::parse, Fault::parse)?;
+        let plan = Self { shape, faults };
         plan.check()?;
         Ok(plan)
     }
-}
-
-fn parse_fault(text: &str) -> Option<(Instant, Fault)> {
-    let mut parts = text.splitn(3, ' ');
-    let at = Instant::parse(parts.next()?)?;
-    let kind = parts.next()?;
-    let mut words = Words::new(parts.next().unwrap_or_default())?;
-    let fault = Fault::parse(kind, &mut words)?;
-    words.are_used_up().then_some((at, fault))
 }
 
 /// The smallest plan near `plan` in which something is wrong; `plan` itself if nothing is.

@@ -1,20 +1,8 @@
 //! The worlds of many seeds, those of the past, and the planted bugs.
 
 use super::{Bug, Plan, run, shrink, violation};
+use crate::tests::{ENOUGH, PLENTY, past, planted, worlds};
 use crate::{manage_all, manage_campaign};
-use std::path::Path;
-
-/// Worlds of a quick run; `SIM_WORLDS` says otherwise.
-const QUICK: u64 = 1000;
-/// Worlds in which a planted bug must have been found: seconds' worth.
-const ENOUGH: usize = 3000;
-/// Violations after which no more are looked for.
-const PLENTY: usize = 20;
-
-fn worlds() -> u64 {
-    let wanted = std::env::var("SIM_WORLDS").ok().and_then(|text| text.parse().ok());
-    wanted.unwrap_or(QUICK)
-}
 
 #[test]
 fn the_worlds_of_all_seeds_hold() {
@@ -25,16 +13,7 @@ fn the_worlds_of_all_seeds_hold() {
 
 #[test]
 fn what_went_wrong_once_goes_well_now() {
-    let past = Path::new(env!("CARGO_MANIFEST_DIR")).join("past/manage");
-    let mut files: Vec<_> =
-        past.read_dir().expect("the past").map(|entry| entry.expect("a file").path()).collect();
-    files.sort();
-    let plans = files.iter().map(|file| {
-        let text = std::fs::read_to_string(file).expect("a text");
-        let plan: Plan = text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        (file.display().to_string(), plan)
-    });
-    let tally = manage_all(plans.collect::<Vec<_>>().into_iter(), None, PLENTY);
+    let tally = manage_all(past("past/manage"), None, PLENTY);
     assert!(tally.worlds > 0 && tally.wrong.is_empty(), "{tally}: {:?}", tally.wrong);
 }
 
@@ -78,20 +57,6 @@ fn finds(bug: Bug) {
         }
     }
     panic!("{bug:?} was planted in {ENOUGH} worlds and not found");
-}
-
-macro_rules! planted {
-    ($($name:ident: $bug:ident),+ $(,)?) => {
-        $(#[test]
-        fn $name() {
-            finds(Bug::$bug);
-        })+
-
-        #[test]
-        fn every_bug_has_its_test() {
-            assert_eq!(Bug::ALL.to_vec(), vec![$(Bug::$bug),+]);
-        }
-    };
 }
 
 planted! {
