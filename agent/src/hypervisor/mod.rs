@@ -5,6 +5,7 @@
 //! bounded by `within`.
 
 pub mod libvirt;
+mod operator;
 pub mod qemu;
 
 pub use agent_engine::{Ended, Evidence, Fault, Machine, Observation, Step};

@@ -1,11 +1,9 @@
 //! The operator's table: the only place where paths stand, and what a name that comes over the wire means here.
 
+use super::super::operator::without_repetition;
 use agent_protocol::{ImageName, NetworkName};
-use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -247,33 +245,6 @@ impl Image {
 /// Whether a path is the same in XML as here, and means the same wherever libvirtd runs.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute() && path.to_str().is_some_and(|text| !text.chars().any(char::is_control))
-}
-
-/// A map in which a name that stands twice is an error and not the last one's victory.
-fn without_repetition<'de, D, K, V>(source: D) -> Result<BTreeMap<K, V>, D::Error>
-where
-    D: Deserializer<'de>,
-    K: Deserialize<'de> + Ord + fmt::Display,
-    V: Deserialize<'de>,
-{
-    struct Table<K, V>(PhantomData<(K, V)>);
-    impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Visitor<'de> for Table<K, V> {
-        type Value = BTreeMap<K, V>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table of names")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut table = BTreeMap::new();
-            while let Some((name, value)) = map.next_entry::<K, V>()? {
-                if table.contains_key(&name) {
-                    return Err(A::Error::custom(format_args!("{name} stands twice")));
-                }
-                table.insert(name, value);
-            }
-            Ok(table)
-        }
-    }
-    source.deserialize_map(Table(PhantomData))
 }
 
 #[cfg(test)]

@@ -1,13 +1,11 @@
 //! The operator's table of images: the only place where paths and arguments stand.
 
 use super::super::Machine;
+use super::super::operator::without_repetition;
 use super::board::Board;
 use agent_protocol::{ImageName, NetworkName};
-use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -133,37 +131,6 @@ impl Image {
         };
         self.arguments.iter().map(fill).collect()
     }
-}
-
-/// A map in which a name that stands twice is an error and not the last one's victory.
-fn without_repetition<'de, D, K, V>(source: D) -> Result<BTreeMap<K, V>, D::Error>
-where
-    D: Deserializer<'de>,
-    K: Deserialize<'de> + Ord + fmt::Display,
-    V: Deserialize<'de>,
-{
-    struct Table<K, V>(PhantomData<(K, V)>);
-    impl<'de, K, V> Visitor<'de> for Table<K, V>
-    where
-        K: Deserialize<'de> + Ord + fmt::Display,
-        V: Deserialize<'de>,
-    {
-        type Value = BTreeMap<K, V>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut table = BTreeMap::new();
-            while let Some((name, value)) = map.next_entry::<K, V>()? {
-                if table.contains_key(&name) {
-                    return Err(A::Error::custom(format_args!("the name {name} stands twice")));
-                }
-                table.insert(name, value);
-            }
-            Ok(table)
-        }
-    }
-    source.deserialize_map(Table(PhantomData))
 }
 
 #[cfg(test)]
