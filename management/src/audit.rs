@@ -122,47 +122,41 @@ fn before(record: &AuditRecord) -> Anchor {
 impl Management {
     /// Put a request on record.
     pub(crate) fn record(&self, entry: Entry<'_>) {
-        let mut trail = self.trail.borrow_mut();
-        trail.requests += 1;
-        let record = AuditRecord {
-            seq: 0,
-            prev_hash: Hash::default(),
-            boot: self.configuration.boot,
-            at_ms: self.clock.now().as_micros() / 1000,
-            unix_time: self.configuration.door.time(&self.clock),
-            request: trail.requests,
-            principal: Text::new(&entry.principal.to_string()),
-            peer_key: entry.principal.key().map(|pin| Hash(pin.0)),
-            verb: Text::new(entry.verb),
-            object: Text::new(entry.object),
-            decision: entry.decision,
-            outcome: Text::new(entry.outcome),
-            operation: entry.operation,
-            hash: Hash::default(),
-        };
-        trail.push(record);
-        drop(trail);
-        self.changed.raise();
+        let who = (Text::new(&entry.principal.to_string()), entry.principal.key().map(|pin| Hash(pin.0)));
+        self.put(who, [entry.verb, entry.object, entry.outcome], entry.decision, entry.operation);
     }
 
     /// Put the end of an operation on record.
     pub(crate) fn record_end(&self, operation: &Operation) {
+        let object = format!("/v1/instances/{}", operation.instance);
+        let what = [operation.action.verb().as_str(), &object, operation.stage.as_str()];
+        self.put((operation.caller.clone(), None), what, Decision::Allowed, Some(operation.id.clone()));
+    }
+
+    fn put(
+        &self,
+        (principal, peer_key): (Text, Option<Hash>),
+        [verb, object, outcome]: [&str; 3],
+        decision: Decision,
+        operation: Option<OpId>,
+    ) {
         let mut trail = self.trail.borrow_mut();
         trail.requests += 1;
         let record = AuditRecord {
+            // The place in the chain is given by the trail.
             seq: 0,
             prev_hash: Hash::default(),
             boot: self.configuration.boot,
             at_ms: self.clock.now().as_micros() / 1000,
             unix_time: self.configuration.door.time(&self.clock),
             request: trail.requests,
-            principal: operation.caller.clone(),
-            peer_key: None,
-            verb: Text::new(operation.action.verb().as_str()),
-            object: Text::new(&format!("/v1/instances/{}", operation.instance)),
-            decision: Decision::Allowed,
-            outcome: Text::new(operation.stage.as_str()),
-            operation: Some(operation.id.clone()),
+            principal,
+            peer_key,
+            verb: Text::new(verb),
+            object: Text::new(object),
+            decision,
+            outcome: Text::new(outcome),
+            operation,
             hash: Hash::default(),
         };
         trail.push(record);

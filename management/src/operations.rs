@@ -13,8 +13,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 use kernel_runtime::Instant;
-use management_api::{OperationState, OperationView};
-use serde::{Deserialize, Serialize};
+pub(crate) use management_api::OperationState as Stage;
+use management_api::OperationView;
 
 /// How long an operation that has ended and its client token are remembered at least: longer than any deadline, so that
 /// whoever asks again within it gets the same answer.
@@ -23,64 +23,6 @@ const REMEMBERED: Duration = Duration::from_secs(120);
 const RESULTS: usize = 64;
 /// The share of the table, one in so many, that is there for what ends an instance only.
 const RESERVE: usize = 8;
-
-/// How far an operation has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Stage {
-    /// It waits for its turn.
-    Accepted,
-    /// The agent was asked and has not answered yet.
-    Sent,
-    /// The agent has begun and will end it by itself.
-    Running,
-    /// It is done.
-    Succeeded,
-    /// Nothing was done.
-    Refused,
-    /// It was tried and has not come about, or could not be tried.
-    Failed,
-    /// Whether it was done is not known. It is looked at again.
-    Indeterminate,
-}
-
-impl Stage {
-    /// Whether it may still change by itself.
-    pub(crate) const fn is_open(self) -> bool {
-        matches!(self, Self::Accepted | Self::Sent | Self::Running)
-    }
-
-    /// As clients see it.
-    pub(crate) const fn shown(self) -> OperationState {
-        match self {
-            Self::Accepted => OperationState::Accepted,
-            Self::Sent => OperationState::Sent,
-            Self::Running => OperationState::Running,
-            Self::Succeeded => OperationState::Succeeded,
-            Self::Refused => OperationState::Refused,
-            Self::Failed => OperationState::Failed,
-            Self::Indeterminate => OperationState::Indeterminate,
-        }
-    }
-
-    /// Its name in records and events.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Sent => "sent",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Indeterminate => "indeterminate",
-        }
-    }
-
-    /// Whether it never changes again.
-    pub(crate) const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Refused | Self::Failed)
-    }
-}
 
 /// The run of the agent that a command is meant for, and the last moment on that run's clock, in milliseconds, at which
 /// it may be begun. Another run would refuse the command, and so does this one after that moment: then a copy that is
@@ -438,7 +380,7 @@ pub(crate) fn view(operation: &Operation) -> OperationView {
         verb: operation.action.verb(),
         instance: operation.instance.clone(),
         client_token: operation.token.clone(),
-        state: operation.stage.shown(),
+        state: operation.stage,
         changed: operation.changed,
         evidence: operation.evidence.clone(),
         error: operation.problem.as_ref().map(Problem::document),

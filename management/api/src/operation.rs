@@ -31,6 +31,24 @@ impl OperationState {
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Accepted | Self::Sent | Self::Running)
     }
+
+    /// Whether it never changes again.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Refused | Self::Failed)
+    }
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Sent => "sent",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Indeterminate => "indeterminate",
+        }
+    }
 }
 
 /// An operation.
