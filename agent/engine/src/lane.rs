@@ -22,8 +22,9 @@ pub(crate) struct Lane {
     pub(crate) queue: VecDeque<OpId>,
     /// Commands whose guest was asked.
     pub(crate) waiting: Vec<Waiting>,
-    /// A command that had begun when the agent ended, the state before it, and until when it is looked for.
-    pub(crate) unsettled: Option<(OpId, State, u64)>,
+    /// Commands that had begun when the agent ended, in their order: the state before each, and until when it is looked for.
+    /// Two had where the first waits for its guest, and more where the journal is damaged.
+    pub(crate) unsettled: VecDeque<(OpId, State, u64)>,
     /// Somebody wants it looked at.
     pub(crate) wants_look: bool,
     /// How many looks have been begun, and how many have come back.
@@ -108,7 +109,7 @@ impl Lane {
             job: None,
             queue: VecDeque::new(),
             waiting: Vec::new(),
-            unsettled: None,
+            unsettled: VecDeque::new(),
             wants_look: false,
             looks: (0, 0),
             look_at_ms: u64::MAX,

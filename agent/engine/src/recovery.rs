@@ -83,12 +83,7 @@ impl Engine {
         let lane = self.lanes.get_mut(id);
         match (&operation.stage, lane) {
             (Stage::Begun(_, from), Some(lane)) if lane.record.state != State::Terminated => {
-                let before = lane.unsettled.replace((op_id.clone(), *from, self.now_ms + SETTLE_MS));
-                // Two have begun for one instance only where the first waits for its guest; it waits on.
-                let first = before.and_then(|(first, ..)| self.memory.get(&first)?.command().cloned());
-                if let Some(first) = first {
-                    self.wait(id, &first, false);
-                }
+                lane.unsettled.push_back((op_id.clone(), *from, self.now_ms + SETTLE_MS));
             }
             (Stage::Asked(..), Some(lane)) if lane.record.state != State::Terminated => {
                 // How much of its time was left nobody knows; it gets all of it.
@@ -109,10 +104,10 @@ impl Engine {
     /// See whether looking tells what became of a command that had begun when the agent ended.
     pub(crate) fn settle(&mut self, id: &InstanceId, seen: &Observation) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
-        let Some((op_id, from, until_ms)) = lane.unsettled.clone() else { return };
+        let Some((op_id, from, until_ms)) = lane.unsettled.front().cloned() else { return };
         let command = self.memory.get(&op_id).and_then(|operation| operation.command()).cloned();
         let Some(command) = command else {
-            lane.unsettled = None;
+            lane.unsettled.pop_front();
             return;
         };
         let verdict = verdict(&command.action, from, seen);
@@ -120,7 +115,9 @@ impl Engine {
             lane.look_at_ms = self.now_ms + 1000;
             return;
         }
-        lane.unsettled = None;
+        lane.unsettled.pop_front();
+        // What comes of this one may show in the next look.
+        lane.wants_look |= !lane.unsettled.is_empty();
         match verdict {
             Verdict::Done => {
                 if matches!(command.action, Action::Stop { .. }) {

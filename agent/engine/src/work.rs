@@ -69,13 +69,13 @@ impl Engine {
                 self.is_due(id, waiting);
                 continue;
             }
-            if let Some((op_id, ..)) = &lane.unsettled {
+            if let Some((op_id, ..)) = lane.unsettled.front() {
                 let next = lane.queue.front().and_then(|op_id| self.memory.get(op_id));
                 let forced =
                     next.and_then(|next| next.command()).is_some_and(|one| is_forced(one.action.verb()));
                 if forced {
                     let op_id = op_id.clone();
-                    lane.unsettled = None;
+                    lane.unsettled.pop_front();
                     self.freeze(id, &op_id, "the agent ended meanwhile, and its hypervisor did not tell");
                     continue;
                 }

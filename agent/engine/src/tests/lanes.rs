@@ -1,7 +1,7 @@
 //! Single stories.
 
 use super::played::{World, action, create, stop, volume_attach};
-use crate::{Fault, Finding, Known, Reply, Report};
+use crate::{Batch, Entry, Fault, Finding, Known, Reply, Report};
 use agent_protocol::{
     Action, Attachment, Command, EventKind, Failure, Hello, Outcome, Precondition, Refusal, State, Then,
     Uuid, Verb,
@@ -364,4 +364,22 @@ fn tombstones_are_few() {
     assert_eq!(world.engine.count(), 256);
     world.restart();
     assert_eq!(world.engine.count(), 256);
+}
+
+#[test]
+fn every_command_that_a_damaged_journal_leaves_in_doubt_comes_to_an_end() {
+    let mut world = World::new();
+    world.reach("a", State::Running);
+    let ends = [Action::Reset {}, stop(true), Action::Pause {}, Action::Resume {}];
+    let commands = ends.map(|action| world.command("a", action));
+    let last = world.journal.last().map_or(0, |batch| batch.last);
+    let entries =
+        commands.iter().map(|command| Entry::Received { command: command.clone().into() }).collect();
+    world.journal.push(Batch { entries, last: last + commands.len() as u64 });
+    world.restart_from(true);
+    world.run();
+    world.pass(120_000);
+    for command in &commands {
+        world.ended(&command.op_id);
+    }
 }

@@ -77,6 +77,11 @@ impl World {
 
     /// The agent ends, and another one starts with what is durable.
     pub(crate) fn restart(&mut self) {
+        self.restart_from(false);
+    }
+
+    /// The same; the journal may be damaged.
+    pub(crate) fn restart_from(&mut self, damaged: bool) {
         self.boots += 1;
         self.now_ms = 0;
         self.engine = Engine::new(Uuid(self.boots), vec![host()], Limits::DEFAULT);
@@ -84,6 +89,9 @@ impl World {
         for batch in &self.journal {
             head = batch.last;
             batch.entries.iter().cloned().for_each(|entry| self.engine.replay(entry));
+        }
+        if damaged {
+            self.engine.doubt();
         }
         self.engine.open(head, 0);
     }
