@@ -181,7 +181,8 @@ impl Lane {
     /// Disks and interfaces that its guest was asked to let go of and does not have any more.
     pub(crate) fn released(&mut self, seen: &Observation) -> bool {
         let count = self.record.volumes.len() + self.record.nics.len();
-        let runs = !matches!(seen.state, State::Stopped | State::Saved | State::Failed);
+        // One that is saved has them all: its guest is to find them when it goes on.
+        let runs = !matches!(seen.state, State::Stopped | State::Failed);
         let gone = |list: &Option<Vec<VolumeName>>, name: &VolumeName| match list {
             Some(list) => !list.contains(name),
             None => !runs,

@@ -72,6 +72,8 @@ pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdi
             has(seen.volumes.as_ref().map(|list| list.contains(&volume.volume)), true)
         }
         Action::NicAttach { nic } => has(seen.nics.as_ref().map(|list| list.contains(&nic.nic)), true),
+        // Its guest is to find what it had when it goes on.
+        Action::VolumeDetach { .. } | Action::NicDetach { .. } if state == State::Saved => NotDone,
         Action::VolumeDetach { volume, .. } => {
             match seen.volumes.as_ref().map(|list| list.contains(volume)) {
                 _ if !runs => Done,

@@ -364,10 +364,20 @@ impl Engine {
     /// Nothing of a machine runs any more: whoever waits for its guest is told, or it is started again.
     pub(crate) fn nothing_runs(&mut self, id: &InstanceId, evidence: &Evidence, by_command: bool) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
+        let saved = lane.record.state == State::Saved;
         for waiting in core::mem::take(&mut lane.waiting) {
             let command = self.memory.get(&waiting.op_id).and_then(|one| one.command()).cloned();
             let Some(command) = command else { continue };
             match waiting.what {
+                // The guest that was asked sleeps, and wakes with all that it had.
+                What::Volume(_) | What::Nic(_) if saved => {
+                    let detail = "it was saved before its guest let go of it";
+                    self.fail(id, &waiting.op_id, Fault::new(Failure::GuestDidNotRelease, detail));
+                }
+                What::Stop if saved => {
+                    let detail = "it was saved before its guest had shut down";
+                    self.fail(id, &waiting.op_id, Fault::new(Failure::Ended, detail));
+                }
                 What::Reboot if by_command => {
                     let fault =
                         Fault::new(Failure::Ended, "another command ended it before it was started again");

@@ -217,6 +217,48 @@ fn a_detach_is_done_when_the_guest_has_let_go_and_never_before() {
 }
 
 #[test]
+fn what_is_saved_before_its_guest_has_let_go_is_not_detached_and_is_there_when_it_goes_on() {
+    let mut saved = 0;
+    // Not at all, and at every place where the agent can end meanwhile.
+    for crash_at in 0..12 {
+        let mut world = World::new();
+        world.reach("a", State::Running);
+        world.real("a").obeys = false;
+        let detaches = [Verb::VolumeDetach, Verb::NicDetach].map(|verb| world.command("a", action(verb)));
+        for detach in &detaches {
+            assert!(matches!(world.send(detach), Known::Accepted(_)));
+        }
+        let save = world.command("a", Action::Save {});
+        (world.passed, world.crash_at) = (0, Some(crash_at));
+        world.send(&save);
+        world.crash_at = None;
+        world.pass(20_000);
+        for detach in &detaches {
+            let told = world.ended(&detach.op_id);
+            let kept = matches!(told, Outcome::Failed { code: Failure::GuestDidNotRelease, .. });
+            assert!(kept, "{crash_at}: {told:?}");
+        }
+        // Its memory would fit nothing without them.
+        let instance = world.instance("a");
+        assert_eq!((instance.volumes.len(), instance.nics.len()), (1, 1), "{crash_at}");
+        if instance.state == State::Saved {
+            saved += 1;
+            let restored = world.act("a", Action::Restore {});
+            assert!(matches!(restored, Outcome::Done { changed: true, .. }), "{crash_at}: {restored:?}");
+        }
+        world.real("a").obeys = true;
+        for detach in detaches {
+            let again = world.command("a", detach.action);
+            world.send(&again);
+            world.pass(1000);
+        }
+        let instance = world.instance("a");
+        assert!(instance.volumes.is_empty() && instance.nics.is_empty(), "it lets go now");
+    }
+    assert!(saved > 4, "{saved}");
+}
+
+#[test]
 fn a_guest_that_ignores_a_reboot_is_left_or_cut_off_and_started_again_as_the_command_says() {
     let mut world = World::new();
     world.reach("a", State::Running);

@@ -282,7 +282,15 @@ impl Real {
                 self.volumes = machine.volumes.iter().map(|one| one.volume.clone()).collect();
                 self.nics = machine.nics.iter().map(|one| one.nic.clone()).collect();
             }
-            Step::Restore | Step::Resume => self.state = State::Running,
+            Step::Restore => {
+                let volumes = machine.volumes.iter().map(|one| one.volume.clone());
+                let nics = machine.nics.iter().map(|one| one.nic.clone());
+                if !(volumes.eq(self.volumes.iter().cloned()) && nics.eq(self.nics.iter().cloned())) {
+                    return Err(Fault::new(Failure::Hypervisor, "its memory is that of another machine"));
+                }
+                self.state = State::Running;
+            }
+            Step::Resume => self.state = State::Running,
             Step::Pause => self.state = State::Paused,
             Step::End => {
                 (self.state, self.hangs, self.ended) = (State::Stopped, false, None);
