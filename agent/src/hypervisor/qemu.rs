@@ -239,6 +239,9 @@ impl Qemu {
         let mut qmp = Qmp::connect(&self.socket(machine), Instant::now() + within)?;
         let status = qmp.status()?;
         let mut seen = observation(&status);
+        if status == "prelaunch" && self.parts(machine).held_anew {
+            seen = Observation::of(State::Paused);
+        }
         if status == "io-error"
             && let Some(error) = self.link(machine).and_then(|link| link.last("BLOCK_IO_ERROR"))
         {
@@ -306,7 +309,8 @@ impl Hypervisor for Qemu {
             Step::Start => self.start(machine, within),
             Step::Pause => self.drive(machine, within, step, "paused"),
             Step::Resume => self.drive(machine, within, step, "running"),
-            Step::AskToStop | Step::Reset => self.tell(machine, within, step),
+            Step::AskToStop => self.tell(machine, within, step),
+            Step::Reset => self.reset(machine, within),
             Step::End => self.end(machine, within),
             Step::Save => self.save(machine, within),
             Step::Restore => self.restore(machine, within),

@@ -41,6 +41,15 @@ fn a_paused_guest_and_one_with_more_processors_are_saved_and_restored() {
     host.perform(&machine, &Step::Save).unwrap();
     host.perform(&machine, &Step::Restore).unwrap();
     host.says(&machine, "c", "B");
+    // One that was reset while it was held has not begun, and begins when it is restored.
+    host.perform(&machine, &Step::Pause).unwrap();
+    host.perform(&machine, &Step::Reset).unwrap();
+    host.perform(&machine, &Step::Save).unwrap();
+    assert_eq!(host.state(&machine), State::Saved);
+    host.perform(&machine, &Step::Restore).unwrap();
+    assert_eq!(host.state(&machine), State::Running);
+    host.hears(&machine, "R");
+    host.says(&machine, "c", "A");
 }
 
 #[test]
@@ -189,6 +198,18 @@ fn a_reset_guest_begins_anew_and_whoever_listens_hears_of_it() {
         told.extend(host.qemu.wait_for_ends(Duration::from_millis(50)));
         told.contains(&machine.uuid)
     });
+    host.hears(&machine, "R");
+    host.says(&machine, "c", "A");
+    // One that is held is held on, also to another run of the agent, and begins anew when it is let go.
+    host.perform(&machine, &Step::Pause).unwrap();
+    host.perform(&machine, &Step::Reset).unwrap();
+    assert_eq!(host.state(&machine), State::Paused);
+    host.restart();
+    assert_eq!(host.qemu.adopt(&machine, TIME).state, State::Paused);
+    host.perform(&machine, &Step::Reset).unwrap();
+    assert_eq!(host.state(&machine), State::Paused);
+    host.perform(&machine, &Step::Resume).unwrap();
+    assert_eq!(host.state(&machine), State::Running);
     host.hears(&machine, "R");
     host.says(&machine, "c", "A");
     let stats = host.qemu.stats(&machine, TIME).unwrap();

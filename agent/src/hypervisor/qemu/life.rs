@@ -127,6 +127,7 @@ impl Qemu {
             parts.now.fit(machine)?;
             if beginning == Beginning::Fresh {
                 parts.now.size = machine.size;
+                parts.held_anew = false;
             }
             Ok(parts.now.clone())
         })?;
@@ -196,6 +197,34 @@ impl Qemu {
         match process.reap() {
             Some(status) if status.success() => Ok(()),
             status => Err(failed(format!("ip {}: {}", process::describe(status), process.last_words()))),
+        }
+    }
+
+    /// Restart its processors. One that is held is held on, before its first instruction; one that sleeps wakes.
+    pub(super) fn reset(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
+        let mut qmp = self.monitor(machine, within)?;
+        let ask = |error: QmpError| fault(&error);
+        let before = qmp.status().map_err(ask)?;
+        let runs = matches!(before.as_str(), "running" | "suspended");
+        if !runs {
+            // Kept first: how it looks afterwards does not tell.
+            self.reshape(machine, |parts| {
+                parts.held_anew = true;
+                Ok(())
+            })?;
+        }
+        for command in commands::commands(&Step::Reset, &self.setting(machine, self.board(machine), 0)) {
+            qmp.call(command).map_err(ask)?;
+        }
+        loop {
+            match qmp.status().map_err(ask)?.as_str() {
+                "prelaunch" if runs => drop(qmp.execute("cont").map_err(ask)?),
+                // It is about to be done.
+                status if status == before && !matches!(status, "running" | "prelaunch") => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                status => return Ok(vec![Text::new(&format!("system_reset; query-status says {status}"))]),
+            }
         }
     }
 

@@ -97,7 +97,8 @@ impl Qemu {
             send(&mut qmp, &Step::Restore, &setting, &file).map_err(|error| fault(&error))?;
             await_migration(&mut qmp, deadline).map_err(|how| how.fault("restored"))?;
             let status = qmp.status().map_err(|error| fault(&error))?;
-            if status != "paused" {
+            // One that was reset while it was held, and saved so, has not begun.
+            if !matches!(status.as_str(), "paused" | "prelaunch") {
                 return Err(Fault::new(Failure::Hypervisor, format!("after it was restored it is {status}")));
             }
             Ok(())

@@ -34,6 +34,9 @@ pub(super) struct Parts {
     /// Its processors were stopped to save it, and are to go on should that not come about.
     #[serde(default)]
     pub(super) to_go_on: bool,
+    /// It was reset while its processors were held. QEMU calls it `prelaunch` then, as one that was never let go.
+    #[serde(default)]
+    pub(super) held_anew: bool,
 }
 
 impl Shape {

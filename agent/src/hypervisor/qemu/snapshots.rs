@@ -7,7 +7,7 @@ use super::commands::{JOB, Setting, commands};
 use super::life::Beginning;
 use super::qmp::{Qmp, QmpError};
 use super::{Qemu, fault};
-use crate::hypervisor::{Evidence, Fault, Machine, Step};
+use crate::hypervisor::{ATTACHED, Evidence, Fault, Machine, Step};
 use agent_protocol::{Failure, SnapshotName, Text};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -79,9 +79,7 @@ impl Qemu {
         work: impl FnOnce(&mut Qmp) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         if !machine.volumes.is_empty() {
-            let words =
-                "disks of the appliance are attached, and they are not part of a snapshot of the hypervisor";
-            return Err(Fault::new(Failure::Hypervisor, words));
+            return Err(Fault::new(Failure::Hypervisor, ATTACHED));
         }
         let deadline = Instant::now() + within;
         let spawned = match self.running(machine) {
