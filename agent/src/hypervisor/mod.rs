@@ -13,6 +13,10 @@ pub use agent_engine::{Ended, Evidence, Fault, Machine, Observation, Step};
 use agent_protocol::{Backend, ImageName, Stats, Uuid};
 use std::time::Duration;
 
+/// Why there is no snapshot: a guest whose memory is from yesterday and whose disk is from today destroys the disk.
+const ATTACHED: &str =
+    "disks of the appliance are attached, and they are not part of a snapshot of the hypervisor";
+
 /// A hypervisor, driven.
 pub trait Hypervisor: Send + Sync {
     /// What kind it is; stands in each instance it runs.

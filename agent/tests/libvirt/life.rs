@@ -157,6 +157,24 @@ fn a_snapshot_is_gone_back_to_and_only_with_the_disks_of_then() {
 }
 
 #[test]
+fn one_that_was_never_started_has_snapshots_too() {
+    let world = World::new("unstarted");
+    let machine = world.machine("web", "obedient");
+    let name = || "first".parse().unwrap();
+    world.done(&machine, &Step::Snapshot(name()));
+    assert_eq!(world.observe(&machine).state, State::Stopped);
+    world.done(&machine, &Step::Revert(name()));
+    assert_eq!(world.observe(&machine).state, State::Stopped);
+    world.done(&machine, &Step::Start);
+    assert!(world.act(&machine, &Step::Snapshot(name())).is_err(), "it is kept over the start");
+    world.done(&machine, &Step::Revert(name()));
+    assert_eq!(world.observe(&machine).state, State::Running);
+    world.remove(&machine);
+    let disks = std::fs::read_dir(world.directory.join("disks")).unwrap().count();
+    assert_eq!(disks, 0, "they are gone with it");
+}
+
+#[test]
 fn what_cannot_be_started_says_why_and_leaves_nothing() {
     let world = World::new("broken");
     let machine = world.machine("web", "broken");

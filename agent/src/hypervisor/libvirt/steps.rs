@@ -7,7 +7,7 @@ use super::session::{Control, Figure, Session};
 use super::{
     BALLOON, BUSY, BUSY_TIME, Libvirt, PAUSED, RUNNING, SHUT_OFF, document, process, unanswered, unsent,
 };
-use crate::hypervisor::{Evidence, Fault, Machine, Step};
+use crate::hypervisor::{ATTACHED, Evidence, Fault, Machine, Step};
 use crate::locked;
 use agent_protocol::{Failure, Size, SnapshotName, Text, VolumeName};
 use std::collections::BTreeSet;
@@ -57,7 +57,7 @@ impl Libvirt {
         let found = self.find(&mut session, machine)?;
         let (domain, now) = match (found, step) {
             (Some(found), _) => found,
-            (None, Step::Start) => (blank(machine), Described::default()),
+            (None, Step::Start | Step::Snapshot(_)) => (blank(machine), Described::default()),
             (None, Step::End) => return Ok(seen("libvirtd has no such domain")),
             (None, Step::Resize(_)) => return Ok(seen("it is defined anew when it is started")),
             (None, _) => return Err(Fault::new(Failure::Ended, "libvirtd has no such domain")),
@@ -71,6 +71,12 @@ impl Libvirt {
             Step::Restore => return self.restore(work, state),
             Step::Resize(_) if state == SHUT_OFF => {
                 return Ok(seen("it is defined anew when it is started"));
+            }
+            Step::Snapshot(_) if !machine.volumes.is_empty() => return Err(cannot(ATTACHED)),
+            // What is defined, if anything is, may be older than what was ordered since.
+            Step::Snapshot(_) if state == SHUT_OFF => {
+                self.make_disks(machine, deadline)?;
+                work.define(&Request::Define(document::domain(machine, &self.section)?)).map_err(unsent)?;
             }
             Step::Snapshot(_) | Step::Revert(_) => {}
             _ if state == SHUT_OFF => return Err(Fault::new(Failure::Ended, "it does not run")),
@@ -305,18 +311,23 @@ impl Work<'_> {
         }
     }
 
+    /// Have it defined, by which nothing runs.
+    fn define(&mut self, request: &Request) -> Answer<()> {
+        self.domain = self.session.define(&self.domain, request)?;
+        if self.domain.uuid != self.machine.uuid.0.to_be_bytes() {
+            return Err(RpcError::Malformed("another domain than was to be defined"));
+        }
+        Ok(())
+    }
+
     fn define_and_start(&mut self, requests: &[Request]) -> Result<Evidence, Fault> {
         for request in requests {
             if matches!(request, Request::Define(_)) {
                 // That alone runs nothing.
-                let spoiled = |error| match error {
+                self.define(request).map_err(|error| match error {
                     RpcError::Refused { .. } => start_fault(error),
                     error => unsent(error),
-                };
-                self.domain = self.session.define(&self.domain, request).map_err(spoiled)?;
-                if self.domain.uuid != self.machine.uuid.0.to_be_bytes() {
-                    return Err(cannot("libvirtd has defined another domain"));
-                }
+                })?;
             } else {
                 self.ask(request).map_err(start_fault)?;
             }
