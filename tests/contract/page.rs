@@ -44,8 +44,8 @@ const PAGE: &str = "tests/contract/RESULTS.md";
 const HEAD: &str = "\
 # What each hypervisor was seen to do
 
-Written by `CORBEL_CONTRACT=update cargo test -p image_launch --test contract`; the test fails when a run comes to another
-table. *Executed* and *emulated* are what was carried out by a real process of that hypervisor, traced from outside;
+Written by `CORBEL_CONTRACT=update cargo test -p image_launch --test contract every_state`; the test fails when a run comes
+to another table. *Executed* and *emulated* are what was carried out by a real process of that hypervisor, traced from outside;
 *impossible* is refused before anything is sent, and says why.
 
 In the tables of states `→ state` is done and leads there, `=` is done without anything to do, `✗` was tried and has not
