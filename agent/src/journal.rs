@@ -19,11 +19,17 @@ const SMALL: u64 = 4 * 1024 * 1024;
 /// The file, open for more.
 pub(crate) struct Journal {
     path: PathBuf,
+    /// Where it lies, open so that making its name durable takes no further descriptor.
+    directory: File,
     file: File,
     /// Its length, up to the end of the last whole line.
     bytes: u64,
     /// Its length when it was written anew.
     fresh: u64,
+    /// That it has its name may not be durable.
+    unsettled: bool,
+    /// Something in it cannot be read.
+    damaged: bool,
 }
 
 /// What was read back.
@@ -47,10 +53,12 @@ impl Journal {
         let mut file = options().read(true).truncate(false).open(path)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
-        let mut journal = Self { path: path.to_owned(), file, bytes: 0, fresh: 0 };
+        let directory = File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
+        // It may just have been made, or have got its name from a run that ended right after.
+        let (bytes, fresh, unsettled, damaged) = (0, 0, true, false);
+        let mut journal = Self { path: path.to_owned(), directory, file, bytes, fresh, unsettled, damaged };
         if text.is_empty() {
             journal.write(&line(&FORMAT))?;
-            sync_directory(path)?;
             return Ok((journal, Found { batches: Vec::new(), damaged: Vec::new() }));
         }
         let found = read(&text).map_err(|what| io::Error::other(format!("{}: {what}", path.display())))?;
@@ -66,6 +74,7 @@ impl Journal {
         if !found.damaged.is_empty() {
             let kept = path.with_extension("damaged");
             std::fs::copy(path, &kept)?;
+            journal.damaged = true;
             log::error!(
                 "{}: lines {:?} are damaged; a copy is kept as {}, and what is under way is looked for",
                 path.display(),
@@ -77,9 +86,9 @@ impl Journal {
         Ok((journal, found))
     }
 
-    /// Whether it has grown so far that it should be written anew.
-    pub(crate) fn is_long(&self) -> bool {
-        self.bytes > SMALL.max(self.fresh.saturating_mul(2))
+    /// Whether it should be written anew: it has grown so far, or is damaged.
+    pub(crate) fn is_due(&self) -> bool {
+        self.damaged || self.bytes > SMALL.max(self.fresh.saturating_mul(2))
     }
 
     /// Make a batch durable. After an error it is as before.
@@ -88,6 +97,8 @@ impl Journal {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // What stands in a file that has lost its name, or may, is not kept.
+        self.settle()?;
         self.file.seek(SeekFrom::Start(self.bytes))?;
         match self.file.write_all(bytes).and_then(|()| self.file.sync_data()) {
             Ok(()) => {
@@ -102,8 +113,16 @@ impl Journal {
         }
     }
 
+    fn settle(&mut self) -> io::Result<()> {
+        if self.unsettled {
+            self.directory.sync_all()?;
+        }
+        self.unsettled = false;
+        Ok(())
+    }
+
     /// Write it anew: these entries are all that it is to say, up to number `last`. A crash leaves the old one or the new
-    /// one, whole.
+    /// one, whole. After an error it is one of both as well, and says nothing to be durable before it is known which.
     pub(crate) fn rewrite(&mut self, last: u64, entries: Vec<Entry>) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
         let mut text = line(&FORMAT);
@@ -112,9 +131,10 @@ impl Journal {
         file.write_all(&text)?;
         file.sync_all()?;
         std::fs::rename(&fresh, &self.path)?;
-        sync_directory(&self.path)?;
+        // From here on the old file is nobody's, whatever else fails.
         (self.file, self.bytes, self.fresh) = (file, text.len() as u64, text.len() as u64);
-        Ok(())
+        (self.unsettled, self.damaged) = (true, false);
+        self.settle()
     }
 }
 
@@ -122,10 +142,6 @@ fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);
     options
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 fn line<T: Serialize>(value: &T) -> Vec<u8> {
@@ -278,11 +294,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_to_be_durable_stands_in_the_file_that_has_the_name() {
+        let place = Place::new("unsettled");
+        filled(&place);
+        let (mut journal, _) = Journal::open(&place.file()).unwrap();
+        journal.append(&batch(4)).unwrap();
+        // A pipe cannot be synchronised.
+        let (pipe, _other) = std::io::pipe().unwrap();
+        let directory =
+            std::mem::replace(&mut journal.directory, File::from(std::os::fd::OwnedFd::from(pipe)));
+        assert!(journal.rewrite(4, batch(4).entries).is_err());
+        assert!(journal.append(&batch(5)).is_err(), "its name may be that of another after a crash");
+        journal.directory = directory;
+        journal.append(&batch(6)).unwrap();
+        assert_eq!(place.lasts(), (vec![4, 6], vec![]));
+    }
+
+    #[test]
+    fn one_that_is_damaged_is_written_anew_until_that_has_come_about() {
+        let place = Place::new("due");
+        let mut text = filled(&place);
+        let second = text.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+        text[second] ^= 1;
+        std::fs::write(place.file(), &text).unwrap();
+        let (mut journal, _) = Journal::open(&place.file()).unwrap();
+        std::fs::create_dir(place.0.join("journal.new")).unwrap();
+        assert!(journal.is_due() && journal.rewrite(3, batch(3).entries).is_err());
+        journal.append(&batch(4)).unwrap();
+        assert!(journal.is_due(), "it still is damaged");
+        std::fs::remove_dir(place.0.join("journal.new")).unwrap();
+        journal.rewrite(4, batch(4).entries).unwrap();
+        assert!(!journal.is_due());
+        assert_eq!(place.lasts(), (vec![4], vec![]));
+    }
+
+    #[test]
     fn written_anew_it_is_short_and_goes_on() {
         let place = Place::new("anew");
         filled(&place);
         let (mut journal, _) = Journal::open(&place.file()).unwrap();
-        assert!(!journal.is_long());
+        assert!(!journal.is_due());
         journal.rewrite(3, batch(3).entries).unwrap();
         journal.append(&batch(4)).unwrap();
         assert_eq!(place.lasts(), (vec![3, 4], vec![]));

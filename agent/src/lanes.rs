@@ -92,14 +92,14 @@ impl Lanes {
             closing: AtomicBool::new(false),
             threads: Mutex::default(),
         });
-        lanes.start(journal, damaged)?;
+        lanes.start(journal)?;
         lanes.wait(lanes.engine(), ADOPT_TIME, |engine| (!engine.is_cold()).then_some(()));
         Ok(lanes)
     }
 
-    fn start(self: &Arc<Self>, journal: Journal, anew: bool) -> io::Result<()> {
+    fn start(self: &Arc<Self>, journal: Journal) -> io::Result<()> {
         let writer = self.clone();
-        self.thread("journal", move || writer.write(journal, anew))?;
+        self.thread("journal", move || writer.write(journal))?;
         let ticker = self.clone();
         self.thread("clock", move || ticker.tick())?;
         for backend in &self.backends {

@@ -122,7 +122,7 @@ impl Lanes {
     }
 
     /// Write the journal until the agent ends.
-    pub(super) fn write(self: &Arc<Self>, mut journal: Journal, mut anew: bool) {
+    pub(super) fn write(self: &Arc<Self>, mut journal: Journal) {
         loop {
             let mut engine = self.engine();
             let batch = loop {
@@ -136,11 +136,10 @@ impl Lanes {
                 }
                 engine = self.changed.wait(engine).unwrap_or_else(PoisonError::into_inner);
             };
-            let snapshot = (anew || journal.is_long()).then(|| engine.snapshot());
+            let snapshot = journal.is_due().then(|| engine.snapshot());
             drop(engine);
             self.pass(&batch, false);
             let rewritten = snapshot.map(|entries| journal.rewrite(batch.last, entries));
-            anew = false;
             let written = match rewritten {
                 Some(Ok(())) => Ok(()),
                 Some(Err(error)) => {
