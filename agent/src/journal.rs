@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 const FORMAT: &str = "corbel-agent-journal-1";
 /// Below this many bytes it is not written anew.
 const SMALL: u64 = 4 * 1024 * 1024;
+/// How many entries stand in one line when it is written anew: no more are lost with it.
+const TOGETHER: usize = 64;
 
 /// The file, open for more.
 pub(crate) struct Journal {
@@ -82,7 +84,8 @@ impl Journal {
                 kept.display()
             );
         }
-        (journal.bytes, journal.fresh) = (whole as u64, whole as u64);
+        // How much of it is history nobody knows: what is long is written anew, so that no number of short runs adds up.
+        journal.bytes = whole as u64;
         Ok((journal, found))
     }
 
@@ -126,7 +129,10 @@ impl Journal {
     pub(crate) fn rewrite(&mut self, last: u64, entries: Vec<Entry>) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
         let mut text = line(&FORMAT);
-        text.extend(line(&Line { last, entries }));
+        let mut rest = entries.into_iter().peekable();
+        while rest.peek().is_some() {
+            text.extend(line(&Line { last, entries: rest.by_ref().take(TOGETHER).collect() }));
+        }
         let mut file = options().read(true).truncate(true).open(&fresh)?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -152,6 +158,8 @@ fn line<T: Serialize>(value: &T) -> Vec<u8> {
     line
 }
 
+const STRANGE: &str = "it is not a journal of this version of the agent";
+
 /// The lines, and how many bytes are whole.
 fn read(text: &[u8]) -> Result<(Found, usize), &'static str> {
     let mut found = Found { batches: Vec::new(), damaged: Vec::new() };
@@ -166,7 +174,9 @@ fn read(text: &[u8]) -> Result<(Found, usize), &'static str> {
                 Some(FORMAT) => whole = place,
                 // It was interrupted while it was made.
                 None if place == text.len() => break,
-                _ => return Err("it is not a journal of this version of the agent"),
+                // What follows tells whether it is one.
+                None => found.damaged.push(1),
+                Some(_) => return Err(STRANGE),
             }
             continue;
         }
@@ -179,6 +189,9 @@ fn read(text: &[u8]) -> Result<(Found, usize), &'static str> {
             Some(Err(_)) => return Err("it has an entry that this version of the agent does not know"),
             None => found.damaged.push(number + 1),
         }
+    }
+    if found.damaged.first() == Some(&1) && found.batches.is_empty() {
+        return Err(STRANGE);
     }
     // Damage that nothing follows is an unfinished end.
     let lines = text[..whole].iter().filter(|byte| **byte == b'\n').count();
@@ -289,6 +302,10 @@ mod tests {
         std::fs::write(place.file(), &damaged).unwrap();
         assert_eq!(place.lasts(), (vec![2, 3], vec![2]));
         assert_eq!(std::fs::read(place.0.join("journal.damaged")).unwrap(), damaged);
+        let mut damaged = text.clone();
+        damaged[3] ^= 1;
+        std::fs::write(place.file(), &damaged).unwrap();
+        assert_eq!(place.lasts(), (vec![1, 2, 3], vec![1]), "what follows shows what it is");
         std::fs::write(place.file(), b"somebody else's file\nof two lines\n").unwrap();
         assert!(Journal::open(&place.file()).is_err());
     }
@@ -326,6 +343,40 @@ mod tests {
         journal.rewrite(4, batch(4).entries).unwrap();
         assert!(!journal.is_due());
         assert_eq!(place.lasts(), (vec![4], vec![]));
+    }
+
+    #[test]
+    fn many_short_runs_do_not_add_up() {
+        let place = Place::new("runs");
+        filled(&place);
+        let entries = (0..SMALL / 100).flat_map(|_| batch(3).entries).collect();
+        let long = Batch { last: 3, entries };
+        let mut lengths = Vec::new();
+        for _ in 0..6 {
+            let (mut journal, _) = Journal::open(&place.file()).unwrap();
+            if journal.is_due() {
+                journal.rewrite(3, batch(3).entries).unwrap();
+            }
+            journal.append(&long).unwrap();
+            lengths.push(journal.bytes);
+        }
+        assert!(lengths.iter().all(|length| *length < 3 * SMALL), "{lengths:?}");
+    }
+
+    #[test]
+    fn damage_to_one_written_anew_costs_a_line_and_no_more() {
+        let place = Place::new("chunks");
+        let (mut journal, _) = Journal::open(&place.file()).unwrap();
+        let entries: Vec<Entry> = (0..1000).flat_map(|last| batch(last).entries).collect();
+        journal.rewrite(1000, entries).unwrap();
+        let mut text = std::fs::read(place.file()).unwrap();
+        let middle = text.len() / 2;
+        text[middle] ^= 1;
+        std::fs::write(place.file(), &text).unwrap();
+        let (_, found) = Journal::open(&place.file()).unwrap();
+        let left: usize = found.batches.iter().map(|line| line.entries.len()).sum();
+        assert_eq!((left, found.damaged.len()), (1000 - TOGETHER, 1));
+        assert!(found.batches.iter().all(|line| line.last == 1000));
     }
 
     #[test]
