@@ -93,7 +93,8 @@ pub enum Step {
 /// What the hypervisor says about a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// What it is doing.
+    /// What it is doing. Stopped, saved and failed say that nothing of it runs any more: whatever its guest has come to,
+    /// one whose hypervisor still has its disks is in none of them.
     pub state: State,
     /// Why, when that is not because it was told to.
     pub reason: Option<Text>,

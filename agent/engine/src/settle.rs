@@ -75,19 +75,9 @@ pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdi
         // Its guest is to find what it had when it goes on.
         Action::VolumeDetach { .. } | Action::NicDetach { .. } if state == State::Saved => NotDone,
         Action::VolumeDetach { volume, .. } => {
-            match seen.volumes.as_ref().map(|list| list.contains(volume)) {
-                _ if !runs => Done,
-                Some(false) => Done,
-                Some(true) => MayCome,
-                None => Unknowable,
-            }
+            gone(state, seen.volumes.as_ref().map(|list| list.contains(volume)))
         }
-        Action::NicDetach { nic, .. } => match seen.nics.as_ref().map(|list| list.contains(nic)) {
-            _ if !runs => Done,
-            Some(false) => Done,
-            Some(true) => MayCome,
-            None => Unknowable,
-        },
+        Action::NicDetach { nic, .. } => gone(state, seen.nics.as_ref().map(|list| list.contains(nic))),
         Action::Describe {} => Done,
         // What it ran and is not any more was lost with it; while nothing runs these change what is on disk.
         Action::Reset {} | Action::Resize { .. } | Action::VolumeResize { .. } | Action::NicUpdate { .. }
@@ -104,5 +94,17 @@ pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdi
         | Action::MigratePrepare { .. }
         | Action::MigrateStart { .. }
         | Action::MigrateCancel {} => Unknowable,
+    }
+}
+
+/// What became of a disk or an interface that was to go. While a hypervisor is there, what it has counts, whatever its guest
+/// does.
+const fn gone(state: State, has: Option<bool>) -> Verdict {
+    match has {
+        Some(false) => Verdict::Done,
+        Some(true) => Verdict::MayCome,
+        None if matches!(state, State::Stopped | State::Failed) => Verdict::Done,
+        None if matches!(state, State::Running | State::Paused) => Verdict::Unknowable,
+        None => Verdict::MayCome,
     }
 }

@@ -3,6 +3,7 @@
 mod crashes;
 mod lanes;
 mod played;
+mod told;
 
 use crate::Record;
 use agent_protocol::{Size, State, Text, Uuid};

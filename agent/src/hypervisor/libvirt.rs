@@ -221,13 +221,14 @@ fn observation(state: i32, why: i32) -> Observation {
         (PAUSED, 5) => (State::Paused, Some("held because of an error of its disk")),
         (PAUSED, 6) => (State::Paused, Some("held by its watchdog")),
         (PAUSED, 8) => (State::Stopping, Some("the guest has powered off and its process still exists")),
-        (PAUSED, 10) => (State::Failed, Some("the guest's kernel panicked")),
+        (PAUSED, 10) => (State::Paused, Some("held because the guest's kernel panicked")),
         (PAUSED, 11) => (State::Pending, None),
         (PAUSED, _) => (State::Paused, None),
         (4, _) => (State::Stopping, Some("the guest has powered off and its process still exists")),
         (SHUT_OFF, CRASHED) => (State::Failed, ended(CRASHED).map(|(_, how)| how)),
         (SHUT_OFF, _) => (State::Stopped, ended(why).map(|(_, how)| how)),
-        (6, _) => (State::Failed, Some("the guest crashed")),
+        // As its definition may say (`preserve`): its hypervisor is there, with all its disks.
+        (6, _) => (State::Paused, Some("held because the guest crashed")),
         (7, _) => (State::Running, Some("the guest sleeps")),
         _ => (State::Unknown, Some("libvirtd names a state that this agent does not know")),
     };

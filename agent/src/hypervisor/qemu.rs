@@ -401,9 +401,10 @@ fn observation(status: &str) -> Observation {
         "watchdog" => (State::Paused, Some("held by its watchdog")),
         "postmigrate" => (State::Paused, Some("it was being saved, and its memory was not kept")),
         "save-vm" | "finish-migrate" | "colo" => (State::Saving, None),
-        "restore-vm" => (State::Failed, Some("it was not brought back to a snapshot whole")),
-        "guest-panicked" => (State::Failed, Some("the guest's kernel panicked")),
-        "internal-error" => (State::Failed, Some("the hypervisor could not go on")),
+        // Whatever became of its guest: the process is there, and logged in to its targets.
+        "restore-vm" => (State::Paused, Some("it was not brought back to a snapshot whole")),
+        "guest-panicked" => (State::Paused, Some("held because the guest's kernel panicked")),
+        "internal-error" => (State::Paused, Some("held because the hypervisor could not go on")),
         "shutdown" => (State::Stopping, Some("the guest has powered off and its process still exists")),
         _ => (State::Unknown, Some("the hypervisor names a state that this agent does not know")),
     };
@@ -456,4 +457,36 @@ fn keep(path: &Path, identity: &Identity) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
     fs::write(&fresh, serde_json::to_vec(identity)?)?;
     fs::rename(fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_state_of_a_process_that_is_there_reads_as_if_nothing_of_it_ran() {
+        let states = [
+            "colo",
+            "debug",
+            "finish-migrate",
+            "guest-panicked",
+            "inmigrate",
+            "internal-error",
+            "io-error",
+            "paused",
+            "postmigrate",
+            "prelaunch",
+            "restore-vm",
+            "running",
+            "save-vm",
+            "shutdown",
+            "suspended",
+            "watchdog",
+            "something-new",
+        ];
+        for status in states {
+            let seen = observation(status).state;
+            assert!(!matches!(seen, State::Stopped | State::Saved | State::Failed), "{status} is {seen}");
+        }
+    }
 }

@@ -156,3 +156,13 @@ fn what_the_operators_file_lacks_is_a_fault_and_not_a_guess() {
     assert!(ask(&Step::Pause).is_ok());
     assert_eq!(super::super::observation(1, 1).state, State::Running);
 }
+
+#[test]
+fn no_state_of_a_domain_that_is_there_reads_as_if_nothing_of_it_ran() {
+    use crate::hypervisor::libvirt::SHUT_OFF;
+    for (state, why) in (0..=9).flat_map(|state| (0..=16).map(move |why| (state, why))) {
+        let seen = super::super::observation(state, why).state;
+        let over = matches!(seen, State::Stopped | State::Saved | State::Failed);
+        assert_eq!(over, state == SHUT_OFF, "{state}, {why} is {seen}");
+    }
+}
