@@ -19,6 +19,7 @@ pub(crate) fn unanswered(error: &AgentError) -> Problem {
         AgentError::Unavailable(_) | AgentError::TooLate | AgentError::Lost(..) => Kind::AgentUnavailable,
         AgentError::Nonsense(..) => Kind::AgentNonsense,
         AgentError::Refused(_) => Kind::AgentRefused,
+        AgentError::Problem(kind, _) => *kind,
     };
     Problem::new(kind, error.to_string())
 }
@@ -49,6 +50,15 @@ pub(crate) fn instances(inventory: &Inventory, page: &Page) -> Response {
 pub(crate) fn answered(reply: Result<Reply, AgentError>) -> Result<Box<Answer>, Problem> {
     match reply {
         Ok(Reply::Answer(answer)) => Ok(answer),
+        Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
+        Err(error) => Err(unanswered(&error)),
+    }
+}
+
+/// What an instance has used.
+pub(crate) fn stats(reply: Result<Reply, AgentError>) -> Result<Response, Problem> {
+    match reply {
+        Ok(Reply::Stats(stats)) => Ok(Response::json(200, encode(&*stats))),
         Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
         Err(error) => Err(unanswered(&error)),
     }

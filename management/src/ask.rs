@@ -1,6 +1,7 @@
 //! What the plane asks of the agent, and what can come back.
 
-use agent_protocol::{Answer, Command, Inventory, OpId};
+use crate::problem::Kind;
+use agent_protocol::{Answer, Command, InstanceId, Inventory, OpId, Stats};
 use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
@@ -15,6 +16,8 @@ pub enum Question {
     Inventory,
     /// What became of this.
     Recall(OpId),
+    /// What this instance has used.
+    Stats(InstanceId),
 }
 
 /// A question and until when an answer is of use.
@@ -35,6 +38,8 @@ pub enum Reply {
     NeverReceived,
     /// What is there.
     Inventory(Inventory),
+    /// What an instance has used.
+    Stats(Box<Stats>),
 }
 
 /// Why there is no reply.
@@ -54,6 +59,8 @@ pub enum AgentError {
     Nonsense(String),
     /// The agent refused the request as such: nothing was carried out.
     Refused(String),
+    /// The agent has no answer, for a reason that the catalogue knows.
+    Problem(Kind, String),
 }
 
 impl fmt::Display for AgentError {
@@ -66,6 +73,7 @@ impl fmt::Display for AgentError {
             Self::Lost(why) => write!(f, "The agent was asked and did not answer: {why}."),
             Self::Nonsense(what) => write!(f, "The agent answered what is not the protocol: {what}."),
             Self::Refused(what) => write!(f, "The agent did not take the request: {what}"),
+            Self::Problem(_, what) => f.write_str(what),
         }
     }
 }

@@ -192,8 +192,8 @@ impl Management {
                 operation.end_with(End::undone(Kind::AgentRefused, &detail), now);
                 None
             }
-            Ok(Reply::Inventory(_)) => {
-                let error = AgentError::Nonsense("an inventory that nobody asked for".into());
+            Ok(Reply::Inventory(_) | Reply::Stats(_)) => {
+                let error = AgentError::Nonsense("what nobody asked for".into());
                 nonsense(operation, &error, now)
             }
             Err(error @ AgentError::Nonsense(_)) => nonsense(operation, &error, now),

@@ -23,7 +23,7 @@ use core::task::Poll;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant, with_deadline};
 use management_http::json::{self, Bounds};
-use management_http::{Client, Limits, Method};
+use management_http::{Client, Limits, Method, PROBLEM_NAMESPACE};
 use network::{ConnectError, Stream};
 use serde::de::DeserializeOwned;
 
@@ -347,6 +347,15 @@ impl<W: Wire> Link<'_, W> {
                 }
                 Ok(Ok(Reply::Inventory(inventory)))
             }
+            Question::Stats(id) => {
+                self.exchange(Method::Get, &format!("{}/{id}", path::STATS), None, until).await?;
+                let (status, body) = self.reply();
+                if status != 200 {
+                    return Ok(Err(problem(status, body)));
+                }
+                let stats = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
+                Ok(Ok(Reply::Stats(Box::new(stats))))
+            }
         }
     }
 
@@ -427,13 +436,27 @@ fn parse<T: DeserializeOwned>(body: &[u8], bounds: &Bounds) -> Result<T, String>
 
 /// What the agent says in a problem document, or only its status when it says nothing that can be read.
 fn refusal(status: u16, body: &[u8]) -> String {
+    match detail(body) {
+        Some(detail) => format!("{detail} (status {status})"),
+        None => format!("status {status}"),
+    }
+}
+
+/// The words of a problem document, if the body is one.
+fn detail(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Document {
         detail: agent_protocol::Text,
     }
-    match parse::<Document>(body, &Bounds::ANSWER) {
-        Ok(document) => format!("{} (status {status})", document.detail),
-        Err(_) => format!("status {status}"),
+    parse::<Document>(body, &Bounds::ANSWER).ok().map(|document| document.detail.to_string())
+}
+
+/// Why the agent has no answer, if that is a reason of the catalogue.
+fn problem(status: u16, body: &[u8]) -> AgentError {
+    let kind = problem_type(body).and_then(|name| Kind::of_agent(name.strip_prefix(PROBLEM_NAMESPACE)?));
+    match (kind, detail(body)) {
+        (Some(kind), Some(detail)) => AgentError::Problem(kind, detail),
+        _ => AgentError::Refused(refusal(status, body)),
     }
 }
 

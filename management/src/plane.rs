@@ -4,7 +4,7 @@
 //! what came of it, and of an operation [`Management::wait`] awaits what is of interest. So the whole command path is
 //! tested as a function.
 
-use crate::answers::{answered, described, forgotten, images, instances, inventory, unanswered};
+use crate::answers::{answered, described, forgotten, images, instances, inventory, stats, unanswered};
 use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
 use crate::audit::{Entry, Trail, audit_records};
 use crate::batch::Batch;
@@ -154,6 +154,7 @@ enum Purpose {
     Images,
     Instances(Page),
     Instance,
+    Stats,
     Forecast(Box<Order>),
 }
 
@@ -268,6 +269,7 @@ impl Management {
             Purpose::Images => inventory(reply).map(|inventory| images(&inventory)),
             Purpose::Instances(page) => inventory(reply).map(|inventory| instances(&inventory, &page)),
             Purpose::Instance => described(reply),
+            Purpose::Stats => stats(reply),
             Purpose::Forecast(order) => answered(reply).and_then(|answer| forecast(&order, &answer)),
         };
         let response = response.unwrap_or_else(|problem| problem.at(&continuation.path).response());
@@ -359,6 +361,7 @@ impl Management {
                 // Not the list: this one is to be looked at now.
                 return Ok(self.read(self.describe(id)?, Purpose::Instance, request.path));
             }
+            Route::Stats(id) => return Ok(self.read(Question::Stats(id), Purpose::Stats, request.path)),
             Route::CreateInstance(dry) => {
                 let order = documents::create(documents::parse(request)?)?;
                 return self.command(order, dry, principal, request.path);

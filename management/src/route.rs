@@ -29,6 +29,8 @@ pub(crate) enum Route {
     CreateInstance(bool),
     /// `GET /v1/instances/{id}`
     Instance(InstanceId),
+    /// `GET /v1/instances/{id}/stats`
+    Stats(InstanceId),
     /// `POST /v1/instances/{id}/commands`, and whether it is a dry run
     Command(InstanceId, bool),
     /// `POST /v1/commands`
@@ -138,6 +140,7 @@ pub(crate) fn route(request: &Request<'_>) -> Result<(Right, Route), Problem> {
         Call::Instances => Route::Instances(page()?),
         Call::CreateInstance => Route::CreateInstance(dry),
         Call::Instance => Route::Instance(named(name, Kind::UnknownInstance)?),
+        Call::Stats => Route::Stats(named(name, Kind::UnknownInstance)?),
         Call::Command => Route::Command(named(name, Kind::UnknownInstance)?, dry),
         Call::Batch => Route::Batch,
         Call::Operations => Route::Operations(page()?),

@@ -181,6 +181,8 @@ const COMMAND: &[Kind] = &[
 /// To one that looks at an instance.
 const LOOK: &[Kind] =
     &[Kind::HypervisorFailed, Kind::HypervisorTimeout, Kind::AgentStorage, Kind::DeadlinePassed];
+/// To one that looks at what an instance does.
+const USED: &[Kind] = &[Kind::WrongState, Kind::HypervisorFailed, Kind::HypervisorTimeout];
 /// To one about an operation.
 const OPERATION: &[Kind] = &[Kind::UnknownOperation];
 /// To one that calls an operation off.
@@ -226,6 +228,8 @@ endpoints! {
         -> [200 crate::Forecast, 201 crate::OperationView, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];
     /// One instance, looked at now.
     Instance: Get "/v1/instances/{id}" Read NONE () -> [200 crate::InstanceView] &[AGENT, INSTANCE, LOOK];
+    /// What an instance that runs has used since it was started.
+    Stats: Get "/v1/instances/{id}/stats" Read NONE () -> [200 agent_protocol::Stats] &[AGENT, INSTANCE, USED];
     /// Command an instance.
     Command: Post "/v1/instances/{id}/commands" Instances DRY_RUN (crate::CommandRequest)
         -> [200 crate::Forecast, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];

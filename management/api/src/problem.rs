@@ -175,6 +175,15 @@ impl Kind {
         }
     }
 
+    /// The kind that a problem document of the agent is, by the last part of its type: that of a refusal or a failure.
+    pub fn of_agent(name: &str) -> Option<Self> {
+        let refusal = Refusal::ALL.iter().find(|refusal| refusal.as_str() == name);
+        let failure = || Failure::ALL.iter().find(|failure| failure.as_str() == name);
+        refusal
+            .map(|refusal| Self::of_refusal(*refusal))
+            .or_else(|| failure().map(|code| Self::of_failure(*code)))
+    }
+
     /// The kind that a failure at the agent is to a client of this API.
     pub const fn of_failure(failure: Failure) -> Self {
         match failure {

@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Instances(Instances),
     /// Show one instance with its disks and interfaces
     Instance(Named),
+    /// Show what an instance has used since it was started
+    Stats(Named),
     /// Explain an instance: its state, last operations and events, and what to do
     Why(Named),
     /// List the images that instances can be made of

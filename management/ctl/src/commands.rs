@@ -31,6 +31,7 @@ pub(crate) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
         Command::Images => instances::images(api),
         Command::Instances(options) => instances::list(api, options),
         Command::Instance(named) => instances::show(api, &named.name),
+        Command::Stats(named) => instances::stats(api, &named.name),
         Command::Why(named) => why::run(api, &named.name),
         Command::Targets(options) => targets::run(api, options.action.as_ref()),
         Command::Operations(options) => operations::list(api, options),

@@ -3,6 +3,7 @@
 
 mod canned;
 
+use agent_protocol::Stats;
 use canned::{Asked, Reply, Server};
 use management_api::audit::{Anchor, AuditPage, AuditRecord, Decision, Hash};
 use management_api::{
@@ -84,6 +85,11 @@ fn appliance() -> Server {
             )),
             "GET /v1/instances?limit=200 HTTP/1.1" => ok(instances()),
             "GET /v1/instances/db-1 HTTP/1.1" => ok(instances()["instances"][0].clone()),
+            "GET /v1/instances/db-1/stats HTTP/1.1" => ok(of::<Stats>(json!({
+                "cpu_ms": 75_250, "memory_kib": 4_194_304,
+                "disks": [{ "name": "data", "reads": 12, "read_bytes": 49_152, "writes": 3, "write_bytes": 12_288 }],
+                "nics": [{ "name": "eth0", "reads": 9, "read_bytes": 900, "writes": 7, "write_bytes": 2_048 }],
+            }))),
             "GET /v1/images HTTP/1.1" => ok(of::<ImageList>(json!({ "images": ["debian", "tiny"] }))),
             "GET /v1/operations?limit=20 HTTP/1.1" => {
                 let mut done = operation("succeeded");
@@ -154,6 +160,23 @@ data  iqn.2026-11.example.corbel:data  0    no         attached
 
 INTERFACE  NETWORK  ADDRESS            LINK  ATTACHMENT
 eth0       blue     52:54:00:12:34:56  up    detaching
+",
+    );
+}
+
+#[test]
+fn what_an_instance_has_used_is_told_in_units() {
+    shows(
+        &["stats", "db-1"],
+        "\
+processor time  1m15s
+memory          4 GiB
+
+DISK  READS  READ    WRITES  WRITTEN
+data  12     48 KiB  3       12 KiB
+
+INTERFACE  PACKETS IN  RECEIVED  PACKETS OUT  SENT
+eth0       9           900 B     7            2 KiB
 ",
     );
 }
@@ -806,7 +829,7 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
             "agent": { "state": evil, "hypervisors": [{ "name": evil, "capabilities": [{ "verb": evil }] }] },
             "hypervisors": [{ "name": evil, "capabilities": [{ "verb": evil, "by": evil }] }],
             "problems": [{ "type": evil, "title": evil }], "images": [evil], "boot": evil, "anchor": evil, "seq": 1, "at_ms": 1,
-            "object": evil, "principal": evil, "decision": evil, "outcome": evil, "stats": { "disks": [{ "name": evil }] },
+            "object": evil, "principal": evil, "decision": evil, "outcome": evil, "disks": [{ "name": evil }],
             "current": { "state": evil }, "desired": { "applied": false, "difference": [evil] } });
         let mut all = one.clone();
         for list in ["instances", "operations", "targets", "records"] {
@@ -830,6 +853,7 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
         &["instances"],
         &["instance", "a"],
         &["instance", "b"],
+        &["stats", "a"],
         &["images"],
         &["operations"],
         &["operation", "a"],

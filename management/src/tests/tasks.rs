@@ -3,7 +3,9 @@
 use super::desk::*;
 use crate::wire::Wire;
 use crate::*;
-use agent_protocol::{Action, Answer, Command, Outcome, State, Text, Uuid, Welcome, decode, encode, path};
+use agent_protocol::{
+    Action, Answer, Command, Outcome, State, Stats, Text, Uuid, Welcome, decode, encode, path,
+};
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll, Waker};
@@ -325,6 +327,7 @@ fn answered(command: &Command, boot: Uuid, outcome: Outcome) -> Vec<u8> {
 fn willing(request: &Request<'_>) -> Option<Vec<u8>> {
     Some(match request.path {
         path::HELLO => welcome(AGENT),
+        "/a1/stats/web-1" => http(200, &encode(&Stats { cpu_ms: 7, ..Stats::default() })),
         path::INVENTORY => http(200, &encode(&inventory(vec![instance("web-1", State::Running)]))),
         path::COMMAND => {
             let command: Command = decode(request.body).unwrap();
@@ -564,6 +567,31 @@ fn nonsense_is_told_as_nonsense_and_ends_the_connection() {
         let mut caller = world.client(Method::Post, COMMANDS, TERMINATE);
         world.agent(willing);
         assert_eq!(caller.answer().expect(what).0, 202, "{what}: the next command goes through");
+    }
+}
+
+#[test]
+fn what_an_instance_has_used_is_asked_of_the_agent_and_why_there_is_nothing_is_of_the_catalogue() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    let mut caller = world.client(Method::Get, "/v1/instances/web-1/stats", None);
+    world.agent(willing);
+    let (status, stats) = caller.answer().unwrap();
+    assert_eq!((status, &stats["cpu_ms"]), (200, &7.into()));
+    caller.end.reset();
+    for (said, status, told) in [
+        ("unknown-instance", 404, (404, "unknown-instance")),
+        ("wrong-state", 409, (409, "wrong-state")),
+        ("hypervisor", 503, (502, "hypervisor-failed")),
+        ("not-found", 404, (502, "agent-refused")),
+    ] {
+        let mut caller = world.client(Method::Get, "/v1/instances/web-1/stats", None);
+        let document = format!(r#"{{"type":"urn:corbel:problem:{said}","detail":"as it is"}}"#);
+        world.agent(|_| Some(http(status, document.as_bytes())));
+        let answer = caller.answer().unwrap();
+        assert_eq!(kind(&answer), told);
+        assert!(answer.1["detail"].as_str().unwrap().contains("as it is"), "{said}");
+        caller.end.reset();
     }
 }
 

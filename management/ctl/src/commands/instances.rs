@@ -185,6 +185,41 @@ pub(super) fn describe(screen: &Screen, one: &Value) {
     }
 }
 
+/// What one has used.
+pub(super) fn stats(api: &mut Api<'_>, name: &InstanceId) -> Outcome<Exit> {
+    let stats = api.get(&format!("/v1/instances/{name}/stats"))?;
+    if api.screen.is_json() {
+        api.screen.document(&stats);
+        return Ok(Exit::Done);
+    }
+    let memory = number(&stats, "/memory_kib").map(|kibibytes| super::bytes(kibibytes << 10));
+    facts(
+        api.screen,
+        &[("processor time", age(&stats, "/cpu_ms").into()), ("memory", memory.unwrap_or_default().into())],
+    );
+    for (pointer, head) in [
+        ("/disks", ["DISK", "READS", "READ", "WRITES", "WRITTEN"]),
+        ("/nics", ["INTERFACE", "PACKETS IN", "RECEIVED", "PACKETS OUT", "SENT"]),
+    ] {
+        let mut table = Table::new(&head);
+        for one in items(&stats, pointer) {
+            let size = |pointer| super::bytes(number(one, pointer).unwrap_or_default());
+            table.row(vec![
+                text(one, "/name").into(),
+                text(one, "/reads").into(),
+                size("/read_bytes").into(),
+                text(one, "/writes").into(),
+                size("/write_bytes").into(),
+            ]);
+        }
+        if !table.is_empty() {
+            api.screen.say("");
+            table.print(api.screen);
+        }
+    }
+    Ok(Exit::Done)
+}
+
 /// The images.
 pub(super) fn images(api: &mut Api<'_>) -> Outcome<Exit> {
     let document = api.get("/v1/images")?;
