@@ -195,44 +195,58 @@ impl Lanes {
         self.engine().digest()
     }
 
-    /// Carry out a command, unless it came before; what is to be told of it.
-    pub(crate) fn execute(&self, command: &Command) -> Outcome {
+    /// Carry out a command, unless it came before; what is to be told of it after that time, or a long one if none is said.
+    pub(crate) fn execute(&self, command: &Command, within: Option<Duration>) -> Told {
         let Ok(random) = random_uuid() else {
             let detail = Text::new("no random numbers can be had");
-            return Outcome::Failed { code: Failure::Storage, detail, instance: None };
+            return Told::Final(Outcome::Failed { code: Failure::Storage, detail, instance: None });
         };
         let mut engine = self.engine();
         let reply = engine.command(command, self.clock_ms(), random.0);
         self.hand_out(&mut engine);
         match reply {
-            Reply::Now(outcome) => outcome,
-            Reply::Later => self.outcome(engine, command),
+            Reply::Now(outcome) => Told::Final(outcome),
+            Reply::Later => self.outcome(engine, command, within.unwrap_or(ANSWER_TIME)),
             Reply::Looking(ticket) => {
-                let seen = self.wait(engine, LOOK_TIME, |engine| engine.described(&ticket));
-                seen.unwrap_or_else(|| self.engine().described_now(&command.instance))
+                let within = within.unwrap_or(LOOK_TIME);
+                let seen = self.wait(engine, within, |engine| engine.described(&ticket));
+                let before = || Told::Meanwhile(self.engine().described_now(&command.instance));
+                seen.map_or_else(before, Told::Final)
             }
         }
     }
 
-    fn outcome(&self, engine: MutexGuard<'_, Engine>, command: &Command) -> Outcome {
+    fn outcome(&self, engine: MutexGuard<'_, Engine>, command: &Command, within: Duration) -> Told {
         let op_id = &command.op_id;
-        let outcome = self.wait(engine, ANSWER_TIME, |engine| match engine.outcome(op_id) {
-            Known::Ended(outcome) | Known::Accepted(outcome) => Some(outcome),
-            _ => None,
+        let told = self.told(engine, op_id, within).unwrap_or_else(|| {
+            let detail = Text::new("it was forgotten while it was waited for");
+            Told::Final(Outcome::Indeterminate { detail })
         });
-        let outcome = outcome.or_else(|| self.recall(op_id)).unwrap_or_else(|| Outcome::Indeterminate {
-            detail: Text::new("it was forgotten while it was waited for"),
+        let words = match &told {
+            Told::Final(outcome) => summary(outcome),
+            Told::Meanwhile(_) => "under way".to_owned(),
+        };
+        log::info!("{op_id}: {} {}: {words}", command.action.verb(), command.instance);
+        told
+    }
+
+    /// What can be told of a command, as soon as it is final or the time is over; `None` if it never came.
+    fn told(&self, engine: MutexGuard<'_, Engine>, op_id: &OpId, within: Duration) -> Option<Told> {
+        let told = self.wait(engine, within, |engine| match engine.outcome(op_id) {
+            Known::Ended(outcome) | Known::Accepted(outcome) => Some(Some(Told::Final(outcome))),
+            Known::Never => Some(None),
+            Known::Working(_) => None,
         });
-        log::info!("{op_id}: {} {}: {}", command.action.verb(), command.instance, summary(&outcome));
-        outcome
+        told.unwrap_or_else(|| match self.engine().outcome(op_id) {
+            Known::Never => None,
+            Known::Working(outcome) => Some(Told::Meanwhile(outcome)),
+            Known::Accepted(outcome) | Known::Ended(outcome) => Some(Told::Final(outcome)),
+        })
     }
 
     /// What became of a command that was sent before; `None` if it never came.
-    pub(crate) fn recall(&self, op_id: &OpId) -> Option<Outcome> {
-        match self.engine().outcome(op_id) {
-            Known::Never => None,
-            Known::Working(outcome) | Known::Accepted(outcome) | Known::Ended(outcome) => Some(outcome),
-        }
+    pub(crate) fn recall(&self, op_id: &OpId, within: Duration) -> Option<Told> {
+        self.told(self.engine(), op_id, within)
     }
 
     /// Up to `limit` instances after that name, as they were last seen, without asking anybody.
@@ -252,17 +266,19 @@ impl Lanes {
         page.unwrap_or_else(|| self.engine().events(after, limit))
     }
 
-    /// What an instance has used.
+    /// What an instance has used; `None` when the hypervisor has not said so in time.
     ///
     /// # Errors
     /// There is no such instance or nothing of it runs; or the hypervisor does not say.
-    pub(crate) fn stats(&self, id: &InstanceId) -> Result<Result<Stats, Fault>, Refusal> {
+    pub(crate) fn stats(
+        &self,
+        id: &InstanceId,
+        within: Option<Duration>,
+    ) -> Result<Option<Result<Stats, Fault>>, Refusal> {
         let mut engine = self.engine();
         let ticket: Ticket = engine.ask_stats(id, self.clock_ms())?;
         self.hand_out(&mut engine);
-        let used = self.wait(engine, LOOK_TIME, |engine| engine.used(&ticket));
-        let silent = || Err(Fault::new(Failure::Timeout, "its hypervisor does not answer"));
-        Ok(used.unwrap_or_else(silent))
+        Ok(self.wait(engine, within.unwrap_or(LOOK_TIME), |engine| engine.used(&ticket)))
     }
 
     /// Let nobody wait any longer: the agent is about to end.
@@ -294,7 +310,8 @@ impl Lanes {
             std::thread::sleep(TICK);
         }
         for op_id in &names {
-            if let Some(outcome) = self.recall(op_id) {
+            if let Some(Told::Final(outcome) | Told::Meanwhile(outcome)) = self.recall(op_id, Duration::ZERO)
+            {
                 log::info!("{op_id}: {} {}", Verb::Terminate, summary(&outcome));
             }
         }
@@ -318,6 +335,14 @@ impl Lanes {
             let _ = thread.join();
         }
     }
+}
+
+/// What is told of a command.
+pub(crate) enum Told {
+    /// This came of it, or the guest was asked and has its time.
+    Final(Outcome),
+    /// It is under way, and this is how it stands.
+    Meanwhile(Outcome),
 }
 
 /// An outcome in a few words, for the log.

@@ -1,10 +1,10 @@
 //! A request to its answer.
 
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Told};
 use crate::network::{self, Networks};
 use agent_protocol::{
-    Answer, Command, EventPage, Failure, Hello, InstanceId, Inventory, OpId, Outcome, Refusal, Text, Uuid,
-    VERSION, Welcome, decode, encode, path,
+    Answer, Command, EventPage, Failure, Hello, InstanceId, Inventory, OpId, Refusal, Text, Uuid, VERSION,
+    Welcome, decode, encode, path,
 };
 use management_http::json::{self, Bounds};
 use management_http::{Method, PROBLEM_NAMESPACE, Request, Response};
@@ -44,7 +44,9 @@ impl Service {
         }
         let outcome = match (request.path, request.method) {
             (path::HELLO, Method::Post) => body::<Hello>(request).and_then(|hello| self.hello(&hello)),
-            (path::COMMAND, Method::Post) => body::<Command>(request).map(|command| self.command(&command)),
+            (path::COMMAND, Method::Post) => {
+                within(request.query).and_then(|within| Ok(self.command(&body(request)?, within)))
+            }
             (path::INVENTORY, Method::Get) => self.inventory(request.query),
             (path::EVENTS, Method::Get) => self.events(request.query),
             (path::HELLO | path::COMMAND, _) => Err(not_allowed("POST")),
@@ -52,8 +54,8 @@ impl Service {
             (_, method) => match (below(path::COMMAND), below(path::STATS)) {
                 (None, None) => Err(problem(404, "not-found", "There is nothing at this path.")),
                 _ if method != Method::Get => Err(not_allowed("GET")),
-                (Some(op_id), _) => self.recall(op_id),
-                (_, Some(id)) => self.stats(id),
+                (Some(op_id), _) => self.recall(op_id, within(request.query)),
+                (_, Some(id)) => self.stats(id, within(request.query)),
             },
         };
         outcome.unwrap_or_else(|response| response)
@@ -81,21 +83,27 @@ impl Service {
         Ok(Response::json(200, encode(&welcome)))
     }
 
-    fn command(&self, command: &Command) -> Response {
-        self.wrap(command.op_id.clone(), self.lanes.execute(command))
+    fn command(&self, command: &Command, within: Option<Duration>) -> Response {
+        self.wrap(command.op_id.clone(), self.lanes.execute(command, within), within)
     }
 
-    fn recall(&self, op_id: &str) -> Result<Response, Response> {
+    fn recall(&self, op_id: &str, within: Result<Option<Duration>, Response>) -> Result<Response, Response> {
+        let within = within?;
         let unknown = || problem(404, "unknown-operation", "The agent has received no such command.");
         let op_id: OpId = op_id.parse().map_err(|_| unknown())?;
-        let outcome = self.lanes.recall(&op_id).ok_or_else(unknown)?;
-        Ok(self.wrap(op_id, outcome))
+        let told = self.lanes.recall(&op_id, within.unwrap_or_default()).ok_or_else(unknown)?;
+        Ok(self.wrap(op_id, told, within))
     }
 
-    fn wrap(&self, op_id: OpId, outcome: Outcome) -> Response {
+    fn wrap(&self, op_id: OpId, told: Told, within: Option<Duration>) -> Response {
+        // Whoever does not say how long it waits knows nothing of answers that are not the last.
+        let (status, outcome) = match told {
+            Told::Final(outcome) => (200, outcome),
+            Told::Meanwhile(outcome) => (if within.is_some() { 202 } else { 200 }, outcome),
+        };
         let clock_ms = self.lanes.clock_ms();
         Response::json(
-            200,
+            status,
             encode(&Answer { proto: VERSION, op_id, agent_boot: self.boot, clock_ms, outcome }),
         )
     }
@@ -134,13 +142,20 @@ impl Service {
         Ok(Response::json(200, encode(&page)))
     }
 
-    fn stats(&self, id: &str) -> Result<Response, Response> {
+    fn stats(&self, id: &str, within: Result<Option<Duration>, Response>) -> Result<Response, Response> {
+        let within = within?;
         let unknown = || problem(404, "unknown-instance", "There is no instance of that name.");
         let id: InstanceId = id.parse().map_err(|_| unknown())?;
-        let used = self.lanes.stats(&id).map_err(|refusal| match refusal {
+        let used = self.lanes.stats(&id, within).map_err(|refusal| match refusal {
             Refusal::UnknownInstance => unknown(),
             _ => problem(409, "wrong-state", "Nothing of the instance runs."),
         })?;
+        let Some(used) = used else {
+            return match within {
+                Some(_) => Ok(Response::json(202, b"{}".to_vec())),
+                None => Err(problem(504, "timeout", "its hypervisor does not answer")),
+            };
+        };
         let stats = used.map_err(|fault| match fault.code {
             Failure::Timeout => problem(504, "timeout", fault.detail.as_str()),
             _ => problem(503, "hypervisor", fault.detail.as_str()),
@@ -164,6 +179,13 @@ fn fields<'a, const N: usize>(
         }
     }
     Ok(fields)
+}
+
+/// How long whoever asks waits, if it says so and nothing else.
+fn within(query: Option<&str>) -> Result<Option<Duration>, Response> {
+    let [wait] = fields(query, ["wait"])?;
+    let wait = wait.map(|text| number(text, "wait")).transpose()?;
+    Ok(wait.map(|wait| Duration::from_millis(wait).min(WAIT_MAX)))
 }
 
 fn number<T: std::str::FromStr>(text: &str, name: &str) -> Result<T, Response> {

@@ -36,6 +36,8 @@ pub(crate) fn images(inventory: &Inventory) -> Response {
     Response::json(200, encode(&ImageList { images: inventory.images.clone() }))
 }
 
+/// A page of the agent's, as a page of ours: it ends where the agent's does, or sooner should the agent send more than was
+/// asked for.
 pub(crate) fn instances(inventory: &Inventory, page: &Page) -> Response {
     let view = |instance| InstanceView::new(instance, inventory.clock_ms);
     let mut found = inventory
@@ -43,13 +45,20 @@ pub(crate) fn instances(inventory: &Inventory, page: &Page) -> Response {
         .iter()
         .filter(|instance| page.after.as_ref().is_none_or(|after| instance.id > *after));
     let shown: alloc::vec::Vec<_> = found.by_ref().take(page.limit).collect();
-    let next = if found.next().is_some() { shown.last().map(|instance| instance.id.clone()) } else { None };
+    let last = shown.last().map(|instance| instance.id.clone());
+    // An agent that goes on elsewhere than behind the last could lead a client round and round.
+    let next = if found.next().is_some() {
+        last
+    } else {
+        inventory.next.clone().filter(|next| last.as_ref() == Some(next))
+    };
     Response::json(200, encode(&InstancePage { instances: shown.into_iter().map(view).collect(), next }))
 }
 
 pub(crate) fn answered(reply: Result<Reply, AgentError>) -> Result<Box<Answer>, Problem> {
     match reply {
-        Ok(Reply::Answer(answer)) => Ok(answer),
+        // Of a hypervisor that does not answer in time it is told how its machine was last seen.
+        Ok(Reply::Answer(answer) | Reply::Meanwhile(Some(answer))) => Ok(answer),
         Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
         Err(error) => Err(unanswered(&error)),
     }
@@ -59,6 +68,9 @@ pub(crate) fn answered(reply: Result<Reply, AgentError>) -> Result<Box<Answer>, 
 pub(crate) fn stats(reply: Result<Reply, AgentError>) -> Result<Response, Problem> {
     match reply {
         Ok(Reply::Stats(stats)) => Ok(Response::json(200, encode(&*stats))),
+        Ok(Reply::Meanwhile(_)) => {
+            Err(Problem::new(Kind::HypervisorTimeout, "The hypervisor does not tell the agent in time."))
+        }
         Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
         Err(error) => Err(unanswered(&error)),
     }

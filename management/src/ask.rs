@@ -12,8 +12,8 @@ use kernel_runtime::Instant;
 pub enum Question {
     /// Carry this out. Without a run of the agent, epoch and deadline are filled in by the link, which knows them.
     Command(Box<Command>),
-    /// What is there.
-    Inventory,
+    /// What is there: at most so many instances that come after this name, and every image.
+    Inventory(usize, Option<InstanceId>),
     /// What became of this.
     Recall(OpId),
     /// What this instance has used.
@@ -34,6 +34,8 @@ pub struct Ask {
 pub enum Reply {
     /// To a command, or to the recall of one.
     Answer(Box<Answer>),
+    /// To any of them but a list: nothing final yet; it is to be asked again. The answer, if there is one, says how it stands.
+    Meanwhile(Option<Box<Answer>>),
     /// To a recall: the agent never received it, as far as it remembers.
     NeverReceived,
     /// What is there.

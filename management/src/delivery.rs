@@ -24,6 +24,12 @@ const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_RUNNING: Duration = Duration::from_secs(2);
 const AGAIN_LOST: Duration = Duration::from_secs(5);
 const AGAIN_IN_DOUBT: Duration = Duration::from_secs(30);
+/// How long the agent may hold back an answer while nobody else waits for a link: most commands are over by then.
+const HOLD: Duration = Duration::from_millis(50);
+/// The first wait before what the agent is at is asked for again.
+const AGAIN_AT_WORK: Duration = Duration::from_millis(50);
+/// What is not over so soon after it came is told as running.
+const PROMPT: Duration = Duration::from_secs(3);
 /// So soon after it was sent the agent has not forgotten it.
 const SOON: Duration = Duration::from_secs(60);
 /// By how much the agent's clock may be behind what it is taken for, in milliseconds.
@@ -108,6 +114,14 @@ impl Management {
         Err(next)
     }
 
+    /// How long the agent may hold back its answer on a link: not at all while others wait for one.
+    pub(crate) fn may_hold(&self) -> Duration {
+        let now = self.clock.now();
+        let is_due = |operation: &Operation| operation.is_for_links() && operation.due <= now;
+        let others = self.forward.is_wanted() || self.operations.borrow().iter().any(is_due);
+        if others { Duration::ZERO } else { HOLD }
+    }
+
     /// The operations that the agent may have received and that are due, for a link that can do no more than ask.
     pub(crate) fn take_tried(&self) -> Vec<OpId> {
         let now = self.clock.now();
@@ -183,6 +197,20 @@ impl Management {
         let Some(operation) = operations.get_mut(id) else { return };
         let news = match reply {
             Ok(Reply::Answer(answer)) => self.conclude(operation, &answer, now),
+            Ok(Reply::Meanwhile(answer)) => {
+                operation.heard = now;
+                if let Some(Outcome::Accepted { instance }) = answer.as_ref().map(|answer| &answer.outcome) {
+                    operation.result =
+                        answer.as_ref().map(|answer| InstanceView::new(instance, answer.clock_ms));
+                }
+                operation.look_again(now, AGAIN_AT_WORK, AGAIN_RUNNING);
+                let is_slow = operation.accepted.is_none_or(|accepted| now.since(accepted) >= PROMPT);
+                if is_slow || operation.stage == Stage::Indeterminate {
+                    operation.enter(Stage::Running, now)
+                } else {
+                    None
+                }
+            }
             Ok(Reply::NeverReceived) => {
                 let greeted = self.forward.peer.get().map(|peer| peer.boot);
                 never_received(operation, peer, greeted, now)

@@ -16,6 +16,9 @@ use kernel_runtime::{Clock, Instant, Signal, with_deadline};
 
 /// How many questions may wait.
 const QUEUE_MAX: usize = 32;
+/// How long the first wait is before a question is asked again, and the longest.
+const AGAIN_FIRST: Duration = Duration::from_millis(50);
+const AGAIN_LAST: Duration = Duration::from_millis(400);
 /// How much longer than to its deadline an answer is waited for: what the agent began in time may end after it.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
@@ -120,8 +123,22 @@ impl Forward {
         look(self.welcome.borrow().as_ref())
     }
 
-    /// Ask the agent, and wait for what comes of it.
+    /// Ask the agent, again and again while it has nothing final to tell, and wait for what comes of it. In between no link
+    /// is taken.
     pub(crate) async fn ask(&self, question: Question, deadline: Instant) -> Result<Reply, AgentError> {
+        let mut pause = AGAIN_FIRST;
+        loop {
+            let reply = self.ask_once(question.clone(), deadline).await;
+            let next = self.clock.now() + pause;
+            if !matches!(reply, Ok(Reply::Meanwhile(_))) || next >= deadline {
+                return reply;
+            }
+            self.clock.sleep_until(next).await;
+            pause = (pause * 2).min(AGAIN_LAST);
+        }
+    }
+
+    async fn ask_once(&self, question: Question, deadline: Instant) -> Result<Reply, AgentError> {
         if !self.configured {
             return Err(AgentError::NotConfigured);
         }

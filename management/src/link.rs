@@ -34,8 +34,11 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 /// How long to wait before dialling again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
-/// How long the answer to a command is waited for: a slow one is asked for again, and does not hold the link meanwhile.
+/// How long the answer to a command is waited for. The agent answers at once, whatever its hypervisors do; when it does not,
+/// it is asked again.
 const COMMAND_TIME: Duration = Duration::from_secs(3);
+/// The status of an answer that is not the last.
+const MEANWHILE: u16 = 202;
 /// The type of the problem that a greeting is refused with when another appliance has taken over.
 const STALE: &str = "urn:corbel:problem:stale-epoch";
 
@@ -328,15 +331,21 @@ impl<W: Wire> Link<'_, W> {
                     }
                     _ => &**command,
                 };
-                self.exchange(Method::Post, path::COMMAND, Some(&encode(command)), until).await?;
+                let hold = self.management.may_hold().as_millis();
+                let path = format!("{}?wait={hold}", path::COMMAND);
+                self.exchange(Method::Post, &path, Some(&encode(command)), until).await?;
                 self.answered(&command.op_id, false)
             }
             Question::Recall(op_id) => {
-                self.exchange(Method::Get, &format!("{}/{op_id}", path::COMMAND), None, until).await?;
+                self.exchange(Method::Get, &format!("{}/{op_id}?wait=0", path::COMMAND), None, until).await?;
                 self.answered(op_id, true)
             }
-            Question::Inventory => {
-                self.exchange(Method::Get, path::INVENTORY, None, until).await?;
+            Question::Inventory(limit, after) => {
+                let mut path = format!("{}?limit={limit}", path::INVENTORY);
+                if let Some(after) = after {
+                    path += &format!("&after={after}");
+                }
+                self.exchange(Method::Get, &path, None, until).await?;
                 let (status, body) = self.reply();
                 if status != 200 {
                     return Ok(Err(AgentError::Refused(refusal(status, body))));
@@ -348,8 +357,13 @@ impl<W: Wire> Link<'_, W> {
                 Ok(Ok(Reply::Inventory(inventory)))
             }
             Question::Stats(id) => {
-                self.exchange(Method::Get, &format!("{}/{id}", path::STATS), None, until).await?;
+                let hold = self.management.may_hold().as_millis();
+                let path = format!("{}/{id}?wait={hold}", path::STATS);
+                self.exchange(Method::Get, &path, None, until).await?;
                 let (status, body) = self.reply();
+                if status == MEANWHILE {
+                    return Ok(Ok(Reply::Meanwhile(None)));
+                }
                 if status != 200 {
                     return Ok(Err(problem(status, body)));
                 }
@@ -370,14 +384,15 @@ impl<W: Wire> Link<'_, W> {
         if recalled && status == 404 {
             return Ok(Ok(Reply::NeverReceived));
         }
-        if status != 200 {
+        if status != 200 && status != MEANWHILE {
             return Ok(Err(AgentError::Refused(refusal(status, body))));
         }
         let answer: Answer = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
         if answer.proto != VERSION || answer.op_id != *op_id || self.is_stranger(answer.agent_boot) {
             return Err(Broken::Nonsense("the answer to another command".into()));
         }
-        Ok(Ok(Reply::Answer(Box::new(answer))))
+        let answer = Box::new(answer);
+        Ok(Ok(if status == MEANWHILE { Reply::Meanwhile(Some(answer)) } else { Reply::Answer(answer) }))
     }
 
     /// The response of the last exchange: status and body.

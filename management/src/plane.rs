@@ -45,6 +45,13 @@ const READ_TIME: Duration = Duration::from_secs(5);
 /// How long the answer to a command waits for what comes of it. Most commands are over by then.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
+/// The most instances of a page on a machine that remembers so many operations: a page is in memory as the agent sends it, as
+/// what it says, and as it is shown.
+const fn page_limit(operations: usize) -> usize {
+    let quarter = operations / 4;
+    if quarter < 16 { 16 } else { quarter }
+}
+
 /// The record of the epoch that the agent has granted.
 const EPOCH: &[u8] = b"management/epoch";
 
@@ -353,9 +360,14 @@ impl Management {
             Route::Keys => return Ok(demand(Demand::Show, request.path)),
             Route::RotateKeys => return Ok(demand(Demand::Rotate, request.path)),
             Route::PutKeys => return Ok(demand(Demand::Install(keys::document(request)?), request.path)),
-            Route::Images => return Ok(self.read(Question::Inventory, Purpose::Images, request.path)),
-            Route::Instances(page) => {
-                return Ok(self.read(Question::Inventory, Purpose::Instances(page), request.path));
+            Route::Images => {
+                // Images come with any page, also the smallest.
+                return Ok(self.read(Question::Inventory(1, None), Purpose::Images, request.path));
+            }
+            Route::Instances(mut page) => {
+                page.limit = page.limit.min(page_limit(self.configuration.operations));
+                let question = Question::Inventory(page.limit, page.after.clone());
+                return Ok(self.read(question, Purpose::Instances(page), request.path));
             }
             Route::Instance(id) => {
                 // Not the list: this one is to be looked at now.

@@ -78,6 +78,13 @@ pub struct Ticket {
     pub(crate) number: u64,
 }
 
+impl Ticket {
+    /// Which instance is looked at.
+    pub const fn instance(&self) -> &InstanceId {
+        &self.id
+    }
+}
+
 /// What is known of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {

@@ -262,7 +262,8 @@ impl Engine {
         if !lane.record.lives() || lane.backend.is_none() {
             return Err(Refusal::WrongState);
         }
-        lane.wants_stats = true;
+        // One that is being seen already counts.
+        lane.wants_stats |= !matches!(lane.job, Some((_, Purpose::Stats)));
         let ticket = Ticket { id: id.clone(), uuid: lane.record.uuid, number: lane.stats.0 + 1 };
         self.advance(id);
         Ok(ticket)

@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub mod path {
     /// `POST`: [`crate::Hello`] → [`crate::Welcome`].
     pub const HELLO: &str = "/a1/hello";
-    /// `POST`: [`crate::Command`] → [`crate::Answer`]. With `/{op_id}` appended, `GET`: what became of it.
+    /// `POST`: [`crate::Command`] → [`crate::Answer`]. With `/{op_id}` appended, `GET`: what became of it. Both with
+    /// `?wait=MILLISECONDS`: the answer is held back no longer than that, and is one of status 202 while nothing is final.
     pub const COMMAND: &str = "/a1/cmd";
     /// `GET`, with `?limit=N&after=NAME`: [`crate::Inventory`].
     pub const INVENTORY: &str = "/a1/inventory";
@@ -21,7 +22,7 @@ pub mod path {
     /// With `/{network}` appended, `PUT`: [`crate::NetworkMap`] → [`crate::NetworkState`], which says whether it is in
     /// effect; `GET`: [`crate::NetworkState`]; `DELETE`: there is no such network any more.
     pub const NETWORKS: &str = "/a1/networks";
-    /// `GET` with `/{instance}` appended: [`crate::Stats`].
+    /// `GET` with `/{instance}` appended, and `?wait=MILLISECONDS`: [`crate::Stats`], or 202 while there is nothing yet.
     pub const STATS: &str = "/a1/stats";
 }
 

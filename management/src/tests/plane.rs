@@ -4,7 +4,8 @@ use super::desk::*;
 use super::resets::{disk, start};
 use crate::*;
 use agent_protocol::{
-    Action, Failure, Link, Nic, Outcome, Precondition, Refusal, Size, State, Text, Then, Uuid, Volume,
+    Action, Failure, Inventory, Link, Nic, Outcome, Precondition, Refusal, Size, State, Text, Then, Uuid,
+    Volume,
 };
 use std::time::Duration;
 
@@ -446,8 +447,12 @@ fn instances_are_shown_with_their_ages_and_in_pages() {
     let all: Vec<_> = ["a", "b", "c"].map(|id| instance(id, State::Paused)).to_vec();
     let list = |line: &str| {
         let (ask, continuation) = desk.asked(line, "");
-        assert_eq!(ask.question, Question::Inventory);
-        read(&desk.management.complete(continuation, Ok(Reply::Inventory(inventory(all.clone())))))
+        let Question::Inventory(limit, after) = ask.question else { panic!("{ask:?}") };
+        let later = all.iter().filter(|one| after.as_ref().is_none_or(|after| one.id > *after));
+        let some: Vec<_> = later.take(limit).cloned().collect();
+        let next = some.last().map(|last| last.id.clone()).filter(|last| last.as_str() != "c");
+        let inventory = Inventory { next, ..inventory(some) };
+        read(&desk.management.complete(continuation, Ok(Reply::Inventory(inventory))))
     };
     let page = list("GET /v1/instances?limit=2").1;
     assert_eq!(page["instances"][0]["state_age_ms"], 600);
@@ -467,6 +472,20 @@ fn instances_are_shown_with_their_ages_and_in_pages() {
     assert!(operations["operations"].as_array().unwrap().is_empty(), "to look is no operation");
     assert_eq!(list("GET /v1/images").1["images"], serde_json::json!(["tiny"]));
     assert_eq!(list("HEAD /v1/images").0, 200);
+    let (ask, continuation) = desk.asked("GET /v1/instances?limit=1&after=a", "");
+    assert_eq!(ask.question, Question::Inventory(1, Some(name("a"))));
+    let whole = Inventory { next: Some(name("z")), ..inventory(all.clone()) };
+    let page = read(&desk.management.complete(continuation, Ok(Reply::Inventory(whole)))).1;
+    assert_eq!(
+        (&page["instances"][0]["id"], &page["next"]),
+        (&"b".into(), &"b".into()),
+        "of an agent that sends all"
+    );
+    assert_eq!(page["instances"].as_array().unwrap().len(), 1);
+    let (_, continuation) = desk.asked("GET /v1/instances", "");
+    let astray = Inventory { next: Some(name("a")), ..inventory(all.clone()) };
+    let page = read(&desk.management.complete(continuation, Ok(Reply::Inventory(astray)))).1;
+    assert_eq!(page["next"], serde_json::Value::Null, "nobody is led round in a circle");
     let down = desk.lost("GET /v1/instances", "", AgentError::Lost("x"));
     assert_eq!(kind(&down), (503, "agent-unavailable"), "a look that was lost may simply be repeated");
 }

@@ -4,7 +4,7 @@ use super::desk::*;
 use crate::wire::Wire;
 use crate::*;
 use agent_protocol::{
-    Action, Answer, Command, Outcome, State, Stats, Text, Uuid, Welcome, decode, encode, path,
+    Action, Answer, Command, Inventory, Outcome, State, Stats, Text, Uuid, Welcome, decode, encode, path,
 };
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
@@ -593,6 +593,114 @@ fn what_an_instance_has_used_is_asked_of_the_agent_and_why_there_is_nothing_is_o
         assert!(answer.1["detail"].as_str().unwrap().contains("as it is"), "{said}");
         caller.end.reset();
     }
+}
+
+#[test]
+fn machines_that_hang_hold_no_link_however_many_are_commanded_and_looked_at() {
+    let mut world = World::with(2, 8);
+    world.agent(willing);
+    // The agent knows of what it was asked, and its hypervisor says nothing about any machine but one.
+    let mut known = Vec::new();
+    let mut held = Vec::new();
+    let mut agent = |request: &Request<'_>| {
+        let wait: Option<u64> = request.query.and_then(|query| query.strip_prefix("wait=")?.parse().ok());
+        let meanwhile = |command: &Command| {
+            let instance = instance(command.instance.as_str(), State::Running);
+            let mut bytes = answered(command, AGENT, Outcome::Accepted { instance });
+            bytes.splice(..15, *b"HTTP/1.1 202 OK");
+            bytes
+        };
+        if let Some(id) = request.path.strip_prefix("/a1/cmd/") {
+            assert_eq!(wait, Some(0));
+            return Some(meanwhile(
+                known.iter().find(|command: &&Command| command.op_id.as_str() == id).unwrap(),
+            ));
+        }
+        if request.path.starts_with("/a1/stats/") {
+            held.extend(wait);
+            return Some(http(202, b"{}"));
+        }
+        if request.path != path::COMMAND {
+            return willing(request);
+        }
+        held.extend(wait);
+        let command: Command = decode(request.body).unwrap();
+        let is_well = command.instance.as_str() == "well";
+        known.push(command.clone());
+        Some(if is_well {
+            answered(&command, AGENT, done("well", State::Running, true))
+        } else {
+            meanwhile(&command)
+        })
+    };
+    let mut hung: Vec<Caller> = Vec::new();
+    for name in ["hung-1", "hung-2", "hung-3"] {
+        hung.push(world.client(
+            Method::Post,
+            &format!("/v1/instances/{name}/commands"),
+            Some(r#"{"verb":"pause"}"#),
+        ));
+    }
+    hung.push(world.client(Method::Get, "/v1/instances/hung-1", None));
+    hung.push(world.client(Method::Get, "/v1/instances/hung-2", None));
+    hung.push(world.client(Method::Get, "/v1/instances/hung-3/stats", None));
+    for _ in 0..40 {
+        world.wait(Duration::from_millis(50));
+        world.agent(&mut agent);
+        let mut well = world.client(Method::Post, "/v1/instances/well/commands", Some(r#"{"verb":"pause"}"#));
+        // Without any time passing.
+        world.agent(&mut agent);
+        let (status, operation) = well.answer().expect("nothing stands before it");
+        assert_eq!((status, &operation["state"]), (202, &"succeeded".into()));
+        well.end.reset();
+    }
+    assert!(hung.iter_mut().all(|caller| caller.answer().is_none()), "they wait, each for its own");
+    world.live(Duration::from_secs(5), &mut agent);
+    let answers: Vec<_> = hung.iter_mut().map(|caller| caller.answer().unwrap()).collect();
+    assert!(answers[..3].iter().all(|(status, operation)| *status == 202 && operation["state"] == "running"));
+    assert!(answers[3..5].iter().all(|(status, seen)| *status == 200 && seen["state"] == "running"));
+    assert_eq!(kind(&answers[5]), (504, "hypervisor-timeout"));
+    assert!(held.iter().all(|wait| *wait <= 50) && held.contains(&0), "{held:?}");
+}
+
+#[test]
+fn a_thousand_instances_are_listed_without_ever_having_more_of_them_than_a_page() {
+    let mut world = World::new(1);
+    let all: Vec<_> = (0..1000).map(|number| instance(&format!("web-{number:04}"), State::Running)).collect();
+    let mut largest = 0;
+    let mut agent = |request: &Request<'_>| {
+        if request.path != path::INVENTORY {
+            return willing(request);
+        }
+        let fields: Vec<_> =
+            request.query.unwrap().split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let field = |name: &str| fields.iter().find(|field| field.0 == name).map(|field| field.1);
+        let limit: usize = field("limit").unwrap().parse().unwrap();
+        largest = largest.max(limit);
+        let rest = all.iter().skip_while(|one| field("after").is_some_and(|after| one.id.as_str() <= after));
+        let some: Vec<_> = rest.clone().take(limit).cloned().collect();
+        let next = rest.clone().nth(limit).and(some.last()).map(|last| last.id.clone());
+        Some(http(200, &encode(&Inventory { next, ..inventory(some) })))
+    };
+    world.agent(&mut agent);
+    let mut listed: Vec<String> = Vec::new();
+    let mut after = String::new();
+    loop {
+        let mut caller = world.client(Method::Get, &format!("/v1/instances?limit=200{after}"), None);
+        world.agent(&mut agent);
+        let (status, page) = caller.answer().unwrap();
+        assert_eq!(status, 200);
+        listed.extend(
+            page["instances"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().into()),
+        );
+        caller.end.reset();
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    let names: Vec<String> = all.iter().map(|one| one.id.to_string()).collect();
+    assert_eq!(listed, names);
+    // A machine that remembers 256 operations.
+    assert_eq!(largest, 64);
 }
 
 #[test]

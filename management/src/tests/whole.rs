@@ -21,6 +21,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tests_pki::crypto;
 
+/// Connections of the API at once.
+const SESSIONS: usize = 6;
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 /// A slot on the host's own sockets. It asks again at each poll; that is good enough for a test.
@@ -205,13 +207,13 @@ impl Drop for Host {
 
 fn appliance(listener: TcpListener, agent: &str, config: ClientConfig, stopped: &mpsc::Receiver<()>) {
     listener.set_nonblocking(true).unwrap();
-    let mut executor = Executor::new(4);
+    let mut executor = Executor::new(2 + SESSIONS);
     let buffers = Buffers { receive: 20 << 10, transmit: 20 << 10 };
     let dialling = Some(Rc::new(Dialling { config, buffers }));
     let configuration = Configuration { dialling, ..configuration(Some(agent)) };
     let plane = Management::new(configuration, Shelf::default(), None, executor.clock());
     let management = Rc::new(plane);
-    for _ in 0..2 {
+    for _ in 0..SESSIONS {
         let slot = Socket { listener: Some(listener.try_clone().unwrap()), stream: None };
         let shared = management.clone();
         executor.add("session", async move { session::serve_on(slot, 0, &shared).await });
@@ -299,6 +301,46 @@ fn a_graceful_stop_goes_on_until_the_guest_is_off_and_is_followed_by_its_operati
     assert_eq!(ended["state"], "succeeded", "{ended}");
     assert_eq!(host.state("a"), "stopped");
     assert_eq!(host.command("a", "terminate").0, 202);
+}
+
+#[test]
+fn commands_go_through_the_one_link_while_several_monitors_hang() {
+    let host = Host::new("hang");
+    host.await_ready();
+    let hung = ["hung-1", "hung-2", "hung-3"];
+    for id in hung.into_iter().chain(["well"]) {
+        let (status, operation) =
+            host.request(Method::Post, "/v1/instances", Some(json!({"id":id,"image":"none"})));
+        assert_eq!(status, 201, "{operation}");
+        if id == "well" {
+            continue;
+        }
+        let uuid = operation["result"]["uuid"].as_str().unwrap();
+        let pid = std::fs::read_to_string(host.directory.join("run/qemu").join(uuid).join("pid")).unwrap();
+        let stopped = std::process::Command::new("kill").args(["-STOP", pid.trim()]).status().unwrap();
+        assert!(stopped.success());
+    }
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = hung.iter().map(|id| scope.spawn(|| host.command(id, "pause"))).collect();
+        let looking = scope.spawn(|| host.request(Method::Get, "/v1/instances/hung-1/stats", None));
+        std::thread::sleep(Duration::from_millis(300));
+        let began = std::time::Instant::now();
+        for verb in ["pause", "resume"].repeat(3) {
+            assert_eq!(host.command("well", verb).1["changed"], true);
+        }
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "six commands beside hung machines: {took:?}");
+        for outcome in waiting {
+            let (status, operation) = outcome.join().unwrap();
+            assert_eq!((status, &operation["state"]), (202, &json!("running")), "{operation}");
+        }
+        let (status, problem) = looking.join().unwrap();
+        assert!(matches!(status, 502 | 504), "{problem}");
+    });
+    for id in hung.into_iter().chain(["well"]) {
+        let (status, operation) = host.command(id, "terminate");
+        assert_eq!((status, &operation["state"]), (202, &json!("succeeded")), "{operation}");
+    }
 }
 
 #[test]

@@ -331,6 +331,7 @@ impl World {
             Event::Synced { run } => self.host.synced(run, &mut self.check),
             Event::Job { run, job } => self.host.came_back(run, job, &mut self.check),
             Event::Tick { run } => self.host.tick(run, &mut self.check),
+            Event::Patience { run } => self.host.waited(run, &mut self.check),
             Event::Guest { machine } => self.host.obey(machine),
             Event::Client { client } => self.clients[client].go_on(),
             Event::Fault { fault } => {

@@ -57,8 +57,9 @@ struct Run {
 
 /// What an answer waits for.
 enum Waiting {
-    Command(OpId, Instant),
-    Look(OpId, Ticket),
+    /// An operation: until when, and whether a preliminary answer is understood.
+    Command(OpId, Instant, bool),
+    Look(OpId, Ticket, Instant, bool),
     Welcome(u64, u64),
     Listed(u64, Vec<u8>),
 }
@@ -155,6 +156,13 @@ impl Host {
         self.run = Some(run);
         self.net.after(TICK, Event::Tick { run: number });
         self.pump(check);
+    }
+
+    /// Somebody has waited long enough.
+    pub(crate) fn waited(&mut self, number: u64, check: &mut Check) {
+        if self.run.as_ref().is_some_and(|run| run.number == number) {
+            self.pump(check);
+        }
     }
 
     pub(crate) fn synced(&mut self, number: u64, check: &mut Check) {
@@ -272,11 +280,17 @@ impl Host {
                 check.arrived(&command, now);
                 let op_id = command.op_id.clone();
                 self.plant(&mut command);
+                let said = request.query.and_then(|query| query.strip_prefix("wait=")?.parse().ok());
+                let patience = said.map_or(PATIENCE, Duration::from_millis);
+                let until = self.net.now.get() + patience;
                 match run.engine.command(&command, now, u128::from(self.random.next()) << 32 | 7) {
                     Reply::Now(outcome) => return Some(answer(run, now, &op_id, outcome)),
-                    Reply::Later => run.waiting.push((conn, Waiting::Command(op_id, self.net.now.get()))),
-                    Reply::Looking(ticket) => run.waiting.push((conn, Waiting::Look(op_id, ticket))),
+                    Reply::Later => run.waiting.push((conn, Waiting::Command(op_id, until, said.is_some()))),
+                    Reply::Looking(ticket) => {
+                        run.waiting.push((conn, Waiting::Look(op_id, ticket, until, said.is_some())));
+                    }
                 }
+                self.net.after(patience, Event::Patience { run: run.number });
                 None
             }
             (Method::Get, path::INVENTORY) => {
@@ -296,6 +310,9 @@ impl Host {
                 let op_id: OpId = recalled?.parse().ok()?;
                 Some(match run.engine.outcome(&op_id) {
                     Known::Never => Response::problem(404, b"{}".to_vec()),
+                    Known::Working(outcome) if request.query.is_some() => {
+                        meanwhile(run, now, &op_id, outcome)
+                    }
                     Known::Working(outcome) | Known::Accepted(outcome) | Known::Ended(outcome) => {
                         answer(run, now, &op_id, outcome)
                     }
@@ -382,18 +399,23 @@ impl Host {
         let (now, clock_ms) = (self.net.now.get(), self.clock_ms(run));
         for (conn, waiting) in core::mem::take(&mut run.waiting) {
             let response = match &waiting {
-                Waiting::Command(op_id, since) => match run.engine.outcome(op_id) {
+                Waiting::Command(op_id, until, patient) => match run.engine.outcome(op_id) {
                     Known::Ended(outcome) | Known::Accepted(outcome) => {
                         Some(answer(run, clock_ms, op_id, outcome))
                     }
-                    Known::Working(outcome) if now.since(*since) >= PATIENCE => {
-                        Some(answer(run, clock_ms, op_id, outcome))
+                    Known::Working(outcome) if now >= *until && *patient => {
+                        Some(meanwhile(run, clock_ms, op_id, outcome))
                     }
+                    Known::Working(outcome) if now >= *until => Some(answer(run, clock_ms, op_id, outcome)),
                     _ => None,
                 },
-                Waiting::Look(op_id, ticket) => {
-                    run.engine.described(ticket).map(|outcome| answer(run, clock_ms, op_id, outcome))
-                }
+                Waiting::Look(op_id, ticket, until, patient) => match run.engine.described(ticket) {
+                    Some(outcome) => Some(answer(run, clock_ms, op_id, outcome)),
+                    None if now >= *until && *patient => {
+                        Some(meanwhile(run, clock_ms, op_id, run.engine.described_now(ticket.instance())))
+                    }
+                    None => None,
+                },
                 Waiting::Welcome(epoch, after) if run.engine.is_durable(*after) => {
                     Some(Response::json(200, encode(&self.welcome(run, clock_ms, *epoch))))
                 }
@@ -437,6 +459,11 @@ fn answer(run: &Run, clock_ms: u64, op_id: &OpId, outcome: Outcome) -> Response 
     };
     let answer = Answer { proto: VERSION, op_id: op_id.clone(), agent_boot: run.boot, clock_ms, outcome };
     Response::json(200, encode(&answer))
+}
+
+/// The same of what is not final.
+fn meanwhile(run: &Run, clock_ms: u64, op_id: &OpId, outcome: Outcome) -> Response {
+    Response { status: 202, ..answer(run, clock_ms, op_id, outcome) }
 }
 
 /// A hypervisor that says that it can do everything.

@@ -44,6 +44,10 @@ pub(crate) enum Event {
     Tick {
         run: u64,
     },
+    /// Whoever waits for the agent of this run has waited as long as it would.
+    Patience {
+        run: u64,
+    },
     /// The guest of this number does what it was asked to, if it still runs.
     Guest {
         machine: u128,
