@@ -32,6 +32,7 @@ pub async fn keep(management: Rc<Management>) {
 pub(crate) async fn keep_for(management: &Management) {
     loop {
         let next = kernel_runtime::earliest(management.sweep(), management.reconcile());
+        let next = kernel_runtime::earliest(next, management.tell_refusals());
         let more = management.keep_records().await;
         let next = kernel_runtime::earliest(next, management.records_due());
         if management.keep_some().await || more {

@@ -135,6 +135,11 @@ impl Door {
         })))
     }
 
+    /// Whether there is a lock.
+    pub(crate) const fn is_locked(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// How callers are told apart, in a word.
     pub(crate) fn authentication(&self) -> &'static str {
         if self.0.is_some() { "mutual-tls" } else { "none" }

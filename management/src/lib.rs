@@ -28,6 +28,7 @@ mod operations;
 mod plane;
 pub mod policy;
 pub mod problem;
+mod refusals;
 mod route;
 mod secure;
 mod session;

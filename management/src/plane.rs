@@ -19,6 +19,7 @@ use crate::metrics::{Gauges, Machine, Metrics};
 use crate::operations::{Begin, End, Operation, Operations, Stage, view};
 use crate::policy::{Policy, Principal};
 use crate::problem::{Kind, Problem};
+use crate::refusals::Refusals;
 use crate::route::{Page, Route, route};
 use crate::secure::Dialling;
 use crate::slots::Slots;
@@ -94,6 +95,7 @@ pub struct Management {
     pub(crate) news: forward::Bell,
     pub(crate) events: RefCell<Events>,
     pub(crate) trail: RefCell<Trail>,
+    pub(crate) refusals: Refusals,
     pub(crate) desired: RefCell<Desired>,
     /// The host takes no new instances.
     pub(crate) drain: Cell<bool>,
@@ -197,6 +199,7 @@ impl Management {
         let management = Self {
             events: RefCell::new(Events::new(configuration.boot, configuration.operations)),
             trail: RefCell::new(Trail::new(state.as_ref(), audit_records(configuration.operations))),
+            refusals: Refusals::default(),
             desired: RefCell::new(desired),
             drain: Cell::new(drain),
             link_was: Cell::new(""),
@@ -308,6 +311,9 @@ impl Management {
                 };
                 let mut text = self.metrics.text(&machine, &targets.list(), &targets.connections());
                 self.configuration.door.figures(&mut text, &self.clock);
+                if self.configuration.door.is_locked() {
+                    self.refusals.figures(&mut text);
+                }
                 self.figures(&mut text);
                 Response::text(200, text)
             }

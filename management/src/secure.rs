@@ -5,6 +5,7 @@
 
 use crate::door::Door;
 use crate::policy::Principal;
+use crate::refusals::{HERE, LEFT, Refused, TOO_SLOW};
 use crate::slots::Slots;
 use crate::wire::Wire;
 use alloc::boxed::Box;
@@ -38,7 +39,7 @@ pub(crate) struct Secure<W> {
     /// How to dial in TLS.
     dialling: Option<Rc<Dialling>>,
     /// What TLS had to say of the last connection that it ended.
-    words: Option<String>,
+    words: Option<Refused>,
 }
 
 impl<W: Wire> Secure<W> {
@@ -61,10 +62,10 @@ impl<W: Wire> Secure<W> {
         door: &Door,
         clock: &Clock,
         slots: &Slots,
-    ) -> Result<Principal, String> {
+    ) -> Result<Principal, Refused> {
         let start = clock.now();
         let Some(begun) = door.greet(clock) else { return Ok(Principal::Anonymous) };
-        self.tls = Some(Box::new(begun.map_err(|error| error.to_string())?));
+        self.tls = Some(Box::new(begun.map_err(|error| Refused::new(HERE, error))?));
         {
             let mut shaking = pin!(self.shake_hands());
             let mut times = 1;
@@ -72,7 +73,7 @@ impl<W: Wire> Secure<W> {
                 match with_deadline(clock, start + HANDSHAKE_TIME * times, shaking.as_mut()).await {
                     Ok(done) => break done?,
                     Err(_) if times < HANDSHAKE_TIMES && !slots.are_full() => times += 1,
-                    Err(_) => return Err("it did not finish the handshake in time".into()),
+                    Err(_) => return Err(Refused::new(TOO_SLOW, "it did not finish the handshake in time")),
                 }
             }
         }
@@ -80,8 +81,8 @@ impl<W: Wire> Secure<W> {
         Ok(door.identify(certificate))
     }
 
-    async fn shake_hands(&mut self) -> Result<(), String> {
-        let said = |this: &mut Self| this.words.take().unwrap_or_else(|| Reset.to_string());
+    async fn shake_hands(&mut self) -> Result<(), Refused> {
+        let said = |this: &mut Self| this.words.take().unwrap_or_else(|| Refused::new(LEFT, Reset));
         while self.tls.as_ref().is_some_and(|tls| !tls.is_established()) {
             if self.flush().await.is_err() || self.fill().await.is_err() {
                 return Err(said(self));
@@ -109,7 +110,7 @@ impl<W: Wire> Secure<W> {
         let count = self.wire.read(tls.space()).await?;
         let taken = if count == 0 { tls.end_of_stream() } else { tls.received(count) };
         if let Err(fatal) = taken {
-            self.words = Some(fatal.to_string());
+            self.words = Some((&fatal).into());
             // The alert, if there is room for it: whoever breaks the rules is not waited for.
             let bytes = tls.poll_transmit();
             if !bytes.is_empty() {
@@ -139,7 +140,7 @@ impl<W: Wire> Wire for Secure<W> {
                 self.tls = Some(Box::new(connection));
                 self.shake_hands().await
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Refused::new(HERE, error)),
         };
         done.map_err(|words| {
             self.abort();
@@ -159,7 +160,7 @@ impl<W: Wire> Wire for Secure<W> {
                 Ok(0) => {}
                 Ok(count) => return Ok(count),
                 Err(fatal) => {
-                    self.words = Some(fatal.to_string());
+                    self.words = Some((&fatal).into());
                     let _ = self.flush().await;
                     return Err(Reset);
                 }
@@ -197,6 +198,6 @@ impl<W: Wire> Wire for Secure<W> {
     }
 
     fn words(&mut self) -> Option<String> {
-        self.words.take()
+        self.words.take().map(|refused| refused.words)
     }
 }

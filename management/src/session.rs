@@ -2,6 +2,7 @@
 
 use crate::ask::Ask;
 use crate::policy::Principal;
+use crate::refusals::{NO_SERVICE, Refused};
 use crate::secure::Secure;
 use crate::wire::Wire;
 use crate::{Management, Step};
@@ -39,12 +40,12 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
         let (outcome, patience) = match stream.admit(door, clock, slots).await {
             Ok(principal) => {
                 if let Principal::Unknown(why) = principal {
-                    door.refused(peer, why, clock.now());
+                    management.refuse(peer, &Refused::new(NO_SERVICE, why));
                 }
                 (converse(&mut stream, management, principal).await, FINISH_TIME)
             }
-            Err(why) => {
-                door.refused(peer, &why, clock.now());
+            Err(refused) => {
+                management.refuse(peer, &refused);
                 // So that it hears the alert, if there is one.
                 (Ok(()), REFUSED_TIME)
             }

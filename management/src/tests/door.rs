@@ -47,6 +47,7 @@ impl World {
         let mut executor = Executor::new(8);
         let configuration = Configuration { door, ..configuration(None) };
         let management = Rc::new(Management::new(configuration, Shelf::default(), None, executor.clock()));
+        executor.add("clerk", keep(management.clone()));
         let api = Exchange::default();
         for _ in 0..slots {
             let (slot, shared) = (Slot { exchange: api.clone(), end: End::default() }, management.clone());
@@ -275,6 +276,59 @@ fn who_cannot_prove_who_it_is_never_gets_as_far_as_a_request() {
     }
     let vm = world.issue(&[VM]);
     assert_eq!(world.get(&vm, "/v1").0, 200, "the slot is there for the next");
+}
+
+#[test]
+fn a_flood_of_callers_that_are_refused_is_counted_and_leaves_the_trail_to_others() {
+    let mut world = World::new(1);
+    let vm = world.issue(&[VM]);
+    let expired = world.authority.issue(&Leaf { names: &[VM], years: (2024, 2025), ..Leaf::client() });
+    let knock = |world: &mut World, who: Option<&Issued>, expected: bool| {
+        let mut caller = world.caller(who);
+        if caller.carry(world).is_none() {
+            assert_eq!(caller.ask(world, Method::Get, "/healthz", None).is_ok(), expected);
+        }
+        caller.end.reset();
+        world.wait(Duration::from_millis(60));
+    };
+    let handshakes = |world: &mut World| {
+        let (status, page) = world.get(&vm, "/v1/audit");
+        assert_eq!(status, 200);
+        let records = page["records"].as_array().unwrap().clone();
+        records.into_iter().filter(|record| record["verb"] == "handshake").collect::<Vec<_>>()
+    };
+    knock(&mut world, None, false);
+    knock(&mut world, None, false);
+    knock(&mut world, Some(&expired), false);
+    let told = handshakes(&mut world);
+    assert_eq!(told.len(), 1, "the first at once: {told:?}");
+    assert_eq!((&told[0]["decision"], &told[0]["outcome"]), (&"denied".into(), &"no-certificate".into()));
+    world.wait(Duration::from_secs(61));
+    let told = handshakes(&mut world);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[1]["outcome"], "no-certificate 1, expired 1");
+    assert!(told[1]["object"].as_str().unwrap().starts_with("2 more, the last from "), "{told:?}");
+    // Six hours of it.
+    for _ in 0..360 {
+        knock(&mut world, None, false);
+        knock(&mut world, None, false);
+        world.wait(Duration::from_secs(60));
+    }
+    let told = handshakes(&mut world);
+    assert!((8..=12).contains(&told.len()), "{}", told.len());
+    // A day of silence, and it is news again.
+    world.wait(Duration::from_secs(24 * 3600));
+    let told = handshakes(&mut world).len();
+    knock(&mut world, Some(&expired), false);
+    let after = handshakes(&mut world);
+    assert_eq!((after.len(), &after[told]["outcome"]), (told + 1, &"expired".into()));
+    let counted =
+        |reason: &str, count: u64| format!("corbel_api_refused_total{{reason=\"{reason}\"}} {count}\n");
+    let mut text = String::new();
+    world.management.refusals.figures(&mut text);
+    for (reason, count) in [("no-certificate", 722), ("expired", 2), ("unknown-authority", 0)] {
+        assert!(text.contains(&counted(reason, count)), "{text}");
+    }
 }
 
 #[test]

@@ -331,8 +331,9 @@ fn commands_go_through_the_one_link_while_several_monitors_hang() {
         let took = began.elapsed();
         assert!(took < Duration::from_secs(2), "six commands beside hung machines: {took:?}");
         for outcome in waiting {
+            // Still under way, or given up by then: the one thing that it is not is done.
             let (status, operation) = outcome.join().unwrap();
-            assert_eq!((status, &operation["state"]), (202, &json!("running")), "{operation}");
+            assert!(operation["state"] == "running" || matches!(status, 409 | 502 | 504), "{operation}");
         }
         let (status, problem) = looking.join().unwrap();
         assert!(matches!(status, 502 | 504), "{problem}");

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
+use core::ops::Deref;
 use rustls::pki_types::{IpAddr, ServerName};
 use rustls::{CertificateError, Error};
 
@@ -14,7 +15,7 @@ use rustls::{CertificateError, Error};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fatal {
     /// The peer's certificate is not accepted, and why. It will not be by trying again: an operator must look.
-    Certificate(String),
+    Certificate(Distrust),
     /// The peer ended the connection by the alert of this name (RFC 8446, section 6.2). When it is
     /// `CertificateRequired`, `BadCertificate` or `UnknownCA`, it does not like our certificate. In TLS 1.3 a client
     /// hears so only after it believes to be connected.
@@ -33,7 +34,43 @@ pub enum Fatal {
     Here(String),
 }
 
+/// Why a certificate is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distrust {
+    name: &'static str,
+    words: String,
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl Deref for Distrust {
+    type Target = str;
+
+    /// In words.
+    fn deref(&self) -> &str {
+        &self.words
+    }
+}
+
 impl Fatal {
+    /// What kind of end it is, for counters: one of `no-certificate`, `expired`, `not-yet-valid`, `unknown-authority`,
+    /// `certificate` (bad for another reason), `incompatible`, `not-tls`, `refused-by-peer`, `left` and `here`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Certificate(why) => why.name,
+            Self::Refused(_) => "refused-by-peer",
+            Self::Incompatible(_) => "incompatible",
+            Self::Protocol(_) | Self::Forged | Self::TooLong => "not-tls",
+            Self::Truncated => "left",
+            Self::Here(_) => "here",
+        }
+    }
+
     /// Whether trying again can only help after somebody has changed a certificate, a key or a setting.
     #[must_use]
     pub fn needs_operator(&self) -> bool {
@@ -62,7 +99,9 @@ impl From<Error> for Fatal {
     fn from(error: Error) -> Self {
         match error {
             Error::InvalidCertificate(why) => Self::Certificate(certificate(&why)),
-            Error::NoCertificatesPresented => Self::Certificate("it sent none".into()),
+            Error::NoCertificatesPresented => {
+                Self::Certificate(Distrust { name: "no-certificate", words: "it sent none".into() })
+            }
             Error::AlertReceived(alert) => Self::Refused(format!("{alert:?}")),
             Error::PeerIncompatible(why) => Self::Incompatible(format!("{why:?}")),
             Error::DecryptError => Self::Forged,
@@ -77,8 +116,18 @@ impl From<Error> for Fatal {
     }
 }
 
+fn certificate(why: &CertificateError) -> Distrust {
+    let name = match why {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not-yet-valid",
+        CertificateError::UnknownIssuer => "unknown-authority",
+        _ => "certificate",
+    };
+    Distrust { name, words: words(why) }
+}
+
 /// rustls's words, or ours where its own are none, and what usually helps.
-fn certificate(why: &CertificateError) -> String {
+fn words(why: &CertificateError) -> String {
     match why {
         CertificateError::NotValidForNameContext { expected, presented } if presented.is_empty() => format!(
             "not valid for name {}: it has no subjectAltName, and a common name alone does not count",

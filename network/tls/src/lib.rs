@@ -31,7 +31,7 @@ pub use config::{Anchors, ClientConfig, Clients, Identity, ServerConfig, SetupEr
 pub use connection::{Buffers, Connection};
 pub use dates::Dates;
 pub use der::der;
-pub use fatal::Fatal;
+pub use fatal::{Distrust, Fatal};
 pub use key::{Algorithm, Name, PrivateKey, pem};
 pub use leaf::{Leaf, NoPin, Pin};
 pub use provider::{Crypto, NoEntropy, Random};

@@ -183,10 +183,14 @@ fn a_server_that_knows_its_clients_refuses_all_others() {
     let or_anonymous = server_config(&server, &Clients::KnownOrAnonymous(anchors(&authority)));
     let good = authority.issue(&Leaf::client());
     let bad = [
-        (None, "CertificateRequired"),
-        (Some(stranger.issue(&Leaf::client())), "UnknownCA"),
-        (Some(authority.issue(&Leaf::server(&["client"]))), "UnsupportedCertificate"),
-        (Some(authority.issue(&Leaf { years: (2020, 2021), ..Leaf::client() })), "CertificateExpired"),
+        (None, "CertificateRequired", "no-certificate"),
+        (Some(stranger.issue(&Leaf::client())), "UnknownCA", "unknown-authority"),
+        (Some(authority.issue(&Leaf::server(&["client"]))), "UnsupportedCertificate", "certificate"),
+        (
+            Some(authority.issue(&Leaf { years: (2020, 2021), ..Leaf::client() })),
+            "CertificateExpired",
+            "expired",
+        ),
     ];
     let meet = |config: &ServerConfig, issued: &Option<pki::Issued>| {
         let identity = issued.as_ref().map(pki::Issued::identity);
@@ -194,10 +198,11 @@ fn a_server_that_knows_its_clients_refuses_all_others() {
         pair.settle(usize::MAX);
         pair
     };
-    for (issued, alert) in &bad {
+    for (issued, alert, name) in &bad {
         let pair = meet(&known, issued);
         assert!(!pair.server.is_established());
         assert!(matches!(pair.server_fatal, Some(Fatal::Certificate(_))), "{:?}", pair.fatals());
+        assert_eq!(pair.server_fatal.as_ref().map(Fatal::name), Some(*name));
         assert_eq!(pair.client_fatal, Some(Fatal::Refused((*alert).into())));
         assert_eq!(meet(&or_anonymous, issued).established(), issued.is_none());
     }
