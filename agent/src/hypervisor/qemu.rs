@@ -20,6 +20,8 @@ mod qmp;
 mod size;
 mod snapshots;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use board::Board;
 pub use commands::{Part, Setting, arguments, commands};
@@ -27,6 +29,7 @@ pub use console::ConsolePage;
 pub use images::{Images, Network};
 
 use super::{Ended, Evidence, Fault, Hypervisor, Machine, Observation, Step};
+use crate::locked;
 use agent_protocol::{Backend, Failure, ImageName, State, Stats, Text, Uuid};
 use images::Image;
 use link::Link;
@@ -34,7 +37,7 @@ use parts::Parts;
 use process::{Identity, Process};
 use qmp::{Qmp, QmpError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -60,6 +63,8 @@ pub struct Qemu {
     links: Mutex<BTreeMap<Uuid, Arc<Link>>>,
     /// What is remembered of the machines, as it lies in their directories.
     parts: Mutex<BTreeMap<Uuid, Parts>>,
+    /// Those of which it could not be seen whether an earlier run of the agent left them running.
+    unread: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Qemu {
@@ -83,6 +88,7 @@ impl Qemu {
             processes: Mutex::default(),
             links: Mutex::default(),
             parts: Mutex::default(),
+            unread: Mutex::default(),
         })
     }
 
@@ -108,6 +114,34 @@ impl Qemu {
 
     fn link(&self, machine: &Machine) -> Option<Arc<Link>> {
         self.links().get(&machine.uuid).cloned()
+    }
+
+    /// Take over what an earlier run of the agent left of a machine; whether anything of it runs.
+    fn take_over(&self, machine: &Machine, within: Duration) -> Result<bool, Fault> {
+        let left = self.left(machine).map_err(|error| {
+            // Nothing follows from that: it is tried again before anything else is done.
+            locked(&self.unread).insert(machine.uuid);
+            Fault::new(Failure::Storage, format!("whether it runs cannot be seen: {error}"))
+        })?;
+        locked(&self.unread).remove(&machine.uuid);
+        let Some(process) = left else { return Ok(false) };
+        let identity = process.identity.clone();
+        let directory = self.own_directory(machine);
+        self.processes().insert(machine.uuid, Arc::new(process));
+        self.links().insert(machine.uuid, Arc::new(Link::open(&directory)));
+        let _ = keep(&directory.join("process"), &identity);
+        self.settle_memory(machine, within);
+        Ok(true)
+    }
+
+    /// A machine of which nothing runs.
+    fn ended(&self, machine: &Machine) -> Observation {
+        match self.is_saved(machine) {
+            Ok(true) => Observation::of(State::Saved),
+            Ok(false) => Observation::of(State::Stopped),
+            Err(error) => Observation::of(State::Unknown)
+                .because(format!("whether it is saved cannot be seen: {error}")),
+        }
     }
 
     /// The process of a machine, if it runs.
@@ -163,9 +197,25 @@ impl Qemu {
     }
 
     /// What is remembered of the machine.
-    fn parts(&self, machine: &Machine) -> Parts {
-        let mut all = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(machine.uuid).or_insert_with(|| Parts::read(&self.own_directory(machine))).clone()
+    fn parts(&self, machine: &Machine) -> Result<Parts, Fault> {
+        let known = locked(&self.parts).get(&machine.uuid).cloned();
+        if let Some(parts) = known {
+            return Ok(parts);
+        }
+        // Without the lock: a disk that hangs holds up this machine and no other.
+        let parts = Parts::read(&self.own_directory(machine)).map_err(|error| {
+            Fault::new(Failure::Storage, format!("which disks and interfaces it has cannot be read: {error}"))
+        })?;
+        Ok(locked(&self.parts).entry(machine.uuid).or_insert(parts).clone())
+    }
+
+    /// Of a machine that does not run: its slots can be given anew if what was kept of them is damaged.
+    fn mend_parts(&self, machine: &Machine) {
+        let damaged = |error: std::io::Error| error.kind() == std::io::ErrorKind::InvalidData;
+        if Parts::read(&self.own_directory(machine)).is_err_and(damaged) {
+            log::error!("{}: what was kept of its slots and snapshots is damaged and begun anew", machine.id);
+            locked(&self.parts).insert(machine.uuid, Parts::default());
+        }
     }
 
     /// Change what is remembered of the machine, durably.
@@ -174,13 +224,13 @@ impl Qemu {
         machine: &Machine,
         change: impl FnOnce(&mut Parts) -> Result<T, &'static str>,
     ) -> Result<T, Fault> {
-        let mut parts = self.parts(machine);
+        let mut parts = self.parts(machine)?;
         let before = parts.clone();
         let outcome = change(&mut parts).map_err(|words| Fault::new(Failure::Hypervisor, words))?;
         if parts != before {
             let kept = parts.keep(&self.own_directory(machine));
             kept.map_err(|error| Fault::new(Failure::Storage, format!("its slots: {error}")))?;
-            self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.uuid, parts);
+            locked(&self.parts).insert(machine.uuid, parts);
         }
         Ok(outcome)
     }
@@ -235,24 +285,24 @@ impl Qemu {
     }
 
     /// Ask the monitor what the machine is doing and what it has.
-    fn look(&self, machine: &Machine, within: Duration) -> Result<Observation, QmpError> {
+    fn look(&self, machine: &Machine, within: Duration, parts: &Parts) -> Result<Observation, QmpError> {
         let mut qmp = Qmp::connect(&self.socket(machine), Instant::now() + within)?;
         let status = qmp.status()?;
         let mut seen = observation(&status);
-        if status == "prelaunch" && self.parts(machine).held_anew {
+        if status == "prelaunch" && parts.held_anew {
             seen = Observation::of(State::Paused);
         }
         if status == "io-error"
             && let Some(error) = self.link(machine).and_then(|link| link.last("BLOCK_IO_ERROR"))
         {
-            let slots = self.parts(machine).now.volumes;
+            let slots = &parts.now.volumes;
             let is_it = |slot: u8| commands::node(slot) == error.about.as_str();
             let volume = slots.iter().find(|(_, slot)| is_it(**slot));
             let disk = volume.map_or(error.about.as_str(), |(name, _)| name.as_str());
             seen = seen.because(format!("held because of an error of its disk {disk}"));
         }
         if !matches!(status.as_str(), "inmigrate" | "finish-migrate" | "save-vm" | "restore-vm") {
-            let (volumes, nics) = self.settle_parts(machine, &mut qmp)?;
+            let (volumes, nics) = self.settle_parts(machine, &parts.now, &mut qmp)?;
             (seen.volumes, seen.nics) = (Some(volumes), Some(nics));
         }
         Ok(seen)
@@ -277,34 +327,38 @@ impl Hypervisor for Qemu {
     }
 
     fn adopt(&self, machine: &Machine, within: Duration) -> Observation {
-        if let Some(process) = self.recorded(machine).as_ref().and_then(Process::adopt) {
-            let identity = process.identity.clone();
-            let directory = self.own_directory(machine);
-            self.processes().insert(machine.uuid, Arc::new(process));
-            self.links().insert(machine.uuid, Arc::new(Link::open(&directory)));
-            let _ = keep(&directory.join("process"), &identity);
-            self.settle_memory(machine, within);
-            return self.observe(machine, within);
-        }
-        match self.is_saved(machine) {
-            true => Observation::of(State::Saved),
-            false => Observation::of(State::Stopped).because("it ended while no agent was watching"),
+        match self.take_over(machine, within) {
+            Ok(true) => self.observe(machine, within),
+            Ok(false) => match self.ended(machine) {
+                seen if seen.state == State::Stopped => seen.because("it ended while no agent was watching"),
+                seen => seen,
+            },
+            Err(fault) => Observation::of(State::Unknown).because(fault.detail.as_str()),
         }
     }
 
     fn observe(&self, machine: &Machine, within: Duration) -> Observation {
-        let ended = || Observation::of(if self.is_saved(machine) { State::Saved } else { State::Stopped });
-        let Some(process) = self.running(machine) else { return ended() };
-        match self.look(machine, within) {
+        if locked(&self.unread).contains(&machine.uuid) {
+            return self.adopt(machine, within);
+        }
+        let Some(process) = self.running(machine) else { return self.ended(machine) };
+        let parts = match self.parts(machine) {
+            Ok(parts) => parts,
+            Err(fault) => return Observation::of(State::Unknown).because(fault.detail.as_str()),
+        };
+        match self.look(machine, within, &parts) {
             Ok(seen) => seen,
             Err(QmpError::Closed | QmpError::Unreachable(_)) if process.wait(ENDING_TIME.min(within)) => {
-                ended()
+                self.ended(machine)
             }
             Err(error) => Observation::of(State::Unknown).because(error.to_string()),
         }
     }
 
     fn perform(&self, machine: &Machine, step: &Step, within: Duration) -> Result<Evidence, Fault> {
+        if locked(&self.unread).contains(&machine.uuid) {
+            self.take_over(machine, within)?;
+        }
         match step {
             Step::Start => self.start(machine, within),
             Step::Pause => self.drive(machine, within, step, "paused"),
@@ -335,7 +389,7 @@ impl Hypervisor for Qemu {
 
     fn forget(&self, machine: &Machine) {
         let _ = fs::remove_dir_all(self.own_directory(machine));
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(&machine.uuid);
+        locked(&self.parts).remove(&machine.uuid);
     }
 
     fn bury(&self, machine: &Machine) -> Option<Ended> {
@@ -457,36 +511,4 @@ fn keep(path: &Path, identity: &Identity) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
     fs::write(&fresh, serde_json::to_vec(identity)?)?;
     fs::rename(fresh, path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_state_of_a_process_that_is_there_reads_as_if_nothing_of_it_ran() {
-        let states = [
-            "colo",
-            "debug",
-            "finish-migrate",
-            "guest-panicked",
-            "inmigrate",
-            "internal-error",
-            "io-error",
-            "paused",
-            "postmigrate",
-            "prelaunch",
-            "restore-vm",
-            "running",
-            "save-vm",
-            "shutdown",
-            "suspended",
-            "watchdog",
-            "something-new",
-        ];
-        for status in states {
-            let seen = observation(status).state;
-            assert!(!matches!(seen, State::Stopped | State::Saved | State::Failed), "{status} is {seen}");
-        }
-    }
 }

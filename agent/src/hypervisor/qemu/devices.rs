@@ -5,6 +5,7 @@
 
 use super::commands::{self, Setting, commands, netdev_id, nic_id, node, volume_id};
 use super::life::unknown_network;
+use super::parts::Shape;
 use super::qmp::{Qmp, QmpError};
 use super::{Board, Qemu, fault};
 use crate::hypervisor::{Evidence, Fault, Machine, Step};
@@ -108,7 +109,7 @@ impl Qemu {
         within: Duration,
     ) -> Result<Evidence, Fault> {
         let mut qmp = self.monitor(machine, within)?;
-        let slot = self.parts(machine).now.volumes.get(volume).copied();
+        let slot = self.parts(machine)?.now.volumes.get(volume).copied();
         let slot = slot.ok_or_else(|| Fault::new(Failure::Hypervisor, format!("it has no disk {volume}")))?;
         let ask = |error: QmpError| fault(&error);
         let before = length(&mut qmp, slot).map_err(ask)?;
@@ -181,10 +182,10 @@ impl Qemu {
     pub(super) fn settle_parts(
         &self,
         machine: &Machine,
+        now: &Shape,
         qmp: &mut Qmp,
     ) -> Result<(Vec<VolumeName>, Vec<NicName>), QmpError> {
         let present = devices(qmp)?;
-        let now = self.parts(machine).now;
         let (mut volumes, mut nics) = (Vec::new(), Vec::new());
         let mut gone = false;
         for (name, &slot) in &now.volumes {
@@ -213,6 +214,11 @@ impl Qemu {
                 log::warn!("{}: {}", machine.id, fault.detail);
             }
         }
+        // What the guest has it has, whatever is remembered.
+        let more = present.iter().filter_map(|id| id.strip_prefix("volume-")?.parse().ok());
+        volumes.extend(more.filter(|name| !now.volumes.contains_key(name)));
+        let more = present.iter().filter_map(|id| id.strip_prefix("nic-")?.parse().ok());
+        nics.extend(more.filter(|name| !now.nics.contains_key(name)));
         Ok((volumes, nics))
     }
 

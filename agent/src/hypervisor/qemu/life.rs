@@ -3,7 +3,7 @@
 use super::commands::{self, Part, Setting};
 use super::images::{Image, Network};
 use super::link::Link;
-use super::process::{self, Identity, Process};
+use super::process::{self, Process, there};
 use super::qmp::{Qmp, QmpError};
 use super::{Qemu, fault, keep, private_directory, remove};
 use crate::hypervisor::{Evidence, Fault, Machine, Step};
@@ -72,8 +72,11 @@ impl Qemu {
         let directory = self.own_directory(machine);
         let storage = |error: std::io::Error| Fault::new(Failure::Storage, format!("its directory: {error}"));
         private_directory(&directory).map_err(storage)?;
-        if beginning == Beginning::Fresh && directory.join("memory").exists() {
-            return Err(Fault::new(Failure::Hypervisor, "its memory is saved; it can only be restored"));
+        if beginning == Beginning::Fresh {
+            if self.is_saved(machine).map_err(storage)? {
+                return Err(Fault::new(Failure::Hypervisor, "its memory is saved; it can only be restored"));
+            }
+            self.mend_parts(machine);
         }
         let arguments = self.arguments(machine, beginning, &directory)?;
         if !machine.volumes.is_empty() {
@@ -179,7 +182,7 @@ impl Qemu {
     /// Put the interface's TAP device on its bridge, if it has one.
     pub(super) fn join_bridge(&self, machine: &Machine, nic: &Nic) -> Result<(), Fault> {
         let Some(Network::Bridge(bridge)) = self.images.networks.get(&nic.network) else { return Ok(()) };
-        let slot = self.parts(machine).now.nics.get(&nic.nic).copied().unwrap_or_default();
+        let slot = self.parts(machine)?.now.nics.get(&nic.nic).copied().unwrap_or_default();
         let tap = commands::tap(machine.uuid, slot);
         let failed =
             |what: String| Fault::new(Failure::Hypervisor, format!("{tap} cannot join {bridge}: {what}"));
@@ -280,21 +283,17 @@ impl Qemu {
         }
     }
 
-    /// Which process an earlier run of the agent left for a machine.
-    pub(super) fn recorded(&self, machine: &Machine) -> Option<Identity> {
+    /// The process that an earlier run of the agent left for a machine, if it still runs.
+    pub(super) fn left(&self, machine: &Machine) -> std::io::Result<Option<Process>> {
         let directory = self.own_directory(machine);
-        let kept = fs::read(directory.join("process")).ok();
-        if let Some(identity) = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-            return Some(identity);
+        let kept = there(fs::read(directory.join("process")))?;
+        let identity = kept.as_ref().and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let left = identity.as_ref().map(Process::adopt).transpose()?.flatten();
+        if left.is_some() || kept.is_none() && !directory.join("pid").try_exists()? {
+            return Ok(left);
         }
-        // It was interrupted between the spawn and its record. The pid file is QEMU's own, and may be stale: only a
-        // process that carries the machine's UUID on its command line is the one.
-        let pid = fs::read_to_string(directory.join("pid")).ok()?.trim().parse().ok()?;
-        let identity = Identity::of(pid)?;
-        let command_line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let expected = format!("\0-uuid\0{}\0", machine.uuid);
-        let found = command_line.windows(expected.len()).any(|window| window == expected.as_bytes());
-        found.then_some(identity)
+        // It was interrupted between the spawn and its record, or that is damaged.
+        Process::of_machine(machine.uuid)
     }
 }
 

@@ -28,8 +28,8 @@ const END_TIME: Duration = Duration::from_secs(5);
 
 impl Qemu {
     /// Whether its memory lies there, whole.
-    pub(super) fn is_saved(&self, machine: &Machine) -> bool {
-        self.own_directory(machine).join("memory").exists()
+    pub(super) fn is_saved(&self, machine: &Machine) -> io::Result<bool> {
+        self.own_directory(machine).join("memory").try_exists()
     }
 
     pub(super) fn save(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
@@ -126,7 +126,8 @@ impl Qemu {
     /// Of a machine that was taken over: bring a save or a restore that was cut short to one of its two ends. Either it is
     /// saved, or its guest goes on as if it had never been held.
     pub(super) fn settle_memory(&self, machine: &Machine, within: Duration) {
-        if self.is_saved(machine) {
+        let Ok(saved) = self.is_saved(machine) else { return };
+        if saved {
             // Saved and not ended yet, or loaded and not let go on.
             let _ = self.end(machine, within);
             return;
@@ -134,7 +135,7 @@ impl Qemu {
         let unfinished = self.own_directory(machine).join("memory.new");
         if unfinished.exists() {
             if let Ok(mut qmp) = Qmp::connect(&self.socket(machine), Instant::now() + within) {
-                go_on(&mut qmp, self.parts(machine).to_go_on);
+                go_on(&mut qmp, self.parts(machine).is_ok_and(|parts| parts.to_go_on));
             }
             let _ = remove(&unfinished);
         }

@@ -4,6 +4,7 @@
 //! It lies beside the process's own files and is replaced atomically before anything is done that it tells of.
 
 use super::board::SLOTS;
+use super::process::there;
 use crate::hypervisor::Machine;
 use agent_protocol::{NicName, Size, SnapshotName, VolumeName};
 use serde::{Deserialize, Serialize};
@@ -78,15 +79,17 @@ impl Shape {
 const FULL: &str = "all slots of its board are taken";
 
 impl Parts {
-    /// What is remembered in the machine's directory; nothing if nothing can be read.
-    pub(super) fn read(directory: &Path) -> Self {
-        let bytes = fs::read(directory.join("parts.json")).unwrap_or_default();
-        let mut parts: Self = serde_json::from_slice(&bytes).unwrap_or_default();
+    /// What is remembered in the machine's directory; nothing if nothing was kept yet.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged ([`io::ErrorKind::InvalidData`]): what the machine has is not known.
+    pub(super) fn read(directory: &Path) -> io::Result<Self> {
+        let kept = there(fs::read(directory.join("parts.json")))?;
+        let Some(bytes) = kept else { return Ok(Self::default()) };
+        let parts: Self = serde_json::from_slice(&bytes).map_err(|_| io::ErrorKind::InvalidData)?;
         // The file is the agent's own, but a slot is part of the name of what gets deleted.
-        let fits = |slot: &u8| *slot < SLOTS;
-        parts.now.volumes.retain(|_, slot| fits(slot));
-        parts.now.nics.retain(|_, slot| fits(slot));
-        parts
+        let fits = parts.now.volumes.values().chain(parts.now.nics.values()).all(|slot| *slot < SLOTS);
+        if fits { Ok(parts) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     /// Remember it in the machine's directory.

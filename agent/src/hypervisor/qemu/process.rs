@@ -1,11 +1,13 @@
 //! A process that is never mistaken for another, watched and signalled through a pidfd.
 
+use agent_protocol::Uuid;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ExitStatus};
@@ -29,24 +31,40 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The process that has this id now.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
-        let (_, start_ticks) = stat(pid)?;
-        Some(Self { pid, start_ticks, host_boot: host_boot()? })
+    /// The process that has this id now, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be seen, which does not say that there is none.
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
+        let Some((_, start_ticks)) = stat(pid)? else { return Ok(None) };
+        Ok(Some(Self { pid, start_ticks, host_boot: host_boot()? }))
     }
 }
 
-/// State letter and start time of a process.
-fn stat(pid: i32) -> Option<(char, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// State letter and start time of a process, if there is one.
+fn stat(pid: i32) -> io::Result<Option<(char, u64)>> {
+    let Some(text) = there(fs::read_to_string(format!("/proc/{pid}/stat")))? else { return Ok(None) };
     // The second field is the program's name in parentheses and may itself hold both spaces and parentheses.
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let parse = |text: &str| {
+        let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        Some((state, fields.nth(18)?.parse().ok()?))
+    };
+    parse(&text).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn host_boot() -> Option<String> {
-    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+fn host_boot() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// What was found, where only that there is no such file or process says that there is none.
+pub(crate) fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A running process, or one that ran.
@@ -75,38 +93,71 @@ struct Tail {
 
 impl Process {
     /// A child that was just spawned.
-    pub(crate) fn spawned(mut child: Child) -> std::io::Result<Self> {
+    pub(crate) fn spawned(mut child: Child) -> io::Result<Self> {
         let words = Arc::new(Words::default());
         if let Some(stderr) = child.stderr.take() {
             keep_tail(stderr, words.clone());
         }
         // Until it is waited for, nobody else can have its id: this cannot be another process.
         let pid = i32::try_from(child.id()).unwrap_or(-1);
-        let open = || Some((Identity::of(pid)?, pidfd(pid)?));
-        let Some((identity, pidfd)) = open() else {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(std::io::Error::other("the new process cannot be watched"));
+        let (identity, pidfd) = match (Identity::of(pid), pidfd(pid)) {
+            (Ok(Some(identity)), Ok(Some(pidfd))) => (identity, pidfd),
+            (identity, pidfd) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let why = identity.err().or(pidfd.err()).map(|error| error.to_string()).unwrap_or_default();
+                return Err(io::Error::other(format!("the new process cannot be watched: {why}")));
+            }
         };
         Ok(Self { identity, pidfd, child: Mutex::new(Some(child)), status: Mutex::new(None), words })
     }
 
     /// The process of this identity, if it still runs.
-    pub(crate) fn adopt(identity: &Identity) -> Option<Self> {
+    ///
+    /// # Errors
+    /// It cannot be seen, which does not say that it does not run.
+    pub(crate) fn adopt(identity: &Identity) -> io::Result<Option<Self>> {
+        if host_boot()? != identity.host_boot {
+            return Ok(None);
+        }
         // First the handle, then the question: what the handle refers to cannot change any more, and if the id still
         // belongs to the process of that start time, it did so when the handle was made.
-        let pidfd = pidfd(identity.pid)?;
-        let (state, start_ticks) = stat(identity.pid)?;
-        if start_ticks != identity.start_ticks || state == 'Z' || host_boot()? != identity.host_boot {
-            return None;
+        let Some(pidfd) = pidfd(identity.pid)? else { return Ok(None) };
+        let Some((state, start_ticks)) = stat(identity.pid)? else { return Ok(None) };
+        if start_ticks != identity.start_ticks || state == 'Z' {
+            return Ok(None);
         }
-        Some(Self {
+        Ok(Some(Self {
             identity: identity.clone(),
             pidfd,
             child: Mutex::new(None),
             status: Mutex::new(None),
             words: Arc::default(),
-        })
+        }))
+    }
+
+    /// The process that carries this UUID on its command line, if there is one.
+    ///
+    /// # Errors
+    /// Some process cannot be seen, and it may be that.
+    pub(crate) fn of_machine(uuid: Uuid) -> io::Result<Option<Self>> {
+        let expected = format!("\0-uuid\0{uuid}\0");
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let identity = match Identity::of(pid) {
+                Ok(Some(identity)) => identity,
+                // It is somebody else's.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                Ok(None) => continue,
+                Err(error) => return Err(error),
+            };
+            let Some(line) = there(fs::read(format!("/proc/{pid}/cmdline")))? else { continue };
+            if line.windows(expected.len()).any(|window| window == expected.as_bytes()) {
+                // If its id went to another since it was read, that is not it.
+                return Self::adopt(&identity);
+            }
+        }
+        Ok(None)
     }
 
     /// Wait until it has exited; whether it has.
@@ -158,7 +209,7 @@ pub(crate) fn poll(handles: &[BorrowedFd<'_>], within: Duration) -> Vec<usize> {
         };
         match rustix::event::poll(&mut entries, Some(&timeout)) {
             // Somebody would be killed for not having ended in time that was not given.
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             _ => break,
         }
     }
@@ -178,8 +229,9 @@ pub(crate) fn describe(status: Option<ExitStatus>) -> String {
     }
 }
 
-fn pidfd(pid: i32) -> Option<OwnedFd> {
-    rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+fn pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
+    let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+    there(rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from))
 }
 
 /// Read what the process writes until it ends, and keep the end of it: a guest can make its hypervisor write without
@@ -221,23 +273,25 @@ mod tests {
     fn a_recycled_id_is_not_the_same_process() {
         let process = Process::spawned(sleeper()).unwrap();
         let identity = process.identity.clone();
-        assert!(Process::adopt(&identity).is_some());
+        let adopt = |identity: &Identity| Process::adopt(identity).unwrap();
+        assert!(adopt(&identity).is_some());
         let later = Identity { start_ticks: identity.start_ticks + 1, ..identity.clone() };
-        assert!(Process::adopt(&later).is_none());
+        assert!(adopt(&later).is_none());
         let other_boot = Identity { host_boot: "another".into(), ..identity.clone() };
-        assert!(Process::adopt(&other_boot).is_none());
+        assert!(adopt(&other_boot).is_none());
         process.kill();
         assert!(process.wait(Duration::from_secs(5)));
-        assert!(Process::adopt(&identity).is_none(), "a zombie does not run");
+        assert!(adopt(&identity).is_none(), "a zombie does not run");
         assert_eq!(describe(process.reap()), "was killed by signal 9");
         assert_eq!(describe(process.reap()), "was killed by signal 9", "asking twice does no harm");
-        assert!(Process::adopt(&identity).is_none());
+        assert!(adopt(&identity).is_none());
     }
 
     #[test]
     fn an_adopted_process_is_seen_to_end() {
         let mut child = sleeper();
-        let adopted = Process::adopt(&Identity::of(child.id().try_into().unwrap()).unwrap()).unwrap();
+        let identity = Identity::of(child.id().try_into().unwrap()).unwrap().unwrap();
+        let adopted = Process::adopt(&identity).unwrap().unwrap();
         assert!(!adopted.wait(Duration::from_millis(20)));
         adopted.kill();
         assert!(adopted.wait(Duration::from_secs(5)));

@@ -54,7 +54,7 @@ impl Qemu {
             if !disks.iter().all(|disk| disk.has(name)) {
                 return Err(Fault::new(Failure::Hypervisor, format!("there is no snapshot {name}")));
             }
-            let parts = self.parts(machine);
+            let parts = self.parts(machine)?;
             if parts.snapshots.get(name).is_none_or(|shape| *shape != parts.now) {
                 let words = "it has another size or other interfaces than when the snapshot was made";
                 return Err(Fault::new(Failure::Hypervisor, words));

@@ -38,7 +38,8 @@ impl Qemu {
 
     /// The interfaces that have a TAP device. What the host sends on it, the guest receives.
     fn nics(&self, machine: &Machine) -> Vec<Traffic> {
-        let slots = self.parts(machine).now.nics;
+        let Ok(parts) = self.parts(machine) else { return Vec::new() };
+        let slots = parts.now.nics;
         let tapped = machine
             .nics
             .iter()
