@@ -34,6 +34,8 @@ pub struct Lock {
     pub anchors: Anchors,
     /// The trust domain that callers are of (SPIFFE-ID section 2.1).
     pub trust_domain: String,
+    /// Whether requests that change something have to be signed (RFC 9421).
+    pub signatures: bool,
     /// What happens to the dates of certificates.
     pub dates: Dates,
     /// The time of day when the clock stood at zero, in seconds since 1970; `None` where nobody knows it.
@@ -68,6 +70,21 @@ impl Shown {
         let clients = Clients::Known(lock.anchors.clone());
         let config = ServerConfig::new(&lock.crypto, Identity::from_der(chain, key)?, &clients, lock.dates)?;
         Ok(Self { config, valid, enrolled: true })
+    }
+}
+
+/// Whoever has been let in.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) principal: Principal,
+    /// The public key with which it proved that, as SubjectPublicKeyInfo; empty of one that has proved nothing.
+    pub(crate) key: Vec<u8>,
+}
+
+impl Caller {
+    /// One without a key.
+    pub(crate) const fn unproved(principal: Principal) -> Self {
+        Self { principal, key: Vec::new() }
     }
 }
 
@@ -135,6 +152,11 @@ impl Door {
         })))
     }
 
+    /// The lock, if there is one.
+    pub(crate) fn lock(&self) -> Option<&Lock> {
+        self.0.as_ref().map(|inner| &inner.lock)
+    }
+
     /// Whether there is a lock.
     pub(crate) const fn is_locked(&self) -> bool {
         self.0.is_some()
@@ -153,14 +175,15 @@ impl Door {
     }
 
     /// Who it is whose certificate the handshake has accepted.
-    pub(crate) fn identify(&self, certificate: Option<&[u8]>) -> Principal {
-        let Some(inner) = &self.0 else { return Principal::Anonymous };
+    pub(crate) fn identify(&self, certificate: Option<&[u8]>) -> Caller {
+        let Some(inner) = &self.0 else { return Caller::unproved(Principal::Anonymous) };
         inner.admitted.update(|count| count.saturating_add(1));
         let Some(certificate) = certificate else {
             // The handshake lets nobody in without one once there is anybody to tell apart.
-            return Principal::Stranger;
+            return Caller::unproved(Principal::Stranger);
         };
-        identify(certificate, &inner.lock.trust_domain).unwrap_or_else(Principal::Unknown)
+        identify(certificate, &inner.lock.trust_domain)
+            .unwrap_or_else(|why| Caller::unproved(Principal::Unknown(why)))
     }
 
     /// Somebody was not let in, or is not who it should be.
@@ -240,7 +263,7 @@ impl Door {
 }
 
 /// Which service a certificate is for.
-fn identify(certificate: &[u8], trust_domain: &str) -> Result<Principal, &'static str> {
+fn identify(certificate: &[u8], trust_domain: &str) -> Result<Caller, &'static str> {
     let leaf = Leaf::parse(certificate).map_err(|_| "the certificate cannot be read")?;
     let id = leaf.uri()?;
     if id.len() > LONGEST_ID {
@@ -254,5 +277,5 @@ fn identify(certificate: &[u8], trust_domain: &str) -> Result<Principal, &'stati
     let service = Service::ALL.into_iter().find(|service| path.strip_prefix("svc/") == Some(service.name()));
     let service =
         service.ok_or("the certificate's SPIFFE ID names none of svc/vm, svc/net and svc/storage")?;
-    Ok(Principal::Service(service, leaf.pin))
+    Ok(Caller { principal: Principal::Service(service, leaf.pin), key: leaf.spki.to_vec() })
 }

@@ -32,6 +32,7 @@ mod refusals;
 mod route;
 mod secure;
 mod session;
+mod signatures;
 mod slots;
 mod stored;
 mod targets;

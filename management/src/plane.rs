@@ -22,6 +22,7 @@ use crate::problem::{Kind, Problem};
 use crate::refusals::Refusals;
 use crate::route::{Page, Route, route};
 use crate::secure::Dialling;
+use crate::signatures::Nonces;
 use crate::slots::Slots;
 use crate::targets::Targets;
 use crate::{about, forward, keys, stored};
@@ -96,6 +97,7 @@ pub struct Management {
     pub(crate) events: RefCell<Events>,
     pub(crate) trail: RefCell<Trail>,
     pub(crate) refusals: Refusals,
+    pub(crate) nonces: Nonces,
     pub(crate) desired: RefCell<Desired>,
     /// The host takes no new instances.
     pub(crate) drain: Cell<bool>,
@@ -200,6 +202,7 @@ impl Management {
             events: RefCell::new(Events::new(configuration.boot, configuration.operations)),
             trail: RefCell::new(Trail::new(state.as_ref(), audit_records(configuration.operations))),
             refusals: Refusals::default(),
+            nonces: Nonces::new(configuration.operations),
             desired: RefCell::new(desired),
             drain: Cell::new(drain),
             link_was: Cell::new(""),

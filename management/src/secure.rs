@@ -3,7 +3,7 @@
 //! Memory of a connection is bounded: the two buffers of [`Buffers`] beside those of the stream, and what rustls needs
 //! while the handshake goes on. It is taken when a peer is there and given back when it leaves.
 
-use crate::door::Door;
+use crate::door::{Caller, Door};
 use crate::policy::Principal;
 use crate::refusals::{HERE, LEFT, Refused, TOO_SLOW};
 use crate::slots::Slots;
@@ -62,9 +62,11 @@ impl<W: Wire> Secure<W> {
         door: &Door,
         clock: &Clock,
         slots: &Slots,
-    ) -> Result<Principal, Refused> {
+    ) -> Result<Caller, Refused> {
         let start = clock.now();
-        let Some(begun) = door.greet(clock) else { return Ok(Principal::Anonymous) };
+        let Some(begun) = door.greet(clock) else {
+            return Ok(Caller::unproved(Principal::Anonymous));
+        };
         self.tls = Some(Box::new(begun.map_err(|error| Refused::new(HERE, error))?));
         {
             let mut shaking = pin!(self.shake_hands());

@@ -1,6 +1,7 @@
 //! One connection slot of the API: peers come one after another, and each is served until it leaves.
 
 use crate::ask::Ask;
+use crate::door::Caller;
 use crate::policy::Principal;
 use crate::refusals::{NO_SERVICE, Refused};
 use crate::secure::Secure;
@@ -38,11 +39,11 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
         management.metrics.connection();
         let peer = stream.peer();
         let (outcome, patience) = match stream.admit(door, clock, slots).await {
-            Ok(principal) => {
-                if let Principal::Unknown(why) = principal {
+            Ok(caller) => {
+                if let Principal::Unknown(why) = caller.principal {
                     management.refuse(peer, &Refused::new(NO_SERVICE, why));
                 }
-                (converse(&mut stream, management, principal).await, FINISH_TIME)
+                (converse(&mut stream, management, &caller).await, FINISH_TIME)
             }
             Err(refused) => {
                 management.refuse(peer, &refused);
@@ -70,11 +71,7 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
 struct Gone;
 
 /// Serve one peer until all is said.
-async fn converse<W: Wire>(
-    stream: &mut W,
-    management: &Management,
-    principal: Principal,
-) -> Result<(), Gone> {
+async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Caller) -> Result<(), Gone> {
     let clock = &management.clock;
     let mut engine = Server::new(LIMITS, elapsed(clock));
     loop {
@@ -82,7 +79,7 @@ async fn converse<W: Wire>(
         if engine.is_finished() {
             return Ok(());
         }
-        let step = engine.request().map(|request| management.begin(&request, principal));
+        let step = engine.request().map(|request| management.receive(&request, caller));
         match step {
             Some(Step::Answer(response)) => {
                 management.recorded().await;

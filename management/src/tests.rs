@@ -10,5 +10,6 @@ mod policy;
 mod provider;
 mod requests;
 mod resets;
+mod signatures;
 mod tasks;
 mod whole;

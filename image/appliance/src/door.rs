@@ -39,11 +39,16 @@ pub(crate) fn door(
     let fail =
         |key: &str, reason: &dyn ToString| format!("configuration: api.tls.{key}: {}", reason.to_string());
     let anchors = Anchors::from_der(lock.tls.anchors.clone()).map_err(|error| fail("anchors", &error))?;
+    if lock.signatures && voice.epoch.is_none() {
+        let reason = "this machine does not know the time, so no signature could be checked";
+        return Err(format!("configuration: api.signatures: {reason}"));
+    }
     let (identity, token) = (lock.tls.identity.clone(), lock.join.clone());
     let lock = Lock {
         crypto: voice.crypto.clone(),
         anchors,
         trust_domain: lock.trust_domain.clone(),
+        signatures: lock.signatures,
         dates: lock.tls.dates,
         epoch: voice.epoch,
         buffers: API_TLS,

@@ -140,6 +140,8 @@ pub const ANY: &[Kind] = &[
     Kind::Forbidden,
     Kind::ApiVersion,
 ];
+/// To any that changes something.
+pub const CHANGE: &[Kind] = &[Kind::SignatureRequired, Kind::SignatureInvalid, Kind::TooBusy];
 /// To one with a body.
 const BODY: &[Kind] = &[Kind::UnsupportedMediaType, Kind::MalformedBody, Kind::InvalidField];
 /// To one for which the agent is asked.

@@ -2,7 +2,7 @@
 
 use crate::audit::Hash;
 use crate::command::{argument, form};
-use crate::endpoint::{ANY, Call, ENDPOINTS, Endpoint, Parameters};
+use crate::endpoint::{ANY, CHANGE, Call, ENDPOINTS, Endpoint, Parameters};
 use crate::{ClientToken, Kind, ProblemDocument, VERSION};
 use agent_protocol::Verb;
 use alloc::borrow::Cow;
@@ -10,6 +10,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use management_http::Method;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -108,6 +109,9 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator, problem: &Sch
     }
     let mut kinds: Vec<Kind> = endpoint.call.problems().concat();
     kinds.extend(ANY);
+    if endpoint.method != Method::Get {
+        kinds.extend(CHANGE);
+    }
     kinds.sort_by_key(|kind| (kind.status(), kind.name()));
     kinds.dedup();
     for status in kinds.iter().map(|kind| kind.status()) {

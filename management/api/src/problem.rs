@@ -64,6 +64,11 @@ catalogue! {
     /// The caller may not do this.
     Forbidden = "forbidden", 403, "The caller may not do this", false;
 
+    /// The caller has not signed the request, and policy says that it has to.
+    SignatureRequired = "signature-required", 403, "The request has to be signed", false;
+    /// The signature of the request is not accepted.
+    SignatureInvalid = "signature-invalid", 403, "The signature of the request is not accepted", false;
+
     /// No instance has this name.
     UnknownInstance = "unknown-instance", 404, "There is no such instance", false;
     /// The instance was terminated.

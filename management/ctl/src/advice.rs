@@ -25,6 +25,14 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     ("invalid-field", "change what the sentence names, and say it again."),
     ("forbidden", "your certificate's role may not do this: ask with one of another role (--cert, --key)."),
+    (
+        "signature-required",
+        "say --sign-requests, or `sign_requests = true` for the host in the configuration file.",
+    ),
+    (
+        "signature-invalid",
+        "look at the clocks of both: a signature is good for a few minutes; and say it again, which signs it anew.",
+    ),
     ("unknown-instance", "`corbelctl instances` lists those that are there."),
     ("instance-terminated", "it is gone for good; `corbelctl create` can make a new one of that name."),
     ("instance-exists", "choose another name, or terminate the one that is there."),

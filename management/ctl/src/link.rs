@@ -1,10 +1,11 @@
 //! One connection to the appliance: TCP, TLS 1.3 and HTTP/1.1, each request and its answer.
 
 use crate::settings::{Credentials, Endpoint, Whom};
+use management_api::signature::{Terms, Unsigned};
 use management_http::{Client, Limits, Method};
 use network_tls::{
     Algorithm, Anchors, Buffers, ClientConfig, Connection, Crypto, Dates, Fatal, Identity, NoEntropy,
-    PrivateKey, Random, SetupError,
+    PrivateKey, Random, SetupError, Signer,
 };
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -53,6 +54,8 @@ pub(crate) struct Answer {
 pub(crate) struct Link {
     endpoint: Endpoint,
     config: Option<ClientConfig>,
+    /// What requests that change something are signed by.
+    signer: Option<Signer>,
     open: Option<Open>,
 }
 
@@ -87,13 +90,16 @@ pub(crate) fn random() -> Result<[u8; 16], NoEntropy> {
     Ok(bytes)
 }
 
+/// For how many seconds a signature is good: the clocks of two machines differ.
+const SIGNED_FOR: u64 = 120;
 const CHECK_FILES: &str = "look at the files that --cert, --key and --ca name.";
 
 impl Link {
     /// The way to `endpoint`; nothing is connected yet.
     pub(crate) fn new(endpoint: Endpoint) -> Result<Self, SetupError> {
         let config = endpoint.tls.as_ref().map(configuration).transpose()?;
-        Ok(Self { endpoint, config, open: None })
+        let signer = endpoint.tls.as_ref().filter(|credentials| credentials.sign).map(signer).transpose()?;
+        Ok(Self { endpoint, config, signer, open: None })
     }
 
     /// Where it leads, as the user wrote it.
@@ -108,24 +114,44 @@ impl Link {
             Some(open) => open,
             None => self.connect(tick)?,
         };
-        let answer = open.exchange(ask, tick)?;
+        let signed = self.signed(ask)?;
+        let answer = open.exchange(ask, &signed, tick)?;
         if open.http.is_reusable() {
             self.open = Some(open);
         }
         Ok(answer)
     }
 
+    /// The header fields of a signature, where the request is to have one. Each is new: one that is sent again after an answer
+    /// was lost is not refused as said twice.
+    fn signed(&self, ask: &Ask<'_>) -> Result<String, Broken> {
+        let is_read = matches!(ask.method, Method::Get | Method::Head);
+        let Some(signer) = self.signer.as_ref().filter(|_| !is_read) else { return Ok(String::new()) };
+        let unsent = |what: String| Broken::Unsent(what, "nothing was sent.");
+        let nonce = random().map_err(|error| unsent(error.to_string()))?;
+        let nonce = format!("{:032x}", u128::from_be_bytes(nonce));
+        let created = now().ok_or_else(|| unsent("this machine does not know the time".into()))?;
+        let keyid = signer.pin().to_string();
+        let terms = Terms {
+            created,
+            expires: created + SIGNED_FOR,
+            nonce: &nonce,
+            keyid: &keyid,
+            alg: signer.algorithm(),
+        };
+        let unsigned = Unsigned::new(ask.method, ask.path, ask.body, &terms);
+        let signature = signer.sign(unsigned.base.as_bytes()).map_err(|error| unsent(error.to_string()))?;
+        Ok(unsigned.signed(&signature))
+    }
+
     fn connect(&self, tick: &mut dyn FnMut() -> bool) -> Result<Open, Broken> {
         let tcp = self.dial()?;
         let setup = |error: SetupError| Broken::Unsent(error.to_string(), CHECK_FILES);
         let tls = match (&self.config, &self.endpoint.tls) {
-            (Some(config), Some(credentials)) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
-                Some(
-                    Connection::client(config, &credentials.server_name, now, Buffers::default())
-                        .map_err(setup)?,
-                )
-            }
+            (Some(config), Some(credentials)) => Some(
+                Connection::client(config, &credentials.server_name, now(), Buffers::default())
+                    .map_err(setup)?,
+            ),
             _ => None,
         };
         let mut open = Open { tcp, tls, http: Client::new(LIMITS, &self.endpoint.authority) };
@@ -156,6 +182,17 @@ impl Link {
         }
         Err(unsent(last))
     }
+}
+
+/// The time of day, in seconds since 1970.
+fn now() -> Option<u64> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+fn signer(credentials: &Credentials) -> Result<Signer, SetupError> {
+    let (chain, key) =
+        credentials.identity.as_ref().ok_or_else(|| SetupError::Material("there is no key".into()))?;
+    Signer::new(&Crypto::new(Box::new(System))?, &Identity::from_pem(chain, key)?)
 }
 
 fn configuration(credentials: &Credentials) -> Result<ClientConfig, SetupError> {
@@ -225,8 +262,13 @@ impl Open {
     }
 
     /// One request and its answer.
-    fn exchange(&mut self, ask: &Ask<'_>, tick: &mut dyn FnMut() -> bool) -> Result<Answer, Broken> {
-        self.http.request(ask.method, ask.path, ask.body);
+    fn exchange(
+        &mut self,
+        ask: &Ask<'_>,
+        fields: &str,
+        tick: &mut dyn FnMut() -> bool,
+    ) -> Result<Answer, Broken> {
+        self.http.request_with(ask.method, ask.path, fields, ask.body);
         let began = Instant::now();
         loop {
             self.flush().map_err(|error| Broken::Lost(in_words(&error)))?;

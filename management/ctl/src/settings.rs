@@ -80,6 +80,16 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     server_name: Option<String>,
+    /// Sign each request that changes something by your key (RFC 9421) [CORBEL_SIGN_REQUESTS]
+    #[arg(
+        long,
+        global = true,
+        env = "CORBEL_SIGN_REQUESTS",
+        hide_env = true,
+        help_heading = "Connection",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    sign_requests: bool,
     /// In place of ~/.config/corbel/ctl.toml [CORBEL_CONFIG]
     #[arg(
         long,
@@ -111,6 +121,8 @@ struct Host {
     key: Option<PathBuf>,
     ca: Option<PathBuf>,
     server_name: Option<String>,
+    #[serde(default)]
+    sign_requests: bool,
 }
 
 /// Where to connect to, and with what.
@@ -132,6 +144,8 @@ pub(crate) struct Credentials {
     pub(crate) whom: Whom,
     pub(crate) identity: Option<(String, String)>,
     pub(crate) server_name: String,
+    /// Requests that change something are signed.
+    pub(crate) sign: bool,
 }
 
 /// Which appliance is believed.
@@ -168,12 +182,19 @@ impl Connection {
         let tls = if secure {
             let pick = |said: &Option<PathBuf>, file: Option<PathBuf>| said.clone().or(file);
             let (cert, key) = (pick(&self.cert, host.cert), pick(&self.key, host.key));
+            let sign = self.sign_requests || host.sign_requests;
+            let identity = identity(cert, key, screen)?;
+            if sign && identity.is_none() {
+                let what = "requests are to be signed, and there is no key".into();
+                return Err(Failure::Usage(what, "name yours: --cert FILE and --key FILE."));
+            }
             Some(Credentials {
+                sign,
                 whom: match self.pin {
                     Some(pin) => Whom::Pin(pin),
                     None => Whom::Ca(authorities(pick(&self.ca, host.ca))?),
                 },
-                identity: identity(cert, key, screen)?,
+                identity,
                 server_name: self.server_name.clone().or(host.server_name).unwrap_or_else(|| name.clone()),
             })
         } else {

@@ -3,8 +3,11 @@
 
 mod canned;
 
-use canned::{Reply, Run, Server};
-use network_tls::{Anchors, Clients, Crypto, Dates, Identity, NoEntropy, Random, ServerConfig};
+use canned::{Asked, Reply, Run, Server};
+use management_api::signature::Signature;
+use network_tls::{
+    Anchors, Clients, Crypto, Dates, Identity, Leaf, NoEntropy, PublicKey, Random, ServerConfig,
+};
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -95,12 +98,16 @@ impl Pki {
 
     /// An appliance with one image that talks to those whom `ca` knows.
     fn appliance(&self) -> Server {
+        self.appliance_that(|_, _| Reply::Json(200, r#"{"images":["tiny"]}"#.into()))
+    }
+
+    fn appliance_that(&self, answers: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Server {
         let crypto = Crypto::new(Box::new(System)).unwrap();
         let identity =
             Identity::from_pem(&self.text("appliance", "pem"), &self.text("appliance", "key")).unwrap();
         let clients = Clients::Known(Anchors::from_pem(&self.text("ca", "pem")).unwrap());
         let config = ServerConfig::new(&crypto, identity, &clients, Dates::MustBeChecked).unwrap();
-        Server::with(Some(config), |_, _| Reply::Json(200, r#"{"images":["tiny"]}"#.into()))
+        Server::with(Some(config), answers)
     }
 
     fn images(&self, server: &Server, ca: &str, who: Option<&str>, more: &[&str]) -> Run {
@@ -120,6 +127,56 @@ impl Random for System {
     fn fill(&self, out: &mut [u8]) -> Result<(), NoEntropy> {
         fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(out)).map_err(|_| NoEntropy)
     }
+}
+
+#[test]
+fn requests_that_change_something_are_signed_by_the_key_of_the_certificate_each_time_anew() {
+    let pki = Pki::new();
+    // The first answer is lost, so that the request is sent once more.
+    let lost = |asked: &Asked, index: usize| match asked.line.starts_with("POST") {
+        true if index == 0 => Reply::Hangup,
+        true => Reply::Problem(
+            403,
+            r#"{"type":"urn:corbel:problem:forbidden","title":"","status":403,"detail":""}"#.into(),
+        ),
+        false => Reply::Json(200, r#"{"images":["tiny"]}"#.into()),
+    };
+    let server = pki.appliance_that(lost);
+    let run = |words: &[&str]| {
+        let mut command = server.command(words);
+        command.env("CORBEL_CA", pki.file("ca", "pem"));
+        command.env("CORBEL_CERT", pki.file("vm", "pem")).env("CORBEL_KEY", pki.file("vm", "key"));
+        canned::run(command)
+    };
+    run(&["drain", "--sign-requests"]);
+    run(&["images", "--sign-requests"]);
+    run(&["drain"]);
+    let asked = server.asked();
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    let der = pki.file("vm", "der");
+    pki.openssl(&["x509", "-in", &pki.file("vm", "pem"), "-outform", "der", "-out", &der]);
+    let certificate = fs::read(der).unwrap();
+    let leaf = Leaf::parse(&certificate).unwrap();
+    let key = PublicKey::parse(leaf.spki).unwrap();
+    let signatures: Vec<_> = asked.iter().map(|asked| signature(asked, &key)).collect();
+    let [Some(first), Some(second), None, None] = &signatures[..] else { panic!("{signatures:?}") };
+    assert_ne!(first.0, second.0, "each has a nonce of its own");
+    assert_eq!((&first.1, &second.1), (&leaf.pin.to_string(), &leaf.pin.to_string()));
+    let unsigned = canned::run(server.command(&["--sign-requests", "--pin", &"a5".repeat(32), "drain"]));
+    assert_eq!(unsigned.code, 2, "there is nothing to sign with: {}", unsigned.err);
+}
+
+/// Nonce and key of a request's signature, which has to be one by `key`.
+fn signature(asked: &Asked, key: &PublicKey<'_>) -> Option<(String, String)> {
+    let text = format!("{}\r\n{}\r\n\r\n{}", asked.line, asked.fields, asked.body);
+    let mut engine = management_http::Server::new(management_http::Limits::SERVER, std::time::Duration::ZERO);
+    engine.space()[..text.len()].copy_from_slice(text.as_bytes());
+    engine.received(std::time::Duration::ZERO, text.len());
+    let request = engine.request().unwrap();
+    let found = Signature::of(&request).unwrap()?;
+    found.covers(&request).unwrap();
+    assert!(key.verifies(found.base.as_bytes(), &found.signature), "{}", found.base);
+    Some((found.nonce.unwrap().into(), found.keyid.unwrap().into()))
 }
 
 #[test]

@@ -101,7 +101,12 @@ impl Client {
     /// Begin a request; whatever is known of the one before is forgotten. `path` is one of the program's own, and
     /// a body is JSON.
     pub fn request(&mut self, method: Method, path: &str, body: Option<&[u8]>) {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.host);
+        self.request_with(method, path, "", body);
+    }
+
+    /// The same with more header fields: the program's own, each a line with its end.
+    pub fn request_with(&mut self, method: Method, path: &str, fields: &str, body: Option<&[u8]>) {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{fields}", self.host);
         if let Some(body) = body {
             head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
         }

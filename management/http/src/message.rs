@@ -73,8 +73,13 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// The value of the header field `name` (any case), the first if there are several.
     pub fn field(&self, name: &str) -> Option<&'a str> {
+        self.fields(name).next()
+    }
+
+    /// The values of all header fields `name` (any case), in their order.
+    pub fn fields<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
         let (head, fields) = (self.head, self.fields);
-        fields.iter().find_map(|(field, value)| {
+        fields.iter().filter_map(move |(field, value)| {
             let found = head.get(field.clone())?.eq_ignore_ascii_case(name.as_bytes());
             if found { core::str::from_utf8(head.get(value.clone())?).ok() } else { None }
         })

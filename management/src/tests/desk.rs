@@ -179,6 +179,15 @@ impl Desk {
         }
     }
 
+    /// The same of a request of somebody who is known.
+    pub(super) fn answer_by(&self, caller: &crate::door::Caller, line: &str) -> (u16, Value) {
+        let text = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+        with_request(text.as_bytes(), |request| match self.management.receive(request, caller) {
+            Step::Answer(response) => read(&response),
+            step => panic!("{step:?}"),
+        })
+    }
+
     /// A request that leads to a question, and its answer once the agent has replied.
     pub(super) fn asked(&self, line: &str, body: &str) -> (Ask, Continuation) {
         match self.step(line, body) {

@@ -29,6 +29,7 @@ pub(super) fn lock(authority: &Authority) -> Lock {
         crypto: crypto().clone(),
         anchors: Anchors::from_der([authority.der.clone()]).unwrap(),
         trust_domain: "example.org".into(),
+        signatures: false,
         dates: Dates::MustBeChecked,
         epoch: Some(NOW),
         buffers: BUFFERS,

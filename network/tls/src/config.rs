@@ -156,6 +156,10 @@ impl Identity {
         Self::new(certificates(chain, "our certificate")?, key)
     }
 
+    pub(crate) const fn key(&self) -> &PrivateKeyDer<'static> {
+        &self.key
+    }
+
     fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, SetupError> {
         if chain.is_empty() || chain.len() > MOST_CERTIFICATES {
             let count = chain.len();

@@ -77,6 +77,8 @@ impl FromStr for Pin {
 pub struct Leaf<'a> {
     /// Its key.
     pub pin: Pin,
+    /// The same whole: SubjectPublicKeyInfo in DER.
+    pub spki: &'a [u8],
     /// When it begins to be valid, in seconds since 1970.
     pub not_before: u64,
     /// When it ceases to be.
@@ -110,7 +112,7 @@ impl<'a> Leaf<'a> {
         let mut validity = SliceReader::new(validity.value())?;
         let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
         let _subject = AnyRef::decode(&mut fields)?;
-        let pin = Pin::of(fields.tlv_bytes()?);
+        let spki = fields.tlv_bytes()?;
         let mut names = None;
         while !fields.is_finished() {
             let field = AnyRef::decode(&mut fields)?;
@@ -118,7 +120,7 @@ impl<'a> Leaf<'a> {
                 names = alternative_names(AnyRef::from_der(field.value())?.value())?;
             }
         }
-        Ok(Self { pin, not_before, not_after, names })
+        Ok(Self { pin: Pin::of(spki), spki, not_before, not_after, names })
     }
 
     /// The one URI in its subjectAltName, as SPIFFE demands of an X.509-SVID (section 2).

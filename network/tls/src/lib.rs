@@ -24,6 +24,7 @@ mod outgoing;
 mod pinned;
 mod provider;
 mod record;
+mod signature;
 mod token;
 mod traffic;
 
@@ -35,6 +36,7 @@ pub use fatal::{Distrust, Fatal};
 pub use key::{Algorithm, Name, PrivateKey, pem};
 pub use leaf::{Leaf, NoPin, Pin};
 pub use provider::{Crypto, NoEntropy, Random};
+pub use signature::{PublicKey, Signer};
 pub use token::Token;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ pub(crate) mod aead;
 mod exchange;
 mod hash;
 pub(crate) mod sign;
-mod verify;
+pub(crate) mod verify;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -31,6 +31,8 @@ pub struct Lock {
     pub trust_domain: String,
     /// What whoever enrols the appliance has to know, where its key is made here.
     pub join: Option<Token>,
+    /// Requests that change something have to be signed.
+    pub signatures: bool,
 }
 
 /// The agent of the parent partition.
@@ -67,11 +69,17 @@ pub(super) fn api(keys: &mut Keys<'_>) -> Result<Option<Api>, Error> {
     let join = keys.take_unseen("api.tls.join", |_, value| {
         Token::new(value).ok_or_else(|| "expected 22 to 128 printable characters, at random".to_string())
     })?;
+    let signatures = keys.take_with("api.signatures", |value| match value {
+        "required" => Ok(true),
+        "optional" => Ok(false),
+        _ => Err("expected required or optional".to_string()),
+    })?;
     let given = [
         ("api.insecure", insecure),
         ("api.tls.anchors", tls.is_some()),
         ("api.trust-domain", trust_domain.is_some()),
         ("api.tls.join", join.is_some()),
+        ("api.signatures", signatures.is_some()),
     ];
     let Some(port) = port else {
         return match given.iter().find(|(_, given)| *given) {
@@ -92,7 +100,7 @@ pub(super) fn api(keys: &mut Keys<'_>) -> Result<Option<Api>, Error> {
                 let reason = "contradicts api.tls.certificate: the appliance has no need to be enrolled";
                 return Err(conflict("api.tls.join", reason.to_string()));
             }
-            Some(Lock { tls, trust_domain, join })
+            Some(Lock { tls, trust_domain, join, signatures: signatures.unwrap_or_default() })
         }
         (Some(_), None) => return Err(tls::missing("api.trust-domain", "api.tls.anchors")),
         (None, Some(_)) => return Err(tls::missing("api.tls.anchors", "api.trust-domain")),

@@ -240,7 +240,8 @@ fn nobody_goes_unasked_unless_the_operator_says_so() {
     let agent = "configuration: agent.pin: missing: the agent has to prove who it is, unless \
                  agent.insecure=yes says otherwise";
     assert_eq!(parse(&format!("{asked} api.insecure=yes")), Err(agent.to_string()));
-    for more in ["api.trust-domain=example.org", "api.tls.join=0123456789abcdef0123456789abcdef"] {
+    let join = "api.tls.join=0123456789abcdef0123456789abcdef";
+    for more in ["api.trust-domain=example.org", join, "api.signatures=required"] {
         assert!(parse(&format!("{GOOD} {more}")).is_err_and(|why| why.contains("api.insecure: contradicts")));
     }
     let pin = "a5".repeat(32);

@@ -15,6 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) line: String,
+    /// The header fields.
+    pub(crate) fields: String,
     pub(crate) body: String,
 }
 
@@ -216,7 +218,8 @@ fn request(stream: &mut Stream) -> Option<Asked> {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
             if body.len() == length.map_or(0, |length| length.parse().unwrap()) {
-                return Some(Asked { line: head.lines().next()?.to_string(), body: body.to_string() });
+                let (line, fields) = head.split_once("\r\n").unwrap_or((head, ""));
+                return Some(Asked { line: line.into(), fields: fields.into(), body: body.into() });
             }
         }
         let count = stream.read(&mut piece).ok().filter(|count| *count > 0)?;

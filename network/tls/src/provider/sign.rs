@@ -100,6 +100,22 @@ impl Key {
         }
     }
 
+    /// A signature of fixed length, as HTTP has it (RFC 9421, section 3.3); `None` of an RSA key.
+    pub(crate) fn sign_fixed(&self, message: &[u8]) -> Option<Vec<u8>> {
+        Some(match self {
+            Self::P256(key) => {
+                let signature: p256::ecdsa::Signature = key.try_sign(message).ok()?;
+                signature.to_bytes().to_vec()
+            }
+            Self::P384(key) => {
+                let signature: p384::ecdsa::Signature = key.try_sign(message).ok()?;
+                signature.to_bytes().to_vec()
+            }
+            Self::Ed25519(key) => key.try_sign(message).ok()?.to_bytes().into(),
+            Self::Rsa(_) => return None,
+        })
+    }
+
     /// `None` for a scheme of another kind of key, or without randomness.
     pub(crate) fn sign(
         &self,

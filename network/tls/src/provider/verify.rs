@@ -9,19 +9,19 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-type Algorithm = &'static dyn SignatureVerificationAlgorithm;
+pub(crate) type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
 const P256_SHA256: Algorithm = &Verify::P256(Sha::Sha256);
 const P256_SHA384: Algorithm = &Verify::P256(Sha::Sha384);
 const P384_SHA256: Algorithm = &Verify::P384(Sha::Sha256);
 const P384_SHA384: Algorithm = &Verify::P384(Sha::Sha384);
-const ED25519: Algorithm = &Verify::Ed25519;
+pub(crate) const ED25519: Algorithm = &Verify::Ed25519;
 const PKCS1_SHA256: Algorithm = &Verify::Pkcs1(Sha::Sha256);
 const PKCS1_SHA384: Algorithm = &Verify::Pkcs1(Sha::Sha384);
 const PKCS1_SHA512: Algorithm = &Verify::Pkcs1(Sha::Sha512);
 const PSS_SHA256: Algorithm = &Verify::Pss(Sha::Sha256);
 const PSS_SHA384: Algorithm = &Verify::Pss(Sha::Sha384);
-const PSS_SHA512: Algorithm = &Verify::Pss(Sha::Sha512);
+pub(crate) const PSS_SHA512: Algorithm = &Verify::Pss(Sha::Sha512);
 
 /// Bits of an RSA key that is believed; more would only cost time.
 const RSA_BITS: core::ops::RangeInclusive<u32> = 2048..=8192;
@@ -120,6 +120,18 @@ fn p384(key: &[u8], hash: &[u8], signature: &[u8]) -> Option<()> {
     let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?;
     let signature = p384::ecdsa::Signature::from_der(signature).ok()?;
     key.verify_prehash(hash, &signature).ok()
+}
+
+/// With a signature of two numbers of 32 bytes (RFC 9421, section 3.3.4).
+pub(crate) fn p256_fixed(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    let signature = p256::ecdsa::Signature::from_slice(signature).ok()?;
+    p256(key, &Sha256::digest(message), signature.to_der().as_bytes())
+}
+
+/// With a signature of two numbers of 48 bytes (RFC 9421, section 3.3.5).
+pub(crate) fn p384_fixed(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    let signature = p384::ecdsa::Signature::from_slice(signature).ok()?;
+    p384(key, &Sha384::digest(message), signature.to_der().as_bytes())
 }
 
 fn ed25519(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {

@@ -1,0 +1,124 @@
+//! Requests that their callers have signed (RFC 9421), each once: by the key of the certificate with which they came.
+//!
+//! A signature is of worth for five minutes at most and for one request: its nonce is remembered until it expires. What was
+//! signed before the appliance started is refused, so that a reset, which forgets the nonces, lets nobody say it again.
+
+use crate::Management;
+use crate::audit::Entry;
+use crate::door::Caller;
+use crate::plane::Step;
+use crate::policy::Principal;
+use crate::problem::{Kind, Problem};
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::ToString;
+use core::cell::RefCell;
+use management_api::audit::Decision;
+use management_api::signature::Signature;
+use management_http::{Method, Request};
+use network_tls::{Pin, PublicKey};
+
+/// For how many seconds a signature may be of worth.
+const LIFE_MAX: u64 = 300;
+/// By how many seconds the caller's clock may be ahead of ours.
+const AHEAD_MAX: u64 = 60;
+
+/// The nonces of signatures that are still of worth.
+pub(crate) struct Nonces {
+    /// Until when, and the SHA-256 of key and nonce, or half of it.
+    seen: RefCell<VecDeque<(u64, [u8; 16])>>,
+    capacity: usize,
+}
+
+impl Nonces {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { seen: RefCell::default(), capacity }
+    }
+
+    /// Take a nonce that was not there before.
+    fn take(&self, key: Pin, nonce: &str, expires: u64, now: u64) -> Result<(), Problem> {
+        let Pin(hash) = Pin::of(format!("{key} {nonce}").as_bytes());
+        let mut name = [0; 16];
+        name.copy_from_slice(&hash[..16]);
+        let mut seen = self.seen.borrow_mut();
+        seen.retain(|(until, _)| *until > now);
+        if seen.iter().any(|(_, other)| *other == name) {
+            return Err(invalid(
+                "the nonce was used before: the request was sent twice, or is said again by somebody else",
+            ));
+        }
+        if seen.len() >= self.capacity {
+            return Err(Problem::new(Kind::TooBusy, "Too many signed requests within a few minutes."));
+        }
+        seen.push_back((expires, name));
+        Ok(())
+    }
+}
+
+fn invalid(why: &str) -> Problem {
+    Problem::new(Kind::SignatureInvalid, format!("The request is refused: {why}."))
+}
+
+impl Management {
+    /// Decide on a request of `caller`, if it is signed as it has to be.
+    pub(crate) fn receive(&self, request: &Request<'_>, caller: &Caller) -> Step {
+        let principal = caller.principal;
+        let Err(problem) = self.check_signature(request, caller) else {
+            return self.begin(request, principal);
+        };
+        let (verb, object, outcome) = (request.method.as_str(), request.path, problem.kind.name());
+        self.record(Entry { principal, verb, object, decision: Decision::Denied, outcome, operation: None });
+        let response = problem.at(request.path).response();
+        self.metrics.response(response.status);
+        Step::Answer(response)
+    }
+
+    /// Whether a request that would change something is signed as it has to be.
+    fn check_signature(&self, request: &Request<'_>, caller: &Caller) -> Result<(), Problem> {
+        // Nobody else has a key by which anything could be signed; policy says what they may.
+        let (Principal::Service(_, key), Some(lock)) = (caller.principal, self.configuration.door.lock())
+        else {
+            return Ok(());
+        };
+        if matches!(request.method, Method::Get | Method::Head) {
+            return Ok(());
+        }
+        let Some(signature) = Signature::of(request).map_err(invalid)? else {
+            let detail = "Requests that change something have to be signed (RFC 9421).";
+            return if lock.signatures { Err(Problem::new(Kind::SignatureRequired, detail)) } else { Ok(()) };
+        };
+        signature.covers(request).map_err(invalid)?;
+        let (Some(created), Some(expires), Some(nonce)) =
+            (signature.created, signature.expires, signature.nonce)
+        else {
+            return Err(invalid("the signature lacks created, expires or nonce"));
+        };
+        if signature.keyid != Some(key.to_string().as_str()) {
+            return Err(invalid("keyid is not the SHA-256 of the public key with which the caller came"));
+        }
+        let (Some(start), Some(now)) = (lock.epoch, lock.time(&self.clock)) else {
+            return Err(invalid("this appliance does not know the time, so no signature can be checked"));
+        };
+        if created < start {
+            return Err(invalid("it was signed before the appliance started"));
+        }
+        if created > now.saturating_add(AHEAD_MAX) {
+            return Err(invalid("it was signed in the future"));
+        }
+        if expires <= now {
+            return Err(invalid("the signature has expired"));
+        }
+        if expires.saturating_sub(created) > LIFE_MAX {
+            return Err(invalid("the signature is of worth for more than 300 seconds"));
+        }
+        let public =
+            PublicKey::parse(&caller.key).ok_or_else(|| invalid("the caller's key signs nothing here"))?;
+        if signature.alg.is_some_and(|alg| alg != public.algorithm()) {
+            return Err(invalid("alg is not what the caller's key signs by"));
+        }
+        if !public.verifies(signature.base.as_bytes(), &signature.signature) {
+            return Err(invalid("the signature is not one of this request"));
+        }
+        self.nonces.take(key, nonce, expires, now)
+    }
+}
