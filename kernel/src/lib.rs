@@ -44,7 +44,7 @@ pub mod power;
 mod pvh;
 mod start;
 
-pub use machine::Machine;
+pub use machine::{Machine, Module};
 
 /// Names the function that the kernel calls when the machine is ready: `fn(kernel::Machine) -> !`.
 #[macro_export]

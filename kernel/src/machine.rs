@@ -2,7 +2,8 @@
 
 use crate::entropy::{self, NoEntropy};
 use crate::interrupt::{self, APIC};
-use crate::{clock, fw_cfg, memory};
+use crate::memory::ranges::Range;
+use crate::{clock, fw_cfg, memory, pvh};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -11,16 +12,47 @@ use alloc::vec::Vec;
 /// Times are microseconds since the first instruction, and never go back.
 pub struct Machine {
     command_line: String,
+    modules: Vec<Module>,
+}
+
+/// A file that the loader has put into memory for us: a PVH module.
+#[derive(Debug)]
+pub struct Module {
+    /// Its own command line, by which loaders name it; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    contents: Range,
+}
+
+impl Module {
+    pub(crate) fn new(module: &pvh::Module) -> Self {
+        let name = memory::copy_physical(module.command_line).unwrap_or_default();
+        Self { name: String::from_utf8_lossy(&name).into_owned(), contents: module.contents }
+    }
+
+    /// Its length in bytes, as the loader says.
+    pub fn length(&self) -> u64 {
+        self.contents.length()
+    }
+
+    /// A copy of it; `None` when it cannot be mapped or memory is short.
+    pub fn read(&self) -> Option<Vec<u8>> {
+        memory::copy_physical(self.contents)
+    }
 }
 
 impl Machine {
-    pub(crate) fn new(command_line: String) -> Self {
-        Self { command_line }
+    pub(crate) fn new(command_line: String, modules: Vec<Module>) -> Self {
+        Self { command_line, modules }
     }
 
     /// The kernel command line; bytes that are not UTF-8 are replaced.
     pub fn command_line(&self) -> &str {
         &self.command_line
+    }
+
+    /// The loader's files, in its order.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
     }
 
     /// A file that QEMU was given for us (`-fw_cfg name=opt/…`); `None` on other hypervisors and without the file.

@@ -11,7 +11,7 @@ const TYPE_RAM: u32 = 1;
 /// More entries than any firmware is known to give.
 const MOST_ENTRIES: u32 = 128;
 const MOST_MODULES: u32 = 16;
-/// The longest command line, its final NUL not counted.
+/// The longest command line, also of a module, its final NUL not counted.
 const LONGEST_COMMAND_LINE: u64 = 64 * 1024;
 
 /// Reads physical memory while the boot tables map it.
@@ -32,6 +32,15 @@ pub(crate) trait Physical {
     }
 }
 
+/// A file that the loader has put into memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Module {
+    /// Where it lies.
+    pub(crate) contents: Range,
+    /// Where its own command line lies, without its NUL; empty when there is none.
+    pub(crate) command_line: Range,
+}
+
 /// A copy of what the loader said.
 #[derive(Debug)]
 pub(crate) struct StartInfo {
@@ -44,6 +53,8 @@ pub(crate) struct StartInfo {
     pub(crate) command_line: Range,
     /// The ACPI root pointer; zero when the loader does not say.
     pub(crate) rsdp: u64,
+    modules: [Module; MOST_MODULES as usize],
+    module_count: usize,
 }
 
 impl StartInfo {
@@ -66,10 +77,12 @@ impl StartInfo {
             reserved: Ranges::new(),
             command_line: Range::EMPTY,
             rsdp: double(32)?,
+            modules: [Module { contents: Range::EMPTY, command_line: Range::EMPTY }; MOST_MODULES as usize],
+            module_count: 0,
         };
         info.reserved.push(Range::with_length(address, 56));
         info.read_modules(memory, double(16)?, word(12)?)?;
-        info.read_command_line(memory, double(24)?)?;
+        info.command_line = info.read_command_line(memory, double(24)?)?;
         info.read_memory_map(memory, double(40)?, word(48)?)?;
         Ok(info)
     }
@@ -81,35 +94,47 @@ impl StartInfo {
         self.reserved.push(Range::with_length(list, u64::from(count) * 32));
         for index in 0..u64::from(count) {
             let entry = list.saturating_add(index * 32);
-            let (Some(start), Some(length)) = (memory.u64(entry), memory.u64(entry.saturating_add(8))) else {
+            let word = |offset| memory.u64(entry.saturating_add(offset));
+            let (Some(start), Some(length), Some(line)) = (word(0), word(8), word(16)) else {
                 return Err("the loader's list of modules cannot be read");
             };
-            self.reserved.push(Range::with_length(start, length));
+            let contents = Range::with_length(start, length);
+            self.reserved.push(contents);
+            let command_line = self.read_command_line(memory, line)?;
+            if let Some(slot) = self.modules.get_mut(self.module_count) {
+                *slot = Module { contents, command_line };
+                self.module_count += 1;
+            }
         }
         Ok(())
     }
 
-    fn read_command_line(&mut self, memory: &impl Physical, start: u64) -> Result<(), &'static str> {
+    /// The loader's files, in its order.
+    pub(crate) fn modules(&self) -> &[Module] {
+        &self.modules[..self.module_count]
+    }
+
+    fn read_command_line(&mut self, memory: &impl Physical, start: u64) -> Result<Range, &'static str> {
         if start == 0 {
-            return Ok(());
+            return Ok(Range::EMPTY);
         }
         let mut length = 0;
         let mut byte = [0];
         loop {
             if !memory.read(start.saturating_add(length), &mut byte) {
-                return Err("the command line lies where it cannot be read");
+                return Err("a command line lies where it cannot be read");
             }
             if byte[0] == 0 {
                 break;
             }
             length += 1;
             if length > LONGEST_COMMAND_LINE {
-                return Err("the command line is longer than 64 KiB");
+                return Err("a command line is longer than 64 KiB");
             }
         }
-        self.command_line = Range::with_length(start, length);
-        self.reserved.push(self.command_line);
-        Ok(())
+        let line = Range::with_length(start, length);
+        self.reserved.push(line);
+        Ok(line)
     }
 
     fn read_memory_map(&mut self, memory: &impl Physical, map: u64, count: u32) -> Result<(), &'static str> {
@@ -155,7 +180,7 @@ mod tests {
 
     const INFO: u64 = 0x6000;
     const MAP: u64 = 0x7000;
-    const LINE: u64 = 0x8000;
+    const LINE: u64 = 0x2_0000;
     const MODULES: u64 = 0x9000;
 
     fn words(words: &[u64]) -> Vec<u8> {
@@ -166,7 +191,7 @@ mod tests {
     fn machine() -> Pieces {
         let info = words(&[u64::from(MAGIC) | 1 << 32, 1 << 32, MODULES, LINE, 0xf_5000, MAP, 3]);
         let map = words(&[0, 0x9_fc00, 1, 0xf_0000, 0x1_0000, 2, 0x10_0000, 0x3f0_0000, 1]);
-        let modules = words(&[0x300_0000, 0x1234, 0, 0]);
+        let modules = words(&[0x300_0000, 0x1234, LINE + 4, 0]);
         Pieces(vec![(INFO, info), (MAP, map), (LINE, b"a=b c=d\0".to_vec()), (MODULES, modules)])
     }
 
@@ -185,6 +210,9 @@ mod tests {
         let info = read(|_| {}).unwrap();
         assert_eq!(info.rsdp, 0xf_5000);
         assert_eq!(info.command_line, Range::with_length(LINE, 7));
+        let [module] = info.modules() else { panic!("{:?}", info.modules()) };
+        assert_eq!(module.contents, Range::with_length(0x300_0000, 0x1234));
+        assert_eq!(module.command_line, Range::with_length(LINE + 4, 3));
         let usable = Ranges::usable(&info.ram, &info.reserved);
         let keeps = |address| usable.iter().any(|range| (range.start..range.end).contains(&address));
         for taken in [INFO, MAP, LINE, MODULES, 0x300_0000, 0x300_1233, 0xf_5000] {
@@ -216,7 +244,7 @@ mod tests {
         for piece in [0, 1, 3] {
             let whole = machine().0[piece].1.len();
             let needed = if piece == 3 {
-                16
+                24
             } else if piece == 0 {
                 52
             } else {

@@ -2,9 +2,10 @@
 
 use crate::acpi::Acpi;
 use crate::interrupt::{self, Apic};
+use crate::machine::{Machine, Module};
 use crate::memory::{self, BootMapping};
 use crate::pvh::StartInfo;
-use crate::{clock, console, cpu, entropy, entry, features, logger, machine::Machine, platform, power};
+use crate::{clock, console, cpu, entropy, entry, features, logger, platform, power};
 use alloc::string::String;
 
 /// From the entry code to the program. Each step stands on those before it.
@@ -24,6 +25,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     memory::init(&info);
     features::protect();
     let command_line = memory::copy_physical(info.command_line).unwrap_or_default();
+    let modules = info.modules().iter().map(Module::new).collect();
 
     // Now there is a heap, and what lies anywhere can be mapped.
     let acpi = Acpi::read(info.rsdp);
@@ -41,5 +43,5 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     log::info!("clock: {} kHz by {}, timer {} kHz", clock.rate / 1000, clock.source, clock.timer_rate / 1000);
     log::debug!("page rights: {rights:?}; randomness: {sources:?}; {acpi:?}");
     let command_line = String::from_utf8_lossy(&command_line).into_owned();
-    entry::program(Machine::new(command_line))
+    entry::program(Machine::new(command_line, modules))
 }

@@ -79,6 +79,10 @@ pub enum Channel {
     CommandLine,
     /// QEMU's fw_cfg file `opt/corbel/config`.
     FwCfg,
+    /// The file `corbel.cfg` on the disk that it was started from; the doors pass it as a module of that name.
+    BootDisk,
+    /// Any other PVH module.
+    Module,
     /// The arguments of the hosted process.
     Arguments,
     /// Its file, `--config`.
@@ -90,6 +94,8 @@ impl fmt::Display for Channel {
         f.write_str(match self {
             Self::CommandLine => "command line",
             Self::FwCfg => "fw_cfg opt/corbel/config",
+            Self::BootDisk => "corbel.cfg",
+            Self::Module => "PVH module",
             Self::Arguments => "arguments",
             Self::File => "--config",
         })

@@ -11,7 +11,7 @@ use core::convert::Infallible;
 use drivers::virtio::blk::Block;
 use drivers::{AnyNic, Inventory};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
-use image_appliance::config::{Channel, Config};
+use image_appliance::config::{self, Channel, Config};
 use image_appliance::limits::Limits;
 use kernel::power::{self, Exit};
 use kernel::{Machine, crc32c, entropy, figures};
@@ -22,6 +22,8 @@ use state::Records;
 
 /// The file that QEMU may be given for us.
 const FILE: &str = "opt/corbel/config";
+/// The module as which the doors pass a file of this name on the disk that they were loaded from.
+const BOOT_FILE: &str = "corbel.cfg";
 /// Each NIC's part of what is free after boot, as a divisor.
 const NIC_PART: usize = 6;
 /// What a NIC can make use of, in bytes: all its frames as long as they can be.
@@ -65,15 +67,26 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     }
 }
 
-/// What the command line and QEMU's file say.
+/// What the command line, QEMU's file and the loader's files say.
 fn configuration(machine: &Machine) -> Result<Config, String> {
-    let file = machine.fw_cfg(FILE).map_err(|error| alloc::format!("fw_cfg {FILE}: {error}"))?;
-    let file = match file.map(String::from_utf8) {
-        None => String::new(),
-        Some(Ok(text)) => text,
-        Some(Err(_)) => return Err(alloc::format!("fw_cfg {FILE}: the file is not UTF-8 text")),
-    };
-    let channels = [(Channel::CommandLine, machine.command_line()), (Channel::FwCfg, &file)];
+    let mut files = Vec::new();
+    if let Some(file) = machine.fw_cfg(FILE).map_err(|error| alloc::format!("fw_cfg {FILE}: {error}"))? {
+        files.push((Channel::FwCfg, file));
+    }
+    for module in machine.modules() {
+        let channel = if module.name == BOOT_FILE { Channel::BootDisk } else { Channel::Module };
+        let file = (module.length() <= config::LONGEST as u64).then(|| module.read()).flatten();
+        files.push((
+            channel,
+            file.ok_or_else(|| alloc::format!("configuration: {channel}: too long to be read"))?,
+        ));
+    }
+    let mut channels = alloc::vec![(Channel::CommandLine, machine.command_line())];
+    for (channel, file) in &files {
+        let text = core::str::from_utf8(file);
+        channels
+            .push((*channel, text.map_err(|_| alloc::format!("configuration: {channel}: not UTF-8 text"))?));
+    }
     Config::parse(&channels).map_err(|error| error.to_string())
 }
 

@@ -10,7 +10,9 @@ use log::info;
 
 /// Run the case that the command line names.
 pub(crate) fn run(machine: Machine) -> ! {
-    let line = machine.command_line();
+    // From a disk there is no command line: there the file beside it says which.
+    let file = machine.modules().first().and_then(kernel::Module::read).unwrap_or_default();
+    let line = alloc::format!("{} {}", machine.command_line(), alloc::string::String::from_utf8_lossy(&file));
     let case = line.split_ascii_whitespace().find_map(|item| item.strip_prefix("selftest="));
     match case.unwrap_or_default() {
         "boot" => power::exit(Exit::Success),

@@ -36,7 +36,9 @@ fn credentials(keys: &mut Keys<'_>, of: &str, whose: &str) -> Result<Option<Cred
     let user = keys.take_with(&user_key, boxed)?;
     let secret = keys.take_unseen(&secret_key, |channel, value| match channel {
         Channel::CommandLine | Channel::Arguments => Err("a secret belongs into a file".to_string()),
-        Channel::FwCfg | Channel::File => Secret::new(value).map_err(|error| error.to_string()),
+        Channel::FwCfg | Channel::BootDisk | Channel::Module | Channel::File => {
+            Secret::new(value).map_err(|error| error.to_string())
+        }
     })?;
     match (user, secret) {
         (None, None) => Ok(None),
