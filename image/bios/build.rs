@@ -1,0 +1,9 @@
+//! Gives the linker the door's layout when it is built for the bare machine.
+
+fn main() {
+    println!("cargo::rerun-if-changed=link.ld");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none") {
+        let folder = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        println!("cargo::rustc-link-arg-bins=-T{folder}/link.ld");
+    }
+}

@@ -1,0 +1,11 @@
+//! Tells the linker what of a PE it is not to decide by itself, when the door is built for UEFI.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "uefi") {
+        // Some firmware takes the base that is asked for as the address to load at, whether or not there is memory.
+        println!("cargo::rustc-link-arg-bins=/BASE:0");
+        // No time of day: the same sources make the same file.
+        println!("cargo::rustc-link-arg-bins=/Brepro");
+    }
+}

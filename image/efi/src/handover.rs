@@ -1,0 +1,161 @@
+//! What is handed to the image, and the step to it: `hvm_start_info` of version 1 in memory below 4 GiB, and the way from
+//! the firmware's long mode to 32-bit protected mode without paging, as PVH has it (Xen, `public/arch-x86/hvm/start_info.h`
+//! and `docs/misc/pvh.pandoc`).
+
+use crate::firmware::Map;
+use core::convert::Infallible;
+use uefi_raw::table::boot::{MemoryDescriptor, MemoryType};
+
+const MAGIC: u32 = 0x336e_c578;
+const PAGE: u64 = 4096;
+/// Ranges of memory that the image takes. What is beyond them is left out: that is memory it does not know of.
+const MOST: usize = 128;
+/// What the image is told that the document is: it comes as a module, and this is the module's command line.
+const NAME: &[u8; 11] = b"corbel.cfg\0";
+
+/// Kinds of memory in the image's map: those of E820.
+const RAM: u32 = 1;
+const RESERVED: u32 = 2;
+const ACPI: u32 = 3;
+const ACPI_STORAGE: u32 = 4;
+const UNUSABLE: u32 = 5;
+
+#[repr(C)]
+struct StartInfo {
+    magic: u32,
+    version: u32,
+    flags: u32,
+    modules: u32,
+    module_list: u64,
+    command_line: u64,
+    root_pointer: u64,
+    memory: u64,
+    ranges: u32,
+    reserved: u32,
+}
+
+#[repr(C)]
+struct Module {
+    start: u64,
+    length: u64,
+    command_line: u64,
+    reserved: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Range {
+    start: u64,
+    length: u64,
+    kind: u32,
+    reserved: u32,
+}
+
+/// All of it, as it lies in memory; the code of the step behind it.
+#[repr(C)]
+struct Page {
+    info: StartInfo,
+    module: Module,
+    name: [u8; NAME.len()],
+    memory: [Range; MOST],
+}
+
+/// Bytes of memory that are needed for it.
+pub(crate) const SIZE: usize = size_of::<Page>() + 256;
+
+core::arch::global_asm!(include_str!("leave.s"), options(att_syntax));
+
+unsafe extern "C" {
+    static leave: u8;
+    static leave_end: u8;
+}
+
+/// What is handed over.
+pub(crate) struct Handover {
+    page: &'static mut Page,
+    entry: u64,
+}
+
+impl Handover {
+    /// In `page`, memory below 4 GiB of [`SIZE`] bytes that is ours, for an image that is entered at `entry`.
+    pub(crate) fn new(page: *mut u8, entry: u64) -> Self {
+        // SAFETY: the memory is ours and long enough.
+        unsafe { page.write_bytes(0, SIZE) };
+        // SAFETY: it begins with a page, is zeroed, which is valid for all that is in it, and is nobody else's.
+        let page = unsafe { &mut *page.cast::<Page>() };
+        page.info.magic = MAGIC;
+        page.info.version = 1;
+        page.name = *NAME;
+        Self { page, entry }
+    }
+
+    /// Where the tables of ACPI begin.
+    pub(crate) fn set_root_pointer(&mut self, address: u64) {
+        self.page.info.root_pointer = address;
+    }
+
+    /// The configuration.
+    pub(crate) fn set_document(&mut self, document: &'static [u8]) {
+        if document.is_empty() {
+            return;
+        }
+        self.page.module.start = document.as_ptr() as u64;
+        self.page.module.length = document.len() as u64;
+        self.page.module.command_line = (&raw const self.page.name) as u64;
+        self.page.info.modules = 1;
+        self.page.info.module_list = (&raw const self.page.module) as u64;
+    }
+
+    /// The memory: what lies side by side and is of one kind is one range.
+    pub(crate) fn set_memory(&mut self, map: Map) {
+        let mut count: usize = 0;
+        for descriptor in map.iter() {
+            let range = translate(&descriptor);
+            let before = count.checked_sub(1).and_then(|last| self.page.memory.get_mut(last));
+            match before {
+                Some(last) if last.kind == range.kind && last.start + last.length == range.start => {
+                    last.length += range.length;
+                }
+                _ => {
+                    if let Some(slot) = self.page.memory.get_mut(count) {
+                        *slot = range;
+                        count += 1;
+                    }
+                }
+            }
+        }
+        self.page.info.memory = (&raw const self.page.memory) as u64;
+        self.page.info.ranges = count as u32;
+    }
+
+    /// Go. There is no way back.
+    pub(crate) fn go(self) -> ! {
+        let info = &raw mut *self.page;
+        let code = info.wrapping_add(1).cast::<u8>();
+        let (start, end) = (&raw const leave, &raw const leave_end);
+        let length = end as usize - start as usize;
+        // SAFETY: behind the page there is room for 256 bytes, and the code between the two symbols has less. It runs
+        // wherever it is put.
+        unsafe { code.copy_from_nonoverlapping(start, length) };
+        // SAFETY: the code was just put there, into memory that may be executed; it takes these two.
+        let step: extern "sysv64" fn(u64, u64) -> Infallible = unsafe { core::mem::transmute(code) };
+        match step(info as u64, self.entry) {}
+    }
+}
+
+/// What the image may think of a range.
+fn translate(descriptor: &MemoryDescriptor) -> Range {
+    let kind = match descriptor.ty {
+        MemoryType::CONVENTIONAL
+        | MemoryType::LOADER_CODE
+        | MemoryType::LOADER_DATA
+        | MemoryType::BOOT_SERVICES_CODE
+        | MemoryType::BOOT_SERVICES_DATA => RAM,
+        MemoryType::ACPI_RECLAIM => ACPI,
+        MemoryType::ACPI_NON_VOLATILE => ACPI_STORAGE,
+        MemoryType::UNUSABLE => UNUSABLE,
+        _ => RESERVED,
+    };
+    let length = descriptor.page_count.saturating_mul(PAGE);
+    Range { start: descriptor.phys_start, length, kind, reserved: 0 }
+}

@@ -1,0 +1,64 @@
+//! The way through the door, on one page.
+
+use crate::firmware::{Firmware, Kind};
+use crate::handover::{self, Handover};
+use crate::image::Image;
+use core::fmt;
+use uefi_raw::table::system::SystemTable;
+use uefi_raw::{Handle, Status};
+
+/// Why the image cannot be started.
+pub(crate) enum Refusal {
+    /// The file holds no image: what `image/pack` lays into it is not there, or not whole.
+    NoImage,
+    /// Firmware says no to something that it has to do.
+    Firmware(&'static str, Status),
+    /// Memory that the image needs is in use.
+    Occupied(u64, u64),
+    /// The configuration is longer than may be.
+    TooLong,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoImage => f.write_str("there is no image in this file"),
+            Self::Firmware(what, status) => write!(f, "{what}: the firmware says {:#x}", status.0),
+            Self::Occupied(start, end) => {
+                write!(f, "the firmware itself uses memory that the image needs, {start:#x} to {end:#x}")
+            }
+            Self::TooLong => f.write_str("corbel.cfg is longer than 64 KiB"),
+        }
+    }
+}
+
+/// What firmware calls.
+#[unsafe(export_name = "efi_main")]
+extern "efiapi" fn main(handle: Handle, table: *mut SystemTable) -> Status {
+    // SAFETY: firmware calls this once, with its own table and our handle, before boot services have ended.
+    let firmware = unsafe { Firmware::new(handle, table) };
+    match open(&firmware) {
+        Ok(never) => match never {},
+        Err(refusal) => {
+            firmware.say(format_args!("corbel: {refusal}"));
+            Status::LOAD_ERROR
+        }
+    }
+}
+
+/// From the firmware to the image.
+fn open(firmware: &Firmware) -> Result<core::convert::Infallible, Refusal> {
+    let image = Image::find()?;
+    // The image's own place first, so that nothing else is put there.
+    let (start, end) = image.place();
+    firmware.take(start, end - start, Kind::Data).map_err(|_| Refusal::Occupied(start, end))?;
+    image.put();
+    let document = firmware.document()?;
+    let page = firmware.find_room(handover::SIZE, Kind::Code)?;
+    let mut handover = Handover::new(page, image.entry());
+    handover.set_root_pointer(firmware.root_pointer());
+    handover.set_document(document);
+    let map = firmware.leave()?;
+    handover.set_memory(map);
+    handover.go()
+}
