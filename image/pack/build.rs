@@ -2,12 +2,22 @@
 
 #[path = "src/calls.rs"]
 mod calls;
+#[path = "src/disk.rs"]
+mod disk;
+#[path = "src/doors.rs"]
+mod doors;
 #[path = "src/elf.rs"]
 mod elf;
+#[path = "src/fat.rs"]
+mod fat;
+#[path = "src/gpt.rs"]
+mod gpt;
 #[path = "src/inner.rs"]
 mod inner;
 #[path = "src/packed.rs"]
 mod packed;
+#[path = "src/pe.rs"]
+mod pe;
 #[path = "src/squeeze.rs"]
 mod squeeze;
 
@@ -23,6 +33,8 @@ const SOURCES: &[&str] = &[
     "agent/protocol",
     "drivers",
     "image/appliance",
+    "image/bios",
+    "image/efi",
     "image/unpack",
     "kernel",
     "management",
@@ -47,8 +59,11 @@ fn main() {
     if env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy")) {
         return;
     }
-    let program = inner::Build { root, target: &target, package: "image_appliance", bin: "appliance" };
-    if let Err(error) = packed::install(&program, &out) {
+    let ground = inner::Ground::Bare;
+    let program =
+        inner::Build { root, target: &target, package: "image_appliance", bin: "appliance", ground };
+    let built = packed::install(&program, &out).and_then(|_| doors::install(&program, &out));
+    if let Err(error) = built {
         panic!("the image could not be built: {error}");
     }
 }

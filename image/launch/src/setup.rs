@@ -46,6 +46,11 @@ pub const TESTS: &[Need] = &[
     // A target that is not ours, for what attaches disks to machines.
     ("/usr/sbin/tgtd", "tgt"),
     ("/usr/bin/mandoc", "mandoc"),
+    // UEFI firmware, and what looks at the disk that it starts from.
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
+    ("/usr/sbin/fsck.fat", "dosfstools"),
+    ("/usr/bin/mcopy", "mtools"),
+    ("/usr/sbin/sfdisk", "fdisk"),
     // The daemon and its driver, and not what makes a service of them.
     ("/usr/sbin/libvirtd", "libvirt-daemon"),
     (

@@ -10,6 +10,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The target of what firmware starts.
+const UEFI: &str = "x86_64-unknown-uefi";
+
+/// What a program runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// The bare machine.
+    Bare,
+    /// UEFI firmware.
+    Uefi,
+}
+
 /// What to build, and where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Build<'a> {
@@ -21,6 +33,8 @@ pub(crate) struct Build<'a> {
     pub(crate) package: &'a str,
     /// Its program.
     pub(crate) bin: &'a str,
+    /// What that runs on.
+    pub(crate) ground: Ground,
 }
 
 impl Build<'_> {
@@ -38,25 +52,42 @@ impl Build<'_> {
             }
         }
         command.args(["build", "--package", self.package, "--bin", self.bin, "--profile", "release"]);
-        command.arg("--target").arg(self.root.join("x86_64-target.json")).arg("-Zjson-target-spec");
         // Sorting and printing numbers need not be quick.
-        command.args([
-            "-Zbuild-std=core,alloc,compiler_builtins",
-            "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size",
-        ]);
+        command.arg("-Zbuild-std-features=compiler-builtins-mem,optimize_for_size");
+        match self.ground {
+            Ground::Bare => {
+                command.arg("--target").arg(self.root.join("x86_64-target.json")).arg("-Zjson-target-spec");
+                command.arg("-Zbuild-std=core,alloc,compiler_builtins");
+            }
+            Ground::Uefi => {
+                command.args(["--target", UEFI, "-Zbuild-std=core,compiler_builtins"]);
+                // Otherwise the file names one of its debug information.
+                command.args(["--config", "profile.release.strip=\"symbols\""]);
+            }
+        }
         // What of them is hot is copied into who uses it; the rest is messages and their numbers.
-        for package in ["core", "alloc"] {
+        let packages = if self.ground == Ground::Bare { ["core", "alloc"].as_slice() } else { &["core"] };
+        for package in packages {
             command.args(["--config", &format!("profile.release.package.{package}.opt-level=\"z\"")]);
         }
         // No path of this machine gets into the image: not into messages, not into debug information.
         command.args(["-Ztrim-paths", "--config", "profile.release.trim-paths=\"all\""]);
         command.arg("--target-dir").arg(self.target);
-        let what = || format!("cargo build -p {} for the bare machine", self.package);
+        let ground = if self.ground == Ground::Bare { "the bare machine" } else { "UEFI" };
+        let what = || format!("cargo build -p {} for {ground}", self.package);
         let status = command.status().map_err(|error| format!("{}: {error}", what()))?;
         if !status.success() {
             return Err(format!("{}: {status}", what()));
         }
-        Ok(self.target.join("x86_64-target/release").join(self.bin))
+        Ok(self.built())
+    }
+
+    /// Where cargo puts it.
+    fn built(&self) -> PathBuf {
+        match self.ground {
+            Ground::Bare => self.target.join("x86_64-target/release").join(self.bin),
+            Ground::Uefi => self.target.join(UEFI).join("release").join(self.bin).with_extension("efi"),
+        }
     }
 }
 
@@ -91,6 +122,14 @@ pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_ground_has_a_folder_of_its_own() {
+        let (root, target) = (Path::new("/root"), Path::new("/target"));
+        let build = |ground| Build { root, target, package: "a", bin: "b", ground }.built();
+        assert_eq!(build(Ground::Bare), Path::new("/target/x86_64-target/release/b"));
+        assert_eq!(build(Ground::Uefi), Path::new("/target/x86_64-unknown-uefi/release/b.efi"));
+    }
 
     #[test]
     fn the_inner_build_hears_of_the_network_and_of_nothing_else() {

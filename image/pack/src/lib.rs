@@ -4,9 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod disk;
+mod doors;
 mod elf;
+mod fat;
+mod gpt;
 mod inner;
 mod packed;
+mod pe;
 mod squeeze;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +34,40 @@ pub fn elf_with_symbols() -> &'static Path {
     Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance.debug"))
 }
 
+/// The same as what UEFI firmware starts, `\\EFI\\BOOT\\BOOTX64.EFI`: the UEFI door with the packed image in it.
+#[must_use]
+pub fn efi() -> &'static Path {
+    Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance.efi"))
+}
+
+/// The same as a disk to start from, raw: GPT, and a file system with [`efi`] and `corbel.cfg`, where the configuration
+/// goes.
+#[must_use]
+pub fn disk() -> &'static Path {
+    Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance.img"))
+}
+
+/// Write that disk to `path`, with `document` as its `corbel.cfg`.
+///
+/// # Errors
+/// A sentence, when it does not fit or cannot be written.
+pub fn write_disk(document: &str, path: &Path) -> Result<(), String> {
+    write("appliance", document, path)
+}
+
+/// The same with the kernel's self-test, which [`selftest`] has built.
+///
+/// # Errors
+/// As [`write_disk`].
+pub fn write_selftest_disk(document: &str, path: &Path) -> Result<(), String> {
+    write("selftest", document, path)
+}
+
+fn write(bin: &str, document: &str, path: &Path) -> Result<(), String> {
+    let disk = doors::around(Path::new(env!("IMAGE_PACK_OUT")), bin, document.as_bytes())?;
+    disk.write(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 /// Build the kernel's self-test, a program for the bare machine that breaks the rules on purpose; tests want it, the
 /// product does not, so it is built when asked for.
 ///
@@ -37,6 +76,14 @@ pub fn elf_with_symbols() -> &'static Path {
 pub fn selftest() -> Result<PathBuf, String> {
     let root = Path::new(env!("IMAGE_PACK_ROOT"));
     let target = Path::new(env!("IMAGE_PACK_TARGET"));
-    let build = inner::Build { root, target, package: "kernel_selftest", bin: "selftest" };
-    packed::install(&build, Path::new(env!("IMAGE_PACK_OUT")))
+    let build = inner::Build {
+        root,
+        target,
+        package: "kernel_selftest",
+        bin: "selftest",
+        ground: inner::Ground::Bare,
+    };
+    let folder = Path::new(env!("IMAGE_PACK_OUT"));
+    let image = packed::install(&build, folder)?;
+    doors::install(&build, folder).map(|()| image)
 }

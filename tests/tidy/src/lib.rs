@@ -84,6 +84,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("image_pack", &[]),
     ("image_unpack", &[]),
+    ("image_efi", &[]),
+    ("image_bios", &[]),
     (
         "image_launch",
         // The two engines in tests only: hostile peers are made of their wire types; the client of the agent's protocol; and
@@ -158,6 +160,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("network_tls_cipher", "a processor's AES may be used only after asking whether it is there"),
     ("image_appliance", "hosted: system calls; machine: the entry point"),
     ("image_unpack", "it is assembly, and runs before there is a stack"),
+    ("image_bios", "it is assembly, and speaks to a BIOS"),
+    ("image_efi", "it calls firmware, and puts the image where it belongs"),
 ];
 
 /// Code lines (blank lines, comments and test modules aside) a file may have before it is split by state or by PDU.

@@ -221,8 +221,8 @@ fn program() -> &'static Path {
         // Beside the host's own, so that `core` is built once for all programs of the bare machine.
         let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let target = scratch.parent().expect("a target directory").join("bare");
-        let build =
-            inner::Build { root, target: &target, package: "drivers_selftest", bin: "drivers_selftest" };
+        let (package, bin, ground) = ("drivers_selftest", "drivers_selftest", inner::Ground::Bare);
+        let build = inner::Build { root, target: &target, package, bin, ground };
         build.run().and_then(|built| inner::install(&built, scratch, build.bin)).expect("it builds");
         scratch.join(build.bin).with_extension("plain")
     })

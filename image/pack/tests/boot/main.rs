@@ -1,5 +1,6 @@
 //! The kernel's promises, each under QEMU with the self-test program (`kernel/selftest`).
 
+mod doors;
 mod qemu;
 
 use qemu::{BOARDS, Outcome, Run, alone};

@@ -17,6 +17,32 @@ pub(crate) const BOARDS: [&str; 4] = ["q35", "pc", "microvm", "microvm,acpi=off"
 /// How long a run may take on the most crowded host.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// What firmware starts from a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    /// UEFI: Debian's OVMF, with variables that are as new each time.
+    Ovmf,
+    /// A BIOS: the SeaBIOS that QEMU brings.
+    SeaBios,
+}
+
+impl Firmware {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Ovmf => &[
+                "-drive",
+                "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+                "-drive",
+                "if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd",
+            ],
+            Self::SeaBios => &[],
+        }
+    }
+}
+
+/// Where a disk is: what it is called, and QEMU's arguments for one of the drive `disk`.
+pub(crate) type Bus = (&'static str, &'static [&'static str]);
+
 /// What to run.
 #[derive(Clone)]
 pub(crate) struct Run {
@@ -29,6 +55,8 @@ pub(crate) struct Run {
     debug_exit: bool,
     serial: bool,
     arguments: Vec<String>,
+    disk: Option<(Firmware, Bus)>,
+    image: Option<PathBuf>,
 }
 
 impl Run {
@@ -45,6 +73,8 @@ impl Run {
             debug_exit: true,
             serial: true,
             arguments: Vec::new(),
+            disk: None,
+            image: None,
         }
     }
 
@@ -77,6 +107,16 @@ impl Run {
     pub(crate) fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(ToString::to_string));
         self
+    }
+
+    /// From a disk by its firmware, in place of by QEMU as a kernel. What would be on the command line is in `corbel.cfg`.
+    pub(crate) fn on_disk(self, firmware: Firmware, bus: Bus) -> Self {
+        Self { disk: Some((firmware, bus)), ..self.memory(256) }
+    }
+
+    /// That disk is in this file.
+    pub(crate) fn image(self, path: &Path) -> Self {
+        Self { image: Some(path.to_path_buf()), ..self }
     }
 
     /// Start it.
@@ -144,7 +184,19 @@ impl Machine {
         if run.debug_exit {
             qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         }
-        qemu.arg("-kernel").arg(program).args(["-append", &run.line]).args(&run.arguments);
+        let image = socket.with_extension("img");
+        if let Some((firmware, (_, bus))) = run.disk {
+            let write = if run.product { image_pack::write_disk } else { image_pack::write_selftest_disk };
+            let image = run.image.as_ref().unwrap_or(&image);
+            if run.image.is_none() {
+                write(&run.line, image).expect("a disk");
+            }
+            let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", image.display());
+            qemu.args(firmware.arguments()).args(["-drive", &drive]).args(bus);
+        } else {
+            qemu.arg("-kernel").arg(program).args(["-append", &run.line]);
+        }
+        qemu.args(&run.arguments);
         qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = qemu.spawn().unwrap_or_else(|error| {
             panic!("qemu-system-x86_64: {error}; on Debian: apt-get install qemu-system-x86")
@@ -231,6 +283,7 @@ impl Drop for Machine {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = fs::remove_file(&self.socket);
+        let _ = fs::remove_file(self.socket.with_extension("img"));
     }
 }
 

@@ -1,0 +1,153 @@
+//! The doors: the image started from its disk by real firmware, on each kind of disk that this firmware can start from.
+
+use crate::qemu::{Bus, Firmware, Run};
+use crate::{FAILURE, SUCCESS, expect};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+const VIRTIO: Bus = ("virtio-blk", &["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+const SCSI: Bus =
+    ("virtio-scsi", &["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk,bootindex=0"]);
+const NVME: Bus = ("NVMe", &["-device", "nvme,serial=1,drive=disk,bootindex=0"]);
+const USB: Bus = ("USB", &["-device", "qemu-xhci", "-device", "usb-storage,drive=disk,bootindex=0"]);
+/// IDE on the board pc, AHCI on q35.
+const IDE: Bus = ("IDE or AHCI", &["-device", "ide-hd,drive=disk,bootindex=0"]);
+const BUSES: [Bus; 5] = [VIRTIO, SCSI, NVME, USB, IDE];
+
+/// Whether all there is is to be tried: minutes, for UEFI firmware takes its time under translation.
+fn all() -> bool {
+    std::env::var_os("CORBEL_DOORS").is_some_and(|value| value == "all")
+}
+
+fn starts(board: &'static str, firmware: Firmware, bus: Bus) {
+    let outcome = Run::case(board, "boot").on_disk(firmware, bus).finish();
+    expect(&outcome, SUCCESS, &format!("{board} {firmware:?} {}", bus.0));
+}
+
+/// The appliance, told in one line too much to start, says where it has read that.
+fn reads_its_configuration(board: &'static str, firmware: Firmware, bus: Bus, padding: usize) {
+    let networks = "host.address=10.77.0.2/24 service.address=10.78.0.2/24\n# but not this:\n";
+    let line = format!("{networks}#{}\ncolour=blue\n", "-".repeat(padding));
+    let outcome = Run::product(board, &line).on_disk(firmware, bus).finish();
+    let what = format!("{board} {firmware:?} {}", bus.0);
+    expect(&outcome, FAILURE, &what);
+    let text = outcome.text();
+    assert!(text.contains("configuration: corbel.cfg: colour: unknown key"), "{what}: {text}");
+}
+
+#[test]
+fn uefi_firmware_starts_it() {
+    starts("pc", Firmware::Ovmf, IDE);
+    if all() {
+        for board in ["q35", "pc"] {
+            BUSES.into_iter().for_each(|bus| starts(board, Firmware::Ovmf, bus));
+        }
+    }
+}
+
+#[test]
+fn uefi_firmware_starts_the_appliance_with_the_file_beside_it() {
+    reads_its_configuration("q35", Firmware::Ovmf, VIRTIO, 0);
+}
+
+#[test]
+fn a_bios_starts_it_on_q35() {
+    BUSES.into_iter().for_each(|bus| starts("q35", Firmware::SeaBios, bus));
+}
+
+#[test]
+fn a_bios_starts_it_on_pc() {
+    BUSES.into_iter().for_each(|bus| starts("pc", Firmware::SeaBios, bus));
+}
+
+#[test]
+fn a_bios_starts_the_appliance_with_the_file_beside_it() {
+    reads_its_configuration("pc", Firmware::SeaBios, IDE, 0);
+    // As long as it may be: many clusters.
+    reads_its_configuration("q35", Firmware::SeaBios, VIRTIO, 65_400);
+}
+
+#[test]
+fn what_the_bios_door_cannot_do_it_says() {
+    let long = format!("#{}\n", "-".repeat(65_536));
+    let mut machine = Run::product("pc", &long).on_disk(Firmware::SeaBios, IDE).start();
+    machine.wait_for("corbel: corbel.cfg is longer than 64 KiB");
+    let mut machine = Run::product("pc", "").on_disk(Firmware::SeaBios, IDE).memory(3).start();
+    machine.wait_for("corbel: memory that the image needs is not there");
+}
+
+#[test]
+fn a_file_that_another_program_has_put_there_is_read_as_well() {
+    let disk = Disk::new("edited", &"# as it was\n".repeat(400));
+    let config = disk.0.with_extension("cfg");
+    // Longer than it was, so that it does not lie in one piece.
+    let networks = "host.address=10.77.0.2/24 service.address=10.78.0.2/24\n";
+    fs::write(&config, "# as it is\n".repeat(800) + networks + "colour=blue\n").expect("a file");
+    let volume = format!("{}@@5242880", disk.0.display());
+    let words = ["-o", "-i", &volume, config.to_str().expect("a path"), "::corbel.cfg"];
+    let (good, said) = run("/usr/bin/mcopy", &words);
+    let _ = fs::remove_file(&config);
+    assert!(good, "{said}");
+    let outcome = Run::product("pc", "").on_disk(Firmware::SeaBios, IDE).image(&disk.0).finish();
+    expect(&outcome, FAILURE, "edited");
+    assert!(outcome.text().contains("corbel.cfg: colour: unknown key"), "{}", outcome.text());
+}
+
+/// A disk in a file that goes away.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(name: &str, document: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("corbel-disk-{}-{name}", std::process::id()));
+        image_pack::write_disk(document, &path).expect("a disk");
+        Self(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn the_disk_is_what_other_programs_take_for_one() {
+    let disk = Disk::new("whole", "host.address=dhcp\n");
+    let path = disk.0.to_str().expect("a path");
+    let (good, said) = run("/usr/sbin/sfdisk", &["--verify", path]);
+    assert!(good && said.contains("No errors detected"), "{said}");
+    let (good, said) = run("/usr/sbin/sfdisk", &["--dump", path]);
+    assert!(good && said.contains("type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B"), "{said}");
+    assert!(said.contains("type=21686148-6449-6E6F-744E-656564454649"), "{said}");
+    // The file system alone, for who knows no partitions.
+    let bytes = fs::read(&disk.0).expect("the disk");
+    let volume = disk.0.with_extension("fat");
+    fs::write(&volume, &bytes[10240 * 512..(10240 + 65536) * 512]).expect("a file");
+    let name = volume.to_str().expect("a path");
+    let (good, said) = run("/usr/sbin/fsck.fat", &["-n", "-v", name]);
+    let read = |file: &str| Command::new("/usr/bin/mcopy").args(["-n", "-i", name, file, "-"]).output();
+    let (config, efi) = (read("::corbel.cfg"), read("::EFI/BOOT/BOOTX64.EFI"));
+    let _ = fs::remove_file(&volume);
+    assert!(good && !said.contains("differences"), "{said}");
+    assert_eq!(config.expect("mcopy").stdout, b"host.address=dhcp\n");
+    assert!(efi.expect("mcopy").stdout == fs::read(image_pack::efi()).expect("it is built"), "another file");
+}
+
+#[test]
+fn the_disk_that_ships_differs_in_nothing_but_what_it_is_told() {
+    let told = Disk::new("told", "host.address=dhcp\n");
+    let (told, shipped) =
+        (fs::read(&told.0).expect("a disk"), fs::read(image_pack::disk()).expect("it is built"));
+    assert_eq!(told.len(), shipped.len());
+    let differ = told.chunks(512).zip(shipped.chunks(512)).filter(|(one, other)| one != other).count();
+    // The file itself, and the folder that says how long it is.
+    assert!((1..=2).contains(&differ), "{differ} sectors");
+}
