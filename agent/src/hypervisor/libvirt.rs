@@ -17,7 +17,7 @@ mod steps;
 mod xdr;
 mod xml;
 
-pub use described::Described;
+pub use described::{Described, Plug};
 pub use images::Section;
 pub use request::{Afterwards, Domain, Request, requests};
 
@@ -361,7 +361,7 @@ fn stats(figures: &BTreeMap<String, Figure>, described: &Described) -> Stats {
         described.volumes.iter().find(|(_, target)| *target == at).map(|(name, _)| name.to_string())
     };
     let nic = |at: &str| {
-        let found = described.nics.iter().find(|(_, (target, _))| target.as_deref() == Some(at));
+        let found = described.nics.iter().find(|(_, nic)| nic.end.as_deref() == Some(at));
         found.map(|(name, _)| name.to_string())
     };
     // As many as can be read, and not as many as are claimed.

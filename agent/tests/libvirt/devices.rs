@@ -3,7 +3,7 @@
 use crate::target::Target;
 use crate::world::{LONG, World};
 use agent::hypervisor::{Hypervisor, Machine, Step};
-use agent_protocol::{Failure, Link, Mac, NICS_MAX, Nic, VOLUMES_MAX, Volume};
+use agent_protocol::{Failure, Link, Mac, NICS_MAX, Nic, State, VOLUMES_MAX, Volume};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -117,6 +117,17 @@ fn an_interface_is_plugged_its_cable_pulled_and_it_goes_when_the_guest_lets_go()
     assert!(world.virsh(&["domif-getlink", &name, "52:54:00:00:00:01"]).contains("down"));
     world.done(&machine, &Step::UpdateNic(eth.nic.clone(), Link::Up));
     assert!(world.virsh(&["domif-getlink", &name, "52:54:00:00:00:01"]).contains("up"));
+    // Whoever goes back to when it was plugged in has it as it was ordered since, and not with another address.
+    world.done(&machine, &Step::Snapshot("wired".parse().unwrap()));
+    world.done(&machine, &Step::UpdateNic(eth.nic.clone(), Link::Down));
+    machine.nics[0].link = Link::Down;
+    let back = Step::Revert("wired".parse().unwrap());
+    world.done(&machine, &back);
+    assert_eq!(world.observe(&machine).state, State::Running);
+    assert!(world.virsh(&["domif-getlink", &name, "52:54:00:00:00:01"]).contains("down"));
+    let mut other = machine.clone();
+    other.nics[0].mac.0[5] = 9;
+    assert!(world.act(&other, &back).unwrap_err().detail.as_str().contains("other disks or interfaces"));
     world.done(&machine, &Step::DetachNic(eth.nic.clone()));
     world.await_sight(&machine, |seen| seen.nics.as_ref().is_some_and(Vec::is_empty));
     world.remove(&machine);

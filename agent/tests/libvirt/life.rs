@@ -286,8 +286,15 @@ fn size_is_what_it_was_started_with_and_a_guest_that_keeps_its_memory_is_told_of
     assert!(world.act(&machine, &Step::Resize(Size { cpus: Some(8), memory_mib: None })).is_err());
     world.remove(&machine);
     let smaller = world.running("small", "deaf");
+    world.done(&smaller, &Step::Snapshot("small".parse().unwrap()));
     world.done(&smaller, &Step::Resize(Size { cpus: Some(2), memory_mib: None }));
-    assert!(world.virsh(&["vcpucount", "--live", "--active", machine_name(&smaller).as_str()]).contains('2'));
+    let processors = || world.virsh(&["vcpucount", "--live", "--active", machine_name(&smaller).as_str()]);
+    assert!(processors().contains('2'));
+    let back = world.act(&smaller, &Step::Revert("small".parse().unwrap())).unwrap_err();
+    assert!(back.detail.as_str().contains("another size"), "{back:?}");
+    let large = world.act(&smaller, &Step::Snapshot("large".parse().unwrap())).unwrap_err();
+    assert!(large.detail.as_str().contains("plugged"), "{large:?}");
+    assert!(processors().contains('2'), "it was left as it is");
     world.remove(&smaller);
 }
 

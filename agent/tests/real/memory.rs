@@ -166,6 +166,15 @@ fn going_back_to_a_snapshot_brings_back_the_memory_it_was_made_of() {
     let fault = host.perform(&machine, &revert).unwrap_err();
     assert!(fault.detail.as_str().contains("other interfaces"), "{}", fault.detail);
     host.says(&machine, "c", "C");
+    machine.nics.push(nic("lan"));
+    let wired = Step::Revert("wired".parse().unwrap());
+    host.perform(&machine, &Step::Snapshot("wired".parse().unwrap())).unwrap();
+    let mut other = machine.clone();
+    other.nics[0].mac.0[5] = 9;
+    let fault = host.perform(&other, &wired).unwrap_err();
+    assert!(fault.detail.as_str().contains("other interfaces"), "its address is another: {}", fault.detail);
+    host.perform(&machine, &wired).unwrap();
+    machine.nics.clear();
     host.perform(&machine, &Step::DetachNic("lan".parse().unwrap())).unwrap();
     until("the interface is gone", || host.nics(&machine).is_empty());
 

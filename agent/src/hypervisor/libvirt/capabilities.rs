@@ -30,9 +30,12 @@ fn one(section: &Section, verb: Verb) -> Capability {
         Verb::Restore => (Native, "virDomainCreateWithFlags of a domain with saved memory"),
         Verb::Snapshot => (
             Native,
-            "virDomainSnapshotCreateXML, where all disks of the image are qcow2 and none of the appliance is attached",
+            "virDomainSnapshotCreateXML, where all disks of the image are qcow2, none of the appliance is attached, and no \
+             processor was plugged in since its start",
         ),
-        Verb::Revert => (Native, "virDomainRevertToSnapshot, where disks and interfaces are as they were"),
+        Verb::Revert => {
+            (Native, "virDomainRevertToSnapshot, where size, disks and interfaces are as they were")
+        }
         Verb::Resize => (
             Native,
             "while it runs virDomainSetVcpusFlags and virDomainSetMemoryFlags within its image's maximum; otherwise at \

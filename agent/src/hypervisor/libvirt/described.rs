@@ -16,12 +16,29 @@ pub struct Described {
     pub instance: Option<String>,
     /// The disks that the agent gave it, with what libvirt calls where they are.
     pub volumes: BTreeMap<VolumeName, String>,
-    /// The interfaces that the agent gave it: what libvirt calls their other end, if it has a name, and their cable.
-    pub nics: BTreeMap<NicName, (Option<String>, Link)>,
+    /// The interfaces that the agent gave it.
+    pub nics: BTreeMap<NicName, Plug>,
     /// Where it has disks, whoever gave it them.
     pub targets: Vec<String>,
+    /// What it says of its memory, how much of that it has, and of its processors.
+    pub size: [Option<String>; 3],
+    /// It has processors that were plugged while it ran.
+    pub plugged: bool,
     /// The description is that of a snapshot, and memory was kept with it.
     pub with_memory: bool,
+}
+
+/// An interface as it is described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plug {
+    /// What libvirt calls its other end, if that has a name.
+    pub end: Option<String>,
+    /// Its cable.
+    pub link: Link,
+    /// Its address.
+    pub mac: String,
+    /// The bridge it is on, if it is on one.
+    pub bridge: Option<String>,
 }
 
 impl Described {
@@ -37,7 +54,13 @@ impl Described {
         let domain = domain.ok_or(RpcError::Malformed("a description of something else"))?;
         let memory = if root == domain { None } else { attribute(root, "memory", "snapshot") };
         let with_memory = memory.is_some_and(|place| place != "no");
-        let mut described = Self { with_memory, ..Self::default() };
+        let text = |name| Some(child(domain, name)?.text()?.trim().to_owned());
+        let processors = attribute(domain, "vcpu", "current").map(str::to_owned).or_else(|| text("vcpu"));
+        let size = [text("memory"), text("currentMemory"), processors];
+        let each = child(domain, "vcpus").into_iter().flat_map(|each| each.children());
+        let is = |node: &Node<'_, '_>, key| node.attribute(key) == Some("yes");
+        let plugged = each.into_iter().any(|one| is(&one, "enabled") && is(&one, "hotpluggable"));
+        let mut described = Self { with_memory, size, plugged, ..Self::default() };
         let mark = child(domain, "metadata")
             .and_then(|metadata| metadata.children().find(|node| node.has_tag_name((NAMESPACE, MARK))));
         described.instance = mark.and_then(|mark| mark.attribute("id")).map(str::to_owned);
@@ -54,8 +77,13 @@ impl Described {
                 && let Some(name) = alias.and_then(|alias| alias.strip_prefix(NIC)?.parse().ok())
             {
                 let down = attribute(device, "link", "state") == Some("down");
-                let link = if down { Link::Down } else { Link::Up };
-                described.nics.insert(name, (target.map(str::to_owned), link));
+                let plug = Plug {
+                    end: target.map(str::to_owned),
+                    link: if down { Link::Down } else { Link::Up },
+                    mac: attribute(device, "mac", "address").unwrap_or_default().to_owned(),
+                    bridge: attribute(device, "source", "bridge").map(str::to_owned),
+                };
+                described.nics.insert(name, plug);
             }
         }
         Ok(described)
@@ -88,24 +116,33 @@ mod tests {
             <disk><target dev='vda'/><alias name='virtio-disk0'/></disk>
             <disk><target dev='vdb'/><alias name='ua-volume-data'/></disk>
             <disk><target dev='vdd'/><alias name='ua-volume-../x'/></disk>
-            <interface><target dev='vnet0'/><link state='down'/><alias name='ua-nic-front'/></interface>
+            <interface><mac address='52:54:00:00:00:01'/><source bridge='br-blue'/>
+              <target dev='vnet0'/><link state='down'/><alias name='ua-nic-front'/></interface>
             <interface><alias name='net1'/></interface></devices></domain>";
         let described = Described::read(text).unwrap();
         assert_eq!(described.instance.as_deref(), Some("web"));
         assert_eq!(described.volumes, BTreeMap::from([("data".parse().unwrap(), "vdb".to_owned())]));
-        let front = (Some("vnet0".to_owned()), Link::Down);
+        let front = Plug {
+            end: Some("vnet0".to_owned()),
+            link: Link::Down,
+            mac: "52:54:00:00:00:01".to_owned(),
+            bridge: Some("br-blue".to_owned()),
+        };
         assert_eq!(described.nics, BTreeMap::from([("front".parse().unwrap(), front)]));
         assert_eq!(described.free_target(), "vdc");
     }
 
     #[test]
     fn a_snapshot_is_described_by_the_domain_as_it_was() {
-        let domain = "<domain><memory>1</memory><devices><disk><target dev='vda'/></disk></devices></domain>";
+        let domain = "<domain><memory>1</memory><vcpu current='2'>4</vcpu>
+            <vcpus><vcpu id='1' enabled='yes' hotpluggable='yes'/></vcpus><devices><disk><target dev='vda'/></disk></devices></domain>";
         let text = |memory| {
             format!("<domainsnapshot><memory snapshot='{memory}'/>{domain}<inactiveDomain/></domainsnapshot>")
         };
         let described = Described::read(&text("internal")).unwrap();
         assert!(described.with_memory && described.targets == ["vda"]);
+        assert_eq!(described.size.each_ref().map(Option::as_deref), [Some("1"), None, Some("2")]);
+        assert!(described.plugged);
         assert!(!Described::read(&text("no")).unwrap().with_memory);
         assert!(!Described::read(domain).unwrap().with_memory);
         assert!(Described::read("<domainsnapshot/>").is_err());

@@ -1,16 +1,17 @@
 //! The steps: what is asked before, what is done, and what is seen afterwards that proves it.
 
+mod snapshots;
+
 use super::described::Described;
-use super::request::{Afterwards, Domain, Request, requests};
+use super::request::{Domain, Request, requests};
 use super::rpc::{Answer, RpcError};
 use super::session::{Control, Figure, Session};
 use super::{
     BALLOON, BUSY, BUSY_TIME, Libvirt, PAUSED, RUNNING, SHUT_OFF, document, process, unanswered, unsent,
 };
-use crate::hypervisor::{ATTACHED, Evidence, Fault, Machine, Step};
+use crate::hypervisor::{Evidence, Fault, Machine, Step};
 use crate::locked;
-use agent_protocol::{Failure, Size, SnapshotName, Text, VolumeName};
-use std::collections::BTreeSet;
+use agent_protocol::{Failure, Size, Text, VolumeName};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -72,13 +73,8 @@ impl Libvirt {
             Step::Resize(_) if state == SHUT_OFF => {
                 return Ok(seen("it is defined anew when it is started"));
             }
-            Step::Snapshot(_) if !machine.volumes.is_empty() => return Err(cannot(ATTACHED)),
-            // What is defined, if anything is, may be older than what was ordered since.
-            Step::Snapshot(_) if state == SHUT_OFF => {
-                self.make_disks(machine, deadline)?;
-                work.define(&Request::Define(document::domain(machine, &self.section)?)).map_err(unsent)?;
-            }
-            Step::Snapshot(_) | Step::Revert(_) => {}
+            Step::Snapshot(_) => self.prepare_snapshot(&mut work, state)?,
+            Step::Revert(_) => {}
             _ if state == SHUT_OFF => return Err(Fault::new(Failure::Ended, "it does not run")),
             _ => {}
         }
@@ -102,12 +98,12 @@ impl Libvirt {
             Step::UpdateNic(name, link) => {
                 work.all(&requests)?;
                 match work.look()?.nics.get(name) {
-                    Some((_, is)) if is == link => Ok(seen("virDomainUpdateDeviceFlags; its cable is so")),
+                    Some(nic) if nic.link == *link => Ok(seen("virDomainUpdateDeviceFlags; its cable is so")),
                     _ => Err(cannot("libvirtd has not changed the cable")),
                 }
             }
             Step::ResizeVolume(name) => work.resize_volume(name),
-            Step::Revert(name) => work.revert(name, state),
+            Step::Revert(name) => work.revert(name, state, &self.section),
             // What remains is one call that proves itself: the power button, and a snapshot.
             _ => {
                 work.all(&requests)?;
@@ -424,34 +420,6 @@ impl Work<'_> {
 
     fn is_nearly_over(&self) -> bool {
         self.deadline.saturating_duration_since(Instant::now()) < Duration::from_millis(300)
-    }
-
-    fn revert(&mut self, name: &SnapshotName, state: i32) -> Result<Evidence, Fault> {
-        let found = self.session.snapshot(&self.domain, name.as_str()).map_err(self.fault())?;
-        let kept = found.ok_or_else(|| cannot(format!("it has no snapshot {name}")))?;
-        let volumes = self.machine.volumes.iter().map(|volume| &volume.volume).collect::<BTreeSet<_>>();
-        let nics = self.machine.nics.iter().map(|nic| &nic.nic).collect::<BTreeSet<_>>();
-        if volumes != kept.volumes.keys().collect() || nics != kept.nics.keys().collect() {
-            // It would get disks back that are somebody else's by now.
-            return Err(cannot("it has other disks or interfaces than when the snapshot was made"));
-        }
-        let cold = state == SHUT_OFF && kept.with_memory;
-        let afterwards = match state {
-            RUNNING => Afterwards::Running,
-            PAUSED => Afterwards::Paused,
-            _ if cold => Afterwards::Paused,
-            _ => Afterwards::AsKept,
-        };
-        self.all(&[Request::Revert(name.clone(), afterwards)])?;
-        if cold {
-            // Its disks are those of then, and it goes on being stopped: nothing of the memory is for a machine that is.
-            self.all(&[Request::Destroy])?;
-            self.await_shut_off()?;
-        }
-        match self.state()? {
-            (after, _) if after == state => Ok(seen(format!("virDomainRevertToSnapshot; it is at {name}"))),
-            (after, why) => Err(cannot(format!("it went to {name} and is in state {after}, reason {why}"))),
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use super::process::{self, Process, there};
 use super::qmp::{Qmp, QmpError};
 use super::{Qemu, fault, keep, private_directory, remove};
 use crate::hypervisor::{Evidence, Fault, Machine, Step};
-use agent_protocol::{Failure, Link as Cable, Nic, Text};
+use agent_protocol::{Failure, Link as Cable, Nic, SnapshotName, Text};
+use serde_json::Value;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
@@ -30,9 +31,11 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 
 /// What its processors do when a process has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beginning {
+pub(super) enum Beginning<'a> {
     /// They are held before their first instruction.
     Fresh,
+    /// The same, of a machine as large as it was when a snapshot was made.
+    Kept(&'a SnapshotName),
     /// They wait for the memory that was saved.
     Restored,
 }
@@ -66,13 +69,13 @@ impl Qemu {
     pub(super) fn spawn(
         &self,
         machine: &Machine,
-        beginning: Beginning,
+        beginning: Beginning<'_>,
         deadline: Instant,
     ) -> Result<Arc<Process>, Fault> {
         let directory = self.own_directory(machine);
         let storage = |error: std::io::Error| Fault::new(Failure::Storage, format!("its directory: {error}"));
         private_directory(&directory).map_err(storage)?;
-        if beginning == Beginning::Fresh {
+        if beginning != Beginning::Restored {
             if self.is_saved(machine).map_err(storage)? {
                 return Err(Fault::new(Failure::Hypervisor, "its memory is saved; it can only be restored"));
             }
@@ -115,7 +118,7 @@ impl Qemu {
     fn arguments(
         &self,
         machine: &Machine,
-        beginning: Beginning,
+        beginning: Beginning<'_>,
         directory: &Path,
     ) -> Result<Vec<String>, Fault> {
         let image = self.image(machine)?;
@@ -128,8 +131,15 @@ impl Qemu {
         }
         let shape = self.reshape(machine, |parts| {
             parts.now.fit(machine)?;
-            if beginning == Beginning::Fresh {
-                parts.now.size = machine.size;
+            let kept = match beginning {
+                Beginning::Kept(name) => parts.snapshots.get(name),
+                _ => None,
+            };
+            if let Some(kept) = kept {
+                (parts.now.size, parts.now.plugged) = (kept.size, kept.plugged.clone());
+                parts.now.balloon = kept.balloon;
+            } else if beginning != Beginning::Restored {
+                parts.now.begin(machine.size);
                 parts.held_anew = false;
             }
             Ok(parts.now.clone())
@@ -145,6 +155,9 @@ impl Qemu {
         }
         if let Some(mib) = shape.size.memory_mib {
             arguments.extend(["-m".to_owned(), format!("size={mib}M")]);
+        }
+        for processor in shape.plugged {
+            arguments.extend(["-device".to_owned(), Value::Object(processor).to_string()]);
         }
         arguments.extend(board.slots());
         arguments.extend(commands::arguments(machine, |part| match part {

@@ -8,6 +8,7 @@ use super::process::there;
 use crate::hypervisor::Machine;
 use agent_protocol::{NicName, Size, SnapshotName, VolumeName};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,14 +17,23 @@ use std::path::Path;
 /// The most snapshots of a machine that are remembered.
 const SNAPSHOTS_MAX: usize = 64;
 
-/// The slots in use, and the size.
+/// The slots in use, and the size: what its memory fits to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Shape {
     pub(super) volumes: BTreeMap<VolumeName, u8>,
     pub(super) nics: BTreeMap<NicName, u8>,
-    /// The size it was started with, and what has been plugged in since.
+    /// The size it was started with. Its image's own disks have as many queues as it had processors then.
     pub(super) size: Size,
+    /// The processors that have been plugged in since, as they were added.
+    #[serde(default)]
+    pub(super) plugged: Vec<Map<String, Value>>,
+    /// How much memory its balloon has left it since, in MiB.
+    #[serde(default)]
+    pub(super) balloon: Option<u32>,
+    /// Of a snapshot: the addresses of its interfaces, which are in its memory.
+    #[serde(default)]
+    pub(super) macs: BTreeMap<NicName, String>,
 }
 
 /// All that is remembered of a machine.
@@ -52,6 +62,18 @@ impl Shape {
             self.nic_slot(&nic.nic)?;
         }
         Ok(())
+    }
+
+    /// It is started anew with that size.
+    pub(super) fn begin(&mut self, size: Size) {
+        (self.size, self.balloon) = (size, None);
+        self.plugged.clear();
+    }
+
+    /// As it is kept with a snapshot.
+    pub(super) fn kept(&self, machine: &Machine) -> Self {
+        let macs = machine.nics.iter().map(|nic| (nic.nic.clone(), nic.mac.to_string())).collect();
+        Self { macs, ..self.clone() }
     }
 
     /// The disk's slot; a free one if it has none.
@@ -102,10 +124,10 @@ impl Parts {
     }
 
     /// Remember what the machine is made of as a snapshot is taken; whether there is room for another.
-    pub(super) fn remember(&mut self, name: &SnapshotName) -> bool {
+    pub(super) fn remember(&mut self, name: &SnapshotName, machine: &Machine) -> bool {
         let room = self.snapshots.len() < SNAPSHOTS_MAX || self.snapshots.contains_key(name);
         if room {
-            self.snapshots.insert(name.clone(), self.now.clone());
+            self.snapshots.insert(name.clone(), self.now.kept(machine));
         }
         room
     }

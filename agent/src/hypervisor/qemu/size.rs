@@ -43,9 +43,9 @@ impl Qemu {
             let mut device = place.place;
             device.insert("driver".into(), place.kind.into());
             device.insert("id".into(), format!("corbel-cpu{number}").into());
-            qmp.ask("device_add", Value::Object(device)).map_err(|error| fault(&error))?;
+            qmp.ask("device_add", Value::Object(device.clone())).map_err(|error| fault(&error))?;
             self.reshape(machine, |parts| {
-                parts.now.size.cpus = u16::try_from(number + 1).ok();
+                parts.now.plugged.push(device);
                 Ok(())
             })?;
         }
@@ -71,6 +71,10 @@ impl Qemu {
         loop {
             let actual = inflated(qmp).map_err(ask)?;
             if actual == wanted {
+                self.reshape(machine, |parts| {
+                    parts.now.balloon = Some(mib);
+                    Ok(())
+                })?;
                 return Ok(Text::new(&format!("query-balloon says {mib} MiB")));
             }
             if Instant::now() >= until {

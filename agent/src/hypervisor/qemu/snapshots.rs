@@ -3,7 +3,7 @@
 //! What a disk of the appliance holds is not in them, so they are refused while one is attached: a guest whose memory is
 //! from yesterday and whose disk is from today destroys the disk.
 
-use super::commands::{JOB, Setting, commands};
+use super::commands::{JOB, Setting, commands, set_link};
 use super::life::Beginning;
 use super::qmp::{Qmp, QmpError};
 use super::{Qemu, fault};
@@ -26,15 +26,20 @@ impl Qemu {
         name: &SnapshotName,
         within: Duration,
     ) -> Result<Evidence, Fault> {
-        self.with_monitor(machine, within, |qmp| {
+        self.with_monitor(machine, Beginning::Fresh, within, |qmp| {
             let disks = disks(qmp)?;
             if disks.iter().any(|disk| disk.has(name)) {
                 return Err(Fault::new(Failure::Hypervisor, format!("there is a snapshot {name} already")));
             }
-            if !self.reshape(machine, |parts| Ok(parts.remember(name)))? {
+            if !self.reshape(machine, |parts| Ok(parts.remember(name, machine)))? {
                 return Err(Fault::new(Failure::Hypervisor, "it has as many snapshots as can be kept"));
             }
-            self.job(machine, qmp, &Step::Snapshot(name.clone()), &disks)?;
+            if let Err(fault) = self.job(machine, qmp, &Step::Snapshot(name.clone()), &disks) {
+                if fault.code != Failure::Timeout {
+                    self.reshape(machine, |parts| Ok(parts.snapshots.remove(name)))?;
+                }
+                return Err(fault);
+            }
             let all = self::disks(qmp)?;
             if let Some(disk) = all.iter().find(|disk| !disk.has(name)) {
                 return Err(Fault::new(Failure::Hypervisor, format!("{} has no snapshot {name}", disk.node)));
@@ -49,17 +54,17 @@ impl Qemu {
         name: &SnapshotName,
         within: Duration,
     ) -> Result<Evidence, Fault> {
-        let loaded = self.with_monitor(machine, within, |qmp| {
+        let loaded = self.with_monitor(machine, Beginning::Kept(name), within, |qmp| {
             let disks = disks(qmp)?;
             if !disks.iter().all(|disk| disk.has(name)) {
                 return Err(Fault::new(Failure::Hypervisor, format!("there is no snapshot {name}")));
             }
             let parts = self.parts(machine)?;
-            if parts.snapshots.get(name).is_none_or(|shape| *shape != parts.now) {
+            if parts.snapshots.get(name).is_none_or(|shape| *shape != parts.now.kept(machine)) {
                 let words = "it has another size or other interfaces than when the snapshot was made";
                 return Err(Fault::new(Failure::Hypervisor, words));
             }
-            Ok(self.job(machine, qmp, &Step::Revert(name.clone()), &disks))
+            Ok(self.load(machine, qmp, name, &disks))
         })?;
         match loaded {
             Ok(()) => Ok(vec![Text::new(&format!("snapshot-load of {name} has concluded without an error"))]),
@@ -71,10 +76,35 @@ impl Qemu {
         }
     }
 
+    /// Load it while nothing goes on. The cables are as they were then, and are put as they are to be before its guest can
+    /// send anything.
+    fn load(
+        &self,
+        machine: &Machine,
+        qmp: &mut Qmp,
+        name: &SnapshotName,
+        disks: &[Disk],
+    ) -> Result<(), Fault> {
+        let ask = |error: QmpError| fault(&error);
+        let runs = qmp.status().map_err(ask)? == "running";
+        if runs {
+            qmp.execute("stop").map_err(ask)?;
+        }
+        self.job(machine, qmp, &Step::Revert(name.clone()), disks)?;
+        for nic in &machine.nics {
+            qmp.call(set_link(&nic.nic, nic.link)).map_err(ask)?;
+        }
+        if runs {
+            qmp.execute("cont").map_err(ask)?;
+        }
+        Ok(())
+    }
+
     /// Work with the monitor of a machine that runs, or of one that is started for it with its processors held.
     fn with_monitor<T>(
         &self,
         machine: &Machine,
+        beginning: Beginning<'_>,
         within: Duration,
         work: impl FnOnce(&mut Qmp) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
@@ -84,7 +114,7 @@ impl Qemu {
         let deadline = Instant::now() + within;
         let spawned = match self.running(machine) {
             Some(_) => None,
-            None => Some(self.spawn(machine, Beginning::Fresh, deadline)?),
+            None => Some(self.spawn(machine, beginning, deadline)?),
         };
         let outcome = self.monitor_by(machine, deadline).and_then(|mut qmp| work(&mut qmp));
         if spawned.is_some() {
