@@ -10,14 +10,14 @@ use agent_protocol::{
     path,
 };
 use image_launch::stage::IQN;
-use std::fmt;
+use std::fmt::{self, Debug};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 /// How many machines are started at once: translated ones take a core each, and libvirt's wait 15 s for theirs.
 pub(crate) const AT_ONCE: usize = 3;
 
-/// How many cells are played at once: most of their time they wait, for timeouts, for libvirtd, for a guest.
+/// How many cells or stories are played at once: most of their time they wait, for timeouts, for libvirtd, for a guest.
 const CELLS_AT_ONCE: usize = 8;
 
 /// What a command in one state has to come to.
@@ -71,7 +71,10 @@ pub(crate) fn play(parent: &Parent, backend: &Backend) -> Vec<Row> {
         Part::Loud(standing, verb) => !matches!(expected(backend, verb, standing), Expected::Failed(_)),
         Part::Quiet(standing) => standing != Some(State::Unknown),
     });
-    play_parts(parent, backend, parts);
+    at_once(parts, |part| match part {
+        Part::Quiet(standing) => all_quiet(parent, backend, standing),
+        Part::Loud(standing, verb) => loud(parent, backend, verb, standing),
+    });
     let cell = |verb: Verb, standing: Standing| match reached(standing) {
         true => expected(backend, verb, standing).to_string(),
         false => "not reached".into(),
@@ -80,20 +83,16 @@ pub(crate) fn play(parent: &Parent, backend: &Backend) -> Vec<Row> {
     Verb::ALL.iter().map(|verb| (*verb, row(*verb))).collect()
 }
 
-/// Plays them, a few at once, and fails when all are over if one did.
-fn play_parts(parent: &Parent, backend: &Backend, parts: Vec<Part>) {
-    let (rest, wrong) = (Mutex::new(parts.into_iter()), Mutex::new(Vec::new()));
+/// Plays each, several at once, and fails when all are over if one did.
+pub(crate) fn at_once<T: Copy + Debug + Send>(all: Vec<T>, play: impl Fn(T) + Sync) {
+    let (rest, wrong) = (Mutex::new(all.into_iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..CELLS_AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some(part) = rest.lock().unwrap().next() else { return };
-                    let played = || match part {
-                        Part::Quiet(standing) => all_quiet(parent, backend, standing),
-                        Part::Loud(standing, verb) => loud(parent, backend, verb, standing),
-                    };
-                    if catch_unwind(AssertUnwindSafe(played)).is_err() {
-                        wrong.lock().unwrap().push(part);
+                    let Some(one) = rest.lock().unwrap().next() else { return };
+                    if catch_unwind(AssertUnwindSafe(|| play(one))).is_err() {
+                        wrong.lock().unwrap().push(one);
                     }
                 }
             });

@@ -24,6 +24,7 @@ mod page;
 mod parent;
 mod promises;
 mod states;
+mod stories;
 
 use backend::{Backend, libvirt::Libvirt, qemu::Qemu};
 use crashes::Victim;
@@ -37,6 +38,14 @@ fn contract(backend: &'static dyn Backend) {
     let rows = cells::play(&parent, &capabilities);
     println!("{}: the table took {:?}", backend.name(), began.elapsed());
     page::settle(backend.name(), &page::section(&capabilities, &rows));
+}
+
+/// Commands that follow on each other.
+fn stories(backend: &'static dyn Backend) {
+    let parent = Parent::new(backend);
+    let began = std::time::Instant::now();
+    stories::tell(&parent);
+    println!("{}: the stories took {:?}", backend.name(), began.elapsed());
 }
 
 /// Guests and machines that do not do what they should.
@@ -73,6 +82,11 @@ fn qemu_does_in_every_state_what_the_contract_says() {
 }
 
 #[test]
+fn qemu_has_nothing_left_over_from_one_command_for_the_next() {
+    stories(&Qemu);
+}
+
+#[test]
 fn qemu_with_guests_that_ignore_machines_that_die_and_monitors_that_hang() {
     misfortune(&Qemu);
 }
@@ -103,6 +117,11 @@ fn qemu_does_nothing_twice_when_the_appliance_is_killed() {
 #[test]
 fn libvirt_does_in_every_state_what_the_contract_says() {
     contract(&Libvirt);
+}
+
+#[test]
+fn libvirt_has_nothing_left_over_from_one_command_for_the_next() {
+    stories(&Libvirt);
 }
 
 #[test]
