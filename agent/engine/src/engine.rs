@@ -268,15 +268,26 @@ impl Engine {
         let after = if matches!(task, Task::Perform(_) | Task::Remove) { self.head } else { 0 };
         let Some(lane) = self.lanes.get_mut(id) else { return };
         let Some(backend) = lane.backend else { return };
-        self.last_job += 1;
+        let number = self.next_job_number();
+        let Some(lane) = self.lanes.get_mut(id) else { return };
         if matches!(task, Task::Look | Task::Adopt) {
             lane.looks.0 += 1;
             lane.wants_look = false;
         }
-        lane.job = Some((self.last_job, purpose));
-        self.out.insert(self.last_job, (id.clone(), lane.record.uuid));
-        let job = Job { id: self.last_job, backend, machine: lane.record.machine(), task, within_ms };
+        lane.job = Some((number, purpose));
+        self.out.insert(number, (id.clone(), lane.record.uuid));
+        let job = Job { id: number, backend, machine: lane.record.machine(), task, within_ms };
         self.jobs.push_back((after, job));
+    }
+
+    pub(crate) const fn next_job_number(&mut self) -> u64 {
+        self.last_job += 1;
+        self.last_job
+    }
+
+    /// Hand out a job beside those of the lanes, once all is durable that was decided until now.
+    pub(crate) fn push_job(&mut self, job: Job) {
+        self.jobs.push_back((self.head, job));
     }
 
     pub(crate) fn record(&self, id: &InstanceId) -> Option<&Record> {

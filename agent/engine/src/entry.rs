@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-use crate::Machine;
+use crate::{Machine, Passage};
 
 /// An entry of the journal. Those that [`crate::Engine::take`] gives at once belong together: after a crash either all of
 /// them are there or none.
@@ -104,6 +104,17 @@ pub struct Record {
     /// What became of a command to it is not known: why nobody can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Text>,
+    /// Where it stands between two hosts, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage: Option<Passage>,
+    /// It was made and nothing of it has run yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fresh: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Record {

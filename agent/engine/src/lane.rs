@@ -6,7 +6,7 @@ use agent_protocol::{
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::{Fault, Observation, Record};
+use crate::{Evidence, Fault, Observation, Passage, Record};
 
 /// An instance and what is under way for it.
 pub(crate) struct Lane {
@@ -31,6 +31,8 @@ pub(crate) struct Lane {
     pub(crate) looks: (u64, u64),
     /// When it is to be looked at again without anybody asking.
     pub(crate) look_at_ms: u64,
+    /// The command for whose sake its move was given up.
+    pub(crate) called_off: Option<OpId>,
     pub(crate) wants_stats: bool,
     pub(crate) stats: (u64, Option<Result<Stats, Fault>>),
 }
@@ -54,6 +56,8 @@ pub(crate) enum Purpose {
     Again(OpId),
     /// To remove what an earlier run of the agent had ended.
     Clear(OpId),
+    /// To remove what has moved to another host, by this evidence.
+    Left(OpId, Evidence),
 }
 
 /// A command whose guest was asked.
@@ -113,6 +117,7 @@ impl Lane {
             wants_look: false,
             looks: (0, 0),
             look_at_ms: u64::MAX,
+            called_off: None,
             wants_stats: false,
             stats: (0, None),
         }
@@ -140,7 +145,26 @@ impl Lane {
         self.record.generation += 1;
         self.record.state = state;
         self.record.reason = reason;
+        self.record.fresh &= state == State::Stopped;
         true
+    }
+
+    /// Where it stands between two hosts, by what was seen. Whether that is new.
+    pub(crate) fn passes(&mut self, seen: &Observation) -> bool {
+        // What has arrived elsewhere is not taken back by there being nothing of it here any more.
+        let is_left = self.record.passage == Some(Passage::Arrived) && seen.passage.is_none();
+        let news = seen.state != State::Unknown && self.record.passage != seen.passage && !is_left;
+        if news {
+            self.record.passage = seen.passage;
+            self.record.generation += 1;
+        }
+        news
+    }
+
+    /// Whether a command could be overtaken by making it anew: nothing is under way but a look.
+    pub(crate) fn is_idle(&self) -> bool {
+        let looks = self.job.as_ref().is_none_or(|(_, purpose)| matches!(purpose, Purpose::Look | Purpose::Stats));
+        looks && self.queue.is_empty() && self.waiting.is_empty() && self.unsettled.is_empty()
     }
 
     /// What an observation comes to, given what is under way.

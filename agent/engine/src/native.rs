@@ -6,6 +6,7 @@ use agent_protocol::{
 };
 use alloc::format;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// One instance as a backend needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +83,11 @@ pub enum Step {
     DetachNic(NicName),
     /// Plug or unplug a cable.
     UpdateNic(NicName, Link),
-    /// Make ready to receive it from another host.
+    /// Have a process that waits for it to come from another host, and lets it run when all of it has ([`Passage`]).
     MigratePrepare,
-    /// Move it to another host.
+    /// Move it to another host. Success is proof that its peer has all of it and that nothing of it runs here any more.
     MigrateStart(PeerName),
-    /// Stop moving it.
+    /// Let one that was handed over go on here: whoever orders that knows that it does not run at its peer.
     MigrateCancel,
 }
 
@@ -102,12 +103,26 @@ pub struct Observation {
     pub volumes: Option<Vec<VolumeName>>,
     /// While it runs: the interfaces of [`Machine::nics`] that its guest has; `None` if that cannot be told.
     pub nics: Option<Vec<NicName>>,
+    /// Where it stands between two hosts, if it does.
+    pub passage: Option<Passage>,
+}
+
+/// Where a machine stands between two hosts. While it does it is not to run here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Passage {
+    /// It is to come from another host, and has not.
+    Awaited,
+    /// It was handed over, and may run at its peer.
+    HandedOver,
+    /// Its peer has said that it has all of it.
+    Arrived,
 }
 
 impl Observation {
     /// That it is in `state`, and nothing of its disks and interfaces.
     pub const fn of(state: State) -> Self {
-        Self { state, reason: None, volumes: None, nics: None }
+        Self { state, reason: None, volumes: None, nics: None, passage: None }
     }
 
     /// The same, with a reason.
@@ -145,7 +160,7 @@ impl Fault {
 }
 
 /// Something to be done for one machine, by a thread that may have to wait for its hypervisor. The engine hands out no
-/// second one for the same machine before [`crate::Engine::report`] has had the first.
+/// second one for the same machine before [`crate::Engine::report`] has had the first, but for [`Task::CallOff`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Names it in [`crate::Engine::report`].
@@ -173,6 +188,9 @@ pub enum Task {
     Perform(Step),
     /// End what runs of it and remove every trace.
     Remove,
+    /// Have the move that is under way give up, unless it was handed over. The one job that is handed out while another is
+    /// out for its machine, which is that move; what comes of it is told by that.
+    CallOff,
 }
 
 /// What came of a [`Job`].
@@ -191,7 +209,7 @@ pub enum Finding {
     Seen(Observation),
     /// Of [`Task::Stats`].
     Used(Result<Stats, Fault>),
-    /// Of [`Task::Perform`] and [`Task::Remove`].
+    /// Of [`Task::Perform`], [`Task::Remove`] and [`Task::CallOff`].
     Performed(Result<Evidence, Fault>),
 }
 
@@ -206,6 +224,7 @@ impl Step {
                 | Self::Snapshot(_)
                 | Self::Revert(_)
                 | Self::MigratePrepare
+                | Self::MigrateCancel
         )
     }
 }

@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::String;
 
 use crate::memory::is_forced;
-use crate::{Record, Step};
+use crate::{Passage, Record, Step};
 
 /// The most snapshots of an instance.
 const SNAPSHOTS_MAX: usize = 32;
@@ -27,6 +27,8 @@ const ATTACH_MS: u32 = 10_000;
 const TARGET_MS: u32 = 30_000;
 /// For writing memory and disks out, or reading them.
 const MEMORY_MS: u32 = 120_000;
+/// For moving one to another host while it runs.
+const MOVE_MS: u32 = 1_800_000;
 /// The longest time a guest may be given.
 pub(crate) const PATIENCE_MAX_MS: u32 = 3_600_000;
 
@@ -48,6 +50,9 @@ pub(crate) enum Plan {
 /// What `command` comes to for that instance.
 pub(crate) fn plan(command: &Command, record: &Record) -> Plan {
     let verb = command.action.verb();
+    if let Some(plan) = passing(command, record) {
+        return plan;
+    }
     if record.frozen.is_some()
         && !is_forced(verb)
         && verb != Verb::Describe
@@ -56,15 +61,8 @@ pub(crate) fn plan(command: &Command, record: &Record) -> Plan {
         let detail = "what became of an earlier command is not known: end it by force or terminate it";
         return Plan::Refuse(Refusal::Frozen, detail.into());
     }
-    let wanted = &command.precondition;
-    let holds = wanted.uuid.is_none_or(|uuid| uuid == record.uuid)
-        && wanted.generation.is_none_or(|generation| generation == record.generation)
-        && wanted.state.is_none_or(|state| state == record.state);
-    if !holds {
-        return Plan::Refuse(
-            Refusal::PreconditionFailed,
-            "the instance is not what the command expects".into(),
-        );
+    if let Some(refused) = unexpected(command, record) {
+        return refused;
     }
     match effect(record.state, verb) {
         Effect::Refuse(Refusal::Terminated) => {
@@ -82,6 +80,39 @@ pub(crate) fn plan(command: &Command, record: &Record) -> Plan {
             parts(&command.action, record).unwrap_or_else(|| act(&command.action))
         }
     }
+}
+
+fn unexpected(command: &Command, record: &Record) -> Option<Plan> {
+    let wanted = &command.precondition;
+    let holds = wanted.uuid.is_none_or(|uuid| uuid == record.uuid)
+        && wanted.generation.is_none_or(|generation| generation == record.generation)
+        && wanted.state.is_none_or(|state| state == record.state);
+    let detail = "the instance is not what the command expects";
+    (!holds).then(|| Plan::Refuse(Refusal::PreconditionFailed, detail.into()))
+}
+
+/// What comes of a command for one that stands between two hosts: whatever could let it run here is refused. Only somebody
+/// who has looked since it was handed over, and names how it stands, can have it back.
+fn passing(command: &Command, record: &Record) -> Option<Plan> {
+    let verb = command.action.verb();
+    let passage = record.passage.filter(|_| record.state != State::Terminated)?;
+    if is_forced(verb) || matches!(verb, Verb::Describe | Verb::Create | Verb::MigratePrepare) {
+        return None;
+    }
+    let detail = match passage {
+        Passage::HandedOver if verb == Verb::MigrateCancel && command.precondition.generation.is_some() => {
+            let act = || act(&command.action);
+            return Some(unexpected(command, record).unwrap_or_else(act));
+        }
+        Passage::HandedOver => {
+            "it was handed over and may run at its peer: if it does, terminate it here; if it does not, terminate it \
+             there, and then have it back by migrate.cancel with its generation as the precondition"
+        }
+        Passage::Arrived => "its peer has all of it: terminate it here",
+        Passage::Awaited if verb == Verb::MigrateCancel => return None,
+        Passage::Awaited => "it runs at another host until it has come from there: it can only be terminated",
+    };
+    Some(Plan::Refuse(Refusal::Frozen, detail.into()))
 }
 
 fn unknown(what: &str, name: &dyn core::fmt::Display) -> Plan {
@@ -139,6 +170,9 @@ fn parts(action: &Action, record: &Record) -> Option<Plan> {
         Action::Snapshot { .. } if record.snapshots.len() >= SNAPSHOTS_MAX => {
             Some(full("snapshots", SNAPSHOTS_MAX))
         }
+        Action::MigrateCancel {} if record.passage.is_none() => {
+            Some(Plan::Already("it does not move".into()))
+        }
         Action::Revert { snapshot } if !record.snapshots.contains(snapshot) => {
             Some(unknown("snapshot", snapshot))
         }
@@ -166,8 +200,8 @@ fn act(action: &Action) -> Plan {
         Action::NicDetach { nic, .. } => (Step::DetachNic(nic.clone()), None, ATTACH_MS),
         Action::NicUpdate { nic, link } => (Step::UpdateNic(nic.clone(), *link), None, QUICK_MS),
         Action::MigratePrepare { .. } => (Step::MigratePrepare, None, START_MS),
-        Action::MigrateStart { peer } => (Step::MigrateStart(peer.clone()), None, MEMORY_MS),
-        Action::MigrateCancel {} => (Step::MigrateCancel, None, QUICK_MS),
+        Action::MigrateStart { peer } => (Step::MigrateStart(peer.clone()), None, MOVE_MS),
+        Action::MigrateCancel {} => (Step::MigrateCancel, None, START_MS),
         Action::Terminate {} => return Plan::Remove,
         // An instance is made without its hypervisor, and looking is no step of a command.
         Action::Create { .. } => return Plan::Record("its record is written"),

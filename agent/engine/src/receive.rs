@@ -113,7 +113,7 @@ impl Engine {
     fn admit(&mut self, command: &Command, random: u128) {
         let verb = command.action.verb();
         let id = &command.instance;
-        if let Action::Create { image, .. } | Action::MigratePrepare { image } = &command.action {
+        if let Action::Create { image, .. } | Action::MigratePrepare { image, .. } = &command.action {
             let place = self.hosts.iter().position(|host| host.images.contains(image));
             let Some(backend) = place else {
                 return self.refuse(
@@ -146,6 +146,9 @@ impl Engine {
             self.unqueue(id, command);
             return self.refuse(&command.op_id, Refusal::Impossible, &why);
         }
+        if is_forced(verb) || verb == Verb::MigrateCancel {
+            self.call_off(id, &command.op_id);
+        }
         self.advance(id);
     }
 
@@ -166,12 +169,22 @@ impl Engine {
     }
 
     fn create(&mut self, command: &Command, backend: usize, random: u128) {
-        let (Action::Create { image, .. } | Action::MigratePrepare { image }) = &command.action else {
+        let (Action::Create { image, .. } | Action::MigratePrepare { image, .. }) = &command.action else {
             return;
         };
         let id = &command.instance;
+        let arrives = match &command.action {
+            Action::MigratePrepare { uuid, .. } => Some(*uuid),
+            _ => None,
+        };
+        // What was ordered for it before goes with it.
+        let mut parts = None;
         if let Some(lane) = self.lanes.get(id) {
-            if lane.record.state != State::Terminated {
+            let record = &lane.record;
+            let may_become = arrives.is_some() && record.fresh && record.image == *image && lane.is_idle();
+            if may_become && record.state == State::Stopped {
+                parts = Some((record.size, record.volumes.clone(), record.nics.clone()));
+            } else if record.state != State::Terminated {
                 let detail = format!("{id} is already there");
                 return self.refuse(&command.op_id, Refusal::AlreadyExists, &detail);
             }
@@ -181,28 +194,36 @@ impl Engine {
         } else if !command.precondition.is_empty() {
             return self.refuse(&command.op_id, Refusal::PreconditionFailed, "there is no such instance");
         }
+        let is_other = |lane: &&Lane| lane.record.id != *id && lane.record.state != State::Terminated;
+        if let Some(other) = self.lanes.values().filter(is_other).find(|lane| Some(lane.record.uuid) == arrives)
+        {
+            let detail = format!("that is the UUID of {}", other.record.id);
+            return self.refuse(&command.op_id, Refusal::AlreadyExists, &detail);
+        }
         let living = self.lanes.values().filter(|lane| lane.record.state != State::Terminated).count();
-        if living >= self.limits.instances {
+        if parts.is_none() && living >= self.limits.instances {
             let detail = format!("there are already {living} instances");
             return self.refuse(&command.op_id, Refusal::Full, &detail);
         }
-        let size = match &command.action {
-            Action::Create { size, .. } => *size,
-            _ => agent_protocol::Size::default(),
-        };
+        let (mut size, volumes, nics) = parts.unwrap_or_default();
+        if let Action::Create { size: wanted, .. } = &command.action {
+            size = *wanted;
+        }
         let record = Record {
             id: id.clone(),
-            uuid: Uuid::from_random(random),
+            uuid: arrives.unwrap_or_else(|| Uuid::from_random(random)),
             image: image.clone(),
             hypervisor: self.hosts[backend].backend.name.clone(),
             size,
-            volumes: alloc::vec::Vec::new(),
-            nics: alloc::vec::Vec::new(),
+            volumes,
+            nics,
             snapshots: alloc::vec::Vec::new(),
             generation: self.lanes.get(id).map_or(1, |lane| lane.record.generation + 1),
             state: State::Stopped,
             reason: None,
             frozen: None,
+            passage: None,
+            fresh: true,
         };
         self.lanes.insert(id.clone(), Lane::new(record, Some(backend), self.now_ms));
         self.keep(id, EventKind::Created, Some(&command.op_id));

@@ -11,7 +11,7 @@ use crate::memory::Stage;
 use crate::plan::{self, END_MS};
 use crate::settle::{Verdict, verdict};
 use crate::work::{leads_to, never_begun};
-use crate::{Engine, Entry, Fault, Observation, Task};
+use crate::{Engine, Entry, Fault, Observation, Passage, Task};
 
 /// How long a hypervisor that does not answer is asked what became of a command.
 const SETTLE_MS: u64 = 30_000;
@@ -110,7 +110,11 @@ impl Engine {
             lane.unsettled.pop_front();
             return;
         };
-        let verdict = verdict(&command.action, from, seen);
+        let has_left = lane.record.passage == Some(Passage::Arrived);
+        let verdict = match &command.action {
+            Action::MigrateStart { .. } if has_left => Verdict::Remove,
+            action => verdict(action, from, seen),
+        };
         if verdict == Verdict::Silent && self.now_ms < until_ms {
             lane.look_at_ms = self.now_ms + 1000;
             return;
@@ -120,7 +124,7 @@ impl Engine {
         lane.wants_look |= !lane.unsettled.is_empty();
         match verdict {
             Verdict::Done => {
-                if matches!(command.action, Action::Stop { .. }) {
+                if matches!(command.action, Action::Stop { .. } | Action::MigrateCancel {}) {
                     lane.record.frozen = None;
                 }
                 if plan::apply(&command.action, &mut lane.record) {
@@ -144,6 +148,9 @@ impl Engine {
                 lane.queue.push_front(op_id.clone());
                 self.append(Entry::Asked { op_id: op_id.clone() });
                 self.memory.ask(&op_id, self.head);
+            }
+            Verdict::Remove if matches!(command.action, Action::MigrateStart { .. }) => {
+                self.has_left(id, &op_id, vec![Text::new("its peer has said that it has all of it")]);
             }
             Verdict::Remove => self.hand_out(id, Purpose::Clear(op_id), Task::Remove, END_MS),
             Verdict::Silent => self.freeze(

@@ -2,7 +2,7 @@
 
 use agent_protocol::{Action, State};
 
-use crate::Observation;
+use crate::{Observation, Passage};
 
 /// What looking tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,12 @@ pub(crate) enum Verdict {
 pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdict {
     use Verdict::{Done, MayCome, NotDone, Silent, Unknowable};
     let state = seen.state;
+    match (action, seen.passage) {
+        // What became of it no look at this host can tell.
+        (Action::MigrateStart { .. }, Some(Passage::HandedOver)) => return Unknowable,
+        (Action::MigrateStart { .. }, Some(Passage::Arrived)) => return Verdict::Remove,
+        _ => {}
+    }
     if matches!(state, State::Unknown | State::Saving) {
         return Silent;
     }
@@ -78,6 +84,10 @@ pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdi
             gone(state, seen.volumes.as_ref().map(|list| list.contains(volume)))
         }
         Action::NicDetach { nic, .. } => gone(state, seen.nics.as_ref().map(|list| list.contains(nic))),
+        Action::MigratePrepare { .. } => done(state == State::Pending || runs),
+        // It was not handed over: nothing has become of it.
+        Action::MigrateStart { .. } => NotDone,
+        Action::MigrateCancel {} => done(seen.passage.is_none()),
         Action::Describe {} => Done,
         // What it ran and is not any more was lost with it; while nothing runs these change what is on disk.
         Action::Reset {} | Action::Resize { .. } | Action::VolumeResize { .. } | Action::NicUpdate { .. }
@@ -90,10 +100,7 @@ pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdi
         | Action::VolumeResize { .. }
         | Action::NicUpdate { .. }
         | Action::Snapshot { .. }
-        | Action::Revert { .. }
-        | Action::MigratePrepare { .. }
-        | Action::MigrateStart { .. }
-        | Action::MigrateCancel {} => Unknowable,
+        | Action::Revert { .. } => Unknowable,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod lanes;
+mod moving;
 mod played;
 mod told;
 
@@ -22,5 +23,7 @@ pub(crate) fn record(name: &str) -> Record {
         state: State::Stopped,
         reason: None,
         frozen: None,
+        passage: None,
+        fresh: false,
     }
 }

@@ -142,7 +142,12 @@ impl Engine {
             return self.refuse(op_id, Refusal::Expired, "its deadline has passed");
         }
         let Some(lane) = self.lanes.get_mut(id) else { return };
+        let called_off = lane.called_off.take_if(|by| by == op_id).is_some();
         match plan::plan(command, &lane.record) {
+            Plan::Already(_) if called_off && command.action == (Action::MigrateCancel {}) => {
+                let how = format!("its move was called off; it is {}", lane.record.state);
+                self.done(id, op_id, true, vec![Text::new(&how)]);
+            }
             Plan::Refuse(code, detail) => self.refuse(op_id, code, &detail),
             Plan::Already(how) => self.done(id, op_id, false, vec![Text::new(&how)]),
             Plan::Record(how) => {
@@ -260,7 +265,11 @@ impl Engine {
             }
             (purpose, Finding::Performed(Ok(evidence))) => self.performed(&id, purpose, evidence),
             (
-                Purpose::Step(op_id) | Purpose::Cut(op_id) | Purpose::Again(op_id) | Purpose::Clear(op_id),
+                Purpose::Step(op_id)
+                | Purpose::Cut(op_id)
+                | Purpose::Again(op_id)
+                | Purpose::Clear(op_id)
+                | Purpose::Left(op_id, _),
                 Finding::Performed(Err(fault)),
             ) => self.hand_out(&id, Purpose::After(op_id, fault), Task::Look, QUICK_MS),
             // What was not asked for tells nothing.
@@ -271,8 +280,11 @@ impl Engine {
 
     /// A step has succeeded.
     fn performed(&mut self, id: &InstanceId, purpose: Purpose, mut evidence: Evidence) {
-        let (Purpose::Step(op_id) | Purpose::Cut(op_id) | Purpose::Again(op_id) | Purpose::Clear(op_id)) =
-            &purpose
+        let (Purpose::Step(op_id)
+        | Purpose::Cut(op_id)
+        | Purpose::Again(op_id)
+        | Purpose::Clear(op_id)
+        | Purpose::Left(op_id, _)) = &purpose
         else {
             return;
         };
@@ -293,12 +305,20 @@ impl Engine {
                 self.done(id, op_id, true, evidence);
             }
             (_, action) if plan::awaited(action).is_some() => self.wait(id, &command, true),
+            (Purpose::Step(_), Action::MigrateStart { .. }) => self.has_left(id, op_id, evidence),
             (_, action) => {
+                if let Purpose::Left(_, before) = &purpose {
+                    evidence.splice(0..0, before.iter().cloned());
+                }
                 let state = leads_to(action, from);
-                if matches!(action, Action::Terminate {} | Action::Stop { .. })
-                    && let Some(lane) = self.lanes.get_mut(id)
-                {
-                    lane.record.frozen = None;
+                if let Some(lane) = self.lanes.get_mut(id) {
+                    let thaws = matches!(
+                        action,
+                        Action::Terminate {} | Action::Stop { .. } | Action::MigrateCancel {}
+                    );
+                    lane.record.frozen.take_if(|_| thaws);
+                    let over = state == State::Terminated || *action == Action::MigrateCancel {};
+                    lane.record.passage.take_if(|_| over);
                 }
                 self.apply(id, &command);
                 self.set(id, state, None, Some(op_id));
@@ -315,6 +335,10 @@ impl Engine {
     fn after(&mut self, id: &InstanceId, op_id: &OpId, fault: Fault, seen: &Observation) {
         let Some(operation) = self.memory.get(op_id) else { return };
         let (Some(command), from) = (operation.command().cloned(), from(&operation.stage)) else { return };
+        let passes = self.lanes.get_mut(id).is_some_and(|lane| lane.passes(seen));
+        if passes {
+            self.keep(id, EventKind::Shape, Some(op_id));
+        }
         if seen.state == State::Stopped && self.record(id).is_some_and(|record| record.lives()) {
             // Nothing of it runs, and that may not be what was asked for.
             let stopped =
@@ -334,6 +358,13 @@ impl Engine {
                 self.apply(id, &command);
                 let how = format!("{}; it is seen to be {}", fault.detail, seen.state);
                 self.done(id, op_id, true, vec![Text::new(&how)]);
+            }
+            // Its peer may have all of it, whatever was told here.
+            Verdict::Unknowable if seen.passage.is_some() => {
+                self.freeze(id, op_id, &format!("{}: {}", command.action.verb(), fault.detail));
+            }
+            Verdict::Remove if seen.passage.is_some() => {
+                self.has_left(id, op_id, vec![Text::new("its peer has said that it has all of it")]);
             }
             Verdict::Silent | Verdict::Unknowable if silent && !is_forced(command.action.verb()) => {
                 self.freeze(id, op_id, &format!("{}: {}", command.action.verb(), fault.detail));
@@ -409,9 +440,10 @@ impl Engine {
         lane.cold = false;
         let (state, reason) = lane.meaning(seen);
         let had_stopped = !lane.record.lives();
+        let passes = lane.passes(seen);
         let released = seen.state != State::Unknown && lane.released(seen);
         self.set(id, state, reason.clone(), None);
-        if released {
+        if released || passes {
             self.keep(id, EventKind::Shape, None);
         }
         self.released(id);
@@ -484,6 +516,8 @@ pub(crate) fn leads_to(action: &Action, from: State) -> State {
     match action {
         Action::Create { .. } => State::Running,
         Action::MigratePrepare { .. } => State::Pending,
+        // It was held for as long as nobody knew.
+        Action::MigrateCancel {} if from == State::Paused => State::Running,
         Action::Stop { graceful: false, .. } => State::Stopped,
         Action::Terminate {} => State::Terminated,
         action => match effect(from, action.verb()) {

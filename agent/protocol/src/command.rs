@@ -214,19 +214,23 @@ pub enum Action {
         /// Whether the cable is to be plugged in.
         link: Link,
     },
-    /// Make ready to receive it from another host.
+    /// Make ready to receive it from another host: a new instance, or one that was made and has never run, with its disks
+    /// and interfaces.
     #[serde(rename = "migrate.prepare")]
     MigratePrepare {
         /// The image it was made of.
         image: ImageName,
+        /// Which incarnation it is at its source. It stays that.
+        uuid: Uuid,
     },
-    /// Move it to another host while it runs.
+    /// Move it to another host while it runs. When that is done it is terminated here.
     #[serde(rename = "migrate.start")]
     MigrateStart {
         /// The host.
         peer: PeerName,
     },
-    /// Stop moving it.
+    /// Stop moving it: it goes on here. Of one that was handed over, where nobody knows whether it has arrived, it is done
+    /// only if the precondition names the generation: it is the word of somebody who knows that it does not run there.
     #[serde(rename = "migrate.cancel")]
     MigrateCancel {},
     /// End it for good, without asking the guest.

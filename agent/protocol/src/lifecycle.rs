@@ -114,16 +114,16 @@ pub enum Effect {
     Refuse(Refusal),
 }
 
-/// What `verb` does to an instance in `state`. `Create` and `MigratePrepare` concern no existing instance: a name whose
-/// bearer was terminated may be used again, any other may not. Whether a disk or an interface is there already is not a
-/// matter of the state.
+/// What `verb` does to an instance in `state`. `Create` concerns no existing instance: a name whose bearer was terminated may
+/// be used again, any other may not. `MigratePrepare` can be for one that was made and has never run, too. Whether it has, and
+/// whether a disk or an interface is there already, is not a matter of the state.
 pub const fn effect(state: State, verb: Verb) -> Effect {
     use Effect::{Already, Change, Keep, Refuse};
     use State as S;
     match (verb, state) {
         (Verb::Describe, _) => Already,
         (Verb::Create, S::Terminated) => Change(S::Stopped),
-        (Verb::MigratePrepare, S::Terminated) => Change(S::Pending),
+        (Verb::MigratePrepare, S::Terminated | S::Stopped) => Change(S::Pending),
         (Verb::Create | Verb::MigratePrepare, _) => Refuse(Refusal::AlreadyExists),
         (_, S::Terminated) => Refuse(Refusal::Terminated),
         // The forced ways out are open in every state that still has something to end.
@@ -143,8 +143,10 @@ pub const fn effect(state: State, verb: Verb) -> Effect {
         (Verb::Save, S::Running | S::Paused) => Change(S::Saved),
         (Verb::Save, S::Saved) => Already,
         (Verb::Restore, S::Saved) => Change(S::Running),
-        (Verb::Reboot | Verb::MigrateStart, S::Running) => Keep,
-        (Verb::Reset | Verb::MigrateCancel, S::Running | S::Paused) => Keep,
+        (Verb::MigrateStart, S::Running) => Change(S::Terminated),
+        (Verb::MigrateCancel, S::Running | S::Paused | S::Stopped | S::Failed) => Keep,
+        (Verb::Reboot, S::Running) => Keep,
+        (Verb::Reset, S::Running | S::Paused) => Keep,
         // Nothing has the disk open that could be told of its size.
         (Verb::VolumeResize, S::Stopped | S::Failed) => Already,
         (Verb::VolumeResize, S::Running | S::Paused) => Keep,

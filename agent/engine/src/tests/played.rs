@@ -19,6 +19,9 @@ pub(crate) struct Real {
     pub(crate) obeys: bool,
     /// Its hypervisor does not answer.
     pub(crate) hangs: bool,
+    pub(crate) passage: Option<Passage>,
+    /// What comes of moving it: it arrives, or breaks off in the middle.
+    pub(crate) moves: bool,
     /// The guest is about to do what it was asked.
     asked: Option<Step>,
     ended: Option<Ended>,
@@ -43,7 +46,7 @@ pub(crate) struct World {
 fn host() -> Host {
     let capability = |&verb: &Verb| Capability {
         verb,
-        support: if verb == Verb::MigrateStart { Support::Impossible } else { Support::Native },
+        support: if verb == Verb::VolumeResize { Support::Impossible } else { Support::Native },
         by: Text::new("played"),
     };
     Host {
@@ -142,7 +145,7 @@ impl World {
         }
     }
 
-    fn work(&mut self, job: &Job) -> Report {
+    pub(crate) fn work(&mut self, job: &Job) -> Report {
         let real = self.machines.entry(job.machine.uuid).or_insert_with(|| Real {
             state: State::Stopped,
             volumes: Vec::new(),
@@ -150,6 +153,8 @@ impl World {
             steps: Vec::new(),
             obeys: self.guests_obey,
             hangs: false,
+            passage: None,
+            moves: true,
             asked: None,
             ended: None,
         });
@@ -158,7 +163,12 @@ impl World {
         let result = match &job.task {
             Task::Adopt | Task::Look => Finding::Seen(real.look()),
             Task::Stats => Finding::Used(Ok(Stats { cpu_ms: 7, ..Stats::default() })),
-            Task::Remove => Finding::Performed(real.step(&Step::End, &job.machine)),
+            Task::Remove => {
+                let outcome = real.step(&Step::End, &job.machine);
+                real.passage = None;
+                Finding::Performed(outcome)
+            }
+            Task::CallOff => Finding::Performed(Ok(Vec::new())),
             Task::Perform(step) if ended.is_some() && step.needs_running() => {
                 Finding::Performed(Err(Fault::new(Failure::Ended, "it has ended")))
             }
@@ -267,6 +277,7 @@ impl Real {
         Observation {
             volumes: runs.then(|| self.volumes.clone()),
             nics: runs.then(|| self.nics.clone()),
+            passage: self.passage,
             ..Observation::of(self.state)
         }
     }
@@ -294,6 +305,22 @@ impl Real {
             Step::Pause => self.state = State::Paused,
             Step::End => {
                 (self.state, self.hangs, self.ended) = (State::Stopped, false, None);
+            }
+            Step::MigratePrepare => {
+                (self.state, self.passage) = (State::Pending, Some(Passage::Awaited));
+            }
+            Step::MigrateStart(_) if !self.moves => {
+                (self.state, self.passage) = (State::Paused, Some(Passage::HandedOver));
+                return Err(Fault::new(Failure::Hypervisor, "it broke off"));
+            }
+            Step::MigrateStart(_) => {
+                (self.state, self.passage) = (State::Stopped, Some(Passage::Arrived));
+            }
+            Step::MigrateCancel => {
+                self.passage = None;
+                if self.state == State::Paused {
+                    self.state = State::Running;
+                }
             }
             Step::Save => self.state = State::Saved,
             Step::AttachVolume(volume) => self.volumes.push(volume.volume.clone()),
@@ -351,7 +378,9 @@ pub(crate) fn action(verb: Verb) -> Action {
         Verb::NicAttach => nic_attach("m"),
         Verb::NicDetach => Action::NicDetach { nic: "n".parse().unwrap(), timeout_ms },
         Verb::NicUpdate => Action::NicUpdate { nic: "n".parse().unwrap(), link: agent_protocol::Link::Down },
-        Verb::MigratePrepare => Action::MigratePrepare { image: "tiny".parse().unwrap() },
+        Verb::MigratePrepare => {
+            Action::MigratePrepare { image: "tiny".parse().unwrap(), uuid: Uuid(0xabc) }
+        }
         Verb::MigrateStart => Action::MigrateStart { peer: "there".parse().unwrap() },
         Verb::MigrateCancel => Action::MigrateCancel {},
         Verb::Terminate => Action::Terminate {},
