@@ -163,7 +163,8 @@ impl Lane {
 
     /// Whether a command could be overtaken by making it anew: nothing is under way but a look.
     pub(crate) fn is_idle(&self) -> bool {
-        let looks = self.job.as_ref().is_none_or(|(_, purpose)| matches!(purpose, Purpose::Look | Purpose::Stats));
+        let looks =
+            self.job.as_ref().is_none_or(|(_, purpose)| matches!(purpose, Purpose::Look | Purpose::Stats));
         looks && self.queue.is_empty() && self.waiting.is_empty() && self.unsettled.is_empty()
     }
 

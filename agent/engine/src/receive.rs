@@ -195,7 +195,8 @@ impl Engine {
             return self.refuse(&command.op_id, Refusal::PreconditionFailed, "there is no such instance");
         }
         let is_other = |lane: &&Lane| lane.record.id != *id && lane.record.state != State::Terminated;
-        if let Some(other) = self.lanes.values().filter(is_other).find(|lane| Some(lane.record.uuid) == arrives)
+        if let Some(other) =
+            self.lanes.values().filter(is_other).find(|lane| Some(lane.record.uuid) == arrives)
         {
             let detail = format!("that is the UUID of {}", other.record.id);
             return self.refuse(&command.op_id, Refusal::AlreadyExists, &detail);

@@ -28,6 +28,8 @@ pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdi
     use Verdict::{Done, MayCome, NotDone, Silent, Unknowable};
     let state = seen.state;
     match (action, seen.passage) {
+        // It is on its way.
+        (Action::MigrateStart { .. }, Some(Passage::HandedOver)) if state == State::Saving => return Silent,
         // What became of it no look at this host can tell.
         (Action::MigrateStart { .. }, Some(Passage::HandedOver)) => return Unknowable,
         (Action::MigrateStart { .. }, Some(Passage::Arrived)) => return Verdict::Remove,

@@ -5,6 +5,7 @@
 //! bounded by `within`.
 
 pub mod libvirt;
+mod migration;
 mod operator;
 pub mod qemu;
 
@@ -36,6 +37,9 @@ pub trait Hypervisor: Send + Sync {
 
     /// Carry out a step of a command. What the capabilities of [`Hypervisor::describe`] call impossible never gets here.
     fn perform(&self, machine: &Machine, step: &Step, within: Duration) -> Result<Evidence, Fault>;
+
+    /// Have the move of a machine that is under way in another thread give up, unless it was handed over.
+    fn call_off(&self, _machine: &Machine) {}
 
     /// What a machine that runs has used.
     fn stats(&self, machine: &Machine, within: Duration) -> Result<Stats, Fault>;

@@ -14,7 +14,9 @@ mod images;
 mod life;
 mod link;
 mod memory;
+mod moving;
 mod parts;
+mod passage;
 mod process;
 mod qmp;
 mod size;
@@ -65,6 +67,7 @@ pub struct Qemu {
     parts: Mutex<BTreeMap<Uuid, Parts>>,
     /// Those of which it could not be seen whether an earlier run of the agent left them running.
     unread: Mutex<BTreeSet<Uuid>>,
+    moves: moving::Moves,
 }
 
 impl Qemu {
@@ -89,6 +92,7 @@ impl Qemu {
             links: Mutex::default(),
             parts: Mutex::default(),
             unread: Mutex::default(),
+            moves: moving::Moves::default(),
         })
     }
 
@@ -287,7 +291,13 @@ impl Qemu {
     /// Ask the monitor what the machine is doing and what it has.
     fn look(&self, machine: &Machine, within: Duration, parts: &Parts) -> Result<Observation, QmpError> {
         let mut qmp = Qmp::connect(&self.socket(machine), Instant::now() + within)?;
-        let status = qmp.status()?;
+        let mut status = qmp.status()?;
+        if let Some(between) = self.look_between(machine, &mut qmp, &status)? {
+            if between.passage.is_some() {
+                return Ok(between);
+            }
+            status = qmp.status()?;
+        }
         let mut seen = observation(&status);
         if status == "prelaunch" && parts.held_anew {
             seen = Observation::of(State::Paused);
@@ -329,7 +339,7 @@ impl Hypervisor for Qemu {
     fn adopt(&self, machine: &Machine, within: Duration) -> Observation {
         match self.take_over(machine, within) {
             Ok(true) => self.observe(machine, within),
-            Ok(false) => match self.ended(machine) {
+            Ok(false) => match self.at_rest(machine) {
                 seen if seen.state == State::Stopped => seen.because("it ended while no agent was watching"),
                 seen => seen,
             },
@@ -341,7 +351,7 @@ impl Hypervisor for Qemu {
         if locked(&self.unread).contains(&machine.uuid) {
             return self.adopt(machine, within);
         }
-        let Some(process) = self.running(machine) else { return self.ended(machine) };
+        let Some(process) = self.running(machine) else { return self.at_rest(machine) };
         let parts = match self.parts(machine) {
             Ok(parts) => parts,
             Err(fault) => return Observation::of(State::Unknown).because(fault.detail.as_str()),
@@ -349,7 +359,7 @@ impl Hypervisor for Qemu {
         match self.look(machine, within, &parts) {
             Ok(seen) => seen,
             Err(QmpError::Closed | QmpError::Unreachable(_)) if process.wait(ENDING_TIME.min(within)) => {
-                self.ended(machine)
+                self.at_rest(machine)
             }
             Err(error) => Observation::of(State::Unknown).because(error.to_string()),
         }
@@ -358,6 +368,9 @@ impl Hypervisor for Qemu {
     fn perform(&self, machine: &Machine, step: &Step, within: Duration) -> Result<Evidence, Fault> {
         if locked(&self.unread).contains(&machine.uuid) {
             self.take_over(machine, within)?;
+        }
+        if !matches!(step, Step::End | Step::MigratePrepare | Step::MigrateCancel) {
+            self.must_stay(machine)?;
         }
         match step {
             Step::Start => self.start(machine, within),
@@ -377,10 +390,14 @@ impl Hypervisor for Qemu {
             Step::AttachNic(nic) => self.attach_nic(machine, nic, within),
             Step::DetachNic(nic) => self.detach_nic(machine, nic, within),
             Step::UpdateNic(..) => self.update_nic(machine, step, within),
-            Step::MigratePrepare | Step::MigrateStart(_) | Step::MigrateCancel => {
-                Err(Fault::new(Failure::Hypervisor, capabilities::NO_MIGRATION))
-            }
+            Step::MigratePrepare => self.await_arrival(machine, within),
+            Step::MigrateStart(peer) => self.move_to(machine, peer, within),
+            Step::MigrateCancel => self.have_back(machine, within),
         }
+    }
+
+    fn call_off(&self, machine: &Machine) {
+        self.give_up(machine);
     }
 
     fn stats(&self, machine: &Machine, within: Duration) -> Result<Stats, Fault> {

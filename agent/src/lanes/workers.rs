@@ -218,12 +218,16 @@ impl Lanes {
 fn perform(backend: &dyn Hypervisor, job: &Job) -> Report {
     let machine = &job.machine;
     let within = Duration::from_millis(job.within_ms.into());
+    if job.task == Task::CallOff {
+        backend.call_off(machine);
+        return Report { ended: None, result: Finding::Performed(Ok(Vec::new())) };
+    }
     if job.task == Task::Adopt {
         return Report { ended: None, result: Finding::Seen(backend.adopt(machine, within)) };
     }
     let mut ended = backend.bury(machine);
     let result = match &job.task {
-        Task::Adopt | Task::Look => {
+        Task::Adopt | Task::CallOff | Task::Look => {
             let seen = backend.observe(machine, within);
             // It may have ended between the two: how it has is more than that it has.
             if seen.state == State::Stopped && ended.is_none() {

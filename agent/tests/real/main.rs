@@ -11,6 +11,8 @@ mod lifecycle;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod migration;
+#[cfg(test)]
 mod networks;
 #[cfg(test)]
 mod program;

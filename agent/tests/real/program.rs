@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_agent");
 
-struct Program {
-    child: Child,
-    address: SocketAddr,
+pub(crate) struct Program {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
 }
 
 impl Program {
-    fn start(directory: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(directory: &Path, more: &[&str]) -> Self {
         Self::with(directory, more, None)
     }
 
-    fn with(directory: &Path, more: &[&str], crash: Option<&str>) -> Self {
+    pub(crate) fn with(directory: &Path, more: &[&str], crash: Option<&str>) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = std::process::Command::new(PROGRAM)
             .args(["--listen", &free.to_string(), "--config"])
@@ -43,7 +43,7 @@ impl Program {
         program
     }
 
-    fn act(&self, op: &str, instance: &str, action: Action) -> Outcome {
+    pub(crate) fn act(&self, op: &str, instance: &str, action: Action) -> Outcome {
         let command = Command::new(op.parse().unwrap(), instance.parse().unwrap(), action);
         let mut client = Client::new(Limits::CLIENT, "agent");
         client.request(Method::Post, path::COMMAND, Some(&encode(&command)));
@@ -56,7 +56,7 @@ impl Program {
         decode::<Answer>(client.reply().unwrap().body).unwrap().outcome
     }
 
-    fn end(mut self, name: &str) -> Option<i32> {
+    pub(crate) fn end(mut self, name: &str) -> Option<i32> {
         signal(self.child.id(), name);
         self.child.wait().unwrap().code()
     }
@@ -170,22 +170,27 @@ fn doomed(directory: &Path, place: &str) -> Program {
     Program::with(directory, &[], Some(place))
 }
 
+/// The same to whoever listens there.
+pub(crate) fn try_at(address: SocketAddr, command: &Command) -> Option<Outcome> {
+    let mut client = Client::new(Limits::CLIENT, "agent");
+    client.request(Method::Post, path::COMMAND, Some(&encode(command)));
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(client.transmit()).ok()?;
+    while client.reply().is_none() {
+        let count = std::io::Read::read(&mut stream, client.space()).ok().filter(|count| *count > 0)?;
+        client.received(count).ok()?;
+    }
+    Some(decode::<Answer>(client.reply()?.body).ok()?.outcome)
+}
+
 impl Program {
     /// Send a command to an agent that may be killed meanwhile; its answer, if there is one.
-    fn try_act(&self, command: &Command) -> Option<Outcome> {
-        let mut client = Client::new(Limits::CLIENT, "agent");
-        client.request(Method::Post, path::COMMAND, Some(&encode(command)));
-        let mut stream = TcpStream::connect(self.address).ok()?;
-        stream.write_all(client.transmit()).ok()?;
-        while client.reply().is_none() {
-            let count = std::io::Read::read(&mut stream, client.space()).ok().filter(|count| *count > 0)?;
-            client.received(count).ok()?;
-        }
-        Some(decode::<Answer>(client.reply()?.body).ok()?.outcome)
+    pub(crate) fn try_act(&self, command: &Command) -> Option<Outcome> {
+        try_at(self.address, command)
     }
 
     /// What is known of a command once it is over; `None` if it never came.
-    fn recall(&self, op_id: &str) -> Option<Outcome> {
+    pub(crate) fn recall(&self, op_id: &str) -> Option<Outcome> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let mut client = Client::new(Limits::CLIENT, "agent");

@@ -21,15 +21,7 @@ const STATES: [State; 8] = [
 /// Verbs after whose native call the instance looks as before.
 fn leaves_no_trace(verb: Verb) -> bool {
     use Verb as V;
-    matches!(
-        verb,
-        V::Reset
-            | V::Snapshot
-            | V::Revert
-            | V::Resize
-            | V::VolumeResize
-            | V::NicUpdate
-    )
+    matches!(verb, V::Reset | V::Snapshot | V::Revert | V::Resize | V::VolumeResize | V::NicUpdate)
 }
 
 #[test]

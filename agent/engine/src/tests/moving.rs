@@ -2,7 +2,9 @@
 
 use super::played::{World, create, stop, volume_attach};
 use crate::{Finding, Known, Report, Step, Task};
-use agent_protocol::{Action, Command, Failure, OpId, Outcome, Precondition, Refusal, State, Text, Uuid, Verb};
+use agent_protocol::{
+    Action, Command, Failure, OpId, Outcome, Precondition, Refusal, State, Text, Uuid, Verb,
+};
 
 fn start() -> Action {
     Action::MigrateStart { peer: "there".parse().unwrap() }
@@ -43,7 +45,9 @@ fn what_may_run_at_its_peer_is_had_back_only_by_whoever_names_how_it_stands() {
     let mut world = World::new();
     let command = broken_off(&mut world);
     for round in 0..2 {
-        for action in [Action::Resume {}, Action::Start {}, start(), Action::MigrateCancel {}, Action::Reset {}] {
+        for action in
+            [Action::Resume {}, Action::Start {}, start(), Action::MigrateCancel {}, Action::Reset {}]
+        {
             assert_eq!(refusal(&world.act("a", action)), Refusal::Frozen);
         }
         assert_eq!(world.real("a").state, State::Paused);
@@ -161,7 +165,11 @@ fn what_was_made_and_never_ran_can_await_a_machine_with_its_disks_and_nothing_el
         let code = refusal(&world.act("a", action));
         assert!(matches!(code, Refusal::Frozen), "it runs elsewhere: {code:?}");
     }
-    assert_eq!(refusal(&world.act("b", prepare(5))), Refusal::AlreadyExists, "one incarnation is one instance");
+    assert_eq!(
+        refusal(&world.act("b", prepare(5))),
+        Refusal::AlreadyExists,
+        "one incarnation is one instance"
+    );
     // It comes, and is one like any other.
     (world.real("a").state, world.real("a").passage) = (State::Running, None);
     assert!(matches!(world.act("a", Action::Pause {}), Outcome::Done { changed: true, .. }));
@@ -199,7 +207,10 @@ fn an_agent_that_ends_between_the_last_trace_and_its_record_knows_that_it_has_le
         }
         places += 1;
         world.pass(1000);
-        let started = world.machines.values().any(|real| real.steps.contains(&Step::MigrateStart("there".parse().unwrap())));
+        let started = world
+            .machines
+            .values()
+            .any(|real| real.steps.contains(&Step::MigrateStart("there".parse().unwrap())));
         match world.engine.outcome(&command.op_id) {
             Known::Never => assert!(!started),
             Known::Ended(Outcome::Done { .. }) => assert_eq!(world.instance("a").state, State::Terminated),

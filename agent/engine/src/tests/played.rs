@@ -378,9 +378,7 @@ pub(crate) fn action(verb: Verb) -> Action {
         Verb::NicAttach => nic_attach("m"),
         Verb::NicDetach => Action::NicDetach { nic: "n".parse().unwrap(), timeout_ms },
         Verb::NicUpdate => Action::NicUpdate { nic: "n".parse().unwrap(), link: agent_protocol::Link::Down },
-        Verb::MigratePrepare => {
-            Action::MigratePrepare { image: "tiny".parse().unwrap(), uuid: Uuid(0xabc) }
-        }
+        Verb::MigratePrepare => Action::MigratePrepare { image: "tiny".parse().unwrap(), uuid: Uuid(0xabc) },
         Verb::MigrateStart => Action::MigrateStart { peer: "there".parse().unwrap() },
         Verb::MigrateCancel => Action::MigrateCancel {},
         Verb::Terminate => Action::Terminate {},

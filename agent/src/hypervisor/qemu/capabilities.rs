@@ -1,10 +1,8 @@
 //! What this backend can do, how, and what it cannot and why.
 
 use super::images::Images;
+use crate::hypervisor::migration::Migration;
 use agent_protocol::{Capability, Support, Text, Verb};
-
-/// Why no machine moves to another host.
-pub(super) const NO_MIGRATION: &str = "moving a machine to another host is not built for QEMU";
 
 /// Every verb, with what becomes of it here.
 pub(super) fn all(images: &Images) -> Vec<Capability> {
@@ -15,6 +13,8 @@ fn one(images: &Images, verb: Verb) -> Capability {
     use Support::{Emulated, Impossible, Native};
     let portal = images.portal.is_some();
     let networks = !images.networks.is_empty();
+    let migration = images.migration.as_ref();
+    let encrypted = migration.is_some_and(|migration| migration.tls.is_some());
     let (support, by) = match verb {
         Verb::Create => (Emulated, "kept by the agent; a process exists only while it runs"),
         Verb::Start => (Native, "a new process with -S, then QMP cont"),
@@ -59,7 +59,25 @@ fn one(images: &Images, verb: Verb) -> Capability {
             (Native, "QMP device_del, the guest is awaited, then netdev_del; on microvm at the next start")
         }
         Verb::NicUpdate => (Native, "QMP set_link"),
-        Verb::MigratePrepare | Verb::MigrateStart | Verb::MigrateCancel => (Impossible, NO_MIGRATION),
+        Verb::MigratePrepare if !migration.is_some_and(Migration::receives) => (
+            Impossible,
+            "the operator's file names no address on which machines are received (migration.listen)",
+        ),
+        Verb::MigrateStart | Verb::MigrateCancel if !migration.is_some_and(Migration::sends) => {
+            (Impossible, "the operator's file names no host that machines may move to (migration.peers)")
+        }
+        Verb::MigratePrepare => {
+            (Native, "a new process with -incoming, QMP migrate-incoming; cont when all has come")
+        }
+        Verb::MigrateStart if encrypted => (
+            Native,
+            "QMP migrate, encrypted; stop before the last part, and the process is ended when its peer has all",
+        ),
+        Verb::MigrateStart => (
+            Native,
+            "QMP migrate, in clear; stop before the last part, and the process is ended when its peer has all",
+        ),
+        Verb::MigrateCancel => (Native, "QMP migrate_cancel, then cont"),
         Verb::Describe => (Native, "QMP query-status, qom-list"),
     };
     Capability { verb, support, by: Text::new(by) }

@@ -81,6 +81,7 @@ pub fn commands(step: &Step, setting: &Setting) -> Vec<Value> {
         Step::AttachNic(nic) => attach_nic(nic, setting),
         Step::DetachNic(nic) => vec![with("device_del", json!({ "id": nic_id(nic) }))],
         Step::UpdateNic(nic, link) => vec![set_link(nic, *link)],
+        // What they send depends on the operator's file and on how far it is: `moving.rs`.
         Step::MigratePrepare | Step::MigrateStart(_) | Step::MigrateCancel => Vec::new(),
     }
 }

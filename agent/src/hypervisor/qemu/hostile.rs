@@ -93,7 +93,10 @@ fn anything(numbers: &mut Numbers, depth: usize) -> Value {
 fn plausible(command: &str, numbers: &mut Numbers) -> Value {
     match command {
         "query-status" => json!({ "status": WORDS[numbers.below(WORDS.len())] }),
-        "query-migrate" => json!({ "status": (["completed", "failed", "active", "x"])[numbers.below(4)] }),
+        "query-migrate" => {
+            let status = ["completed", "failed", "active", "pre-switchover", "setup", "x"][numbers.below(6)];
+            json!({ "status": status, "ram": { "remaining": anything(numbers, 0), "dirty-sync-count": 2 } })
+        }
         "query-jobs" => {
             json!([{ "id": "corbel-snapshot", "status": "concluded", "error": anything(numbers, 0) }])
         }
@@ -163,6 +166,9 @@ fn steps() -> Vec<Step> {
         Step::AttachNic(nic.clone()),
         Step::DetachNic(nic.nic.clone()),
         Step::UpdateNic(nic.nic, Cable::Up),
+        Step::MigrateStart("there".parse().unwrap()),
+        Step::MigrateCancel,
+        Step::MigratePrepare,
     ]
 }
 
@@ -172,7 +178,8 @@ fn every_step_withstands_a_monitor_that_says_anything() {
     let _ = fs::remove_dir_all(&directory);
     let portal = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let file = format!(
-        r#"{{"executable":"/bin/true","portal":"{}","networks":{{"blue":"user"}},"images":{{"a":{{"arguments":[]}}}}}}"#,
+        r#"{{"executable":"/bin/true","portal":"{}","networks":{{"blue":"user"}},
+            "migration":{{"listen":"127.0.0.1","peers":{{"there":"127.0.0.1"}}}},"images":{{"a":{{"arguments":[]}}}}}}"#,
         portal.local_addr().unwrap()
     );
     let qemu = Qemu::new(serde_json::from_str(&file).unwrap(), directory.clone()).unwrap();
@@ -208,7 +215,9 @@ fn every_step_withstands_a_monitor_that_says_anything() {
 
 fn withstand(qemu: &Qemu, machine: &Machine, step: &Step, round: u32) {
     let own = qemu.own_directory(machine);
-    let _ = fs::remove_file(own.join("memory"));
+    for file in ["memory", "moving", "incoming"] {
+        let _ = fs::remove_file(own.join(file));
+    }
     // What ends a process removes its socket; this one is needed again.
     let (socket, held) = (qemu.socket(machine), own.join("qmp-held"));
     if !held.exists() {

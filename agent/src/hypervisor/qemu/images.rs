@@ -1,6 +1,7 @@
 //! The operator's table of images: the only place where paths and arguments stand.
 
 use super::super::Machine;
+use super::super::migration::Migration;
 use super::super::operator::without_repetition;
 use super::board::Board;
 use agent_protocol::{ImageName, NetworkName};
@@ -23,6 +24,9 @@ pub struct Images {
     /// What interfaces can be attached to.
     #[serde(default, deserialize_with = "without_repetition")]
     pub(super) networks: BTreeMap<NetworkName, Network>,
+    /// Where machines may move to, and where they are received.
+    #[serde(default)]
+    pub(super) migration: Option<Migration>,
 }
 
 /// What a network name stands for.
@@ -101,6 +105,9 @@ impl Images {
         }
         if let Some((name, _)) = self.networks.iter().find(|(_, network)| !network.is_possible()) {
             return Err(format!("qemu.networks.{name}: that is not the name of a device of this host"));
+        }
+        if let Some(Err(what)) = self.migration.as_ref().map(Migration::check) {
+            return Err(format!("qemu.{what}"));
         }
         Ok(())
     }

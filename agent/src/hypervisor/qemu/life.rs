@@ -38,6 +38,8 @@ pub(super) enum Beginning<'a> {
     Kept(&'a SnapshotName),
     /// They wait for the memory that was saved.
     Restored,
+    /// They wait for the machine that comes from another host.
+    Arriving,
 }
 
 impl Qemu {
@@ -75,6 +77,9 @@ impl Qemu {
         let directory = self.own_directory(machine);
         let storage = |error: std::io::Error| Fault::new(Failure::Storage, format!("its directory: {error}"));
         private_directory(&directory).map_err(storage)?;
+        if beginning != Beginning::Arriving {
+            self.must_stay(machine)?;
+        }
         if beginning != Beginning::Restored {
             if self.is_saved(machine).map_err(storage)? {
                 return Err(Fault::new(Failure::Hypervisor, "its memory is saved; it can only be restored"));
@@ -145,7 +150,7 @@ impl Qemu {
             Ok(parts.now.clone())
         })?;
         let mut arguments = own_arguments(machine, image, directory);
-        if beginning == Beginning::Restored {
+        if matches!(beginning, Beginning::Restored | Beginning::Arriving) {
             arguments.extend(["-incoming".to_owned(), "defer".to_owned()]);
         }
         arguments.extend(image.arguments(machine, directory));

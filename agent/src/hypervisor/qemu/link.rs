@@ -47,7 +47,8 @@ pub(super) struct Seen {
 }
 
 /// The events that tell of a change which an observation or its reason would show.
-const TOLD: [&str; 10] = [
+const TOLD: [&str; 11] = [
+    "MIGRATION",
     "STOP",
     "RESUME",
     "SHUTDOWN",
@@ -218,7 +219,7 @@ impl Pace {
 fn told(message: &Value) -> Option<Seen> {
     let event = message.get("event")?.as_str().filter(|event| TOLD.contains(event))?;
     let words = |key: &str| message.get("data")?.get(key)?.as_str().filter(|words| !words.is_empty());
-    let about = ["device", "node-name", "reason", "action"].into_iter().find_map(words);
+    let about = ["device", "node-name", "reason", "action", "status"].into_iter().find_map(words);
     if event == "DEVICE_DELETED" && message.pointer("/data/device").is_none() {
         // Of a part of the device, which comes before the whole.
         return None;

@@ -74,6 +74,11 @@ impl Qmp {
         Ok(qmp)
     }
 
+    /// From now on all must be over by that time.
+    pub(crate) const fn until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// The time by which all must be over.
     pub(crate) const fn deadline(&self) -> Instant {
         self.deadline
