@@ -153,7 +153,9 @@ fn action(
         Verb::NicAttach => nic(args).map(|nic| Action::NicAttach { nic }),
         Verb::NicDetach => args.nic.map(|nic| Action::NicDetach { nic, timeout_ms }),
         Verb::NicUpdate => args.nic.zip(args.link).map(|(nic, link)| Action::NicUpdate { nic, link }),
-        Verb::MigratePrepare => args.image.map(|image| Action::MigratePrepare { image }),
+        Verb::MigratePrepare => {
+            args.image.zip(args.uuid).map(|(image, uuid)| Action::MigratePrepare { image, uuid })
+        }
         Verb::MigrateStart => args.peer.map(|peer| Action::MigrateStart { peer }),
         Verb::MigrateCancel => Some(Action::MigrateCancel {}),
         Verb::Terminate => Some(Action::Terminate {}),

@@ -331,7 +331,10 @@ pub(crate) fn action(verb: Verb) -> Action {
         Verb::NicAttach => Action::NicAttach { nic },
         Verb::NicDetach => Action::NicDetach { nic: nic.nic, timeout_ms },
         Verb::NicUpdate => Action::NicUpdate { nic: nic.nic, link: Link::Down },
-        Verb::MigratePrepare => Action::MigratePrepare { image: "deaf".parse().unwrap() },
+        Verb::MigratePrepare => Action::MigratePrepare {
+            image: "deaf".parse().unwrap(),
+            uuid: agent_protocol::Uuid::from_random(7),
+        },
         Verb::MigrateStart => Action::MigrateStart { peer: "peer".parse().unwrap() },
         Verb::MigrateCancel => Action::MigrateCancel {},
         Verb::Terminate => Action::Terminate {},

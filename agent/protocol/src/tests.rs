@@ -339,6 +339,10 @@ fn the_bytes_of_the_further_actions_are_frozen() {
         r#"{"verb":"resize","size":{"cpus":2}}"#,
     );
     golden(
+        &Action::MigratePrepare { image: "tiny".parse().unwrap(), uuid: Uuid::from_random(0) },
+        r#"{"verb":"migrate.prepare","image":"tiny","uuid":"00000000-0000-4000-8000-000000000000"}"#,
+    );
+    golden(
         &Action::Reboot { timeout_ms: 9, then: Then::Force },
         r#"{"verb":"reboot","timeout_ms":9,"then":"force"}"#,
     );

@@ -3,7 +3,7 @@
 use crate::{ClientToken, OperationView, ProblemDocument, TargetId};
 use agent_protocol::{
     ImageName, InstanceId, Link, Mac, NetworkName, NicName, Object, PeerName, Precondition, Size,
-    SnapshotName, Then, Verb, VolumeName,
+    SnapshotName, Then, Uuid, Verb, VolumeName,
 };
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,8 @@ arguments! {
     peer: PeerName = PEER 13,
     /// The image that the instance was made of.
     image: ImageName = IMAGE 14,
+    /// Which incarnation the instance is at its source.
+    uuid: Uuid = UUID 15,
 }
 
 /// Which arguments a verb takes, as bits of [`argument`].
@@ -216,7 +218,7 @@ pub const fn form(verb: Verb) -> Option<Form> {
         Verb::NicAttach => (a::NIC | a::NETWORK | a::MAC, a::LINK),
         Verb::NicDetach => (a::NIC, a::TIMEOUT),
         Verb::NicUpdate => (a::NIC | a::LINK, 0),
-        Verb::MigratePrepare => (a::IMAGE, 0),
+        Verb::MigratePrepare => (a::IMAGE | a::UUID, 0),
         Verb::MigrateStart => (a::PEER, 0),
         Verb::Start
         | Verb::ForceStop

@@ -422,17 +422,20 @@ pub(crate) struct NicOf {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Migrate {
-    /// Make this host ready to receive an instance
+    /// Make this host ready to receive an instance: a new one, or one that was created and never started
     Prepare {
         #[command(flatten)]
         of: Named,
         /// The image it was made of
         #[arg(long, value_parser = name::<ImageName>)]
         image: ImageName,
+        /// Its UUID at the host that it comes from, which it keeps
+        #[arg(long, value_parser = uuid)]
+        uuid: Uuid,
         #[command(flatten)]
         terms: Terms,
     },
-    /// Move an instance to another host while it runs
+    /// Move an instance to another host while it runs; when that is done it is terminated here
     Start {
         #[command(flatten)]
         of: Named,
@@ -442,7 +445,8 @@ pub(crate) enum Migrate {
         #[command(flatten)]
         terms: Terms,
     },
-    /// Stop moving it
+    /// Stop moving it: it goes on here. Of one that was handed over and has not arrived for certain, only with
+    /// --if-generation as it stands, and when it does not run at the other host
     Cancel {
         #[command(flatten)]
         of: Named,

@@ -91,8 +91,11 @@ fn actions_with_parts() -> Vec<(&'static str, Action)> {
             Action::NicUpdate { nic: "lan".parse().unwrap(), link: Link::Down },
         ),
         (
-            r#"{"verb":"migrate.prepare","args":{"image":"tiny"}}"#,
-            Action::MigratePrepare { image: "tiny".parse().unwrap() },
+            r#"{"verb":"migrate.prepare","args":{"image":"tiny","uuid":"01234567-89ab-4def-8123-456789abcdef"}}"#,
+            Action::MigratePrepare {
+                image: "tiny".parse().unwrap(),
+                uuid: "01234567-89ab-4def-8123-456789abcdef".parse().unwrap(),
+            },
         ),
         (
             r#"{"verb":"migrate.start","args":{"peer":"next-door"}}"#,

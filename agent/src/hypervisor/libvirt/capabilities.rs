@@ -4,7 +4,8 @@ use super::images::Section;
 use agent_protocol::{Capability, Support, Text, Verb};
 
 /// Why no machine moves to another host.
-pub(super) const NO_MIGRATION: &str = "moving a machine to another host is not built for libvirt";
+pub(super) const NO_MIGRATION: &str = "libvirt lets the source go on when its peer's answer is lost, \
+    although the other copy may run; to drive its phases one by one, documents would have to pass between the agents";
 
 /// Every verb, with what becomes of it here.
 pub(super) fn all(section: &Section) -> Vec<Capability> {

@@ -187,11 +187,11 @@ fn nic(api: &mut Api<'_>, nic: &Nic) -> Outcome<Exit> {
 
 fn migrate(api: &mut Api<'_>, migrate: &Migrate) -> Outcome<Exit> {
     let (of, terms, verb, arguments) = match migrate {
-        Migrate::Prepare { of, image, terms } => (
+        Migrate::Prepare { of, image, uuid, terms } => (
             of,
             terms,
             Verb::MigratePrepare,
-            Arguments { image: Some(image.clone()), ..Arguments::default() },
+            Arguments { image: Some(image.clone()), uuid: Some(*uuid), ..Arguments::default() },
         ),
         Migrate::Start { of, to, terms } => {
             (of, terms, Verb::MigrateStart, Arguments { peer: Some(to.clone()), ..Arguments::default() })

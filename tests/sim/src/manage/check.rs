@@ -100,8 +100,13 @@ impl Check {
     /// A native call is made, for a command or not.
     pub(crate) fn performs(&mut self, op: Option<&str>, job: &Job) {
         let kind = match &job.task {
-            // To end what has ended does nothing.
-            Task::Adopt | Task::Look | Task::Stats | Task::Remove | Task::Perform(Step::End) => None,
+            // To end what has ended does nothing, and here nothing moves that could be called off.
+            Task::Adopt
+            | Task::Look
+            | Task::Stats
+            | Task::CallOff
+            | Task::Remove
+            | Task::Perform(Step::End) => None,
             Task::Perform(Step::Start) => Some("start"),
             Task::Perform(Step::Pause) => Some("pause"),
             Task::Perform(Step::Resume) => Some("resume"),

@@ -73,6 +73,8 @@ impl Hypervisor {
                 within,
             ),
             Task::Adopt | Task::Look => (Finding::Seen(Observation::of(guest.state())), quick),
+            // Nothing moves here.
+            Task::CallOff => (done("nothing was under way"), quick),
             Task::Stats => (Finding::Used(Err(Fault::new(Failure::Hypervisor, "no figures"))), quick),
             Task::Remove => {
                 guest.end();
