@@ -293,7 +293,7 @@ impl Qemu {
         let mut qmp = Qmp::connect(&self.socket(machine), Instant::now() + within)?;
         let mut status = qmp.status()?;
         if let Some(between) = self.look_between(machine, &mut qmp, &status)? {
-            if between.passage.is_some() {
+            if between.passage.is_some() || between.state == State::Unknown {
                 return Ok(between);
             }
             status = qmp.status()?;

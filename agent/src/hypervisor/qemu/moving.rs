@@ -347,7 +347,9 @@ impl Qemu {
 
     /// Let one that was handed over go on here, for somebody who knows that it does not run at its peer.
     pub(super) fn have_back(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
-        let Some(leaving) = self.leaving(machine) else { return Err(failed("it was not handed over")) };
+        let storage = |error: std::io::Error| Fault::new(Failure::Storage, error.to_string());
+        let leaving = self.leaving(machine).map_err(storage)?;
+        let leaving = leaving.ok_or_else(|| failed("it was not handed over"))?;
         if leaving.stage == Stage::Arrived {
             return Err(failed(format!("{} has said that it has all of it", leaving.peer)));
         }
@@ -361,8 +363,7 @@ impl Qemu {
             }
             how = "cont; query-status says running".into();
         }
-        let gone = remove_durably(&self.own_directory(machine).join("moving"));
-        gone.map_err(|error| Fault::new(Failure::Storage, error.to_string()))?;
+        remove_durably(&self.own_directory(machine).join("moving")).map_err(storage)?;
         Ok(vec![Text::new(&how)])
     }
 }

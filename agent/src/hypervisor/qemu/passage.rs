@@ -65,6 +65,19 @@ pub(super) fn remove_durably(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// What a file holds; nothing if there is none.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn unseen(error: &io::Error) -> String {
+    format!("whether it stands between two hosts cannot be seen: {error}")
+}
+
 /// How far a migration is, in QEMU's words (`MigrationStatus`); nothing if there was none.
 pub(super) fn status(progress: &Value) -> &str {
     progress.get("status").and_then(Value::as_str).unwrap_or_default()
@@ -86,55 +99,52 @@ impl Coming {
 }
 
 impl Qemu {
-    /// What is written down of one that leaves. What cannot be read may have been handed over.
-    pub(super) fn leaving(&self, machine: &Machine) -> Option<Leaving> {
-        match fs::read(self.own_directory(machine).join("moving")) {
-            Ok(bytes) => Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| Leaving {
-                stage: Stage::HandedOver,
-                peer: "a peer whose name cannot be read".into(),
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(_) => Some(Leaving { stage: Stage::HandedOver, peer: "an unknown peer".into() }),
-        }
+    /// What is written down of one that leaves. What nobody can make sense of may have been handed over.
+    pub(super) fn leaving(&self, machine: &Machine) -> io::Result<Option<Leaving>> {
+        let bytes = read(&self.own_directory(machine).join("moving"))?;
+        let lost = || Leaving { stage: Stage::HandedOver, peer: "a peer whose name is lost".into() };
+        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_else(|_| lost())))
     }
 
-    fn coming(&self, machine: &Machine) -> Option<Coming> {
-        match fs::read(self.own_directory(machine).join("incoming")) {
-            Ok(bytes) => Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| Coming::now())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            // What cannot be read is not started.
-            Err(_) => Some(Coming::now()),
-        }
+    fn coming(&self, machine: &Machine) -> io::Result<Option<Coming>> {
+        let bytes = read(&self.own_directory(machine).join("incoming"))?;
+        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_else(|_| Coming::now())))
     }
 
     /// Where the machine stands between two hosts, if it does.
-    pub(super) fn passage(&self, machine: &Machine) -> Option<Passage> {
-        if self.coming(machine).is_some() {
-            return Some(Passage::Awaited);
+    fn passage(&self, machine: &Machine) -> io::Result<Option<Passage>> {
+        if self.coming(machine)?.is_some() {
+            return Ok(Some(Passage::Awaited));
         }
-        match self.leaving(machine)?.stage {
+        Ok(self.leaving(machine)?.and_then(|leaving| match leaving.stage {
             Stage::Begun => None,
             Stage::HandedOver => Some(Passage::HandedOver),
             Stage::Arrived => Some(Passage::Arrived),
-        }
+        }))
     }
 
     /// Why a step that could let the machine run is not taken, whatever asked for it.
     pub(super) fn must_stay(&self, machine: &Machine) -> Result<(), Fault> {
         let words = match self.passage(machine) {
-            None => return Ok(()),
-            Some(Passage::Awaited) => "it runs at another host until it has come from there",
-            Some(Passage::HandedOver | Passage::Arrived) => "it was handed over, and may run at its peer",
+            Ok(None) => return Ok(()),
+            Ok(Some(Passage::Awaited)) => "it runs at another host until it has come from there",
+            Ok(Some(Passage::HandedOver | Passage::Arrived)) => "it was handed over, and may run at its peer",
+            Err(error) => return Err(Fault::new(Failure::Storage, unseen(&error))),
         };
         Err(Fault::new(Failure::Hypervisor, words))
     }
 
     /// One that has no process.
     pub(super) fn at_rest(&self, machine: &Machine) -> Observation {
-        let passage = self.passage(machine);
+        let passage = match self.passage(machine) {
+            Ok(passage) => passage,
+            Err(error) => return Observation::of(State::Unknown).because(unseen(&error)),
+        };
         let seen = match passage {
-            Some(Passage::Awaited) => Observation::of(State::Failed)
-                .because("what was to come from another host did not, or not whole"),
+            Some(Passage::Awaited) => {
+                let why = "what was to come from another host did not, or not whole";
+                Observation::of(State::Failed).because(why)
+            }
             Some(Passage::HandedOver) => Observation::of(State::Failed).because(self.open_question(machine)),
             _ => self.ended(machine),
         };
@@ -142,7 +152,8 @@ impl Qemu {
     }
 
     fn open_question(&self, machine: &Machine) -> String {
-        let peer = self.leaving(machine).map_or_else(String::new, |leaving| leaving.peer);
+        let leaving = self.leaving(machine).unwrap_or_default();
+        let peer = leaving.map_or_else(String::new, |leaving| leaving.peer);
         format!("it was handed over to {peer}, and whether it runs there is not known")
     }
 
@@ -155,10 +166,16 @@ impl Qemu {
         qmp: &mut Qmp,
         status: &str,
     ) -> Result<Option<Observation>, QmpError> {
-        if let Some(coming) = self.coming(machine) {
+        let (coming, leaving) = match (self.coming(machine), self.leaving(machine)) {
+            (Ok(coming), Ok(leaving)) => (coming, leaving),
+            (Err(error), _) | (_, Err(error)) => {
+                return Ok(Some(Observation::of(State::Unknown).because(unseen(&error))));
+            }
+        };
+        if let Some(coming) = coming {
             return self.look_at_coming(machine, qmp, status, &coming).map(Some);
         }
-        let Some(leaving) = self.leaving(machine) else { return Ok(None) };
+        let Some(leaving) = leaving else { return Ok(None) };
         let file = self.own_directory(machine).join("moving");
         if leaving.stage == Stage::Begun || status == "running" {
             // Of one that was handed over only having it back makes it run.
