@@ -316,6 +316,9 @@ impl Serving {
     }
 
     fn receive(&mut self, now: Instant) -> Result<Received, End> {
+        if self.is_over {
+            return self.receive_behind(now);
+        }
         let mut bytes = 0;
         while bytes < BYTES_PER_PASS && !self.is_over {
             if !self.connection.has_space() {
@@ -351,6 +354,18 @@ impl Serving {
             }
             self.drain()?;
         }
+        Ok(Received::Enough)
+    }
+
+    /// Commands wait for their turn. What stands behind them waits as well, but for pings.
+    fn receive_behind(&mut self, now: Instant) -> Result<Received, End> {
+        let (connection, mut taken) = (&mut self.connection, Ok(0));
+        // That the initiator is gone shows when its commands have had their turn.
+        let _ = self.stream.read_with(|some| {
+            taken = connection.take_behind(now, some);
+            taken.unwrap_or(0)
+        });
+        taken.map_err(|fatal| self.dropped(&fatal))?;
         Ok(Received::Enough)
     }
 

@@ -4,6 +4,7 @@ mod copy;
 mod cut_through;
 mod figures;
 mod functions;
+mod greedy;
 mod notices;
 mod proof;
 mod reservations;

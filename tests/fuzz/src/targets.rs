@@ -29,6 +29,9 @@ pub(crate) fn iscsi(input: &[u8]) {
         if connection.received(START, count).is_err() {
             return;
         }
+        // Whoever has something wait looks for pings behind it.
+        let Ok(behind) = connection.take_behind(START, rest) else { return };
+        rest = &rest[behind..];
         while let Some(event) = connection.poll_event() {
             answer(&mut connection, event, &share);
         }

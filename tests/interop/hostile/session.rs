@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use storage_iscsi::wire::{
     DataIn, DataOut, Header, LoginResponse, NopIn, NopOut, RESERVED_TAG, ReadyToTransfer, Reject,
-    ScsiCommand, ScsiResponse, TaskManagementRequest, TaskManagementResponse, opcode,
+    ScsiCommand, ScsiResponse, SerialNumber, TaskManagementRequest, TaskManagementResponse, opcode,
 };
 
 pub(crate) const GOOD: u8 = 0x00;
@@ -71,6 +71,8 @@ struct Pending {
 pub(crate) struct Session {
     pub(crate) peer: Peer,
     pub(crate) cmd_sn: u32,
+    /// Up to where the target takes commands; for who keeps to it.
+    max_cmd_sn: u32,
     pub(crate) exp_stat_sn: u32,
     tag: u32,
     /// The longest data segment that the target takes.
@@ -136,6 +138,7 @@ impl Session {
         Self {
             peer,
             cmd_sn: response.exp_cmd_sn,
+            max_cmd_sn: response.max_cmd_sn,
             exp_stat_sn: response.stat_sn.wrapping_add(1),
             tag: 0x100,
             segment,
@@ -177,6 +180,11 @@ impl Session {
         let number = self.cmd_sn;
         self.cmd_sn = number.wrapping_add(1);
         number
+    }
+
+    /// Whether the window has room for another command. What is sent all the same is ignored, its number with it.
+    pub(crate) fn has_room(&self) -> bool {
+        !SerialNumber(self.max_cmd_sn).is_before(SerialNumber(self.cmd_sn))
     }
 
     /// A command in sequence that is complete in itself: `out` goes with it, `expected` bytes may come back.
@@ -334,6 +342,11 @@ impl Session {
 
     fn take(&mut self, header: &Header, data: &[u8]) -> Result<(), String> {
         let tag = header.initiator_task_tag();
+        // It stands at the same place in all that a target says.
+        let max_cmd_sn = NopIn::read(header).max_cmd_sn;
+        if SerialNumber(self.max_cmd_sn).is_before(SerialNumber(max_cmd_sn)) {
+            self.max_cmd_sn = max_cmd_sn;
+        }
         match header.opcode() {
             opcode::SCSI_RESPONSE => {
                 let response = ScsiResponse::read(header);

@@ -197,6 +197,28 @@ impl Connection {
         Ok(taken)
     }
 
+    /// Take what stands behind commands that the layer above keeps waiting in [`Self::poll_event`]: pings, which wait for
+    /// no command, and, to get to them, commands without data of their own, which wait there as well. Data for those that
+    /// wait has no place yet, so that this is as far as it goes. Answers how many bytes that were.
+    ///
+    /// # Errors
+    /// The connection must be dropped.
+    pub fn take_behind(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Fatal> {
+        let mut rest = bytes;
+        while !rest.is_empty() && self.may_read_behind(rest) {
+            let taken = self.take_part(rest)?;
+            if taken == 0 {
+                break;
+            }
+            rest = &rest[taken..];
+        }
+        let taken = bytes.len() - rest.len();
+        if taken > 0 {
+            self.alive(now);
+        }
+        Ok(taken)
+    }
+
     /// Whether these bytes, which come next, begin a SCSI command.
     pub fn begins_command(&self, bytes: &[u8]) -> bool {
         self.is_between() && bytes.first().is_some_and(|first| first & 0x3f == opcode::SCSI_COMMAND)
@@ -241,6 +263,27 @@ impl Connection {
             && self.may_begin()
             && self.events.len() < self.events.capacity()
             && !self.may_have_siblings()
+    }
+
+    /// Whether these bytes may be read although events wait: of a ping, whose answer tells of nothing else and may be given
+    /// first, or of a command as [`Self::may_read_command`] has it, be they a part of its header.
+    fn may_read_behind(&self, bytes: &[u8]) -> bool {
+        let Incoming { part, have, is_parked, ref head, .. } = self.incoming;
+        let have = if part == Part::Header { have } else { BASIC_HEADER };
+        let byte = |at: usize| if at < have { head.get(at) } else { bytes.get(at - have) };
+        let may = if self.is_between() { self.may_begin() } else { self.is_open() && !is_parked };
+        let waits = matches!(self.events.back(), Some(Event::Command(_) | Event::Received { .. }));
+        let is_meant = match byte(0).map(|first| first & 0x3f) {
+            Some(opcode::NOP_OUT) => true,
+            Some(opcode::SCSI_COMMAND) => {
+                part == Part::Header
+                    && (4..8).all(|at| byte(at).is_none_or(|length| *length == 0))
+                    && self.events.len() < self.events.capacity()
+                    && !self.may_have_siblings()
+            }
+            _ => false,
+        };
+        waits && may && is_meant
     }
 
     /// The command whose data stands next on the connection and has no place. Until it gets one by

@@ -1,8 +1,8 @@
 //! Many small PDUs at once, both ways.
 
-use super::bench::{Bench, pattern};
-use crate::wire::{Digests, NopOut, opcode};
-use crate::{Event, Outcome};
+use super::bench::{Bench, Heard, pattern};
+use crate::wire::{Digests, NopIn, NopOut, RESERVED_TAG, ScsiCommand, TaskManagementRequest, opcode};
+use crate::{Event, Limits, Outcome};
 
 impl Bench {
     /// What the target says into so much room.
@@ -41,7 +41,7 @@ fn what_could_end_a_command_waits_until_that_command_is_known_above() {
     let read = bench.read_command(1, 512).header().0;
     let write = bench.write_command(2, 512);
     let next = bench.read_command(3, 512).header().0;
-    let mut bytes = [read, crate::wire::ScsiCommand { data_segment: 512, ..write }.header().0].concat();
+    let mut bytes = [read, ScsiCommand { data_segment: 512, ..write }.header().0].concat();
     bytes.extend(pattern(0, 512));
     bytes.extend(next);
     assert_eq!(bench.connection.take(bench.now, &bytes), Ok(48), "data has no place yet");
@@ -142,4 +142,144 @@ fn what_is_filled_in_as_a_whole_is_what_is_polled_in_parts() {
             assert!(said(Some(room)) == polled, "{keys:?}, room for {room}");
         }
     }
+}
+
+fn ping(bench: &Bench, tag: u32) -> NopOut {
+    NopOut {
+        immediate: true,
+        initiator_task_tag: tag,
+        target_transfer_tag: RESERVED_TAG,
+        cmd_sn: bench.cmd_sn,
+        ..Default::default()
+    }
+}
+
+/// Take what may be taken behind commands that wait, when so much of it is there and when all is. Answers how much that
+/// was, and what was heard.
+fn taken_behind(bench: &mut Bench, bytes: &[u8], there: usize) -> (usize, Vec<Heard>) {
+    let (mut taken, mut heard) = (0, Vec::new());
+    for end in [there, bytes.len()] {
+        while taken < end {
+            let some = bench.connection.take_behind(bench.now, &bytes[taken..end]).expect("legal");
+            heard.extend(std::iter::from_fn(|| bench.try_hear()));
+            taken += some;
+            if some == 0 {
+                break;
+            }
+        }
+    }
+    (taken, heard)
+}
+
+#[test]
+fn pings_are_taken_behind_commands_that_wait_however_they_are_cut() {
+    for keys in ["", "HeaderDigest=CRC32C\0DataDigest=CRC32C\0"] {
+        let mut split = 0;
+        loop {
+            let mut bench = Bench::logged_in(keys);
+            let first = bench.read_command(1, 512).header();
+            let first = bench.bytes(first, &[]);
+            assert_eq!(bench.connection.take(bench.now, &first), Ok(first.len()));
+            let command = bench.write_command(2, 512).header();
+            let mut bytes = bench.bytes(command, &[]);
+            // With padding, and wanting no answer, and in sequence.
+            bytes.extend(bench.bytes(ping(&bench, 3).header(), b"a ping"));
+            bytes.extend(bench.bytes(ping(&bench, RESERVED_TAG).header(), b"nobody's"));
+            let in_sequence = NopOut { immediate: false, ..ping(&bench, 4) };
+            bench.cmd_sn += 1;
+            bytes.extend(bench.bytes(in_sequence.header(), &[]));
+            if split > bytes.len() {
+                break;
+            }
+            let (taken, heard) = taken_behind(&mut bench, &bytes, split);
+            assert_eq!(taken, bytes.len(), "{split}");
+            let heard: Vec<_> = heard
+                .iter()
+                .map(|Heard { header, data }| (header.opcode(), header.initiator_task_tag(), &data[..]))
+                .collect();
+            assert_eq!(heard, [(opcode::NOP_IN, 3, &b"a ping"[..]), (opcode::NOP_IN, 4, &[])]);
+            assert_eq!([512, 512].map(|_| bench.taken().expected_data_transfer_length), [512, 512]);
+            bench.no_event();
+            split += 1;
+        }
+    }
+}
+
+/// What says something else, as it stands on the wire.
+type Other = fn(&mut Bench) -> Vec<u8>;
+
+#[test]
+fn nothing_else_is_taken_behind_commands_that_wait() {
+    let abort = |bench: &mut Bench| {
+        let request = TaskManagementRequest {
+            immediate: true,
+            function: 2,
+            initiator_task_tag: 9,
+            referenced_task_tag: RESERVED_TAG,
+            cmd_sn: bench.cmd_sn,
+            ..Default::default()
+        };
+        request.header().0.to_vec()
+    };
+    let immediate =
+        |bench: &mut Bench| bench.write_command(9, 512).header().with_data_segment(512).0.to_vec();
+    let additional = |bench: &mut Bench| {
+        let mut header = bench.read_command(9, 512).header();
+        header.0[4] = 1;
+        [&header.0[..], &[0, 1, 0x3f, 0]].concat()
+    };
+    let others: [Other; 3] = [abort, immediate, additional];
+    for other in others {
+        for split in 0..=48 {
+            let mut bench = Bench::logged_in("");
+            let read = bench.read_command(1, 512).header().0;
+            assert_eq!(bench.connection.take(bench.now, &read), Ok(48));
+            let mut bytes = other(&mut bench);
+            bytes.extend(ping(&bench, 3).header().0);
+            let (taken, heard) = taken_behind(&mut bench, &bytes, split);
+            // Before its length is there a header may be one without data.
+            assert!(taken < 8 && heard.is_empty(), "{taken} of {split}: {heard:?}");
+            bench.taken();
+            bench.no_event();
+            // Then it is taken, and what it is about is known above.
+            let more = bench.connection.take(bench.now, &bytes[taken..]);
+            assert!(more.is_ok_and(|more| more + taken >= 48), "{more:?}");
+        }
+    }
+}
+
+#[test]
+fn as_many_commands_as_the_window_has_room_for_are_taken_on_the_way_to_a_ping() {
+    let mut bench = Bench::logged_in_with(&Limits { commands: 8, ..Limits::default() }, "");
+    let mut bytes = Vec::new();
+    // Two of them lie beyond the window: as if they had never come.
+    for tag in 0..10 {
+        bytes.extend(bench.read_command(tag, 512).header().0);
+    }
+    bytes.extend(ping(&bench, 20).header().0);
+    assert_eq!(bench.connection.take(bench.now, &bytes[..48]), Ok(48));
+    let (taken, heard) = taken_behind(&mut bench, &bytes[48..], 0);
+    assert_eq!((taken, heard.len()), (10 * 48, 1));
+    let echo = NopIn::read(&heard[0].header);
+    assert_eq!(echo.initiator_task_tag, 20);
+    assert_eq!(echo.exp_cmd_sn, echo.max_cmd_sn.wrapping_add(1), "the window is closed");
+    for _ in 0..8 {
+        bench.taken();
+    }
+    bench.no_event();
+    assert_eq!(bench.connection.counters().ignored, 2);
+}
+
+#[test]
+fn pings_behind_commands_that_wait_are_answered_one_by_one() {
+    let mut bench = Bench::logged_in("");
+    let read = bench.read_command(1, 512).header().0;
+    assert_eq!(bench.connection.take(bench.now, &read), Ok(48));
+    let mut bytes = Vec::new();
+    for tag in 2..200 {
+        bytes.extend(bench.bytes(ping(&bench, tag).header(), b"ping"));
+    }
+    let (taken, heard) = taken_behind(&mut bench, &bytes, 0);
+    assert_eq!((taken, heard.len()), (bytes.len(), 198));
+    bench.taken();
 }
