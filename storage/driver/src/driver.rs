@@ -306,7 +306,9 @@ impl Driver {
         let patience = self.limits.nbd.suspect_after;
         let is_waited_for = self.flights.requests() > 0 || self.flushes.is_under_way();
         let is_silent = is_waited_for && now >= self.heard + patience;
-        let is_held_back = self.queue.iter().any(|waiting| now >= waiting.since + patience);
+        // What failed of late, and is to be tried again in a moment, waits for nobody and has an end of its own.
+        let waits = |waiting: &Waiting| waiting.not_before.is_none() && now >= waiting.since + patience;
+        let is_held_back = self.queue.iter().any(waits);
         self.stalled.is_some() || self.phase != Phase::Open || is_silent || is_held_back
     }
 

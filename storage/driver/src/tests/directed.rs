@@ -657,3 +657,22 @@ fn an_export_that_has_become_read_only_and_fails_to_flush_is_not_used_until_it_t
     assert_eq!(bench.result(2), Some(Ok(())));
     assert_eq!(bench.disk.durable()[0], 0xa1);
 }
+
+#[test]
+fn what_lacks_space_is_told_so_and_not_that_the_service_is_stalled() {
+    let mut bench = Bench::open();
+    bench.push(1, WRITE, 0, 1, 0xa1);
+    let mut tries = 0;
+    while bench.result(1).is_none() {
+        bench.carry(0);
+        while bench.sessions[0].as_ref().is_some_and(|session| !session.waiting.is_empty()) {
+            bench.answer(0, command::WRITE, Shape::Error(error::ENOSPC));
+            bench.carry(0);
+            tries += 1;
+        }
+        assert!(!bench.driver.is_stalled(bench.now), "after {tries} tries");
+        bench.wait(250);
+    }
+    assert_eq!(bench.result(1), Some(Err(Error::NoSpace)));
+    assert!(tries > 10, "it was tried {tries} times while commands are held");
+}
