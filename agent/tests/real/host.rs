@@ -212,7 +212,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -226,7 +226,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn start(directory: &Path, port: u16) -> Self {
+    pub(crate) fn start(directory: &Path, port: u16) -> Self {
         let program = "/usr/sbin/tgtd";
         assert!(Path::new(program).exists(), "these tests need {program} (Debian: tgt)");
         let socket = directory.join("tgtd");

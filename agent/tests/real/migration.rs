@@ -1,6 +1,6 @@
 //! Machines that move from host to host: two agents, two real QEMUs, and a guest that counts.
 
-use crate::host::run;
+use crate::host::{Target, free_port, nic, run, volume};
 use crate::program::Program;
 use crate::world::{runs, signal};
 use agent_protocol::{Action, Command, Failure, Instance, Outcome, Precondition, Refusal, State, Uuid};
@@ -27,6 +27,7 @@ struct Pair {
     here: Option<Program>,
     there: Option<Program>,
     next: std::cell::Cell<u32>,
+    portal: u16,
 }
 
 impl Pair {
@@ -45,6 +46,7 @@ impl Pair {
         // Ports of their own, so that tests that run at once are not in each other's way.
         let port =
             20_000 + std::process::id() % 20_000 + wish.name.bytes().map(u32::from).sum::<u32>() % 8_000;
+        let portal = free_port();
         for (host, own) in [("here", "127.0.0.2"), ("there", "127.0.0.3")] {
             let tls = wish.tls.map_or(String::new(), |kind| {
                 format!(r#""tls":{{"kind":"{kind}","directory":"{}"}},"#, directory.join(host).display())
@@ -54,6 +56,7 @@ impl Pair {
                 r#"{{"qemu":{{"executable":"/usr/bin/qemu-system-x86_64","images":{{
                     "ticking":{{"arguments":["-machine","pc,accel=tcg","-m","16","-serial","file:{{directory}}/serial",
                         "-drive","file={},format=raw,if=floppy,readonly=on"]}}}},
+                    "portal":"127.0.0.1:{portal}","networks":{{"blue":"user"}},
                     "migration":{{"listen":"{own}","ports":[{port},{}],{tls}
                         "peers":{{"here":"127.0.0.2","there":"127.0.0.3"}},
                         "mib_per_s":{speed},"downtime_ms":{downtime},"patience_s":{}}}}}}}"#,
@@ -63,7 +66,8 @@ impl Pair {
             );
             std::fs::write(directory.join(host).join("images.json"), file).unwrap();
         }
-        let mut pair = Self { directory, here: None, there: None, next: std::cell::Cell::new(0) };
+        let next = std::cell::Cell::new(0);
+        let mut pair = Self { directory, here: None, there: None, next, portal };
         pair.here = Some(pair.start("here", None));
         pair.there = Some(pair.start("there", None));
         pair
@@ -134,8 +138,15 @@ impl Pair {
         let create = Action::Create { image: "ticking".parse().unwrap(), start: true, size };
         let made = instance(&self.act("here", create));
         self.says_more("here", made.uuid);
-        let waits = instance(&self.act("there", prepare(made.uuid)));
+        let outcome = self.act("there", prepare(made.uuid));
+        let waits = instance(&outcome);
         assert_eq!((waits.state, waits.uuid), (State::Pending, made.uuid));
+        let Outcome::Done { evidence, .. } = outcome else { panic!() };
+        let (_, port) =
+            evidence[0].as_str().split_once("waits at 127.0.0.3:").expect("the operator's address");
+        let port: u16 = port.split(' ').next().unwrap().parse().unwrap();
+        let elsewhere = std::net::TcpStream::connect(("127.0.0.1", port));
+        assert!(elsewhere.is_err(), "it listens on that address and on no other");
         made.uuid
     }
 
@@ -513,4 +524,79 @@ fn a_source_whose_process_dies_after_it_was_handed_over_is_not_started_again() {
     assert!(matches!(pair.act("here", cut), Outcome::Done { .. }));
     assert_eq!(refusal(&pair.act("here", Action::Start {})), Refusal::Frozen);
     assert_eq!(instance(&pair.act("here", Action::Terminate {})).state, State::Terminated);
+}
+
+#[test]
+fn disks_and_interfaces_move_with_it_and_are_let_go_of_by_the_source() {
+    let pair = Pair::new(&Wish { name: "disk", ..USUAL });
+    let target = Target::start(&pair.directory, pair.portal);
+    let (image, size) = ("ticking".parse().unwrap(), agent_protocol::Size::default());
+    let made = instance(&pair.act("here", Action::Create { image, start: true, size }));
+    pair.says_more("here", made.uuid);
+    let parts =
+        || [Action::VolumeAttach { volume: volume("data", 1) }, Action::NicAttach { nic: nic("lan") }];
+    parts().into_iter().for_each(|part| drop(instance(&pair.act("here", part))));
+    assert_eq!(target.sessions().len(), 1);
+
+    let image = "ticking".parse().unwrap();
+    let waits = instance(&pair.act("there", Action::Create { image, start: false, size }));
+    parts().into_iter().for_each(|part| drop(instance(&pair.act("there", part))));
+    let waiting = instance(&pair.act("there", prepare(made.uuid)));
+    assert_eq!((waiting.uuid, waiting.volumes.len(), waiting.nics.len()), (made.uuid, 1, 1));
+    assert!(
+        waits.uuid != made.uuid && waiting.initiator == made.initiator,
+        "it logs in by the name that it had"
+    );
+
+    assert_eq!(instance(&pair.act("here", start("there"))).state, State::Terminated);
+    let came = pair.await_state("there", State::Running);
+    assert_eq!((came.volumes.len(), came.nics.len()), (1, 1));
+    assert_eq!(target.sessions().len(), 1, "the source has logged out");
+    pair.says_more("there", made.uuid);
+    // It is one like any other: its guest lets go of nothing, and is told so.
+    let detach = Action::VolumeDetach { volume: "data".parse().unwrap(), timeout_ms: 100 };
+    let told = pair.act("there", detach);
+    assert!(matches!(told, Outcome::Failed { code: Failure::GuestDidNotRelease, .. }), "{told:?}");
+}
+
+/// What makes a host's keys, out of one authority.
+const CERTIFICATES: &str = r#"
+set -e
+cd "$1"
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=$2" -keyout ca-key.pem -out ca-cert.pem
+for end in server client; do
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=$end" -keyout $end-key.pem -out $end.csr
+    printf 'subjectAltName=IP:127.0.0.2,IP:127.0.0.3' >$end.ext
+    openssl x509 -req -in $end.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile $end.ext -out $end-cert.pem
+done
+"#;
+
+#[test]
+fn with_certificates_only_a_host_of_the_same_authority_is_sent_to_and_received_from() {
+    let pair = Pair::new(&Wish { name: "x509", tls: Some("x509"), ..USUAL });
+    let make = |host: &str, name: &str| {
+        let directory = pair.directory.join(host);
+        let output = std::process::Command::new("sh")
+            .args(["-c", CERTIFICATES, "sh", directory.to_str().unwrap(), name])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    make("there", "the one");
+    let uuid = pair.ready();
+    make("here", "another");
+    let told = pair.act("here", start("there"));
+    let Outcome::Failed { code: Failure::Hypervisor, detail, .. } = &told else { panic!("{told:?}") };
+    assert!(detail.as_str().to_lowercase().contains("certificate"), "{detail}");
+    pair.says_more("here", uuid);
+    for file in std::fs::read_dir(pair.directory.join("there")).unwrap().flatten() {
+        if file.file_name().to_str().is_some_and(|name| name.ends_with(".pem")) {
+            std::fs::copy(file.path(), pair.directory.join("here").join(file.file_name())).unwrap();
+        }
+    }
+    assert!(matches!(pair.act("there", Action::Terminate {}), Outcome::Done { .. }));
+    assert_eq!(instance(&pair.act("there", prepare(uuid))).state, State::Pending);
+    assert_eq!(instance(&pair.act("here", start("there"))).state, State::Terminated);
+    pair.await_state("there", State::Running);
+    pair.says_more("there", uuid);
 }

@@ -1,7 +1,7 @@
 //! Moving between hosts: nothing lets a machine run here that may run elsewhere.
 
 use super::played::{World, create, stop, volume_attach};
-use crate::{Finding, Known, Report, Step, Task};
+use crate::{Finding, Known, Passage, Report, Step, Task};
 use agent_protocol::{
     Action, Command, Failure, OpId, Outcome, Precondition, Refusal, State, Text, Uuid, Verb,
 };
@@ -222,4 +222,44 @@ fn an_agent_that_ends_between_the_last_trace_and_its_record_knows_that_it_has_le
         }
     }
     assert!(places > 8, "{places}");
+}
+
+#[test]
+fn wherever_the_agent_ends_what_broke_off_after_it_was_handed_over_is_not_let_run() {
+    let mut held = 0;
+    for crash in 1.. {
+        let mut world = World::new();
+        world.reach("a", State::Running);
+        world.real("a").moves = false;
+        world.passed = 0;
+        world.crash_at = Some(crash);
+        let command = world.command("a", start());
+        world.send(&command);
+        let crashed = world.crashes > 0;
+        world.crash_at = None;
+        world.pass(60_000);
+        let handed_over = world.real("a").passage == Some(Passage::HandedOver);
+        let told = world.engine.outcome(&command.op_id);
+        match &told {
+            Known::Ended(Outcome::Indeterminate { .. }) => assert!(handed_over, "crash at {crash}"),
+            Known::Never | Known::Ended(Outcome::Failed { .. }) => assert!(!handed_over, "crash at {crash}"),
+            other => panic!("crash at {crash}: {other:?}"),
+        }
+        if handed_over {
+            held += 1;
+            for action in [Action::Resume {}, Action::Start {}, Action::MigrateCancel {}, start()] {
+                assert_eq!(refusal(&world.act("a", action)), Refusal::Frozen, "crash at {crash}");
+            }
+            assert_eq!(world.real("a").state, State::Paused);
+        }
+        let steps = world.real("a").steps.len();
+        if told != Known::Never {
+            assert_eq!(world.send(&command), told);
+            assert_eq!(world.real("a").steps.len(), steps, "crash at {crash}: nothing is done twice");
+        }
+        if !crashed {
+            break;
+        }
+    }
+    assert!(held > 3, "{held}");
 }
