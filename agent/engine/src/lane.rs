@@ -22,9 +22,9 @@ pub(crate) struct Lane {
     pub(crate) queue: VecDeque<OpId>,
     /// Commands whose guest was asked.
     pub(crate) waiting: Vec<Waiting>,
-    /// Commands that had begun when the agent ended, in their order: the state before each, and until when it is looked for.
-    /// Two had where the first waits for its guest, and more where the journal is damaged.
-    pub(crate) unsettled: VecDeque<(OpId, State, u64)>,
+    /// Commands that had begun when the agent ended, or of which the hypervisor has not told what became of them, in their
+    /// order. There can be several where one waits for its guest, and where the journal is damaged.
+    pub(crate) unsettled: VecDeque<Unsettled>,
     /// Somebody wants it looked at.
     pub(crate) wants_look: bool,
     /// How many looks have been begun, and how many have come back.
@@ -58,6 +58,18 @@ pub(crate) enum Purpose {
     Clear(OpId),
     /// To remove what has moved to another host, by this evidence.
     Left(OpId, Evidence),
+}
+
+/// A command that had begun, and of which looking is to tell what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    pub(crate) op_id: OpId,
+    /// The state before it.
+    pub(crate) from: State,
+    /// Until when a hypervisor that does not tell is asked again.
+    pub(crate) until_ms: u64,
+    /// Why it is not known.
+    pub(crate) why: Fault,
 }
 
 /// A command whose guest was asked.

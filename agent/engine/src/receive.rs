@@ -101,8 +101,9 @@ impl Engine {
         if command.agent_boot.is_some_and(|boot| boot != self.boot) {
             return Some((Refusal::StaleBoot, "the agent has started anew since".into()));
         }
-        if let Some(epoch) = command.epoch.filter(|epoch| *epoch < self.epoch) {
-            return Some((Refusal::StaleEpoch, format!("epoch {epoch} has been replaced by {}", self.epoch)));
+        // A larger one was granted by a journal that is lost: who holds it has to say so before.
+        if let Some(epoch) = command.epoch.filter(|epoch| *epoch != self.epoch) {
+            return Some((Refusal::StaleEpoch, format!("{} is granted, and not {epoch}", self.epoch)));
         }
         if command.deadline_ms.is_some_and(|deadline| self.now_ms > deadline) {
             return Some((Refusal::Expired, "its deadline has passed".into()));

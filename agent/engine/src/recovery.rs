@@ -1,12 +1,12 @@
 //! After the agent has ended and started anew: what the journal says, and what looking tells of the rest.
 
-use agent_protocol::{Action, Failure, InstanceId, OpId, State, Text};
+use agent_protocol::{Action, Failure, InstanceId, OpId, Outcome, State, Text};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::lane::{Lane, Purpose};
+use crate::lane::{Lane, Purpose, Unsettled};
 use crate::memory::Stage;
 use crate::plan::{self, END_MS};
 use crate::settle::{Verdict, verdict};
@@ -15,6 +15,8 @@ use crate::{Engine, Entry, Fault, Observation, Passage, Task};
 
 /// How long a hypervisor that does not answer is asked what became of a command.
 const SETTLE_MS: u64 = 30_000;
+/// How long before it is asked again.
+const AGAIN_MS: u64 = 1000;
 
 impl Engine {
     /// An entry that was read back, in the order in which it was written.
@@ -83,7 +85,8 @@ impl Engine {
         let lane = self.lanes.get_mut(id);
         match (&operation.stage, lane) {
             (Stage::Begun(_, from), Some(lane)) if lane.record.state != State::Terminated => {
-                lane.unsettled.push_back((op_id.clone(), *from, self.now_ms + SETTLE_MS));
+                let from = *from;
+                self.unsettle(id, op_id, from, Fault::new(Failure::Interrupted, "the agent ended meanwhile"));
             }
             (Stage::Asked(..), Some(lane)) if lane.record.state != State::Terminated => {
                 // How much of its time was left nobody knows; it gets all of it.
@@ -94,17 +97,36 @@ impl Engine {
                     self.wait(id, &command, true);
                 }
             }
-            (_, lane) => {
+            (Stage::Received(_), lane) => {
                 let outcome = never_begun(lane.map(|lane| lane.instance()));
                 self.finish(op_id, outcome);
             }
+            // What the journal said of the instance is lost.
+            _ => {
+                let detail = "it may have begun, and nothing is known of its instance any more";
+                self.finish(op_id, Outcome::Indeterminate { detail: Text::new(detail) });
+            }
         }
+    }
+
+    /// What became of a command is to be seen from how its instance comes to stand. Nothing else is done to it before, but
+    /// what ends it by force.
+    pub(crate) fn unsettle(&mut self, id: &InstanceId, op_id: &OpId, from: State, why: Fault) {
+        let now_ms = self.now_ms;
+        let Some(lane) = self.lanes.get_mut(id) else { return };
+        lane.unsettled.push_back(Unsettled { op_id: op_id.clone(), from, until_ms: now_ms + SETTLE_MS, why });
+        lane.look_at_ms = now_ms + AGAIN_MS;
     }
 
     /// See whether looking tells what became of a command that had begun when the agent ended.
     pub(crate) fn settle(&mut self, id: &InstanceId, seen: &Observation) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
-        let Some((op_id, from, until_ms)) = lane.unsettled.front().cloned() else { return };
+        let Some(first) = lane.unsettled.front_mut() else { return };
+        if seen.state == State::Saving {
+            // It is in the middle of it, however long that takes.
+            first.until_ms = self.now_ms + SETTLE_MS;
+        }
+        let Unsettled { op_id, from, until_ms, why } = first.clone();
         let command = self.memory.get(&op_id).and_then(|operation| operation.command()).cloned();
         let Some(command) = command else {
             lane.unsettled.pop_front();
@@ -116,7 +138,7 @@ impl Engine {
             action => verdict(action, from, seen),
         };
         if verdict == Verdict::Silent && self.now_ms < until_ms {
-            lane.look_at_ms = self.now_ms + 1000;
+            lane.look_at_ms = self.now_ms + AGAIN_MS;
             return;
         }
         lane.unsettled.pop_front();
@@ -134,14 +156,12 @@ impl Engine {
                 if leads_to(&command.action, from) == State::Saved {
                     self.set(id, State::Saved, None, Some(&op_id));
                 }
-                let how =
-                    format!("the agent ended meanwhile; after it has started anew it is {}", seen.state);
+                let how = format!("{}; it is seen to be {}", why.detail, seen.state);
                 self.done(id, &op_id, true, vec![Text::new(&how)]);
             }
             Verdict::NotDone => {
-                let detail =
-                    format!("the agent ended meanwhile; after it has started anew it is {}", seen.state);
-                self.fail(id, &op_id, Fault::new(Failure::Interrupted, &detail));
+                let detail = format!("{}; it is seen to be {}", why.detail, seen.state);
+                self.fail(id, &op_id, Fault::new(why.code, detail));
             }
             Verdict::MayCome => self.wait(id, &command, false),
             Verdict::Again => {
@@ -156,18 +176,12 @@ impl Engine {
             Verdict::Silent => self.freeze(
                 id,
                 &op_id,
-                &format!(
-                    "{}: the agent ended meanwhile, and its hypervisor does not tell",
-                    command.action.verb()
-                ),
+                &format!("{}: {}, and its hypervisor does not tell", command.action.verb(), why.detail),
             ),
             Verdict::Unknowable => self.freeze(
                 id,
                 &op_id,
-                &format!(
-                    "{}: the agent ended meanwhile, and nothing shows whether it was done",
-                    command.action.verb()
-                ),
+                &format!("{}: {}, and nothing shows whether it was done", command.action.verb(), why.detail),
             ),
         }
     }
@@ -176,6 +190,12 @@ impl Engine {
     pub fn snapshot(&self) -> Vec<Entry> {
         let mut entries = Vec::new();
         if let Some(holder) = self.holder {
+            // Those before it as if they had followed each other: they are not to be let in again.
+            let count = self.superseded.len() as u64;
+            entries.extend(self.superseded.iter().zip(0..).map(|(before, at)| Entry::Epoch {
+                epoch: self.epoch.saturating_sub(count - at),
+                holder: *before,
+            }));
             entries.push(Entry::Epoch { epoch: self.epoch, holder });
         }
         entries.extend(

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::lane::{Purpose, Waiting, What};
+use crate::lane::{Purpose, Unsettled, Waiting, What};
 use crate::memory::{Stage, is_forced};
 use crate::plan::{self, END_MS, Plan, QUICK_MS, START_MS};
 use crate::settle::{Verdict, verdict};
@@ -69,14 +69,14 @@ impl Engine {
                 self.is_due(id, waiting);
                 continue;
             }
-            if let Some((op_id, ..)) = lane.unsettled.front() {
+            if let Some(unsettled) = lane.unsettled.front() {
                 let next = lane.queue.front().and_then(|op_id| self.memory.get(op_id));
                 let forced =
                     next.and_then(|next| next.command()).is_some_and(|one| is_forced(one.action.verb()));
                 if forced {
-                    let op_id = op_id.clone();
+                    let Unsettled { op_id, why, .. } = unsettled.clone();
                     lane.unsettled.pop_front();
-                    self.freeze(id, &op_id, "the agent ended meanwhile, and its hypervisor did not tell");
+                    self.freeze(id, &op_id, &format!("{}, and its hypervisor did not tell", why.detail));
                     continue;
                 }
                 if lane.wants_look {
@@ -138,6 +138,14 @@ impl Engine {
     /// Carry out a command for an instance whose state was just seen.
     fn decide(&mut self, id: &InstanceId, command: &Command) {
         let op_id = &command.op_id;
+        // Both may have passed while it waited for its turn.
+        if command.epoch.is_some_and(|epoch| epoch != self.epoch) {
+            return self.refuse(
+                op_id,
+                Refusal::StaleEpoch,
+                "another appliance has taken over before its turn",
+            );
+        }
         if command.deadline_ms.is_some_and(|deadline| self.now_ms > deadline) {
             return self.refuse(op_id, Refusal::Expired, "its deadline has passed");
         }
@@ -216,7 +224,7 @@ impl Engine {
         let op_id = waiting.op_id;
         let (code, detail) = match waiting.what {
             _ if !waiting.asked => {
-                let detail = "the agent ended while it asked the guest, which has not done it since";
+                let detail = "its guest may have been asked, and has not done it since";
                 (Failure::Interrupted, detail)
             }
             What::Stop | What::Reboot if waiting.then == Then::Force => {
@@ -355,6 +363,11 @@ impl Engine {
             matches!(fault.code, Failure::GuestIgnored | Failure::GuestDidNotRelease | Failure::Interrupted);
         match verdict(&command.action, from, seen) {
             Verdict::Done if silent || waited => {
+                if let Some(lane) = self.lanes.get_mut(id)
+                    && matches!(command.action, Action::Stop { .. })
+                {
+                    lane.record.frozen = None;
+                }
                 self.apply(id, &command);
                 let how = format!("{}; it is seen to be {}", fault.detail, seen.state);
                 self.done(id, op_id, true, vec![Text::new(&how)]);
@@ -366,7 +379,12 @@ impl Engine {
             Verdict::Remove if seen.passage.is_some() => {
                 self.has_left(id, op_id, vec![Text::new("its peer has said that it has all of it")]);
             }
-            Verdict::Silent | Verdict::Unknowable if silent && !is_forced(command.action.verb()) => {
+            // The request may still reach the guest, which may still do it.
+            Verdict::MayCome if silent => self.wait(id, &command, false),
+            Verdict::Silent if silent && !is_forced(command.action.verb()) => {
+                self.unsettle(id, op_id, from, fault);
+            }
+            Verdict::Unknowable if silent && !is_forced(command.action.verb()) => {
                 self.freeze(id, op_id, &format!("{}: {}", command.action.verb(), fault.detail));
             }
             _ => self.fail(id, op_id, fault),

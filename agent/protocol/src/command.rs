@@ -16,8 +16,8 @@ pub struct Command {
     pub proto: u16,
     /// Names this command; sent again, it names the same command and is not carried out twice.
     pub op_id: OpId,
-    /// The epoch that [`crate::Welcome`] granted to the sender; a smaller one than the agent has granted since is
-    /// refused.
+    /// The epoch that [`crate::Welcome`] granted to the sender. One that is not the one in force is refused, also when it is
+    /// the command's turn. Whoever names none is not held against it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     /// The agent's run for which the deadline was computed; another one is refused.

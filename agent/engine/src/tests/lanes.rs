@@ -175,6 +175,8 @@ fn a_hypervisor_that_falls_silent_in_the_middle_freezes_that_machine_and_no_othe
         world.engine.report(job.id, Report { ended: None, result }, 0);
     }
     world.run();
+    assert!(matches!(world.engine.outcome(&pause.op_id), Known::Working(_)), "it may still tell");
+    world.pass(40_000);
     assert!(matches!(world.ended(&pause.op_id), Outcome::Indeterminate { .. }));
     world.real("a").hangs = false;
     let resume = world.command("a", Action::Resume {});
