@@ -130,6 +130,12 @@ fn bridge(vni: Vni) -> String {
     format!("cbb{}", vni.get())
 }
 
+/// Whether an agent was killed before it could say whose that is.
+fn is_unfinished(device: &Device) -> bool {
+    let number = device.name.strip_prefix("cbx").and_then(|number| number.parse().ok());
+    device.alias.is_empty() && number.and_then(Vni::new).is_some()
+}
+
 /// The address of a network's bridge, which nobody speaks to. One of its own, because a bridge without one takes that of a
 /// port, and forgets what it was told when the next port comes.
 fn own_mac(vni: Vni) -> Mac {
@@ -153,7 +159,11 @@ impl Networks {
         let ours = self.ours().map_err(Refused::Kernel)?;
         self.admit(map, &ours)?;
         let begun = self.realise(map, &ours);
-        let mut state = self.look(map.vni).map_err(Refused::Kernel)?;
+        let state = self.look(map.vni);
+        // What was begun has changed something, whether the kernel can be asked what or not.
+        let unseen =
+            |what| InEffect { generation: None, endpoints: 0, unknown_destinations: 0, problem: Some(what) };
+        let mut state = state.unwrap_or_else(unseen);
         if let Err(problem) = begun {
             log::warn!("network {}: generation {}: {problem}", map.network, map.generation);
             state.problem = Some(problem);
@@ -218,18 +228,10 @@ impl Networks {
     /// Make the kernel's devices and tables as the map says: what is new first, then away with what is not in it.
     fn realise(&self, map: &NetworkMap, ours: &BTreeMap<Vni, Label>) -> Result<(), Text> {
         let (device, bridge) = (device(map.vni), bridge(map.vni));
-        if !ours.contains_key(&map.vni) {
-            self.kernel.ip(&self.building_of(map, &device, &bridge))?;
-            self.kernel.bridge(&format!(
-                "link set dev {device} learning off neigh_suppress on mcast_flood off bcast_flood off\n"
-            ))?;
-        } else {
-            self.kernel.ip(&format!(
-                "link set dev {device} mtu {mtu}\nlink set dev {bridge} mtu {mtu}\nlink set dev {device} alias \"{alias}\"\n",
-                mtu = map.mtu,
-                alias = Label::of(map, false).text(),
-            ))?;
-        }
+        self.kernel.ip(&self.building_of(map, &device, &bridge)?)?;
+        self.kernel.bridge(&format!(
+            "link set dev {device} learning off neigh_suppress on mcast_flood off bcast_flood off\n"
+        ))?;
         let remote = |endpoint: &&Endpoint| endpoint.underlay != self.underlay;
         let places: BTreeMap<Mac, Ipv4Addr> =
             map.endpoints.iter().filter(remote).map(|endpoint| (endpoint.mac, endpoint.underlay)).collect();
@@ -276,24 +278,45 @@ impl Networks {
         self.kernel.ip(&format!("link set dev {device} alias \"{}\"\n", Label::of(map, true).text()))
     }
 
-    /// The commands that make a network's two devices. The label comes first: what has none is nobody's.
-    fn building_of(&self, map: &NetworkMap, device: &str, bridge: &str) -> String {
-        format!(
-            "link add {device} type vxlan id {vni} local {underlay} dstport {port} nolearning ttl 64\n\
-             link set dev {device} alias \"{alias}\"\n\
-             link set dev {device} mtu {mtu} addrgenmode none\n\
-             link add {bridge} address {own} type bridge mcast_snooping 0\n\
+    /// The commands by which a network's two devices are as they are to be, whatever there is of them. The label comes
+    /// first: what has none was being made when an agent was killed, and is nobody's.
+    fn building_of(&self, map: &NetworkMap, device: &str, bridge: &str) -> Result<String, Text> {
+        let mut lines = String::new();
+        let mut is_there = false;
+        for other in self.kernel.devices()? {
+            let is_it = other.name == device;
+            let fits = other.local == Some(self.underlay) && other.port == Some(self.port);
+            if is_it && Label::parse(&other.alias).is_some() && fits {
+                is_there = true;
+            } else if is_it || is_unfinished(&other) {
+                let _ = writeln!(lines, "link del {}", other.name);
+            }
+        }
+        if !is_there {
+            let (vni, underlay, port) = (map.vni.get(), self.underlay, self.port);
+            let _ = writeln!(
+                lines,
+                "link add {device} type vxlan id {vni} local {underlay} dstport {port} nolearning ttl 64"
+            );
+        }
+        let _ = writeln!(lines, "link set dev {device} alias \"{}\"", Label::of(map, false).text());
+        if !self.kernel.has(bridge)? {
+            let _ = writeln!(
+                lines,
+                "link add {bridge} address {} type bridge mcast_snooping 0",
+                own_mac(map.vni)
+            );
+        }
+        let _ = write!(
+            lines,
+            "link set dev {device} mtu {mtu} addrgenmode none\n\
              link set dev {bridge} mtu {mtu} addrgenmode none\n\
              link set dev {device} master {bridge}\n\
              link set dev {bridge} up\n\
              link set dev {device} up\n",
-            vni = map.vni.get(),
-            underlay = self.underlay,
-            port = self.port,
-            alias = Label::of(map, false).text(),
             mtu = map.mtu,
-            own = own_mac(map.vni),
-        )
+        );
+        Ok(lines)
     }
 
     fn dismantle(&self, vni: Vni) -> Result<(), Text> {
@@ -307,9 +330,11 @@ impl Networks {
         let device = self.kernel.devices()?.into_iter().find(|device| device.name == name);
         let label = device.as_ref().and_then(|device| Label::parse(&device.alias));
         let whole = label.filter(|label| label.is_whole);
+        let bridge = bridge(vni);
+        let answered = if self.kernel.has(&bridge)? { self.kernel.answered(&bridge)?.len() } else { 0 };
         Ok(InEffect {
             generation: whole.map(|label| label.generation),
-            endpoints: u32::try_from(self.kernel.answered(&bridge(vni))?.len()).unwrap_or(u32::MAX),
+            endpoints: u32::try_from(answered).unwrap_or(u32::MAX),
             unknown_destinations: device.map_or(0, |device| device.dropped),
             problem: None,
         })

@@ -270,7 +270,7 @@ codes!(
         GuestDidNotRelease = "guest-did-not-release",
         /// The agent could not write its own records.
         Storage = "storage",
-        /// The agent ended meanwhile, and it has not come about since.
+        /// The agent ended, or its hypervisor was late, and it has not come about since.
         Interrupted = "interrupted",
     }
 );

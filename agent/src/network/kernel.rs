@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long one of the programs may take.
@@ -29,6 +30,9 @@ pub(super) struct Kernel {
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) alias: String,
+    /// The address and the UDP port that it sends from and to.
+    pub(super) local: Option<Ipv4Addr>,
+    pub(super) port: Option<u16>,
     /// Packets that were not sent.
     pub(super) dropped: u64,
 }
@@ -37,7 +41,19 @@ pub(super) struct Device {
 struct Link {
     ifname: Option<String>,
     ifalias: Option<String>,
+    linkinfo: Option<Info>,
     stats64: Option<Stats>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    info_data: Option<Data>,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    local: Option<String>,
+    port: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -96,19 +112,24 @@ impl Kernel {
 
     /// Remove a device, if it is there.
     pub(super) fn remove(&self, device: &str) -> Result<(), Text> {
+        if self.has(device)? { self.ip(&format!("link del {device}\n")) } else { Ok(()) }
+    }
+
+    /// Whether there is a device of that name.
+    pub(super) fn has(&self, device: &str) -> Result<bool, Text> {
         let all: Vec<Link> = self.ask(&self.ip, &["link", "show"])?;
-        if all.iter().any(|link| link.ifname.as_deref() == Some(device)) {
-            self.ip(&format!("link del {device}\n"))?;
-        }
-        Ok(())
+        Ok(all.iter().any(|link| link.ifname.as_deref() == Some(device)))
     }
 
     /// The devices that encapsulate.
     pub(super) fn devices(&self) -> Result<Vec<Device>, Text> {
-        let links: Vec<Link> = self.ask(&self.ip, &["-s", "link", "show", "type", "vxlan"])?;
+        let links: Vec<Link> = self.ask(&self.ip, &["-d", "-s", "link", "show", "type", "vxlan"])?;
         let device = |link: Link| {
             let dropped = link.stats64.map_or(0, |stats| stats.tx.dropped);
-            Some(Device { name: link.ifname?, alias: link.ifalias.unwrap_or_default(), dropped })
+            let data = link.linkinfo.and_then(|info| info.info_data);
+            let local = data.as_ref().and_then(|data| data.local.as_ref()?.parse().ok());
+            let port = data.as_ref().and_then(|data| data.port);
+            Some(Device { name: link.ifname?, alias: link.ifalias.unwrap_or_default(), local, port, dropped })
         };
         Ok(links.into_iter().filter_map(device).collect())
     }
@@ -179,15 +200,20 @@ fn run(mut command: Command, input: &str) -> Result<Vec<u8>, Text> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |what: &str| Text::new(&format!("{name}: {what}"));
     let mut child = command.spawn().map_err(|error| failed(&error.to_string()))?;
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // Each pipe has a thread, so that none is full while another is waited for.
-    let writer = child.stdin.take().map(|mut pipe| {
+    let spawned = (|| {
         let input = input.to_owned();
-        std::thread::spawn(move || pipe.write_all(input.as_bytes()))
-    });
-    let printed = child.stdout.take().map(|pipe| std::thread::spawn(move || all_of(pipe)));
-    let complained = child.stderr.take().map(|pipe| std::thread::spawn(move || all_of(pipe)));
+        let writer = aside(pipes.0.map(|mut pipe| move || drop(pipe.write_all(input.as_bytes()))))?;
+        Ok((writer, aside(pipes.1.map(|pipe| || all_of(pipe)))?, aside(pipes.2.map(|pipe| || all_of(pipe)))?))
+    })();
+    let (writer, printed, complained) = spawned.map_err(|error: std::io::Error| {
+        let _ = child.kill();
+        let _ = child.wait();
+        failed(&error.to_string())
+    })?;
     let ended = wait(&mut child);
-    let text = |thread: Option<std::thread::JoinHandle<Vec<u8>>>| {
+    let text = |thread: Option<JoinHandle<Vec<u8>>>| {
         thread.and_then(|thread| thread.join().ok()).unwrap_or_default()
     };
     let (printed, complained) = (text(printed), text(complained));
@@ -199,6 +225,13 @@ fn run(mut command: Command, input: &str) -> Result<Vec<u8>, Text> {
         Some(true) => Ok(printed),
         Some(false) => Err(failed(&String::from_utf8_lossy(&complained))),
     }
+}
+
+/// Have that done by another thread, if there is anything to do.
+fn aside<T: Send + 'static>(
+    work: Option<impl FnOnce() -> T + Send + 'static>,
+) -> std::io::Result<Option<JoinHandle<T>>> {
+    work.map(|work| std::thread::Builder::new().name("iproute2".into()).spawn(work)).transpose()
 }
 
 fn all_of(pipe: impl Read) -> Vec<u8> {

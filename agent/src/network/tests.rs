@@ -174,6 +174,58 @@ fn a_map_that_was_applied_half_way_is_applied_whole_the_next_time() {
 }
 
 #[test]
+fn whatever_there_is_of_a_network_it_is_whole_after_it_was_applied_again() {
+    let world = World::new("f", 2);
+    let both = map("blue", 13, 5, &[(1, 1), (2, 2)]);
+    for networks in &world.hosts {
+        networks.apply(&both).expect("taken");
+    }
+    let networks = &world.hosts[0];
+    let name = format!("{}h1", world.name);
+    let begun = Label { is_whole: false, ..Label::of(&both, false) }.text();
+    let kernel = Kernel::new(Some(&name)).expect("iproute2");
+    let blue = "blue".parse().expect("a name");
+    for what in [
+        // Killed between the two programs, before the bridge was made, and before the device had its label.
+        format!(
+            "ip -n {name} link set dev cbx13 alias '{begun}' && bridge -n {name} link set dev cbx13 \
+                 learning on neigh_suppress off mcast_flood on bcast_flood on"
+        ),
+        format!("ip -n {name} link set dev cbx13 alias '{begun}' && ip -n {name} link del cbb13"),
+        format!(
+            "ip -n {name} link del cbx13 && ip -n {name} link del cbb13 && \
+                 ip -n {name} link add cbx13 type vxlan id 13 local 192.0.2.1 dstport 4789 && \
+                 ip -n {name} link add cbx99 type vxlan id 99 local 192.0.2.1 dstport 4789"
+        ),
+        // The operator's file was another one.
+        format!(
+            "ip -n {name} link del cbx13 && ip -n {name} link add cbx13 type vxlan id 13 local 192.0.2.9 \
+                 dstport 4790 && ip -n {name} link set dev cbx13 alias '{begun}'"
+        ),
+    ] {
+        must(&what);
+        assert!(networks.state(&blue).is_ok(), "{what}");
+        let state = networks.apply(&both).expect("taken");
+        assert_eq!((state.generation, state.endpoints, state.problem), (Some(5), 2, None), "{what}");
+        let devices = kernel.devices().expect("asked");
+        let [device] = &devices[..] else { panic!("{devices:?}") };
+        assert_eq!((device.local, device.port), (Some(Ipv4Addr::new(192, 0, 2, 1)), Some(VXLAN_PORT)));
+        let shown = Command::new("bridge").args(["-n", &name, "-d", "link", "show", "dev", "cbx13"]).output();
+        let shown = String::from_utf8(shown.expect("bridge").stdout).expect("text");
+        for flag in ["learning off", "neigh_suppress on", "mcast_flood off", "bcast_flood off"] {
+            assert!(shown.contains(flag), "{what}: {flag} in {shown}");
+        }
+    }
+    world.guest("g1", 1, 13, 1);
+    world.guest("g2", 2, 13, 2);
+    assert!(world.pings("g1", 2) && world.pings("g2", 1));
+    // What cannot be made is a problem, and not told as if nothing had been done.
+    must(&format!("ip -n {name} link del cbb13 && ip -n {name} link add cbb13 type veth peer name other"));
+    let state = networks.apply(&both).expect("taken");
+    assert!(state.problem.is_some() && state.generation.is_none(), "{state:?}");
+}
+
+#[test]
 fn a_packet_for_nobody_is_dropped_and_counted() {
     let world = World::new("e", 1);
     let networks = &world.hosts[0];
