@@ -29,6 +29,8 @@ const JOURNAL_TIME: Duration = Duration::from_secs(2);
 const ADOPT_TIME: Duration = Duration::from_secs(4);
 /// How long it waits for what is under way when it ends.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
+/// By how much the journal's numbers go on from one that was damaged: more than any appliance takes for its history.
+const LEAP: u64 = 1 << 40;
 /// How often what is due is looked for.
 const TICK: Duration = Duration::from_millis(50);
 /// How many requests may wait at once; others are answered with what is known, so that lists always find room.
@@ -73,8 +75,8 @@ impl Lanes {
         }
         let damaged = !found.damaged.is_empty();
         if damaged {
-            // A head that is smaller than before tells the appliance.
-            head = 0;
+            // A head that is far from the one before tells the appliance, also when much was written since.
+            head = head.saturating_add(LEAP);
             engine.doubt();
         }
         engine.open(head, 0);
@@ -138,35 +140,43 @@ impl Lanes {
     /// Wait until `ready` has something to say, `within` at most and only while there is room to wait.
     fn wait<'a, T>(
         &'a self,
+        engine: MutexGuard<'a, Engine>,
+        within: Duration,
+        mut ready: impl FnMut(&Engine) -> Option<T>,
+    ) -> Option<T> {
+        let mut outcome = ready(&engine);
+        if outcome.is_none() {
+            if self.waiters.fetch_add(1, Ordering::AcqRel) < WAITERS_MAX {
+                outcome = self.wait_anyway(engine, within, ready);
+            }
+            self.waiters.fetch_sub(1, Ordering::AcqRel);
+        }
+        outcome
+    }
+
+    /// The same however many wait.
+    fn wait_anyway<'a, T>(
+        &'a self,
         mut engine: MutexGuard<'a, Engine>,
         within: Duration,
         mut ready: impl FnMut(&Engine) -> Option<T>,
     ) -> Option<T> {
         let until = Instant::now() + within;
-        let first = ready(&engine);
-        if first.is_some() || self.waiters.fetch_add(1, Ordering::AcqRel) >= WAITERS_MAX {
-            if first.is_none() {
-                self.waiters.fetch_sub(1, Ordering::AcqRel);
-            }
-            return first;
-        }
-        let outcome = loop {
+        loop {
+            let outcome = ready(&engine);
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.hurry.load(Ordering::Acquire) {
-                break None;
+            if outcome.is_some() || left.is_zero() || self.hurry.load(Ordering::Acquire) {
+                return outcome;
             }
             engine = self.changed.wait_timeout(engine, left).unwrap_or_else(PoisonError::into_inner).0;
-            if let Some(outcome) = ready(&engine) {
-                break Some(outcome);
-            }
-        };
-        self.waiters.fetch_sub(1, Ordering::AcqRel);
-        outcome
+        }
     }
 
     /// Whether everything up to that entry is durable, or becomes so in a moment.
     fn is_durable(&self, number: u64) -> bool {
-        self.wait(self.engine(), JOURNAL_TIME, |engine| engine.is_durable(number).then_some(())).is_some()
+        let durable = |engine: &Engine| engine.is_durable(number).then_some(());
+        // However many wait for machines: an appliance that takes over must not find all places taken.
+        self.wait_anyway(self.engine(), JOURNAL_TIME, durable).is_some()
     }
 
     /// The epoch of an appliance, and the head of the journal.
@@ -182,7 +192,8 @@ impl Lanes {
         };
         let (epoch, after) = granted.map_err(Some)?;
         // What cannot be kept is not granted: another run of the agent would grant it again.
-        if self.is_durable(after) { Ok((epoch, self.engine().head())) } else { Err(None) }
+        // The head is the one that is durable: a larger one might be smaller after a crash.
+        if self.is_durable(after) { Ok((epoch, after)) } else { Err(None) }
     }
 
     /// The epoch that was granted last.

@@ -11,6 +11,7 @@ mod journal;
 mod lanes;
 mod line;
 mod network;
+mod privilege;
 mod server;
 mod service;
 
@@ -160,6 +161,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if log::set_logger(&StandardError).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }
+    privilege::withhold();
     let shutdown = Shutdown::default();
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         if let Err(error) = signal_hook::flag::register(signal, shutdown.flag()) {

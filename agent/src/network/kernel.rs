@@ -1,5 +1,6 @@
 //! iproute2, asked and told.
 
+use crate::privilege::lend;
 use agent_protocol::{Mac, Text};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -199,7 +200,7 @@ impl Kernel {
 fn run(mut command: Command, input: &str) -> Result<Vec<u8>, Text> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |what: &str| Text::new(&format!("{name}: {what}"));
-    let mut child = command.spawn().map_err(|error| failed(&error.to_string()))?;
+    let mut child = lend(true, || command.spawn()).map_err(|error| failed(&error.to_string()))?;
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // Each pipe has a thread, so that none is full while another is waited for.
     let spawned = (|| {

@@ -20,7 +20,7 @@ fn one(section: &Section, verb: Verb) -> Capability {
         Verb::Create => (Emulated, "kept by the agent; virDomainDefineXMLFlags when it is started"),
         Verb::Start => (Native, "virDomainDefineXMLFlags, then virDomainCreateWithFlags"),
         Verb::Stop => (Native, "virDomainShutdownFlags by ACPI, then the domain is awaited"),
-        Verb::ForceStop => (Native, "virDomainDestroyFlags, after 2 s SIGKILL"),
+        Verb::ForceStop => (Native, "virDomainDestroyFlags, after 2 s SIGKILL where the agent may"),
         Verb::Reboot => {
             (Emulated, "virDomainShutdownFlags by ACPI, the domain is awaited, then virDomainCreateWithFlags")
         }
@@ -55,9 +55,10 @@ fn one(section: &Section, verb: Verb) -> Capability {
         Verb::NicDetach => (Native, "virDomainDetachDeviceAlias, then the guest is awaited"),
         Verb::NicUpdate => (Native, "virDomainUpdateDeviceFlags"),
         Verb::MigratePrepare | Verb::MigrateStart | Verb::MigrateCancel => (Impossible, NO_MIGRATION),
-        Verb::Terminate => {
-            (Native, "virDomainDestroyFlags, after 2 s SIGKILL; then virDomainUndefineFlags with all traces")
-        }
+        Verb::Terminate => (
+            Native,
+            "virDomainDestroyFlags, after 2 s SIGKILL where the agent may; then virDomainUndefineFlags with all traces",
+        ),
         Verb::Describe => {
             (Native, "virDomainGetState, virDomainGetXMLDesc, and a question that its hypervisor must answer")
         }

@@ -7,6 +7,7 @@ use super::process::{self, Process, there};
 use super::qmp::{Qmp, QmpError};
 use super::{Qemu, fault, keep, private_directory, remove};
 use crate::hypervisor::{Evidence, Fault, Machine, Step};
+use crate::privilege::lend;
 use agent_protocol::{Failure, Link as Cable, Nic, SnapshotName, Text};
 use serde_json::Value;
 use std::fs;
@@ -97,7 +98,10 @@ impl Qemu {
         command.args(arguments);
         // A group of its own: what interrupts the agent in its terminal must not reach the guests.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| Fault::new(Failure::Spawn, error.to_string()))?;
+        // With a bridge in the operator's file a machine may be given a TAP device at any time, which its QEMU opens.
+        let tapped = self.images.networks.values().any(|network| matches!(network, Network::Bridge(_)));
+        let child = lend(tapped, || command.spawn());
+        let child = child.map_err(|error| Fault::new(Failure::Spawn, error.to_string()))?;
         let process =
             Process::spawned(child).map_err(|error| Fault::new(Failure::Spawn, error.to_string()))?;
         let process = Arc::new(process);
@@ -207,7 +211,7 @@ impl Qemu {
         let mut command = Command::new("ip");
         command.args(["link", "set", "dev", &tap, "master", bridge, "up"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        let child = lend(true, || command.spawn()).map_err(|error| failed(error.to_string()))?;
         let process = Process::spawned(child).map_err(|error| failed(error.to_string()))?;
         if !process.wait(BRIDGE_TIME) {
             process.kill();
