@@ -26,6 +26,10 @@ impl World {
         let mut command = Command::new("sh");
         command.args(["-c", "read line", "sh", "-uuid", &uuid.to_string(), "end"]);
         let child = command.stdin(Stdio::piped()).spawn().unwrap();
+        // It has its command line a moment after it has begun.
+        while fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         Self { qemu, machine, child }
     }
 
