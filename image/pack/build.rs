@@ -14,6 +14,8 @@ mod fat;
 mod gpt;
 #[path = "src/inner.rs"]
 mod inner;
+#[path = "src/moves.rs"]
+mod moves;
 #[path = "src/packed.rs"]
 mod packed;
 #[path = "src/pe.rs"]

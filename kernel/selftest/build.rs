@@ -5,5 +5,7 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none") {
         let folder = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
         println!("cargo::rustc-link-arg-bins=-T{folder}/../link.ld");
+        // What moves when it is unpacked: image/pack reads it there.
+        println!("cargo::rustc-link-arg-bins=--emit-relocs");
     }
 }

@@ -23,8 +23,9 @@ pub(crate) fn image() -> Image {
         static __data_start: u8;
         static __image_end: u8;
     }
-    // A symbol's address is all there is to it; no reference to its contents is made.
-    let address = |symbol: *const u8| symbol as u64;
+    // A symbol's address is all there is to it; no reference to its contents is made. The compiler must not reckon with it:
+    // what it made of a distance to a fixed address would be fixed, and the image is moved.
+    let address = |symbol: *const u8| core::hint::black_box(symbol) as u64;
     Image {
         start: address(&raw const __image_start),
         text: address(&raw const __text_start)..address(&raw const __text_end),

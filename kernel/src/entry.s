@@ -5,6 +5,7 @@
 // immediate the assembler hands to the linker. Everything here runs at its load address until the last jump.
 
 .set BASE, 0xffffffff80000000
+.set BASE_LOW, 0x80000000
 
 .set CR0_PE, 1 << 0
 .set CR0_MP, 1 << 1
@@ -28,7 +29,7 @@
 .long 8                         // length of the descriptor: QEMU reads eight bytes from an ELF64
 .long 18                        // XEN_ELFNOTE_PHYS32_ENTRY
 .asciz "Xen"
-.quad pvh_entry - BASE
+.long pvh_entry - BASE, 0       // physical addresses are of 32 bits: then who moves the image sees that they stay
 
 .section .text.pvh_entry, "ax", @progbits
 .code32
@@ -52,7 +53,12 @@ pvh_entry:
 2:  cmpl %ecx, %edi
     jb 1b
 
-    // Temporary tables: the first 4 GiB at themselves, and the first GiB of them at BASE as well.
+    // How far above where it is linked the image runs: what unpacked it has moved all addresses in it, this one too.
+    movl moved - BASE, %ebp
+    subl $(pvh_entry - BASE), %ebp
+    subl $BASE_LOW, %ebp
+
+    // Temporary tables: the first 4 GiB at themselves, and their beginning so far above BASE as well, up to its first GiB.
     movl $(boot_tables - BASE), %edi
     leal 0x1003(%edi), %eax                 // level 4, entry 0 -> low level 3
     movl %eax, (%edi)
@@ -60,13 +66,14 @@ pvh_entry:
     movl %eax, 0xff8(%edi)
     leal 0x3003(%edi), %eax                 // low level 3, entries 0..4 -> level 2
     movl %eax, 0x1000(%edi)
-    movl %eax, 0x2ff0(%edi)                 // high level 3, entry 510 -> the same first level 2
     addl $0x1000, %eax
     movl %eax, 0x1008(%edi)
     addl $0x1000, %eax
     movl %eax, 0x1010(%edi)
     addl $0x1000, %eax
     movl %eax, 0x1018(%edi)
+    addl $0x1000, %eax                      // high level 3, entry 510 -> a level 2 of its own
+    movl %eax, 0x2ff0(%edi)
     movl $0x83, %eax                        // present, writable, 2 MiB
     xorl %ecx, %ecx
 1:  movl %eax, 0x3000(%edi,%ecx,8)
@@ -74,6 +81,14 @@ pvh_entry:
     incl %ecx
     cmpl $2048, %ecx
     jne 1b
+    movl $0x83, %eax
+    movl %ebp, %ecx
+    shrl $21, %ecx
+1:  movl %eax, 0x7000(%edi,%ecx,8)
+    addl $0x200000, %eax
+    incl %ecx
+    cmpl $512, %ecx
+    jb 1b
     movl %edi, %cr3
 
     // SSE before any Rust: the target's code uses it. NXE only where there is NX; Rust refuses to go on without.
@@ -118,17 +133,19 @@ high:
 
 .section .rodata.boot_gdt, "a", @progbits
 .balign 8
+moved:
+    .quad pvh_entry
 boot_gdt:
     .quad 0
     .quad 0x00af9b000000ffff                // 64-bit code; accessed already, for the table is read-only
     .quad 0x00cf93000000ffff                // data
 boot_gdt_pointer:
     .word . - boot_gdt - 1
-    .quad boot_gdt - BASE
+    .long boot_gdt - BASE, 0
 
 .section .bss.boot_tables, "aw", @nobits
 .balign 4096
 .global boot_tables
 boot_tables:
-    .skip 7 * 4096
+    .skip 8 * 4096
 .text

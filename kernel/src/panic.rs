@@ -1,7 +1,7 @@
 //! The end of a program that went wrong: say what is known, and end the machine.
 
 use crate::console::print_line;
-use crate::memory::stack::Stack;
+use crate::memory::{self, stack::Stack};
 use crate::power::{self, Exit};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +39,11 @@ fn frame_pointer() -> u64 {
     value
 }
 
+/// Print where code was, by the address at which it is linked: that is what `addr2line` wants, whatever this boot's are.
+pub(crate) fn place(address: u64) {
+    print_line!("  at {:#x}", address.wrapping_sub(memory::moved()));
+}
+
 /// Print the return addresses of the chain of frames that begins at `frame`. The image keeps frame pointers; the
 /// chain is followed as long as it goes upwards inside one stack.
 pub(crate) fn backtrace(mut frame: u64) {
@@ -56,7 +61,7 @@ pub(crate) fn backtrace(mut frame: u64) {
         if address == 0 {
             return;
         }
-        print_line!("  at {address:#x}");
+        place(address);
         if next <= frame {
             return;
         }

@@ -46,6 +46,7 @@ pub const TESTS: &[Need] = &[
     // A target that is not ours, for what attaches disks to machines.
     ("/usr/sbin/tgtd", "tgt"),
     ("/usr/bin/mandoc", "mandoc"),
+    ("/usr/bin/addr2line", "binutils"),
     // UEFI firmware, and what looks at the disk that it starts from.
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     ("/usr/sbin/fsck.fat", "dosfstools"),

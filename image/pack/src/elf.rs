@@ -142,7 +142,8 @@ fn headers(file: &[u8]) -> Result<Vec<usize>, String> {
     Ok((0..count).map(|index| offset.saturating_add(index * size)).collect())
 }
 
-fn number<const N: usize>(file: &[u8], offset: usize) -> Result<usize, String> {
+/// A number of `N` bytes at `offset`.
+pub(crate) fn number<const N: usize>(file: &[u8], offset: usize) -> Result<usize, String> {
     let bytes =
         offset.checked_add(N).and_then(|end| file.get(offset..end)).ok_or("a header lies beyond the end")?;
     let mut whole = [0; 8];

@@ -10,6 +10,7 @@ mod elf;
 mod fat;
 mod gpt;
 mod inner;
+mod moves;
 mod packed;
 mod pe;
 mod squeeze;

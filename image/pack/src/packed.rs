@@ -3,8 +3,11 @@
 //! ```text
 //!   1 MiB                                     end of the data                    end of the image
 //!   | code, constants, data ................. | zeroed data and stacks ........ |
-//!   | reserved .............. | block ............... | stub | note             |
+//!   | reserved .............. | block ............... | stub | note | list      |
 //! ```
+//!
+//! The stub moves all addresses of the image's own in it by one random distance; the list (`moves.rs`) says what only looks
+//! like one.
 //!
 //! The block ends a little behind the end of what becomes of it, so that what is written never catches up with what is
 //! read; stub and note lie in what the image itself clears once it runs. So it needs no memory that the image does not.
@@ -12,14 +15,16 @@
 use crate::calls;
 use crate::elf::{self, Segment};
 use crate::inner::{self, Build};
+use crate::moves;
 use crate::squeeze;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the stub wants to be told what, as offsets of four bytes: the block, where it goes, the end of that, the entry.
-const OPERANDS: [usize; 4] = [1, 6, 11, 16];
+/// Where the stub wants to be told what, as offsets of four bytes: the block, where it goes, the end of that, the entry, the
+/// list of what looks like an address and is none, and the end of all that the image takes.
+const OPERANDS: [usize; 6] = [1, 6, 11, 16, 21, 26];
 /// The first bytes of the instructions that are filled in.
-const OPCODES: [u8; 4] = [0xbe, 0xbf, 0xbd, 0xbc];
+const OPCODES: [u8; 6] = [0xbe, 0xbf, 0xbd, 0xbc, 0xba, 0xb9];
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: where a loader that knows PVH enters. Its contents are filled in.
 const NOTE: [u8; 24] = [4, 0, 0, 0, 8, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Where the block, and the stub, may begin.
@@ -35,17 +40,20 @@ pub(crate) fn install(program: &Build<'_>, folder: &Path) -> Result<PathBuf, Str
     let (built, stub) = (program.run()?, Build { package: "image_unpack", bin: "unpack", ..*program }.run()?);
     let bare = inner::install(&built, folder, program.bin)?;
     let stub = fs::read(&stub).map_err(|error| said(&stub, error.to_string()))?;
-    let packed = packed(&bare, &stub).map_err(|error| said(&built, error))?;
+    let whole = fs::read(&built).map_err(|error| said(&built, error.to_string()))?;
+    let packed = moves::places(&whole)
+        .and_then(|moves| packed(&bare, &stub, &moves))
+        .map_err(|error| said(&built, error))?;
     let path = folder.join(program.bin);
     fs::write(&path, packed).map_err(|error| said(&path, error.to_string()))?;
     Ok(path)
 }
 
-/// `image`, an ELF with a PVH note, packed behind `stub`, an ELF that holds nothing but it.
+/// `image`, an ELF with a PVH note, packed behind `stub`, an ELF that holds nothing but it; what lies at `moves` moves.
 ///
 /// # Errors
 /// A sentence, when one of them is not that.
-pub(crate) fn packed(image: &[u8], stub: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn packed(image: &[u8], stub: &[u8], moves: &[usize]) -> Result<Vec<u8>, String> {
     let stub = match elf::segments(stub)?.as_slice() {
         [only] => only.bytes.to_vec(),
         several => return Err(format!("the stub has {} segments", several.len())),
@@ -54,7 +62,9 @@ pub(crate) fn packed(image: &[u8], stub: &[u8]) -> Result<Vec<u8>, String> {
         return Err("the stub does not begin with what is to be filled in".into());
     }
     let segments = elf::segments(image)?;
-    let (start, whole) = flat(&segments)?;
+    let (start, mut whole) = flat(&segments)?;
+    // What is zeroed data anyway, so that nothing that moves lies where it is not looked for.
+    whole.resize(whole.len() + moves::TAIL, 0);
     let ends = segments.iter().map(|segment| segment.address.saturating_add(segment.memory));
     let end = ends.max().unwrap_or(start);
     let entry = elf::entry(image)?;
@@ -77,16 +87,19 @@ pub(crate) fn packed(image: &[u8], stub: &[u8]) -> Result<Vec<u8>, String> {
     }
     let mut contents = block;
     contents.extend(&stub);
-    for (at, value) in OPERANDS.into_iter().zip([from, start, start + whole.len(), entry]) {
-        let value = u32::try_from(value).map_err(|_| "the image lies beyond 4 GiB")?;
-        let at = code - from + at;
-        contents[at..at + 4].copy_from_slice(&value.to_le_bytes());
-    }
     contents.resize(contents.len().next_multiple_of(4), 0);
     let note = from + contents.len();
     contents.extend(NOTE);
     let place = contents.len() - 8;
     contents[place..].copy_from_slice(&(code as u64).to_le_bytes());
+    let list = from + contents.len();
+    contents.extend(moves::list(start, &whole, end, moves)?);
+    let operands = [from, start, start + whole.len(), entry, list, end];
+    for (at, value) in OPERANDS.into_iter().zip(operands) {
+        let value = u32::try_from(value).map_err(|_| "the image lies beyond 4 GiB")?;
+        let at = code - from + at;
+        contents[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
     if from + contents.len() > end {
         return Err("the image has too little zeroed data to be unpacked in place".into());
     }
@@ -112,7 +125,7 @@ pub(crate) fn packed(image: &[u8], stub: &[u8]) -> Result<Vec<u8>, String> {
                 flags: elf::READ,
                 address: note,
                 memory: NOTE.len(),
-                bytes: &contents[note - from..],
+                bytes: &contents[note - from..][..NOTE.len()],
             },
         ],
     ))

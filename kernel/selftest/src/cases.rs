@@ -42,6 +42,10 @@ pub(crate) fn run(machine: Machine) -> ! {
         "clock" => clock(&machine),
         "idle" => idle(&machine),
         "memory" => memory(&machine),
+        "place" => {
+            info!("run at {:#x}, moved by {:#x}", run as *const () as u64, kernel::memory::moved());
+            panic!("on purpose");
+        }
         "entropy" => entropy(&machine),
         "fw-cfg" => fw_cfg(&machine),
         other => panic!("no case {other:?}"),
@@ -98,7 +102,7 @@ fn execute_heap() {
 
 /// The pages of the image must not be writable at their physical addresses either.
 fn write_image_by_ram() {
-    let code = (run as *const () as u64 - 0xffff_ffff_8000_0000) as *mut u8;
+    let code = (run as *const () as u64 - 0xffff_ffff_8000_0000 - kernel::memory::moved()) as *mut u8;
     // SAFETY: none; the test is that this faults.
     unsafe { code.write_volatile(0xc3) };
 }

@@ -2,7 +2,7 @@
 
 use crate::console::print_line;
 use crate::cpu;
-use crate::memory::stack::Stack;
+use crate::memory::{self, stack::Stack};
 use crate::panic;
 use crate::power::Exit;
 use core::arch::naked_asm;
@@ -83,7 +83,7 @@ extern "C" fn report(frame: &Frame) -> ! {
     panic::end(exit, || {
         describe(frame, exit);
         dump(frame);
-        print_line!("  at {:#x}", frame.rip);
+        panic::place(frame.rip);
         panic::backtrace(frame.rbp);
     })
 }
@@ -176,9 +176,9 @@ fn dump(frame: &Frame) {
         frame.r14,
         frame.r15
     );
-    let (cr2, cr3) = (cpu::cr2(), cpu::cr3());
+    let (cr2, cr3, moved) = (cpu::cr2(), cpu::cr3(), memory::moved());
     print_line!(
-        "  cs:rip {:x}:{:016x}  ss {:x}  rflags {:x}  cr2 {cr2:x}  cr3 {cr3:x}",
+        "  cs:rip {:x}:{:016x}  ss {:x}  rflags {:x}  cr2 {cr2:x}  cr3 {cr3:x}  moved {moved:x}",
         frame.cs,
         frame.rip,
         frame.ss,

@@ -7,8 +7,9 @@
 //! | 0xffff_c000_0000_0000 and up | registers of devices and firmware tables, mapped when asked for | device, or read |
 //! | 0xffff_ffff_8010_0000 and up | the image: code; constants; data and stacks | execute; read; read, write |
 //!
-//! The image is mapped there only: its physical pages are not among the RAM. A page that is not mapped lies under each
-//! stack. Nothing is ever writable and executable; [`check_rights`] walks the live tables and proves it.
+//! The image is moved up from there by what [`moved`] says, and mapped there only: its physical pages are not among the RAM. A
+//! page that is not mapped lies under each stack. Nothing is ever writable and executable; [`check_rights`] walks the live
+//! tables and proves it.
 
 pub(crate) mod copy;
 mod heap;
@@ -32,6 +33,8 @@ pub(crate) use window::{Error as WindowError, map_device, map_tables};
 
 /// Where the image is linked: this much above its load address.
 const BASE: u64 = 0xffff_ffff_8000_0000;
+/// Its load address (`link.ld`).
+const LOAD: u64 = 1 << 20;
 /// Nothing below this is used: null pointers, and what firmware left in the first pages.
 const LOWEST: u64 = 64 * 1024;
 /// What the entry code maps for the time until the tables are made here.
@@ -53,8 +56,13 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// How far its addresses are above the physical ones.
+    fn base(&self) -> u64 {
+        self.start - LOAD
+    }
+
     fn physical(&self) -> Range {
-        Range { start: self.start - BASE, end: self.data.end - BASE }
+        Range { start: LOAD, end: self.data.end - self.base() }
     }
 }
 
@@ -159,7 +167,8 @@ fn usable(info: &StartInfo, image: &Image) -> Ranges {
 fn build(image: &Image, ram: &Ranges, first: Range) -> Result<Tables<Bump>, paging::Error> {
     let mut tables = Tables::new(Bump(first)).ok_or(paging::Error::OutOfMemory)?;
     let mut map = |linked: &ops::Range<u64>, access| {
-        tables.map(linked.start, Range { start: linked.start - BASE, end: linked.end - BASE }, access)
+        let base = image.base();
+        tables.map(linked.start, Range { start: linked.start - base, end: linked.end - base }, access)
     };
     map(&image.text, Access::Execute)?;
     map(&image.rodata, Access::ReadOnly)?;
@@ -257,6 +266,11 @@ pub(crate) fn copy_physical(range: Range) -> Option<Vec<u8>> {
     // SAFETY: the bytes were just written.
     unsafe { bytes.set_len(length) };
     Some(bytes)
+}
+
+/// How far above where it is linked the image runs: a number of 2 MiB that what unpacked it has drawn. Less than a GiB.
+pub fn moved() -> u64 {
+    entry::image().base() - BASE
 }
 
 /// Whether all of `range` is RAM that is mapped at its physical address.

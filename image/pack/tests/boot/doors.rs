@@ -3,6 +3,7 @@
 use crate::qemu::{Bus, Firmware, Run};
 use crate::{FAILURE, SUCCESS, expect};
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,7 +13,7 @@ const SCSI: Bus =
 const NVME: Bus = ("NVMe", &["-device", "nvme,serial=1,drive=disk,bootindex=0"]);
 const USB: Bus = ("USB", &["-device", "qemu-xhci", "-device", "usb-storage,drive=disk,bootindex=0"]);
 /// IDE on the board pc, AHCI on q35.
-const IDE: Bus = ("IDE or AHCI", &["-device", "ide-hd,drive=disk,bootindex=0"]);
+pub(crate) const IDE: Bus = ("IDE or AHCI", &["-device", "ide-hd,drive=disk,bootindex=0"]);
 const BUSES: [Bus; 5] = [VIRTIO, SCSI, NVME, USB, IDE];
 
 /// Whether all there is is to be tried: minutes, for UEFI firmware takes its time under translation.
@@ -48,7 +49,27 @@ fn uefi_firmware_starts_it() {
 
 #[test]
 fn uefi_firmware_starts_the_appliance_with_the_file_beside_it() {
-    reads_its_configuration("q35", Firmware::Ovmf, VIRTIO, 0);
+    serves("q35", Firmware::Ovmf, VIRTIO);
+    if all() {
+        reads_its_configuration("pc", Firmware::Ovmf, IDE, 65_400);
+    }
+}
+
+/// The appliance with two NICs, and an initiator that asks it for targets.
+fn serves(board: &'static str, firmware: Firmware, bus: Bus) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let networks = "host.address=10.77.0.15/24\nservice.address=10.78.0.15/24\n";
+    let target = "target.0.iqn=iqn.2026-11.example.corbel:door target.0.volume=nbd://10.78.0.9/disk\n";
+    let document = format!("{networks}{target}target.0.initiators=* iscsi.portal=127.0.0.1:{port}\n");
+    let host = format!("user,id=host,net=10.77.0.0/24,hostfwd=tcp:127.0.0.1:{port}-10.77.0.15:3260");
+    let nics = ["-netdev", &host, "-device", "virtio-net-pci,netdev=host,romfile="];
+    let more =
+        ["-netdev", "user,id=service,net=10.78.0.0/24", "-device", "virtio-net-pci,netdev=service,romfile="];
+    let mut machine =
+        Run::product(board, &document).on_disk(firmware, bus).arguments(&nics).arguments(&more).start();
+    machine.wait_for("corbel: ready");
+    let (good, said) = run("/usr/bin/iscsi-ls", &[&format!("iscsi://127.0.0.1:{port}")]);
+    assert!(good && said.contains("iqn.2026-11.example.corbel:door"), "{board} {firmware:?}: {said}");
 }
 
 #[test]
@@ -64,6 +85,7 @@ fn a_bios_starts_it_on_pc() {
 #[test]
 fn a_bios_starts_the_appliance_with_the_file_beside_it() {
     reads_its_configuration("pc", Firmware::SeaBios, IDE, 0);
+    serves("q35", Firmware::SeaBios, NVME);
     // As long as it may be: many clusters.
     reads_its_configuration("q35", Firmware::SeaBios, VIRTIO, 65_400);
 }

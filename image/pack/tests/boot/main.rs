@@ -6,6 +6,7 @@ mod qemu;
 use qemu::{BOARDS, Outcome, Run, alone};
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 /// Exit statuses; `kernel/README.md` has the table.
@@ -82,6 +83,44 @@ fn two_mib_are_enough_to_boot_and_all_memory_can_be_used() {
             assert!(outcome.text().contains("intact: true"), "{}", outcome.text());
         }
     }
+}
+
+/// Where a boot has put the image, and that the addresses of its panic are those of lines all the same.
+fn moved(outcome: &Outcome) -> u64 {
+    expect(outcome, PANIC, "place");
+    let text = outcome.text();
+    let number = |before: &str| {
+        let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no `{before}`: {text}"));
+        let digits: String = rest.chars().take_while(char::is_ascii_hexdigit).collect();
+        u64::from_str_radix(&digits, 16).expect("a number")
+    };
+    let (runs, moved) = (number("run at 0x"), number("moved by 0x"));
+    assert!(moved.is_multiple_of(2 << 20) && moved < 1 << 30, "{moved:#x}");
+    assert!((0xffff_ffff_8010_0000..0xffff_ffff_8040_0000).contains(&(runs - moved)), "{runs:#x} {moved:#x}");
+    let program = qemu::selftest().with_extension("debug");
+    let mut lines = Command::new("/usr/bin/addr2line");
+    lines.arg("-e").arg(program).args(text.lines().filter_map(|line| line.strip_prefix("  at ")));
+    let lines = lines.output().expect("addr2line").stdout;
+    let lines = String::from_utf8_lossy(&lines);
+    assert!(lines.contains("selftest/src/cases.rs:") && lines.contains("kernel/src/panic.rs:"), "{lines}");
+    moved
+}
+
+#[test]
+fn each_boot_puts_the_image_elsewhere_whatever_began_it() {
+    // By the CPU's dice, and by its clock.
+    for cpu in ["max", "qemu64"] {
+        let direct = Run::case("q35", "place").cpu(cpu);
+        let by_bios = Run::case("pc", "place").cpu(cpu).on_disk(qemu::Firmware::SeaBios, doors::IDE);
+        for run in [direct, by_bios] {
+            // Of some five hundred places four times the same would be more than chance.
+            let places: BTreeSet<_> = (0..4).map(|_| moved(&run.finish())).collect();
+            assert!(places.len() > 1, "{cpu}: {places:x?}");
+        }
+    }
+    // A debugger's image stays where it is linked.
+    let program = qemu::selftest().with_extension("plain");
+    assert_eq!(moved(&Run::case("microvm", "place").program(&program).finish()), 0);
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub(crate) struct Run {
     arguments: Vec<String>,
     disk: Option<(Firmware, Bus)>,
     image: Option<PathBuf>,
+    program: Option<PathBuf>,
 }
 
 impl Run {
@@ -75,6 +76,7 @@ impl Run {
             arguments: Vec::new(),
             disk: None,
             image: None,
+            program: None,
         }
     }
 
@@ -119,23 +121,32 @@ impl Run {
         Self { image: Some(path.to_path_buf()), ..self }
     }
 
+    /// This program in place of the packed one.
+    pub(crate) fn program(self, path: &Path) -> Self {
+        Self { program: Some(path.to_path_buf()), ..self }
+    }
+
     /// Start it.
     pub(crate) fn start(&self) -> Machine {
         if self.product {
             let image = if self.unpacked { image_pack::elf_unpacked() } else { image_pack::elf() };
             return Machine::start(self, image);
         }
-        static SELFTEST: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-        let program = match SELFTEST.get_or_init(image_pack::selftest) {
-            Ok(program) => program,
-            Err(error) => panic!("{error}"),
-        };
-        Machine::start(self, program)
+        Machine::start(self, self.program.as_deref().unwrap_or(selftest()))
     }
 
     /// Start it and wait for its end.
     pub(crate) fn finish(&self) -> Outcome {
         self.start().finish()
+    }
+}
+
+/// The self-test, built once.
+pub(crate) fn selftest() -> &'static Path {
+    static SELFTEST: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match SELFTEST.get_or_init(image_pack::selftest) {
+        Ok(program) => program,
+        Err(error) => panic!("{error}"),
     }
 }
 
