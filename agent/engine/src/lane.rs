@@ -58,6 +58,10 @@ pub(crate) enum Purpose {
     Clear(OpId),
     /// To remove what has moved to another host, by this evidence.
     Left(OpId, Evidence),
+    /// To end what there is of a machine whose start was cut short.
+    Undo(OpId, Fault),
+    /// To see how it stands after that.
+    Undone(OpId, Fault),
 }
 
 /// A command that had begun, and of which looking is to tell what became of it.

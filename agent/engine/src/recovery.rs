@@ -173,6 +173,11 @@ impl Engine {
                 self.has_left(id, &op_id, vec![Text::new("its peer has said that it has all of it")]);
             }
             Verdict::Remove => self.hand_out(id, Purpose::Clear(op_id), Task::Remove, END_MS),
+            Verdict::Half => {
+                let detail =
+                    "the agent ended before its processors had begun; what there was of it was ended";
+                self.undo(id, op_id, Fault::new(Failure::Interrupted, detail));
+            }
             Verdict::Silent => self.freeze(
                 id,
                 &op_id,

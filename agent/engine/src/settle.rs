@@ -19,6 +19,8 @@ pub(crate) enum Verdict {
     Again,
     /// Nothing of it runs any more, and it is still to be removed.
     Remove,
+    /// Its start was cut short: something of it is there, whose processors have not begun, and nobody goes on with it.
+    Half,
     /// It looks the same whether it was done or not.
     Unknowable,
 }
@@ -47,6 +49,10 @@ pub(crate) fn verdict(action: &Action, from: State, seen: &Observation) -> Verdi
     };
     match action {
         Action::Create { start: false, .. } => Done,
+        Action::Start {} | Action::Create { .. } | Action::Restore {} if state == State::Pending => {
+            Verdict::Half
+        }
+        Action::Reboot { .. } if from == State::Stopped && state == State::Pending => Verdict::Half,
         // Its processors were held until it was whole.
         Action::Start {} | Action::Create { .. } => done(state == State::Running),
         Action::Restore {} => done(state == State::Running),

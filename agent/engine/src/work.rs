@@ -266,6 +266,13 @@ impl Engine {
                 }
             }
             (Purpose::After(op_id, fault), Finding::Seen(seen)) => self.after(&id, &op_id, fault, &seen),
+            (Purpose::Undo(op_id, fault), Finding::Performed(_)) => {
+                self.hand_out(&id, Purpose::Undone(op_id, fault), Task::Look, QUICK_MS);
+            }
+            (Purpose::Undone(op_id, fault), Finding::Seen(seen)) => {
+                self.seen(&id, &seen);
+                self.fail(&id, &op_id, fault);
+            }
             (Purpose::Stats, Finding::Used(used)) => {
                 if let Some(lane) = self.lanes.get_mut(&id) {
                     lane.stats = (lane.stats.0 + 1, Some(used));
@@ -329,7 +336,11 @@ impl Engine {
                     lane.record.passage.take_if(|_| over);
                 }
                 self.apply(id, &command);
-                self.set(id, state, None, Some(op_id));
+                // What leaves the state as it is says nothing of it: the machine may have died before it was done to what
+                // was left of it.
+                if effect(from, action.verb()) != Effect::Keep || state != from {
+                    self.set(id, state, None, Some(op_id));
+                }
                 if matches!(state, State::Stopped | State::Terminated | State::Saved) {
                     self.nothing_runs(id, &evidence, true);
                 }
@@ -387,8 +398,15 @@ impl Engine {
             Verdict::Unknowable if silent && !is_forced(command.action.verb()) => {
                 self.freeze(id, op_id, &format!("{}: {}", command.action.verb(), fault.detail));
             }
+            Verdict::Half => self.undo(id, op_id.clone(), fault),
             _ => self.fail(id, op_id, fault),
         }
+    }
+
+    /// Have what there is of a machine ended, whose start was cut short: it would stay as it is, held for ever, and could
+    /// not be told from one that somebody wants so. Whatever comes of it, the start has failed.
+    pub(crate) fn undo(&mut self, id: &InstanceId, op_id: OpId, fault: Fault) {
+        self.hand_out(id, Purpose::Undo(op_id, fault), Task::Perform(Step::End), END_MS);
     }
 
     /// A machine has ended by itself.

@@ -1,6 +1,6 @@
 //! Single stories.
 
-use super::played::{World, action, create, stop, volume_attach};
+use super::played::{World, action, create, snapshot, stop, volume_attach};
 use crate::{Batch, Entry, Fault, Finding, Known, Reply, Report};
 use agent_protocol::{
     Action, Attachment, Command, EventKind, Failure, Hello, Outcome, Precondition, Refusal, State, Then,
@@ -150,6 +150,30 @@ fn one_that_hangs_holds_up_nobody_and_can_be_ended() {
     world.run();
     assert_eq!(refusal(world.engine.outcome(&pause.op_id)), Refusal::StateUnknown);
     assert!(matches!(world.act("a", Action::Terminate {}), Outcome::Done { changed: true, .. }));
+}
+
+#[test]
+fn a_machine_that_dies_before_a_snapshot_is_made_of_it_is_not_told_as_running() {
+    let mut world = World::new();
+    world.reach("a", State::Running);
+    let kept = world.command("a", snapshot("t"));
+    world.engine.command(&kept, 0, 0);
+    for job in 0..2 {
+        while let Some(batch) = world.engine.take() {
+            world.engine.durable(batch.last);
+        }
+        let next = world.engine.next_job().unwrap();
+        if job == 1 {
+            // It ran when it was looked at; its disks can be kept all the same.
+            world.real("a").die();
+        }
+        let report = world.work(&next);
+        world.engine.report(next.id, report, 0);
+    }
+    world.run();
+    let Outcome::Done { changed: true, instance, .. } = world.ended(&kept.op_id) else { panic!() };
+    assert_eq!(instance.state, State::Failed);
+    assert_eq!(world.instance("a").state, State::Failed);
 }
 
 #[test]

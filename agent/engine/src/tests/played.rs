@@ -22,6 +22,8 @@ pub(crate) struct Real {
     pub(crate) passage: Option<Passage>,
     /// What comes of moving it: it arrives, or breaks off in the middle.
     pub(crate) moves: bool,
+    /// Its memory is saved.
+    saved: bool,
     /// The guest is about to do what it was asked.
     asked: Option<Step>,
     ended: Option<Ended>,
@@ -126,6 +128,13 @@ impl World {
             }
             let Some(job) = self.engine.next_job() else { return };
             let performs = matches!(job.task, Task::Perform(_) | Task::Remove);
+            if matches!(job.task, Task::Perform(Step::Start | Step::Restore)) {
+                // It is there before it runs.
+                self.machine(&job.machine).begin();
+                if self.crashes_here() {
+                    continue;
+                }
+            }
             let report = self.work(&job);
             if performs && self.crashes_here() {
                 continue;
@@ -145,8 +154,8 @@ impl World {
         }
     }
 
-    pub(crate) fn work(&mut self, job: &Job) -> Report {
-        let real = self.machines.entry(job.machine.uuid).or_insert_with(|| Real {
+    fn machine(&mut self, machine: &Machine) -> &mut Real {
+        self.machines.entry(machine.uuid).or_insert_with(|| Real {
             state: State::Stopped,
             volumes: Vec::new(),
             nics: Vec::new(),
@@ -155,9 +164,14 @@ impl World {
             hangs: false,
             passage: None,
             moves: true,
+            saved: false,
             asked: None,
             ended: None,
-        });
+        })
+    }
+
+    pub(crate) fn work(&mut self, job: &Job) -> Report {
+        let real = self.machine(&job.machine);
         real.obey();
         let ended = if job.task == Task::Adopt { None } else { real.ended.take() };
         let result = match &job.task {
@@ -264,6 +278,13 @@ impl Real {
         }
     }
 
+    /// The first half of a start.
+    fn begin(&mut self) {
+        if !self.hangs && matches!(self.state, State::Stopped | State::Saved) {
+            self.state = State::Pending;
+        }
+    }
+
     pub(crate) fn die(&mut self) {
         self.state = State::Stopped;
         self.ended = Some(Ended { orderly: false, how: Text::new("it died") });
@@ -297,14 +318,16 @@ impl Real {
                 let volumes = machine.volumes.iter().map(|one| one.volume.clone());
                 let nics = machine.nics.iter().map(|one| one.nic.clone());
                 if !(volumes.eq(self.volumes.iter().cloned()) && nics.eq(self.nics.iter().cloned())) {
+                    self.state = State::Saved;
                     return Err(Fault::new(Failure::Hypervisor, "its memory is that of another machine"));
                 }
-                self.state = State::Running;
+                (self.state, self.saved) = (State::Running, false);
             }
             Step::Resume => self.state = State::Running,
             Step::Pause => self.state = State::Paused,
             Step::End => {
-                (self.state, self.hangs, self.ended) = (State::Stopped, false, None);
+                let state = if self.saved { State::Saved } else { State::Stopped };
+                (self.state, self.hangs, self.ended) = (state, false, None);
             }
             Step::MigratePrepare => {
                 (self.state, self.passage) = (State::Pending, Some(Passage::Awaited));
@@ -322,7 +345,7 @@ impl Real {
                     self.state = State::Running;
                 }
             }
-            Step::Save => self.state = State::Saved,
+            Step::Save => (self.state, self.saved) = (State::Saved, true),
             Step::AttachVolume(volume) => self.volumes.push(volume.volume.clone()),
             Step::AttachNic(nic) => self.nics.push(nic.nic.clone()),
             Step::AskToStop | Step::DetachVolume(_) | Step::DetachNic(_) => self.asked = Some(step.clone()),
