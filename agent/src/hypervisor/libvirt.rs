@@ -40,6 +40,8 @@ const BURY_TIME: Duration = Duration::from_secs(1);
 const PROBE_TIME: Duration = Duration::from_millis(1500);
 /// A hypervisor that has kept libvirtd waiting for so long is not asked more.
 const BUSY_TIME: Duration = Duration::from_millis(700);
+/// How long between two looks at whether libvirtd is still in the middle of something.
+const AGAIN_TIME: Duration = Duration::from_millis(20);
 /// How many hypervisors that do not answer may each hold one of libvirtd's twenty workers by being looked at.
 const DEAF_MAX: usize = 8;
 /// How many terminated machines wait for everything of them to be removed.
@@ -115,10 +117,18 @@ impl Libvirt {
 
     fn look(&self, machine: &Machine, within: Duration) -> Result<Observation, Fault> {
         let mut session = self.open(within).map_err(unsent)?;
-        let Some((domain, described)) = self.find(&mut session, machine)? else {
+        let Some((domain, _)) = self.find(&mut session, machine)? else {
             return Ok(Observation::of(State::Stopped));
         };
-        let (state, why) = session.state(&domain).map_err(unsent)?;
+        let (mut state, mut why) = session.state(&domain).map_err(unsent)?;
+        if state != SHUT_OFF {
+            locked(&self.watched).insert(machine.uuid);
+            if let Some(reason) = self.is_deaf(&mut session, &domain, machine.uuid)? {
+                return Ok(Observation::of(State::Unknown).because(reason));
+            }
+            // What libvirtd was in the middle of is over.
+            (state, why) = session.state(&domain).map_err(unsent)?;
+        }
         let mut seen = observation(state, why);
         if state == SHUT_OFF {
             locked(&self.watched).remove(&machine.uuid);
@@ -127,31 +137,34 @@ impl Libvirt {
             }
             return Ok(seen);
         }
-        locked(&self.watched).insert(machine.uuid);
-        if let Some(reason) = self.is_deaf(&mut session, &domain, machine.uuid)? {
-            return Ok(Observation::of(State::Unknown).because(reason));
-        }
+        let described = session.described(&domain).map_err(unsent)?;
         seen.volumes = Some(described.volumes.into_keys().collect());
         seen.nics = Some(described.nics.into_keys().collect());
         Ok(seen)
     }
 
     /// Why the hypervisor of a domain that runs cannot be spoken with, if it cannot. libvirtd itself tells only what it
-    /// heard last.
+    /// heard last. What it is in the middle of, for an agent that was killed since or for somebody else, is waited for: how
+    /// the domain will be is not to be seen before.
     fn is_deaf(
         &self,
         session: &mut Session,
         domain: &Domain,
         uuid: Uuid,
     ) -> Result<Option<&'static str>, Fault> {
-        match session.control(domain).map_err(unsent)? {
-            Control::Busy(since) if since > BUSY_TIME => {
-                locked(&self.deaf).insert(uuid);
-                return Ok(Some(BUSY));
+        loop {
+            match session.control(domain) {
+                Ok(Control::Busy(since)) if since > BUSY_TIME => {
+                    locked(&self.deaf).insert(uuid);
+                    return Ok(Some(BUSY));
+                }
+                Ok(Control::Busy(_)) => std::thread::sleep(AGAIN_TIME),
+                Ok(Control::Broken) => return Ok(Some("libvirtd has lost the connection to its hypervisor")),
+                Ok(Control::Ready) => break,
+                // It has ended meanwhile.
+                Err(RpcError::Refused { .. }) => return Ok(None),
+                Err(error) => return Err(unsent(error)),
             }
-            Control::Broken => return Ok(Some("libvirtd has lost the connection to its hypervisor")),
-            Control::Busy(_) => return Ok(None),
-            Control::Ready => {}
         }
         if locked(&self.deaf).len() >= DEAF_MAX && !locked(&self.deaf).contains(&uuid) {
             return Ok(None);

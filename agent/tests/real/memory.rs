@@ -53,6 +53,29 @@ fn a_paused_guest_and_one_with_more_processors_are_saved_and_restored() {
 }
 
 #[test]
+fn a_restore_that_was_cut_short_goes_on_once_all_is_loaded() {
+    let mut host = Host::new("half-back");
+    let machine = host.started("web");
+    host.says(&machine, "c", "A");
+    // The agent is killed when the file has lost its name and the guest has not gone on.
+    host.monitor(&machine, "{\"execute\":\"stop\"}\n");
+    let loaded = host.own(&machine, "memory.loaded");
+    std::fs::write(&loaded, "memory").unwrap();
+    // And so early that who the process is was not kept.
+    std::fs::write(host.own(&machine, "process"), "").unwrap();
+    std::fs::remove_file(host.own(&machine, "pid")).unwrap();
+    host.restart();
+    assert_eq!(host.qemu.adopt(&machine, TIME).state, State::Running);
+    assert!(!loaded.exists());
+    host.says(&machine, "c", "B");
+    // One that is held on purpose stays so.
+    host.perform(&machine, &Step::Pause).unwrap();
+    host.restart();
+    assert_eq!(host.qemu.adopt(&machine, TIME).state, State::Paused);
+    host.perform(&machine, &Step::End).unwrap();
+}
+
+#[test]
 fn a_save_that_was_cut_short_is_never_restored() {
     let mut host = Host::new("half");
     let machine = host.started("web");

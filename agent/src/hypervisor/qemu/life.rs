@@ -91,13 +91,15 @@ impl Qemu {
         if !machine.volumes.is_empty() {
             self.reach_portal(deadline)?;
         }
-        for stale in ["qmp", "events", "console", "pid", "process", "memory.new"] {
+        for stale in ["qmp", "events", "console", "pid", "process", "memory.new", "memory.loaded"] {
             remove(&directory.join(stale)).map_err(storage)?;
         }
         let mut command = Command::new(&self.images.executable);
         command.args(arguments);
         // A group of its own: what interrupts the agent in its terminal must not reach the guests.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // From here on there may be a process that another run of the agent has to look for.
+        fs::write(directory.join("process"), "").map_err(storage)?;
         // With a bridge in the operator's file a machine may be given a TAP device at any time, which its QEMU opens.
         let tapped = self.images.networks.values().any(|network| matches!(network, Network::Bridge(_)));
         let child = lend(tapped, || command.spawn());

@@ -3,7 +3,7 @@
 //! QEMU is handed the open file over its monitor and never learns a path. While it is written it has another name
 //! (`memory.new`); it gets the one that is restored from (`memory`) when all of it is durable. Whether it is whole could
 //! not be told from the file: QEMU takes one that lacks its end. While `memory` is there its guest has executed nothing
-//! since: it is removed before the processors go on, so that no guest ever wakes twice from one sleep.
+//! since: it loses its name before the processors go on, so that no guest ever wakes twice from one sleep.
 
 use super::commands::commands;
 use super::life::Beginning;
@@ -19,6 +19,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// What the memory is called from when all of it is loaded until its guest has gone on.
+const LOADED: &str = "memory.loaded";
 /// How long to wait between two looks at how far it is.
 const PACE: Duration = Duration::from_millis(20);
 /// How much of the time is kept back for giving up in order.
@@ -111,7 +113,8 @@ impl Qemu {
             self.remove_process(machine, &process);
             return Err(Fault::new(fault.code, format!("{}; its process {how}; {words}", fault.detail)));
         }
-        let forgotten = fs::remove_file(&path).and_then(|()| File::open(&directory)?.sync_all());
+        let loaded = directory.join(LOADED);
+        let forgotten = fs::rename(&path, &loaded).and_then(|()| File::open(&directory)?.sync_all());
         if let Err(error) = forgotten {
             // It must not run while the file may still be there.
             self.end(machine, END_TIME)?;
@@ -119,7 +122,9 @@ impl Qemu {
         }
         let mut evidence = vec![Text::new(&format!("process {} has its memory back", process.identity.pid))];
         let left = deadline.saturating_duration_since(Instant::now()).max(PACE);
-        evidence.extend(self.drive(machine, left, &Step::Resume, "running")?);
+        let runs = self.drive(machine, left, &Step::Resume, "running");
+        let _ = remove(&loaded);
+        evidence.extend(runs?);
         Ok(evidence)
     }
 
@@ -132,7 +137,18 @@ impl Qemu {
             let _ = self.end(machine, within);
             return;
         }
-        let unfinished = self.own_directory(machine).join("memory.new");
+        let directory = self.own_directory(machine);
+        let loaded = directory.join(LOADED);
+        if loaded.exists() {
+            // Its guest has all of its memory and was to go on, if it has not.
+            let status =
+                self.monitor(machine, within).and_then(|mut qmp| qmp.status().map_err(|e| fault(&e)));
+            if status.is_ok_and(|status| matches!(status.as_str(), "paused" | "prelaunch")) {
+                let _ = self.drive(machine, within, &Step::Resume, "running");
+            }
+            let _ = remove(&loaded);
+        }
+        let unfinished = directory.join("memory.new");
         if unfinished.exists() {
             if let Ok(mut qmp) = Qmp::connect(&self.socket(machine), Instant::now() + within) {
                 go_on(&mut qmp, self.parts(machine).is_ok_and(|parts| parts.to_go_on));
