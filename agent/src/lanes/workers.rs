@@ -7,8 +7,11 @@ use crate::journal::Journal;
 use crate::locked;
 use agent_engine::{Batch, CrashPoint, Engine, Fault, Finding, Job, Report, Step, Task};
 use agent_protocol::{Failure, State};
+use rustix::process::Signal;
 use std::collections::VecDeque;
+use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -256,32 +259,49 @@ fn perform(backend: &dyn Hypervisor, job: &Job) -> Report {
     Report { ended, result }
 }
 
-/// Has the agent killed at one place, so that a test can see what comes after.
+/// Has the agent killed at one place, or held there, so that a test can see what comes after.
+#[derive(Default)]
 pub(super) struct Crash {
     at: Option<CrashPoint>,
     left: AtomicUsize,
+    orders: Option<PathBuf>,
 }
 
 impl Crash {
-    /// As the environment says: the place, and after a colon the how-manieth time it is passed.
+    /// As the environment says: the place, and after a colon the how-manieth time it is passed; or a file (with a slash in
+    /// its name) that names the place once it is there.
     pub(super) fn from_environment() -> Result<Self, String> {
-        let Some(text) = std::env::var_os(CRASH_VARIABLE) else {
-            return Ok(Self { at: None, left: AtomicUsize::new(0) });
-        };
+        let Some(text) = std::env::var_os(CRASH_VARIABLE) else { return Ok(Self::default()) };
         let text = text.to_string_lossy();
+        if text.contains('/') {
+            return Ok(Self { orders: Some(PathBuf::from(text.as_ref())), ..Self::default() });
+        }
         let (name, times) = text.split_once(':').unwrap_or((&text, "1"));
-        let wrong = || format!("{CRASH_VARIABLE}={text} is not PLACE or PLACE:TIMES");
+        let wrong = || format!("{CRASH_VARIABLE}={text} is not PLACE, PLACE:TIMES or a file");
         let at = Some(crash_point(name).ok_or_else(wrong)?);
-        Ok(Self { at, left: AtomicUsize::new(times.parse().map_err(|_| wrong())?) })
+        Ok(Self { at, left: AtomicUsize::new(times.parse().map_err(|_| wrong())?), orders: None })
     }
 
     fn pass(&self, point: CrashPoint) {
         if self.at == Some(point) && self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // As abruptly as a kill from outside: nothing is flushed and nothing tidied.
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-            loop {
-                std::thread::park();
-            }
+            end(Signal::KILL);
+        }
+        let Some(file) = &self.orders else { return };
+        let Ok(order) = fs::read_to_string(file) else { return };
+        let (name, held) = order.strip_suffix(" hold").map_or((&*order, false), |name| (name, true));
+        // It is carried out once, whoever of the threads passes there.
+        if point.as_str() == name && fs::remove_file(file).is_ok() {
+            end(if held { Signal::STOP } else { Signal::KILL });
+        }
+    }
+}
+
+/// End, or be held until somebody lets it go on, as abruptly as from outside: nothing is flushed and nothing tidied.
+fn end(signal: Signal) {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    if signal == Signal::KILL {
+        loop {
+            std::thread::park();
         }
     }
 }
