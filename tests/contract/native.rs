@@ -3,9 +3,13 @@
 //! commands as lines, whoever sent them.
 
 use image_launch::scratch::Scratch;
+use rustix::process::WaitOptions;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Reads the machine's UUID from the arguments; without one QEMU is only asked about itself.
 const SCRIPT: &str = "#!/bin/sh
@@ -17,7 +21,7 @@ done
 [ -n \"$uuid\" ] || exec /usr/bin/qemu-system-x86_64 \"$@\"
 read -r traces < \"$0.traces\"
 exec /usr/bin/qemu-system-x86_64 -serial file:$traces/$uuid.$$.console \"$@\" -msg timestamp=on \\
-  -trace 'qmp_enter_*' -trace -qmp_enter_qom_get -trace runstate_set -trace 'qemu_system_*' -D $traces/$uuid.$$
+  -trace 'qmp_enter_*' -trace -qmp_enter_qom_get -trace handle_qmp_command -trace runstate_set -trace 'qemu_system_*' -D $traces/$uuid.$$
 ";
 
 /// Commands of the monitor that change nothing.
@@ -94,6 +98,19 @@ impl Native {
         .collect()
     }
 
+    /// All processes that run for a machine.
+    pub(crate) fn running(&self, uuid: &str) -> Vec<u32> {
+        self.started(uuid).iter().map(|started| started.pid).filter(|pid| runs(*pid)).collect()
+    }
+
+    /// The process that runs for a machine of that name, if one does.
+    pub(crate) fn pid_of(&self, id: &str) -> Option<u32> {
+        self.processes().into_iter().find(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            runs(*pid) && String::from_utf8_lossy(&line).contains(id)
+        })
+    }
+
     /// The process that runs for a machine, if one does.
     pub(crate) fn pid(&self, uuid: &str) -> Option<u32> {
         self.started(uuid).last().map(|started| started.pid).filter(|pid| runs(*pid))
@@ -149,18 +166,69 @@ impl Native {
 
 impl Started {
     fn commands(&self) -> impl Iterator<Item = &str> {
-        self.trace.lines().filter_map(|line| line.split_once(":qmp_enter_")?.1.split(' ').next())
+        self.trace.lines().filter_map(command)
     }
+}
+
+/// The command that a line of a trace tells of. QEMU tells when it begins each, but for the one that gives a guest a device:
+/// of that only that it has arrived.
+fn command(line: &str) -> Option<&str> {
+    if line.contains(":handle_qmp_command ") {
+        return line.contains(r#""execute": "device_add""#).then_some("device_add");
+    }
+    line.split_once(":qmp_enter_")?.1.split(' ').next()
 }
 
 fn is_harmless(name: &str) -> bool {
     name.starts_with("query_") || HARMLESS.contains(&name)
 }
 
+/// Takes over the processes that are orphaned, and lets the kernel forget those that QEMU was, as a system's first process
+/// does at once. libvirtd looks five times a second whether one has gone, and for two seconds where nobody does.
+pub(crate) struct Reaper {
+    ended: Arc<AtomicBool>,
+}
+
+impl Reaper {
+    pub(crate) fn new(native: &Native) -> Self {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+        let ended = Arc::new(AtomicBool::new(false));
+        let (folder, over) = (native.folder.clone(), ended.clone());
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+                let pids = entries.filter_map(|entry| entry.path().extension()?.to_str()?.parse().ok());
+                // Of one that is somebody else's child this does nothing.
+                pids.filter_map(rustix::process::Pid::from_raw).for_each(|pid| {
+                    let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+                });
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self { ended }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Whether a process runs; a zombie does not.
 pub(crate) fn runs(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Whether a process was stopped and not let go on.
+pub(crate) fn is_held(pid: u32) -> bool {
+    state(pid) == Some('T')
+}
+
+/// What the kernel says of a process (`proc_pid_stat(5)`).
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// Sends a signal to one process.

@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, Guest, Host};
 use crate::fixture::Turn;
-use crate::native::{Native, runs, signal};
+use crate::native::{Native, Reaper, runs, signal};
 use agent_protocol::{
     Action, Answer, Command, Instance, InstanceId, Inventory, OpId, Outcome, State, decode, encode, path,
 };
@@ -32,6 +32,7 @@ const PORT: u16 = 4010;
 pub(crate) struct Parent {
     agent: Mutex<Option<Process>>,
     daemon: Option<Process>,
+    _reaper: Reaper,
     _relay: Process,
     next: AtomicU64,
     pub(crate) native: Native,
@@ -69,6 +70,7 @@ impl Parent {
         child::write_obedient(&guests[1].kernel).unwrap();
         guests.extend(more);
         let native = Native::new(&stage.scratch, Path::new(env!("CARGO_TARGET_TMPDIR")));
+        let _reaper = Reaper::new(&native);
         let (template, disks) = (stage.scratch.file("template.qcow2"), stage.scratch.file("disks"));
         let mut img = process::command("qemu-img");
         img.args(["create", "-q", "-f", "qcow2"]).arg(&template).arg("1M");
@@ -85,7 +87,7 @@ impl Parent {
         let relay = Process::start("socat", socat, &stage.scratch.file("socat.log")).unwrap();
         let next = AtomicU64::new(0);
         let (agent, _relay, _turn) = (Mutex::new(None), relay, turn);
-        let parent = Self { agent, daemon, _relay, next, native, backend, stage, _turn };
+        let parent = Self { agent, daemon, _reaper, _relay, next, native, backend, stage, _turn };
         parent.start_agent(&[]);
         parent
     }
@@ -105,6 +107,31 @@ impl Parent {
         })
         .unwrap();
         *self.agent.lock().unwrap() = Some(agent);
+    }
+
+    /// Starts an agent that does what [`Parent::order`] says.
+    pub(crate) fn start_agent_that_obeys(&self) {
+        let orders = self.stage.scratch.file("orders");
+        self.start_agent(&[("CORBEL_AGENT_CRASH", orders.to_str().unwrap())]);
+    }
+
+    /// Has the agent killed, or with ` hold` behind it stopped, when it comes by at that place of its journal.
+    pub(crate) fn order(&self, place: &str) -> Order {
+        let file = self.stage.scratch.file("orders");
+        let fresh = file.with_extension("new");
+        fs::write(&fresh, place).unwrap();
+        fs::rename(fresh, &file).unwrap();
+        Order(file)
+    }
+
+    /// Waits until an agent that was told to end has.
+    pub(crate) fn await_end_of_agent(&self) {
+        self.agent.lock().unwrap().take().unwrap().wait(LIMIT).unwrap();
+    }
+
+    /// The agent's process.
+    pub(crate) fn agent(&self) -> u32 {
+        self.agent.lock().unwrap().as_ref().unwrap().pid()
     }
 
     /// Ends the agent at once, as by a fault.
@@ -188,11 +215,16 @@ impl Parent {
 
     /// What became of a command that was sent before; `None` when the agent has never heard of it.
     pub(crate) fn recall(&self, op_id: &OpId) -> Option<Outcome> {
+        self.try_recall(op_id).expect("the agent is there")
+    }
+
+    /// The same of an agent that may be gone: `None` if it is.
+    pub(crate) fn try_recall(&self, op_id: &OpId) -> Option<Option<Outcome>> {
         let path = format!("{}/{op_id}", path::COMMAND);
-        let (status, body) = self.request(Method::Get, &path, None).expect("the agent is there");
+        let (status, body) = self.request(Method::Get, &path, None)?;
         match status {
-            200 => Some(decode::<Answer>(&body).unwrap().outcome),
-            404 => None,
+            200 => Some(Some(decode::<Answer>(&body).unwrap().outcome)),
+            404 => Some(None),
             _ => panic!("{op_id}: {status} {}", String::from_utf8_lossy(&body)),
         }
     }
@@ -244,6 +276,21 @@ impl Parent {
             Ok(seen.clone().filter(|one| one.state == state))
         })
         .unwrap_or_else(|error| panic!("{error}: {seen:?}\n{}", self.log()))
+    }
+}
+
+/// What an agent was told to do at a place of its journal.
+pub(crate) struct Order(PathBuf);
+
+impl Order {
+    /// Whether it has not come by there yet.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.exists()
+    }
+
+    /// Takes it back; whether it had not been carried out.
+    pub(crate) fn withdraw(&self) -> bool {
+        fs::remove_file(&self.0).is_ok()
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::net::Net;
 use crate::{Context, Error, Result, process};
 use serde_json::Value;
+use std::process::Command;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(40);
@@ -37,22 +38,16 @@ impl Answer {
 /// # Errors
 /// When there is no answer, or one that is not JSON.
 pub fn ask(net: &Net, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
-    let mut curl = net.command("curl");
-    curl.args([
-        "-sS",
-        "--noproxy",
-        "*",
-        "--max-time",
-        "30",
-        "-X",
-        method,
-        "-w",
-        "\n%{http_code} %{content_type}",
-    ]);
-    if let Some(body) = body {
-        curl.args(["-H", "content-type: application/json", "-d", &body.to_string()]);
-    }
-    curl.arg(format!("http://{}{path}", net.api()));
+    ask_within(net, method, path, body, 30)
+}
+
+/// The same of an appliance that may be killed meanwhile: nobody ends its connections then, so that an answer is waited for
+/// until these `seconds` are over.
+///
+/// # Errors
+/// When there is no answer, or one that is not JSON.
+pub fn ask_within(net: &Net, method: &str, path: &str, body: Option<&Value>, seconds: u32) -> Result<Answer> {
+    let curl = request(net, method, path, body, seconds);
     let text = process::check(curl, LIMIT)?;
     let (body, last) = text.rsplit_once('\n').ok_or_else(|| Error::new("curl printed no status"))?;
     let (status, media) = last.split_once(' ').unwrap_or((last, ""));
@@ -62,4 +57,17 @@ pub fn ask(net: &Net, method: &str, path: &str, body: Option<&Value>) -> Result<
         serde_json::from_str(body).context(format!("{path}: {body}"))?
     };
     Ok(Answer { status: status.parse().context("curl's status")?, media: media.into(), body })
+}
+
+/// The program that makes a request, and prints the answer with its status and media type in a last line.
+#[must_use]
+pub fn request(net: &Net, method: &str, path: &str, body: Option<&Value>, seconds: u32) -> Command {
+    let mut curl = net.command("curl");
+    curl.args(["-sS", "--noproxy", "*", "-X", method, "-w", "\n%{http_code} %{content_type}"]);
+    curl.args(["--max-time", &seconds.to_string()]);
+    if let Some(body) = body {
+        curl.args(["-H", "content-type: application/json", "-d", &body.to_string()]);
+    }
+    curl.arg(format!("http://{}{path}", net.api()));
+    curl
 }
