@@ -13,7 +13,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use service::answer;
+pub(crate) use service::{answer, list};
 
 use agent_protocol::{Endpoint, Mac, NETWORKS_MAX, NetworkMap, NetworkName, Text, Vni, encode};
 use kernel::{Device, Kernel};
@@ -60,6 +60,17 @@ pub(crate) struct InEffect {
     pub(crate) endpoints: u32,
     pub(crate) unknown_destinations: u64,
     pub(crate) problem: Option<Text>,
+}
+
+impl InEffect {
+    fn new(label: Label, endpoints: usize, unknown_destinations: u64) -> Self {
+        Self {
+            generation: label.is_whole.then_some(label.generation),
+            endpoints: u32::try_from(endpoints).unwrap_or(u32::MAX),
+            unknown_destinations,
+            problem: None,
+        }
+    }
 }
 
 /// Why a map was not taken. Nothing was changed.
@@ -183,6 +194,19 @@ impl Networks {
         let ours = self.ours()?;
         let mine = ours.iter().find(|(_, label)| label.network == *network);
         mine.map(|(vni, _)| self.look(*vni)).transpose()
+    }
+
+    /// What is in effect of each network, sorted by name.
+    pub(crate) fn states(&self) -> Result<BTreeMap<NetworkName, InEffect>, Text> {
+        let devices = self.kernel.devices()?;
+        let known = self.kernel.all_answered()?;
+        let state = |device: Device| {
+            let vni = Vni::new(device.name.strip_prefix("cbx")?.parse().ok()?)?;
+            let endpoints = known.get(&bridge(vni)).copied().unwrap_or_default();
+            let label = Label::parse(&device.alias)?;
+            Some((label.network.clone(), InEffect::new(label, endpoints, device.dropped)))
+        };
+        Ok(devices.into_iter().filter_map(state).collect())
     }
 
     /// Remove a network. Answers whether there was one.

@@ -49,8 +49,9 @@ impl Service {
             }
             (path::INVENTORY, Method::Get) => self.inventory(request.query),
             (path::EVENTS, Method::Get) => self.events(request.query),
+            (path::NETWORKS, Method::Get) => network::list(self.networks.as_ref(), self.boot),
             (path::HELLO | path::COMMAND, _) => Err(not_allowed("POST")),
-            (path::INVENTORY | path::EVENTS, _) => Err(not_allowed("GET")),
+            (path::INVENTORY | path::EVENTS | path::NETWORKS, _) => Err(not_allowed("GET")),
             (_, method) => match (below(path::COMMAND), below(path::STATS)) {
                 (None, None) => Err(problem(404, "not-found", "There is nothing at this path.")),
                 _ if method != Method::Get => Err(not_allowed("GET")),
@@ -199,11 +200,19 @@ fn wrong(detail: &str) -> Response {
 
 /// The request's body as a `T`.
 pub(crate) fn body<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Response> {
+    body_within(request, &Bounds::REQUEST)
+}
+
+/// The same within other bounds.
+pub(crate) fn body_within<T: DeserializeOwned>(
+    request: &Request<'_>,
+    bounds: &Bounds,
+) -> Result<T, Response> {
     if request.media_type().as_deref() != Some("application/json") {
         return Err(problem(415, "unsupported-media-type", "The body is to be application/json."));
     }
     let malformed = |detail: String| problem(400, "malformed-body", &detail);
-    json::check(request.body, &Bounds::REQUEST).map_err(|excess| malformed(excess.to_string()))?;
+    json::check(request.body, bounds).map_err(|excess| malformed(excess.to_string()))?;
     decode(request.body).map_err(|error| malformed(error.to_string()))
 }
 

@@ -29,7 +29,7 @@ pub use command::{Action, Command, Precondition, Then, Verb};
 pub use event::{Event, EventKind, EventPage};
 pub use hello::{Backend, Capability, Hello, Support, Welcome};
 pub use lifecycle::State;
-pub use network::{ENDPOINTS_MAX, Endpoint, MTU, NETWORKS_MAX, NetworkMap, NetworkState, Vni};
+pub use network::{ENDPOINTS_MAX, Endpoint, MTU, NETWORKS_MAX, NetworkList, NetworkMap, NetworkState, Vni};
 pub use parts::{
     AttachedNic, AttachedVolume, Attachment, Link, Mac, NICS_MAX, Nic, Size, Stats, Traffic, VOLUMES_MAX,
     Volume,

@@ -16,33 +16,46 @@ pub const MTU: core::ops::RangeInclusive<u16> = 1280..=65485;
 
 /// One virtual network, whole: what is not in it is not on the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetworkMap {
     /// What the network is called.
     pub network: NetworkName,
-    /// Grows with each change; an older one than the agent has is refused.
+    /// Grows with each change; an older one than the one that is there is refused.
     pub generation: u64,
     /// The number of the network in the packets between hosts.
     pub vni: Vni,
     /// How long a packet of a guest may be, in bytes, from its IP header on.
     #[serde(deserialize_with = "mtu")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1280, max = 65485)))]
     pub mtu: u16,
     /// Its interfaces, each address once.
     #[serde(deserialize_with = "endpoints")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 512)))]
     pub endpoints: Vec<Endpoint>,
 }
 
 /// Where an interface of a virtual network is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// The interface's address.
     pub mac: Mac,
     /// Its IPv4 address, for which the hosts answer ARP in its place.
+    #[cfg_attr(feature = "schema", schemars(with = "Address"))]
     pub ip: Ipv4Addr,
     /// The address of its host on the network between hosts.
+    #[cfg_attr(feature = "schema", schemars(with = "Address"))]
     pub underlay: Ipv4Addr,
 }
+
+/// How an address is written.
+#[cfg(feature = "schema")]
+#[derive(schemars::JsonSchema)]
+#[schemars(transparent, inline, extend("format" = "ipv4"))]
+#[expect(dead_code, reason = "only its schema is of interest")]
+struct Address(alloc::string::String);
 
 /// A VXLAN network identifier (RFC 7348 section 5): 1 to 2^24 - 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -104,7 +117,7 @@ pub struct NetworkState {
     /// The generation that is in effect, whole; `None` if none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<u64>,
-    /// How many of its interfaces are known to the encapsulating interface.
+    /// How many of its interfaces the encapsulating interface knows.
     pub endpoints: u32,
     /// Packets of guests that were dropped because the map has nobody of that address.
     #[serde(default)]
@@ -112,4 +125,15 @@ pub struct NetworkState {
     /// What keeps the map from being in effect, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Text>,
+}
+
+/// All networks that the agent has made of maps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkList {
+    /// Version of the protocol, [`crate::VERSION`].
+    pub proto: u16,
+    /// The agent's run.
+    pub agent_boot: Uuid,
+    /// The networks, sorted by name.
+    pub networks: Vec<NetworkState>,
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     ImageName, InstanceId, IscsiName, Mac, NetworkName, NicName, Object, OpId, PeerName, SnapshotName, State,
-    Text, Uuid, VolumeName,
+    Text, Uuid, Vni, VolumeName,
 };
 use alloc::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -45,6 +45,19 @@ impl JsonSchema for Text {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "maxLength": Self::LIMIT, "description": "Words for a person." })
+    }
+}
+
+impl JsonSchema for Vni {
+    fn schema_name() -> Cow<'static, str> {
+        "Vni".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "integer", "minimum": 1, "maximum": 16_777_215,
+            "description": "A VXLAN network identifier (RFC 7348 section 5)."
+        })
     }
 }
 

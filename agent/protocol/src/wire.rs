@@ -20,7 +20,8 @@ pub mod path {
     /// `GET`, with `?after=SEQ&wait=MILLISECONDS`: [`crate::EventPage`].
     pub const EVENTS: &str = "/a1/events";
     /// With `/{network}` appended, `PUT`: [`crate::NetworkMap`] → [`crate::NetworkState`], which says whether it is in
-    /// effect; `GET`: [`crate::NetworkState`]; `DELETE`: there is no such network any more.
+    /// effect; `GET`: [`crate::NetworkState`]; `DELETE`: there is no such network any more. Without a name, `GET`:
+    /// [`crate::NetworkList`].
     pub const NETWORKS: &str = "/a1/networks";
     /// `GET` with `/{instance}` appended, and `?wait=MILLISECONDS`: [`crate::Stats`], or 202 while there is nothing yet.
     pub const STATS: &str = "/a1/stats";

@@ -77,6 +77,7 @@ struct Forwarding {
 
 #[derive(Deserialize)]
 struct Neighbour {
+    dev: Option<String>,
     dst: Option<String>,
     lladdr: Option<String>,
     state: Option<Vec<String>>,
@@ -164,6 +165,16 @@ impl Kernel {
             is_permanent.then_some(pair)
         };
         Ok(neighbours.into_iter().filter_map(entry).collect())
+    }
+
+    /// For how many ARP is answered on each bridge.
+    pub(super) fn all_answered(&self) -> Result<BTreeMap<String, usize>, Text> {
+        let neighbours: Vec<Neighbour> = self.ask(&self.ip, &["neigh", "show", "nud", "permanent"])?;
+        let mut counts = BTreeMap::new();
+        for bridge in neighbours.into_iter().filter_map(|neighbour| neighbour.dev) {
+            *counts.entry(bridge).or_default() += 1;
+        }
+        Ok(counts)
     }
 
     fn command(&self, program: &PathBuf) -> Command {

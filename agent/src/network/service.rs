@@ -1,8 +1,9 @@
 //! Requests about networks.
 
 use super::{InEffect, Networks, Refused};
-use crate::service::{body, not_allowed, problem};
-use agent_protocol::{NetworkMap, NetworkName, NetworkState, Text, Uuid, VERSION, encode};
+use crate::service::{body_within, not_allowed, problem};
+use agent_protocol::{NetworkList, NetworkMap, NetworkName, NetworkState, Text, Uuid, VERSION, encode};
+use management_http::json::Bounds;
 use management_http::{Method, Request, Response};
 
 /// The part of the path behind which a network is named, in a request about `name`.
@@ -15,27 +16,20 @@ pub(crate) fn answer(
 ) -> Result<Response, Response> {
     let unknown = || problem(404, "unknown-network", "There is no network of that name here.");
     let name: NetworkName = name.parse().map_err(|_| unknown())?;
-    let networks = networks.ok_or_else(|| {
-        problem(
-            501,
-            "impossible",
-            "The operator's file names no address of this host on the network between hosts.",
-        )
-    })?;
-    let kernel = |what: Text| problem(500, "hypervisor", what.as_str());
+    let networks = networks.ok_or_else(impossible)?;
     match request.method {
         Method::Get => {
             let state = networks.state(&name).map_err(kernel)?.ok_or_else(unknown)?;
-            Ok(shown(boot, name, state))
+            Ok(Response::json(200, encode(&shown(boot, name, state))))
         }
         Method::Put => {
             admit(epoch, request.query)?;
-            let map: NetworkMap = body(request)?;
+            let map: NetworkMap = body_within(request, &Bounds::MAP)?;
             if map.network != name {
                 return Err(problem(422, "invalid-field", "network: another one than the path names"));
             }
             let state = networks.apply(&map).map_err(refused)?;
-            Ok(shown(boot, name, state))
+            Ok(Response::json(200, encode(&shown(boot, name, state))))
         }
         Method::Delete => {
             admit(epoch, request.query)?;
@@ -43,6 +37,22 @@ pub(crate) fn answer(
         }
         _ => Err(not_allowed("GET, PUT, DELETE")),
     }
+}
+
+/// All networks.
+pub(crate) fn list(networks: Option<&Networks>, boot: Uuid) -> Result<Response, Response> {
+    let networks = networks.ok_or_else(impossible)?.states().map_err(kernel)?;
+    let networks = networks.into_iter().map(|(name, state)| shown(boot, name, state)).collect();
+    Ok(Response::json(200, encode(&NetworkList { proto: VERSION, agent_boot: boot, networks })))
+}
+
+fn impossible() -> Response {
+    let detail = "The operator's file names no address of this host on the network between hosts.";
+    problem(501, "impossible", detail)
+}
+
+fn kernel(what: Text) -> Response {
+    problem(500, "hypervisor", what.as_str())
 }
 
 /// Whether the sender still is the appliance that commands.
@@ -70,8 +80,8 @@ fn refused(why: Refused) -> Response {
     }
 }
 
-fn shown(boot: Uuid, network: NetworkName, state: InEffect) -> Response {
-    let state = NetworkState {
+fn shown(boot: Uuid, network: NetworkName, state: InEffect) -> NetworkState {
+    NetworkState {
         proto: VERSION,
         agent_boot: boot,
         network,
@@ -79,6 +89,5 @@ fn shown(boot: Uuid, network: NetworkName, state: InEffect) -> Response {
         endpoints: state.endpoints,
         unknown_destinations: state.unknown_destinations,
         problems: state.problem.into_iter().collect(),
-    };
-    Response::json(200, encode(&state))
+    }
 }

@@ -1,7 +1,7 @@
 //! Network maps over the wire. Needs root, for a network namespace.
 
 use crate::world::World;
-use agent_protocol::{NetworkState, decode, path};
+use agent_protocol::{NetworkList, NetworkState, decode, path};
 use management_http::Method;
 use std::process::Command;
 
@@ -14,8 +14,27 @@ fn map(generation: u64) -> Vec<u8> {
     .into_bytes()
 }
 
+/// A map of as many interfaces as there may be.
+fn full() -> Vec<u8> {
+    let endpoints = (0..512).map(|number| {
+        let (high, low) = (number / 256, number % 256);
+        format!(
+            r#"{{"mac":"52:54:00:01:{high:02x}:{low:02x}","ip":"10.6.{high}.{low}","underlay":"192.0.2.{}"}}"#,
+            low.max(1)
+        )
+    });
+    let endpoints: Vec<String> = endpoints.collect();
+    let endpoints = endpoints.join(",");
+    format!(r#"{{"network":"full","generation":1,"vni":101,"mtu":1450,"endpoints":[{endpoints}]}}"#)
+        .into_bytes()
+}
+
+fn place(network: &str) -> String {
+    format!("{}/{network}", path::NETWORKS)
+}
+
 fn blue(query: &str) -> String {
-    format!("{}/blue{query}", path::NETWORKS)
+    place("blue") + query
 }
 
 #[test]
@@ -44,6 +63,14 @@ fn a_map_is_taken_from_the_appliance_that_commands_and_from_no_other() {
     assert_eq!((status, state.applied, state.endpoints, state.problems.len()), (200, Some(5), 2, 0));
     assert_eq!(put(&world, epoch, 4).0, 409, "an older generation");
     assert_eq!(put(&world, epoch, 5).0, 200, "the same again");
+
+    let (status, body) = world.request(Method::Get, path::NETWORKS, None);
+    let list: NetworkList = decode(&body).unwrap();
+    assert_eq!((status, list.networks), (200, vec![state]), "the list says the same");
+    let (status, body) =
+        world.request(Method::Put, &format!("{}?epoch={epoch}", place("full")), Some(&full()));
+    let state: NetworkState = decode(&body).unwrap_or_else(|_| panic!("{status}"));
+    assert_eq!((status, state.applied, state.endpoints), (200, Some(1), 512), "as many as there may be");
 
     let newer = world.hello(2).1.unwrap().epoch;
     assert_eq!(put(&world, epoch, 6).0, 409, "another appliance has taken over");

@@ -21,6 +21,8 @@ impl Bounds {
     pub const REQUEST: Self = Self { depth: 8, tokens: 256, string: 4096 };
     /// For a peer's answer about one thing.
     pub const ANSWER: Self = Self { depth: 8, tokens: 1024, string: 4096 };
+    /// For a network map of as many interfaces as it may have.
+    pub const MAP: Self = Self { depth: 3, tokens: 4096, string: 64 };
     /// For a peer's list of things, of which there may be a thousand.
     pub const LIST: Self = Self { depth: 8, tokens: 64 * 1024, string: 4096 };
 }
