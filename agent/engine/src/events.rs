@@ -1,6 +1,6 @@
 //! The events of late.
 
-use agent_protocol::{Event, EventKind, OpId, Text};
+use agent_protocol::{Event, EventKind, OpId, Text, Uuid};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -45,6 +45,13 @@ impl Ring {
             detail,
         };
         self.kept.push_back((after, event));
+    }
+
+    /// Whether there was one of this kind and machine within so many milliseconds before that time.
+    pub(crate) fn has_lately(&self, now_ms: u64, pause: u64, uuid: Uuid, kind: EventKind) -> bool {
+        let latest = self.kept.iter().rev().map(|(_, event)| event);
+        let mut latest = latest.take_while(|event| event.at_ms.saturating_add(pause) > now_ms);
+        latest.any(|event| event.uuid == uuid && event.kind == kind)
     }
 
     /// Up to `limit` events after that number which may be told; what to ask after next; whether some were missed.

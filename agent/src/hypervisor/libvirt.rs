@@ -21,7 +21,7 @@ pub use described::{Described, Plug};
 pub use images::Section;
 pub use request::{Afterwards, Domain, Request, requests};
 
-use super::{Ended, Evidence, Fault, Hypervisor, Machine, Observation, Step};
+use super::{Ended, Evidence, Fault, Hypervisor, Incident, Machine, Observation, Step};
 use crate::locked;
 use agent_protocol::{Backend, Failure, ImageName, State, Stats, Text, Traffic, Uuid};
 use events::Events;
@@ -65,6 +65,8 @@ pub struct Libvirt {
     deaf: Mutex<BTreeSet<Uuid>>,
     /// Those to which something has happened that could not be looked at.
     unseen: Mutex<BTreeSet<Uuid>>,
+    /// Errors of disks that nobody has asked for yet.
+    incidents: Mutex<Vec<Incident>>,
     /// Terminated ones of which libvirtd would not remove everything yet.
     leftovers: Mutex<Vec<Machine>>,
     events: Mutex<Events>,
@@ -83,6 +85,7 @@ impl Libvirt {
             watched: Mutex::default(),
             deaf: Mutex::default(),
             unseen: Mutex::default(),
+            incidents: Mutex::default(),
             leftovers: Mutex::default(),
             events: Mutex::default(),
         })
@@ -354,6 +357,13 @@ impl Hypervisor for Libvirt {
 
     fn wait_for_ends(&self, within: Duration) -> Vec<Uuid> {
         self.await_news(within)
+    }
+
+    fn incidents(&self) -> Vec<Incident> {
+        let watched = locked(&self.watched);
+        let mut incidents = std::mem::take(&mut *locked(&self.incidents));
+        incidents.retain(|incident| watched.contains(&incident.uuid));
+        incidents
     }
 }
 

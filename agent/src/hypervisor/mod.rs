@@ -11,12 +11,23 @@ pub mod qemu;
 
 pub use agent_engine::{Ended, Evidence, Fault, Machine, Observation, Step};
 
-use agent_protocol::{Backend, ImageName, Stats, Uuid};
+use agent_protocol::{Backend, EventKind, ImageName, Stats, Text, Uuid};
 use std::time::Duration;
 
 /// Why there is no snapshot: a guest whose memory is from yesterday and whose disk is from today destroys the disk.
 const ATTACHED: &str =
     "disks of the appliance are attached, and they are not part of a snapshot of the hypervisor";
+
+/// Something that has happened to a machine by itself and is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// The machine.
+    pub uuid: Uuid,
+    /// What kind of thing.
+    pub kind: EventKind,
+    /// More about it, for people.
+    pub detail: Text,
+}
 
 /// A hypervisor, driven.
 pub trait Hypervisor: Send + Sync {
@@ -53,4 +64,7 @@ pub trait Hypervisor: Send + Sync {
     /// Wait until some machine has ended by itself and is not buried yet, or has changed otherwise (a guest let go of a
     /// disk, restarted, was held); those that have.
     fn wait_for_ends(&self, within: Duration) -> Vec<Uuid>;
+
+    /// What has happened to machines since this was last asked that no observation shows.
+    fn incidents(&self) -> Vec<Incident>;
 }

@@ -30,7 +30,7 @@ pub use commands::{Part, Setting, arguments, commands};
 pub use console::ConsolePage;
 pub use images::{Images, Network};
 
-use super::{Ended, Evidence, Fault, Hypervisor, Machine, Observation, Step};
+use super::{Ended, Evidence, Fault, Hypervisor, Incident, Machine, Observation, Step};
 use crate::locked;
 use agent_protocol::{Backend, Failure, ImageName, State, Stats, Text, Uuid};
 use images::Image;
@@ -458,6 +458,14 @@ impl Hypervisor for Qemu {
         changed.sort_unstable();
         changed.dedup();
         changed
+    }
+
+    fn incidents(&self) -> Vec<Incident> {
+        let links: Vec<_> = self.links().iter().map(|(uuid, one)| (*uuid, one.clone())).collect();
+        let of_one = |(uuid, link): (Uuid, Arc<Link>)| {
+            link.incidents().into_iter().map(move |(kind, detail)| Incident { uuid, kind, detail })
+        };
+        links.into_iter().flat_map(of_one).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! there are machines to wait for.
 
 use super::{CRASH_VARIABLE, Lanes, TICK, crash_point};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Incident};
 use crate::journal::Journal;
 use crate::locked;
 use agent_engine::{Batch, CrashPoint, Engine, Fault, Finding, Job, Report, Step, Task};
@@ -202,11 +202,15 @@ impl Lanes {
     pub(super) fn watch(self: &Arc<Self>, backend: &dyn Hypervisor) {
         while !self.closing.load(Ordering::Acquire) {
             let changed = backend.wait_for_ends(Duration::from_millis(100));
-            if changed.is_empty() {
+            let incidents = backend.incidents();
+            if changed.is_empty() && incidents.is_empty() {
                 continue;
             }
             {
                 let mut engine = self.engine();
+                for Incident { uuid, kind, detail } in incidents {
+                    engine.happened(uuid, kind, detail, self.clock_ms());
+                }
                 changed.iter().for_each(|uuid| engine.noticed(*uuid, self.clock_ms()));
                 self.hand_out(&mut engine);
             }

@@ -3,8 +3,8 @@
 use super::played::{World, action, create, snapshot, stop, volume_attach};
 use crate::{Batch, Entry, Fault, Finding, Known, Reply, Report};
 use agent_protocol::{
-    Action, Attachment, Command, EventKind, Failure, Hello, Outcome, Precondition, Refusal, State, Then,
-    Uuid, Verb,
+    Action, Attachment, Command, EventKind, Failure, Hello, Outcome, Precondition, Refusal, State, Text,
+    Then, Uuid, Verb,
 };
 
 fn refusal(known: Known) -> Refusal {
@@ -450,4 +450,30 @@ fn every_command_that_a_damaged_journal_leaves_in_doubt_comes_to_an_end() {
     for command in &commands {
         world.ended(&command.op_id);
     }
+}
+
+#[test]
+fn what_a_guest_does_by_itself_is_told_and_no_oftener_than_once_in_a_second() {
+    let mut world = World::new();
+    world.act("a", create(true));
+    let uuid = *world.machines.keys().next().unwrap();
+    let told = |world: &World| {
+        let (events, ..) = world.engine.events(0, 100);
+        let kinds = [EventKind::Rebooted, EventKind::DiskError];
+        events.into_iter().filter(|event| kinds.contains(&event.kind)).collect::<Vec<_>>()
+    };
+    let words = Text::new("the guest restarted itself");
+    for _ in 0..5 {
+        world.engine.happened(uuid, EventKind::Rebooted, words.clone(), world.now_ms);
+        world.engine.happened(uuid, EventKind::DiskError, words.clone(), world.now_ms);
+        world.engine.happened(Uuid(99), EventKind::Rebooted, words.clone(), world.now_ms);
+    }
+    let events = told(&world);
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!(
+        (events[0].uuid, events[0].state, &events[0].detail),
+        (uuid, State::Running, &Some(words.clone()))
+    );
+    world.engine.happened(uuid, EventKind::Rebooted, words, world.now_ms + 1001);
+    assert_eq!(told(&world).len(), 3);
 }

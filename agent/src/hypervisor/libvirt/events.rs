@@ -2,7 +2,8 @@
 
 use super::Libvirt;
 use super::rpc::Answer;
-use super::session::{Session, concerned};
+use super::session::{Session, concerned, disk_error};
+use crate::hypervisor::Incident;
 use crate::locked;
 use agent_protocol::Uuid;
 use std::collections::BTreeSet;
@@ -48,7 +49,14 @@ impl Libvirt {
             }
         }
         match events.news(within) {
-            Ok(mut news) => {
+            Ok((mut news, errors)) => {
+                // One of a machine is enough: a guest can cause them without end.
+                let mut incidents = locked(&self.incidents);
+                for error in errors {
+                    incidents.retain(|other| other.uuid != error.uuid);
+                    incidents.push(error);
+                }
+                drop(incidents);
                 news.append(&mut locked(&self.unseen));
                 news.extend(self.sweep(&mut events));
                 let watched = locked(&self.watched);
@@ -109,9 +117,9 @@ impl Libvirt {
 }
 
 impl Events {
-    fn news(&mut self, within: Duration) -> Answer<BTreeSet<Uuid>> {
-        let mut news = BTreeSet::new();
-        let Some(link) = self.session.as_mut().map(Session::link) else { return Ok(news) };
+    fn news(&mut self, within: Duration) -> Answer<(BTreeSet<Uuid>, Vec<Incident>)> {
+        let (mut news, mut errors) = (BTreeSet::new(), Vec::new());
+        let Some(link) = self.session.as_mut().map(Session::link) else { return Ok((news, errors)) };
         let silent = link.heard().elapsed() > SILENCE;
         if silent && self.asked.is_none_or(|asked| asked.elapsed() > SILENCE) {
             self.asked = Some(Instant::now());
@@ -121,9 +129,10 @@ impl Events {
         for _ in 0..AT_ONCE {
             let Some(notice) = link.notice(left, PATIENCE)? else { break };
             news.extend(concerned(&notice));
+            errors.extend(disk_error(&notice));
             // What else has arrived belongs to it.
             left = Duration::from_millis(1);
         }
-        Ok(news)
+        Ok((news, errors))
     }
 }

@@ -7,7 +7,8 @@ use super::described::Described;
 use super::request::{Domain, Request, write_domain};
 use super::rpc::{Answer, Link, Notice, RpcError};
 use super::xdr::{Malformed, Reader, Writer};
-use agent_protocol::Uuid;
+use crate::hypervisor::Incident;
+use agent_protocol::{EventKind, Text, Uuid};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ mod procedure {
     pub(super) const LIST: i32 = 273;
     pub(super) const TELL_OF: i32 = 316;
     pub(super) const STATS: i32 = 344;
+    /// A notice (`REMOTE_PROC_DOMAIN_EVENT_CALLBACK_IO_ERROR_REASON`).
+    pub(super) const DISK_ERROR: i32 = 323;
 }
 
 const AUTH_NONE: u32 = 0;
@@ -286,6 +289,24 @@ pub(super) fn concerned(notice: &Notice) -> Option<Uuid> {
     let _callback = reader.i32().ok()?;
     let domain = read_domain(&mut reader).ok()?;
     Some(Uuid(u128::from_be_bytes(domain.uuid)))
+}
+
+/// The disk error that a notice tells of, if it does.
+pub(super) fn disk_error(notice: &Notice) -> Option<Incident> {
+    if notice.procedure != procedure::DISK_ERROR {
+        return None;
+    }
+    let mut reader = Reader::new(&notice.payload);
+    let _callback = reader.i32().ok()?;
+    let domain = read_domain(&mut reader).ok()?;
+    let _path = reader.string().ok()?;
+    let device = reader.string().ok()?;
+    let _action = reader.i32().ok()?;
+    let reason = reader.string().ok()?;
+    let reason = if reason.is_empty() { "no reason given" } else { &reason };
+    let detail = Text::new(&format!("access to {device}: {reason}"));
+    let uuid = Uuid(u128::from_be_bytes(domain.uuid));
+    Some(Incident { uuid, kind: EventKind::DiskError, detail })
 }
 
 fn read_domain(reader: &mut Reader<'_>) -> Result<Domain, Malformed> {

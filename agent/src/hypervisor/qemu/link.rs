@@ -3,7 +3,7 @@
 use super::commands::plain;
 use super::console::{Console, ConsolePage};
 use super::qmp;
-use agent_protocol::Text;
+use agent_protocol::{EventKind, Text};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -34,6 +34,8 @@ pub(super) struct Link {
     /// What came of a line that is not whole yet.
     line: Mutex<Vec<u8>>,
     seen: Mutex<VecDeque<Seen>>,
+    /// What nobody has asked for yet, one of a kind.
+    incidents: Mutex<Vec<(EventKind, Text)>>,
     screen: Mutex<Console>,
 }
 
@@ -84,6 +86,7 @@ impl Link {
             console_pace: Mutex::new(Pace::begin()),
             line: Mutex::default(),
             seen: Mutex::default(),
+            incidents: Mutex::default(),
             screen: Mutex::default(),
         }
     }
@@ -119,7 +122,13 @@ impl Link {
         let mut news = false;
         while let Some(end) = line.iter().position(|&byte| byte == b'\n') {
             let whole: Vec<u8> = line.drain(..=end).collect();
-            if let Some(seen) = serde_json::from_slice(&whole).ok().and_then(|message| told(&message)) {
+            let Ok(message) = serde_json::from_slice(&whole) else { continue };
+            if let Some((kind, detail)) = incident(&message) {
+                let mut incidents = locked(&self.incidents);
+                incidents.retain(|(other, _)| *other != kind);
+                incidents.push((kind, detail));
+            }
+            if let Some(seen) = told(&message) {
                 let mut all = locked(&self.seen);
                 if all.len() >= SEEN_MAX {
                     all.pop_front();
@@ -133,6 +142,11 @@ impl Link {
             line.clear();
         }
         news
+    }
+
+    /// What has happened since this was last asked that no observation shows.
+    pub(super) fn incidents(&self) -> Vec<(EventKind, Text)> {
+        std::mem::take(&mut locked(&self.incidents))
     }
 
     /// The latest event of this name.
@@ -227,6 +241,25 @@ fn told(message: &Value) -> Option<Seen> {
     Some(Seen { event: event.to_owned(), about: Text::new(about.unwrap_or_default()) })
 }
 
+/// What a message tells that no observation shows.
+fn incident(message: &Value) -> Option<(EventKind, Text)> {
+    let words = |key: &str| message.get("data")?.get(key)?.as_str();
+    match message.get("event")?.as_str()? {
+        // Not when it was told to from outside.
+        "RESET" if message.pointer("/data/guest") == Some(&Value::Bool(true)) => {
+            let reason = words("reason").unwrap_or("guest-reset");
+            Some((EventKind::Rebooted, Text::new(&format!("the guest restarted itself ({reason})"))))
+        }
+        "BLOCK_IO_ERROR" => {
+            let disk = words("device").filter(|device| !device.is_empty()).or_else(|| words("node-name"));
+            let (disk, what) = (disk.unwrap_or("a disk"), words("operation").unwrap_or("access"));
+            let reason = words("reason").unwrap_or("no reason given");
+            Some((EventKind::DiskError, Text::new(&format!("{what} on {disk}: {reason}"))))
+        }
+        _ => None,
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -235,6 +268,37 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_restart_by_the_guest_and_an_error_of_a_disk_are_incidents() {
+        let directory = std::env::temp_dir().join(format!("corbel-incidents-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("events");
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let link = Link::open(&directory);
+        let (mut monitor, _) = listener.accept().unwrap();
+        let reset =
+            |guest| format!("{{\"event\":\"RESET\",\"data\":{{\"guest\":{guest},\"reason\":\"x\"}}}}\n");
+        let error = "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"device\":\"\",\"node-name\":\"volume-a\",\
+                     \"operation\":\"write\",\"action\":\"report\",\"reason\":\"No space left\"}}\n";
+        let lines = [reset(false), reset(true), reset(true), error.to_owned(), reset(true)].concat();
+        monitor.write_all(lines.as_bytes()).unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        while link.last("RESET").is_none() || link.listen() {
+            assert!(Instant::now() < until, "nothing comes");
+            link.listen();
+        }
+        let mut incidents = link.incidents();
+        incidents.sort_by_key(|(kind, _)| *kind == EventKind::DiskError);
+        assert_eq!(link.incidents(), [], "each is told once");
+        let expected = [
+            (EventKind::Rebooted, Text::new("the guest restarted itself (x)")),
+            (EventKind::DiskError, Text::new("write on volume-a: No space left")),
+        ];
+        assert_eq!(incidents, expected);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn events_are_told_once_and_noise_ends_the_connection() {
