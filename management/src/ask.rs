@@ -1,9 +1,12 @@
 //! What the plane asks of the agent, and what can come back.
 
 use crate::problem::Kind;
-use agent_protocol::{Answer, Command, InstanceId, Inventory, OpId, Stats};
+use agent_protocol::{
+    Answer, Command, EventPage, InstanceId, Inventory, NetworkMap, NetworkName, NetworkState, OpId, Stats,
+};
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use kernel_runtime::Instant;
 
@@ -18,6 +21,16 @@ pub enum Question {
     Recall(OpId),
     /// What this instance has used.
     Stats(InstanceId),
+    /// Have this network like this.
+    PutNetwork(Box<NetworkMap>),
+    /// Have no such network any more.
+    RemoveNetwork(NetworkName),
+    /// What there is of this network.
+    Network(NetworkName),
+    /// What there is of all networks.
+    Networks,
+    /// What has happened after this number.
+    Events(u64),
 }
 
 /// A question and until when an answer is of use.
@@ -42,6 +55,14 @@ pub enum Reply {
     Inventory(Inventory),
     /// What an instance has used.
     Stats(Box<Stats>),
+    /// What there is of a network.
+    Network(Box<NetworkState>),
+    /// There is no such network, or not any more.
+    NoNetwork,
+    /// What there is of all networks.
+    Networks(Vec<NetworkState>),
+    /// What has happened.
+    Events(EventPage),
 }
 
 /// Why there is no reply.

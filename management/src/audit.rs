@@ -234,6 +234,7 @@ impl Management {
         for (name, kind, value) in figures {
             text.push_str(&format!("# TYPE {name} {kind}\n{name} {value}\n"));
         }
+        self.network_figures(text);
     }
 
     /// `GET /v1/audit`

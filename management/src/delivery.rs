@@ -220,8 +220,8 @@ impl Management {
                 operation.end_with(End::undone(Kind::AgentRefused, &detail), now);
                 None
             }
-            Ok(Reply::Inventory(_) | Reply::Stats(_)) => {
-                let error = AgentError::Nonsense("what nobody asked for".into());
+            Ok(_) => {
+                let error = AgentError::Nonsense("the answer to another question".into());
                 nonsense(operation, &error, now)
             }
             Err(error @ AgentError::Nonsense(_)) => nonsense(operation, &error, now),

@@ -2,6 +2,7 @@
 
 use crate::Management;
 use crate::documents::{self, policy_document};
+use crate::networks::NetworkDeed;
 use crate::problem::{Kind, Problem};
 use crate::targets::Targets;
 use crate::views;
@@ -55,11 +56,19 @@ pub struct Deed {
 }
 
 #[derive(Debug)]
-enum What {
+pub(crate) enum What {
     Drain(bool),
     /// It is exposed already; and whether it was before, which it is not any more if it cannot be kept.
     Put(TargetId, Box<TargetDocument>, u64, bool),
     Delete(TargetId),
+    Network(Box<NetworkDeed>),
+}
+
+impl Deed {
+    /// Keep this `value` under this key; then `what` counts.
+    pub(crate) fn new(key: String, value: Vec<u8>, what: What, path: &str) -> Self {
+        Self { key, value: Some(value), what, path: path.into() }
+    }
 }
 
 impl Desired {
@@ -209,7 +218,7 @@ impl Management {
     }
 
     /// Whether `If-Match` holds for the generation that is there (RFC 9110 section 13.1.1).
-    fn matches(&self, current: u64, if_match: Option<&str>) -> Result<(), Problem> {
+    pub(crate) fn matches(&self, current: u64, if_match: Option<&str>) -> Result<(), Problem> {
         let Some(expected) = if_match else { return Ok(()) };
         let holds = match expected.trim_matches('"') {
             "*" => current > 0,
@@ -284,6 +293,7 @@ impl Management {
                 }
                 Ok(Response { location: Some(format!("/v1/targets/{id}")), ..Response::json(201, body) })
             }
+            What::Network(deed) => Ok(self.network_kept(deed)),
             What::Delete(id) => {
                 self.desired.borrow_mut().targets.remove(id);
                 self.happened(self.event(EventKind::Target, Some(id.clone())));
@@ -306,6 +316,7 @@ impl Management {
             // What was wanted before is wanted still.
             What::Put(..) | What::Delete(_) => self.bring_about(),
             What::Drain(_) => {}
+            What::Network(deed) => self.network_undone(&deed),
         }
     }
 

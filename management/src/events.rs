@@ -95,6 +95,7 @@ impl Management {
         if self.link_was.replace(state.as_str()) != state.as_str() {
             let event = self.event(EventKind::Agent, None);
             self.happened(ApiEvent { detail: Some(Text::new(state.as_str())), ..event });
+            self.tending.raise();
         }
     }
 
@@ -106,6 +107,8 @@ impl Management {
     /// Wait until there is an event, as long as that may be, and answer; at once when too many wait.
     pub async fn listen(&self, listen: Listen) -> Response {
         if let Some(_waiting) = self.slots.wait() {
+            // The agent is asked oftener while somebody listens.
+            self.tending.raise();
             while !self.has_news(&listen) {
                 if with_deadline(&self.clock, listen.until, self.news.heard()).await.is_err() {
                     break;

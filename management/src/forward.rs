@@ -118,6 +118,16 @@ impl Forward {
         self.down.borrow().clone().map_or(LinkState::Connecting, LinkState::Down)
     }
 
+    /// Why the agent cannot be asked, when no link is up.
+    pub(crate) fn absence(&self) -> AgentError {
+        match self.state() {
+            LinkState::NotConfigured => AgentError::NotConfigured,
+            LinkState::Down(why) => AgentError::Unavailable(why),
+            LinkState::Superseded => AgentError::Unavailable("another appliance has taken over".into()),
+            _ => AgentError::Unavailable("it was not greeted yet".into()),
+        }
+    }
+
     /// What the agent said when it was last greeted.
     pub(crate) fn with_welcome<T>(&self, look: impl FnOnce(Option<&Welcome>) -> T) -> T {
         look(self.welcome.borrow().as_ref())

@@ -2,6 +2,8 @@
 //!
 //! It carries what somebody waits for, and operations; what an operation needs is decided in `delivery.rs`.
 
+mod look;
+
 use crate::Management;
 use crate::ask::{AgentError, LinkState, Question, Reply};
 use crate::delivery::{Peer, Work};
@@ -370,6 +372,11 @@ impl<W: Wire> Link<'_, W> {
                 let stats = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
                 Ok(Ok(Reply::Stats(Box::new(stats))))
             }
+            Question::Events(after) => self.events(*after, until).await,
+            Question::PutNetwork(_)
+            | Question::RemoveNetwork(_)
+            | Question::Network(_)
+            | Question::Networks => self.network(question, until).await,
         }
     }
 

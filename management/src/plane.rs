@@ -16,6 +16,7 @@ use crate::events::{Events, Listen};
 use crate::forecast::forecast;
 use crate::keys::Demand;
 use crate::metrics::{Gauges, Machine, Metrics};
+use crate::networks::{Networks, network_bytes};
 use crate::operations::{Begin, End, Operation, Operations, Stage, view};
 use crate::policy::{Policy, Principal};
 use crate::problem::{Kind, Problem};
@@ -24,9 +25,10 @@ use crate::route::{Page, Route, route};
 use crate::secure::Dialling;
 use crate::signatures::Nonces;
 use crate::slots::Slots;
+use crate::steward::Relay;
 use crate::targets::Targets;
 use crate::{about, forward, keys, stored};
-use agent_protocol::{Action, Command, InstanceId, OpId, Text, Uuid, Verb, decode, encode};
+use agent_protocol::{Action, Command, InstanceId, NetworkName, OpId, Text, Uuid, Verb, decode, encode};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
@@ -99,6 +101,11 @@ pub struct Management {
     pub(crate) refusals: Refusals,
     pub(crate) nonces: Nonces,
     pub(crate) desired: RefCell<Desired>,
+    pub(crate) networks: RefCell<Networks>,
+    /// How far the agent's events are told.
+    pub(crate) relay: RefCell<Relay>,
+    /// Tells the steward that there may be something to do.
+    pub(crate) tending: Signal,
     /// The host takes no new instances.
     pub(crate) drain: Cell<bool>,
     /// How the link to the agent was when that was last told.
@@ -166,6 +173,8 @@ enum Purpose {
     Instances(Page),
     Instance,
     Stats,
+    Network(NetworkName),
+    Counters(NetworkName),
     Forecast(Box<Order>),
 }
 
@@ -198,12 +207,17 @@ impl Management {
         }
         let epoch = state.as_ref().and_then(|records| decode::<Epoch>(&records.get(EPOCH)?).ok());
         let (desired, drain) = Desired::new(state.as_ref());
+        let room = network_bytes(configuration.operations);
+        let networks = Networks::new(state.as_ref(), room, clock.now());
         let management = Self {
             events: RefCell::new(Events::new(configuration.boot, configuration.operations)),
             trail: RefCell::new(Trail::new(state.as_ref(), audit_records(configuration.operations))),
             refusals: Refusals::default(),
             nonces: Nonces::new(configuration.operations),
             desired: RefCell::new(desired),
+            networks: RefCell::new(networks),
+            relay: RefCell::default(),
+            tending: Signal::new(),
             drain: Cell::new(drain),
             link_was: Cell::new(""),
             forward: forward::Forward::new(configuration.agent.is_some(), clock.clone()),
@@ -261,7 +275,7 @@ impl Management {
             Err(problem) if problem.kind == Kind::Forbidden => record(Decision::Denied, problem.kind.name()),
             _ if is_read => {}
             Err(problem) => record(Decision::Allowed, problem.kind.name()),
-            Ok(Step::Ask(..)) => record(Decision::Allowed, "dry-run"),
+            Ok(Step::Ask(..) | Step::Answer(_)) => record(Decision::Allowed, "dry-run"),
             Ok(Step::Keep(_) | Step::Keys(_)) => record(Decision::Allowed, "accepted"),
             // Each command is on record by itself.
             Ok(_) => {}
@@ -283,6 +297,8 @@ impl Management {
             Purpose::Instances(page) => inventory(reply).map(|inventory| instances(&inventory, &page)),
             Purpose::Instance => described(reply),
             Purpose::Stats => stats(reply),
+            Purpose::Network(name) => self.network(&name, reply),
+            Purpose::Counters(name) => self.network_counters(&name, reply),
             Purpose::Forecast(order) => answered(reply).and_then(|answer| forecast(&order, &answer)),
         };
         let response = response.unwrap_or_else(|problem| problem.at(&continuation.path).response());
@@ -324,18 +340,32 @@ impl Management {
             Route::Target(id) => Response::json(200, encode(&self.target(id.as_str())?)),
             Route::PutTarget(id) => return Ok(Step::Keep(self.want(id, request)?)),
             Route::DeleteTarget(id, grace) => return Ok(Step::Keep(self.unwant(id, grace, request)?)),
+            Route::Networks(page) => self.network_page(&page),
+            Route::Network(id) if self.forward.state() != LinkState::Up => {
+                self.network(&id, Err(self.forward.absence()))?
+            }
+            Route::Network(id) => {
+                return Ok(self.read(Question::Network(id.clone()), Purpose::Network(id), request.path));
+            }
+            Route::NetworkCounters(id) => {
+                return Ok(self.read(Question::Network(id.clone()), Purpose::Counters(id), request.path));
+            }
+            Route::PutNetwork(id, dry) => match self.want_map(id, dry, request)? {
+                Ok(deed) => return Ok(Step::Keep(deed)),
+                Err(response) => response,
+            },
+            Route::DeleteNetwork(id, dry) => match self.unwant_map(id, dry, request)? {
+                Ok(deed) => return Ok(Step::Keep(deed)),
+                Err(response) => response,
+            },
             Route::Host => about::host(self),
             Route::Drain => {
                 let DrainRequest { drain } = documents::parse(request)?;
                 return Ok(Step::Keep(self.drain(drain, request.path)));
             }
-            Route::Capabilities => about::capabilities(self).ok_or_else(|| {
-                let error = match self.forward.state() {
-                    LinkState::NotConfigured => AgentError::NotConfigured,
-                    _ => AgentError::Unavailable("it was not greeted yet".into()),
-                };
-                unanswered(&error)
-            })?,
+            Route::Capabilities => {
+                about::capabilities(self).ok_or_else(|| unanswered(&self.forward.absence()))?
+            }
             Route::Events(page, patience) => {
                 return Ok(Step::Listen(self.listener(page, patience.unwrap_or_default())));
             }
@@ -478,14 +508,7 @@ impl Management {
 
     /// Whether a command of this verb can be taken at all.
     fn may_begin(&self, verb: Verb) -> Result<(), Problem> {
-        match self.forward.state() {
-            LinkState::NotConfigured => return Err(unanswered(&AgentError::NotConfigured)),
-            LinkState::Superseded => {
-                let detail = "The agent takes no commands from this appliance any more.";
-                return Err(Problem::new(Kind::StaleEpoch, detail));
-            }
-            _ => {}
-        }
+        self.may_change()?;
         if self.state.is_none() && !is_repeatable(verb) {
             let detail = format!("Without a state disk {verb} could not be told from the same once more.");
             return Err(Problem::new(Kind::NoState, detail));

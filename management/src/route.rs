@@ -1,7 +1,7 @@
 //! Which resource a request is about.
 
 use crate::problem::{Kind, Problem};
-use agent_protocol::{InstanceId, OpId};
+use agent_protocol::{InstanceId, NetworkName, OpId};
 use alloc::format;
 use core::str::FromStr;
 use core::time::Duration;
@@ -57,6 +57,16 @@ pub(crate) enum Route {
     Target(TargetId),
     /// `PUT /v1/targets/{id}`
     PutTarget(TargetId),
+    /// `GET /v1/networks`
+    Networks(Page),
+    /// `GET /v1/networks/{id}/map`
+    Network(NetworkName),
+    /// `PUT /v1/networks/{id}/map`, and whether it is a dry run
+    PutNetwork(NetworkName, bool),
+    /// `DELETE /v1/networks/{id}/map`, and whether it is a dry run
+    DeleteNetwork(NetworkName, bool),
+    /// `GET /v1/networks/{id}/counters`
+    NetworkCounters(NetworkName),
     /// `GET /v1/enrol`
     EnrolmentRequest,
     /// `POST /v1/enrol`
@@ -150,6 +160,11 @@ pub(crate) fn route(request: &Request<'_>) -> Result<(Right, Route), Problem> {
         Call::Target => Route::Target(named(name, Kind::UnknownTarget)?),
         Call::PutTarget => Route::PutTarget(named(name, Kind::InvalidField)?),
         Call::DeleteTarget => Route::DeleteTarget(named(name, Kind::UnknownTarget)?, query.grace),
+        Call::Networks => Route::Networks(page()?),
+        Call::Network => Route::Network(named(name, Kind::UnknownNetwork)?),
+        Call::PutNetwork => Route::PutNetwork(named(name, Kind::InvalidField)?, dry),
+        Call::DeleteNetwork => Route::DeleteNetwork(named(name, Kind::UnknownNetwork)?, dry),
+        Call::NetworkCounters => Route::NetworkCounters(named(name, Kind::UnknownNetwork)?),
         Call::Events => Route::Events(numbered()?, query.wait),
         Call::Audit => Route::Audit(numbered()?),
         Call::EnrolmentRequest => Route::EnrolmentRequest,

@@ -29,6 +29,11 @@ impl Slots {
         self.taken.get() >= self.there.get()
     }
 
+    /// Whether a peer waits for something to happen.
+    pub(crate) fn is_waited_in(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
     /// A peer may wait for something to happen until this is dropped; `None` when so many wait that it is to be answered
     /// at once.
     pub(crate) fn wait(&self) -> Option<Taken<'_>> {

@@ -77,6 +77,11 @@ impl Records {
         })))
     }
 
+    /// How many bytes of records there can be at most, on the disk and in memory.
+    pub fn room(&self) -> usize {
+        self.0.store.borrow().room()
+    }
+
     /// The value of a key, as it was last made durable.
     pub fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.0.store.borrow().get(key).map(Vec::from)

@@ -351,6 +351,11 @@ impl Store {
         (self.length / BLOCK) as u32
     }
 
+    /// How many bytes of records there can be at most, on the disk and in memory.
+    pub fn room(&self) -> usize {
+        (self.label.half as usize * BLOCK).min(self.limit)
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
         self.entries.get(key)

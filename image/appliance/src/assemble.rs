@@ -167,6 +167,9 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             let state = parts.state.clone();
             let management = Rc::new(Management::new(configuration, control.clone(), state, clock.clone()));
             executor.add("operations", management::keep(management.clone()));
+            if config.agent.is_some() {
+                executor.add("networks", management::tend(management.clone()));
+            }
             for _ in 0..limits.api_connections {
                 let stream = service.stack().stream(limits.api_buffer, limits.api_buffer);
                 executor.add("api", management::serve(stream, api.port, management.clone()));

@@ -263,17 +263,18 @@ impl Limits {
     }
 
     /// Bytes that records on the state disk may take in memory, where there is one: for each disk the reservations of as
-    /// many initiator ports, of the longest names, as a target remembers, and the operations.
+    /// many initiator ports, of the longest names, as a target remembers, the operations, and the maps of networks.
     pub const fn state(&self) -> usize {
         self.volumes * self.registrants * 384
             + self.operations * OPERATION
             + management::audit_records(self.operations) * AUDIT
+            + management::network_bytes(self.operations)
             + self.volumes * DOCUMENT
     }
 
     /// Tasks of the executor.
     pub const fn tasks(&self) -> usize {
-        self.connections + self.volumes * self.paths + self.api_connections + 9
+        self.connections + self.volumes * self.paths + self.api_connections + 10
     }
 
     /// What storage is told.

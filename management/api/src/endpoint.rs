@@ -201,6 +201,18 @@ const EXPOSE: &[Kind] = &[
 ];
 /// To one that takes a target away.
 const WITHDRAW: &[Kind] = &[Kind::UnknownTarget, Kind::TargetInUse, Kind::GenerationMismatch];
+/// To one about a network.
+const NETWORK: &[Kind] = &[Kind::UnknownNetwork];
+/// To one that puts or takes away the map of a network.
+const MAP: &[Kind] = &[
+    Kind::VniTaken,
+    Kind::NoCapacity,
+    Kind::StaleGeneration,
+    Kind::GenerationMismatch,
+    Kind::AgentNotConfigured,
+    Kind::StaleEpoch,
+    Kind::TooBusy,
+];
 /// To one about keys.
 const KEYS: &[Kind] = &[Kind::KeyState];
 
@@ -253,6 +265,19 @@ endpoints! {
         -> [200 crate::TargetView, 201 crate::TargetView] &[BODY, EXPOSE, KEPT];
     /// Withdraw a target.
     DeleteTarget: Delete "/v1/targets/{id}" Targets GRACE () -> [202 crate::TargetView, 204] &[WITHDRAW, KEPT];
+    /// Networks, sorted by name.
+    Networks: Get "/v1/networks" ReadNetworks PAGE () -> [200 crate::NetworkPage] &[];
+    /// The map of a network: what is wanted, what is in effect, and in what they differ.
+    Network: Get "/v1/networks/{id}/map" ReadNetworks NONE () -> [200 crate::NetworkView] &[NETWORK];
+    /// Say what is wanted of a network, whole.
+    PutNetwork: Put "/v1/networks/{id}/map" Networks DRY_RUN (agent_protocol::NetworkMap)
+        -> [200 crate::NetworkView, 201 crate::NetworkView] &[BODY, MAP, KEPT];
+    /// Have the host have no such network any more.
+    DeleteNetwork: Delete "/v1/networks/{id}/map" Networks DRY_RUN ()
+        -> [200 crate::NetworkView, 202 crate::NetworkView] &[NETWORK, MAP, KEPT];
+    /// What the host has counted of a network, asked now.
+    NetworkCounters: Get "/v1/networks/{id}/counters" ReadNetworks NONE () -> [200 crate::NetworkCounters]
+        &[NETWORK, AGENT];
     /// What has happened since, at once or when something has.
     Events: Get "/v1/events" Events STREAM () -> [200 crate::EventPage] &[];
     /// What the appliance's first certificate is to be made of; only before it has one.

@@ -14,7 +14,7 @@ pub struct ApiEvent {
     pub at_ms: u64,
     /// What happened.
     pub kind: EventKind,
-    /// The instance or target concerned, if one is.
+    /// The instance, target or network concerned, if one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<InstanceId>,
     /// The generation it has since.
@@ -47,6 +47,21 @@ pub enum EventKind {
     /// The host takes no new instances, or takes them again.
     #[serde(rename = "drain")]
     Drain,
+    /// The map of a network was put or taken away, or is in effect, or cannot be.
+    #[serde(rename = "network")]
+    Network,
+    /// An instance was made, is in another state or shape, or is gone, whatever the reason.
+    #[serde(rename = "instance")]
+    Instance,
+    /// The guest of an instance restarted itself.
+    #[serde(rename = "instance-rebooted")]
+    Rebooted,
+    /// A disk of an instance had an error.
+    #[serde(rename = "instance-disk-error")]
+    DiskError,
+    /// Changes of instances may have been missed: the listener has to list them anew.
+    #[serde(rename = "instances-missed")]
+    InstancesMissed,
 }
 
 /// Events, the oldest first.

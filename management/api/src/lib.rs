@@ -15,6 +15,7 @@ mod event;
 mod host;
 mod instance;
 mod keys;
+mod network;
 #[cfg(feature = "schema")]
 pub mod openapi;
 mod operation;
@@ -35,6 +36,7 @@ pub use host::{
 };
 pub use instance::{ImageList, InstancePage, InstanceView};
 pub use keys::{CertificateDocument, CertificateRequestView, CertificateView, EnrolRequest, KeysView};
+pub use network::{NetworkApplied, NetworkCounters, NetworkDesired, NetworkDrops, NetworkPage, NetworkView};
 pub use operation::{OperationPage, OperationState, OperationView};
 pub use problem::{Catalogue, CatalogueEntry, Kind, Problem, ProblemDocument, catalogue};
 pub use target::{

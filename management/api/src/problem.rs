@@ -138,6 +138,10 @@ catalogue! {
     TargetInUse = "target-in-use", 409, "A session is logged in to the target", true;
     /// The target does not admit the initiator of the instance.
     NotAdmitted = "initiator-not-admitted", 409, "The target does not admit this initiator", false;
+    /// No network has this name.
+    UnknownNetwork = "unknown-network", 404, "There is no such network", false;
+    /// Another network has this number.
+    VniTaken = "vni-taken", 409, "Another network has this number", false;
     /// The document is not newer than the one that is there.
     StaleGeneration = "stale-generation", 409, "There is a newer document", false;
     /// `If-Match` names another generation than the one that is there (RFC 9110 section 13.1.1).

@@ -85,6 +85,8 @@ const ADVICE: &[(&str, &str)] = &[
         "target-in-use",
         "log the initiator out, or give it time to: `corbelctl targets withdraw ID --grace 30s`.",
     ),
+    ("unknown-network", "`corbelctl networks` lists those that are there."),
+    ("vni-taken", "choose another vni, or remove the network that has it (`corbelctl networks`)."),
     ("malformed-request", ODD),
     ("malformed-target", ODD),
     ("malformed-host", ODD),

@@ -13,7 +13,10 @@ use management_api::{Access, TargetId};
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod networks;
 mod values;
+
+pub(crate) use networks::{NetworkAction, NetworkTerms, Networks};
 
 use values::{access, anchor, iscsi_name, link, mac, memory, name, state, token, uuid};
 
@@ -142,6 +145,8 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// List, expose and withdraw the disks that initiators may use
     Targets(Targets),
+    /// List, show, apply and remove the maps of networks
+    Networks(Networks),
     /// List operations, the latest first
     Operations(Operations),
     /// Show one operation

@@ -8,6 +8,7 @@ mod instances;
 mod keys;
 mod lifecycle;
 pub(crate) mod manual;
+mod networks;
 mod operations;
 mod order;
 mod targets;
@@ -34,6 +35,7 @@ pub(crate) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
         Command::Stats(named) => instances::stats(api, &named.name),
         Command::Why(named) => why::run(api, &named.name),
         Command::Targets(options) => targets::run(api, options.action.as_ref()),
+        Command::Networks(options) => networks::run(api, options.action.as_ref()),
         Command::Operations(options) => operations::list(api, options),
         Command::Operation(options) => operations::show(api, options),
         Command::Cancel { id } => operations::cancel(api, id),

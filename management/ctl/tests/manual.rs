@@ -10,7 +10,13 @@ use std::process::Command;
 fn the_manual_page_has_every_command_and_no_fault_of_form() {
     let run = canned::run(canned::command(&["man"]));
     assert_eq!(run.code, 0);
-    for word in ["CORBELCTL INSTANCES", "CORBELCTL TARGETS EXPOSE", "CORBELCTL VOLUME ATTACH", "Exit codes"] {
+    for word in [
+        "CORBELCTL INSTANCES",
+        "CORBELCTL TARGETS EXPOSE",
+        "CORBELCTL NETWORKS APPLY",
+        "CORBELCTL VOLUME ATTACH",
+        "Exit codes",
+    ] {
         assert!(run.out.contains(word), "{word}");
     }
     let page = canned::folder().join("corbelctl.1");

@@ -11,7 +11,8 @@ use management_api::{
 };
 use management_api::{CertificateDocument, CertificateRequestView, EnrolRequest, KeysView};
 use management_api::{
-    ImageList, InstancePage, OperationPage, OperationView, ProblemDocument, ReadyView, TargetPage,
+    ImageList, InstancePage, NetworkPage, NetworkView, OperationPage, OperationView, ProblemDocument,
+    ReadyView, TargetPage,
 };
 use network_tls::{Pin, Token};
 use serde::Serialize;
@@ -832,7 +833,7 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
             "object": evil, "principal": evil, "decision": evil, "outcome": evil, "disks": [{ "name": evil }],
             "current": { "state": evil }, "desired": { "applied": false, "difference": [evil] } });
         let mut all = one.clone();
-        for list in ["instances", "operations", "targets", "records"] {
+        for list in ["instances", "operations", "targets", "networks", "records"] {
             all[list] = json!([one]);
         }
         if asked.line.contains("problem") || asked.line.contains("/b") {
@@ -859,6 +860,8 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
         &["operation", "a"],
         &["targets"],
         &["targets", "show", "a"],
+        &["networks"],
+        &["networks", "show", "a"],
         &["capabilities"],
         &["problems"],
         &["metrics"],
@@ -958,4 +961,125 @@ fn an_appliance_is_enrolled_by_whoever_knows_the_join_token() {
     let failed = server.ctl(&["keys", "rotate", "--sign", "exit 9"]);
     assert_eq!((failed.code, failed.out.as_str()), (1, ""));
     assert!(server.ctl(&["keys"]).out.contains("valid until  2026-12-26T17:00:00Z\n"));
+}
+
+const MAP: &str = r#"{"network":"blue","generation":5,"vni":100,"mtu":1450,"endpoints":[
+    {"mac":"52:54:00:00:00:01","ip":"10.5.0.1","underlay":"192.0.2.1"}]}"#;
+
+/// A network of which the host has this generation.
+fn network(applied: Option<u64>) -> Value {
+    let mut view = json!({ "id": "blue",
+        "desired": { "generation": 5, "vni": 100, "mtu": 1450, "endpoints": 1, "durable": true },
+        "map": serde_json::from_str::<Value>(MAP).unwrap() });
+    match applied {
+        Some(generation) => {
+            view["applied"] = json!({ "generation": generation, "endpoints": 1, "age_ms": 2000,
+                "drops": { "unknown_destination": 3 } });
+            if generation != 5 {
+                view["difference"] = json!(["generation"]);
+                view["problems"] = json!(["no kernel"]);
+            }
+        }
+        None => view["difference"] = json!(["map"]),
+    }
+    of::<NetworkView>(view)
+}
+
+#[test]
+fn networks_are_a_table_and_one_is_shown_with_its_interfaces() {
+    let server = Server::start(|asked, _| {
+        let list = |one: Value| of::<NetworkPage>(json!({ "networks": [one], "next": null })).to_string();
+        let without_map = |mut one: Value| {
+            one.as_object_mut().unwrap().remove("map");
+            one
+        };
+        Reply::Json(
+            200,
+            match asked.line.as_str() {
+                "GET /v1/networks?limit=200 HTTP/1.1" => list(without_map(network(Some(4)))),
+                "GET /v1/networks/blue/map HTTP/1.1" => network(Some(5)).to_string(),
+                other => panic!("{other}"),
+            },
+        )
+    });
+    assert_eq!(
+        server.ctl(&["networks"]).out,
+        "\
+NETWORK  VNI  MTU   INTERFACES  GEN  IN EFFECT         DROPPED  PROBLEM
+blue     100  1450  1           5    no: generation 4  3        no kernel
+"
+    );
+    assert_eq!(
+        server.ctl(&["networks", "show", "blue"]).out,
+        "\
+network                       blue
+vni                           100
+mtu                           1450
+interfaces                    1
+generation                    5
+in effect                     yes
+looked at                     2s ago
+dropped: unknown destination  3
+outlives a restart            yes
+
+ADDRESS            IP        HOST
+52:54:00:00:00:01  10.5.0.1  192.0.2.1
+"
+    );
+    let shown: Value =
+        serde_json::from_str(&server.ctl(&["--json", "networks", "show", "blue"]).out).unwrap();
+    assert_eq!(shown, network(Some(5)));
+}
+
+#[test]
+fn a_map_is_applied_from_a_file_and_waited_for() {
+    let folder = canned::folder();
+    let file = folder.join("blue.json");
+    std::fs::write(&file, MAP).unwrap();
+    let file = file.to_str().unwrap();
+    let server = Server::start(|asked, number| match asked.line.as_str() {
+        "PUT /v1/networks/blue/map HTTP/1.1" => Reply::Json(201, network(None).to_string()),
+        "PUT /v1/networks/blue/map?dry_run=true HTTP/1.1" => Reply::Json(200, network(Some(4)).to_string()),
+        "GET /v1/networks/blue/map HTTP/1.1" => {
+            Reply::Json(200, network(Some(if number > 2 { 5 } else { 4 })).to_string())
+        }
+        "DELETE /v1/networks/blue/map HTTP/1.1" => {
+            problem("unknown-network", 404, "There is no such network", "There is no network blue.")
+        }
+        other => panic!("{other}"),
+    });
+    let run = server.ctl(&["networks", "apply", file, "--wait"]);
+    assert_eq!((run.code, run.out.as_str()), (0, "blue: generation 5 is in effect\n"), "{run:?}");
+    let sent: Value = serde_json::from_str(&server.asked()[0].body).unwrap();
+    assert_eq!(sent, serde_json::from_str::<Value>(MAP).unwrap());
+    let run = server.ctl(&["networks", "apply", file]);
+    assert_eq!((run.code, run.out.as_str()), (0, "blue: generation 5 is wanted\n"));
+    let run = server.ctl(&["networks", "apply", file, "--dry-run"]);
+    assert_eq!(run.out, "blue: generation 5 would be taken (dry run: nothing was done)\n");
+    let run = server.ctl(&["networks", "remove", "blue"]);
+    assert_eq!(run.code, 1);
+    assert!(run.err.contains("[unknown-network]") && run.err.contains("corbelctl networks"), "{}", run.err);
+    let wrong = folder.join("wrong.json");
+    std::fs::write(&wrong, MAP.replace("1450", "99")).unwrap();
+    let run = server.ctl(&["networks", "apply", wrong.to_str().unwrap()]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.err.contains("mtu: from 1280 to 65485"), "{}", run.err);
+}
+
+#[test]
+fn a_network_is_gone_when_the_host_has_it_no_more() {
+    let server = Server::start(|asked, number| {
+        let leaving = || {
+            of::<NetworkView>(json!({ "id": "blue", "difference": ["map"], "applied": {
+            "generation": 5, "endpoints": 1, "age_ms": 10, "drops": { "unknown_destination": 0 } } }))
+        };
+        match asked.line.as_str() {
+            "DELETE /v1/networks/blue/map HTTP/1.1" => Reply::Json(202, leaving().to_string()),
+            "GET /v1/networks/blue/map HTTP/1.1" if number < 2 => Reply::Json(200, leaving().to_string()),
+            _ => problem("unknown-network", 404, "There is no such network", "There is no network blue."),
+        }
+    });
+    let run = server.ctl(&["networks", "remove", "blue", "--wait=10s"]);
+    assert_eq!((run.code, run.out.as_str()), (0, "blue: gone from the host\n"), "{run:?}");
+    assert_eq!(server.asked().len(), 3);
 }

@@ -130,6 +130,10 @@ impl Client {
     /// `count` of them were written.
     pub fn transmitted(&mut self, count: usize) {
         self.sent = (self.sent + count).min(self.output.len());
+        if self.sent == self.output.len() {
+            // It is not kept for nothing: some bodies are long.
+            (self.output, self.sent) = (Vec::new(), 0);
+        }
     }
 
     /// Where the next bytes belong. Never empty, so that what was not asked for is seen.

@@ -12,6 +12,7 @@ use core::task::{Context, Poll, Waker};
 use kernel_runtime::{Executor, Instant};
 use management_http::{Client, Limits, Method, Request, Response, Server};
 use network::{ConnectError, Reset};
+use state::Records;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -173,14 +174,16 @@ impl Wire for Slot {
 }
 
 /// The plane with one session slot and `links` links.
-struct World {
+pub(super) struct World {
     executor: Executor,
     now: Duration,
-    management: Rc<Management>,
+    pub(super) management: Rc<Management>,
     api: Exchange,
     agent: Exchange,
     /// What the test, as the agent, holds of each connection the links made.
-    held: Vec<(End, Server)>,
+    pub(super) held: Vec<(End, Server)>,
+    /// The disk that is turned with the rest.
+    state: Option<Records>,
 }
 
 impl World {
@@ -189,9 +192,17 @@ impl World {
     }
 
     fn with(links: usize, slots: usize) -> Self {
-        let mut executor = Executor::new(8);
-        let configuration = configuration(Some("10.0.0.1:7077"));
-        let plane = Management::new(configuration, Shelf::default(), None, executor.clock());
+        Self::over((links, slots), configuration(Some("10.0.0.1:7077")), None)
+    }
+
+    /// One that keeps what it promises in `state`.
+    pub(super) fn over(
+        (links, slots): (usize, usize),
+        configuration: Configuration,
+        state: Option<Records>,
+    ) -> Self {
+        let mut executor = Executor::new(9);
+        let plane = Management::new(configuration, Shelf::default(), state.clone(), executor.clock());
         let management = Rc::new(plane);
         executor.add("operations", keep(management.clone()));
         let (api, agent) = (Exchange::default(), Exchange::default());
@@ -204,14 +215,27 @@ impl World {
             let (slot, shared) = (slot(&agent), management.clone());
             executor.add("link", async move { link::link_on(slot, &shared).await });
         }
-        Self { executor, now: Duration::ZERO, management, api, agent, held: Vec::new() }
+        Self { executor, now: Duration::ZERO, management, api, agent, held: Vec::new(), state }
     }
 
-    fn pump(&mut self) {
-        while self.executor.run_ready(Instant::ZERO + self.now) > 0 {}
+    /// Have the steward in it.
+    pub(super) fn tend(&mut self) {
+        self.executor.add("networks", tend(self.management.clone()));
     }
 
-    fn wait(&mut self, duration: Duration) {
+    pub(super) fn pump(&mut self) {
+        loop {
+            let ran = self.executor.run_ready(Instant::ZERO + self.now);
+            if let Some(state) = &self.state {
+                state.turn(Instant::ZERO + self.now);
+            }
+            if ran == 0 && !self.executor.has_ready() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn wait(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
             self.pump();
@@ -226,7 +250,7 @@ impl World {
     }
 
     /// Be the agent: answer whatever the links send by `answer`, until they send no more.
-    fn agent(&mut self, mut answer: impl FnMut(&Request<'_>) -> Option<Vec<u8>>) {
+    pub(super) fn agent(&mut self, mut answer: impl FnMut(&Request<'_>) -> Option<Vec<u8>>) {
         loop {
             self.pump();
             while let Some(end) = self.agent.waiting.borrow_mut().pop_front() {
@@ -255,7 +279,11 @@ impl World {
     }
 
     /// Time passes, and the agent answers in it.
-    fn live(&mut self, duration: Duration, mut answer: impl FnMut(&Request<'_>) -> Option<Vec<u8>>) {
+    pub(super) fn live(
+        &mut self,
+        duration: Duration,
+        mut answer: impl FnMut(&Request<'_>) -> Option<Vec<u8>>,
+    ) {
         for _ in 0..duration.as_millis() / 100 {
             self.wait(Duration::from_millis(100));
             self.agent(&mut answer);
@@ -263,7 +291,7 @@ impl World {
     }
 
     /// A client that sends one request and has not read the answer.
-    fn client(&mut self, method: Method, path: &str, body: Option<&str>) -> Caller {
+    pub(super) fn client(&mut self, method: Method, path: &str, body: Option<&str>) -> Caller {
         let mut client = Client::new(Limits::CLIENT, "corbel");
         client.request(method, path, body.map(str::as_bytes));
         let end = self.api.dial();
@@ -275,14 +303,14 @@ impl World {
     }
 }
 
-struct Caller {
-    end: End,
+pub(super) struct Caller {
+    pub(super) end: End,
     client: Client,
 }
 
 impl Caller {
     /// The answer, if it has come.
-    fn answer(&mut self) -> Option<(u16, serde_json::Value)> {
+    pub(super) fn answer(&mut self) -> Option<(u16, serde_json::Value)> {
         for byte in self.end.read() {
             self.client.space()[0] = byte;
             self.client.received(1).unwrap();
@@ -292,7 +320,7 @@ impl Caller {
     }
 }
 
-fn http(status: u16, body: &[u8]) -> Vec<u8> {
+pub(super) fn http(status: u16, body: &[u8]) -> Vec<u8> {
     let mut engine = Server::new(Limits::SERVER, Duration::ZERO);
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     engine.space()[..request.len()].copy_from_slice(request);
@@ -301,7 +329,7 @@ fn http(status: u16, body: &[u8]) -> Vec<u8> {
     engine.transmit().to_vec()
 }
 
-fn welcome(boot: Uuid) -> Vec<u8> {
+pub(super) fn welcome(boot: Uuid) -> Vec<u8> {
     let version = Text::new("test");
     http(
         200,
