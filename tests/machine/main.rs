@@ -12,4 +12,5 @@ mod idle;
 mod isolation;
 mod management;
 mod memory;
+mod networks;
 mod tour;
