@@ -41,6 +41,7 @@ const SOURCES: &[&str] = &[
     "kernel",
     "management",
     "network",
+    "state",
     "storage",
     "image/pack/build.rs",
     "image/pack/src",
