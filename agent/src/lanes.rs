@@ -9,8 +9,8 @@ use crate::journal::Journal;
 use crate::{locked, random_uuid};
 use agent_engine::{CrashPoint, Engine, Fault, Host, Known, Limits, Page, Reply, Ticket};
 use agent_protocol::{
-    Action, Backend, Command, Event, Failure, Hello, ImageName, InstanceId, OpId, Outcome, Refusal, Stats,
-    Text, Uuid, Verb,
+    Action, Backend, Bytes, CONSOLE_BYTES_MAX, Command, ConsolePage, Event, Failure, Hello, ImageName,
+    InstanceId, OpId, Outcome, Refusal, Stats, Text, Uuid, Verb,
 };
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -290,6 +290,18 @@ impl Lanes {
         let ticket: Ticket = engine.ask_stats(id, self.clock_ms())?;
         self.hand_out(&mut engine);
         Ok(self.wait(engine, within.unwrap_or(LOOK_TIME), |engine| engine.used(&ticket)))
+    }
+
+    /// What a guest wrote to its console after the first `after` bytes, of what is kept.
+    ///
+    /// # Errors
+    /// There is no such instance, nothing of it runs, or the agent has no console of it.
+    pub(crate) fn console(&self, id: &InstanceId, after: u64) -> Result<ConsolePage, Refusal> {
+        let (backend, machine) = self.engine().machine(id)?;
+        let page = self.backends[backend].console(&machine, after, CONSOLE_BYTES_MAX);
+        let page = page.ok_or(Refusal::Impossible)?;
+        let next = page.from + page.bytes.len() as u64;
+        Ok(ConsolePage { from: page.from, next, data: Bytes(page.bytes) })
     }
 
     /// Let nobody wait any longer: the agent is about to end.

@@ -52,10 +52,11 @@ impl Service {
             (path::NETWORKS, Method::Get) => network::list(self.networks.as_ref(), self.boot),
             (path::HELLO | path::COMMAND, _) => Err(not_allowed("POST")),
             (path::INVENTORY | path::EVENTS | path::NETWORKS, _) => Err(not_allowed("GET")),
-            (_, method) => match (below(path::COMMAND), below(path::STATS)) {
+            (_, method) => match (below(path::COMMAND), below(path::STATS).or(below(path::CONSOLE))) {
                 (None, None) => Err(problem(404, "not-found", "There is nothing at this path.")),
                 _ if method != Method::Get => Err(not_allowed("GET")),
                 (Some(op_id), _) => self.recall(op_id, within(request.query)),
+                (_, Some(id)) if request.path.starts_with(path::CONSOLE) => self.console(id, request.query),
                 (_, Some(id)) => self.stats(id, within(request.query)),
             },
         };
@@ -140,6 +141,23 @@ impl Service {
         let (events, next, missed) = self.lanes.events(after, EVENTS_MAX, wait);
         let clock_ms = self.lanes.clock_ms();
         let page = EventPage { proto: VERSION, agent_boot: self.boot, clock_ms, events, next, missed };
+        Ok(Response::json(200, encode(&page)))
+    }
+
+    fn console(&self, id: &str, query: Option<&str>) -> Result<Response, Response> {
+        let unknown = || problem(404, "unknown-instance", "There is no instance of that name.");
+        let id: InstanceId = id.parse().map_err(|_| unknown())?;
+        let [after] = fields(query, ["after"])?;
+        let after = after.map_or(Ok(0), |text| number(text, "after"))?;
+        let page = self.lanes.console(&id, after).map_err(|refusal| match refusal {
+            Refusal::UnknownInstance => unknown(),
+            Refusal::WrongState => problem(409, "wrong-state", "Nothing of the instance runs."),
+            _ => problem(
+                422,
+                "impossible",
+                "The agent does not listen to its console: it has none, or its hypervisor keeps that to itself.",
+            ),
+        })?;
         Ok(Response::json(200, encode(&page)))
     }
 

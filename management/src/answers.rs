@@ -76,6 +76,15 @@ pub(crate) fn stats(reply: Result<Reply, AgentError>) -> Result<Response, Proble
     }
 }
 
+/// What a guest wrote to its console.
+pub(crate) fn console(reply: Result<Reply, AgentError>) -> Result<Response, Problem> {
+    match reply {
+        Ok(Reply::Console(page)) => Ok(Response::json(200, encode(&page))),
+        Ok(_) => Err(Problem::new(Kind::AgentNonsense, "The agent answered another question.")),
+        Err(error) => Err(unanswered(&error)),
+    }
+}
+
 /// The instance that the agent was told to look at.
 pub(crate) fn described(reply: Result<Reply, AgentError>) -> Result<Response, Problem> {
     let answer = answered(reply)?;

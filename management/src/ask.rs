@@ -2,7 +2,8 @@
 
 use crate::problem::Kind;
 use agent_protocol::{
-    Answer, Command, EventPage, InstanceId, Inventory, NetworkMap, NetworkName, NetworkState, OpId, Stats,
+    Answer, Command, ConsolePage, EventPage, InstanceId, Inventory, NetworkMap, NetworkName, NetworkState,
+    OpId, Stats,
 };
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -31,6 +32,19 @@ pub enum Question {
     Networks,
     /// What has happened after this number.
     Events(u64),
+    /// What its guest wrote to its console after the first so many bytes; until then an answer without any is not final.
+    Console(InstanceId, u64, Instant),
+}
+
+impl Question {
+    /// Until when it is to be asked again after this reply, at most; `None` when that is what there is to say.
+    pub(crate) fn again(&self, reply: &Result<Reply, AgentError>, deadline: Instant) -> Option<Instant> {
+        match (self, reply) {
+            (_, Ok(Reply::Meanwhile(_))) => Some(deadline),
+            (Self::Console(_, _, until), Ok(Reply::Console(page))) if page.data.0.is_empty() => Some(*until),
+            _ => None,
+        }
+    }
 }
 
 /// A question and until when an answer is of use.
@@ -63,6 +77,8 @@ pub enum Reply {
     Networks(Vec<NetworkState>),
     /// What has happened.
     Events(EventPage),
+    /// What a guest wrote to its console.
+    Console(ConsolePage),
 }
 
 /// Why there is no reply.

@@ -140,7 +140,7 @@ impl Forward {
         loop {
             let reply = self.ask_once(question.clone(), deadline).await;
             let next = self.clock.now() + pause;
-            if !matches!(reply, Ok(Reply::Meanwhile(_))) || next >= deadline {
+            if question.again(&reply, deadline).is_none_or(|until| next >= until) {
                 return reply;
             }
             self.clock.sleep_until(next).await;

@@ -358,6 +358,16 @@ impl<W: Wire> Link<'_, W> {
                 }
                 Ok(Ok(Reply::Inventory(inventory)))
             }
+            Question::Console(id, after, _) => {
+                let path = format!("{}/{id}?after={after}", path::CONSOLE);
+                self.exchange(Method::Get, &path, None, until).await?;
+                let (status, body) = self.reply();
+                if status != 200 {
+                    return Ok(Err(problem(status, body)));
+                }
+                let page = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
+                Ok(Ok(Reply::Console(page)))
+            }
             Question::Stats(id) => {
                 let hold = self.management.may_hold().as_millis();
                 let path = format!("{}/{id}?wait={hold}", path::STATS);

@@ -27,7 +27,7 @@ use crate::signatures::Nonces;
 use crate::slots::Slots;
 use crate::steward::Relay;
 use crate::targets::Targets;
-use crate::{about, forward, keys, stored};
+use crate::{about, answers, forward, keys, stored};
 use agent_protocol::{Action, Command, InstanceId, NetworkName, OpId, Text, Uuid, Verb, decode, encode};
 use alloc::boxed::Box;
 use alloc::format;
@@ -175,6 +175,7 @@ enum Purpose {
     Stats,
     Network(NetworkName),
     Counters(NetworkName),
+    Console,
     Forecast(Box<Order>),
 }
 
@@ -299,6 +300,7 @@ impl Management {
             Purpose::Stats => stats(reply),
             Purpose::Network(name) => self.network(&name, reply),
             Purpose::Counters(name) => self.network_counters(&name, reply),
+            Purpose::Console => answers::console(reply),
             Purpose::Forecast(order) => answered(reply).and_then(|answer| forecast(&order, &answer)),
         };
         let response = response.unwrap_or_else(|problem| problem.at(&continuation.path).response());
@@ -413,6 +415,12 @@ impl Management {
                 return Ok(self.read(self.describe(id)?, Purpose::Instance, request.path));
             }
             Route::Stats(id) => return Ok(self.read(Question::Stats(id), Purpose::Stats, request.path)),
+            Route::Console(id, after, patience) => {
+                let until = now + patience.min(READ_TIME);
+                let continuation = Continuation { purpose: Purpose::Console, path: request.path.into() };
+                let question = Question::Console(id, after, until);
+                return Ok(Step::Ask(Ask { question, deadline: until + READ_TIME }, continuation));
+            }
             Route::CreateInstance(dry) => {
                 let order = documents::create(documents::parse(request)?)?;
                 return self.command(order, dry, principal, request.path);

@@ -31,6 +31,8 @@ pub(crate) enum Route {
     Instance(InstanceId),
     /// `GET /v1/instances/{id}/stats`
     Stats(InstanceId),
+    /// `GET /v1/instances/{id}/console`: after which byte, and how long to wait for more
+    Console(InstanceId, u64, Duration),
     /// `POST /v1/instances/{id}/commands`, and whether it is a dry run
     Command(InstanceId, bool),
     /// `POST /v1/commands`
@@ -151,6 +153,11 @@ pub(crate) fn route(request: &Request<'_>) -> Result<(Right, Route), Problem> {
         Call::CreateInstance => Route::CreateInstance(dry),
         Call::Instance => Route::Instance(named(name, Kind::UnknownInstance)?),
         Call::Stats => Route::Stats(named(name, Kind::UnknownInstance)?),
+        Call::Console => Route::Console(
+            named(name, Kind::UnknownInstance)?,
+            numbered()?.after.unwrap_or(0),
+            query.wait.unwrap_or_default(),
+        ),
         Call::Command => Route::Command(named(name, Kind::UnknownInstance)?, dry),
         Call::Batch => Route::Batch,
         Call::Operations => Route::Operations(page()?),

@@ -1,10 +1,10 @@
 //! What those who only look are told.
 
-use agent_protocol::{Event, ImageName, Instance, InstanceId, Outcome, Stats};
+use agent_protocol::{Event, ImageName, Instance, InstanceId, Outcome, Refusal, Stats};
 use alloc::vec::Vec;
 
 use crate::lane::Lane;
-use crate::{Engine, Fault, Ticket};
+use crate::{Engine, Fault, Machine, Ticket};
 
 /// Some of the instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +97,16 @@ impl Engine {
             return None;
         }
         Some(lane.stats.1.clone().unwrap_or_else(gone))
+    }
+
+    /// The hypervisor and the machine of an instance that runs, for whoever looks on without asking the hypervisor.
+    ///
+    /// # Errors
+    /// There is no such instance, or nothing of it runs.
+    pub fn machine(&self, id: &InstanceId) -> Result<(usize, Machine), Refusal> {
+        let lane = self.lanes.get(id).ok_or(Refusal::UnknownInstance)?;
+        let backend = lane.backend.filter(|_| lane.record.lives());
+        backend.map(|backend| (backend, lane.record.machine())).ok_or(Refusal::WrongState)
     }
 
     /// Every living instance.

@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod answer;
 mod command;
+mod console;
 mod event;
 mod hello;
 pub mod lifecycle;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use answer::{Answer, Failure, Instance, Inventory, Outcome, Refusal};
 pub use command::{Action, Command, Precondition, Then, Verb};
+pub use console::{Bytes, CONSOLE_BYTES_MAX, ConsolePage};
 pub use event::{Event, EventKind, EventPage};
 pub use hello::{Backend, Capability, Hello, Support, Welcome};
 pub use lifecycle::State;

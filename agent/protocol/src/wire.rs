@@ -23,6 +23,8 @@ pub mod path {
     /// effect; `GET`: [`crate::NetworkState`]; `DELETE`: there is no such network any more. Without a name, `GET`:
     /// [`crate::NetworkList`].
     pub const NETWORKS: &str = "/a1/networks";
+    /// `GET` with `/{instance}` appended, and `?after=N`: [`crate::ConsolePage`], what the guest wrote after its first N bytes.
+    pub const CONSOLE: &str = "/a1/console";
     /// `GET` with `/{instance}` appended, and `?wait=MILLISECONDS`: [`crate::Stats`], or 202 while there is nothing yet.
     pub const STATS: &str = "/a1/stats";
 }

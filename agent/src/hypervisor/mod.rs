@@ -55,6 +55,12 @@ pub trait Hypervisor: Send + Sync {
     /// What a machine that runs has used.
     fn stats(&self, machine: &Machine, within: Duration) -> Result<Stats, Fault>;
 
+    /// What the guest wrote to its console after the first `after` bytes, at most `most` of it, of what is kept. `None` of a
+    /// machine that has no console, or one that the agent does not listen to.
+    fn console(&self, _machine: &Machine, _after: u64, _most: usize) -> Option<qemu::ConsolePage> {
+        None
+    }
+
     /// Remove every trace of a machine that has ended.
     fn forget(&self, machine: &Machine);
 

@@ -404,6 +404,10 @@ impl Hypervisor for Qemu {
         self.tell_stats(machine, within)
     }
 
+    fn console(&self, machine: &Machine, after: u64, most: usize) -> Option<ConsolePage> {
+        Self::console(self, machine, after, most)
+    }
+
     fn forget(&self, machine: &Machine) {
         let _ = fs::remove_dir_all(self.own_directory(machine));
         locked(&self.parts).remove(&machine.uuid);

@@ -169,7 +169,7 @@ fn backend(directory: &Path, portal: u16, networks: &str) -> Qemu {
     Qemu::new(images, directory.join("run")).unwrap()
 }
 
-fn build_guest(directory: &Path) {
+pub(crate) fn build_guest(directory: &Path) {
     let image = directory.join("boot.img");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/guest.S");
     let linked = ["-Wl,--oformat,binary", "-Wl,-Ttext,0x7c00", "-Wl,--build-id=none"];

@@ -1,6 +1,8 @@
 //! The agent with real QEMU processes, driven over real TCP.
 
 #[cfg(test)]
+mod consoles;
+#[cfg(test)]
 mod devices;
 #[cfg(test)]
 mod host;

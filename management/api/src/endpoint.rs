@@ -55,6 +55,8 @@ impl Parameters {
     pub const PAGE: Self = Self(Self::LIMIT.0 | Self::AFTER.0);
     /// A page of what has numbers.
     pub const SEQ_PAGE: Self = Self(Self::LIMIT.0 | Self::AFTER_SEQ.0);
+    /// What comes after a place, and waiting for it.
+    pub const FOLLOW: Self = Self(Self::AFTER_SEQ.0 | Self::WAIT.0);
     /// The same, and waiting for more.
     pub const STREAM: Self = Self(Self::SEQ_PAGE.0 | Self::WAIT.0);
 
@@ -244,6 +246,10 @@ endpoints! {
     Instance: Get "/v1/instances/{id}" Read NONE () -> [200 crate::InstanceView] &[AGENT, INSTANCE, LOOK];
     /// What an instance that runs has used since it was started.
     Stats: Get "/v1/instances/{id}/stats" Read NONE () -> [200 agent_protocol::Stats] &[AGENT, INSTANCE, USED];
+    /// What the guest of an instance that runs wrote to its console after the first so many bytes, at once or when it has
+    /// written something, within five seconds.
+    Console: Get "/v1/instances/{id}/console" Read FOLLOW () -> [200 agent_protocol::ConsolePage]
+        &[AGENT, INSTANCE, USED, &[Kind::Unsupported]];
     /// Command an instance.
     Command: Post "/v1/instances/{id}/commands" Instances DRY_RUN (crate::CommandRequest)
         -> [200 crate::Forecast, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];

@@ -104,6 +104,8 @@ pub(crate) enum Command {
     Instance(Named),
     /// Show what an instance has used since it was started
     Stats(Named),
+    /// Show what a guest wrote to its console lately
+    Console(Console),
     /// Explain an instance: its state, last operations and events, and what to do
     Why(Named),
     /// List the images that instances can be made of
@@ -194,6 +196,15 @@ pub(crate) struct Named {
     /// The instance
     #[arg(value_parser = name::<InstanceId>)]
     pub(crate) name: InstanceId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Console {
+    #[command(flatten)]
+    pub(crate) of: Named,
+    /// Go on showing what it writes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod about;
 pub(crate) mod audit;
+mod console;
 mod events;
 mod follow;
 mod instances;
@@ -33,6 +34,7 @@ pub(crate) fn run(api: &mut Api<'_>, command: &Command) -> Outcome<Exit> {
         Command::Instances(options) => instances::list(api, options),
         Command::Instance(named) => instances::show(api, &named.name),
         Command::Stats(named) => instances::stats(api, &named.name),
+        Command::Console(options) => console::run(api, options),
         Command::Why(named) => why::run(api, &named.name),
         Command::Targets(options) => targets::run(api, options.action.as_ref()),
         Command::Networks(options) => networks::run(api, options.action.as_ref()),

@@ -3,7 +3,7 @@
 
 mod canned;
 
-use agent_protocol::Stats;
+use agent_protocol::{ConsolePage, Stats};
 use canned::{Asked, Reply, Server};
 use management_api::audit::{Anchor, AuditPage, AuditRecord, Decision, Hash};
 use management_api::{
@@ -91,6 +91,12 @@ fn appliance() -> Server {
                 "disks": [{ "name": "data", "reads": 12, "read_bytes": 49_152, "writes": 3, "write_bytes": 12_288 }],
                 "nics": [{ "name": "eth0", "reads": 9, "read_bytes": 900, "writes": 7, "write_bytes": 2_048 }],
             }))),
+            "GET /v1/instances/db-1/console?after=0 HTTP/1.1" => ok(of::<ConsolePage>(
+                json!({ "from": 7, "next": 30, "data": "TGludXggNi4xG1syShDCm3gNCmxvZ2luOg==" }),
+            )),
+            "GET /v1/instances/db-1/console?after=30 HTTP/1.1" => {
+                ok(of::<ConsolePage>(json!({ "from": 30, "next": 30, "data": "" })))
+            }
             "GET /v1/images HTTP/1.1" => ok(of::<ImageList>(json!({ "images": ["debian", "tiny"] }))),
             "GET /v1/operations?limit=20 HTTP/1.1" => {
                 let mut done = operation("succeeded");
@@ -180,6 +186,11 @@ INTERFACE  PACKETS IN  RECEIVED  PACKETS OUT  SENT
 eth0       9           900 B     7            2 KiB
 ",
     );
+}
+
+#[test]
+fn a_console_is_shown_without_what_would_act_on_the_terminal() {
+    shows(&["console", "db-1"], "Linux 6.1 [2J  x\nlogin:\n");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use super::desk::*;
 use crate::wire::Wire;
 use crate::*;
 use agent_protocol::{
-    Action, Answer, Command, Inventory, Outcome, State, Stats, Text, Uuid, Welcome, decode, encode, path,
+    Action, Answer, Bytes, Command, ConsolePage, Inventory, Outcome, State, Stats, Text, Uuid, Welcome,
+    decode, encode, path,
 };
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
@@ -729,6 +730,54 @@ fn a_thousand_instances_are_listed_without_ever_having_more_of_them_than_a_page(
     assert_eq!(listed, names);
     // A machine that remembers 256 operations.
     assert_eq!(largest, 64);
+}
+
+#[test]
+fn whoever_waits_for_a_console_hears_what_the_guest_writes_and_holds_no_link() {
+    let mut world = World::with(1, 3);
+    let written = RefCell::new(b"boot\n".to_vec());
+    let mut agent = |request: &Request<'_>| {
+        if request.path != "/a1/console/web-1" {
+            return willing(request);
+        }
+        let after: usize = request.query.unwrap().strip_prefix("after=").unwrap().parse().unwrap();
+        let written = written.borrow();
+        let data = Bytes(written[after.min(written.len())..].to_vec());
+        let next = written.len() as u64;
+        Some(http(200, &encode(&ConsolePage { from: next - data.0.len() as u64, next, data })))
+    };
+    world.agent(&mut agent);
+    let mut caller = world.client(Method::Get, "/v1/instances/web-1/console", None);
+    world.agent(&mut agent);
+    let (status, page) = caller.answer().unwrap();
+    assert_eq!((status, &page["next"], &page["data"]), (200, &5.into(), &"Ym9vdAo=".into()));
+    caller.end.reset();
+    let mut waiting = world.client(Method::Get, "/v1/instances/web-1/console?after=5&wait=4s", None);
+    world.live(Duration::from_secs(1), &mut agent);
+    assert!(waiting.answer().is_none());
+    let mut other = world.client(Method::Get, "/v1/instances", None);
+    world.agent(&mut agent);
+    assert_eq!(other.answer().unwrap().0, 200, "the one link is free");
+    other.end.reset();
+    written.borrow_mut().extend(b"login: ");
+    world.live(Duration::from_secs(1), &mut agent);
+    let page = waiting.answer().unwrap().1;
+    assert_eq!(
+        (&page["from"], &page["next"], &page["data"]),
+        (&5.into(), &12.into(), &"bG9naW46IA==".into())
+    );
+    waiting.end.reset();
+    // Nothing more comes: it is told so in time.
+    let mut waiting = world.client(Method::Get, "/v1/instances/web-1/console?after=12&wait=25s", None);
+    world.live(Duration::from_secs(4), &mut agent);
+    assert!(waiting.answer().is_none());
+    world.live(Duration::from_secs(2), &mut agent);
+    let (status, page) = waiting.answer().unwrap();
+    assert_eq!((status, &page["from"], &page["next"]), (200, &12.into(), &12.into()));
+    waiting.end.reset();
+    let mut caller = world.client(Method::Get, "/v1/instances/web-1/console", None);
+    world.agent(|_| Some(http(422, br#"{"type":"urn:corbel:problem:impossible","detail":"it has none"}"#)));
+    assert_eq!(kind(&caller.answer().unwrap()), (422, "unsupported"));
 }
 
 #[test]
