@@ -77,11 +77,21 @@ impl Security {
 /// Write a file that is there whole or not at all, and that nobody else reads.
 fn keep(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    // One that is there already would keep its mode.
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder(path))?.sync_all()
+}
+
+/// Where a file lies; one that is named without a folder lies here.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// One connection.
@@ -175,5 +185,25 @@ impl Line {
             let _ = self.flush();
         }
         let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_kept_wherever_it_is_named_and_nobody_else_reads_it() {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(folder(Path::new("key.pem")), Path::new("."));
+        assert_eq!(folder(Path::new("/key.pem")), Path::new("/"));
+        let directory = std::env::temp_dir().join(format!("corbel-key-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let path = directory.join("key.pem");
+        std::fs::write(path.with_extension("new"), "left").expect("a file that anybody reads");
+        keep(&path, "secret").expect("kept");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_dir_all(directory).expect("removed");
     }
 }

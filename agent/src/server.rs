@@ -60,26 +60,38 @@ pub(crate) fn serve(listener: &TcpListener, service: &Service, security: &Securi
                 }
                 continue;
             }
-            open.fetch_add(1, Ordering::AcqRel);
-            let taken = &open;
-            let thread =
-                std::thread::Builder::new().name("connection".into()).spawn_scoped(scope, move || {
-                    let _ = stream.set_nodelay(true);
-                    let _ = ask_now_and_then(&stream);
-                    let opened = stream
-                        .set_write_timeout(Some(Limits::SERVER.write_time))
-                        .and_then(|()| Line::open(stream, security));
-                    match opened {
-                        Ok(line) => connection(line, service, shutdown),
-                        Err(why) => log::warn!("{peer} is refused: {why}"),
-                    }
-                    taken.fetch_sub(1, Ordering::AcqRel);
-                });
-            if thread.is_err() {
-                open.fetch_sub(1, Ordering::AcqRel);
-            }
+            let place = Place::take(&open);
+            // If there is no thread, the place is free again with what it was to do.
+            let _ = std::thread::Builder::new().name("connection".into()).spawn_scoped(scope, move || {
+                let _place = place;
+                let _ = stream.set_nodelay(true);
+                let _ = ask_now_and_then(&stream);
+                let opened = stream
+                    .set_write_timeout(Some(Limits::SERVER.write_time))
+                    .and_then(|()| Line::open(stream, security));
+                match opened {
+                    Ok(line) => connection(line, service, shutdown),
+                    Err(why) => log::warn!("{peer} is refused: {why}"),
+                }
+            });
         }
     });
+}
+
+/// The place of a connection, free again whatever ends it.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(open: &'a AtomicUsize) -> Self {
+        open.fetch_add(1, Ordering::AcqRel);
+        Self(open)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 fn readable(listener: &TcpListener) -> bool {

@@ -25,6 +25,8 @@ const LOADED: &str = "memory.loaded";
 const PACE: Duration = Duration::from_millis(20);
 /// How much of the time is kept back for giving up in order.
 const RESERVE: Duration = Duration::from_secs(2);
+/// What the slowest disk reads in a second, in bytes.
+const SLOWEST_DISK: u64 = 32 << 20;
 /// How long the process has to end once its memory is safe.
 const END_TIME: Duration = Duration::from_secs(5);
 
@@ -48,7 +50,11 @@ impl Qemu {
         let bytes = match written {
             Ok(bytes) => bytes,
             Err(fault) => {
-                go_on(&mut qmp, was == "running");
+                // In a time of its own: what was asked for may have taken all there was.
+                drop(qmp);
+                if let Ok(mut qmp) = self.monitor(machine, RESERVE) {
+                    go_on(&mut qmp, was == "running");
+                }
                 let _ = remove(&directory.join("memory.new"));
                 return Err(fault);
             }
@@ -87,11 +93,11 @@ impl Qemu {
     }
 
     pub(super) fn restore(&self, machine: &Machine, within: Duration) -> Result<Evidence, Fault> {
-        let deadline = Instant::now() + within;
         let storage = |error: io::Error| Fault::new(Failure::Storage, format!("its saved memory: {error}"));
         let directory = self.own_directory(machine);
         let path = directory.join("memory");
         let file = File::open(&path).map_err(storage)?;
+        let deadline = Instant::now() + patience(within, file.metadata().map_err(storage)?.len());
         let process = self.spawn(machine, Beginning::Restored, deadline)?;
         let load = || -> Result<(), Fault> {
             let mut qmp = self.monitor_by(machine, deadline)?;
@@ -158,6 +164,12 @@ impl Qemu {
     }
 }
 
+/// How long a restore of so many bytes may take. They were written into the host's memory as fast as that is, and may have
+/// to be read from a slow disk: what could be saved can be restored.
+const fn patience(within: Duration, bytes: u64) -> Duration {
+    within.saturating_add(Duration::from_secs(bytes / SLOWEST_DISK))
+}
+
 /// Send the commands of a step, the file with the one that takes it.
 fn send(qmp: &mut Qmp, step: &Step, setting: &super::commands::Setting, file: &File) -> Result<(), QmpError> {
     for command in commands(step, setting) {
@@ -222,5 +234,19 @@ fn go_on(qmp: &mut Qmp, ran: bool) {
     }
     if ran {
         let _ = qmp.execute("cont");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_be_saved_in_time_can_be_restored_from_a_slow_disk() {
+        let within = Duration::from_secs(120);
+        assert_eq!(patience(within, 4096), within);
+        // 32 GiB at 200 MB/s.
+        assert!(patience(within, 32 << 30) > Duration::from_secs((32 << 30) / 200_000_000));
+        let _ = patience(within, u64::MAX);
     }
 }
