@@ -259,7 +259,8 @@ fn killed_while_pausing(place: &str) {
     let paused = state(&program, "look-1") == State::Paused;
     let told = program.recall("op-2");
     match &told {
-        None => assert_eq!((place, paused), ("receiving", false)),
+        // Where the journal was slower than the look, it is written down as received and begun in one batch.
+        None => assert!(matches!(place, "receiving" | "beginning") && !paused, "{place}: never received"),
         Some(Outcome::Done { changed: true, .. }) => assert!(paused, "{place}: told as done"),
         Some(Outcome::Failed { code: agent_protocol::Failure::Interrupted, .. }) => {
             assert!(!paused, "{place}: told as not done");
