@@ -1,10 +1,13 @@
 //! The events of late.
 
-use agent_protocol::{Event, EventKind, OpId, Text, Uuid};
+use agent_protocol::{Event, EventKind, OpId, State, Text, Uuid};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::Record;
+use crate::{Engine, Record};
+
+/// How long after an incident another of its kind is not told of the same machine, in milliseconds.
+const INCIDENT_PAUSE: u64 = 1000;
 
 /// The events of this run of the agent, as many as are kept, each with the entry of the journal that has to be durable
 /// before it is told.
@@ -68,6 +71,20 @@ impl Ring {
             self.kept.range(skipped..told).take(limit).map(|(_, event)| event.clone()).collect();
         let next = events.last().map_or(seq, |event| event.seq);
         (events, next, false)
+    }
+}
+
+impl Engine {
+    /// Something has happened to that machine that no look at it would show, such as a restart by its guest.
+    pub fn happened(&mut self, uuid: Uuid, kind: EventKind, detail: Text, now_ms: u64) {
+        self.now_ms = now_ms;
+        let mut records = self.lanes.values().map(|lane| &lane.record);
+        let found = records.find(|record| record.uuid == uuid && record.state != State::Terminated);
+        // A guest may do so without end, and is not to drive out what is kept of the others.
+        let is_news = |_: &&Record| !self.events.has_lately(now_ms, INCIDENT_PAUSE, uuid, kind);
+        if let Some(record) = found.filter(is_news) {
+            self.events.add(self.head, now_ms, record, kind, None, Some(detail));
+        }
     }
 }
 

@@ -18,8 +18,6 @@ use crate::{Ended, Engine, Entry, Evidence, Fault, Finding, Observation, Report,
 const REFRESH_MS: u64 = 60_000;
 /// The same, while a guest is waited for, or a command of an earlier run of the agent.
 const SOON_MS: u64 = 500;
-/// How long after an incident another of its kind is not told of the same machine, in milliseconds.
-const INCIDENT_PAUSE: u64 = 1000;
 
 impl Engine {
     /// Time has passed.
@@ -50,18 +48,6 @@ impl Engine {
         lane.wants_look = true;
         let id = id.clone();
         self.advance(&id);
-    }
-
-    /// Something has happened to that machine that no look at it would show, such as a restart by its guest.
-    pub fn happened(&mut self, uuid: agent_protocol::Uuid, kind: EventKind, detail: Text, now_ms: u64) {
-        self.now_ms = now_ms;
-        let mut records = self.lanes.values().map(|lane| &lane.record);
-        let found = records.find(|record| record.uuid == uuid && record.state != State::Terminated);
-        // A guest may do so without end, and is not to drive out what is kept of the others.
-        let is_news = |_: &&crate::Record| !self.events.has_lately(now_ms, INCIDENT_PAUSE, uuid, kind);
-        if let Some(record) = found.filter(is_news) {
-            self.events.add(self.head, now_ms, record, kind, None, Some(detail));
-        }
     }
 
     /// Begin what comes next for an instance, if nothing is out for it.
