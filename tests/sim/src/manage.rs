@@ -9,6 +9,7 @@ mod client;
 mod host;
 mod hypervisor;
 mod net;
+mod networks;
 mod plan;
 
 #[cfg(test)]
@@ -23,7 +24,7 @@ use check::Check;
 use client::Client;
 use host::Host;
 use kernel_runtime::{Executor, Instant};
-use management::{Configuration, Door, Gauges, Management, Policy};
+use management::{Configuration, Door, Gauges, LinkState, Management, Policy};
 use net::{ACCEPTOR, DIALLER, Event, Kind, Net, Slot};
 use plan::{Fault, Point};
 use state::Records;
@@ -63,11 +64,13 @@ pub enum Bug {
     CallTwice,
     /// The appliance's state disk forgets what it has flushed.
     LyingStateDisk,
+    /// The agent says that it has a map in effect that it has not.
+    LostMap,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LostSync,
         Self::Amnesia,
         Self::NoDeadline,
@@ -75,6 +78,7 @@ impl Bug {
         Self::FalseDone,
         Self::CallTwice,
         Self::LyingStateDisk,
+        Self::LostMap,
     ];
 }
 
@@ -124,6 +128,7 @@ impl management::Targets for NoTargets {
 struct Appliance {
     executor: Executor,
     records: Option<Records>,
+    management: Rc<Management>,
     born: Instant,
     is_paused: bool,
 }
@@ -218,7 +223,8 @@ impl World {
             if self.host.hypervisor.is_held_twice() {
                 self.check.wrong("a guest is held twice".into());
             }
-            if self.check.violation.is_some() || self.clients.iter().all(|client| client.left == 0) {
+            let is_over = self.clients.iter().all(|client| client.left == 0) && self.late_maps().is_empty();
+            if self.check.violation.is_some() || is_over {
                 return;
             }
             let next = kernel_runtime::earliest(deadline, self.net.next_time());
@@ -230,10 +236,25 @@ impl World {
             if next >= end {
                 let open: Vec<String> =
                     self.clients.iter().filter(|client| client.left > 0).map(Client::describe).collect();
-                return self.check.wrong(format!("it does not end: {}", open.join("; ")));
+                let all = [open, self.late_maps()].concat();
+                return self.check.wrong(format!("it does not end: {}", all.join("; ")));
             }
             self.net.now.set(next);
         }
+    }
+
+    /// The maps that the host has not, although they were promised by the appliance that commands it.
+    fn late_maps(&self) -> Vec<String> {
+        let who = usize::from(self.check.is_replaced);
+        let commands = |one: &Appliance| one.management.link_state() != LinkState::Superseded;
+        if !self.appliances[who].as_ref().is_none_or(commands) {
+            return Vec::new();
+        }
+        let promised = self.check.maps.iter().filter(|(_, (by, _))| *by == who);
+        let late = promised.filter(|(name, (_, generation))| {
+            self.host.networks.generation(name).is_none_or(|there| there < *generation)
+        });
+        late.map(|(name, (_, generation))| format!("{name} is not at generation {generation}")).collect()
     }
 
     /// Let appliances do what they can at this moment. Answers when they want to go on.
@@ -303,7 +324,8 @@ impl World {
             let (slot, management) = (Slot::new(&self.net, who), management.clone());
             executor.add("link", async move { management::link_on(slot, &management).await });
         }
-        self.appliances[who] = Some(Appliance { executor, records, born, is_paused: false });
+        executor.add("networks", management::tend(management.clone()));
+        self.appliances[who] = Some(Appliance { executor, records, management, born, is_paused: false });
     }
 
     fn happens(&mut self, event: Event) {

@@ -35,6 +35,8 @@ pub(crate) struct Check {
     epoch: u64,
     /// Another appliance has taken over.
     pub(crate) is_replaced: bool,
+    /// The maps that an appliance has promised to keep: which of the two, and the generation.
+    pub(crate) maps: BTreeMap<String, (usize, u64)>,
     /// What is wrong, if anything.
     pub(crate) violation: Option<String>,
     /// Answers about operations that were held against the facts.
@@ -183,6 +185,17 @@ impl Check {
             self.wrong(wrong);
         }
         is_final
+    }
+
+    /// A client was told that the map is wanted.
+    pub(crate) fn promised(&mut self, who: usize, document: &Value) {
+        self.answers += 1;
+        let desired = &document["desired"];
+        if let (Some(name), Some(generation), true) =
+            (document["id"].as_str(), desired["generation"].as_u64(), desired["durable"] == true)
+        {
+            self.maps.insert(name.into(), (who, generation));
+        }
     }
 
     /// The appliance does not know the operation that it told a client of.

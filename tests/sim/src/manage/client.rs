@@ -24,6 +24,8 @@ enum Aim {
     Again,
     /// To have another command refused under the same token.
     Other,
+    /// To have the map of its network taken.
+    Map,
 }
 
 pub(crate) struct Client {
@@ -41,6 +43,8 @@ pub(crate) struct Client {
     body: String,
     token: String,
     op: Option<String>,
+    /// Of the last map of its network.
+    generation: u64,
     stage: Option<String>,
     /// The connection, what is heard on it, and until when.
     conn: Option<(usize, Engine, Instant)>,
@@ -69,6 +73,7 @@ impl Client {
             body: String::new(),
             token: String::new(),
             op: None,
+            generation: 0,
             stage: None,
             conn: None,
             calm,
@@ -95,6 +100,9 @@ impl Client {
     fn choose(&mut self) {
         self.token = format!("t-{}-{}", self.number, self.left);
         (self.op, self.stage, self.aim) = (None, None, Aim::Command);
+        if self.random.chance(120) {
+            return self.choose_map();
+        }
         let instance = format!("vm-{}", self.random.below(self.instances));
         let verb = self.random.below(11);
         let budget = self.random.pick(&[300, 2000, 8000, 25_000]);
@@ -117,6 +125,25 @@ impl Client {
             _ => r#""verb":"terminate""#.to_string(),
         };
         self.body = format!("{{{words},{tail}}}");
+    }
+
+    /// The next map of its network.
+    fn choose_map(&mut self) {
+        self.aim = Aim::Map;
+        self.generation += 1;
+        let (number, generation) = (self.number, self.generation);
+        let endpoints: Vec<String> = (1..=self.random.range(1, 4))
+            .map(|last| {
+                let at = self.random.range(1, 5);
+                format!(r#"{{"mac":"52:54:00:00:0{number}:0{last}","ip":"10.0.0.{last}","underlay":"192.0.2.{at}"}}"#)
+            })
+            .collect();
+        self.path = format!("/v1/networks/net-{number}/map");
+        self.body = format!(
+            r#"{{"network":"net-{number}","generation":{generation},"vni":{},"mtu":1450,"endpoints":[{}]}}"#,
+            number + 1,
+            endpoints.join(",")
+        );
     }
 
     /// Another command under the same token.
@@ -151,6 +178,7 @@ impl Client {
                 let path = format!("/v1/operations/{}{wait}", self.op.as_deref().unwrap_or_default());
                 engine.request(Method::Get, &path, None);
             }
+            Aim::Map => engine.request(Method::Put, &self.path, Some(self.body.as_bytes())),
             Aim::Other => engine.request(Method::Post, &self.path, Some(other.as_bytes())),
             Aim::Command | Aim::Again => engine.request(Method::Post, &self.path, Some(self.body.as_bytes())),
         }
@@ -207,6 +235,18 @@ impl Client {
                 }
                 self.next();
             }
+            Aim::Map => match kind.as_str() {
+                "" => {
+                    check.promised(self.who, document);
+                    self.next();
+                }
+                "stale-epoch" => {
+                    self.who = usize::from(check.is_replaced);
+                    self.next();
+                }
+                "no-state" | "too-busy" | "state-disk-full" => self.rest(2_000),
+                _ => check.wrong(format!("{}: a newer map is refused: {kind}", self.path)),
+            },
             Aim::Command | Aim::Again => self.commanded(status, &kind, op, document, check),
             Aim::Look if status == 404 => {
                 check.forgotten(self.op.as_deref().unwrap_or_default());

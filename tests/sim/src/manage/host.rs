@@ -4,13 +4,14 @@ use super::Bug;
 use super::check::Check;
 use super::hypervisor::Hypervisor;
 use super::net::{ACCEPTOR, Event, Net};
+use super::networks::Networks;
 use crate::random::Random;
 use agent_engine::{
     Batch, CrashPoint, Engine, Entry, Host as Backend, Job, Known, Limits, Reply, Report, Task, Ticket,
 };
 use agent_protocol::{
-    Answer, Capability, Command, Hello, Inventory, OpId, Outcome, Support, Text, Uuid, VERSION, Verb,
-    Welcome, decode, encode, path,
+    Answer, Capability, Command, EventPage, Hello, Inventory, OpId, Outcome, Support, Text, Uuid, VERSION,
+    Verb, Welcome, decode, encode, path,
 };
 use kernel_runtime::Instant;
 use management_http::{Limits as HttpLimits, Method, Request, Response, Server};
@@ -31,6 +32,7 @@ pub(crate) struct Host {
     /// What is on the disk for good.
     journal: Vec<Entry>,
     pub(crate) hypervisor: Hypervisor,
+    pub(crate) networks: Networks,
     run: Option<Run>,
     runs: u64,
     /// The agent dies the next time that it comes by there.
@@ -73,6 +75,7 @@ impl Host {
             bug,
             journal: Vec::new(),
             hypervisor: Hypervisor::default(),
+            networks: Networks::new(bug == Some(Bug::LostMap)),
             run: None,
             runs: 0,
             crash_at: None,
@@ -127,6 +130,10 @@ impl Host {
         if self.bug == Some(Bug::LostSync) {
             let kept = self.journal.len().saturating_sub(self.random.below(3) as usize);
             self.journal.truncate(kept);
+        }
+        // With the host's power its networks go.
+        if self.random.chance(250) {
+            self.networks.lose();
         }
         self.net.agent_up.set(false);
         run.servers.keys().for_each(|conn| self.net.reset(*conn));
@@ -261,6 +268,10 @@ impl Host {
         check: &mut Check,
     ) -> Option<Response> {
         let now = self.clock_ms(run);
+        if let Some(rest) = request.path.strip_prefix(path::NETWORKS) {
+            let (boot, epoch) = (run.boot, run.engine.epoch());
+            return Some(self.networks.answer(rest.strip_prefix('/'), request, boot, epoch));
+        }
         let recalled = request.path.strip_prefix(path::COMMAND).and_then(|rest| rest.strip_prefix('/'));
         match (request.method, request.path) {
             (Method::Post, path::HELLO) => {
@@ -305,6 +316,13 @@ impl Host {
                 };
                 run.waiting.push((conn, Waiting::Listed(page.after, encode(&inventory))));
                 None
+            }
+            (Method::Get, path::EVENTS) => {
+                let after = request.query?.strip_prefix("after=")?.parse().ok()?;
+                let (events, next, missed) = run.engine.events(after, 100);
+                let (proto, agent_boot, clock_ms) = (VERSION, run.boot, now);
+                let page = EventPage { proto, agent_boot, clock_ms, events, next, missed };
+                Some(Response::json(200, encode(&page)))
             }
             _ => {
                 let op_id: OpId = recalled?.parse().ok()?;

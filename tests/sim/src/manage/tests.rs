@@ -67,4 +67,5 @@ planted! {
     a_failure_that_is_told_as_success_is_found: FalseDone,
     a_call_that_is_made_twice_is_found: CallTwice,
     a_state_disk_that_forgets_is_found: LyingStateDisk,
+    a_map_that_is_not_in_effect_is_found: LostMap,
 }
