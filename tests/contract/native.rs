@@ -183,30 +183,40 @@ fn is_harmless(name: &str) -> bool {
     name.starts_with("query_") || HARMLESS.contains(&name)
 }
 
-/// Takes over the processes that are orphaned, and lets the kernel forget those that QEMU was, as a system's first process
-/// does at once. libvirtd looks five times a second whether one has gone, and for two seconds where nobody does.
+/// Takes over the processes that are orphaned, and lets the kernel forget those that a QEMU was, as a system's first process
+/// does at once. libvirtd looks five times a second whether one has gone, and for two seconds where nobody does; for those
+/// of which it learns what they can do it waits fifteen.
 pub(crate) struct Reaper {
     ended: Arc<AtomicBool>,
 }
 
 impl Reaper {
-    pub(crate) fn new(native: &Native) -> Self {
+    pub(crate) fn new() -> Self {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
         let ended = Arc::new(AtomicBool::new(false));
-        let (folder, over) = (native.folder.clone(), ended.clone());
+        let over = ended.clone();
         std::thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-                let pids = entries.filter_map(|entry| entry.path().extension()?.to_str()?.parse().ok());
-                // Of one that is somebody else's child this does nothing.
-                pids.filter_map(rustix::process::Pid::from_raw).for_each(|pid| {
+                for pid in ended_orphans() {
                     let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
-                });
+                }
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
         Self { ended }
     }
+}
+
+/// Processes of a QEMU that have ended and were given to this process: to its first thread, which has begun none itself.
+fn ended_orphans() -> Vec<rustix::process::Pid> {
+    let own = std::process::id();
+    let listed = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+    let pids = listed.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+    let is_one = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.starts_with("qemu-system") && state(*pid) == Some('Z')
+    };
+    pids.filter(is_one).filter_map(|pid| rustix::process::Pid::from_raw(pid.cast_signed())).collect()
 }
 
 impl Drop for Reaper {

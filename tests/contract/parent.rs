@@ -70,7 +70,7 @@ impl Parent {
         child::write_obedient(&guests[1].kernel).unwrap();
         guests.extend(more);
         let native = Native::new(&stage.scratch, Path::new(env!("CARGO_TARGET_TMPDIR")));
-        let _reaper = Reaper::new(&native);
+        let _reaper = Reaper::new();
         let (template, disks) = (stage.scratch.file("template.qcow2"), stage.scratch.file("disks"));
         let mut img = process::command("qemu-img");
         img.args(["create", "-q", "-f", "qcow2"]).arg(&template).arg("1M");
