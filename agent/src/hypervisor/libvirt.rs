@@ -228,6 +228,7 @@ const BUSY: &str = "libvirtd still waits for its hypervisor to answer an earlier
 const RUNNING: i32 = 1;
 const PAUSED: i32 = 3;
 const SHUT_OFF: i32 = 5;
+const SLEEPS: i32 = 7;
 
 /// What a state of a domain and its reason (`virDomainState` and those beside it) are to us.
 fn observation(state: i32, why: i32) -> Observation {
@@ -245,7 +246,7 @@ fn observation(state: i32, why: i32) -> Observation {
         (SHUT_OFF, _) => (State::Stopped, ended(why).map(|(_, how)| how)),
         // As its definition may say (`preserve`): its hypervisor is there, with all its disks.
         (6, _) => (State::Paused, Some("held because the guest crashed")),
-        (7, _) => (State::Running, Some("the guest sleeps")),
+        (SLEEPS, _) => (State::Running, Some("the guest sleeps")),
         _ => (State::Unknown, Some("libvirtd names a state that this agent does not know")),
     };
     Observation { reason: reason.map(Text::new), ..Observation::of(state) }

@@ -29,6 +29,9 @@ pub struct Incident {
     pub detail: Text,
 }
 
+/// Why memory is not written out.
+const ASLEEP: &str = "its guest sleeps, and cannot be saved before it wakes";
+
 /// A hypervisor, driven.
 pub trait Hypervisor: Send + Sync {
     /// What kind it is; stands in each instance it runs.

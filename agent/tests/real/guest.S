@@ -3,7 +3,7 @@
 # It says R on its serial line when it has begun. It powers off when the power button is pressed, and lets go of a
 # device of bus 0 when asked to (saying E), unless it was told by i to ignore such requests; o makes it obey again. It
 # answers c with the next letter of the alphabet, which tells whether its memory is the one that it had, and every other
-# byte with itself.
+# byte with itself. By s it goes to sleep.
     .code16
     .globl _start
 _start:
@@ -63,6 +63,13 @@ not_obey:
     movb count, %al
     incb count
 not_count:
+    cmpb $'s', %al
+    jne not_sleep
+    movw $0x604, %dx            # PM1 control: sleep state 3
+    movw $0x2400, %ax
+    outw %ax, %dx
+    jmp turn
+not_sleep:
     call say
     jmp turn
 

@@ -76,6 +76,24 @@ fn a_restore_that_was_cut_short_goes_on_once_all_is_loaded() {
 }
 
 #[test]
+fn a_guest_that_sleeps_is_not_saved_and_wakes_when_it_is_reset() {
+    let mut host = Host::new("asleep");
+    let machine = host.started("web");
+    host.says(&machine, "c", "A");
+    assert_eq!(host.qemu.type_in(&machine, b"s"), Some(1));
+    until("it sleeps", || host.qemu.observe(&machine, TIME).reason.is_some());
+    let fault = host.perform(&machine, &Step::Save).unwrap_err();
+    assert!(fault.detail.as_str().contains("sleeps"), "{}", fault.detail);
+    assert_eq!(host.state(&machine), State::Running);
+    assert!(!host.own(&machine, "memory").exists());
+    // It wakes when it is reset.
+    host.perform(&machine, &Step::Reset).unwrap();
+    assert_eq!(host.qemu.observe(&machine, TIME).reason, None);
+    host.hears(&machine, "R");
+    host.says(&machine, "c", "A");
+}
+
+#[test]
 fn a_save_that_was_cut_short_is_never_restored() {
     let mut host = Host::new("half");
     let machine = host.started("web");

@@ -7,9 +7,10 @@ use super::request::{Domain, Request, requests};
 use super::rpc::{Answer, RpcError};
 use super::session::{Control, Figure, Session};
 use super::{
-    BALLOON, BUSY, BUSY_TIME, Libvirt, PAUSED, RUNNING, SHUT_OFF, document, process, unanswered, unsent,
+    BALLOON, BUSY, BUSY_TIME, Libvirt, PAUSED, RUNNING, SHUT_OFF, SLEEPS, document, process, unanswered,
+    unsent,
 };
-use crate::hypervisor::{Evidence, Fault, Machine, Step};
+use crate::hypervisor::{ASLEEP, Evidence, Fault, Machine, Step};
 use crate::locked;
 use agent_protocol::{Failure, Size, Text, VolumeName};
 use std::net::TcpStream;
@@ -91,6 +92,7 @@ impl Libvirt {
                 let expected = if *step == Step::Resume { RUNNING } else { state };
                 work.drive(&requests, expected)
             }
+            Step::Save if state == SLEEPS => Err(cannot(ASLEEP)),
             Step::Save => self.save(work, &requests),
             Step::Resize(size) => work.resize(&requests, *size),
             Step::AttachVolume(_) | Step::AttachNic(_) => work.attach(step, &requests),

@@ -9,9 +9,9 @@ use super::commands::commands;
 use super::life::Beginning;
 use super::process;
 use super::qmp::{Qmp, QmpError};
-use super::{Qemu, fault, remove};
-use crate::hypervisor::{Evidence, Fault, Machine, Step};
-use agent_protocol::{Failure, Text};
+use super::{Qemu, fault, observation, remove};
+use crate::hypervisor::{ASLEEP, Evidence, Fault, Machine, Step};
+use agent_protocol::{Failure, State, Text};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -40,6 +40,10 @@ impl Qemu {
         let deadline = Instant::now() + within;
         let mut qmp = self.monitor_by(machine, deadline)?;
         let was = qmp.status().map_err(|error| fault(&error))?;
+        if was == "suspended" {
+            // QEMU restores such a guest so that nothing can wake it.
+            return Err(Fault::new(Failure::Hypervisor, ASLEEP));
+        }
         let directory = self.own_directory(machine);
         let given_up = deadline.checked_sub(RESERVE.min(within / 4)).unwrap_or(deadline);
         self.reshape(machine, |parts| {
@@ -105,8 +109,9 @@ impl Qemu {
             send(&mut qmp, &Step::Restore, &setting, &file).map_err(|error| fault(&error))?;
             await_migration(&mut qmp, deadline).map_err(|how| how.fault("restored"))?;
             let status = qmp.status().map_err(|error| fault(&error))?;
-            // One that was reset while it was held, and saved so, has not begun.
-            if !matches!(status.as_str(), "paused" | "prelaunch") {
+            // It is held as it was when it was saved: because of an error of its disk, say, or reset and not begun.
+            if !matches!(observation(&status).state, State::Paused | State::Pending) || status == "inmigrate"
+            {
                 return Err(Fault::new(Failure::Hypervisor, format!("after it was restored it is {status}")));
             }
             Ok(())
