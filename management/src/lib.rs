@@ -39,6 +39,7 @@ mod steward;
 mod stored;
 mod targets;
 mod views;
+mod waiting;
 mod wire;
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use alloc::string::{String, ToString};
 use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
-use kernel_runtime::{Clock, Instant, Signal, with_deadline};
+use kernel_runtime::{Clock, Instant, Signal};
 use management_api::audit::Decision;
 use management_api::{DrainRequest, OperationPage, TargetPage};
 use management_http::json::Bounds;
@@ -134,11 +134,11 @@ pub enum Step {
 /// What the answer to a request about an operation waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
-    id: OpId,
-    until: Instant,
-    aim: Aim,
+    pub(crate) id: OpId,
+    pub(crate) until: Instant,
+    pub(crate) aim: Aim,
     /// The path of the request.
-    path: String,
+    pub(crate) path: String,
 }
 
 /// What is demanded of the appliance's keys.
@@ -150,7 +150,7 @@ pub struct KeysStep {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aim {
+pub(crate) enum Aim {
     /// Something has come of the command, or the agent is at it; and whether it makes something.
     Command(bool),
     /// It has ended.
@@ -524,38 +524,6 @@ impl Management {
         self.foresee(verb)
     }
 
-    /// Wait for what a request waits for, as long as it does, and answer it.
-    pub async fn wait(&self, wait: Wait) -> Response {
-        let waiting = if wait.aim == Aim::Look { self.slots.wait() } else { None };
-        while !self.is_over(&wait) && (waiting.is_some() || wait.aim != Aim::Look) {
-            if with_deadline(&self.clock, wait.until, self.news.heard()).await.is_err() {
-                break;
-            }
-        }
-        drop(waiting);
-        self.recorded().await;
-        self.waited(&wait)
-    }
-
-    fn is_over(&self, wait: &Wait) -> bool {
-        let operations = self.operations.borrow();
-        operations.get(&wait.id).is_none_or(|operation| match wait.aim {
-            Aim::Command(_) => operation.told && !matches!(operation.stage, Stage::Accepted | Stage::Sent),
-            Aim::End | Aim::Look => !operation.told || !operation.stage.is_open(),
-        })
-    }
-
-    /// The answer to a request that has waited.
-    pub(crate) fn waited(&self, wait: &Wait) -> Response {
-        let response = match wait.aim {
-            Aim::Command(creates) => self.told(&wait.id, creates),
-            Aim::End | Aim::Look => self.shown(&wait.id),
-        };
-        let response = response.unwrap_or_else(|problem| problem.at(&wait.path).response());
-        self.metrics.response(response.status);
-        response
-    }
-
     fn page(&self, page: &Page) -> Response {
         let operations = self.operations.borrow();
         let after = page.after.as_ref().map(InstanceId::as_str);
@@ -565,31 +533,6 @@ impl Management {
             if found.next().is_some() { shown.last().map(|operation| operation.id.clone()) } else { None };
         let operations = shown.iter().map(|operation| view(operation)).collect();
         Response::json(200, encode(&OperationPage { operations, next }))
-    }
-
-    /// The answer to the client that sent the command of this operation.
-    fn told(&self, id: &OpId, creates: bool) -> Result<Response, Problem> {
-        let operations = self.operations.borrow();
-        let operation = operations.get(id).ok_or_else(|| forgotten(id))?;
-        if !operation.told {
-            let detail = "The state disk has not said yet whether this is remembered.";
-            return Err(Problem::new(Kind::OutcomeUnknown, detail).at(&operation.path()));
-        }
-        if let Some(problem) = &operation.problem {
-            return Err(problem.clone().at(&operation.path()));
-        }
-        let status = if creates && operation.stage == Stage::Succeeded { 201 } else { 202 };
-        let location =
-            if status == 201 { format!("/v1/instances/{}", operation.instance) } else { operation.path() };
-        let body = encode(&view(operation));
-        Ok(Response { location: Some(location), ..Response::json(status, body) })
-    }
-
-    /// The answer to whoever looks at this operation.
-    fn shown(&self, id: &OpId) -> Result<Response, Problem> {
-        let operations = self.operations.borrow();
-        let operation = operations.get(id).filter(|operation| operation.told).ok_or_else(|| forgotten(id))?;
-        Ok(Response::json(200, encode(&view(operation))))
     }
 }
 

@@ -1,0 +1,69 @@
+//! What is told of one operation, at once or when something has come of it.
+
+use crate::answers::forgotten;
+use crate::operations::{Stage, view};
+use crate::plane::{Aim, Management, Wait};
+use crate::problem::{Kind, Problem};
+use agent_protocol::{OpId, encode};
+use alloc::format;
+use kernel_runtime::with_deadline;
+use management_http::Response;
+
+impl Management {
+    /// Wait for what a request waits for, as long as it does, and answer it.
+    pub async fn wait(&self, wait: Wait) -> Response {
+        let waiting = if wait.aim == Aim::Look { self.slots.wait() } else { None };
+        while !self.is_over(&wait) && (waiting.is_some() || wait.aim != Aim::Look) {
+            if with_deadline(&self.clock, wait.until, self.news.heard()).await.is_err() {
+                break;
+            }
+        }
+        drop(waiting);
+        self.recorded().await;
+        self.waited(&wait)
+    }
+
+    fn is_over(&self, wait: &Wait) -> bool {
+        let operations = self.operations.borrow();
+        operations.get(&wait.id).is_none_or(|operation| match wait.aim {
+            Aim::Command(_) => operation.told && !matches!(operation.stage, Stage::Accepted | Stage::Sent),
+            Aim::End | Aim::Look => !operation.told || !operation.stage.is_open(),
+        })
+    }
+
+    /// The answer to a request that has waited.
+    pub(crate) fn waited(&self, wait: &Wait) -> Response {
+        let response = match wait.aim {
+            Aim::Command(creates) => self.told(&wait.id, creates),
+            Aim::End | Aim::Look => self.shown(&wait.id),
+        };
+        let response = response.unwrap_or_else(|problem| problem.at(&wait.path).response());
+        self.metrics.response(response.status);
+        response
+    }
+
+    /// The answer to the client that sent the command of this operation.
+    fn told(&self, id: &OpId, creates: bool) -> Result<Response, Problem> {
+        let operations = self.operations.borrow();
+        let operation = operations.get(id).ok_or_else(|| forgotten(id))?;
+        if !operation.told {
+            let detail = "The state disk has not said yet whether this is remembered.";
+            return Err(Problem::new(Kind::OutcomeUnknown, detail).at(&operation.path()));
+        }
+        if let Some(problem) = &operation.problem {
+            return Err(problem.clone().at(&operation.path()));
+        }
+        let status = if creates && operation.stage == Stage::Succeeded { 201 } else { 202 };
+        let location =
+            if status == 201 { format!("/v1/instances/{}", operation.instance) } else { operation.path() };
+        let body = encode(&view(operation));
+        Ok(Response { location: Some(location), ..Response::json(status, body) })
+    }
+
+    /// The answer to whoever looks at this operation.
+    pub(crate) fn shown(&self, id: &OpId) -> Result<Response, Problem> {
+        let operations = self.operations.borrow();
+        let operation = operations.get(id).filter(|operation| operation.told).ok_or_else(|| forgotten(id))?;
+        Ok(Response::json(200, encode(&view(operation))))
+    }
+}
