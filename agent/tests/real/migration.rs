@@ -4,6 +4,8 @@ use crate::host::{Target, free_port, nic, run, volume};
 use crate::program::Program;
 use crate::world::{runs, signal};
 use agent_protocol::{Action, Command, Failure, Instance, Outcome, Precondition, Refusal, State, Uuid};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ struct Pair {
     there: Option<Program>,
     next: std::cell::Cell<u32>,
     portal: u16,
+    /// Where it waits there.
+    port: std::cell::Cell<u16>,
 }
 
 impl Pair {
@@ -55,7 +59,8 @@ impl Pair {
             let file = format!(
                 r#"{{"qemu":{{"executable":"/usr/bin/qemu-system-x86_64","images":{{
                     "ticking":{{"arguments":["-machine","pc,accel=tcg","-m","16","-serial","file:{{directory}}/serial",
-                        "-drive","file={},format=raw,if=floppy,readonly=on"]}}}},
+                        "-drive","file={},format=raw,if=floppy,readonly=on","-device","pvpanic","-action","panic=pause",
+                        "-chardev","socket,id=own,path={{directory}}/own,server=on,wait=off","-mon","chardev=own,mode=control"]}}}},
                     "portal":"127.0.0.1:{portal}","networks":{{"blue":"user"}},
                     "migration":{{"listen":"{own}","ports":[{port},{}],{tls}
                         "peers":{{"here":"127.0.0.2","there":"127.0.0.3"}},
@@ -67,7 +72,8 @@ impl Pair {
             std::fs::write(directory.join(host).join("images.json"), file).unwrap();
         }
         let next = std::cell::Cell::new(0);
-        let mut pair = Self { directory, here: None, there: None, next, portal };
+        let port = std::cell::Cell::default();
+        let mut pair = Self { directory, here: None, there: None, next, portal, port };
         pair.here = Some(pair.start("here", None));
         pair.there = Some(pair.start("there", None));
         pair
@@ -145,9 +151,37 @@ impl Pair {
         let (_, port) =
             evidence[0].as_str().split_once("waits at 127.0.0.3:").expect("the operator's address");
         let port: u16 = port.split(' ').next().unwrap().parse().unwrap();
+        self.port.set(port);
         let elsewhere = std::net::TcpStream::connect(("127.0.0.1", port));
         assert!(elsewhere.is_err(), "it listens on that address and on no other");
         made.uuid
+    }
+
+    /// What its QEMU answers to a command, over a monitor that the agent knows nothing of.
+    fn monitor(&self, host: &str, uuid: Uuid, command: &str) -> String {
+        let mut stream = UnixStream::connect(self.machine(host, uuid).join("own")).unwrap();
+        stream.write_all(format!("{{\"execute\":\"qmp_capabilities\"}}\n{command}\n").as_bytes()).unwrap();
+        let lines = BufReader::new(stream).lines().map(|line| line.unwrap());
+        let mut answers = lines.filter(|line| line.contains("\"return\"") || line.contains("\"error\""));
+        answers.nth(1).unwrap()
+    }
+
+    fn status(&self, host: &str, uuid: Uuid) -> String {
+        let answer: serde_json::Value =
+            serde_json::from_str(&self.monitor(host, uuid, r#"{"execute":"query-status"}"#)).unwrap();
+        answer["return"]["status"].as_str().unwrap().to_owned()
+    }
+
+    /// Press a key of its keyboard, after which it is in that state.
+    fn press(&self, host: &str, uuid: Uuid, key: &str, status: &str) {
+        let keys =
+            format!(r#"{{"execute":"send-key","arguments":{{"keys":[{{"type":"qcode","data":"{key}"}}]}}}}"#);
+        assert!(self.monitor(host, uuid, &keys).contains("return"));
+        let until = Instant::now() + TIME;
+        while self.status(host, uuid) != status {
+            assert!(Instant::now() < until, "it is {}", self.status(host, uuid));
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn says_more(&self, host: &str, uuid: Uuid) {
@@ -321,6 +355,56 @@ fn a_move_that_is_called_off_leaves_the_guest_where_it_is() {
     assert!(pair.said("there", uuid).is_empty());
     assert!(matches!(pair.act("there", Action::Terminate {}), Outcome::Done { changed: true, .. }));
     assert!(matches!(pair.act("here", Action::Pause {}), Outcome::Done { changed: true, .. }));
+}
+
+/// What QEMU does not hold by a command it could let go on by itself.
+#[test]
+fn a_guest_that_sleeps_or_panics_on_its_way_is_not_handed_over() {
+    let pair = Pair::new(&Wish { name: "asleep", slow: true, ..USUAL });
+    for (key, status, state) in [("s", "suspended", State::Running), ("p", "guest-panicked", State::Paused)] {
+        let uuid = pair.ready();
+        let (_, thread) = pair.moving(uuid);
+        pair.press("here", uuid, key, status);
+        let told = thread.join().unwrap().unwrap();
+        let Outcome::Failed { code: Failure::Hypervisor, detail, .. } = &told else { panic!("{told:?}") };
+        assert!(detail.as_str().contains(status), "{detail}");
+        let stays = pair.look("here");
+        assert!(stays.state == state && stays.reason.is_some(), "{stays:?}");
+        assert_eq!(pair.status("here", uuid), status, "nobody has let it go on");
+        pair.await_state("there", State::Failed);
+        for host in ["here", "there"] {
+            assert_eq!(instance(&pair.act(host, Action::Terminate {})).state, State::Terminated);
+        }
+    }
+}
+
+#[test]
+fn one_that_has_come_is_never_ended_however_it_was_held() {
+    let pair = Pair::new(&Wish { name: "as-held", patience_s: 3, ..USUAL });
+    for (held, state) in [("prelaunch", State::Running), ("guest-panicked", State::Paused)] {
+        let uuid = pair.ready();
+        let began = Instant::now();
+        if held == "prelaunch" {
+            pair.monitor("here", uuid, r#"{"execute":"stop"}"#);
+            pair.monitor("here", uuid, r#"{"execute":"system_reset"}"#);
+        } else {
+            pair.press("here", uuid, "p", held);
+        }
+        let to = pair.port.get();
+        let migrate = format!(r#"{{"execute":"migrate","arguments":{{"uri":"tcp:127.0.0.3:{to}"}}}}"#);
+        assert!(pair.monitor("here", uuid, &migrate).contains("return"));
+        pair.await_state("there", state);
+        std::thread::sleep(Duration::from_millis(4200).saturating_sub(began.elapsed()));
+        let came = pair.look("there");
+        assert_eq!(came.state, state, "{came:?}");
+        if state == State::Running {
+            pair.says_more("there", uuid);
+            assert!(pair.said("there", uuid).starts_with('A'), "it has begun anew");
+        }
+        for host in ["here", "there"] {
+            assert_eq!(instance(&pair.act(host, Action::Terminate {})).state, State::Terminated);
+        }
+    }
 }
 
 #[test]

@@ -38,6 +38,9 @@ const DOWNTIME_MAX: u64 = 2_000_000;
 /// What is turned on for a move and off again after it. A file that memory is saved to could not answer to the first.
 const CAPABILITIES: [&str; 5] =
     ["return-path", "pause-before-switchover", "auto-converge", "dirty-bitmaps", "validate-uuid"];
+/// The states in which no command of ours holds its guest: it runs, or is as something else has left it.
+const OTHERWISE: [&str; 7] =
+    ["running", "suspended", "io-error", "watchdog", "guest-panicked", "internal-error", "shutdown"];
 /// What carries the keys.
 const CREDENTIALS: &str = "corbel-migration";
 
@@ -124,7 +127,7 @@ pub(super) fn finish(qmp: &mut Qmp) -> Result<Value, QmpError> {
 }
 
 /// Take away what a move needs and nothing else does. What is not there need not be.
-pub(super) fn tidy(qmp: &mut Qmp) {
+pub(super) fn tidy(qmp: &mut Qmp) -> Result<(), QmpError> {
     let usual = json!({ "downtime-limit": 300, "tls-creds": "" });
     for command in [
         with("block-dirty-bitmap-remove", json!({ "node": GATE, "name": GATE })),
@@ -133,10 +136,11 @@ pub(super) fn tidy(qmp: &mut Qmp) {
         with("migrate-set-parameters", usual),
         with("object-del", json!({ "id": CREDENTIALS })),
     ] {
-        if matches!(qmp.call(command), Err(QmpError::Timeout | QmpError::Closed)) {
-            return;
+        if let Err(error @ (QmpError::Timeout | QmpError::Closed)) = qmp.call(command) {
+            return Err(error);
         }
     }
+    Ok(())
 }
 
 impl Qemu {
@@ -269,7 +273,7 @@ impl Qemu {
     ) -> Result<Instant, Fault> {
         // What an attempt that was cut short may have left.
         qmp.until(deadline.min(Instant::now() + ANSWER_TIME));
-        tidy(qmp);
+        tidy(qmp).map_err(|error| fault(&error))?;
         let commands = readiness(migration.tls.as_ref(), false).into_iter().chain(departure(migration, to));
         for command in commands {
             ask(qmp, command)?;
@@ -277,7 +281,7 @@ impl Qemu {
         let until = deadline.checked_sub(RESERVE).unwrap_or(deadline);
         await_rest(qmp, migration.downtime_ms, until, given_up)?;
         let held = Instant::now();
-        ask(qmp, plain("stop"))?;
+        hold(qmp)?;
         ask(qmp, with("migrate-set-parameters", json!({ "downtime-limit": DOWNTIME_MAX })))?;
         let until = (Instant::now() + SWITCH_TIME).min(deadline);
         loop {
@@ -338,10 +342,12 @@ impl Qemu {
             }
             std::thread::sleep(PACE);
         }
-        if qmp.status()? != "running" {
+        // Not all but "paused": for a moment it can be called otherwise, and goes on then as well.
+        if !OTHERWISE.contains(&qmp.status()?.as_str()) {
             qmp.execute("cont")?;
         }
-        tidy(qmp);
+        // It goes on whether or not; the next move does it again.
+        let _ = tidy(qmp);
         Ok(())
     }
 
@@ -365,6 +371,21 @@ impl Qemu {
         }
         remove_durably(&self.own_directory(machine).join("moving")).map_err(storage)?;
         Ok(vec![Text::new(&how)])
+    }
+}
+
+/// Hold the guest, and see that it is held by that. One that sleeps or is held otherwise QEMU leaves as it is: it could let
+/// such a one go on by itself, and would send it as something that nothing at its peer lets go on.
+fn hold(qmp: &mut Qmp) -> Result<(), Fault> {
+    ask(qmp, plain("stop"))?;
+    // It must still be sending. If the guest was about to be reset, that is over with this answer, too.
+    let progress = ask(qmp, plain("query-migrate"))?;
+    if status(&progress) != "active" {
+        return Err(broken_off(&progress));
+    }
+    match qmp.status().map_err(|error| fault(&error))?.as_str() {
+        "paused" => Ok(()),
+        other => Err(failed(format!("it is {other} by now and cannot be held; it stays here"))),
     }
 }
 

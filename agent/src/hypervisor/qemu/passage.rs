@@ -173,7 +173,7 @@ impl Qemu {
             }
         };
         if let Some(coming) = coming {
-            return self.look_at_coming(machine, qmp, status, &coming).map(Some);
+            return self.look_at_coming(machine, qmp, &coming).map(Some);
         }
         let Some(leaving) = leaving else { return Ok(None) };
         let file = self.own_directory(machine).join("moving");
@@ -225,11 +225,29 @@ impl Qemu {
         write_durably(&self.own_directory(machine).join("moving"), &bytes).map_err(storage)
     }
 
+    /// All of it has come: it goes on, unless its guest was held there otherwise than for the move.
+    fn let_in(&self, machine: &Machine, qmp: &mut Qmp) -> Result<Observation, QmpError> {
+        // One that was just reset is called "prelaunch".
+        if matches!(qmp.status()?.as_str(), "paused" | "prelaunch") {
+            qmp.execute("cont")?;
+        }
+        let now = qmp.status()?;
+        if now == "inmigrate" {
+            return Err(QmpError::Malformed("all has come, and it waits for more"));
+        }
+        // Before it is one like any other, since nothing does it later: with that left on it could not be saved.
+        tidy(qmp)?;
+        if let Err(error) = remove_durably(&self.own_directory(machine).join("incoming")) {
+            log::warn!("{}: {error}", machine.id);
+        }
+        log::info!("{}: it has come from another host and is {now}", machine.id);
+        Ok(observation(&now))
+    }
+
     fn look_at_coming(
         &self,
         machine: &Machine,
         qmp: &mut Qmp,
-        status: &str,
         coming: &Coming,
     ) -> Result<Observation, QmpError> {
         let awaited = |reason: &str| {
@@ -238,18 +256,16 @@ impl Qemu {
         };
         let answer = qmp.execute("query-migrate")?;
         let progress = self::status(&answer);
-        if matches!(status, "paused" | "running") && progress == "completed" {
-            if let Err(error) = qmp.execute("cont") {
-                log::warn!("{}: it has come and cannot go on: {error}", machine.id);
-                return Ok(awaited(&format!("it has come and cannot go on: {error}")));
-            }
-            let now = qmp.status()?;
-            if let Err(error) = remove_durably(&self.own_directory(machine).join("incoming")) {
-                log::warn!("{}: {error}", machine.id);
-            }
-            log::info!("{}: it has come from another host and goes on", machine.id);
-            tidy(qmp);
-            return Ok(observation(&now));
+        // Never ended from then on: it may be the only one that there is.
+        if progress == "completed" {
+            return match self.let_in(machine, qmp) {
+                Ok(seen) => Ok(seen),
+                Err(QmpError::Refused(words)) => {
+                    log::warn!("{}: it has come and cannot go on: {words}", machine.id);
+                    Ok(awaited(&format!("it has come and cannot go on: {words}")))
+                }
+                Err(error) => Err(error),
+            };
         }
         let patience = self.images.migration.as_ref().map_or(0, |migration| migration.patience_s);
         let waited = Duration::from_secs(unix_now().saturating_sub(coming.since));
