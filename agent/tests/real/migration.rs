@@ -58,7 +58,7 @@ impl Pair {
             let (speed, downtime) = if wish.slow { (1, 20) } else { (1024, 300) };
             let file = format!(
                 r#"{{"qemu":{{"executable":"/usr/bin/qemu-system-x86_64","images":{{
-                    "ticking":{{"arguments":["-machine","pc,accel=tcg","-m","16","-serial","file:{{directory}}/serial",
+                    "ticking":{{"arguments":["-machine","pc,accel=tcg","-m","16","-smp","1,maxcpus=2","-serial","file:{{directory}}/serial",
                         "-drive","file={},format=raw,if=floppy,readonly=on","-device","pvpanic","-action","panic=pause",
                         "-chardev","socket,id=own,path={{directory}}/own,server=on,wait=off","-mon","chardev=own,mode=control"]}}}},
                     "portal":"127.0.0.1:{portal}","networks":{{"blue":"user"}},
@@ -617,16 +617,19 @@ fn disks_and_interfaces_move_with_it_and_are_let_go_of_by_the_source() {
     let (image, size) = ("ticking".parse().unwrap(), agent_protocol::Size::default());
     let made = instance(&pair.act("here", Action::Create { image, start: true, size }));
     pair.says_more("here", made.uuid);
-    let parts =
-        || [Action::VolumeAttach { volume: volume("data", 1) }, Action::NicAttach { nic: nic("lan") }];
+    // A disk after an interface, which is not how a process begins.
+    let parts = || {
+        let disk = |name, lun| Action::VolumeAttach { volume: volume(name, lun) };
+        [disk("data", 1), Action::NicAttach { nic: nic("lan") }, disk("more", 2)]
+    };
     parts().into_iter().for_each(|part| drop(instance(&pair.act("here", part))));
-    assert_eq!(target.sessions().len(), 1);
+    assert_eq!(target.sessions().len(), 2);
 
     let image = "ticking".parse().unwrap();
     let waits = instance(&pair.act("there", Action::Create { image, start: false, size }));
     parts().into_iter().for_each(|part| drop(instance(&pair.act("there", part))));
     let waiting = instance(&pair.act("there", prepare(made.uuid)));
-    assert_eq!((waiting.uuid, waiting.volumes.len(), waiting.nics.len()), (made.uuid, 1, 1));
+    assert_eq!((waiting.uuid, waiting.volumes.len(), waiting.nics.len()), (made.uuid, 2, 1));
     assert!(
         waits.uuid != made.uuid && waiting.initiator == made.initiator,
         "it logs in by the name that it had"
@@ -634,13 +637,28 @@ fn disks_and_interfaces_move_with_it_and_are_let_go_of_by_the_source() {
 
     assert_eq!(instance(&pair.act("here", start("there"))).state, State::Terminated);
     let came = pair.await_state("there", State::Running);
-    assert_eq!((came.volumes.len(), came.nics.len()), (1, 1));
-    assert_eq!(target.sessions().len(), 1, "the source has logged out");
+    assert_eq!((came.volumes.len(), came.nics.len()), (2, 1));
+    assert_eq!(target.sessions().len(), 2, "the source has logged out");
     pair.says_more("there", made.uuid);
     // It is one like any other: its guest lets go of nothing, and is told so.
     let detach = Action::VolumeDetach { volume: "data".parse().unwrap(), timeout_ms: 100 };
     let told = pair.act("there", detach);
     assert!(matches!(told, Outcome::Failed { code: Failure::GuestDidNotRelease, .. }), "{told:?}");
+}
+
+/// QEMU would find out only after it was handed over.
+#[test]
+fn one_with_more_processors_than_a_process_has_that_is_begun_anew_stays() {
+    let pair = Pair::new(&Wish { name: "more", ..USUAL });
+    let uuid = pair.ready();
+    let size = agent_protocol::Size { cpus: Some(2), memory_mib: None };
+    instance(&pair.act("here", Action::Resize { size }));
+    let told = pair.act("here", start("there"));
+    let Outcome::Failed { code: Failure::Hypervisor, detail, .. } = &told else { panic!("{told:?}") };
+    assert!(detail.as_str().contains("processors were plugged in"), "{detail}");
+    pair.says_more("here", uuid);
+    goes_on(&pair.said("here", uuid));
+    assert_eq!(pair.look("there").state, State::Pending, "nothing has come there");
 }
 
 /// What makes a host's keys, out of one authority.

@@ -141,6 +141,12 @@ impl Qemu {
             return Err(unknown_network(nic));
         }
         let shape = self.reshape(machine, |parts| {
+            match beginning {
+                // As its source sees it before it sends anything.
+                Beginning::Arriving => parts.now = super::parts::Shape::default(),
+                Beginning::Fresh if parts.snapshots.is_empty() => parts.now.shuffle(),
+                _ => {}
+            }
             parts.now.fit(machine)?;
             let kept = match beginning {
                 Beginning::Kept(name) => parts.snapshots.get(name),

@@ -237,6 +237,8 @@ impl Qemu {
         if was != "running" {
             return Err(failed(format!("it is {was} and not running")));
         }
+        let now = self.parts(machine)?.now;
+        now.as_begun_anew(machine).map_err(|why| failed(format!("{why}; it stays here")))?;
         let leaving = |stage| Leaving { stage, peer: peer.to_string() };
         self.mark(machine, &leaving(Stage::Begun))?;
         let sent = self.send(&mut qmp, migration, to, deadline, given_up);

@@ -6,7 +6,7 @@
 use super::board::SLOTS;
 use super::process::there;
 use crate::hypervisor::Machine;
-use agent_protocol::{NicName, Size, SnapshotName, VolumeName};
+use agent_protocol::{NicName, Size, SnapshotName, VOLUMES_MAX, VolumeName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +64,35 @@ impl Shape {
         Ok(())
     }
 
+    /// Forget which slots its disks have. Its guest finds them by their serial numbers; an interface may be called by its
+    /// place, and stays there.
+    pub(super) fn shuffle(&mut self) {
+        self.volumes.clear();
+    }
+
+    /// Whether a process that is begun anew for the machine, at another host, has every device where this one has it.
+    ///
+    /// # Errors
+    /// Why not. QEMU would find out only when its memory has been sent and it was handed over.
+    pub(super) fn as_begun_anew(&self, machine: &Machine) -> Result<(), &'static str> {
+        let mut anew = Self::default();
+        anew.fit(machine)?;
+        if !self.plugged.is_empty() {
+            return Err("processors were plugged in since its start, and are not so at its peer");
+        }
+        if self.volumes != anew.volumes {
+            return Err(
+                "a disk was detached before others, which its peer has in other slots until it is started anew",
+            );
+        }
+        if self.nics != anew.nics {
+            return Err(
+                "its interfaces are in other slots at its peer until they are detached and attached again",
+            );
+        }
+        Ok(())
+    }
+
     /// It is started anew with that size.
     pub(super) fn begin(&mut self, size: Size) {
         (self.size, self.balloon) = (size, None);
@@ -78,7 +107,7 @@ impl Shape {
 
     /// The disk's slot; a free one if it has none.
     pub(super) fn volume_slot(&mut self, name: &VolumeName) -> Result<u8, &'static str> {
-        let free = self.free();
+        let free = self.free(0);
         let slot = self.volumes.get(name).copied().or(free).ok_or(FULL)?;
         self.volumes.insert(name.clone(), slot);
         Ok(slot)
@@ -86,15 +115,17 @@ impl Shape {
 
     /// The interface's slot; a free one if it has none.
     pub(super) fn nic_slot(&mut self, name: &NicName) -> Result<u8, &'static str> {
-        let free = self.free();
+        let free = self.free(VOLUMES_MAX as u8);
         let slot = self.nics.get(name).copied().or(free).ok_or(FULL)?;
         self.nics.insert(name.clone(), slot);
         Ok(slot)
     }
 
-    fn free(&self) -> Option<u8> {
+    /// The first free one, beginning with `from`: interfaces have places of their own, so that which a disk gets does not
+    /// depend on how many of them came before it.
+    fn free(&self, from: u8) -> Option<u8> {
         let taken: BTreeSet<u8> = self.volumes.values().chain(self.nics.values()).copied().collect();
-        (0..SLOTS).find(|slot| !taken.contains(slot))
+        (from..SLOTS).chain(0..from).find(|slot| !taken.contains(slot))
     }
 }
 
@@ -160,5 +191,44 @@ mod tests {
             shape.nic_slot(&format!("nic{number}").parse().unwrap()).unwrap();
         }
         assert_eq!(shape.nic_slot(&"one-more".parse().unwrap()), Err(FULL));
+    }
+
+    #[test]
+    fn what_was_plugged_in_later_is_where_it_is_from_the_start_at_another_host() {
+        let mut machine = Machine::new("a".parse().unwrap(), Uuid(1), "b".parse().unwrap());
+        let volume = |name: &str| agent_protocol::Volume {
+            volume: name.parse().unwrap(),
+            iqn: "iqn.2026-11.example:d".parse().unwrap(),
+            lun: 0,
+            read_only: false,
+        };
+        let nic = |name: &str| agent_protocol::Nic {
+            nic: name.parse().unwrap(),
+            network: "blue".parse().unwrap(),
+            mac: "52:54:00:00:00:01".parse().unwrap(),
+            link: agent_protocol::Link::Up,
+        };
+        (machine.volumes, machine.nics) = (vec![volume("a")], vec![nic("m")]);
+        let mut shape = Shape::default();
+        shape.fit(&machine).unwrap();
+        machine.volumes.push(volume("b"));
+        machine.nics.push(nic("n"));
+        shape.volume_slot(&"b".parse().unwrap()).unwrap();
+        shape.nic_slot(&"n".parse().unwrap()).unwrap();
+        assert_eq!(shape.as_begun_anew(&machine), Ok(()));
+        // A disk that was detached before another leaves a gap until the next start, and an interface for good.
+        machine.volumes.remove(0);
+        shape.fit(&machine).unwrap();
+        assert!(shape.as_begun_anew(&machine).unwrap_err().contains("disk"));
+        shape.shuffle();
+        shape.fit(&machine).unwrap();
+        assert_eq!(shape.as_begun_anew(&machine), Ok(()));
+        machine.nics.remove(0);
+        shape.fit(&machine).unwrap();
+        assert!(shape.as_begun_anew(&machine).unwrap_err().contains("interfaces"));
+        shape.nics.clear();
+        shape.fit(&machine).unwrap();
+        shape.plugged.push(Map::new());
+        assert!(shape.as_begun_anew(&machine).unwrap_err().contains("processors"));
     }
 }
