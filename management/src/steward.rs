@@ -17,7 +17,7 @@ use management_api::{ApiEvent, EventKind};
 
 /// How long the agent may take for one thing: a map of many interfaces is work.
 const TIME: Duration = Duration::from_secs(10);
-/// How often it is asked what it has of the networks, where there are any.
+/// How often it is asked what it has of the networks.
 const LOOK: Duration = Duration::from_secs(10);
 /// How often it is asked what has happened: while somebody listens, and else.
 const LISTEN: Duration = Duration::from_millis(500);
@@ -181,8 +181,8 @@ impl Management {
                 known.due = known.due.or(Some(now));
             }
         }
-        // Nothing can come to be there by itself.
-        networks.look = (!networks.known.is_empty()).then(|| now + LOOK);
+        // Also where there are none: the next map is put when nobody looks, and others may have hands on the host.
+        networks.look = Some(now + LOOK);
     }
 
     /// Tell what has happened to instances.

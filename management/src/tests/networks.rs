@@ -262,6 +262,20 @@ fn the_agent_has_the_map_and_has_it_again_after_a_restart_of_either() {
 }
 
 #[test]
+fn a_host_that_had_no_networks_at_first_is_looked_at_all_the_same() {
+    let (disk, mut host) = (disk(), Host { boot: 7, ..Host::default() });
+    let mut world = appliance(&disk, 1);
+    world.live(Duration::from_secs(1), |request| host.answer(request));
+    ask(&mut world, &mut host, Method::Put, PLACE, Some(&map("blue", 5, 7, 2)));
+    world.live(Duration::from_secs(1), |request| host.answer(request));
+    assert_eq!(host.generation("blue"), Some(5));
+    // Somebody has removed the devices by hand.
+    host.networks.clear();
+    world.live(Duration::from_secs(15), |request| host.answer(request));
+    assert_eq!(host.generation("blue"), Some(5));
+}
+
+#[test]
 fn a_network_that_is_to_be_gone_stays_known_until_the_host_has_it_no_more() {
     let (disk, mut host) = (disk(), Host { boot: 7, ..Host::default() });
     let mut world = appliance(&disk, 1);
