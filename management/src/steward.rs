@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How often it is asked what has happened: while somebody listens, and else.
 const LISTEN: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(5);
+/// What is asked after to hear only of what happens from now on.
+const FROM_NOW_ON: u64 = u64::MAX;
 
 /// How far the agent's events are told.
 #[derive(Default)]
@@ -81,12 +83,12 @@ impl Management {
         if relay.run != Some(peer.boot) {
             // Of the first run only what comes from now on: what was before, no listener of this appliance has missed. Of
             // another one all; the last events of the run before are lost.
-            let (after, why) = match relay.run {
-                None => (u64::MAX, "what was before is not told"),
-                Some(_) => (0, "the agent has started anew"),
-            };
+            let is_first = relay.run.is_none();
+            let after = if is_first { FROM_NOW_ON } else { 0 };
             *relay = Relay { run: Some(peer.boot), after, asked: None };
-            self.may_have_missed(why);
+            if !is_first {
+                self.may_have_missed("the agent has started anew");
+            }
         }
         let pause = if self.slots.is_waited_in() { LISTEN } else { IDLE };
         let due = relay.asked.map_or(now, |asked| asked + pause);
@@ -196,8 +198,11 @@ impl Management {
             relay.asked = None;
         }
         drop(relay);
-        // To the first question it is the answer that was wanted.
-        if page.missed && after != u64::MAX {
+        // Told before the answer is there, a listener could list the instances, and what happens until the agent has answered
+        // would be in neither.
+        if after == FROM_NOW_ON {
+            self.may_have_missed("what was before is not told");
+        } else if page.missed {
             self.may_have_missed("the agent keeps them no more");
         }
         for event in page.events {

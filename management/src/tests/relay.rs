@@ -113,6 +113,21 @@ fn what_happens_to_instances_by_itself_is_told_once_and_in_order() {
 }
 
 #[test]
+fn the_first_gap_is_told_when_the_agent_has_said_from_where_on_it_tells() {
+    let (mut world, mut teller) = (world(), Teller::new());
+    // It is silent about its events at first, and something happens meanwhile.
+    world.live(Duration::from_secs(2), |request| match request.path {
+        path::EVENTS => None,
+        _ => teller.answer(request),
+    });
+    let (before, next) = told(&mut world, None);
+    teller.events.push(event(3, EventKind::State, State::Stopped));
+    world.live(Duration::from_secs(30), |request| teller.answer(request));
+    let behind = told(&mut world, Some(next)).0;
+    assert_eq!((before, behind), (vec![], pairs(&[("instances-missed", "")])));
+}
+
+#[test]
 fn somebody_who_waits_hears_of_it_soon_and_nobody_is_asked_often_for_nothing() {
     let (mut world, mut teller) = (world(), Teller::new());
     world.live(Duration::from_secs(6), |request| teller.answer(request));
