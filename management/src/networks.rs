@@ -334,11 +334,13 @@ impl Management {
         request: &Request<'_>,
     ) -> Result<Result<Deed, Response>, Problem> {
         self.may_change()?;
-        let there = self.networks.borrow().known.get(&name).map(|known| known.wish);
-        let there = there.ok_or_else(|| unknown(&name))?;
+        let known = self.networks.borrow().known.get(&name).map(|known| (known.wish, known.seen));
+        let (there, seen) = known.ok_or_else(|| unknown(&name))?;
         let current = there.desired().map_or(0, |desired| desired.generation);
         self.matches(current, request.field("if-match"))?;
-        let record = Record::Gone(there.generation());
+        // What the host has may be newer than what was wanted here, and an older map can never come into effect over it.
+        let has = seen.and_then(|seen| seen.generation).unwrap_or(0);
+        let record = Record::Gone(there.generation().max(has));
         let value = record.encode();
         self.keep_network(name, &record, value, false, dry, request.path)
     }

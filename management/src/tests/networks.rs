@@ -342,7 +342,17 @@ fn a_network_that_nobody_wants_is_shown_and_left_alone_until_somebody_takes_it_a
         (&"left".into(), &9.into())
     );
     assert_eq!(host.generation("left"), Some(9));
-    assert_eq!(ask(&mut world, &mut host, Method::Delete, "/v1/networks/left/map", None).0, 202);
+    // The agent says nothing any more.
+    let mut quiet = |method, body: Option<&str>| {
+        let mut caller = world.client(method, "/v1/networks/left/map", body);
+        world.live(Duration::from_millis(100), |_| None);
+        caller.answer().unwrap()
+    };
+    assert_eq!(quiet(Method::Delete, None).0, 202);
+    let older = quiet(Method::Put, Some(&map("left", 1, 99, 1)));
+    assert_eq!(kind(&older), (409, "stale-generation"), "it could never replace what the host has");
+    world.live(Duration::from_secs(12), |request| host.answer(request));
+    assert_eq!(host.generation("left"), None);
     world.live(Duration::from_secs(1), |request| host.answer(request));
     assert_eq!(host.generation("left"), None);
     assert_eq!(ask(&mut world, &mut host, Method::Get, "/v1/networks", None).1["networks"], json!([]));
