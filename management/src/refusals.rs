@@ -1,7 +1,8 @@
 //! Callers that were not let in: counted by why, and on record without ever filling the trail.
 //!
 //! The first is on record at once. Those that follow are counted, and told in one record at the end of a minute, then of
-//! two, and so on up to an hour: who knocks all day makes a few dozen records of it, not a million.
+//! two, and so on up to an hour: who knocks all day makes a few dozen records of it, not a million. After an hour of quiet it
+//! begins anew.
 
 use crate::Management;
 use crate::audit::Entry;
@@ -128,11 +129,13 @@ impl Management {
         if now < until {
             return Some(until);
         }
-        let next = refusals.untold().map(|(count, which)| {
-            self.record_refused(
-                &format!("{count} more, the last from {}", address(refusals.last.get())),
-                &which,
-            );
+        let counted = refusals.untold();
+        if let Some((count, which)) = &counted {
+            let object = format!("{count} more, the last from {}", address(refusals.last.get()));
+            self.record_refused(&object, which);
+        }
+        // Only what lasts as long as the longest pause is quiet: who comes once a minute is the same knocker still.
+        let next = (counted.is_some() || pause < PAUSE_LAST).then(|| {
             let pause = (pause * 2).min(PAUSE_LAST);
             (now + pause, pause)
         });

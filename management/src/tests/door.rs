@@ -333,6 +333,21 @@ fn a_flood_of_callers_that_are_refused_is_counted_and_leaves_the_trail_to_others
 }
 
 #[test]
+fn who_knocks_once_a_minute_does_not_get_a_record_for_each() {
+    let mut world = World::new(1);
+    let vm = world.issue(&[VM]);
+    // Two hours of it.
+    for _ in 0..120 {
+        world.caller(None).carry(&mut world);
+        world.wait(Duration::from_secs(61));
+    }
+    let page = world.get(&vm, "/v1/audit").1;
+    let records = page["records"].as_array().unwrap();
+    let told = records.iter().filter(|record| record["verb"] == "handshake").count();
+    assert!((6..=8).contains(&told), "{told}");
+}
+
+#[test]
 fn noise_ends_the_connection_and_the_next_caller_is_served() {
     let mut world = World::new(1);
     let vm = world.issue(&[VM]);
