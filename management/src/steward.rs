@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How often it is asked what has happened: while somebody listens, and else.
 const LISTEN: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(5);
+/// The same behind a page of events. What else is to be asked has its turn between two, whatever the agent has to tell.
+const MORE: Duration = Duration::from_millis(50);
 /// What is asked after to hear only of what happens from now on.
 const FROM_NOW_ON: u64 = u64::MAX;
 
@@ -34,6 +36,8 @@ pub(crate) struct Relay {
     after: u64,
     /// When they were asked for last; `None` to ask at once.
     asked: Option<Instant>,
+    /// The last page had some, so that there may be more of them already.
+    more: bool,
 }
 
 /// What is to be asked next.
@@ -85,15 +89,19 @@ impl Management {
             // another one all; the last events of the run before are lost.
             let is_first = relay.run.is_none();
             let after = if is_first { FROM_NOW_ON } else { 0 };
-            *relay = Relay { run: Some(peer.boot), after, asked: None };
+            *relay = Relay { run: Some(peer.boot), after, asked: None, more: false };
             if !is_first {
                 self.may_have_missed("the agent has started anew");
             }
         }
-        let pause = if self.slots.is_waited_in() { LISTEN } else { IDLE };
+        let pause = match relay.more {
+            true => MORE,
+            false if self.slots.is_waited_in() => LISTEN,
+            false => IDLE,
+        };
         let due = relay.asked.map_or(now, |asked| asked + pause);
         if due <= now {
-            relay.asked = Some(now);
+            (relay.asked, relay.more) = (Some(now), false);
             return Ok(Errand::Events(peer.boot, relay.after));
         }
         drop(relay);
@@ -129,6 +137,10 @@ impl Management {
 
     /// It was asked, and this came back.
     async fn ran(&self, errand: Errand, reply: Result<Reply, AgentError>) {
+        if let Errand::Events(..) = errand {
+            // The pause is one behind the answer: else one that takes long would be asked for again before anything else.
+            self.relay.borrow_mut().asked = Some(self.clock.now());
+        }
         match (errand, reply) {
             (Errand::Events(run, after), Ok(Reply::Events(page))) => self.relay(run, after, page),
             (Errand::Events(..), _) => {}
@@ -193,10 +205,11 @@ impl Management {
         if page.agent_boot != run || relay.run != Some(run) || relay.after != after {
             return;
         }
-        relay.after = page.next;
-        if !page.events.is_empty() {
-            relay.asked = None;
+        if !is_in_order(&page, after) {
+            log::warn!("the agent's events are out of order");
+            return;
         }
+        (relay.after, relay.more) = (page.next, !page.events.is_empty());
         drop(relay);
         // Told before the answer is there, a listener could list the instances, and what happens until the agent has answered
         // would be in neither.
@@ -245,4 +258,12 @@ impl Management {
             ..self.event(kind, Some(event.instance))
         });
     }
+}
+
+/// Whether the events that were asked for after this number go on from there, each with a larger number, up to `next`: an
+/// agent that tells the same ones for ever is not believed.
+fn is_in_order(page: &EventPage, after: u64) -> bool {
+    let mut last = if after == FROM_NOW_ON { 0 } else { after };
+    let grow = page.events.iter().all(|event| core::mem::replace(&mut last, event.seq) < event.seq);
+    grow && (page.next == last || page.events.is_empty() && (page.missed || after == FROM_NOW_ON))
 }

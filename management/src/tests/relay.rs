@@ -14,6 +14,7 @@ struct Teller {
     /// Those up to this number are kept no more.
     forgotten: u64,
     asked: usize,
+    looked: usize,
 }
 
 fn event(seq: u64, kind: EventKind, state: State) -> Event {
@@ -34,14 +35,17 @@ impl Teller {
     fn new() -> Self {
         let events =
             vec![event(1, EventKind::Created, State::Stopped), event(2, EventKind::State, State::Running)];
-        Self { boot: 7, events, forgotten: 0, asked: 0 }
+        Self { boot: 7, events, forgotten: 0, asked: 0, looked: 0 }
     }
 
     fn answer(&mut self, request: &Request<'_>) -> Option<Vec<u8>> {
         let agent_boot = Uuid(self.boot);
         Some(match request.path {
             path::HELLO => welcome(agent_boot),
-            path::NETWORKS => http(200, &encode(&NetworkList { proto: 1, agent_boot, networks: vec![] })),
+            path::NETWORKS => {
+                self.looked += 1;
+                http(200, &encode(&NetworkList { proto: 1, agent_boot, networks: vec![] }))
+            }
             path::EVENTS => {
                 self.asked += 1;
                 let after: u64 = request.query.unwrap().strip_prefix("after=").unwrap().parse().unwrap();
@@ -147,6 +151,53 @@ fn somebody_who_waits_hears_of_it_soon_and_nobody_is_asked_often_for_nothing() {
         (&page["events"][0]["object"], &page["events"][0]["generation"]),
         (&"web-1".into(), &13.into())
     );
+}
+
+#[test]
+fn an_agent_that_always_has_one_more_to_tell_leaves_time_for_networks() {
+    let (mut world, mut teller) = (world(), Teller::new());
+    world.live(Duration::from_secs(6), |request| teller.answer(request));
+    let (mut asked, mut seq) = (0, 2);
+    teller.looked = 0;
+    world.live(Duration::from_secs(12), |request| match request.path {
+        path::EVENTS => {
+            asked += 1;
+            assert!(asked < 1000, "asked without a pause");
+            seq += 1;
+            teller.events = vec![event(seq, EventKind::State, State::Running)];
+            teller.answer(request)
+        }
+        _ => teller.answer(request),
+    });
+    assert!(asked >= 60, "{asked}: it is asked soon for the next all the same");
+    assert!(teller.looked >= 1);
+}
+
+#[test]
+fn events_that_come_again_or_out_of_order_are_told_once() {
+    let (mut world, mut teller) = (world(), Teller::new());
+    world.live(Duration::from_secs(6), |request| teller.answer(request));
+    let next = told(&mut world, None).1;
+    teller.events.push(event(3, EventKind::State, State::Stopped));
+    world.live(Duration::from_secs(6), |request| teller.answer(request));
+    let mut asked = 0;
+    for (numbers, next) in [(vec![3], 3), (vec![5, 4], 4), (vec![4], 0), (vec![], 1), (vec![], 9)] {
+        let events: Vec<Event> =
+            numbers.iter().map(|seq| event(*seq, EventKind::State, State::Paused)).collect();
+        let page =
+            EventPage { proto: 1, agent_boot: Uuid(7), clock_ms: 0, events, next, missed: false };
+        world.live(Duration::from_secs(6), |request| match request.path {
+            path::EVENTS => {
+                asked += 1;
+                assert!(asked < 20, "asked without a pause");
+                Some(http(200, &encode(&page)))
+            }
+            _ => teller.answer(request),
+        });
+    }
+    teller.events.push(event(4, EventKind::State, State::Running));
+    world.live(Duration::from_secs(6), |request| teller.answer(request));
+    assert_eq!(told(&mut world, Some(next)).0, pairs(&[("instance", "stopped"), ("instance", "running")]));
 }
 
 #[test]
