@@ -37,6 +37,11 @@ pub enum Question {
 }
 
 impl Question {
+    /// Whether the agent needs the kernel of its host for it, which may take its time.
+    pub(crate) const fn is_of_networks(&self) -> bool {
+        matches!(self, Self::PutNetwork(_) | Self::RemoveNetwork(_) | Self::Network(_) | Self::Networks)
+    }
+
     /// Until when it is to be asked again after this reply, at most; `None` when that is what there is to say.
     pub(crate) fn again(&self, reply: &Result<Reply, AgentError>, deadline: Instant) -> Option<Instant> {
         match (self, reply) {

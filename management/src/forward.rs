@@ -61,6 +61,8 @@ pub(crate) struct Forward {
     pub(crate) links: Cell<usize>,
     links_up: Cell<usize>,
     pub(crate) hands: Cell<usize>,
+    /// A link has a question about networks in its hands: others have to wait, so that a kernel that hangs holds one link.
+    networks_asked: Cell<bool>,
     /// Why the last attempt to connect failed; `None` before the first.
     down: RefCell<Option<String>>,
     welcome: RefCell<Option<Welcome>>,
@@ -97,6 +99,7 @@ impl Forward {
             links: Cell::new(0),
             links_up: Cell::new(0),
             hands: Cell::new(0),
+            networks_asked: Cell::new(false),
             down: RefCell::default(),
             welcome: RefCell::default(),
             peer: Cell::new(None),
@@ -191,12 +194,28 @@ impl Forward {
 
     /// For a link: the next question, if there is one.
     pub(crate) fn next(&self) -> Option<Rc<Pending>> {
-        self.queue.borrow_mut().pop_front()
+        let mut queue = self.queue.borrow_mut();
+        let at = queue.iter().position(|pending| self.may_be_taken(pending))?;
+        queue.remove(at)
     }
 
-    /// Whether a question waits.
+    /// Whether a question waits that a link may take.
     pub(crate) fn is_wanted(&self) -> bool {
-        !self.queue.borrow().is_empty()
+        self.queue.borrow().iter().any(|pending| self.may_be_taken(pending))
+    }
+
+    fn may_be_taken(&self, pending: &Pending) -> bool {
+        !(self.networks_asked.get() && pending.question.is_of_networks())
+    }
+
+    /// For a link: it has this question in its hands, or not any more.
+    pub(crate) fn has_in_hands(&self, question: &Question, has: bool) {
+        if question.is_of_networks() {
+            self.networks_asked.set(has);
+            if !has {
+                self.wake();
+            }
+        }
     }
 
     /// For a link: the agent was greeted, for the first time on a connection or again.

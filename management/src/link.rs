@@ -291,6 +291,7 @@ impl<W: Wire> Link<'_, W> {
             pending.answer(Err(AgentError::TooLate));
             return true;
         }
+        self.management.forward.has_in_hands(&pending.question, true);
         let mut outcome = self.put(&pending.question, pending.deadline).await;
         if let Err(Broken::Lost(_)) = outcome {
             // To look changes nothing, so it may simply be repeated.
@@ -299,6 +300,7 @@ impl<W: Wire> Link<'_, W> {
                 outcome = self.put(&pending.question, pending.deadline).await;
             }
         }
+        self.management.forward.has_in_hands(&pending.question, false);
         match outcome {
             Ok(answer) => {
                 pending.answer(answer);

@@ -276,6 +276,28 @@ fn a_host_that_had_no_networks_at_first_is_looked_at_all_the_same() {
 }
 
 #[test]
+fn a_kernel_that_hangs_over_its_networks_holds_one_link_and_the_other_carries_operations() {
+    let mut world = appliance(&disk(), 1);
+    let mut heard = false;
+    let mut hang = |request: &Request<'_>| {
+        heard |= request.path.starts_with(path::COMMAND);
+        match request.path {
+            path::HELLO => Some(welcome(Uuid(7))),
+            path::EVENTS => Some(http(404, b"{}")),
+            _ => None,
+        }
+    };
+    world.live(Duration::from_secs(1), &mut hang);
+    let asking = [(); 2].map(|()| world.client(Method::Get, PLACE, None));
+    world.live(Duration::from_millis(500), &mut hang);
+    let command = Some(r#"{"verb":"terminate"}"#);
+    let terminate = world.client(Method::Post, "/v1/instances/web-1/commands", command);
+    world.live(Duration::from_secs(1), &mut hang);
+    drop((asking, terminate));
+    assert!(heard, "it has reached the agent");
+}
+
+#[test]
 fn a_network_that_is_to_be_gone_stays_known_until_the_host_has_it_no_more() {
     let (disk, mut host) = (disk(), Host { boot: 7, ..Host::default() });
     let mut world = appliance(&disk, 1);
