@@ -86,6 +86,7 @@ async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Cal
                 engine.respond(elapsed(clock), &response);
             }
             Some(Step::Ask(Ask { question, deadline }, continuation)) => {
+                let (question, _waiting) = management.may_wait(question);
                 let reply = management.forward.ask(question, deadline).await;
                 let response = management.complete(continuation, reply);
                 engine.respond(elapsed(clock), &response);

@@ -1,15 +1,30 @@
 //! What is told of one operation, at once or when something has come of it.
 
 use crate::answers::forgotten;
+use crate::ask::Question;
 use crate::operations::{Stage, view};
 use crate::plane::{Aim, Management, Wait};
 use crate::problem::{Kind, Problem};
+use crate::slots::Taken;
 use agent_protocol::{OpId, encode};
 use alloc::format;
 use kernel_runtime::with_deadline;
 use management_http::Response;
 
 impl Management {
+    /// The question as it is to be asked: one whose answer is waited for is answered at once when too many wait.
+    pub(crate) fn may_wait(&self, question: Question) -> (Question, Option<Taken<'_>>) {
+        let now = self.clock.now();
+        match question {
+            Question::Console(id, after, until) if until > now => {
+                let waiting = self.slots.wait();
+                let until = if waiting.is_some() { until } else { now };
+                (Question::Console(id, after, until), waiting)
+            }
+            other => (other, None),
+        }
+    }
+
     /// Wait for what a request waits for, as long as it does, and answer it.
     pub async fn wait(&self, wait: Wait) -> Response {
         let waiting = if wait.aim == Aim::Look { self.slots.wait() } else { None };

@@ -781,6 +781,23 @@ fn whoever_waits_for_a_console_hears_what_the_guest_writes_and_holds_no_link() {
 }
 
 #[test]
+fn whoever_follows_consoles_leaves_connections_to_others() {
+    let mut world = World::with(1, 4);
+    let agent = |request: &Request<'_>| match request.path {
+        "/a1/console/web-1" => {
+            Some(http(200, &encode(&ConsolePage { from: 0, next: 0, data: Bytes(Vec::new()) })))
+        }
+        _ => willing(request),
+    };
+    world.agent(agent);
+    let path = "/v1/instances/web-1/console?wait=5s";
+    let mut callers = [(); 4].map(|()| world.client(Method::Get, path, None));
+    world.live(Duration::from_secs(1), agent);
+    let answers = callers.each_mut().map(|caller| caller.answer().is_some());
+    assert_eq!(answers, [false, false, true, true]);
+}
+
+#[test]
 fn an_agent_that_refuses_the_request_has_done_nothing() {
     let mut world = World::new(1);
     world.agent(willing);

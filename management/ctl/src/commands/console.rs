@@ -6,9 +6,12 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::plain;
 use agent_protocol::ConsolePage;
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 /// How long the appliance may hold back an answer without news.
 const HELD: &str = "5s";
+/// How long is waited where the appliance answers at once because too many wait there.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Show what is kept, and with `--follow` what comes.
 pub(super) fn run(api: &mut Api<'_>, options: &Console) -> Outcome<Exit> {
@@ -20,6 +23,7 @@ pub(super) fn run(api: &mut Api<'_>, options: &Console) -> Outcome<Exit> {
     let (mut after, mut pending) = (0, Vec::new());
     loop {
         let wait = if options.follow { format!("&wait={HELD}") } else { String::new() };
+        let asked = Instant::now();
         let document = match api.get(&format!("/v1/instances/{name}/console?after={after}{wait}")) {
             Err(Failure::Interrupted) if options.follow => break,
             other => other?,
@@ -40,6 +44,9 @@ pub(super) fn run(api: &mut Api<'_>, options: &Console) -> Outcome<Exit> {
         }
         if (is_over && !options.follow) || api.screen.is_gone() {
             break;
+        }
+        if is_over && asked.elapsed() < PAUSE {
+            api.interrupt.sleep(PAUSE);
         }
     }
     if !pending.is_empty() {
