@@ -1,7 +1,8 @@
 //! Requests that their callers have signed (RFC 9421), each once: by the key of the certificate with which they came.
 //!
 //! A signature is of worth for five minutes at most and for one request: its nonce is remembered until it expires. What was
-//! signed before the appliance started is refused, so that a reset, which forgets the nonces, lets nobody say it again.
+//! signed before the appliance started, or in its first seconds, is refused, so that a reset, which forgets the nonces, lets
+//! nobody say again what the run before may have taken.
 
 use crate::Management;
 use crate::audit::Entry;
@@ -20,8 +21,9 @@ use network_tls::{Pin, PublicKey};
 
 /// For how many seconds a signature may be of worth.
 const LIFE_MAX: u64 = 300;
-/// By how many seconds the caller's clock may be ahead of ours.
-const AHEAD_MAX: u64 = 60;
+/// By how many seconds the caller's clock may be ahead of ours. For as long behind a start nothing signed is taken: the run
+/// before may have taken what says that it was signed in them.
+const AHEAD_MAX: u64 = 5;
 
 /// The nonces of signatures that are still of worth.
 pub(crate) struct Nonces {
@@ -99,8 +101,8 @@ impl Management {
         let (Some(start), Some(now)) = (lock.epoch, lock.time(&self.clock)) else {
             return Err(invalid("this appliance does not know the time, so no signature can be checked"));
         };
-        if created < start {
-            return Err(invalid("it was signed before the appliance started"));
+        if created < start.saturating_add(AHEAD_MAX) {
+            return Err(invalid("it was signed before the appliance started, or in its first 5 seconds; sign it anew"));
         }
         if created > now.saturating_add(AHEAD_MAX) {
             return Err(invalid("it was signed in the future"));
