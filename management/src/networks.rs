@@ -485,6 +485,10 @@ impl Management {
                     known.seen = None;
                 }
             }
+            // That the host has it no more is only known from the agent: one that could not be asked has not said so.
+            Err(error) if !networks.known.get(name).is_some_and(Known::is_there) => {
+                return Err(unanswered(&error));
+            }
             Err(error) => trouble = Some(Text::new(&error.to_string())),
         }
         let known = networks.known.get(name).filter(|known| known.is_there());

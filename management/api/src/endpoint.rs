@@ -274,7 +274,7 @@ endpoints! {
     /// Networks, sorted by name.
     Networks: Get "/v1/networks" ReadNetworks PAGE () -> [200 crate::NetworkPage] &[];
     /// The map of a network: what is wanted, what is in effect, and in what they differ.
-    Network: Get "/v1/networks/{id}/map" ReadNetworks NONE () -> [200 crate::NetworkView] &[NETWORK];
+    Network: Get "/v1/networks/{id}/map" ReadNetworks NONE () -> [200 crate::NetworkView] &[NETWORK, AGENT];
     /// Say what is wanted of a network, whole.
     PutNetwork: Put "/v1/networks/{id}/map" Networks DRY_RUN (agent_protocol::NetworkMap)
         -> [200 crate::NetworkView, 201 crate::NetworkView] &[BODY, MAP, KEPT];

@@ -206,6 +206,8 @@ fn until(
             Err(Failure::Problem(problem)) if problem.name == "unknown-network" => None,
             // The appliance may be starting anew.
             Err(Failure::Unreachable(..)) => continue,
+            // Or the link to the agent, which alone knows.
+            Err(Failure::Problem(problem)) if problem.document["retryable"] == true => continue,
             Err(other) => return Err(other),
         };
     }
