@@ -102,7 +102,9 @@ impl Management {
             return Err(invalid("this appliance does not know the time, so no signature can be checked"));
         };
         if created < start.saturating_add(AHEAD_MAX) {
-            return Err(invalid("it was signed before the appliance started, or in its first 5 seconds; sign it anew"));
+            return Err(invalid(
+                "it was signed before the appliance started, or in its first 5 seconds; sign it anew",
+            ));
         }
         if created > now.saturating_add(AHEAD_MAX) {
             return Err(invalid("it was signed in the future"));

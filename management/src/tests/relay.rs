@@ -184,8 +184,7 @@ fn events_that_come_again_or_out_of_order_are_told_once() {
     for (numbers, next) in [(vec![3], 3), (vec![5, 4], 4), (vec![4], 0), (vec![], 1), (vec![], 9)] {
         let events: Vec<Event> =
             numbers.iter().map(|seq| event(*seq, EventKind::State, State::Paused)).collect();
-        let page =
-            EventPage { proto: 1, agent_boot: Uuid(7), clock_ms: 0, events, next, missed: false };
+        let page = EventPage { proto: 1, agent_boot: Uuid(7), clock_ms: 0, events, next, missed: false };
         world.live(Duration::from_secs(6), |request| match request.path {
             path::EVENTS => {
                 asked += 1;
