@@ -42,7 +42,7 @@ const PACKAGES: &[&str] = &[
     "libzstd1",
 ];
 const PROGRAMS: &[&str] =
-    &["sbin/iscsid", "usr/bin/iscsiadm", "sbin/mke2fs", "sbin/e2fsck", "sbin/mkfs.ext4", "sbin/fsck.ext4"];
+    &["sbin/iscsid", "sbin/iscsiadm", "sbin/mke2fs", "sbin/e2fsck", "sbin/mkfs.ext4", "sbin/fsck.ext4"];
 const APPLETS: &[&str] = &[
     "cat",
     "cut",
