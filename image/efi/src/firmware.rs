@@ -189,8 +189,8 @@ impl Firmware {
     /// shorter to be the whole.
     fn read(&self, file: *mut FileProtocolV1) -> Result<&'static [u8], Refusal> {
         let refused = |status| Refusal::Firmware("corbel.cfg", status);
-        // The structure, and behind it the name.
-        let mut info = MaybeUninit::<(FileInfo, [u16; 64])>::uninit();
+        // The structure, and behind it the name, for which some firmware wants room for 256 characters whatever it is.
+        let mut info = MaybeUninit::<(FileInfo, [u16; 256])>::uninit();
         let mut size = size_of_val(&info);
         let status = call!(file, get_info, file, &FileInfo::ID, &raw mut size, info.as_mut_ptr().cast());
         if status != Status::SUCCESS {
