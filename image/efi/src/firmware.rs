@@ -58,6 +58,27 @@ impl Map {
             unsafe { place.read_unaligned() }
         })
     }
+
+    /// Whether nobody needs any of it once boot services have ended. Runtime services are never called, so what they have
+    /// is not needed either.
+    fn is_free(&self, (start, end): (u64, u64)) -> bool {
+        let part = |range: MemoryDescriptor| {
+            let last = range.phys_start.saturating_add(range.page_count.saturating_mul(PAGE));
+            match range.ty {
+                MemoryType::CONVENTIONAL
+                | MemoryType::LOADER_CODE
+                | MemoryType::LOADER_DATA
+                | MemoryType::BOOT_SERVICES_CODE
+                | MemoryType::BOOT_SERVICES_DATA
+                | MemoryType::RUNTIME_SERVICES_CODE
+                | MemoryType::RUNTIME_SERVICES_DATA => {
+                    last.min(end).saturating_sub(range.phys_start.max(start))
+                }
+                _ => 0,
+            }
+        };
+        self.iter().map(part).fold(0, u64::saturating_add) == end - start
+    }
 }
 
 /// The firmware, as long as there are boot services.
@@ -99,41 +120,25 @@ impl Firmware {
         let _ = call!(console, output_string, console, text.units.as_ptr());
     }
 
-    /// Take the memory at `start`.
-    ///
-    /// # Errors
-    /// When it is not free, in the firmware's words.
-    pub(crate) fn take(&self, start: u64, length: u64, kind: Kind) -> Result<(), Status> {
-        let mut address = start;
-        let pages = length.div_ceil(PAGE) as usize;
-        match call!(
-            self.services,
-            allocate_pages,
-            AllocateType::ADDRESS,
-            kind.firmware(),
-            pages,
-            &raw mut address
-        ) {
-            Status::SUCCESS => Ok(()),
-            status => Err(status),
-        }
-    }
-
-    /// Take memory anywhere below 4 GiB, where a CPU without paging can reach it.
+    /// Take memory anywhere below 4 GiB, where a CPU without paging can reach it, but not in `place`, from a start to an end:
+    /// what goes there is put over all that is there.
     ///
     /// # Errors
     /// When there is none.
-    pub(crate) fn find_room(&self, length: usize, kind: Kind) -> Result<*mut u8, Refusal> {
+    pub(crate) fn find_room(&self, length: usize, kind: Kind, place: (u64, u64)) -> Result<*mut u8, Refusal> {
         let pages = length.div_ceil(PAGE as usize);
-        // Page zero is a valid answer of some firmware, and a null pointer to Rust: then the next one is taken.
-        for _ in 0..2 {
+        let (start, end) = place;
+        // Some firmware answers with the lowest that is free. What is not wanted stays taken, so that the next answer is
+        // another: a page of the place at least, or page zero, a valid answer of some and a null pointer to Rust.
+        for _ in 0..(end - start) / PAGE + 2 {
             let mut address = u64::from(u32::MAX);
             let (how, what) = (AllocateType::MAX_ADDRESS, kind.firmware());
             let status = call!(self.services, allocate_pages, how, what, pages, &raw mut address);
             if status != Status::SUCCESS {
                 return Err(Refusal::Firmware("memory", status));
             }
-            if address != 0 {
+            let last = address.saturating_add((pages as u64).saturating_mul(PAGE));
+            if address != 0 && (last <= start || address >= end) {
                 return Ok(address as *mut u8);
             }
         }
@@ -154,11 +159,12 @@ impl Firmware {
         ACPI.iter().find_map(find).map_or(0, |entry| entry.vendor_table as u64)
     }
 
-    /// The configuration on the disk that this file was loaded from; nothing when there is none, or no file system.
+    /// The configuration on the disk that this file was loaded from, put beside `place`; nothing when there is none, or no
+    /// file system.
     ///
     /// # Errors
     /// When it is there and cannot be read: then the appliance must not start as if it were not.
-    pub(crate) fn document(&self) -> Result<&'static [u8], Refusal> {
+    pub(crate) fn document(&self, place: (u64, u64)) -> Result<&'static [u8], Refusal> {
         let Some(loaded) = self.protocol::<LoadedImageProtocol>(self.handle, &LoadedImageProtocol::GUID)
         else {
             return Ok(&[]);
@@ -179,7 +185,7 @@ impl Firmware {
         let mut file: *mut FileProtocolV1 = ptr::null_mut();
         let (mode, attributes) = (FileMode::READ, FileAttribute::empty());
         match call!(root, open, root, &raw mut file, name.as_ptr(), mode, attributes) {
-            Status::SUCCESS => self.read(file),
+            Status::SUCCESS => self.read(file, place),
             Status::NOT_FOUND => Ok(&[]),
             status => Err(Refusal::Firmware("corbel.cfg", status)),
         }
@@ -187,7 +193,7 @@ impl Firmware {
 
     /// All of a file, in one piece: some firmware takes no buffer that is longer than the file, and none takes one that is
     /// shorter to be the whole.
-    fn read(&self, file: *mut FileProtocolV1) -> Result<&'static [u8], Refusal> {
+    fn read(&self, file: *mut FileProtocolV1, place: (u64, u64)) -> Result<&'static [u8], Refusal> {
         let refused = |status| Refusal::Firmware("corbel.cfg", status);
         // The structure, and behind it the name, for which some firmware wants room for 256 characters whatever it is.
         let mut info = MaybeUninit::<(FileInfo, [u16; 256])>::uninit();
@@ -203,7 +209,7 @@ impl Firmware {
         if length == 0 {
             return Ok(&[]);
         }
-        let buffer = self.find_room(length, Kind::Data)?;
+        let buffer = self.find_room(length, Kind::Data, place)?;
         let mut read = length;
         let status = call!(file, read, file, &raw mut read, buffer.cast());
         if status != Status::SUCCESS || read != length {
@@ -222,31 +228,49 @@ impl Firmware {
     /// End boot services. Nothing may be asked of the firmware afterwards, and nothing is said by it.
     ///
     /// # Errors
-    /// When the firmware does not let us go.
-    pub(crate) fn leave(&self) -> Result<Map, Refusal> {
-        let (mut key, mut step, mut version) = (0, 0, 0);
-        let mut length = 0;
-        let get =
-            |buffer: *mut u8, length: *mut usize, key: *mut usize, step: *mut usize, version: *mut u32| {
-                call!(self.services, get_memory_map, length, buffer.cast(), key, step, version)
-            };
-        let _ = get(ptr::null_mut(), &raw mut length, &raw mut key, &raw mut step, &raw mut version);
+    /// When somebody needs memory of `place` beyond that, or the firmware has no memory map.
+    pub(crate) fn leave(&self, place: (u64, u64)) -> Result<Map, Refusal> {
+        let (mut length, mut key, mut step, mut version) = (0, 0, 0, 0);
+        let (to, of_key, of_step) = (&raw mut length, &raw mut key, &raw mut step);
+        let _ = call!(self.services, get_memory_map, to, ptr::null_mut(), of_key, of_step, &raw mut version);
         let room = length + SPARE * step.max(size_of::<MemoryDescriptor>());
-        let buffer = self.find_room(room, Kind::Data)?;
-        let mut status = Status::ABORTED;
-        // The first attempt may itself change the map; then a second one must do (UEFI 2.10, 7.4.6).
-        for _ in 0..2 {
-            length = room;
-            status = get(buffer, &raw mut length, &raw mut key, &raw mut step, &raw mut version);
-            if status != Status::SUCCESS || step < size_of::<MemoryDescriptor>() {
-                return Err(Refusal::Firmware("the memory map", status));
-            }
-            status = call!(self.services, exit_boot_services, self.handle, key);
-            if status == Status::SUCCESS {
-                return Ok(Map { start: buffer, length, step });
-            }
+        let buffer = self.find_room(room, Kind::Data, place)?;
+        let (map, key) = self.map(buffer, room, place)?;
+        if self.exit(key) {
+            return Ok(map);
         }
-        Err(Refusal::Firmware("the end of boot services", status))
+        // The first attempt may itself change the map; then a second one must do. Between them and behind them only memory
+        // may be asked for (UEFI 2.10, 7.4.6): there is nobody left to say more to.
+        if let Ok((map, key)) = self.map(buffer, room, place)
+            && self.exit(key)
+        {
+            return Ok(map);
+        }
+        loop {
+            // SAFETY: waiting for an interrupt touches nothing.
+            unsafe { core::arch::asm!("hlt", options(nomem, nostack, preserves_flags)) };
+        }
+    }
+
+    /// The memory map as it is, written to the `room` bytes at `buffer`, and its key.
+    fn map(&self, buffer: *mut u8, room: usize, place: (u64, u64)) -> Result<(Map, usize), Refusal> {
+        let (mut length, mut key, mut step, mut version) = (room, 0, 0, 0);
+        let (to, of_key, of_step) = (&raw mut length, &raw mut key, &raw mut step);
+        let status =
+            call!(self.services, get_memory_map, to, buffer.cast(), of_key, of_step, &raw mut version);
+        if status != Status::SUCCESS || step < size_of::<MemoryDescriptor>() {
+            return Err(Refusal::Firmware("the memory map", status));
+        }
+        let map = Map { start: buffer, length, step };
+        if !map.is_free(place) {
+            return Err(Refusal::Occupied(place.0, place.1));
+        }
+        Ok((map, key))
+    }
+
+    /// Whether the firmware ends boot services.
+    fn exit(&self, key: usize) -> bool {
+        call!(self.services, exit_boot_services, self.handle, key) == Status::SUCCESS
     }
 }
 

@@ -3,6 +3,7 @@
 //! and `docs/misc/pvh.pandoc`).
 
 use crate::firmware::Map;
+use crate::image;
 use core::convert::Infallible;
 use uefi_raw::table::boot::{MemoryDescriptor, MemoryType};
 
@@ -51,6 +52,15 @@ struct Range {
     reserved: u32,
 }
 
+/// A piece of the image: where it is, where it belongs, and how long it is. One of no length ends a list of them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Move {
+    from: u32,
+    to: u32,
+    length: u32,
+}
+
 /// All of it, as it lies in memory; the code of the step behind it.
 #[repr(C)]
 struct Page {
@@ -58,35 +68,51 @@ struct Page {
     module: Module,
     name: [u8; NAME.len()],
     memory: [Range; MOST],
+    moves: [Move; image::MOST + 1],
 }
 
+/// Bytes of the code of the step: `leave.s` sees to it.
+const CODE: usize = 256;
+
 /// Bytes of memory that are needed for it.
-pub(crate) const SIZE: usize = size_of::<Page>() + 256;
+pub(crate) const SIZE: usize = size_of::<Page>() + CODE;
 
 core::arch::global_asm!(include_str!("leave.s"), options(att_syntax));
 
 unsafe extern "C" {
     static leave: u8;
-    static leave_end: u8;
 }
 
 /// What is handed over.
 pub(crate) struct Handover {
+    /// All of the memory, and what lies at its start.
+    place: *mut u8,
     page: &'static mut Page,
     entry: u64,
+    moves: usize,
 }
 
 impl Handover {
-    /// In `page`, memory below 4 GiB of [`SIZE`] bytes that is ours, for an image that is entered at `entry`.
-    pub(crate) fn new(page: *mut u8, entry: u64) -> Self {
+    /// In `place`, memory below 4 GiB of [`SIZE`] bytes that is ours, for an image that is entered at `entry`.
+    pub(crate) fn new(place: *mut u8, entry: u64) -> Self {
         // SAFETY: the memory is ours and long enough.
-        unsafe { page.write_bytes(0, SIZE) };
+        unsafe { place.write_bytes(0, SIZE) };
         // SAFETY: it begins with a page, is zeroed, which is valid for all that is in it, and is nobody else's.
-        let page = unsafe { &mut *page.cast::<Page>() };
+        let page = unsafe { &mut *place.cast::<Page>() };
         page.info.magic = MAGIC;
         page.info.version = 1;
         page.name = *NAME;
-        Self { page, entry }
+        Self { place, page, entry, moves: 0 }
+    }
+
+    /// A piece of the image that is to be put where it belongs when nothing else is needed any more. All of it lies below
+    /// 4 GiB, and there are as many as an image has segments.
+    pub(crate) fn push(&mut self, from: u64, to: u64, length: usize) {
+        if length == 0 {
+            return;
+        }
+        self.page.moves[self.moves] = Move { from: from as u32, to: to as u32, length: length as u32 };
+        self.moves += 1;
     }
 
     /// Where the tables of ACPI begin.
@@ -113,8 +139,12 @@ impl Handover {
             let range = translate(&descriptor);
             let before = count.checked_sub(1).and_then(|last| self.page.memory.get_mut(last));
             match before {
-                Some(last) if last.kind == range.kind && last.start + last.length == range.start => {
-                    last.length += range.length;
+                // Of what reaches to the end of all addresses the sum may not be one.
+                Some(last)
+                    if last.kind == range.kind
+                        && last.start.checked_add(last.length) == Some(range.start) =>
+                {
+                    last.length = last.length.saturating_add(range.length);
                 }
                 _ => {
                     if let Some(slot) = self.page.memory.get_mut(count) {
@@ -130,16 +160,14 @@ impl Handover {
 
     /// Go. There is no way back.
     pub(crate) fn go(self) -> ! {
-        let info = &raw mut *self.page;
-        let code = info.wrapping_add(1).cast::<u8>();
-        let (start, end) = (&raw const leave, &raw const leave_end);
-        let length = end as usize - start as usize;
-        // SAFETY: behind the page there is room for 256 bytes, and the code between the two symbols has less. It runs
-        // wherever it is put.
-        unsafe { code.copy_from_nonoverlapping(start, length) };
-        // SAFETY: the code was just put there, into memory that may be executed; it takes these two.
-        let step: extern "sysv64" fn(u64, u64) -> Infallible = unsafe { core::mem::transmute(code) };
-        match step(info as u64, self.entry) {}
+        let moves = (&raw const self.page.moves) as u64;
+        let code = self.place.wrapping_add(size_of::<Page>());
+        // SAFETY: behind the page there is room for so many bytes, and so many are at the symbol. They run wherever they
+        // are put.
+        unsafe { code.copy_from_nonoverlapping(&raw const leave, CODE) };
+        // SAFETY: the code was just put there, into memory that may be executed; it takes these three.
+        let step: extern "sysv64" fn(u64, u64, u64) -> Infallible = unsafe { core::mem::transmute(code) };
+        match step(self.place as u64, self.entry, moves) {}
     }
 }
 

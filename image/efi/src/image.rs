@@ -14,7 +14,7 @@ const LOAD: u64 = 1;
 const FILE_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 /// More segments than any image has.
-const MOST: usize = 8;
+pub(crate) const MOST: usize = 8;
 
 /// A part of the image, and where it goes.
 #[derive(Clone, Copy)]
@@ -82,13 +82,21 @@ impl Image {
         self.entry
     }
 
-    /// Put it where it belongs: the memory must be ours. What it has as zeroed data it clears itself.
-    pub(crate) fn put(&self) {
+    /// How many bytes have to be put there. What it has as zeroed data it clears itself.
+    pub(crate) fn bytes(&self) -> usize {
+        self.segments.iter().flatten().map(|segment| segment.bytes.len()).sum()
+    }
+
+    /// Put these bytes to `room`, which must be ours and as long, and tell of each piece where it now is, where it belongs,
+    /// and how long it is.
+    pub(crate) fn stage(&self, room: *mut u8, mut tell: impl FnMut(u64, u64, usize)) {
+        let mut to = room;
         for segment in self.segments.iter().flatten() {
-            let (from, to) = (segment.bytes.as_ptr(), segment.address as *mut u8);
-            // SAFETY: the segment lies inside `place`, which the caller has had from the firmware for us alone, so it
-            // overlaps with nothing of ours; firmware maps all memory at its own address, writable.
-            unsafe { to.copy_from_nonoverlapping(from, segment.bytes.len()) };
+            let length = segment.bytes.len();
+            // SAFETY: the room has as many bytes as all segments together, and is nobody else's.
+            unsafe { to.copy_from_nonoverlapping(segment.bytes.as_ptr(), length) };
+            tell(to as u64, segment.address, length);
+            to = to.wrapping_add(length);
         }
     }
 }

@@ -1,5 +1,6 @@
 // The step from the firmware's long mode to 32-bit protected mode without paging, as PVH enters an image: flat segments,
-// interrupts off, EBX = physical address of hvm_start_info (it comes in RDI; the entry in RSI).
+// interrupts off, EBX = physical address of hvm_start_info (it comes in RDI; the entry in RSI). On the way it puts the pieces
+// of the image where they belong (the list of them comes in RDX): with paging off nothing of the firmware's is needed.
 //
 // It is copied to memory below 4 GiB that is mapped at its own address, and runs wherever it lies.
 
@@ -9,12 +10,15 @@
 
 .text
 .global leave
-.global leave_end
 .code64
 leave:
     cli
     cld
     movl %edi, %ebx
+    movl %edx, %ebp
+    movq %cr4, %rax
+    btrq $17, %rax                          // PCIDE: with it paging cannot be switched off
+    movq %rax, %cr4
     leaq 3f(%rip), %rax                     // the table's place, for its pointer
     movq %rax, 2f+2(%rip)
     lgdtq 2f(%rip)
@@ -39,7 +43,15 @@ leave:
     wrmsr
     xorl %eax, %eax
     movl %eax, %cr4
-    jmpl *%esi
+    movl %esi, %edx
+6:  movl (%ebp), %esi
+    movl 4(%ebp), %edi
+    movl 8(%ebp), %ecx
+    jecxz 7f
+    addl $12, %ebp
+    rep movsb
+    jmp 6b
+7:  jmpl *%edx
 
 .balign 8
 2:  .word 4f - 3f - 1
@@ -50,5 +62,5 @@ leave:
     .quad 0x00cf93000000ffff                // data
 4:  .skip 32
 5:
-leave_end:
+.org leave + 256, 0xcc                      // so many are copied; more than that would not be assembled
 .code64

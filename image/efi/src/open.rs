@@ -13,7 +13,7 @@ pub(crate) enum Refusal {
     NoImage,
     /// Firmware says no to something that it has to do.
     Firmware(&'static str, Status),
-    /// Memory that the image needs is in use.
+    /// Memory that the image needs is in use, and will be when boot services have ended.
     Occupied(u64, u64),
     /// The configuration is longer than may be.
     TooLong,
@@ -25,7 +25,7 @@ impl fmt::Display for Refusal {
             Self::NoImage => f.write_str("there is no image in this file"),
             Self::Firmware(what, status) => write!(f, "{what}: the firmware says {:#x}", status.0),
             Self::Occupied(start, end) => {
-                write!(f, "the firmware itself uses memory that the image needs, {start:#x} to {end:#x}")
+                write!(f, "the firmware keeps memory that the image needs, {start:#x} to {end:#x}")
             }
             Self::TooLong => f.write_str("corbel.cfg is longer than 64 KiB"),
         }
@@ -49,16 +49,17 @@ extern "efiapi" fn main(handle: Handle, table: *mut SystemTable) -> Status {
 /// From the firmware to the image.
 fn open(firmware: &Firmware) -> Result<core::convert::Infallible, Refusal> {
     let image = Image::find()?;
-    // The image's own place first, so that nothing else is put there.
-    let (start, end) = image.place();
-    firmware.take(start, end - start, Kind::Data).map_err(|_| Refusal::Occupied(start, end))?;
-    image.put();
-    let document = firmware.document()?;
-    let page = firmware.find_room(handover::SIZE, Kind::Code)?;
+    // Where the image goes the firmware itself may lie, or this file: so all that is needed on the way is put beside it,
+    // and the image gets there at the very last.
+    let place = image.place();
+    let staged = firmware.find_room(image.bytes(), Kind::Data, place)?;
+    let document = firmware.document(place)?;
+    let page = firmware.find_room(handover::SIZE, Kind::Code, place)?;
     let mut handover = Handover::new(page, image.entry());
+    image.stage(staged, |from, to, length| handover.push(from, to, length));
     handover.set_root_pointer(firmware.root_pointer());
     handover.set_document(document);
-    let map = firmware.leave()?;
+    let map = firmware.leave(place)?;
     handover.set_memory(map);
     handover.go()
 }
