@@ -4,7 +4,7 @@ use crate::qemu::{Bus, Firmware, Run};
 use crate::{FAILURE, SUCCESS, expect};
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const VIRTIO: Bus = ("virtio-blk", &["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
@@ -72,6 +72,39 @@ fn serves(board: &'static str, firmware: Firmware, bus: Bus) {
     assert!(good && said.contains("iqn.2026-11.example.corbel:door"), "{board} {firmware:?}: {said}");
 }
 
+/// The UEFI door's image takes all up to 12 MiB: there OVMF has memory of its own, which boot services need alone if the
+/// machine cannot sleep, and ACPI if it can.
+#[test]
+fn memory_that_firmware_needs_until_it_ends_is_as_good_as_free_memory() {
+    crate::qemu::selftest();
+    let disk = Disk::made("large", "selftest=boot", image_pack::write_selftest_disk);
+    let mut bytes = fs::read(&disk.0).expect("the disk");
+    let elf =
+        10240 + bytes[10240 * 512..].chunks(512).position(|sector| sector.starts_with(b"\x7fELF")).unwrap();
+    let header = |index: usize| elf * 512 + 64 + index * 56;
+    let number = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let loaded = (0..usize::from(bytes[elf * 512 + 56])).filter(|index| bytes[header(*index)] == 1);
+    let last = header(loaded.max_by_key(|index| number(&bytes, header(*index) + 24)).expect("a segment"));
+    let size = (12 << 20) - number(&bytes, last + 24);
+    bytes[last + 40..last + 48].copy_from_slice(&size.to_le_bytes());
+    fs::write(&disk.0, bytes).expect("the disk");
+
+    let run = Run::case("q35", "boot").on_disk(Firmware::Ovmf, IDE).image(&disk.0);
+    let mut machine = run.start();
+    machine.wait_for("corbel: the firmware keeps memory that the image needs, 0x100000 to 0xc00000");
+    let outcome = run.arguments(&["-global", "ICH9-LPC.disable_s3=1"]).finish();
+    expect(&outcome, SUCCESS, "boot services data where the image goes");
+}
+
+#[test]
+fn firmware_is_told_that_the_door_runs_what_it_has_written() {
+    let file = fs::read(image_pack::efi()).expect("it is built");
+    let signature = u32::from_le_bytes(file[0x3c..0x40].try_into().unwrap()) as usize;
+    // DllCharacteristics of PE32+, and NX_COMPAT in it.
+    let flags = u16::from_le_bytes(file[signature + 24 + 70..][..2].try_into().unwrap());
+    assert_eq!(flags & 0x100, 0, "{flags:#x}");
+}
+
 #[test]
 fn a_bios_starts_it_on_q35() {
     BUSES.into_iter().for_each(|bus| starts("q35", Firmware::SeaBios, bus));
@@ -121,8 +154,12 @@ struct Disk(PathBuf);
 
 impl Disk {
     fn new(name: &str, document: &str) -> Self {
+        Self::made(name, document, image_pack::write_disk)
+    }
+
+    fn made(name: &str, document: &str, write: impl Fn(&str, &Path) -> Result<(), String>) -> Self {
         let path = std::env::temp_dir().join(format!("corbel-disk-{}-{name}", std::process::id()));
-        image_pack::write_disk(document, &path).expect("a disk");
+        write(document, &path).expect("a disk");
         Self(path)
     }
 }
