@@ -3,6 +3,8 @@
 //
 // What is to be read, and from where, is filled in by image/pack at the offsets that it knows.
 
+.set REST, 0x4243
+
 .section .text.bios, "awx", @progbits
 .code16
 .global first
@@ -28,7 +30,13 @@ first:
     movw $rest_packet, %si
     int $0x13
     jc no_disk
+    cmpw $REST, rest + 2                    // it may be a disk that was laid out anew around this sector
+    jne no_door
     jmp rest
+
+no_door:
+    movw $no_door_line, %si
+    jmp refuse
 
 no_disk:
     movw $no_disk_line, %si
@@ -67,6 +75,7 @@ drive:          .byte 0
 name_line:      .asciz "corbel: "
 end_line:       .asciz "\r\n"
 no_disk_line:   .asciz "the disk cannot be read"
+no_door_line:   .asciz "the rest of the door is not where it was"
 
 .org 424
 rest_packet:

@@ -24,6 +24,8 @@
 
 rest:
     jmp begin
+.org 514
+    .word REST                              // by which the first sector knows what it has read
 .org 516
 // Filled in by image/pack.
 image_sector:   .long 0

@@ -3,6 +3,7 @@
 use crate::qemu::{Bus, Firmware, Run};
 use crate::{FAILURE, SUCCESS, expect};
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -130,6 +131,11 @@ fn what_the_bios_door_cannot_do_it_says() {
     machine.wait_for("corbel: corbel.cfg is longer than 64 KiB");
     let mut machine = Run::product("pc", "").on_disk(Firmware::SeaBios, IDE).memory(3).start();
     machine.wait_for("corbel: memory that the image needs is not there");
+    let disk = Disk::new("moved", "");
+    let mut file = fs::OpenOptions::new().write(true).open(&disk.0).expect("the disk");
+    file.seek(SeekFrom::Start(2048 * 512)).and_then(|_| file.write_all(&[0xf4; 512])).expect("the disk");
+    let mut machine = Run::product("pc", "").on_disk(Firmware::SeaBios, IDE).image(&disk.0).start();
+    machine.wait_for("corbel: the rest of the door is not where it was");
 }
 
 #[test]
