@@ -181,7 +181,12 @@ document:
     jmp 1b
 
 go:                                         // EBP: bytes of corbel.cfg
-    xorw %ax, %ax
+    movw $BUFFER >> 4, %ax                  // keys that the last cluster held are not for whoever gets this memory
+    movw %ax, %es
+    xorw %di, %di
+    xorl %eax, %eax
+    movw $CLUSTER * 512 / 4, %cx
+    rep stosl
     movw %ax, %es
     movw $INFO, %di
     movw $128, %cx
