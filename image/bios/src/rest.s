@@ -67,10 +67,14 @@ memory:
     orl 12(%di), %eax
     jz 2f                                   // of no length
     addw $24, %di
-    cmpw $MEMORY_END, %di
-    jae 3f
 2:  testl %ebx, %ebx
-    jnz 1b
+    jz 3f
+    movw $map_line, %si                     // what is cut off a map may be what takes memory away
+    decw calls
+    jz refuse
+    cmpw $MEMORY_END, %di
+    jb 1b
+    jmp refuse
 3:  movw %di, memory_end
     movw $MEMORY, %si
 4:  cmpw memory_end, %si                    // is there one range that has all that the image needs?
@@ -85,14 +89,34 @@ memory:
     subl place_end, %eax
     negl %eax                               // so many bytes from its start
     cmpl $0, 12(%si)
-    jne read_image
+    jne is_it_kept
     cmpl 8(%si), %eax
-    jbe read_image
+    jbe is_it_kept
 5:  addw $24, %si
     jmp 4b
 no_place:
     movw $place_line, %si
     jmp refuse
+
+is_it_kept:                                 // where a map contradicts itself, the range that takes memory away wins
+    movw $MEMORY, %si
+1:  cmpw memory_end, %si
+    jae read_image
+    cmpl $1, 16(%si)
+    je 2f
+    cmpl $0, 4(%si)
+    jne 2f
+    movl (%si), %eax
+    cmpl place_end, %eax
+    jae 2f
+    cmpl $0, 12(%si)
+    jne no_place
+    addl 8(%si), %eax
+    jc no_place
+    cmpl place_start, %eax
+    ja no_place
+2:  addw $24, %si
+    jmp 1b
 
 read_image:
     movl image_sector, %eax
@@ -302,6 +326,7 @@ is_a20_on:
 1:  ret
 
 memory_end:     .word 0
+calls:          .word 512                   // of E820, at most
 tries:          .byte 0
 .balign 4
 sectors_left:   .long 0
@@ -326,6 +351,7 @@ system_name:    .ascii "CORBEL  "
 document_name:  .ascii "CORBEL  CFG"
 module_name:    .asciz "corbel.cfg"
 a20_line:       .asciz "memory above 1 MiB cannot be reached"
+map_line:       .asciz "the memory map is too long"
 place_line:     .asciz "memory that the image needs is not there"
 system_line:    .asciz "the file system for corbel.cfg is not the one that was there"
 long_line:      .asciz "corbel.cfg is longer than 64 KiB"
