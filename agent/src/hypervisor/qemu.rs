@@ -3,6 +3,8 @@
 //! An instance that is stopped has no process. Each machine has a private directory with its monitor's socket, its
 //! pid file and the identity of its process, so that another run of the agent finds it again.
 
+#[cfg(test)]
+mod between;
 mod board;
 mod capabilities;
 mod commands;

@@ -88,13 +88,13 @@ pub(super) fn waits(progress: &Value) -> bool {
     progress.get("socket-address").is_some()
 }
 
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Coming {
     pub(super) fn now() -> Self {
-        Self { since: unix_now() }
+        Self { since: unix(SystemTime::now()) }
     }
 }
 
@@ -107,8 +107,12 @@ impl Qemu {
     }
 
     fn coming(&self, machine: &Machine) -> io::Result<Option<Coming>> {
-        let bytes = read(&self.own_directory(machine).join("incoming"))?;
-        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_else(|_| Coming::now())))
+        let path = self.own_directory(machine).join("incoming");
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        if let Ok(coming) = serde_json::from_slice(&bytes) {
+            return Ok(Some(coming));
+        }
+        Ok(Some(Coming { since: unix(fs::metadata(&path)?.modified()?) }))
     }
 
     /// Where the machine stands between two hosts, if it does.
@@ -183,7 +187,8 @@ impl Qemu {
             if remove_durably(&file).is_ok() {
                 log::info!("{}: its move to {} was called off", machine.id, leaving.peer);
             }
-            return Ok(None);
+            // What it was before is so no more.
+            return qmp.status().map(|status| Some(observation(&status)));
         }
         let mut stage = leaving.stage;
         let mut state = State::Paused;
@@ -268,14 +273,17 @@ impl Qemu {
             };
         }
         let patience = self.images.migration.as_ref().map_or(0, |migration| migration.patience_s);
-        let waited = Duration::from_secs(unix_now().saturating_sub(coming.since));
-        let late = waited >= Duration::from_secs(patience.into());
+        let waited = unix(SystemTime::now()).saturating_sub(coming.since);
+        let late = Duration::from_secs(waited).checked_sub(Duration::from_secs(patience.into()));
         let why = match progress {
             // It does not listen, since the agent that was to have it do so has ended.
             "" if !waits(&answer) => "it was not made ready whole",
-            "active" | "postcopy-active" | "device" if waited >= COMING_TIME => "it did not come in time",
+            // It may have begun at the very end.
+            "active" | "postcopy-active" | "device" if late.is_some_and(|late| late >= COMING_TIME) => {
+                "it did not come in time"
+            }
             "active" | "postcopy-active" | "device" => return Ok(awaited("it is coming")),
-            _ if late => "nothing came from another host in time",
+            _ if late.is_some() => "nothing came from another host in time",
             _ => return Ok(awaited("")),
         };
         Ok(match self.end(machine, END_TIME) {
