@@ -1,10 +1,12 @@
 //! Machines between two hosts whose monitor says what a test wants: what real ones do not come to in a short time.
 
+use super::moving::MOVES_MAX;
 use super::*;
 use agent_engine::Passage;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 const WITHIN: Duration = Duration::from_secs(4);
@@ -139,8 +141,50 @@ fn what_is_written_of_one_that_comes_and_cannot_be_read_does_not_make_it_wait_fo
 }
 
 #[test]
+fn one_whose_peer_says_after_all_that_it_has_it_is_not_had_back() {
+    for (name, migrate) in [("has-it", "completed"), ("has-it-soon", "device")] {
+        let world = World::new(name, 600, "postmigrate", migrate);
+        world.write("moving", r#"{"stage":"handed-over","peer":"there"}"#);
+        locked(&world.said).then = Some((20, json!({ "status": "completed" })));
+        let fault = world.qemu.perform(&world.machine, &Step::MigrateCancel, WITHIN).unwrap_err();
+        assert!(fault.detail.as_str().contains("has said"), "{}", fault.detail);
+        assert!(!world.told("cont"));
+        assert_eq!(world.qemu.observe(&world.machine, WITHIN).passage, Some(Passage::Arrived));
+    }
+    // Of one whose peer says nothing only somebody who has looked knows.
+    let world = World::new("silent", 600, "postmigrate", "device");
+    world.write("moving", r#"{"stage":"handed-over","peer":"there"}"#);
+    world.qemu.perform(&world.machine, &Step::MigrateCancel, WITHIN).unwrap();
+    assert!(world.told("migrate_cancel") && world.told("cont"));
+    let seen = world.qemu.observe(&world.machine, WITHIN);
+    assert_eq!((seen.state, seen.passage), (State::Running, None));
+}
+
+#[test]
 fn one_that_is_let_go_on_by_a_look_is_seen_to_run() {
     let world = World::new("goes-on", 600, "paused", "cancelled");
     world.write("moving", r#"{"stage":"begun","peer":"there"}"#);
     assert_eq!(world.qemu.observe(&world.machine, WITHIN).state, State::Running);
+}
+
+#[test]
+fn only_so_many_move_at_once_and_one_that_is_called_off_before_it_begins_is_given_up() {
+    let world = World::new("many", 600, "running", "none");
+    let flag = || Arc::new(AtomicBool::new(false));
+    for number in 0..MOVES_MAX {
+        locked(&world.qemu.moves).insert(Uuid(100 + number as u128), flag());
+    }
+    let step = Step::MigrateStart("there".parse().unwrap());
+    let fault = world.qemu.perform(&world.machine, &step, WITHIN).unwrap_err();
+    assert!(fault.detail.as_str().contains("no more"), "{}", fault.detail);
+    assert!(!world.told("stop") && locked(&world.qemu.moves).len() == MOVES_MAX);
+
+    let begins = flag();
+    std::thread::scope(|scope| {
+        let calls = scope.spawn(|| world.qemu.call_off(&world.machine));
+        std::thread::sleep(Duration::from_millis(50));
+        locked(&world.qemu.moves).insert(world.machine.uuid, begins.clone());
+        calls.join().unwrap();
+    });
+    assert!(begins.load(Ordering::Acquire));
 }

@@ -25,6 +25,10 @@ const SWITCH_TIME: Duration = Duration::from_secs(30);
 const FINISH_TIME: Duration = Duration::from_secs(60);
 /// How long it may take to have it go on here.
 const BACK_TIME: Duration = Duration::from_secs(5);
+/// How long one that is called off may take to begin.
+const BEGIN_TIME: Duration = Duration::from_secs(2);
+/// How many machines are moved away at once. Each takes a thread for half an hour at most, and the others need some.
+pub(super) const MOVES_MAX: usize = 16;
 /// How much of the time is kept back for the last part.
 const RESERVE: Duration = Duration::from_secs(10);
 /// The disk that no guest sees, and its bitmap.
@@ -210,16 +214,30 @@ impl Qemu {
         let unknown = || failed(format!("there is no peer {peer} in the operator's file"));
         let to = migration.of(peer, &machine.id).ok_or_else(unknown)?;
         let given_up = Arc::new(AtomicBool::new(false));
-        locked(&self.moves).insert(machine.uuid, given_up.clone());
+        {
+            let mut moves = locked(&self.moves);
+            if moves.len() >= MOVES_MAX {
+                return Err(failed(format!("{MOVES_MAX} machines are on their way, and no more go at once")));
+            }
+            moves.insert(machine.uuid, given_up.clone());
+        }
         let moved = self.move_by(machine, migration, (peer, to), within, &given_up);
         locked(&self.moves).remove(&machine.uuid);
         moved
     }
 
-    /// Have the move that is under way give up, if there is one.
+    /// Have the move that is under way give up, if there is one. It may be about to begin, in another thread.
     pub(super) fn give_up(&self, machine: &Machine) {
-        if let Some(move_) = locked(&self.moves).get(&machine.uuid) {
-            move_.store(true, Ordering::Release);
+        let until = Instant::now() + BEGIN_TIME;
+        loop {
+            if let Some(move_) = locked(&self.moves).get(&machine.uuid) {
+                move_.store(true, Ordering::Release);
+                return;
+            }
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(PACE);
         }
     }
 
@@ -329,8 +347,14 @@ impl Qemu {
         }
     }
 
-    /// Stop sending, and let the guest go on as if nothing had been. Only for what was not handed over, or is had back.
+    /// Stop sending, and let the guest go on as if nothing had been. Only for what was not handed over.
     pub(super) fn call_back(&self, qmp: &mut Qmp) -> Result<(), QmpError> {
+        self.stop_sending(qmp)?;
+        self.go_on(qmp)
+    }
+
+    /// Stop sending, if it is still sent; how far it had come.
+    fn stop_sending(&self, qmp: &mut Qmp) -> Result<String, QmpError> {
         qmp.until(Instant::now() + BACK_TIME);
         // Refused where nothing is under way.
         match qmp.execute("migrate_cancel") {
@@ -339,11 +363,15 @@ impl Qemu {
         }
         loop {
             let progress = qmp.execute("query-migrate")?;
-            if !matches!(status(&progress), "setup" | "active" | "device" | "pre-switchover" | "cancelling") {
-                break;
+            let status = status(&progress);
+            if !matches!(status, "setup" | "active" | "device" | "pre-switchover" | "cancelling") {
+                return Ok(status.to_owned());
             }
             std::thread::sleep(PACE);
         }
+    }
+
+    fn go_on(&self, qmp: &mut Qmp) -> Result<(), QmpError> {
         // Not all but "paused": for a moment it can be called otherwise, and goes on then as well.
         if !OTHERWISE.contains(&qmp.status()?.as_str()) {
             qmp.execute("cont")?;
@@ -351,6 +379,19 @@ impl Qemu {
         // It goes on whether or not; the next move does it again.
         let _ = tidy(qmp);
         Ok(())
+    }
+
+    /// What has come of one that was handed over. Its peer gets a moment to say it if the last part is still on its way:
+    /// nobody who has looked there knows better.
+    fn outcome(&self, qmp: &mut Qmp, within: Duration) -> Result<String, QmpError> {
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            match status(&qmp.execute("query-migrate")?) {
+                "active" | "device" => std::thread::sleep(PACE),
+                _ => break,
+            }
+        }
+        self.stop_sending(qmp)
     }
 
     /// Let one that was handed over go on here, for somebody who knows that it does not run at its peer.
@@ -364,7 +405,11 @@ impl Qemu {
         let mut how = "its process had ended; it can be started".to_owned();
         if self.running(machine).is_some() {
             let mut qmp = self.monitor(machine, within)?;
-            self.call_back(&mut qmp).map_err(|error| fault(&error))?;
+            if self.outcome(&mut qmp, within / 2).map_err(|error| fault(&error))? == "completed" {
+                self.mark(machine, &Leaving { stage: Stage::Arrived, ..leaving.clone() })?;
+                return Err(failed(format!("{} has said by now that it has all of it", leaving.peer)));
+            }
+            self.go_on(&mut qmp).map_err(|error| fault(&error))?;
             let now = qmp.status().map_err(|error| fault(&error))?;
             if now != "running" {
                 return Err(failed(format!("after cont its state is {now} and not running")));
