@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::lane::{Purpose, Unsettled, Waiting, What};
+use crate::lane::{Lane, Purpose, Unsettled, Waiting, What};
 use crate::memory::{Stage, is_forced};
 use crate::plan::{self, END_MS, Plan, QUICK_MS, START_MS};
 use crate::settle::{Verdict, verdict};
@@ -41,10 +41,9 @@ impl Engine {
     /// Something has happened to that machine: it is to be looked at.
     pub fn noticed(&mut self, uuid: agent_protocol::Uuid, now_ms: u64) {
         self.now_ms = now_ms;
-        let found = self.lanes.iter_mut().find(|(_, lane)| lane.record.uuid == uuid);
-        let Some((id, lane)) = found.filter(|(_, lane)| lane.record.state != State::Terminated) else {
-            return;
-        };
+        // One that has moved away may have come back under another name.
+        let is_it = |lane: &Lane| lane.record.uuid == uuid && lane.record.state != State::Terminated;
+        let Some((id, lane)) = self.lanes.iter_mut().find(|(_, lane)| is_it(lane)) else { return };
         lane.wants_look = true;
         let id = id.clone();
         self.advance(&id);

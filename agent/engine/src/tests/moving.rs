@@ -41,6 +41,19 @@ fn one_that_has_moved_is_terminated_here_with_its_evidence() {
 }
 
 #[test]
+fn one_that_came_back_under_another_name_is_looked_at_when_something_happens_to_it() {
+    let mut world = World::new();
+    world.reach("a", State::Running);
+    let Outcome::Done { instance, .. } = world.act("a", start()) else { panic!() };
+    let Outcome::Done { instance: back, .. } = world.act("b", prepare(instance.uuid.0)) else { panic!() };
+    assert_eq!((back.state, back.uuid), (State::Pending, instance.uuid));
+    assert_eq!(world.engine.next_job(), None);
+    world.engine.noticed(back.uuid, world.now_ms);
+    let job = world.engine.next_job().expect("a look");
+    assert_eq!((job.task, job.machine.id), (Task::Look, back.id));
+}
+
+#[test]
 fn what_may_run_at_its_peer_is_had_back_only_by_whoever_names_how_it_stands() {
     let mut world = World::new();
     let command = broken_off(&mut world);
