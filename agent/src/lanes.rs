@@ -344,6 +344,8 @@ impl Lanes {
     pub(crate) fn close(&self) {
         self.hurry();
         self.workers.close();
+        // They could take half an hour, and a guest that is held for one would be held on.
+        self.backends.iter().for_each(|backend| backend.call_all_off());
         let until = Instant::now() + LEAVE_TIME;
         while self.workers.is_busy() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));

@@ -55,6 +55,9 @@ pub trait Hypervisor: Send + Sync {
     /// Have the move of a machine that is under way in another thread give up, unless it was handed over.
     fn call_off(&self, _machine: &Machine) {}
 
+    /// Have every move that is under way give up, since nobody will be there to go on with it.
+    fn call_all_off(&self) {}
+
     /// What a machine that runs has used.
     fn stats(&self, machine: &Machine, within: Duration) -> Result<Stats, Fault>;
 

@@ -402,6 +402,12 @@ impl Hypervisor for Qemu {
         self.give_up(machine);
     }
 
+    fn call_all_off(&self) {
+        locked(&self.moves)
+            .values()
+            .for_each(|move_| move_.store(true, std::sync::atomic::Ordering::Release));
+    }
+
     fn stats(&self, machine: &Machine, within: Duration) -> Result<Stats, Fault> {
         self.tell_stats(machine, within)
     }

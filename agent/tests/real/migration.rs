@@ -456,6 +456,23 @@ fn an_agent_that_is_killed_in_the_middle_leaves_the_guest_to_the_next_which_call
 }
 
 #[test]
+fn an_agent_that_ends_calls_its_moves_off() {
+    let mut pair = Pair::new(&Wish { name: "ends", slow: true, ..USUAL });
+    let uuid = pair.ready();
+    let (moving, thread) = pair.moving(uuid);
+    assert_eq!(pair.here.take().unwrap().end("TERM"), Some(0));
+    drop(thread.join().unwrap());
+    assert!(!pair.machine("here", uuid).join("moving").exists());
+    assert_eq!(pair.status("here", uuid), "running");
+    pair.await_state("there", State::Failed);
+    pair.here = Some(pair.start("here", None));
+    let told = pair.told("here", &moving);
+    assert!(matches!(told, Outcome::Failed { .. }), "{told:?}");
+    pair.says_more("here", uuid);
+    goes_on(&pair.said("here", uuid));
+}
+
+#[test]
 fn an_agent_that_is_killed_when_all_has_arrived_tells_so_afterwards() {
     let mut pair = Pair::new(&Wish { name: "arrived", ..USUAL });
     let uuid = pair.ready();
