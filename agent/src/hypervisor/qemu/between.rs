@@ -161,6 +161,17 @@ fn one_whose_peer_says_after_all_that_it_has_it_is_not_had_back() {
 }
 
 #[test]
+fn what_a_save_or_a_restore_has_left_does_not_let_one_run_that_was_handed_over() {
+    for left in ["memory.loaded", "memory.new", "memory"] {
+        let world = World::new(left, 600, "paused", "failed");
+        world.write("moving", r#"{"stage":"handed-over","peer":"there"}"#);
+        world.write(left, "");
+        world.qemu.settle_memory(&world.machine, WITHIN);
+        assert!(!world.told("cont") && !world.told("migrate_cancel") && world.runs(), "{left}");
+    }
+}
+
+#[test]
 fn one_that_is_let_go_on_by_a_look_is_seen_to_run() {
     let world = World::new("goes-on", 600, "paused", "cancelled");
     world.write("moving", r#"{"stage":"begun","peer":"there"}"#);

@@ -142,6 +142,10 @@ impl Qemu {
     /// Of a machine that was taken over: bring a save or a restore that was cut short to one of its two ends. Either it is
     /// saved, or its guest goes on as if it had never been held.
     pub(super) fn settle_memory(&self, machine: &Machine, within: Duration) {
+        if self.must_stay(machine).is_err() {
+            // What a save or a restore has left says nothing of one that stands between two hosts, and must not let it run.
+            return;
+        }
         let Ok(saved) = self.is_saved(machine) else { return };
         if saved {
             // Saved and not ended yet, or loaded and not let go on.
