@@ -140,12 +140,18 @@ impl Forward {
     /// is taken.
     pub(crate) async fn ask(&self, question: Question, deadline: Instant) -> Result<Reply, AgentError> {
         let mut pause = AGAIN_FIRST;
+        let mut before = None;
         loop {
             let reply = self.ask_once(question.clone(), deadline).await;
-            let next = self.clock.now() + pause;
+            let now = self.clock.now();
+            let next = now + pause;
             if question.again(&reply, deadline).is_none_or(|until| next >= until) {
-                return reply;
+                // Its time was up in the middle of the last of them: what it has said before is the answer.
+                let is_cut =
+                    now >= deadline && matches!(reply, Err(AgentError::TooLate | AgentError::Lost(_)));
+                return before.filter(|_| is_cut).unwrap_or(reply);
             }
+            before = Some(reply);
             self.clock.sleep_until(next).await;
             pause = (pause * 2).min(AGAIN_LAST);
         }

@@ -781,6 +781,25 @@ fn whoever_waits_for_a_console_hears_what_the_guest_writes_and_holds_no_link() {
 }
 
 #[test]
+fn what_the_agent_has_said_of_a_hung_machine_counts_also_when_it_is_cut_short_at_the_end() {
+    let mut world = World::new(1);
+    world.agent(willing);
+    let mut caller = world.client(Method::Get, "/v1/instances/hung-1/stats", None);
+    let mut asked = 0;
+    world.live(Duration::from_secs(6), |request| {
+        asked += u32::from(request.path == "/a1/stats/hung-1");
+        if asked > 5 {
+            None
+        } else if asked > 0 {
+            Some(http(202, b"{}"))
+        } else {
+            willing(request)
+        }
+    });
+    assert_eq!(kind(&caller.answer().unwrap()), (504, "hypervisor-timeout"));
+}
+
+#[test]
 fn whoever_follows_consoles_leaves_connections_to_others() {
     let mut world = World::with(1, 4);
     let agent = |request: &Request<'_>| match request.path {
