@@ -115,6 +115,9 @@ impl<'a> Signature<'a> {
         if !(request.body.is_empty() || has("content-digest")) {
             return Err("the signature does not cover content-digest");
         }
+        if request.field("if-match").is_some() && !has("if-match") {
+            return Err("the signature does not cover if-match");
+        }
         match only(request, "content-digest")? {
             Some(digest) if has("content-digest") => check_digest(digest, request.body),
             _ => Ok(()),

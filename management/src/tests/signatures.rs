@@ -146,13 +146,15 @@ fn a_signature_says_when_it_was_made_until_when_it_is_good_and_by_which_key() {
         let told = said(&desk, &caller, &line, &whole.replacen(from, to, 1), BODY);
         assert!(told.starts_with("signature-invalid") && told.contains(why), "{from} {to}: {told}");
     }
+    let told = said(&desk, &caller, &line, &format!("If-Match: \"1\"\r\n{whole}"), BODY);
+    assert!(told.contains("does not cover if-match"), "{told}");
     let half =
         whole.lines().filter(|field| !field.starts_with("Signature:")).map(|field| format!("{field}\r\n"));
     assert!(said(&desk, &caller, &line, &half.collect::<String>(), BODY).contains("go together"));
     let audit = desk.answer_by(&caller, "GET /v1/audit").1;
     let denied =
         audit["records"].as_array().unwrap().iter().filter(|record| record["outcome"] == "signature-invalid");
-    assert_eq!(denied.count(), 22, "each is on record");
+    assert_eq!(denied.count(), 23, "each is on record");
     assert_eq!(
         said(&desk, &caller, &line, &whole, BODY),
         "taken",
