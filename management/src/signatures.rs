@@ -8,7 +8,7 @@ use crate::Management;
 use crate::audit::Entry;
 use crate::door::Caller;
 use crate::plane::Step;
-use crate::policy::Principal;
+use crate::policy::{Principal, Service};
 use crate::problem::{Kind, Problem};
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -27,8 +27,9 @@ const AHEAD_MAX: u64 = 5;
 
 /// The nonces of signatures that are still of worth.
 pub(crate) struct Nonces {
-    /// Until when, and the SHA-256 of key and nonce, or half of it.
-    seen: RefCell<VecDeque<(u64, [u8; 16])>>,
+    /// Until when, whose, and the SHA-256 of key and nonce, or half of it.
+    seen: RefCell<VecDeque<(u64, Service, [u8; 16])>>,
+    /// How many of each service: one that sends too many stands in nobody else's way.
     capacity: usize,
 }
 
@@ -38,21 +39,21 @@ impl Nonces {
     }
 
     /// Take a nonce that was not there before.
-    fn take(&self, key: Pin, nonce: &str, expires: u64, now: u64) -> Result<(), Problem> {
+    fn take(&self, (of, key): (Service, Pin), nonce: &str, expires: u64, now: u64) -> Result<(), Problem> {
         let Pin(hash) = Pin::of(format!("{key} {nonce}").as_bytes());
         let mut name = [0; 16];
         name.copy_from_slice(&hash[..16]);
         let mut seen = self.seen.borrow_mut();
-        seen.retain(|(until, _)| *until > now);
-        if seen.iter().any(|(_, other)| *other == name) {
+        seen.retain(|(until, ..)| *until > now);
+        if seen.iter().any(|(.., other)| *other == name) {
             return Err(invalid(
                 "the nonce was used before: the request was sent twice, or is said again by somebody else",
             ));
         }
-        if seen.len() >= self.capacity {
+        if seen.iter().filter(|(_, other, _)| *other == of).count() >= self.capacity {
             return Err(Problem::new(Kind::TooBusy, "Too many signed requests within a few minutes."));
         }
-        seen.push_back((expires, name));
+        seen.push_back((expires, of, name));
         Ok(())
     }
 }
@@ -78,7 +79,7 @@ impl Management {
     /// Whether a request that would change something is signed as it has to be.
     fn check_signature(&self, request: &Request<'_>, caller: &Caller) -> Result<(), Problem> {
         // Nobody else has a key by which anything could be signed; policy says what they may.
-        let (Principal::Service(_, key), Some(lock)) = (caller.principal, self.configuration.door.lock())
+        let (Principal::Service(service, key), Some(lock)) = (caller.principal, self.configuration.door.lock())
         else {
             return Ok(());
         };
@@ -123,6 +124,6 @@ impl Management {
         if !public.verifies(signature.base.as_bytes(), &signature.signature) {
             return Err(invalid("the signature is not one of this request"));
         }
-        self.nonces.take(key, nonce, expires, now)
+        self.nonces.take((service, key), nonce, expires, now)
     }
 }

@@ -178,8 +178,14 @@ fn nonces_are_remembered_until_they_expire_and_no_longer_than_there_is_room() {
         assert!(told.starts_with("not-found"), "{told}");
     }
     assert!(send(&desk, "more", NOW).starts_with("too-busy"));
+    // Another service has places of its own. (The keys are the same here; what they sign is not.)
+    let net = Caller { principal: Principal::Service(Service::Net, signer.pin()), key: caller.key.clone() };
+    let unsigned = Unsigned::new(Method::Post, "/v1/nothing", Some(b"{}"), &terms(&signer, &keyid, "more"));
+    let signature = signer.sign(unsigned.base.as_bytes()).unwrap();
+    let signed = unsigned.signed(&signature);
+    assert!(said(&desk, &net, "POST /v1/nothing", &signed, "{}").starts_with("not-found"));
     desk.wait(Duration::from_secs(61));
-    assert!(send(&desk, "more", NOW + 61).starts_with("not-found"));
+    assert!(send(&desk, "again", NOW + 61).starts_with("not-found"));
 }
 
 /// What `openssl` makes of its standard input.
