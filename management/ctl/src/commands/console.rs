@@ -4,12 +4,14 @@ use crate::api::Api;
 use crate::arguments::Console;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::plain;
-use agent_protocol::ConsolePage;
+use agent_protocol::{CONSOLE_BYTES_MAX, ConsolePage};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// How long the appliance may hold back an answer without news.
 const HELD: &str = "5s";
+/// How much of a console the agent keeps.
+const KEPT: usize = 16 << 10;
 /// How long is waited where the appliance answers at once because too many wait there.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -20,7 +22,7 @@ pub(super) fn run(api: &mut Api<'_>, options: &Console) -> Outcome<Exit> {
         api.interrupt.hold();
     }
     let name = &options.of.name;
-    let (mut after, mut pending) = (0, Vec::new());
+    let (mut after, mut pending, mut shown_bytes) = (0, Vec::new(), 0);
     loop {
         let wait = if options.follow { format!("&wait={HELD}") } else { String::new() };
         let asked = Instant::now();
@@ -32,7 +34,10 @@ pub(super) fn run(api: &mut Api<'_>, options: &Console) -> Outcome<Exit> {
         if page.from > after && after > 0 {
             api.screen.note(&format!("{} bytes are not kept any more", page.from - after));
         }
-        let is_over = page.next == after;
+        let is_idle = page.next == after;
+        // A guest that writes on and on is not listened to for ever: what is kept has been shown by then.
+        shown_bytes += page.data.0.len();
+        let is_over = page.data.0.len() < CONSOLE_BYTES_MAX || shown_bytes >= KEPT;
         after = page.next;
         if api.screen.is_json() {
             if !page.data.0.is_empty() {
@@ -45,7 +50,7 @@ pub(super) fn run(api: &mut Api<'_>, options: &Console) -> Outcome<Exit> {
         if (is_over && !options.follow) || api.screen.is_gone() {
             break;
         }
-        if is_over && asked.elapsed() < PAUSE {
+        if is_idle && asked.elapsed() < PAUSE {
             api.interrupt.sleep(PAUSE);
         }
     }
