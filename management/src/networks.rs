@@ -185,6 +185,20 @@ impl Known {
         }
     }
 
+    /// What is wanted, and what is being kept in its place: until that is done either may be what counts.
+    fn wishes(&self) -> impl Iterator<Item = Wish> {
+        [Some(self.wish), self.keeping].into_iter().flatten()
+    }
+
+    fn has(&self, vni: Vni) -> bool {
+        self.wishes().any(|wish| wish.desired().is_some_and(|desired| desired.vni == vni))
+    }
+
+    /// Bytes that its record may take.
+    fn bytes(&self) -> usize {
+        self.wishes().map(|wish| wish.bytes()).max().unwrap_or(0)
+    }
+
     pub(crate) fn is_being_kept(&self) -> bool {
         self.keeping.is_some()
     }
@@ -230,33 +244,28 @@ impl Networks {
         Self { known, limit, run: None, look: None }
     }
 
-    /// What a network is to be counted as that is being changed.
-    fn wishes(&self) -> impl Iterator<Item = (&NetworkName, Wish)> {
-        self.known.iter().map(|(name, known)| (name, known.keeping.unwrap_or(known.wish)))
-    }
-
     /// Bytes that the records take.
     fn bytes(&self) -> usize {
-        self.wishes().map(|(_, wish)| wish.bytes()).sum()
+        self.known.values().map(Known::bytes).sum()
     }
 
     /// Whether there is room for a map and nothing stands against it.
     fn admit(&self, map: &NetworkMap, bytes: usize) -> Result<(), Problem> {
-        let others = || self.wishes().filter(|(name, _)| **name != map.network);
-        let has = |vni: Vni| move |wish: Wish| wish.desired().is_some_and(|desired| desired.vni == vni);
-        if let Some((other, _)) = others().find(|(_, wish)| has(map.vni)(*wish)) {
+        let others = || self.known.iter().filter(|(name, _)| **name != map.network);
+        if let Some((other, _)) = others().find(|(_, known)| known.has(map.vni)) {
             return Err(Problem::new(
                 Kind::VniTaken,
                 format!("Network {other} has the vni {}.", map.vni.get()),
             ));
         }
-        if others().filter(|(_, wish)| *wish != Wish::None).count() >= NETWORKS_MAX {
+        if others().filter(|(_, known)| known.wishes().any(|wish| wish != Wish::None)).count() >= NETWORKS_MAX
+        {
             return Err(Problem::new(
                 Kind::NoCapacity,
                 format!("There are {NETWORKS_MAX} networks already."),
             ));
         }
-        let taken: usize = others().map(|(_, wish)| wish.bytes()).sum();
+        let taken: usize = others().map(|(_, known)| known.bytes()).sum();
         if taken + bytes > self.limit {
             let left = self.limit.saturating_sub(taken + record::HEAD) / record::ENDPOINT;
             let detail = format!("The maps of this machine have room for {left} more interfaces.");

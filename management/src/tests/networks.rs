@@ -57,6 +57,19 @@ fn a_map_is_taken_whole_and_only_if_it_is_newer() {
 }
 
 #[test]
+fn a_number_that_is_being_given_up_is_free_when_that_is_kept() {
+    let desk = Desk::new();
+    desk.answer(BLUE, &map("blue", 1, 5, 0));
+    let Step::Keep(deed) = desk.step(BLUE, &map("blue", 2, 6, 0)) else { panic!() };
+    for vni in [5, 6] {
+        let red = desk.answer("PUT /v1/networks/red/map", &map("red", 1, vni, 0));
+        assert_eq!(kind(&red), (409, "vni-taken"), "{vni}");
+    }
+    desk.finish(desk.management.carry_out(deed));
+    assert_eq!(desk.answer("PUT /v1/networks/red/map", &map("red", 1, 5, 0)).0, 201);
+}
+
+#[test]
 fn a_dry_run_says_what_would_be_and_changes_nothing() {
     let desk = Desk::new();
     let (status, would) = desk.answer("PUT /v1/networks/blue/map?dry_run=true", &map("blue", 5, 7, 2));
