@@ -117,22 +117,20 @@ impl Management {
             networks.look = None;
             return Ok(Errand::Look);
         }
-        let mut next = earliest(Some(due), networks.look);
-        for (name, known) in &mut networks.known {
-            let Some(due) = known.due else { continue };
-            if due > now {
-                next = earliest(next, Some(due));
-                continue;
-            }
-            known.due = None;
-            let name = name.clone();
-            drop(networks);
-            return Ok(match self.network_record(&name) {
-                Some(Record::Map(map)) => Errand::Put(name, Question::PutNetwork(Box::new(map))),
-                _ => Errand::Remove(name),
-            });
+        let next = earliest(Some(due), networks.look);
+        // The one that has been due for longest: those that hang are not to keep out those behind them in the alphabet.
+        let due = networks.known.iter_mut().filter(|(_, known)| known.due.is_some());
+        let Some((name, known)) = due.min_by_key(|(_, known)| known.due) else { return Err(next) };
+        if known.due.is_some_and(|due| due > now) {
+            return Err(earliest(next, known.due));
         }
-        Err(next)
+        known.due = None;
+        let name = name.clone();
+        drop(networks);
+        Ok(match self.network_record(&name) {
+            Some(Record::Map(map)) => Errand::Put(name, Question::PutNetwork(Box::new(map))),
+            _ => Errand::Remove(name),
+        })
     }
 
     /// It was asked, and this came back.

@@ -313,6 +313,25 @@ fn a_kernel_that_hangs_over_its_networks_holds_one_link_and_the_other_carries_op
 }
 
 #[test]
+fn networks_that_hang_do_not_keep_out_those_behind_them() {
+    let (mut host, mut world) = (Host { boot: 7, ..Host::default() }, appliance(&disk(), 1));
+    world.live(Duration::from_secs(1), |request| host.answer(request));
+    let mut hang = |request: &Request<'_>| {
+        let is_last = request.path.ends_with("/e");
+        if request.method == Method::Put && !is_last { None } else { host.answer(request) }
+    };
+    for (number, name) in (1..).zip(["a", "b", "c", "d", "e"]) {
+        let mut caller =
+            world.client(Method::Put, &format!("/v1/networks/{name}/map"), Some(&map(name, 1, number, 0)));
+        world.live(Duration::from_millis(100), &mut hang);
+        assert_eq!(caller.answer().unwrap().0, 201);
+        caller.end.reset();
+    }
+    world.live(Duration::from_secs(90), &mut hang);
+    assert_eq!(host.generation("e"), Some(1));
+}
+
+#[test]
 fn a_network_that_is_to_be_gone_stays_known_until_the_host_has_it_no_more() {
     let (disk, mut host) = (disk(), Host { boot: 7, ..Host::default() });
     let mut world = appliance(&disk, 1);
