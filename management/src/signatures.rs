@@ -79,7 +79,8 @@ impl Management {
     /// Whether a request that would change something is signed as it has to be.
     fn check_signature(&self, request: &Request<'_>, caller: &Caller) -> Result<(), Problem> {
         // Nobody else has a key by which anything could be signed; policy says what they may.
-        let (Principal::Service(service, key), Some(lock)) = (caller.principal, self.configuration.door.lock())
+        let (Principal::Service(service, key), Some(lock)) =
+            (caller.principal, self.configuration.door.lock())
         else {
             return Ok(());
         };
@@ -100,7 +101,8 @@ impl Management {
             return Err(invalid("keyid is not the SHA-256 of the public key with which the caller came"));
         }
         let (Some(start), Some(now)) = (lock.epoch, lock.time(&self.clock)) else {
-            return Err(invalid("this appliance does not know the time, so no signature can be checked"));
+            let detail = "This appliance does not know the time, so it can check no signature: send the request unsigned.";
+            return Err(Problem::new(Kind::ClockUnknown, detail));
         };
         if created < start.saturating_add(AHEAD_MAX) {
             return Err(invalid(

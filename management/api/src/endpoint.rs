@@ -143,7 +143,8 @@ pub const ANY: &[Kind] = &[
     Kind::ApiVersion,
 ];
 /// To any that changes something.
-pub const CHANGE: &[Kind] = &[Kind::SignatureRequired, Kind::SignatureInvalid, Kind::TooBusy];
+pub const CHANGE: &[Kind] =
+    &[Kind::SignatureRequired, Kind::SignatureInvalid, Kind::ClockUnknown, Kind::TooBusy];
 /// To one with a body.
 const BODY: &[Kind] = &[Kind::UnsupportedMediaType, Kind::MalformedBody, Kind::InvalidField];
 /// To one for which the agent is asked.

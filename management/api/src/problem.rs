@@ -68,6 +68,8 @@ catalogue! {
     SignatureRequired = "signature-required", 403, "The request has to be signed", false;
     /// The signature of the request is not accepted.
     SignatureInvalid = "signature-invalid", 403, "The signature of the request is not accepted", false;
+    /// The appliance has no clock by which a signature could be checked.
+    ClockUnknown = "clock-unknown", 403, "The appliance does not know the time", false;
 
     /// No instance has this name.
     UnknownInstance = "unknown-instance", 404, "There is no such instance", false;

@@ -33,6 +33,10 @@ const ADVICE: &[(&str, &str)] = &[
         "signature-invalid",
         "look at the clocks of both: a signature is good for a few minutes; and say it again, which signs it anew.",
     ),
+    (
+        "clock-unknown",
+        "leave --sign-requests (and `sign_requests`) away for this host: only the hosted appliance knows the time.",
+    ),
     ("unknown-instance", "`corbelctl instances` lists those that are there."),
     ("instance-terminated", "it is gone for good; `corbelctl create` can make a new one of that name."),
     ("instance-exists", "choose another name, or terminate the one that is there."),

@@ -163,6 +163,23 @@ fn a_signature_says_when_it_was_made_until_when_it_is_good_and_by_which_key() {
 }
 
 #[test]
+fn an_appliance_without_a_clock_says_so_to_whoever_signs() {
+    let (_, caller, issued) = world(false, KeyKind::P256);
+    let lock = Lock { epoch: None, ..lock(&Authority::new("provider", KeyKind::P256)) };
+    let own = Authority::new("own", KeyKind::P256).issue(&Leaf::server(&["appliance.example"]));
+    let door = Door::locked(lock, vec![own.der], own.key).unwrap();
+    let desk = Desk::with(Configuration { door, ..configuration(Some("10.0.0.1:7077")) });
+    let signer = Signer::new(crypto(), &issued.identity()).unwrap();
+    let keyid = signer.pin().to_string();
+    let unsigned = Unsigned::new(Method::Post, PATH, Some(BODY.as_bytes()), &terms(&signer, &keyid, "n"));
+    let signature = signer.sign(unsigned.base.as_bytes()).unwrap();
+    let line = format!("POST {PATH}");
+    let told = said(&desk, &caller, &line, &unsigned.signed(&signature), BODY);
+    assert!(told.starts_with("clock-unknown"), "{told}");
+    assert_eq!(said(&desk, &caller, &line, "", BODY), "taken");
+}
+
+#[test]
 fn nonces_are_remembered_until_they_expire_and_no_longer_than_there_is_room() {
     let (mut desk, caller, issued) = world(true, KeyKind::Ed25519);
     let signer = Signer::new(crypto(), &issued.identity()).unwrap();
