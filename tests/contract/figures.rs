@@ -70,7 +70,7 @@ fn figures_of_the_command_path() {
     native(&parent, &mut way);
     memory(&parent, pid, pki.path());
     events(&parent);
-    many(&parent, &mut way);
+    many(&parent, pki.path());
 }
 
 /// Makes them; what the appliance is told.
@@ -224,10 +224,12 @@ fn events(parent: &Parent) {
 }
 
 /// A thousand instances, listed page by page.
-fn many(parent: &Parent, way: &mut Way) {
+fn many(parent: &Parent, pki: &Path) {
     for n in 0..INSTANCES - 1 {
         done(parent.act(&format!("many-{n:04}"), create("deaf", false)));
     }
+    // A connection that was silent all that time would have been closed.
+    let mut way = Way::new(&parent.stage.net, pki);
     let began = Instant::now();
     let (mut seen, mut pages, mut after) = (0, 0, String::new());
     loop {
