@@ -182,19 +182,9 @@ impl Connection {
     /// # Errors
     /// The connection must be dropped.
     pub fn take(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Fatal> {
-        let mut rest = bytes;
-        while !rest.is_empty() && (self.may_read() || self.may_read_command(rest)) {
-            let taken = self.take_part(rest)?;
-            if taken == 0 {
-                break;
-            }
-            rest = &rest[taken..];
-        }
-        let taken = bytes.len() - rest.len();
-        if taken > 0 {
-            self.alive(now);
-        }
-        Ok(taken)
+        self.take_while(now, bytes, |connection, rest| {
+            connection.may_read() || connection.may_read_command(rest)
+        })
     }
 
     /// Take what stands behind commands that the layer above keeps waiting in [`Self::poll_event`]: pings, which wait for
@@ -204,8 +194,19 @@ impl Connection {
     /// # Errors
     /// The connection must be dropped.
     pub fn take_behind(&mut self, now: Instant, bytes: &[u8]) -> Result<usize, Fatal> {
+        self.take_while(now, bytes, Self::may_read_behind)
+    }
+
+    /// Take of these bytes what may be read, as long as something is taken.
+    #[inline]
+    fn take_while(
+        &mut self,
+        now: Instant,
+        bytes: &[u8],
+        may_read: impl Fn(&Self, &[u8]) -> bool,
+    ) -> Result<usize, Fatal> {
         let mut rest = bytes;
-        while !rest.is_empty() && self.may_read_behind(rest) {
+        while !rest.is_empty() && may_read(self, rest) {
             let taken = self.take_part(rest)?;
             if taken == 0 {
                 break;
