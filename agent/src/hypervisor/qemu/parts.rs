@@ -167,17 +167,16 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_protocol::Uuid;
+    use agent_protocol::{Uuid, Volume};
+
+    fn volume(name: &str) -> Volume {
+        let (volume, iqn) = (name.parse().unwrap(), "iqn.2026-11.example:d".parse().unwrap());
+        Volume { volume, iqn, lun: 0, read_only: false }
+    }
 
     #[test]
     fn each_keeps_its_slot_and_nothing_gets_one_that_is_taken() {
         let mut machine = Machine::new("a".parse().unwrap(), Uuid(1), "b".parse().unwrap());
-        let volume = |name: &str| agent_protocol::Volume {
-            volume: name.parse().unwrap(),
-            iqn: "iqn.2026-11.example:d".parse().unwrap(),
-            lun: 0,
-            read_only: false,
-        };
         machine.volumes = vec![volume("x"), volume("y"), volume("z")];
         let mut shape = Shape::default();
         shape.fit(&machine).unwrap();
@@ -196,12 +195,6 @@ mod tests {
     #[test]
     fn what_was_plugged_in_later_is_where_it_is_from_the_start_at_another_host() {
         let mut machine = Machine::new("a".parse().unwrap(), Uuid(1), "b".parse().unwrap());
-        let volume = |name: &str| agent_protocol::Volume {
-            volume: name.parse().unwrap(),
-            iqn: "iqn.2026-11.example:d".parse().unwrap(),
-            lun: 0,
-            read_only: false,
-        };
         let nic = |name: &str| agent_protocol::Nic {
             nic: name.parse().unwrap(),
             network: "blue".parse().unwrap(),
