@@ -363,26 +363,16 @@ impl<W: Wire> Link<'_, W> {
             Question::Console(id, after, _) => {
                 let path = format!("{}/{id}?after={after}", path::CONSOLE);
                 self.exchange(Method::Get, &path, None, until).await?;
-                let (status, body) = self.reply();
-                if status != 200 {
-                    return Ok(Err(problem(status, body)));
-                }
-                let page = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
-                Ok(Ok(Reply::Console(page)))
+                Ok(self.shown()?.map(Reply::Console))
             }
             Question::Stats(id) => {
                 let hold = self.management.may_hold().as_millis();
                 let path = format!("{}/{id}?wait={hold}", path::STATS);
                 self.exchange(Method::Get, &path, None, until).await?;
-                let (status, body) = self.reply();
-                if status == MEANWHILE {
+                if self.reply().0 == MEANWHILE {
                     return Ok(Ok(Reply::Meanwhile(None)));
                 }
-                if status != 200 {
-                    return Ok(Err(problem(status, body)));
-                }
-                let stats = parse(body, &Bounds::ANSWER).map_err(Broken::Nonsense)?;
-                Ok(Ok(Reply::Stats(Box::new(stats))))
+                Ok(self.shown()?.map(|stats| Reply::Stats(Box::new(stats))))
             }
             Question::Events(after) => self.events(*after, until).await,
             Question::PutNetwork(_)
@@ -417,6 +407,14 @@ impl<W: Wire> Link<'_, W> {
     /// The response of the last exchange: status and body.
     fn reply(&self) -> (u16, &[u8]) {
         self.client.reply().map_or((0, &[]), |reply| (reply.status, reply.body))
+    }
+
+    /// What was asked to be shown of an instance, or the agent's reason why not.
+    fn shown<T: DeserializeOwned>(&self) -> Result<Result<T, AgentError>, Broken> {
+        match self.reply() {
+            (200, body) => parse(body, &Bounds::ANSWER).map(Ok).map_err(Broken::Nonsense),
+            (status, body) => Ok(Err(problem(status, body))),
+        }
     }
 
     /// Send a request and read until its response is complete.
