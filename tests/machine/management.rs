@@ -7,7 +7,7 @@ use image_launch::disk::{self, NBD, NbdServer, Server};
 use image_launch::initiator::{self, Unit};
 use image_launch::stage::{IQN, Script, Stage};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SIZE: u64 = 8 << 20;
@@ -164,5 +164,24 @@ fn what_a_client_gets_wrong_is_told_to_it_and_harms_nobody() {
         &ask(&stage, "POST", "/v1/instances", Some(&json!({ "id": "one", "image": IMAGE }))),
         409,
         "instance-exists",
+    );
+}
+
+#[test]
+#[ignore = "a figure for tests/bench/README.md: run it alone"]
+fn figure_of_a_boot_to_the_first_accepted_command() {
+    let (mut stage, _turn) = stage(&with_agent());
+    let began = Instant::now();
+    stage.crash().unwrap();
+    let up = began.elapsed();
+    let body = json!({ "id": "one", "image": IMAGE, "start": false });
+    while api::ask(&stage.net, "POST", "/v1/instances", Some(&body)).map_or(0, |answer| answer.status) != 201
+    {
+        assert!(began.elapsed() < LIMIT, "no command was accepted");
+    }
+    println!(
+        "| QEMU started to the appliance up / to the first command accepted | {:.0} / {:.0} ms |",
+        up.as_secs_f64() * 1000.0,
+        began.elapsed().as_secs_f64() * 1000.0
     );
 }
