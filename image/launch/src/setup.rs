@@ -32,6 +32,8 @@ pub const RUN: &[Need] = &[
 pub const TESTS: &[Need] = &[
     ("/usr/bin/nbdkit", "nbdkit"),
     ("nbd-server", "nbd-server"),
+    ("/usr/bin/nbdinfo", "libnbd-bin"),
+    ("/usr/bin/nbdcopy", "libnbd-bin"),
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/socat", "socat"),
