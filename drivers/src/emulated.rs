@@ -10,8 +10,9 @@ pub(crate) use port::Port;
 pub use queue::Chain;
 
 use crate::Error;
+use crate::Location;
+use crate::virtio::Device;
 use crate::virtio::net::VirtioNet;
-use crate::virtio::{Device, Location};
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;

@@ -1,12 +1,12 @@
 //! Finding devices, and bringing up those there is a driver for.
 
-use crate::Error;
 use crate::nic::AnyNic;
 use crate::pci::Pci;
 use crate::virtio::blk::Block;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
-use crate::virtio::{Device, Location, mmio, pci};
+use crate::virtio::{Device, mmio, pci};
+use crate::{Error, Location};
 use alloc::vec::Vec;
 use core::fmt;
 use virtio_drivers::transport::DeviceType;

@@ -16,10 +16,12 @@ extern crate std;
 pub mod emulated;
 mod error;
 mod inventory;
+mod location;
 mod nic;
 mod pci;
 pub mod virtio;
 
 pub use error::Error;
 pub use inventory::{Found, Inventory, find};
-pub use nic::AnyNic;
+pub use location::Location;
+pub use nic::{AnyNic, AnyReceived, AnyRoom, Received, Room, RxToken, TxToken};

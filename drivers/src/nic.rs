@@ -1,66 +1,174 @@
-//! A NIC of any kind.
+//! A NIC of any kind, and what a driver of one makes its tokens of.
+//!
+//! A new kind is a line in `kinds!` at the end. What the stack does with a frame is compiled once, not once for each kind:
+//! a driver only says where the frame lies, before and after.
 
-use crate::virtio::net::{Rx, Tx, VirtioNet};
+use crate::Location;
+use crate::virtio::net::VirtioNet;
 use core::fmt;
-use network_nic::{Counters, Device, DeviceCapabilities, Instant, Nic};
+use core::num::NonZeroU16;
+use network_nic::{Counters, Device, DeviceCapabilities, Instant, Nic, PacketMeta};
 
-/// A NIC of any kind there is a driver for.
-pub enum AnyNic {
+/// A received frame, in the driver's memory for as long as this is kept; it goes back to the device when it is dropped.
+pub trait Received {
+    /// The frame.
+    fn frame(&self) -> &[u8];
+}
+
+/// Room for a frame to be sent.
+pub trait Room {
+    /// The first `length` bytes of it, with whatever is in them. The same ones each time.
+    fn frame(&mut self, length: usize) -> &mut [u8];
+
+    /// The frame is TCP to be cut by the device into segments of so many bytes of payload each; `None`: it goes as it is.
+    fn cut(&mut self, segment: Option<NonZeroU16>);
+
+    /// Its first `length` bytes are the frame: queue them.
+    fn send(self, length: usize);
+}
+
+/// The stack's token of a received frame.
+#[derive(Debug)]
+pub struct RxToken<T>(pub(crate) T);
+
+/// The stack's token of room for a frame.
+#[derive(Debug)]
+pub struct TxToken<T>(pub(crate) T);
+
+impl<T: Received> network_nic::RxToken for RxToken<T> {
+    #[inline]
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0.frame())
+    }
+}
+
+impl<T: Room> network_nic::TxToken for TxToken<T> {
+    #[inline]
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, len: usize, f: F) -> R {
+        let result = f(self.0.frame(len));
+        self.0.send(len);
+        result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.0.cut(meta.segmentation_offload_size);
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident($nic:ty, $received:ty, $room:ty),)*) => {
+        /// A NIC of any kind there is a driver for.
+        pub enum AnyNic {
+            $($(#[$doc])* $kind($nic),)*
+        }
+
+        /// A received frame of any of them.
+        #[derive(Debug)]
+        pub enum AnyReceived<'a> {
+            $($(#[$doc])* $kind($received),)*
+        }
+
+        /// Room for a frame in any of them.
+        #[derive(Debug)]
+        pub enum AnyRoom<'a> {
+            $($(#[$doc])* $kind($room),)*
+        }
+
+        /// Does with the NIC, whichever kind it is.
+        macro_rules! each {
+            ($any:expr, $each:ident => $what:expr) => {
+                match $any { $(AnyNic::$kind($each) => $what,)* }
+            };
+        }
+
+        impl Device for AnyNic {
+            type RxToken<'a> = RxToken<AnyReceived<'a>>;
+            type TxToken<'a> = TxToken<AnyRoom<'a>>;
+
+            #[inline]
+            fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+                match self {
+                    $(Self::$kind(nic) => nic.receive(now).map(|(frame, room)| {
+                        (RxToken(AnyReceived::$kind(frame.0)), TxToken(AnyRoom::$kind(room.0)))
+                    }),)*
+                }
+            }
+
+            #[inline]
+            fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
+                match self {
+                    $(Self::$kind(nic) => nic.transmit(now).map(|room| TxToken(AnyRoom::$kind(room.0))),)*
+                }
+            }
+
+            fn capabilities(&self) -> DeviceCapabilities {
+                each!(self, nic => nic.capabilities())
+            }
+        }
+
+        impl Received for AnyReceived<'_> {
+            #[inline]
+            fn frame(&self) -> &[u8] {
+                match self { $(Self::$kind(received) => received.frame(),)* }
+            }
+        }
+
+        impl Room for AnyRoom<'_> {
+            #[inline]
+            fn frame(&mut self, length: usize) -> &mut [u8] {
+                match self { $(Self::$kind(room) => room.frame(length),)* }
+            }
+
+            #[inline]
+            fn cut(&mut self, segment: Option<NonZeroU16>) {
+                match self { $(Self::$kind(room) => room.cut(segment),)* }
+            }
+
+            #[inline]
+            fn send(self, length: usize) {
+                match self { $(Self::$kind(room) => room.send(length),)* }
+            }
+        }
+    };
+}
+
+kinds! {
     /// virtio-net.
-    Virtio(VirtioNet),
+    Virtio(VirtioNet, crate::virtio::net::Rx<'a>, crate::virtio::net::Tx<'a>),
+}
+
+impl AnyNic {
+    /// Where it was found.
+    pub fn location(&self) -> Location {
+        each!(self, nic => nic.location())
+    }
 }
 
 impl fmt::Display for AnyNic {
     /// Where it was found.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Virtio(nic) = self;
-        nic.location().fmt(f)
-    }
-}
-
-impl Device for AnyNic {
-    type RxToken<'a> = Rx<'a>;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, now: Instant) -> Option<(Rx<'_>, Tx<'_>)> {
-        let Self::Virtio(nic) = self;
-        nic.receive(now)
-    }
-
-    fn transmit(&mut self, now: Instant) -> Option<Tx<'_>> {
-        let Self::Virtio(nic) = self;
-        nic.transmit(now)
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let Self::Virtio(nic) = self;
-        nic.capabilities()
+        self.location().fmt(f)
     }
 }
 
 impl Nic for AnyNic {
     fn mac(&self) -> [u8; 6] {
-        let Self::Virtio(nic) = self;
-        nic.mac()
+        each!(self, nic => nic.mac())
     }
 
     fn waits(&self) -> bool {
-        let Self::Virtio(nic) = self;
-        nic.waits()
+        each!(self, nic => nic.waits())
     }
 
     fn flush(&mut self) {
-        let Self::Virtio(nic) = self;
-        nic.flush();
+        each!(self, nic => nic.flush());
     }
 
     fn arm(&mut self) -> bool {
-        let Self::Virtio(nic) = self;
-        nic.arm()
+        each!(self, nic => nic.arm())
     }
 
     fn counters(&self) -> Counters {
-        let Self::Virtio(nic) = self;
-        nic.counters()
+        each!(self, nic => nic.counters())
     }
 }

@@ -15,4 +15,4 @@ pub mod rng;
 
 #[cfg(not(target_os = "none"))]
 pub(crate) use device::Bus;
-pub use device::{Device, Location};
+pub use device::Device;

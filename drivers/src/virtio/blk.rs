@@ -9,8 +9,9 @@
 mod tests;
 
 use super::queue::{Doorbell, Layout, Lie};
-use super::{Device, Location, feature};
+use super::{Device, feature};
 use crate::Error;
+use crate::Location;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{Ordering, fence};
 use core::task::Poll;

@@ -2,13 +2,11 @@
 
 use super::feature;
 use super::queue::{Doorbell, Queue};
-use crate::Error;
-use core::fmt;
+use crate::{Error, Location};
 use core::mem::ManuallyDrop;
 use kernel_io::{Irq, Mmio};
 use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::pci::PciTransport;
-use virtio_drivers::transport::pci::bus::DeviceFunction;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 
 /// How long a device may take to come out of reset, in microseconds.
@@ -17,24 +15,6 @@ const RESET_TIME: u32 = 1_000_000;
 const CONFIGURATION_TRIES: u32 = 16;
 /// The largest split virtqueue (virtio 1.2 section 2.7).
 const LARGEST_QUEUE: u32 = 32768;
-
-/// Where a device was found. The order is that of the bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// On PCI.
-    Pci(DeviceFunction),
-    /// Its registers' physical address.
-    Mmio(u64),
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pci(at) => write!(f, "pci {at}"),
-            Self::Mmio(address) => write!(f, "mmio {address:#x}"),
-        }
-    }
-}
 
 /// The ways to a device.
 pub(crate) enum Bus {

@@ -1,8 +1,9 @@
 //! virtio over memory-mapped registers (virtio 1.2 section 4.2): where such devices are, and opening one.
 
+use super::Device;
 use super::device::Bus;
-use super::{Device, Location};
 use crate::Error;
+use crate::Location;
 use alloc::vec::Vec;
 use kernel_io::{Irq, Mmio, Trigger};
 use virtio_drivers::transport::DeviceType;

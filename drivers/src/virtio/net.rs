@@ -15,7 +15,7 @@ pub use transmit::Tx;
 
 use super::queue::{Lie, Queue};
 use super::{Device, feature};
-use crate::Error;
+use crate::{Error, RxToken, TxToken};
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
@@ -155,7 +155,7 @@ impl VirtioNet {
     }
 
     /// Where it was found.
-    pub fn location(&self) -> super::Location {
+    pub fn location(&self) -> crate::Location {
         self.device.location()
     }
 
@@ -298,10 +298,10 @@ fn mtu(device: &mut Device, features: u64) -> Result<usize, Error> {
 }
 
 impl network_nic::Device for VirtioNet {
-    type RxToken<'a> = Rx<'a>;
-    type TxToken<'a> = Tx<'a>;
+    type RxToken<'a> = RxToken<Rx<'a>>;
+    type TxToken<'a> = TxToken<Tx<'a>>;
 
-    fn receive(&mut self, now: Instant) -> Option<(Rx<'_>, Tx<'_>)> {
+    fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         // The stack may want to answer, so a frame is taken only when there is room for the answer.
         if !self.is_up(now) || !self.has_room(now) {
             return None;
@@ -311,7 +311,7 @@ impl network_nic::Device for VirtioNet {
             Ok(Some(frame)) => {
                 self.counters.received += 1;
                 let reply = Tx::new(&mut self.transmit, &mut self.counters.sent);
-                Some((Rx::new(&mut self.receive, frame), reply))
+                Some((RxToken(Rx::new(&mut self.receive, frame)), TxToken(reply)))
             }
             Ok(None) => None,
             Err(lie) => {
@@ -321,9 +321,9 @@ impl network_nic::Device for VirtioNet {
         }
     }
 
-    fn transmit(&mut self, now: Instant) -> Option<Tx<'_>> {
+    fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
         let room = self.is_up(now) && self.has_room(now);
-        room.then(|| Tx::new(&mut self.transmit, &mut self.counters.sent))
+        room.then(|| TxToken(Tx::new(&mut self.transmit, &mut self.counters.sent)))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

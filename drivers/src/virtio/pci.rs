@@ -1,10 +1,10 @@
 //! virtio over PCI (virtio 1.2 section 4.1): modern devices, and transitional ones by their modern side.
 
+use super::Device;
 use super::device::{Bus, PciRegisters};
 use super::hal::Machine;
-use super::{Device, Location};
-use crate::Error;
 use crate::pci::{Capability, DeviceFunction, NO_VECTOR, Pci};
+use crate::{Error, Location};
 use kernel_io::{Irq, Mmio};
 use virtio_drivers::transport::pci::{PciTransport, VirtioPciError};
 

@@ -4,8 +4,9 @@
 mod tests;
 
 use super::queue::{Lie, Queue};
-use super::{Device, Location, feature};
+use super::{Device, feature};
 use crate::Error;
+use crate::Location;
 use alloc::vec::Vec;
 use core::fmt;
 use kernel_io::{Buffer, Direction};

@@ -3,9 +3,9 @@
 use super::super::feature;
 use super::super::queue::{Lie, Queue};
 use super::plan::{ETHERNET, Plan};
+use crate::Received;
 use alloc::vec::Vec;
 use kernel_io::Buffer;
-use network_nic::RxToken;
 use network_nic::offload::{self, Header};
 use network_nic::train::{Plain, Train};
 
@@ -216,11 +216,12 @@ impl<'a> Rx<'a> {
     }
 }
 
-impl RxToken for Rx<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+impl Received for Rx<'_> {
+    #[inline]
+    fn frame(&self) -> &[u8] {
         let header = self.receive.checks.header;
         let frame = self.buffer.as_deref().and_then(|buffer| buffer.get(header..self.length));
-        f(frame.unwrap_or_default())
+        frame.unwrap_or_default()
     }
 }
 

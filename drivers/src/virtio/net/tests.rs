@@ -7,7 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 use kernel_io::emulated::{faults, limit_memory};
-use network_nic::{Device as _, PacketMeta, RxToken, TxToken};
+use network_nic::{Device as _, PacketMeta, RxToken as _, TxToken as _};
 
 const MODERN: u64 = feature::VERSION_1 | feature::EVENT_IDX | feature::NET_MAC | feature::NET_MTU;
 const OFFLOADS: u64 =

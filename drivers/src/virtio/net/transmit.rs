@@ -1,11 +1,11 @@
 //! Frames to send: built in the device's memory, handed over, and their buffers taken back when there is need.
 
 use super::super::queue::{Lie, Queue};
+use crate::Room;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 use kernel_io::Buffer;
 use network_nic::offload::{self, Header};
-use network_nic::{PacketMeta, TxToken};
 
 /// The transmit queue and the buffers that are not at the device.
 #[derive(Debug)]
@@ -55,17 +55,25 @@ impl<'a> Tx<'a> {
     }
 }
 
-impl TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let Self { transmit, sent, segment } = self;
-        let Some(mut buffer) = transmit.free.pop() else {
+impl Room for Tx<'_> {
+    #[inline]
+    fn frame(&mut self, length: usize) -> &mut [u8] {
+        let Some(buffer) = self.transmit.free.last_mut() else {
             unreachable!("there is a token only with a buffer")
         };
-        let end = transmit.header + len;
-        let frame = &mut buffer[transmit.header..end];
-        let result = f(frame);
+        &mut buffer[self.transmit.header..self.transmit.header + length]
+    }
+
+    fn cut(&mut self, segment: Option<NonZeroU16>) {
+        self.segment = segment;
+    }
+
+    fn send(self, length: usize) {
+        let Self { transmit, sent, segment } = self;
+        let Some(mut buffer) = transmit.free.pop() else { return };
+        let end = transmit.header + length;
         let header = if transmit.checksum {
-            offload::prepare_transmit(frame, segment)
+            offload::prepare_transmit(&mut buffer[transmit.header..end], segment)
         } else {
             Header { num_buffers: 0, ..Header::default() }
         };
@@ -75,10 +83,5 @@ impl TxToken for Tx<'_> {
             // There are no more buffers than places; but a frame that does not go is better than a stop.
             Err(buffer) => transmit.free.push(buffer),
         }
-        result
-    }
-
-    fn set_meta(&mut self, meta: PacketMeta) {
-        self.segment = meta.segmentation_offload_size;
     }
 }

@@ -1,0 +1,22 @@
+//! Where a device was found.
+
+use crate::pci::DeviceFunction;
+use core::fmt;
+
+/// Where a device was found. The order is that of the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// On PCI.
+    Pci(DeviceFunction),
+    /// Its registers' physical address.
+    Mmio(u64),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pci(at) => write!(f, "pci {at}"),
+            Self::Mmio(address) => write!(f, "mmio {address:#x}"),
+        }
+    }
+}
