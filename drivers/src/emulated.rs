@@ -5,9 +5,15 @@
 
 mod port;
 mod queue;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+pub(crate) mod vmxnet3;
 
 pub(crate) use port::Port;
 pub use queue::Chain;
+#[cfg(test)]
+pub(crate) use random::Random;
 
 use crate::Error;
 use crate::Location;

@@ -6,6 +6,7 @@ use crate::virtio::blk::Block;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, mmio, pci};
+use crate::vmxnet3;
 use crate::{Error, Location};
 use alloc::vec::Vec;
 use core::fmt;
@@ -67,6 +68,10 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
                 let opened = pci::open(&mut buses, function.at);
                 found.take(Location::Pci(function.at), opened, inventory);
             }
+            if (function.info.vendor_id, function.info.device_id) == vmxnet3::ID {
+                let opened = vmxnet3::open(&mut buses, function.at, inventory.nic_memory);
+                found.take_nic(Location::Pci(function.at), opened.map(AnyNic::Vmxnet3));
+            }
         }
     } else if slots.is_empty() {
         // No bus and no list: this may be the machine that names its devices in ACPI's bytecode only. Its window is
@@ -82,10 +87,21 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
 }
 
 impl Found {
+    fn take_nic(&mut self, location: Location, opened: Result<AnyNic, Error>) {
+        match opened {
+            Ok(nic) => self.nics.push(nic),
+            Err(error) => self.refuse(location, error),
+        }
+    }
+
+    fn refuse(&mut self, location: Location, error: Error) {
+        log::warn!("{location}: not used: {error}");
+        self.failed.push((location, error));
+    }
+
     fn take(&mut self, location: Location, opened: Result<Device, Error>, inventory: &Inventory<'_>) {
         if let Err(error) = opened.and_then(|device| self.bring_up(device, inventory)) {
-            log::warn!("{location}: not used: {error}");
-            self.failed.push((location, error));
+            self.refuse(location, error);
         }
     }
 

@@ -19,7 +19,9 @@ mod inventory;
 mod location;
 mod nic;
 mod pci;
+mod resets;
 pub mod virtio;
+pub mod vmxnet3;
 
 pub use error::Error;
 pub use inventory::{Found, Inventory, find};

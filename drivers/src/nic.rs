@@ -3,8 +3,9 @@
 //! A new kind is a line in `kinds!` at the end. What the stack does with a frame is compiled once, not once for each kind:
 //! a driver only says where the frame lies, before and after.
 
-use crate::Location;
 use crate::virtio::net::VirtioNet;
+use crate::vmxnet3::Vmxnet3;
+use crate::{Error, Location};
 use core::fmt;
 use core::num::NonZeroU16;
 use network_nic::{Counters, Device, DeviceCapabilities, Instant, Nic, PacketMeta};
@@ -55,9 +56,18 @@ impl<T: Room> network_nic::TxToken for TxToken<T> {
     }
 }
 
+/// A NIC's address, if it is one that a single station can have.
+pub(crate) fn station(mac: [u8; 6]) -> Result<[u8; 6], Error> {
+    if mac[0] & 1 != 0 || mac == [0; 6] {
+        return Err(Error::Layout("its address is not one station's"));
+    }
+    Ok(mac)
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident($nic:ty, $received:ty, $room:ty),)*) => {
         /// A NIC of any kind there is a driver for.
+        #[expect(clippy::large_enum_variant, reason = "a machine has few, and what is in it is used for each frame")]
         pub enum AnyNic {
             $($(#[$doc])* $kind($nic),)*
         }
@@ -135,6 +145,8 @@ macro_rules! kinds {
 kinds! {
     /// virtio-net.
     Virtio(VirtioNet, crate::virtio::net::Rx<'a>, crate::virtio::net::Tx<'a>),
+    /// VMware's vmxnet3.
+    Vmxnet3(Vmxnet3, crate::vmxnet3::Rx<'a>, crate::vmxnet3::Tx<'a>),
 }
 
 impl AnyNic {

@@ -4,7 +4,7 @@
 //! copy here, and no allocation after start. A device that breaks its contract is reset and brought up again with the
 //! same features; what was under way is lost, as on a wire.
 
-mod plan;
+pub(crate) mod plan;
 mod receive;
 #[cfg(test)]
 mod tests;
@@ -282,11 +282,7 @@ fn address(device: &mut Device, features: u64) -> Result<[u8; 6], Error> {
     if features & feature::NET_MAC == 0 {
         return Err(Error::Unsupported("a NIC without an address"));
     }
-    let mac: [u8; 6] = device.configuration(MAC)?;
-    if mac[0] & 1 != 0 || mac == [0; 6] {
-        return Err(Error::Layout("its address is not one station's"));
-    }
-    Ok(mac)
+    crate::nic::station(device.configuration(MAC)?)
 }
 
 fn mtu(device: &mut Device, features: u64) -> Result<usize, Error> {

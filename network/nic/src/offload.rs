@@ -204,7 +204,10 @@ fn check(header: &Header, frame: &mut [u8], is_segment: bool) -> Result<(), Refu
 }
 
 /// Whether the checksum of a segment of TCP is right, if it is one.
-fn verify(frame: &[u8]) -> Result<(), Refused> {
+///
+/// # Errors
+/// [`Refused::Checksum`].
+pub fn verify(frame: &[u8]) -> Result<(), Refused> {
     let Some(tcp) = tcp_segment(frame) else { return Ok(()) };
     let bytes = &frame[tcp.start..tcp.start + tcp.length];
     let [source, destination] = [12, 16].map(|at| {

@@ -64,10 +64,11 @@ impl Machine {
         command.args(["-append", &format!("address=10.9.0.2/24 address=10.9.1.2/24 {line}")]);
         let mut services = [Vec::new(), Vec::new()];
         for (index, services) in services.iter_mut().enumerate() {
-            let (device, rom) = if board.starts_with("microvm") {
-                ("virtio-net-device", "")
-            } else {
-                ("virtio-net-pci", ",romfile=")
+            let (device, rom) = match board.starts_with("microvm") {
+                true => ("virtio-net-device", ""),
+                // Whatever does not begin with properties begins with the kind.
+                false if nic.is_empty() || nic.starts_with(',') => ("virtio-net-pci", ",romfile="),
+                false => ("", ",romfile="),
             };
             let mut forwarded = Vec::new();
             for port in SERVICES {
@@ -82,7 +83,7 @@ impl Machine {
             command.args(["-netdev", &network.arguments(index, &forwarded)]);
             command.args([
                 "-device",
-                &format!("{device},netdev=n{index},mac=52:54:00:00:09:0{index}{rom}{nic}"),
+                &format!("{device}{nic},netdev=n{index},mac=52:54:00:00:09:0{index}{rom}"),
             ]);
         }
         // After the NICs, so that those are the first on their bus.

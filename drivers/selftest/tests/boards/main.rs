@@ -17,18 +17,27 @@ const MUCH: usize = 4 << 20;
 struct Case {
     name: &'static str,
     board: &'static str,
-    /// Properties of both NICs.
+    /// Properties of both NICs, after their kind where that is not virtio.
     nic: &'static str,
     arguments: &'static [&'static str],
     /// MiB of memory, and what else is on the command line.
     memory: u32,
     line: &'static str,
-    /// Whether segments are merged and cut by the device.
+    /// Whether segments are cut by the device, and merged.
     offloaded: bool,
+    merged: bool,
 }
 
-const CASE: Case =
-    Case { name: "", board: "", nic: "", arguments: &[], memory: 32, line: "", offloaded: true };
+const CASE: Case = Case {
+    name: "",
+    board: "",
+    nic: "",
+    arguments: &[],
+    memory: 32,
+    line: "",
+    offloaded: true,
+    merged: true,
+};
 const QBOOT: &[&str] = &["-bios", "qboot.rom"];
 const VERSION_2: &[&str] = &["-global", "virtio-mmio.force-legacy=false"];
 const PLAIN: &str = ",csum=off,guest_csum=off,host_tso4=off,guest_tso4=off,host_tso6=off,guest_tso6=off,host_ecn=off,\
@@ -53,6 +62,15 @@ const CASES: &[Case] = &[
     Case { name: "no offloads", board: "q35", nic: PLAIN, offloaded: false, ..CASE },
     Case { name: "checksums only", board: "q35", nic: NO_SEGMENTS, offloaded: false, ..CASE },
     Case { name: "an MTU of 9000", board: "q35", nic: ",host_mtu=9000", ..CASE },
+    Case { name: "vmxnet3, pc", board: "pc", nic: "vmxnet3", merged: false, ..CASE },
+    Case {
+        name: "vmxnet3 without addresses",
+        board: "q35",
+        nic: "vmxnet3",
+        arguments: QBOOT,
+        merged: false,
+        ..CASE
+    },
     Case {
         name: "little memory",
         board: "q35",
@@ -66,7 +84,10 @@ const CASES: &[Case] = &[
 #[test]
 fn bytes_go_both_ways_on_every_board_and_transport() {
     inside("bytes_go_both_ways_on_every_board_and_transport", |network| {
-        for case in CASES {
+        let named = std::env::var("CORBEL_BOARDS").unwrap_or_default();
+        let wanted: Vec<&Case> = CASES.iter().filter(|case| case.name.contains(&named)).collect();
+        assert!(!wanted.is_empty(), "no case is called {named:?}");
+        for case in wanted {
             let machine =
                 Machine::start(case.board, case.nic, case.memory, case.line, case.arguments, network);
             for nic in 0..2 {
@@ -87,7 +108,7 @@ fn check(case: &Case, counters: &Counters, network: &Network) {
     let segments = (2 * MUCH / 1460) as u64;
     if case.offloaded && network.has_offloads() {
         assert!(
-            counters.received < segments / 2 && counters.sent < segments / 2,
+            (!case.merged || counters.received < segments / 2) && counters.sent < segments / 2,
             "{}: {counters:?}",
             case.name
         );

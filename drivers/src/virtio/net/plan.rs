@@ -6,10 +6,10 @@
 use super::super::feature;
 
 /// Ethernet header, and the tag that a frame of a VLAN carries besides.
-pub(super) const ETHERNET: usize = 14;
+pub(crate) const ETHERNET: usize = 14;
 const TAG: usize = 4;
 /// The MTU where the device says none, and the least that IPv4 networks have (RFC 791).
-pub(super) const USUAL_MTU: usize = 1500;
+pub(crate) const USUAL_MTU: usize = 1500;
 pub(super) const LEAST_MTU: usize = 576;
 /// The longest IP packet, in an Ethernet frame.
 const LONGEST_FRAME: usize = ETHERNET + 65535;
@@ -26,21 +26,21 @@ const SHORT_MOST: usize = 256;
 
 /// What is offered by the device and may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     /// The features of the device that this driver has.
-    pub(super) features: u64,
+    pub(crate) features: u64,
     /// The IP packet its network carries.
-    pub(super) mtu: usize,
+    pub(crate) mtu: usize,
     /// Frames that fit into the receive and the transmit queue.
-    pub(super) queues: [usize; 2],
+    pub(crate) queues: [usize; 2],
 }
 
 /// Buffers of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Buffers {
-    pub(super) count: usize,
+pub(crate) struct Buffers {
+    pub(crate) count: usize,
     /// The longest frame that fits.
-    pub(super) frame: usize,
+    pub(crate) frame: usize,
 }
 
 impl Buffers {
@@ -52,15 +52,15 @@ impl Buffers {
 
 /// The buffers of a NIC, and the features that make sense with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) features: u64,
-    pub(super) mtu: usize,
-    pub(super) receive: Buffers,
-    pub(super) transmit: Buffers,
+pub(crate) struct Plan {
+    pub(crate) features: u64,
+    pub(crate) mtu: usize,
+    pub(crate) receive: Buffers,
+    pub(crate) transmit: Buffers,
 }
 
 /// Choose for a NIC that may use `memory` bytes.
-pub(super) fn plan(offer: &Offer, memory: usize) -> Plan {
+pub(crate) fn plan(offer: &Offer, memory: usize) -> Plan {
     let (mut features, half) = (offer.features, memory / 2);
     let mtu = if room(tagged(offer.mtu), half) >= SHORT_LEAST {
         offer.mtu

@@ -1,7 +1,7 @@
 //! The NIC against an emulated device, honest and not.
 
 use super::*;
-use crate::emulated::{Emulated, Misbehaviour};
+use crate::emulated::{Emulated, Misbehaviour, Random};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -407,23 +407,6 @@ fn a_device_that_only_lies_gets_a_rest() {
     assert!(device.deliver(&bare(&frame(3, 60))));
     assert_eq!(receive(&mut nic, at(3001)), Some(frame(3, 60)));
     assert_eq!(faults(), nothing());
-}
-
-/// SplitMix64: a test that fails names its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
 }
 
 /// One thing that a device may do, mostly honest.
