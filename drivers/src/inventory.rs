@@ -7,6 +7,7 @@ use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, mmio, pci};
 use crate::vmxnet3;
+use crate::watchdog::{self, Watchdog};
 use crate::{Error, Location};
 use alloc::vec::Vec;
 use core::fmt;
@@ -24,6 +25,8 @@ pub struct Inventory<'a> {
     /// The serial number of the disk that is wanted, and the most bytes of a request to it. Without it no disk is brought up;
     /// with it all are asked for their serial numbers, and those of others are left alone.
     pub disk: Option<(&'a str, usize)>,
+    /// Within how many seconds a watchdog wants to be fed; without it none is touched.
+    pub watchdog: Option<u16>,
 }
 
 /// What was found and works.
@@ -36,6 +39,8 @@ pub struct Found {
     pub rng: Option<Rng>,
     /// Disks of the serial number that is wanted.
     pub disks: Vec<Block>,
+    /// A watchdog, which is on.
+    pub watchdog: Option<Watchdog>,
     /// Devices there is a driver for that could not be brought up, and why. They are logged as well.
     pub failed: Vec<(Location, Error)>,
 }
@@ -64,6 +69,15 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
 
     if let Some(mut buses) = Pci::find() {
         for function in buses.functions() {
+            if let Some(seconds) = inventory.watchdog
+                && watchdog::is_one(&function.info)
+                && found.watchdog.is_none()
+            {
+                match Watchdog::start(&mut buses, function.at, seconds) {
+                    Ok(watchdog) => found.watchdog = Some(watchdog),
+                    Err(error) => found.refuse(Location::Pci(function.at), error),
+                }
+            }
             if virtio_device_type(&function.info).is_some_and(|kind| kinds.contains(&kind)) {
                 let opened = pci::open(&mut buses, function.at);
                 found.take(Location::Pci(function.at), opened, inventory);

@@ -22,8 +22,10 @@ mod pci;
 mod resets;
 pub mod virtio;
 pub mod vmxnet3;
+mod watchdog;
 
 pub use error::Error;
 pub use inventory::{Found, Inventory, find};
 pub use location::Location;
 pub use nic::{AnyNic, AnyReceived, AnyRoom, Received, Room, RxToken, TxToken};
+pub use watchdog::{LONGEST as LONGEST_WATCH, Watchdog};

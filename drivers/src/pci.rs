@@ -87,6 +87,21 @@ impl Pci {
         self.access.write_word(at, offset, value);
     }
 
+    /// Read 8 bits of configuration space.
+    pub(crate) fn read_byte(&self, at: DeviceFunction, offset: u8) -> u8 {
+        self.access.read_byte(at, offset)
+    }
+
+    /// Write 8 bits of configuration space.
+    pub(crate) fn write_byte(&mut self, at: DeviceFunction, offset: u8, value: u8) {
+        self.access.write_byte(at, offset, value);
+    }
+
+    /// Write 16 bits of configuration space.
+    pub(crate) fn write_half(&mut self, at: DeviceFunction, offset: u8, value: u16) {
+        self.access.write_half(at, offset, value);
+    }
+
     /// Let a function answer at no address and reach no memory: firmware may have left it at work in what is ours now.
     pub(crate) fn disable(&mut self, at: DeviceFunction) {
         let (_, command) = self.root.get_status_command(at);

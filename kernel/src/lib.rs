@@ -44,6 +44,7 @@ pub mod power;
 mod pvh;
 mod start;
 
+pub use clock::day;
 pub use machine::{Machine, Module};
 
 /// Names the function that the kernel calls when the machine is ready: `fn(kernel::Machine) -> !`.

@@ -14,11 +14,12 @@ struct Machine;
 static ECAM: Once<Ecam> = Once::new();
 
 /// Ports that are the kernel's, first and last: the 8259s and the timer chip, the keyboard controller and its
-/// neighbour, the debug exit, the console, fw_cfg.
-const OURS: [(u16, u16); 8] = [
+/// neighbour, the clock with a battery, the debug exit, the console, fw_cfg.
+const OURS: [(u16, u16); 9] = [
     (0x20, 0x21),
     (0x40, 0x43),
     (0x60, 0x64),
+    (0x70, 0x71),
     (0xa0, 0xa1),
     (0xf4, 0xf4),
     (0x3f8, 0x3ff),

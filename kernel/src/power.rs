@@ -4,16 +4,62 @@
 //! |---|---|---|
 //! | full ACPI (q35, pc) | sleep type of `_S5_` to the PM1 control registers | the FADT's reset register |
 //! | reduced ACPI (microvm, Cloud Hypervisor) | the same to the sleep control register | the same |
+//! | a hypervisor that takes requests ([`ask_hypervisor_by`]) | a call of it | the same |
 //! | none (microvm with `acpi=off`, Firecracker) | a reset | port 0xcf9, the keyboard controller, a triple fault |
 //!
 //! The ways are tried in the order of the table; each gets a moment to work. Registers are looked up and mapped at boot,
-//! so that ending the machine needs neither memory nor locks and works in a panic.
+//! so that ending the machine needs neither memory nor locks and works in a panic. Port 0xcf9 is left alone where the
+//! hardware is said to be reduced; the keyboard controller's is not, although no table of Firecracker's names it, for it is the only
+//! way there, and where there is none the byte goes nowhere.
+//!
+//! That the machine is *asked* to end is another matter ([`ask`], [`Watch`]): the program decides what to do first.
+
+mod button;
 
 use crate::acpi::{Acpi, Register, Space};
 use crate::cpu::{self, port};
 use crate::interrupt;
 use crate::memory::{self, ranges::Range};
+use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
+
+pub use button::Watch;
+
+/// What a machine can be asked to do by whoever runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Request {
+    /// To switch itself off.
+    Off = 1,
+    /// To start anew.
+    Reset = 2,
+}
+
+/// The latest request; zero for none.
+static ASKED: AtomicU8 = AtomicU8::new(0);
+/// What carries a request to the hypervisor.
+static HYPERVISOR: Once<fn(Request)> = Once::new();
+
+/// The machine is asked to end, by whatever hears of it: a button, or what a hypervisor has instead of one. May be called
+/// by any driver at any time; [`Watch::asked`] tells the program at its next turn. The latest request counts.
+pub fn ask(request: Request) {
+    ASKED.store(request as u8, Ordering::Relaxed);
+}
+
+/// What was asked for, if anything was.
+fn asked() -> Option<Request> {
+    match ASKED.load(Ordering::Relaxed) {
+        0 => None,
+        2 => Some(Request::Reset),
+        _ => Some(Request::Off),
+    }
+}
+
+/// Where ACPI has no way let `call` do it: a hypercall that ends the machine, or returns when it has not. It is called with
+/// the machine in any state, in a panic as well: it may not take memory or wait for a lock. The first one counts.
+pub fn ask_hypervisor_by(call: fn(Request)) {
+    HYPERVISOR.call_once(|| call);
+}
 
 /// How the program ended. QEMU's `isa-debug-exit` at port 0xf4 turns code `c` into the process's exit status
 /// `2c + 1`. Elsewhere the code is lost: after the first two the machine is switched off, for another start would go
@@ -112,6 +158,8 @@ struct Ways {
     sleep: Option<Place>,
     types: Option<(u8, u8)>,
     reset: Option<(Place, u8)>,
+    /// There are none of a PC's chips.
+    is_reduced: bool,
 }
 
 static WAYS: Once<Ways> = Once::new();
@@ -127,9 +175,11 @@ pub(crate) fn init(acpi: &Acpi) {
         ways.controls = [control(fadt.control.0), control(fadt.control.1)];
         ways.enable = fadt.enable;
         ways.sleep = fadt.sleep.and_then(Place::of);
+        ways.is_reduced = fadt.is_reduced;
         ways.reset = fadt.reset.and_then(|(register, value)| Some((Place::of(register)?, value)));
     }
     WAYS.call_once(|| ways);
+    button::init(acpi);
 }
 
 /// Switch the machine off. Where it cannot be, it is reset: whoever runs it decides what a reset means.
@@ -138,19 +188,36 @@ pub fn off() -> ! {
         && let Some((first, second)) = ways.types
     {
         if let Some(sleep) = ways.sleep {
-            sleep.write8(first << REDUCED_SLEEP_TYPE | REDUCED_SLEEP_ENABLE);
+            sleep.write8(reduced_sleep(first));
             wait(MOMENT);
         }
         switch_acpi_on(ways);
         for (control, kind) in ways.controls.iter().zip([first, second]) {
             if let Some(control) = control {
-                let kept = control.read() & !(SLEEP_ENABLE | 7 << SLEEP_TYPE);
-                control.write(kept | u16::from(kind) << SLEEP_TYPE | SLEEP_ENABLE);
+                control.write(sleep(control.read(), kind));
             }
         }
         wait(MOMENT);
     }
+    call_hypervisor(Request::Off);
     reset()
+}
+
+fn call_hypervisor(request: Request) {
+    if let Some(call) = HYPERVISOR.get() {
+        call(request);
+        wait(MOMENT);
+    }
+}
+
+/// What the sleep control register is given for soft off by sleep type `kind` (ACPI 6.5, section 4.8.3.7).
+const fn reduced_sleep(kind: u8) -> u8 {
+    kind << REDUCED_SLEEP_TYPE | REDUCED_SLEEP_ENABLE
+}
+
+/// What a PM1 control register that reads `value` is given for it (section 4.8.3.2.1).
+const fn sleep(value: u16, kind: u8) -> u16 {
+    value & !(SLEEP_ENABLE | 7 << SLEEP_TYPE) | (kind as u16) << SLEEP_TYPE | SLEEP_ENABLE
 }
 
 /// Firmware may still have the power hardware to itself; ask it for that, and give it time.
@@ -169,17 +236,27 @@ fn switch_acpi_on(ways: &Ways) {
     }
 }
 
+/// As [`switch_acpi_on`], while the machine goes on: only then does firmware leave its button to us.
+fn switch_acpi_on_for_good() {
+    if let Some(ways) = WAYS.get() {
+        switch_acpi_on(ways);
+    }
+}
+
 /// Reset the machine.
 pub fn reset() -> ! {
     if let Some((place, value)) = WAYS.get().and_then(|ways| ways.reset) {
         place.write8(value);
         wait(MOMENT);
     }
-    // SAFETY: the reset control register of PC chipsets; first the kind of reset, then the request.
-    unsafe { port::write8(0xcf9, 0x02) };
-    // SAFETY: as above.
-    unsafe { port::write8(0xcf9, 0x06) };
-    wait(MOMENT);
+    call_hypervisor(Request::Reset);
+    if WAYS.get().is_none_or(|ways| !ways.is_reduced) {
+        // SAFETY: the reset control register of PC chipsets; first the kind of reset, then the request.
+        unsafe { port::write8(0xcf9, 0x02) };
+        // SAFETY: as above.
+        unsafe { port::write8(0xcf9, 0x06) };
+        wait(MOMENT);
+    }
     for _ in 0..1000 {
         // SAFETY: reading the keyboard controller's status has no effect.
         if unsafe { port::read8(0x64) } & 2 == 0 {
@@ -214,6 +291,23 @@ fn wait(ticks: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_stays_and_the_latest_counts() {
+        assert_eq!(asked(), None);
+        ask(Request::Off);
+        assert_eq!((asked(), asked()), (Some(Request::Off), Some(Request::Off)));
+        ask(Request::Reset);
+        assert_eq!(asked(), Some(Request::Reset));
+    }
+
+    #[test]
+    fn sleep_types_are_written_where_the_standard_has_them() {
+        // Cloud Hypervisor's port 0x600 takes nothing else for off.
+        assert_eq!(reduced_sleep(5), 0x34);
+        assert_eq!(sleep(0x0001, 0), 0x2001);
+        assert_eq!(sleep(0x1c01, 5), 0x3401, "what was there of a sleep type is replaced");
+    }
 
     #[test]
     fn every_end_has_a_status_of_its_own() {

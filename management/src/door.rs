@@ -14,7 +14,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::net::SocketAddrV4;
 use core::time::Duration;
-use kernel_runtime::{Clock, Instant};
+use kernel_runtime::{Clock, Day, Instant};
 use management_api::CertificateView;
 use network_tls::{
     Anchors, Buffers, Clients, Connection, Crypto, Dates, Identity, Leaf, ServerConfig, SetupError,
@@ -38,8 +38,8 @@ pub struct Lock {
     pub signatures: bool,
     /// What happens to the dates of certificates.
     pub dates: Dates,
-    /// The time of day when the clock stood at zero, in seconds since 1970; `None` where nobody knows it.
-    pub epoch: Option<u64>,
+    /// The time of day; `None` where nobody knows it.
+    pub day: Option<Day>,
     /// The memory of each connection.
     pub buffers: Buffers,
 }
@@ -47,7 +47,7 @@ pub struct Lock {
 impl Lock {
     /// The time of day in seconds since 1970, where it is known.
     pub(crate) fn time(&self, clock: &Clock) -> Option<u64> {
-        self.epoch.map(|epoch| epoch.saturating_add(clock.now().since(Instant::ZERO).as_secs()))
+        self.day.as_ref().map(|day| day.at(clock.now()))
     }
 }
 

@@ -14,6 +14,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::ToString;
 use core::cell::RefCell;
+use kernel_runtime::Day;
 use management_api::audit::Decision;
 use management_api::signature::Signature;
 use management_http::{Method, Request};
@@ -100,7 +101,7 @@ impl Management {
         if signature.keyid != Some(key.to_string().as_str()) {
             return Err(invalid("keyid is not the SHA-256 of the public key with which the caller came"));
         }
-        let (Some(start), Some(now)) = (lock.epoch, lock.time(&self.clock)) else {
+        let (Some(start), Some(now)) = (lock.day.as_ref().map(Day::start), lock.time(&self.clock)) else {
             let detail = "This appliance does not know the time, so it can check no signature: send the request unsigned.";
             return Err(Problem::new(Kind::ClockUnknown, detail));
         };

@@ -195,6 +195,21 @@ impl Sockets {
     }
 
     /// The DHCP client, if there is one.
+    /// Let all of them end.
+    pub(crate) fn close(&mut self) {
+        for place in (0..self.slots.len()).map(Place) {
+            self.get_mut(place).close();
+            self.changed(place);
+        }
+    }
+
+    /// Whether all of them have ended; who has only to wait for stragglers has.
+    pub(crate) fn are_closed(&self) -> bool {
+        self.slots
+            .iter()
+            .all(|slot| matches!(slot.tcp().state(), State::Closed | State::Listen | State::TimeWait))
+    }
+
     pub(crate) fn dhcp(&mut self) -> Option<&mut dhcpv4::Socket<'static>> {
         self.dhcp.as_mut().map(|set| set.get_mut(SocketHandle::default()))
     }

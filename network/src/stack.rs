@@ -85,6 +85,16 @@ impl Stack {
         self.0.borrow().rules.own
     }
 
+    /// End all there is: peers see the end of the stream behind what was written, and nobody is listened to any more.
+    pub fn close(&self) {
+        self.0.borrow_mut().sockets.close();
+    }
+
+    /// Whether every connection has ended, at both ends.
+    pub fn is_closed(&self) -> bool {
+        self.0.borrow().sockets.are_closed()
+    }
+
     /// Frames the gate refused since start.
     pub fn refused(&self) -> u64 {
         self.0.borrow().refused

@@ -138,6 +138,11 @@ impl Records {
         self.0.disk.borrow_mut().arm()
     }
 
+    /// Whether a change is on its way to the disk.
+    pub fn is_busy(&self) -> bool {
+        self.0.busy.get()
+    }
+
     /// When [`Records::turn`] is to be called at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         if self.0.busy.get() { self.0.disk.borrow().deadline() } else { self.0.retry.get() }

@@ -10,7 +10,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use core::net::SocketAddrV4;
 use core::task::Context;
-use kernel_runtime::Instant;
+use kernel_runtime::{Day, Instant};
 use network::{Stream, TryRead};
 use network_tls::{Buffers, ClientConfig, Connection, Fatal, SetupError};
 use storage_nbd::Retry;
@@ -29,8 +29,8 @@ pub struct Tls {
     pub config: ClientConfig,
     /// The memory of each connection in TLS. It is taken when there is one.
     pub buffers: Buffers,
-    /// The time of day when the clock stood at zero, in seconds since 1970; `None` where nobody knows it.
-    pub epoch: Option<u64>,
+    /// The time of day; `None` where nobody knows it.
+    pub day: Option<Day>,
 }
 
 /// An engine whose bytes are carried.
@@ -200,7 +200,7 @@ impl Carrier {
         let Some(Peer { tls, name }) = &self.peer else {
             return Err(Lost::slowly("TLS is not set up here"));
         };
-        let time = tls.epoch.map(|epoch| epoch + now.since(Instant::ZERO).as_secs());
+        let time = tls.day.as_ref().map(|day| day.at(now));
         let connection = Connection::client(&tls.config, name, time, tls.buffers).map_err(|error| {
             let lost = format!("TLS: {error}");
             // Randomness may still come in; all else stays as it is.

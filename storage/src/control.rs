@@ -43,6 +43,9 @@ impl Control {
     /// # Errors
     /// When a field does not hold what it must, something else has the id or the logical unit, or all is taken.
     pub fn expose(&self, exposure: Exposure) -> Result<Exposed, ControlError> {
+        if self.0.is_draining.get() {
+            return Err(ControlError::Conflict("the appliance is being switched off".to_string()));
+        }
         let (exposure, uri) = check(exposure)?;
         if uri.tls && self.0.tls.is_none() {
             return Err(ControlError::Invalid { field: "volume", reason: NO_TLS.to_string() });

@@ -1,13 +1,13 @@
 //! Scenarios that need sockets of their own on the two networks: the test program starts itself again inside them.
 
-use crate::{cells, hostile, network, offloads, recovery, reservations, service, several, traces};
+use crate::{cells, hostile, network, offloads, power, recovery, reservations, service, several, traces};
 use image_launch::process;
 use image_launch::stage::Stage;
 use std::env;
 use std::time::Duration;
 
 /// Names the scenario to the program inside.
-const SCENARIO: &str = "CORBEL_SCENARIO";
+pub(crate) const SCENARIO: &str = "CORBEL_SCENARIO";
 /// No scenario takes as long, on any machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -44,6 +44,7 @@ fn inside() {
                 cells::SCENARIOS,
                 recovery::SCENARIOS,
                 offloads::SCENARIOS,
+                power::SCENARIOS,
                 traces::SCENARIOS,
                 several::SCENARIOS,
                 reservations::SCENARIOS,

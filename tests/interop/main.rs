@@ -14,6 +14,7 @@ mod libiscsi;
 mod linux;
 mod network;
 mod offloads;
+mod power;
 mod proof;
 mod recovery;
 mod reservations;

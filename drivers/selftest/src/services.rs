@@ -40,7 +40,9 @@ pub(crate) fn run(machine: Machine) -> ! {
     let kib = |key| item(line, key).next().and_then(|value| value.parse::<usize>().ok());
     let nic_memory = kib("nic-memory=").unwrap_or(5 << 10) << 10;
     let socket_memory = kib("socket-memory=").unwrap_or(1 << 10) << 10;
-    let mut found = drivers::find(&Inventory { command_line: line, nic_memory, disk: None });
+    let number = |key| item(line, key).next().and_then(|value| value.parse::<u16>().ok());
+    let (watchdog, hang) = (number("watchdog="), number("hang="));
+    let mut found = drivers::find(&Inventory { command_line: line, nic_memory, disk: None, watchdog });
     if let Some(rng) = &mut found.rng {
         let mut bytes = [0; 100];
         match rng.fill(&mut bytes) {
@@ -63,6 +65,16 @@ pub(crate) fn run(machine: Machine) -> ! {
     );
     loop {
         let mut deadline = None::<Instant>;
+        if let Some(watchdog) = &mut found.watchdog {
+            if hang.is_some_and(|seconds| machine.now() > u64::from(seconds) * 1_000_000) {
+                info!("hanging");
+                loop {
+                    machine.idle(None);
+                }
+            }
+            watchdog.feed();
+            deadline = Some(Instant::from_micros(machine.now() as i64 + 500_000));
+        }
         for link in &mut links {
             let now = Instant::from_micros(machine.now() as i64);
             if let Some(next) = link.turn(now) {

@@ -46,6 +46,50 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Read a byte: some registers answer to accesses of their own width only.
+    pub(crate) fn read_byte(&self, at: DeviceFunction, offset: u8) -> u8 {
+        match &*self.0 {
+            Way::Ports(ports) => {
+                ports.write32(ADDRESS, address(at, offset));
+                ports.read8(DATA + u16::from(offset & 3))
+            }
+            Way::Memory { ecam, buses } => bus(ecam, buses, at.bus)
+                .map_or(u8::MAX, |registers| registers.read8(in_bus(at) + usize::from(offset))),
+        }
+    }
+
+    /// Write a byte.
+    pub(crate) fn write_byte(&mut self, at: DeviceFunction, offset: u8, data: u8) {
+        match &*self.0 {
+            Way::Ports(ports) => {
+                ports.write32(ADDRESS, address(at, offset));
+                ports.write8(DATA + u16::from(offset & 3), data);
+            }
+            Way::Memory { ecam, buses } => {
+                if let Some(registers) = bus(ecam, buses, at.bus) {
+                    registers.write8(in_bus(at) + usize::from(offset), data);
+                }
+            }
+        }
+    }
+
+    /// Write two bytes, at an even offset.
+    pub(crate) fn write_half(&mut self, at: DeviceFunction, offset: u8, data: u16) {
+        match &*self.0 {
+            Way::Ports(ports) => {
+                ports.write32(ADDRESS, address(at, offset));
+                ports.write16(DATA + u16::from(offset & 2), data);
+            }
+            Way::Memory { ecam, buses } => {
+                if let Some(registers) = bus(ecam, buses, at.bus) {
+                    registers.write16(in_bus(at) + usize::from(offset & 0xfe), data);
+                }
+            }
+        }
+    }
+}
+
 impl ConfigurationAccess for Access {
     fn read_word(&self, at: DeviceFunction, offset: u8) -> u32 {
         match &*self.0 {

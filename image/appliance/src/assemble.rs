@@ -4,8 +4,9 @@
 //! services on the service network; management listens on the service network and dials the agent on the host-only
 //! network. Everything is a task of one executor, added here and nowhere else.
 
-use crate::config::{Config, Tls};
+use crate::config::{Config, Tell, Tls};
 use crate::door;
+use crate::ending::Ending;
 use crate::limits::{AGENT_LINKS, ISCSI_PORT, InTls, Limits, WATCH_BUFFER};
 use agent_protocol::Uuid;
 use alloc::boxed::Box;
@@ -14,10 +15,11 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use kernel_runtime::{Executor, Instant, Profile, Signal, Stage};
+use core::time::Duration;
+use kernel_runtime::{Clock, Correction, Day, Executor, Instant, Profile, Signal, Stage};
 pub use management::Gauges;
 use management::{Configuration, Management, Policy};
-use network::{Attachment, Measured, Settings, Side};
+use network::{Attachment, Measured, Settings, Side, Stack};
 use network_nic::Nic;
 use network_tls::{Anchors, ClientConfig, Crypto, Dates, Identity, Random};
 use state::Records;
@@ -55,6 +57,8 @@ pub struct Secrets {
     pub random: Arc<dyn Random>,
     /// The time of day at [`Parts::now`] in seconds since 1970; `None` where the ground does not know it.
     pub time: Option<u64>,
+    /// Says it again, as the ground knows it then, so that the appliance can follow.
+    pub tell: Option<Tell>,
 }
 
 /// The appliance, put together.
@@ -65,6 +69,7 @@ pub struct Appliance<H, S> {
     state: Option<Records>,
     control: Control,
     profile: Profile,
+    ending: Ending,
 }
 
 /// What the ground does after a turn.
@@ -121,7 +126,11 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
 
         let owner = config.owner.clone().unwrap_or_else(|| owner(service.nic().inner().mac()));
         let random = parts.secrets.as_ref().map(|secrets| secrets.random.clone());
+        let tell = parts.secrets.as_ref().and_then(|secrets| secrets.tell);
         let voice = Voice::new(config, parts.secrets, parts.now)?;
+        if let (Some(day), Some(tell)) = (voice.as_ref().and_then(|voice| voice.day.clone()), tell) {
+            executor.add("day", follow(day, tell, clock.clone()));
+        }
         let tls = match (&config.tls, &voice) {
             (Some(tls), Some(voice)) => Some(speak(tls, voice, limits)?),
             _ => None,
@@ -191,7 +200,7 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
                 });
             }
         }
-        Ok(Self { host, service, executor, state: parts.state, control, profile })
+        Ok(Self { host, service, executor, state: parts.state, control, profile, ending: Ending::default() })
     }
 
     /// One turn: what arrived goes in, tasks run, what they said goes out.
@@ -203,6 +212,9 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         self.executor.run_ready(now);
         if let Some(state) = &self.state {
             state.turn(now);
+        }
+        if self.ending.is_asked() {
+            self.go_on_ending(now);
         }
         self.profile.enter(Stage::Stack);
         let more = self.host.transmit(now) | self.service.transmit(now);
@@ -220,14 +232,41 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             self.service.next_deadline(now),
             self.executor.next_deadline(),
             self.state.as_ref().and_then(Records::next_deadline),
+            self.ending.deadline(),
         ];
         self.profile.enter(Stage::Idle);
         Next::Idle(deadlines.into_iter().flatten().min())
     }
 
-    /// What drives storage, for a ground that is asked to end.
-    pub fn control(&self) -> &Control {
-        &self.control
+    /// The ground is asked to end: nobody is let in any more, initiators are asked to log out, disks are flushed and left,
+    /// every connection ends. It takes as long as initiators and services do, and no longer than `within`; then, or when
+    /// all has gone, [`Self::has_ended`] says so. To be asked again changes nothing.
+    pub fn end(&mut self, within: Duration, now: Instant) {
+        if !self.ending.is_asked() {
+            log::info!(target: "corbel", "asked to end, within {} seconds", within.as_secs());
+            self.control.drain(self.ending.ask(within, now));
+        }
+    }
+
+    /// Whether the appliance has ended as it was asked to; another turn does nothing.
+    pub fn has_ended(&self) -> bool {
+        self.ending == Ending::Ended
+    }
+
+    fn go_on_ending(&mut self, now: Instant) {
+        let is_drained = self.control.is_drained() && !self.state.as_ref().is_some_and(Records::is_busy);
+        let stacks = [self.host.stack(), self.service.stack()];
+        if self.ending.leave(now, is_drained) {
+            if !is_drained {
+                log::warn!("some initiators or storage services have not let go in time");
+            }
+            // Nobody says anything any more, or dials again; what was said is still sent.
+            self.executor = Executor::new(0);
+            stacks.iter().for_each(Stack::close);
+        }
+        if self.ending.part(now, stacks.iter().all(Stack::is_closed)) {
+            log::info!(target: "corbel", "ended");
+        }
     }
 
     /// The two NICs, for a ground that waits on them.
@@ -241,11 +280,32 @@ fn owner(mac: [u8; 6]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// How often the ground is asked for the time of day.
+const LOOK: Duration = Duration::from_secs(60);
+/// What a clock may be put ahead by without a word.
+const SMALL: u64 = 5;
+
+/// Follow the time of day as the ground knows it.
+async fn follow(day: Day, tell: Tell, clock: Clock) {
+    loop {
+        clock.sleep(LOOK).await;
+        let Some(seconds) = tell() else { continue };
+        match day.told(seconds, clock.now()) {
+            None | Some(Correction::Held(_)) => {}
+            Some(Correction::Ahead(by)) if by <= SMALL => {}
+            Some(Correction::Ahead(by)) => log::warn!("the clock was {by} seconds slow, and is put ahead"),
+            Some(Correction::Back(by)) => log::warn!(
+                "the clock was {by} seconds fast, and is put back: what was signed before is refused"
+            ),
+        }
+    }
+}
+
 /// What it takes to speak TLS to anybody.
 pub(crate) struct Voice {
     pub(crate) crypto: Crypto,
-    /// The time of day when the clock stood at zero, in seconds since 1970; `None` where nobody knows it.
-    pub(crate) epoch: Option<u64>,
+    /// The time of day; `None` where nobody knows it.
+    pub(crate) day: Option<Day>,
 }
 
 impl Voice {
@@ -256,7 +316,7 @@ impl Voice {
         let agent = config.agent.as_ref().and_then(|agent| agent.pin).map(|_| "agent.pin".to_string());
         let anchors = |(prefix, tls): &(&str, Option<_>)| tls.is_some().then(|| format!("{prefix}.anchors"));
         let Some(key) = uses.iter().find_map(anchors).or(agent) else { return Ok(None) };
-        let Some(Secrets { random, time }) = secrets else {
+        let Some(Secrets { random, time, .. }) = secrets else {
             return Err(format!("configuration: {key}: there is no randomness here to make secrets of"));
         };
         for (prefix, tls) in uses {
@@ -275,8 +335,7 @@ impl Voice {
         }
         let crypto =
             Crypto::new(Box::new(random)).map_err(|error| format!("configuration: {key}: {error}"))?;
-        let epoch = time.map(|time| time.saturating_sub(now.since(Instant::ZERO).as_secs()));
-        Ok(Some(Self { crypto, epoch }))
+        Ok(Some(Self { crypto, day: time.map(|time| Day::new(time, now)) }))
     }
 }
 
@@ -288,7 +347,7 @@ fn speak(tls: &Tls, voice: &Voice, limits: &Limits) -> Result<storage::Tls, Stri
     let identity = identity.map_err(|error| fail("key", &error))?;
     let config = ClientConfig::new(&voice.crypto, &anchors, identity, tls.dates);
     let config = config.map_err(|error| fail("certificate", &error))?;
-    Ok(storage::Tls { config, buffers: limits.tls_buffers, epoch: voice.epoch })
+    Ok(storage::Tls { config, buffers: limits.tls_buffers, day: voice.day.clone() })
 }
 
 /// Expose what the configuration asks for.

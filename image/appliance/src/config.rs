@@ -14,13 +14,18 @@ use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::num::NonZeroU16;
 use core::str::FromStr;
+use core::time::Duration;
 use network::{Addressing, Cidr};
 use storage::chap::Access;
 use storage::{Exposure, Sharing};
+pub use time::{Tell, Time};
 pub use tls::Tls;
 
 /// The longest text any channel may hold, in bytes.
 pub const LONGEST: usize = 64 * 1024;
+/// How long the appliance may take to end, unless something else is said; and at most.
+const OFF: Duration = Duration::from_secs(30);
+const LONGEST_OFF: u64 = 3600;
 
 /// All that the appliance is told at boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +52,12 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// What initiators have to prove to be told of targets, if anything.
     pub discovery: Option<Access>,
+    /// Within how many seconds a watchdog wants to hear of us; zero for not at all, `None` where nobody says.
+    pub watchdog: Option<u16>,
+    /// Who tells the time of day.
+    pub time: Time,
+    /// How long the appliance may take to end when it is asked to.
+    pub off: Duration,
     /// What is exposed from the start.
     pub targets: Vec<Exposure>,
     /// How much is logged.
@@ -153,6 +164,9 @@ impl Config {
             state: keys.take_with("state.disk", disk)?,
             tls: tls::all(&mut keys, "tls")?,
             discovery: chap::access(&mut keys, "discovery.chap")?,
+            watchdog: keys.take_with("watchdog", watchdog)?,
+            time: keys.take_with("time", time::time)?.unwrap_or_default(),
+            off: keys.take_with("off.within", off)?.unwrap_or(OFF),
             targets: target::all(&mut keys)?,
             log,
         };
@@ -305,6 +319,19 @@ fn sharing(text: &str) -> Result<Sharing, String> {
     }
 }
 
+fn watchdog(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        _ if text == "off" => Ok(0),
+        Ok(seconds) if (5..=600).contains(&seconds) => Ok(seconds),
+        _ => Err("expected off, or 5 to 600 seconds".to_string()),
+    }
+}
+
+fn off(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=LONGEST_OFF).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("expected 1 to {LONGEST_OFF} seconds"))
+}
+
 fn disk(text: &str) -> Result<String, String> {
     if (1..=255).contains(&text.len()) {
         Ok(text.to_string())
@@ -333,4 +360,5 @@ mod chap;
 mod target;
 #[cfg(test)]
 mod tests;
+mod time;
 mod tls;

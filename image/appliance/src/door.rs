@@ -39,7 +39,7 @@ pub(crate) fn door(
     let fail =
         |key: &str, reason: &dyn ToString| format!("configuration: api.tls.{key}: {}", reason.to_string());
     let anchors = Anchors::from_der(lock.tls.anchors.clone()).map_err(|error| fail("anchors", &error))?;
-    if lock.signatures && voice.epoch.is_none() {
+    if lock.signatures && voice.day.is_none() {
         let reason = "this machine does not know the time, so no signature could be checked";
         return Err(format!("configuration: api.signatures: {reason}"));
     }
@@ -50,7 +50,7 @@ pub(crate) fn door(
         trust_domain: lock.trust_domain.clone(),
         signatures: lock.signatures,
         dates: lock.tls.dates,
-        epoch: voice.epoch,
+        day: voice.day.clone(),
         buffers: API_TLS,
     };
     let door = match (identity, state) {

@@ -23,19 +23,14 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::string::String;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tap::Tap;
 
 const USAGE: &str = "usage: hosted --host TAP --service TAP [--config FILE] [KEY=VALUE]...
 The two TAP devices must exist, with vnet_hdr. Keys are those of image/appliance/docs/configuration.md.";
 
-/// How long initiators may take to log out when the process is to end.
-const GRACE: Duration = Duration::from_secs(20);
-/// How long the disks may take to say farewell behind that.
-const FAREWELL: Duration = Duration::from_secs(15);
-
 /// Run the appliance with these arguments (without the program's name) until the process is asked to end: by SIGTERM or
-/// SIGINT, at which initiators are asked to log out and disks are left in order, and at the second one at once.
+/// SIGINT, at which it ends as [`Appliance::end`] says, and at the second one at once.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,6 +45,9 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let arguments = Arguments::parse(arguments)?;
     let channels = [(Channel::Arguments, &*arguments.text), (Channel::File, &*arguments.file)];
     let config = Config::parse(&channels).map_err(|error| error.to_string())?;
+    if config.watchdog.is_some_and(|seconds| seconds != 0) {
+        return Err("configuration: watchdog: a process has none; whoever runs it watches it".to_string());
+    }
     start_log(config.log);
     let started = std::time::Instant::now();
     counter::start();
@@ -57,8 +55,8 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let open = |name: &str| Tap::open(name).map_err(|error| format!("{name}: {error}"));
     let state = config.state.as_deref().map(|path| open_state(path, &now)).transpose()?;
     let (host, service) = (open(&arguments.host)?, open(&arguments.service)?);
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
-    let secrets = Some(Secrets { random: Arc::new(Urandom(urandom()?)), time });
+    let (time, tell) = config.time.of(time_of_day);
+    let secrets = Some(Secrets { random: Arc::new(Urandom(urandom()?)), time, tell });
     let parts = Parts {
         host,
         service,
@@ -77,25 +75,20 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let mut appliance = Appliance::assemble(&config, parts)?;
     let mut ending = Ending::new().map_err(|error| format!("signals: {error}"))?;
     log::info!(target: "corbel", "ready");
-    let mut ends = None;
+    let mut was_asked = false;
     loop {
         match appliance.turn(now()) {
             Next::Again => {}
-            Next::Idle(deadline) => {
-                let deadline = deadline.into_iter().chain(ends).min();
-                idle(&appliance, &ending, deadline.map(|deadline| deadline.since(now())));
-            }
+            Next::Idle(deadline) => idle(&appliance, &ending, deadline.map(|deadline| deadline.since(now()))),
         }
         if ending.is_asked() {
-            if ends.is_some() {
+            if was_asked {
                 return Ok(());
             }
-            log::info!(target: "corbel", "asked to end");
-            appliance.control().drain(GRACE);
-            ends = Some(now() + GRACE + FAREWELL);
+            was_asked = true;
+            appliance.end(config.off, now());
         }
-        if ends.is_some_and(|ends| now() >= ends || appliance.control().is_drained()) {
-            log::info!(target: "corbel", "ended");
+        if appliance.has_ended() {
             return Ok(());
         }
     }
@@ -162,6 +155,11 @@ impl Arguments {
         };
         Ok(Self { host, service, text, file })
     }
+}
+
+/// In seconds since 1970.
+fn time_of_day() -> Option<u64> {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 /// The operating system's randomness, for keys.

@@ -9,6 +9,7 @@ extern crate alloc;
 pub mod assemble;
 pub mod config;
 mod door;
+mod ending;
 #[cfg(target_os = "linux")]
 pub mod hosted;
 pub mod limits;

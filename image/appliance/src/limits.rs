@@ -274,7 +274,7 @@ impl Limits {
 
     /// Tasks of the executor.
     pub const fn tasks(&self) -> usize {
-        self.connections + self.volumes * self.paths + self.api_connections + 10
+        self.connections + self.volumes * self.paths + self.api_connections + 11
     }
 
     /// What storage is told.

@@ -9,12 +9,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use drivers::virtio::blk::Block;
-use drivers::{AnyNic, Inventory};
+use drivers::{AnyNic, Inventory, Watchdog};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::{self, Channel, Config};
 use image_appliance::limits::Limits;
-use kernel::power::{self, Exit};
-use kernel::{Machine, crc32c, entropy, figures};
+use kernel::power::{self, Exit, Request, Watch};
+use kernel::{Machine, crc32c, day, entropy, figures};
 use kernel_runtime::{Instant, Profile};
 use network_nic::Nic;
 use network_tls::{NoEntropy, Random};
@@ -43,13 +43,17 @@ pub(crate) fn run(machine: Machine) -> ! {
 fn serve(machine: &Machine) -> Result<Infallible, String> {
     let config = configuration(machine)?;
     log::set_max_level(config.log);
-    let Devices { host, service, disks } = devices(machine, &config)?;
+    let Devices { host, service, disks, mut feeder } = devices(machine, &config)?;
     let seeds = seeds(machine)?;
     let now = || Instant::from_micros(machine.now());
     let state = config.state.as_deref().map(|serial| open_state(machine, disks, serial, &now)).transpose()?;
     let memory = machine.free_memory();
-    // The time of day is nothing that the kernel knows.
-    let secrets = Some(Secrets { random: Arc::new(KernelPool), time: None });
+    let (time, tell) = config.time.of(|| day::read().map(|(seconds, _)| seconds));
+    match day::read() {
+        Some((seconds, source)) => log::info!("the time of day is {seconds} by {source}"),
+        None => log::info!("nothing here tells the time of day"),
+    }
+    let secrets = Some(Secrets { random: Arc::new(KernelPool), time, tell });
     let profile = Profile::new(figures::cycles);
     let gauges =
         Gauges { hertz: figures::hertz, allocations: Some(figures::allocations), free: Some(figures::free) };
@@ -59,10 +63,21 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
         Parts { host, service, seeds, secrets, state, checksum, profile, gauges, memory, buffer, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
+    let mut power = Watch::start();
     loop {
-        match appliance.turn(now()) {
-            Next::Again => {}
-            Next::Idle(deadline) => machine.idle(deadline.map(Instant::as_micros)),
+        let next = appliance.turn(now());
+        feeder.feed(machine.now());
+        if let Some(request) = power.asked(machine.now()) {
+            appliance.end(config.off, now());
+            match request {
+                _ if !appliance.has_ended() => {}
+                Request::Off => power::exit(Exit::Success),
+                Request::Reset => power::reset(),
+            }
+        }
+        if let Next::Idle(deadline) = next {
+            let deadlines = [deadline.map(Instant::as_micros), power.deadline(), feeder.deadline()];
+            machine.idle(deadlines.into_iter().flatten().min());
         }
     }
 }
@@ -95,6 +110,33 @@ struct Devices {
     host: AnyNic,
     service: AnyNic,
     disks: Vec<Block>,
+    feeder: Feeder,
+}
+
+/// Within how many seconds a watchdog that is there wants to be fed, unless something else is said.
+const WATCHDOG: u16 = 60;
+
+/// Feeds the watchdog, if there is one, from the turn of the machine and from nowhere else: one that hangs is reset.
+struct Feeder {
+    watchdog: Option<Watchdog>,
+    /// Microseconds from one time to the next: a quarter of what it waits.
+    period: u64,
+    next: u64,
+}
+
+impl Feeder {
+    fn feed(&mut self, now: u64) {
+        if let Some(watchdog) = &mut self.watchdog
+            && now >= self.next
+        {
+            watchdog.feed();
+            self.next = now + self.period;
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        self.watchdog.as_ref().map(|_| self.next)
+    }
 }
 
 /// The records on the state disk. Without them the appliance does not start: it would let in whom reservations keep out.
@@ -117,10 +159,12 @@ fn open_state(
 fn devices(machine: &Machine, config: &Config) -> Result<Devices, String> {
     let free = machine.free_memory();
     let nic_memory = (free / NIC_PART).min(NIC_MOST).min(Limits::for_nics(free) / 2);
+    let seconds = config.watchdog.unwrap_or(WATCHDOG);
     let found = drivers::find(&Inventory {
         command_line: machine.command_line(),
         nic_memory,
         disk: config.state.as_deref().map(|serial| (serial, state::MAX_REQUEST)),
+        watchdog: (seconds != 0).then_some(seconds),
     });
     if let Some(mut source) = found.rng {
         let mut bytes = [0; 64];
@@ -136,7 +180,11 @@ fn devices(machine: &Machine, config: &Config) -> Result<Devices, String> {
     let later = nics.remove(host.max(service));
     let earlier = nics.remove(host.min(service));
     let (host, service) = if host < service { (earlier, later) } else { (later, earlier) };
-    Ok(Devices { host, service, disks })
+    if found.watchdog.is_none() && config.watchdog.is_some_and(|seconds| seconds != 0) {
+        return Err("configuration: watchdog: this machine has none that there is a driver for".to_string());
+    }
+    let feeder = Feeder { watchdog: found.watchdog, period: u64::from(seconds) * 250_000, next: 0 };
+    Ok(Devices { host, service, disks, feeder })
 }
 
 fn seeds(machine: &Machine) -> Result<[u64; 9], String> {

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct Qmp {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
+    /// Events that came while an answer was waited for.
+    events: Vec<Value>,
 }
 
 impl Qmp {
@@ -23,7 +25,7 @@ impl Qmp {
         let stream = wait::until("QEMU's QMP socket", limit, || Ok(UnixStream::connect(socket).ok()))?;
         stream.set_read_timeout(Some(limit)).context("QMP")?;
         let lines = BufReader::new(stream.try_clone().context("QMP")?);
-        let mut qmp = Self { stream, lines };
+        let mut qmp = Self { stream, lines, events: Vec::new() };
         qmp.message()?;
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)
@@ -44,7 +46,23 @@ impl Qmp {
             if let Some(answer) = message.get_mut("return") {
                 return Ok(answer.take());
             }
-            // Everything else is an event.
+            self.events.push(message);
+        }
+    }
+
+    /// Waits for an event of that name.
+    ///
+    /// # Errors
+    /// When QEMU ends without one, or there is none for long.
+    pub fn event(&mut self, name: &str) -> Result<Value> {
+        if let Some(place) = self.events.iter().position(|event| event["event"] == name) {
+            return Ok(self.events.remove(place));
+        }
+        loop {
+            let message = self.message()?;
+            if message["event"] == name {
+                return Ok(message);
+            }
         }
     }
 

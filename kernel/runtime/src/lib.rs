@@ -11,11 +11,13 @@
 
 extern crate alloc;
 
+mod day;
 mod executor;
 mod profile;
 mod signal;
 mod time;
 
+pub use day::{Correction, Day};
 pub use executor::{Executor, yield_now};
 pub use profile::{Profile, Spent, Stage};
 pub use signal::Signal;

@@ -50,8 +50,29 @@ pub(crate) struct Fadt {
     pub(crate) sleep: Option<Register>,
     /// Where what is written to reset the machine.
     pub(crate) reset: Option<(Register, u8)>,
+    /// The hardware is reduced to what its tables describe: none of the fixed kind, and no PC's chips.
+    pub(crate) is_reduced: bool,
+    /// There is a PC's clock with a battery; the number of its register of the century, or zero.
+    pub(crate) battery_clock: Option<u8>,
+    /// The power button of the fixed kind.
+    pub(crate) button: Option<Button>,
 }
 
+/// A power button of the fixed kind (section 4.8.3.2.1): a bit of the PM1 event registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Button {
+    /// The two blocks of event registers, each of a status register and the enable register behind it, as ports; the second
+    /// is rare.
+    pub(crate) blocks: (Option<Register>, Option<Register>),
+    /// Bytes of a status register.
+    pub(crate) width: u16,
+    /// The interrupt that the button raises, as a PC's number.
+    pub(crate) interrupt: u16,
+}
+
+/// Of the PC's architecture flags (section 5.2.9.3), the others of the feature flags.
+const NO_BATTERY_CLOCK: u64 = 1 << 5;
+const NO_FIXED_BUTTON: u64 = 1 << 4;
 const TIMER_IS_32_BITS: u64 = 1 << 8;
 const RESET_SUPPORTED: u64 = 1 << 10;
 const HARDWARE_REDUCED: u64 = 1 << 20;
@@ -73,6 +94,13 @@ impl Fadt {
             (port @ 1..=0xffff, value) if value != 0 => Some((port as u16, value as u8)),
             _ => None,
         };
+        let blocks = (either(148, 56), either(160, 60));
+        let button = (flags & NO_FIXED_BUTTON == 0 && blocks.0.is_some()).then_some(Button {
+            blocks,
+            // A status and an enable register of two bytes are the least; some leave the length out.
+            width: (table.number::<1>(88)? as u16 / 2).clamp(2, 16),
+            interrupt: table.number::<2>(46)? as u16,
+        });
         let reset = Register::generic(table, 116).filter(|_| flags & RESET_SUPPORTED != 0);
         Some(Self {
             dsdt,
@@ -81,6 +109,10 @@ impl Fadt {
             enable: enable.filter(|_| !reduced),
             sleep: Register::generic(table, 244).filter(|_| reduced),
             reset: reset.zip(table.number::<1>(128).map(|value| value as u8)),
+            is_reduced: reduced,
+            battery_clock: (!reduced && table.number::<2>(109)? & NO_BATTERY_CLOCK == 0)
+                .then_some(table.number::<1>(108)? as u8),
+            button,
         })
     }
 }

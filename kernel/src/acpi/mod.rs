@@ -1,8 +1,10 @@
 //! ACPI: the few tables that say how this machine is put together and how it is ended.
 //!
 //! Firmware wrote them, so every offset is checked before it is used, sums are checked, and what does not hold is as if
-//! it were not there. There is no interpreter: of the byte code only the object `_S5_` is read, by looking for it.
+//! it were not there. There is no interpreter: of the byte code only the object `_S5_` and the device for events of two
+//! monitors are read, by looking for them.
 
+mod event;
 mod fadt;
 mod madt;
 mod sleep;
@@ -12,6 +14,7 @@ use crate::memory::{self, ranges::Range};
 use alloc::vec::Vec;
 use table::Table;
 
+pub(crate) use event::Event;
 pub(crate) use fadt::{Fadt, Register, Space};
 pub(crate) use madt::{IoApic, Madt};
 
@@ -38,6 +41,8 @@ pub(crate) struct Acpi {
     pub(crate) ecam: Option<Ecam>,
     /// What to write for soft off, for the first and the second control register.
     pub(crate) soft_off: Option<(u8, u8)>,
+    /// Where a machine with reduced hardware says that its power button was pressed.
+    pub(crate) event: Option<Event>,
 }
 
 impl Acpi {
@@ -59,8 +64,10 @@ impl Acpi {
         }
         definitions.extend(acpi.fadt.as_ref().map(|fadt| fadt.dsdt).filter(|&address| address != 0));
         // The DSDT came last and is the likeliest.
-        let tables = definitions.into_iter().rev().filter_map(Table::read);
-        acpi.soft_off = tables.into_iter().find_map(|table| sleep::soft_off(table.body()));
+        for table in definitions.into_iter().rev().filter_map(Table::read) {
+            acpi.soft_off = acpi.soft_off.or_else(|| sleep::soft_off(table.body()));
+            acpi.event = acpi.event.or_else(|| Event::find(table.body()));
+        }
         acpi
     }
 }

@@ -1,5 +1,6 @@
 //! Tables as hypervisors write them, and as they must not be.
 
+use super::fadt::Button;
 use super::sleep::soft_off;
 use super::*;
 
@@ -38,8 +39,10 @@ fn the_fadt_of_the_old_board_has_ports_only() {
         116,
         &[
             (40, &0x7fe_0000u32.to_le_bytes()),
+            (46, &[9, 0]),
             (48, &0xb2u32.to_le_bytes()),
             (52, &[0xf1]),
+            (56, &0x600u32.to_le_bytes()),
             (64, &0x604u32.to_le_bytes()),
             (76, &0x608u32.to_le_bytes()),
         ],
@@ -48,6 +51,8 @@ fn the_fadt_of_the_old_board_has_ports_only() {
     let port = |address| Some(Register { space: Space::Port, address });
     assert_eq!(fadt.dsdt, 0x7fe_0000);
     assert_eq!(fadt.control, (port(0x604), None));
+    assert!(!fadt.is_reduced);
+    assert_eq!(fadt.button, Some(Button { blocks: (port(0x600), None), width: 2, interrupt: 9 }));
     assert_eq!(fadt.timer, port(0x608).map(|register| (register, 24)));
     assert_eq!(fadt.enable, Some((0xb2, 0xf1)));
     assert_eq!((fadt.reset, fadt.sleep), (None, None));
@@ -61,6 +66,7 @@ fn the_fadt_of_reduced_hardware_has_no_ports_of_the_old_kind() {
         b"FACP",
         268,
         &[
+            (56, &0x600u32.to_le_bytes()),
             (64, &0x604u32.to_le_bytes()),
             (112, &flags.to_le_bytes()),
             (116, &register(0xfea0_0202)),
@@ -75,6 +81,58 @@ fn the_fadt_of_reduced_hardware_has_no_ports_of_the_old_kind() {
     assert_eq!(fadt.sleep, Some(memory(0xfea0_0200)));
     assert_eq!(fadt.reset, Some((memory(0xfea0_0202), 0x42)));
     assert_eq!(fadt.dsdt, 0x1234);
+    assert!(fadt.is_reduced);
+    assert_eq!((fadt.button, fadt.battery_clock), (None, None));
+}
+
+#[test]
+fn a_button_that_is_none_of_the_fixed_kind_is_not_looked_for_there() {
+    let table = |flags: u32, length: u8| {
+        let fields: [(usize, &[u8]); 3] =
+            [(56, &0x600u32.to_le_bytes()), (88, &[length]), (112, &flags.to_le_bytes())];
+        Fadt::parse(&parsed(b"FACP", 116, &fields)).unwrap().button
+    };
+    assert_eq!(table(1 << 4, 4), None);
+    assert_eq!(table(0, 8).unwrap().width, 4);
+    assert_eq!(table(0, 255).unwrap().width, 16, "absurd lengths reach nothing far away");
+}
+
+#[test]
+fn the_clock_with_a_battery_is_there_unless_it_is_denied() {
+    let clock = |flags: u16| {
+        let fields: [(usize, &[u8]); 2] = [(108, &[0x32]), (109, &flags.to_le_bytes())];
+        Fadt::parse(&parsed(b"FACP", 116, &fields)).unwrap().battery_clock
+    };
+    assert_eq!((clock(0), clock(3), clock(1 << 5)), (Some(0x32), Some(0x32), None));
+}
+
+#[test]
+fn an_interrupt_that_arrives_under_another_number_is_found_there() {
+    let entries = [2u8, 10, 0, 0, 2, 0, 0, 0, 0, 0, 2, 10, 0, 9, 20, 0, 0, 0, 13, 0];
+    let madt = Madt::parse(&parsed(b"APIC", 44 + entries.len(), &[(44, &entries)]));
+    assert_eq!((madt.global(9), madt.global(0), madt.global(5)), (20, 2, 5));
+}
+
+/// A Generic Event Device as QEMU's microvm has it; the address of its register, an integer, stands at the end.
+const EVENT_DEVICE: &[u8] = b"\x5b\x82\x30GED_\x08_HID\x0dACPI0013\0\x08_UID\x0dGED\0\x08_CRS\x11\x0e\x0a\x0b\x89\x06\0\x03\x01\x09\0\0\0\x79\0\x5b\x80EREG\0";
+
+#[test]
+fn the_event_devices_that_are_known_are_found_and_no_others() {
+    let code = [EVENT_DEVICE, b"\x0c\0\0\xa0\xfe\x0a\x04"].concat();
+    let event = Event { address: 0xfea0_0000, width: 4, button: 2, interrupt: Some(9) };
+    assert_eq!(Event::find(&code), Some(event));
+    // Cloud Hypervisor's has a wider integer and lies before the device.
+    let region = [b"\x5b\x80GDST\0\x0e".as_slice(), &0x3f_0000_0000u64.to_le_bytes(), b"\x01"].concat();
+    let device =
+        b"\x08_HID\x0dACPI0013\0\x08_UID\0\x08_CRS\x11\x0b\x0a\x09\x89\x06\0\x03\x01\x0b\0\0\0\x79\0";
+    let event = Event { address: 0x3f_0000_0000, width: 1, button: 8, interrupt: Some(11) };
+    assert_eq!(Event::find(&[&region[..], device].concat()), Some(event));
+    assert_eq!(Event::find(&region), None, "without the device");
+    // An address that is none, and every place to be cut off at.
+    assert_eq!(Event::find(&[EVENT_DEVICE, b"\x0c\x01\0\xa0\xfe"].concat()), None);
+    assert_eq!(Event::find(&[EVENT_DEVICE, b"\x0c\0\0\0\0"].concat()), None);
+    let integer = code.len() - 2;
+    assert!((0..integer).all(|length| Event::find(&code[..length]).is_none()));
 }
 
 #[test]

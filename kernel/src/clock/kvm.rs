@@ -7,7 +7,10 @@ use core::sync::atomic::{Ordering, fence};
 /// CPUID 0x4000_0001, EAX: the clock by the newer of its registers.
 const FEATURE: u32 = 1 << 3;
 const MSR_SYSTEM_TIME: u32 = 0x4b56_4d01;
+const MSR_WALL_CLOCK: u32 = 0x4b56_4d00;
 const ENABLE: u64 = 1;
+/// Where in our page the wall clock is put (`pvclock_wall_clock`: version, seconds, nanoseconds).
+const WALL_CLOCK: u64 = 2048;
 
 /// `pvclock_vcpu_time_info`, by the offsets of its fields.
 const VERSION: u64 = 0;
@@ -79,6 +82,31 @@ impl Page {
     pub(super) fn micros(&self) -> u64 {
         self.time().map_or(0, |time| time.nanos_at(cpu::tsc()) / 1000)
     }
+
+    /// The time of day in seconds since 1970. KVM writes what it was at its clock's zero, by the host's clock of this
+    /// moment, each time it is asked.
+    pub(super) fn wall_clock(&self) -> Option<u64> {
+        // SAFETY: KVM has announced the register with the one of the clock itself. This part of the page is ours, is never freed, holds
+        // nothing else, and is accessed by volatile reads only.
+        unsafe { cpu::write_msr(MSR_WALL_CLOCK, self.0 + WALL_CLOCK) };
+        for _ in 0..1000 {
+            let before: u32 = self.read(WALL_CLOCK);
+            fence(Ordering::Acquire);
+            let (seconds, nanos): (u32, u32) = (self.read(WALL_CLOCK + 4), self.read(WALL_CLOCK + 8));
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && before == self.read::<u32>(WALL_CLOCK) {
+                return self.time().and_then(|time| wall_clock(seconds, nanos, time.nanos_at(cpu::tsc())));
+            }
+            cpu::relax();
+        }
+        None
+    }
+}
+
+/// The second of the day, when it was `seconds` and `nanos` at zero and `passed` nanoseconds have gone since.
+fn wall_clock(seconds: u32, nanos: u32, passed: u64) -> Option<u64> {
+    let since = passed.checked_add(u64::from(nanos))? / 1_000_000_000;
+    (seconds != 0 && nanos < 1_000_000_000).then_some(u64::from(seconds) + since)
 }
 
 impl Time {
@@ -120,6 +148,15 @@ mod tests {
         let doubled = Time { shift: 0, ..TIME };
         assert_eq!(doubled.rate() / 1_000_000, 1298);
         assert_eq!(Time { factor: 1 << 31, shift: 1, ..TIME }.rate(), 1_000_000_000);
+    }
+
+    #[test]
+    fn the_time_of_day_is_that_at_zero_and_what_has_passed() {
+        assert_eq!(wall_clock(1_795_787_159, 900_000_000, 5_099_999_999), Some(1_795_787_164));
+        assert_eq!(wall_clock(1_795_787_159, 900_000_000, 5_100_000_000), Some(1_795_787_165));
+        assert_eq!(wall_clock(0, 0, 5), None, "KVM has not written");
+        assert_eq!(wall_clock(1, 1_000_000_000, 5), None);
+        assert_eq!(wall_clock(1, 1, u64::MAX), None);
     }
 
     #[test]

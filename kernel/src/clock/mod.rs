@@ -14,6 +14,7 @@
 //! Without any of them the boot ends: an appliance whose timeouts are guesses loses data.
 
 mod calibrate;
+pub mod day;
 mod kvm;
 mod reference;
 
@@ -84,6 +85,7 @@ pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
         let zero = zero(&page);
         (page, zero)
     });
+    day::init(acpi);
     CLOCK.call_once(|| Clock { start, rate, factor, page, timer_rate });
     Origin { source, rate, timer_rate }
 }

@@ -3,7 +3,7 @@
 use super::desk::*;
 use super::tasks::{End, Exchange, Slot};
 use crate::*;
-use kernel_runtime::{Executor, Instant};
+use kernel_runtime::{Day, Executor, Instant};
 use management_http::{Client, Limits, Method};
 use network_tls::{Algorithm, Anchors, Buffers, ClientConfig, Connection, Dates, PrivateKey};
 use state::Records;
@@ -31,7 +31,7 @@ pub(super) fn lock(authority: &Authority) -> Lock {
         trust_domain: "example.org".into(),
         signatures: false,
         dates: Dates::MustBeChecked,
-        epoch: Some(NOW),
+        day: Some(Day::new(NOW, Instant::ZERO)),
         buffers: BUFFERS,
     }
 }

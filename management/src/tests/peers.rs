@@ -5,7 +5,7 @@ use super::door::{BUFFERS, VM, lock};
 use super::resets::disk;
 use super::whole::Socket;
 use crate::*;
-use kernel_runtime::{Executor, Instant};
+use kernel_runtime::{Day, Executor, Instant};
 use network_tls::Token;
 use serde_json::Value;
 use state::Records;
@@ -83,7 +83,7 @@ fn run(listener: TcpListener, authority: Vec<u8>, own: Option<Issued>, stopped: 
     listener.set_nonblocking(true).unwrap();
     // Rounded up: what is certified from now on is valid at once.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 1;
-    let lock = Lock { epoch: Some(now), buffers: BUFFERS, ..lock_of(authority) };
+    let lock = Lock { day: Some(Day::new(now, Instant::ZERO)), buffers: BUFFERS, ..lock_of(authority) };
     let records = Records::open(Box::new(disk()), 65536, ([1; 16], 7), || Instant::ZERO).unwrap();
     let door = match own {
         Some(own) => Door::locked(lock, vec![own.der], own.key).unwrap(),

@@ -4,6 +4,7 @@ use super::desk::*;
 use super::door::{VM, lock};
 use crate::door::Caller;
 use crate::*;
+use kernel_runtime::{Day, Instant};
 use management_api::signature::{Signature, Terms, Unsigned};
 use management_http::Method;
 use network_tls::{Pin, PublicKey, Signer};
@@ -19,7 +20,7 @@ const PATH: &str = "/v1/instances/web-1/commands";
 fn world(required: bool, kind: KeyKind) -> (Desk, Caller, Issued) {
     let authority = Authority::new("provider", KeyKind::P256);
     let own = authority.issue(&Leaf::server(&["appliance.example"]));
-    let lock = Lock { signatures: required, epoch: Some(NOW - 5), ..lock(&authority) };
+    let lock = Lock { signatures: required, day: Some(Day::new(NOW - 5, Instant::ZERO)), ..lock(&authority) };
     let door = Door::locked(lock, vec![own.der], own.key).unwrap();
     let mut desk = Desk::with(Configuration { door, ..configuration(Some("10.0.0.1:7077")) });
     // What is signed in its first seconds may have been taken by the run before.
@@ -165,7 +166,7 @@ fn a_signature_says_when_it_was_made_until_when_it_is_good_and_by_which_key() {
 #[test]
 fn an_appliance_without_a_clock_says_so_to_whoever_signs() {
     let (_, caller, issued) = world(false, KeyKind::P256);
-    let lock = Lock { epoch: None, ..lock(&Authority::new("provider", KeyKind::P256)) };
+    let lock = Lock { day: None, ..lock(&Authority::new("provider", KeyKind::P256)) };
     let own = Authority::new("own", KeyKind::P256).issue(&Leaf::server(&["appliance.example"]));
     let door = Door::locked(lock, vec![own.der], own.key).unwrap();
     let desk = Desk::with(Configuration { door, ..configuration(Some("10.0.0.1:7077")) });

@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::{ControlError, Tls};
+use kernel_runtime::Day;
 use network_tls::{
     Anchors, Buffers, ClientConfig, Clients, Connection, Crypto, Dates, Fatal, Identity, NoEntropy, Random,
     ServerConfig,
@@ -49,7 +50,7 @@ fn identity(pem: &str) -> Identity {
 fn tls(anchors: &str, own: Option<&str>) -> Tls {
     let anchors = Anchors::from_pem(anchors).expect("sound");
     let config = ClientConfig::new(&crypto(1), &anchors, own.map(identity), Dates::CheckedWhenTimeIsKnown);
-    Tls { config: config.expect("sound"), buffers: Buffers::default(), epoch: None }
+    Tls { config: config.expect("sound"), buffers: Buffers::default(), day: None }
 }
 
 /// How a service has TLS.
@@ -319,7 +320,7 @@ fn without_anybody_to_believe_a_disk_in_tls_is_not_exposed() {
 fn dates_that_must_be_checked_are_not_left_unchecked() {
     let anchors = Anchors::from_pem(AUTHORITY).expect("sound");
     let config = ClientConfig::new(&crypto(1), &anchors, None, Dates::MustBeChecked).expect("sound");
-    let mut world = World::with_tls(Some(Tls { config, buffers: Buffers::default(), epoch: None }));
+    let mut world = World::with_tls(Some(Tls { config, buffers: Buffers::default(), day: None }));
     let _service = world.service_with(10809, NAME, Manner::Serve, Service::new(&Clients::Anybody));
     world.expose("one", URI);
     world.run(Duration::from_secs(2));
@@ -328,7 +329,7 @@ fn dates_that_must_be_checked_are_not_left_unchecked() {
 
 #[test]
 fn a_certificate_whose_time_is_over_is_refused_where_the_time_is_known() {
-    let late = Tls { epoch: Some(6_000_000_000), ..tls(AUTHORITY, Some(CLIENT)) };
+    let late = Tls { day: Some(Day::new(6_000_000_000, Instant::ZERO)), ..tls(AUTHORITY, Some(CLIENT)) };
     let mut world = World::with_tls(Some(late));
     let _service = world.service_with(10809, NAME, Manner::Serve, Service::new(&known()));
     world.expose("one", URI);

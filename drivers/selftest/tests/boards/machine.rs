@@ -4,6 +4,7 @@ use crate::inner;
 use crate::place::Network;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -37,7 +38,41 @@ pub(crate) struct Counters {
     pub(crate) resets: u64,
 }
 
+/// What QEMU tells by its machine protocol.
+pub(crate) struct Events(UnixStream, String);
+
+impl Events {
+    /// Hear of events from now on.
+    pub(crate) fn connect(socket: &Path) -> Self {
+        let mut stream = UnixStream::connect(socket).expect("QEMU listens");
+        stream.write_all(b"{\"execute\": \"qmp_capabilities\"}\n").expect("QEMU reads");
+        stream.set_nonblocking(true).expect("a socket");
+        Self(stream, String::new())
+    }
+
+    /// How many of that name there were.
+    pub(crate) fn so_far(&mut self, name: &str) -> usize {
+        let mut more = Vec::new();
+        // That nothing more is there is an error too.
+        let _ = self.0.read_to_end(&mut more);
+        self.1.push_str(&String::from_utf8_lossy(&more));
+        self.1.matches(&format!("\"event\": \"{name}\"")).count()
+    }
+}
+
 impl Machine {
+    /// Whether QEMU ends by itself, soon.
+    pub(crate) fn ends(&mut self) -> bool {
+        let end = Instant::now() + LIMIT;
+        while Instant::now() < end {
+            if self.qemu.try_wait().expect("our child").is_some() {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
     /// Start one and wait until it serves.
     pub(crate) fn start(
         board: &str,

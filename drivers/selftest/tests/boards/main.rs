@@ -149,6 +149,24 @@ fn a_device_that_cannot_be_driven_is_named_and_the_others_work() {
 }
 
 #[test]
+fn a_machine_that_hangs_is_ended_by_its_watchdog_and_one_that_does_not_is_not() {
+    inside("a_machine_that_hangs_is_ended_by_its_watchdog_and_one_that_does_not_is_not", |network| {
+        let socket = std::env::temp_dir().join(format!("corbel-watchdog-{}", std::process::id()));
+        let qmp = format!("unix:{},server=on,wait=off", socket.display());
+        for (board, bios) in [("q35", &QBOOT[..0]), ("pc", QBOOT)] {
+            let mut arguments = vec!["-device", "i6300esb", "-watchdog-action", "poweroff", "-qmp", &qmp];
+            arguments.extend(bios);
+            let mut machine = Machine::start(board, "", 32, "watchdog=3 hang=7", &arguments, network);
+            let mut events = machine::Events::connect(&socket);
+            machine.line("hanging");
+            assert_eq!(events.so_far("WATCHDOG"), 0, "{board}: while it is fed");
+            assert!(machine.ends(), "{board}: when it hangs");
+            assert_eq!(events.so_far("WATCHDOG"), 1, "{board}");
+        }
+    });
+}
+
+#[test]
 fn an_idle_machine_takes_no_time() {
     inside("an_idle_machine_takes_no_time", |network| {
         for board in ["q35", "microvm"] {

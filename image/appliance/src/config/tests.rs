@@ -22,6 +22,12 @@ fn a_whole_configuration_is_understood() {
     assert_eq!(parse(&format!("{GOOD} iscsi.port-group=2")).expect("good").port_group, 2);
     assert_eq!(config.targets.iter().map(|target| target.removable).collect::<Vec<_>>(), [false, true]);
     assert_eq!((config.log, config.sharing), (log::LevelFilter::Info, Sharing::WorkConserving));
+    assert_eq!((config.off.as_secs(), config.time), (30, Time::Machine));
+    assert_eq!(parse(&format!("{GOOD} time=1795787159")).expect("good").time, Time::At(1_795_787_159));
+    let watch = |text| parse(&format!("{GOOD} {text}")).expect("good").watchdog;
+    assert_eq!((config.watchdog, watch("watchdog=off"), watch("watchdog=90")), (None, Some(0), Some(90)));
+    assert_eq!(parse(&format!("{GOOD} time=unknown")).expect("good").time, Time::Unknown);
+    assert_eq!(parse(&format!("{GOOD} off.within=90")).expect("good").off.as_secs(), 90);
     assert_eq!(parse(&format!("{GOOD} sharing=equal")).expect("good").sharing, Sharing::Equal);
 }
 
@@ -51,6 +57,12 @@ fn each_fault_is_named_with_its_channel_and_key() {
             "command line: target.0.access: expected optimized, non-optimized or standby, not \"best\"",
         ),
         ("sharing=fair", "command line: sharing: expected work-conserving or equal, not \"fair\""),
+        (
+            "time=noon",
+            "command line: time: expected machine, unknown, or the seconds since 1970, not \"noon\"",
+        ),
+        ("watchdog=4", "command line: watchdog: expected off, or 5 to 600 seconds, not \"4\""),
+        ("off.within=0", "command line: off.within: expected 1 to 3600 seconds, not \"0\""),
         ("host.gateway=10.77.0.1", "command line: host.gateway: unknown key"),
         ("target.2.iqn=iqn.x", "target.2.volume: missing"),
         ("target.2.iqn=a target.2.volume=b", "target.2.initiators: missing (* for any)"),
