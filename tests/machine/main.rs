@@ -13,4 +13,5 @@ mod isolation;
 mod management;
 mod memory;
 mod networks;
+mod package;
 mod tour;
