@@ -13,6 +13,7 @@ pub mod machine;
 pub mod net;
 pub mod process;
 pub mod qmp;
+pub mod sbom;
 pub mod scratch;
 pub mod setup;
 pub mod stage;

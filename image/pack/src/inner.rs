@@ -72,6 +72,8 @@ impl Build<'_> {
         }
         // No path of this machine gets into the image: not into messages, not into debug information.
         command.args(["-Ztrim-paths", "--config", "profile.release.trim-paths=\"all\""]);
+        // Beside the program cargo writes what it is made of.
+        command.arg("-Zsbom").env("CARGO_BUILD_SBOM", "true");
         command.arg("--target-dir").arg(self.target);
         let ground = if self.ground == Ground::Bare { "the bare machine" } else { "UEFI" };
         let what = || format!("cargo build -p {} for {ground}", self.package);
@@ -104,15 +106,18 @@ fn belongs_to_outer_build(name: &str) -> bool {
         || name == "CLIPPY_ARGS"
 }
 
-/// Put a built program into `folder`: without symbols as `name.plain`, with them as `name.debug`. Answers what it is
-/// without.
+/// Put a built program into `folder`: without symbols as `name.plain`, with them as `name.debug`, and what it is made of
+/// (packages with versions and features, and which needs which) as `name.parts`. Answers what it is without symbols.
 ///
 /// # Errors
 /// A sentence that names the file.
 pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<Vec<u8>, String> {
     let whole = fs::read(built).map_err(|error| format!("{}: {error}", built.display()))?;
     let bare = elf::without_sections(&whole).map_err(|error| format!("{}: {error}", built.display()))?;
-    for (suffix, contents) in [("debug", &whole), ("plain", &bare)] {
+    let mut parts = built.as_os_str().to_owned();
+    parts.push(".cargo-sbom.json");
+    let parts = fs::read(&parts).map_err(|error| format!("{}: {error}", Path::new(&parts).display()))?;
+    for (suffix, contents) in [("debug", &whole), ("plain", &bare), ("parts", &parts)] {
         let path = folder.join(name).with_extension(suffix);
         fs::write(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
     }

@@ -48,6 +48,12 @@ pub fn disk() -> &'static Path {
     Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance.img"))
 }
 
+/// What [`elf`] is made of, as cargo writes it (JSON, cargo's `-Zsbom`): packages, features, and which needs which.
+#[must_use]
+pub fn parts() -> &'static Path {
+    Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance.parts"))
+}
+
 /// Write that disk to `path`, with `document` as its `corbel.cfg`.
 ///
 /// # Errors
