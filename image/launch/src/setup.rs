@@ -51,6 +51,7 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/addr2line", "binutils"),
     // UEFI firmware, and what looks at the disk that it starts from.
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
+    ("/usr/bin/sbsign", "sbsigntool"),
     ("/usr/sbin/fsck.fat", "dosfstools"),
     ("/usr/bin/mcopy", "mtools"),
     ("/usr/sbin/sfdisk", "fdisk"),

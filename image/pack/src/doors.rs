@@ -38,9 +38,17 @@ pub(crate) fn install(program: &Build<'_>, folder: &Path) -> Result<(), String> 
 /// # Errors
 /// A sentence that names the file.
 pub(crate) fn around(folder: &Path, bin: &str, document: &[u8]) -> Result<Disk, String> {
+    around_signed(folder, bin, &with_image(folder, bin)?, document)
+}
+
+/// The same with `efi` in place of the UEFI door as it was built.
+///
+/// # Errors
+/// A sentence that names the file.
+pub(crate) fn around_signed(folder: &Path, bin: &str, efi: &[u8], document: &[u8]) -> Result<Disk, String> {
     let (door, image) = (read(&folder.join(BIOS))?, read(&folder.join(bin))?);
     let bios = Bios::new(&door, &image).map_err(|error| format!("{BIOS}: {error}"))?;
-    disk::disk(&with_image(folder, bin)?, bios, document)
+    disk::disk(efi, bios, document)
 }
 
 fn with_image(folder: &Path, bin: &str) -> Result<Vec<u8>, String> {

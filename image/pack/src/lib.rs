@@ -62,6 +62,17 @@ pub fn write_disk(document: &str, path: &Path) -> Result<(), String> {
     write("appliance", document, path)
 }
 
+/// The same with `efi`, [`efi()`] signed for Secure Boot, in its place. The signature covers the door and the image; the
+/// document is covered by nothing.
+///
+/// # Errors
+/// As [`write_disk`].
+pub fn write_signed_disk(efi: &[u8], document: &str, path: &Path) -> Result<(), String> {
+    let disk =
+        doors::around_signed(Path::new(env!("IMAGE_PACK_OUT")), "appliance", efi, document.as_bytes())?;
+    disk.write(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 /// The same with the kernel's self-test, which [`selftest`] has built.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const VIRTIO: Bus = ("virtio-blk", &["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+pub(crate) const VIRTIO: Bus = ("virtio-blk", &["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
 const SCSI: Bus =
     ("virtio-scsi", &["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk,bootindex=0"]);
 const NVME: Bus = ("NVMe", &["-device", "nvme,serial=1,drive=disk,bootindex=0"]);
@@ -156,14 +156,18 @@ fn a_file_that_another_program_has_put_there_is_read_as_well() {
 }
 
 /// A disk in a file that goes away.
-struct Disk(PathBuf);
+pub(crate) struct Disk(pub(crate) PathBuf);
 
 impl Disk {
     fn new(name: &str, document: &str) -> Self {
         Self::made(name, document, image_pack::write_disk)
     }
 
-    fn made(name: &str, document: &str, write: impl Fn(&str, &Path) -> Result<(), String>) -> Self {
+    pub(crate) fn made(
+        name: &str,
+        document: &str,
+        write: impl Fn(&str, &Path) -> Result<(), String>,
+    ) -> Self {
         let path = std::env::temp_dir().join(format!("corbel-disk-{}-{name}", std::process::id()));
         write(document, &path).expect("a disk");
         Self(path)
@@ -176,7 +180,7 @@ impl Drop for Disk {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     let said = [output.stdout, output.stderr].concat();

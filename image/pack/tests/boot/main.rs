@@ -2,6 +2,7 @@
 
 mod doors;
 mod qemu;
+mod secure;
 
 use qemu::{BOARDS, Outcome, Run, alone};
 use std::collections::BTreeSet;

@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub(crate) enum Firmware {
     /// UEFI: Debian's OVMF, with variables that are as new each time.
     Ovmf,
+    /// The same with Secure Boot, on the board `q35,smm=on`: it believes the key that Debian ships for tests.
+    Secure,
     /// A BIOS: the SeaBIOS that QEMU brings.
     SeaBios,
 }
@@ -34,6 +36,14 @@ impl Firmware {
                 "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
                 "-drive",
                 "if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd",
+            ],
+            Self::Secure => &[
+                "-global",
+                "driver=cfi.pflash01,property=secure,value=on",
+                "-drive",
+                "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+                "-drive",
+                "if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd",
             ],
             Self::SeaBios => &[],
         }
