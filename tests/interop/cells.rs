@@ -10,7 +10,7 @@ mod table;
 mod worker;
 mod world;
 
-use crate::fixture::{script, stage, target};
+use crate::fixture::{script, stage_alone, target};
 use crate::inside::play;
 use crate::service;
 use image_launch::disk::Server;
@@ -29,7 +29,7 @@ fn row(scenario: &str) {
         let volume = format!("nbd://{}:{}/disk", Wire::Service.here(), service::PORT + n);
         service::expose(&mut script, n, &[("volume", &volume), ("hold", "15")]);
     }
-    let (mut stage, _turn) = stage(&script);
+    let (mut stage, _turn) = stage_alone(&script);
     play(&mut stage, scenario);
 }
 

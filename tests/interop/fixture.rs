@@ -5,6 +5,7 @@ use image_launch::disk::Server;
 use image_launch::setup;
 use image_launch::stage::{Script, Stage};
 use std::fs::File;
+use std::time::Duration;
 
 /// The bodies the tests run against: all of them, or the one `CORBEL_TARGET` names.
 pub(crate) fn targets() -> Vec<Kind> {
@@ -25,26 +26,68 @@ pub(crate) fn script(kind: Kind, bytes: u64, server: Server) -> Script {
 }
 
 /// Takes a turn (an emulated machine wants a core) and starts the host.
+#[allow(dead_code, reason = "some programs have only tests of the other kind")]
 pub(crate) fn stage(script: &Script) -> (Stage, Turn) {
     let turn = Turn::take();
+    (Stage::start(script).unwrap(), turn)
+}
+
+/// The same for a test that looks at how long something takes, or that needs both cores.
+#[allow(dead_code, reason = "some programs have only tests of the other kind")]
+pub(crate) fn stage_alone(script: &Script) -> (Stage, Turn) {
+    let turn = Turn::alone();
     (Stage::start(script).unwrap(), turn)
 }
 
 /// One of the turns that tests of this machine take, so that no more emulated hosts run than it has cores; across
 /// test programs too.
 pub(crate) struct Turn {
-    _lock: File,
+    _locks: Vec<File>,
 }
 
 impl Turn {
     /// Waits for a turn.
     pub(crate) fn take() -> Self {
-        let user = std::env::var("USER").unwrap_or_default();
-        let path = std::env::temp_dir().join(format!("corbel-turn-{user}"));
-        let lock = File::create(path).unwrap();
-        lock.lock().unwrap();
+        // Whoever came first is served first: those who want one turn do not go by one who wants all.
+        let _queue = queue();
+        let places: Vec<_> = (0..turns()).map(|number| file(&number.to_string())).collect();
+        loop {
+            for place in &places {
+                if place.try_lock().is_ok() {
+                    return Self::ready(vec![place.try_clone().unwrap()]);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until nobody else has one.
+    pub(crate) fn alone() -> Self {
+        let _queue = queue();
+        let places: Vec<_> = (0..turns()).map(|number| file(&number.to_string())).collect();
+        places.iter().for_each(|place| place.lock().unwrap());
+        Self::ready(places)
+    }
+
+    fn ready(locks: Vec<File>) -> Self {
         setup::ensure(setup::RUN).unwrap();
         setup::ensure(setup::TESTS).unwrap();
-        Self { _lock: lock }
+        Self { _locks: locks }
     }
+}
+
+/// How many there are.
+fn turns() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
+}
+
+fn queue() -> File {
+    let queue = file("queue");
+    queue.lock().unwrap();
+    queue
+}
+
+fn file(name: &str) -> File {
+    let user = std::env::var("USER").unwrap_or_default();
+    File::create(std::env::temp_dir().join(format!("corbel-turn-{user}-{name}"))).unwrap()
 }

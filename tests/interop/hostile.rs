@@ -16,7 +16,7 @@ pub(crate) mod session;
 mod steady;
 mod table;
 
-use crate::fixture::{script, stage, targets};
+use crate::fixture::{script, stage_alone, targets};
 use crate::inside::play;
 use image_launch::appliance::Kind;
 use image_launch::disk::Server;
@@ -57,20 +57,20 @@ pub(crate) fn three_disks(kind: Kind) -> Script {
 
 #[test]
 fn logins_that_make_no_sense_are_refused_and_disturb_nobody() {
-    let (mut stage, _turn) = stage(&three_disks(body()));
+    let (mut stage, _turn) = stage_alone(&three_disks(body()));
     play(&mut stage, "bad_logins");
     play(&mut stage, "same_isid_races");
 }
 
 #[test]
 fn connections_that_never_log_in_lose_their_slots() {
-    let (mut stage, _turn) = stage(&three_disks(body()));
+    let (mut stage, _turn) = stage_alone(&three_disks(body()));
     play(&mut stage, "slow_logins");
 }
 
 #[test]
 fn sessions_that_break_the_rules_disturb_nobody() {
-    let (mut stage, _turn) = stage(&three_disks(body()));
+    let (mut stage, _turn) = stage_alone(&three_disks(body()));
     play(&mut stage, "bad_sessions");
     play(&mut stage, "noise");
     play(&mut stage, "greedy");
@@ -78,7 +78,7 @@ fn sessions_that_break_the_rules_disturb_nobody() {
 
 #[test]
 fn every_case_of_the_table_is_answered_to_the_byte_and_disturbs_nobody() {
-    let (mut stage, _turn) = stage(&three_disks(body()));
+    let (mut stage, _turn) = stage_alone(&three_disks(body()));
     play(&mut stage, "table");
 }
 
@@ -92,14 +92,14 @@ fn services_that_lie_and_clients_that_dawdle_hold_up_their_own_only() {
         set("volume", format!("nbd://{}:{}/disk", Wire::Service.here(), usize::from(services::PORT) + n));
         set("initiators", "*".into());
     }
-    let (mut stage, _turn) = stage(&script);
+    let (mut stage, _turn) = stage_alone(&script);
     // Both are a matter of waiting, in different places.
     play(&mut stage, "lying_services+slow_requests");
 }
 
 #[test]
 fn requests_that_make_no_sense_are_refused_and_disturb_nobody() {
-    let (mut stage, _turn) = stage(&three_disks(body()));
+    let (mut stage, _turn) = stage_alone(&three_disks(body()));
     play(&mut stage, "bad_requests");
 }
 
@@ -108,7 +108,7 @@ fn the_image_bears_what_the_process_bears() {
     if std::env::var_os("CORBEL_TARGET").is_some() {
         return; // the tests above have played on that body
     }
-    let (mut stage, _turn) = stage(&three_disks(Kind::default()));
+    let (mut stage, _turn) = stage_alone(&three_disks(Kind::default()));
     for scenario in [
         "bad_logins",
         "same_isid_races",

@@ -10,7 +10,7 @@ pub(crate) mod block;
 pub(crate) mod guest;
 pub(crate) mod told;
 
-use crate::fixture::{script, stage, target};
+use crate::fixture::{script, stage_alone, target};
 use crate::service::{self, Service};
 use guest::LinuxGuest;
 use image_launch::disk::{NbdServer, Server};
@@ -51,7 +51,7 @@ fn host() -> (Stage, crate::fixture::Turn) {
     script.disks.clear();
     script.net = net::Options { guest: true, ..net::Options::default() };
     service::expose(&mut script, 0, &[]);
-    stage(&script)
+    stage_alone(&script)
 }
 
 #[test]

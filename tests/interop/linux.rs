@@ -3,7 +3,7 @@
 pub(crate) mod initramfs;
 mod tools;
 
-use crate::fixture::{script, stage, target};
+use crate::fixture::{script, stage_alone, target};
 use image_launch::disk::Server;
 use image_launch::machine::{Board, Machine, Spec};
 use image_launch::net::{self, Wire};
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 fn a_linux_guest_finds_its_files_whole_after_the_appliance_was_rebooted() {
     let mut script = script(target(), 128 << 20, Server::QemuNbd);
     script.net = net::Options { guest: true, ..net::Options::default() };
-    let (mut stage, _turn) = stage(&script);
+    let (mut stage, _turn) = stage_alone(&script);
     let guest = Guest::build(Path::new(env!("CARGO_TARGET_TMPDIR")));
     let written = boot(&stage, &guest, "write");
     stage.reboot().unwrap();

@@ -6,7 +6,7 @@ mod forged;
 mod frame;
 pub(crate) mod wire;
 
-use crate::fixture::{Turn, stage};
+use crate::fixture::{Turn, stage_alone};
 use crate::hostile::{body, three_disks};
 use crate::inside::play;
 use image_launch::net::Wire;
@@ -26,20 +26,20 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[
 
 #[test]
 fn forged_and_senseless_frames_disturb_no_session() {
-    let (mut stage, _turn) = stage(&three_disks(body()));
+    let (mut stage, _turn) = stage_alone(&three_disks(body()));
     play(&mut stage, "forged_frames");
     play(&mut stage, "strange_peers");
 }
 
 #[test]
 fn a_flood_of_syns_ends_no_session_and_leaves_no_trace() {
-    let (mut stage, _turn) = stage(&three_disks(body()));
+    let (mut stage, _turn) = stage_alone(&three_disks(body()));
     play(&mut stage, "flood");
 }
 
 #[test]
 fn leases_are_taken_and_renewed_on_both_networks_and_the_host_network_stays_without_a_router() {
-    let turn = Turn::take();
+    let turn = Turn::alone();
     let mut script = three_disks(body());
     for wire in [Wire::Host, Wire::Service] {
         script.config.push((format!("{}.address", wire.name()), "dhcp".into()));

@@ -9,7 +9,7 @@ mod traffic;
 mod wraps;
 
 use crate::cells::lose;
-use crate::fixture::{script, stage};
+use crate::fixture::{script, stage_alone};
 use crate::hostile::Steady;
 use crate::hostile::peer::Who;
 use crate::inside::play;
@@ -83,7 +83,7 @@ impl Nics {
         for feature in self.without {
             script.arguments.extend(["-global".into(), format!("virtio-net-pci.{feature}=off")]);
         }
-        let (mut stage, _turn) = stage(&script);
+        let (mut stage, _turn) = stage_alone(&script);
         self.must_be_agreed(&stage);
         for scenario in scenarios {
             play(&mut stage, scenario);
@@ -240,7 +240,7 @@ fn the_numbers_of_all_four_streams_of_a_read_and_a_write_wrap() {
     for n in 0..wraps::SERVICES {
         service::expose(&mut script, n, &[]);
     }
-    let (mut stage, _turn) = stage(&script);
+    let (mut stage, _turn) = stage_alone(&script);
     play(&mut stage, "portal_streams_wrap");
     play(&mut stage, "service_streams_wrap");
 }

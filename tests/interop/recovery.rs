@@ -1,6 +1,6 @@
 //! How long it takes until all is well again: measured, printed as a table, and held to bounds that a busy machine keeps.
 
-use crate::fixture::{Turn, script, stage, target};
+use crate::fixture::{Turn, script, stage_alone, target};
 use crate::hostile::peer::{Peer, Who};
 use crate::hostile::session::{GOOD, Session, lun, read10};
 use crate::inside::play;
@@ -29,7 +29,7 @@ fn host(guest: bool) -> (Stage, Turn) {
     script.disks.clear();
     script.net = net::Options { guest, ..net::Options::default() };
     service::expose(&mut script, 0, &[]);
-    stage(&script)
+    stage_alone(&script)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! No initiator of Linux has such sessions, so the one here is our own.
 
-use crate::fixture::{script, stage};
+use crate::fixture::{script, stage_alone};
 use crate::hostile::body;
 use crate::hostile::peer::{Heard, Peer, SOON, Who, login};
 use crate::hostile::session::{SYNCHRONIZE_CACHE, Session, lun, read10, write10};
@@ -25,7 +25,7 @@ pub(crate) const SCENARIOS: &[(&str, fn())] = &[("several", several)];
 
 #[test]
 fn a_session_of_three_connections_loses_nothing_whatever_happens_to_them() {
-    let (mut stage, _turn) = stage(&script(body(), SIZE, Server::QemuNbd));
+    let (mut stage, _turn) = stage_alone(&script(body(), SIZE, Server::QemuNbd));
     let said = play(&mut stage, "several");
     assert!(said.contains("transfers a second"), "{said}");
 }

@@ -5,7 +5,7 @@ mod data;
 mod player;
 mod script;
 
-use crate::fixture::{script, stage};
+use crate::fixture::{script, stage_alone};
 use crate::hostile::body;
 use crate::inside::play;
 use image_launch::appliance::Kind;
@@ -54,7 +54,7 @@ fn disks(kind: Kind) -> Script {
 
 #[test]
 fn initiators_of_every_kind_get_the_answers_they_need() {
-    let (mut stage, _turn) = stage(&disks(body()));
+    let (mut stage, _turn) = stage_alone(&disks(body()));
     play(&mut stage, "traces");
 }
 
@@ -63,6 +63,6 @@ fn the_image_answers_them_as_the_process_does() {
     if std::env::var_os("CORBEL_TARGET").is_some() {
         return; // the test above has played on that body
     }
-    let (mut stage, _turn) = stage(&disks(Kind::default()));
+    let (mut stage, _turn) = stage_alone(&disks(Kind::default()));
     play(&mut stage, "traces");
 }

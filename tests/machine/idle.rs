@@ -1,6 +1,6 @@
 //! A machine that nobody wants anything of sleeps.
 
-use crate::fixture::{script, stage};
+use crate::fixture::{script, stage_alone};
 use image_launch::appliance::Kind;
 use image_launch::disk::Server;
 use image_launch::process;
@@ -23,7 +23,7 @@ fn sleeps(stage: &Stage) -> u64 {
 
 #[test]
 fn with_a_disk_that_nobody_uses_it_wakes_for_the_heartbeat_and_little_else() {
-    let (stage, _turn) = stage(&script(Kind::default(), 1 << 20, Server::QemuNbd));
+    let (stage, _turn) = stage_alone(&script(Kind::default(), 1 << 20, Server::QemuNbd));
     thread::sleep(Duration::from_secs(3));
     let before = sleeps(&stage);
     thread::sleep(SPAN);

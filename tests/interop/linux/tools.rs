@@ -2,7 +2,7 @@
 //! which one is cut, an initiator that is killed, and a guest that is reset while it works.
 
 use super::initramfs::Guest;
-use crate::fixture::{script, stage};
+use crate::fixture::{script, stage_alone};
 use crate::hostile::body;
 use crate::kills::told::{Floor, Port};
 use image_launch::disk::Server;
@@ -224,7 +224,7 @@ fn a_linux_guest_finds_all_tools_content_and_loses_nothing_when_paths_are_cut_an
         ("target-secret", "targetsecret12"),
     ];
     script.config = account.map(|(key, value)| (format!("target.1.chap.0.{key}"), value.into())).to_vec();
-    let (stage, _turn) = stage(&script);
+    let (stage, _turn) = stage_alone(&script);
     let entries = transcript(TRANSCRIPT);
     let socket = stage.scratch.file("load.port");
     let mut way = Way::lay(&stage);
