@@ -18,7 +18,12 @@ fn build(out: &Path) -> PathBuf {
         assert!(binaries.join(program).exists(), "{program} is not beside corbel; {hint}");
     }
     let mut command = process::command(format!("{HERE}/image/debian/build"));
-    command.arg(out).arg(binaries).arg(image_launch::image().unwrap()).arg("1700000000");
+    command
+        .env("COMPRESSION", "-Zgzip -z1")
+        .arg(out)
+        .arg(binaries)
+        .arg(image_launch::image().unwrap())
+        .arg("1700000000");
     process::check(command, LIMIT).unwrap();
     let mut made = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
     let package = made.next().unwrap();

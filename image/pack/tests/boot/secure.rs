@@ -11,12 +11,12 @@ const KEY: &str = "/usr/share/ovmf/PkKek-1-snakeoil.key";
 const CERTIFICATE: &str = "/usr/share/ovmf/PkKek-1-snakeoil.pem";
 
 /// What the appliance is told: it reads it, says so, and ends.
-const DOCUMENT: &str = "colour=blue\n";
+const DOCUMENT: &str = "host.address=10.77.0.2/24 service.address=10.78.0.2/24 colour=blue\n";
 
-/// The UEFI door with the image in it, signed.
-fn signed() -> Vec<u8> {
+/// The UEFI door with the image in it, signed; `test` is whose it is.
+fn signed(test: &str) -> Vec<u8> {
     let file = |name: &str| -> PathBuf {
-        std::env::temp_dir().join(format!("corbel-secure-{}.{name}", std::process::id()))
+        std::env::temp_dir().join(format!("corbel-secure-{}-{test}.{name}", std::process::id()))
     };
     let (key, signed) = (file("key"), file("efi"));
     let text = |path: &PathBuf| path.display().to_string();
@@ -41,7 +41,7 @@ fn secure(name: &str, efi: &[u8]) -> (Disk, Run) {
 
 #[test]
 fn secure_boot_starts_what_the_providers_key_has_signed() {
-    let (_disk, run) = secure("signed", &signed());
+    let (_disk, run) = secure("signed", &signed("starts"));
     let outcome = run.finish();
     expect(&outcome, FAILURE, "signed");
     assert!(outcome.text().contains("configuration: corbel.cfg: colour: unknown key"), "{}", outcome.text());
@@ -49,7 +49,7 @@ fn secure_boot_starts_what_the_providers_key_has_signed() {
 
 #[test]
 fn secure_boot_starts_nothing_else() {
-    let mut tampered = signed();
+    let mut tampered = signed("refuses");
     // One bit, far behind the door: the image is covered too.
     let middle = tampered.len() / 2;
     tampered[middle] ^= 1;
