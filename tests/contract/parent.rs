@@ -58,7 +58,7 @@ impl Parent {
         more: Option<Guest>,
         config: Vec<(String, String)>,
     ) -> Self {
-        let turn = Turn::take();
+        let turn = Turn::alone();
         let mut script = Script::new(env!("CARGO_BIN_EXE_corbel"), Kind::Hosted, 8 << 20, Server::QemuNbd);
         script.state = true;
         script.config = config;
