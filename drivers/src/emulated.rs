@@ -8,6 +8,8 @@ mod queue;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+pub(crate) mod rtl8139;
+#[cfg(test)]
 pub(crate) mod vmxnet3;
 
 pub(crate) use port::Port;

@@ -6,9 +6,8 @@ use crate::virtio::blk::Block;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, mmio, pci};
-use crate::vmxnet3;
 use crate::watchdog::{self, Watchdog};
-use crate::{Error, Location};
+use crate::{Error, Location, rtl8139, vmxnet3};
 use alloc::vec::Vec;
 use core::fmt;
 use virtio_drivers::transport::DeviceType;
@@ -82,10 +81,16 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
                 let opened = pci::open(&mut buses, function.at);
                 found.take(Location::Pci(function.at), opened, inventory);
             }
-            if (function.info.vendor_id, function.info.device_id) == vmxnet3::ID {
-                let opened = vmxnet3::open(&mut buses, function.at, inventory.nic_memory);
-                found.take_nic(Location::Pci(function.at), opened.map(AnyNic::Vmxnet3));
-            }
+            let (at, memory) = (function.at, inventory.nic_memory);
+            let opened = match (function.info.vendor_id, function.info.device_id) {
+                vmxnet3::ID => vmxnet3::open(&mut buses, at, memory).map(AnyNic::Vmxnet3),
+                rtl8139::ID => {
+                    let revision = function.info.revision;
+                    rtl8139::open(&mut buses, at, revision, memory).map(AnyNic::Rtl8139)
+                }
+                _ => continue,
+            };
+            found.take_nic(Location::Pci(at), opened);
         }
     } else if slots.is_empty() {
         // No bus and no list: this may be the machine that names its devices in ACPI's bytecode only. Its window is

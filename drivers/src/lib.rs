@@ -20,6 +20,7 @@ mod location;
 mod nic;
 mod pci;
 mod resets;
+pub mod rtl8139;
 pub mod virtio;
 pub mod vmxnet3;
 mod watchdog;

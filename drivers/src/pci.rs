@@ -15,9 +15,11 @@ pub(crate) use access::Access;
 pub(crate) use capability::Capability;
 pub(crate) use msix::NO_VECTOR;
 
+use crate::Error;
 use alloc::vec;
 use alloc::vec::Vec;
 use bars::Allocator;
+use kernel_io::Irq;
 use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, HeaderType, PciRoot};
 
 pub(crate) use virtio_drivers::transport::pci::bus::{DeviceFunction, DeviceFunctionInfo};
@@ -27,6 +29,8 @@ const HEADER_TYPE: u8 = 0x0c;
 const MULTI_FUNCTION: u32 = 1 << 23;
 /// Registers of a bridge: primary, secondary and subordinate bus.
 const BRIDGE_BUSES: u8 = 0x18;
+/// Register of the interrupt line and pin.
+const INTERRUPT_LINE: u8 = 0x3c;
 /// Buses that are looked at, whatever bridges say.
 const MOST_BUSES: usize = 32;
 
@@ -113,6 +117,22 @@ impl Pci {
     pub(crate) fn enable_registers(&mut self, at: DeviceFunction) {
         let (_, command) = self.root.get_status_command(at);
         self.root.set_command(at, command | Command::MEMORY_SPACE | Command::INTERRUPT_DISABLE);
+    }
+
+    /// The vector of a function's interrupt line, which firmware has noted (PCI 3.0 section 6.2.4).
+    pub(crate) fn line(&self, at: DeviceFunction) -> Result<Irq, Error> {
+        let [line, pin, ..] = self.read(at, INTERRUPT_LINE).to_le_bytes();
+        // Zero is the timer's, and all ones no line.
+        if pin == 0 || line == 0 || line == u8::MAX {
+            return Err(Error::Io(kernel_io::Error::NoLine));
+        }
+        Ok(Irq::of_line(line)?)
+    }
+
+    /// Let a function that is at rest raise its line.
+    pub(crate) fn enable_line(&mut self, at: DeviceFunction) {
+        let (_, command) = self.root.get_status_command(at);
+        self.root.set_command(at, command - Command::INTERRUPT_DISABLE);
     }
 
     /// Let a function that has been reset reach memory, and send messages.

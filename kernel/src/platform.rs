@@ -63,6 +63,15 @@ unsafe impl Platform for Machine {
         Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message })
     }
 
+    fn allocate_line(&self, line: u8) -> Result<Interrupt, Error> {
+        let line = interrupt::share(line).map_err(|refused| match refused {
+            interrupt::Refused::NoVector => Error::NoVector,
+            interrupt::Refused::NoLine => Error::NoLine,
+        })?;
+        // A device on a line sends no messages.
+        Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message: Message::default() })
+    }
+
     fn abandon_interrupt(&self, interrupt: &Interrupt) {
         if let Some(line) = Line::of_bit(interrupt.bit) {
             line.abandon();

@@ -35,6 +35,14 @@ pub unsafe trait Platform: Sync {
     /// [`Error::NoVector`].
     fn allocate_interrupt(&self) -> Result<Interrupt, Error>;
 
+    /// A vector for the PCI interrupt line that firmware calls `line`, by level. Functions that share the line share the vector
+    /// and its bit. After it was raised it is raised again only when the machine idles with its bit cleared: until then its
+    /// devices can be served.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`]; [`Error::NoLine`] when no controller has that line.
+    fn allocate_line(&self, line: u8) -> Result<Interrupt, Error>;
+
     /// Nobody will take `interrupt` any more: its bit keeps nobody from idling. The vector is given to nobody else, for a
     /// device may still raise it.
     fn abandon_interrupt(&self, interrupt: &Interrupt);

@@ -12,6 +12,17 @@ pub(crate) struct IoApic {
     pub(crate) first: u32,
 }
 
+/// What an interrupt of the old bus has become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Override {
+    /// Its number there.
+    pub(crate) source: u8,
+    /// Its global number.
+    pub(crate) global: u32,
+    /// Whether it is said to be active high.
+    pub(crate) is_high: bool,
+}
+
 /// What the kernel needs of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Madt {
@@ -19,14 +30,17 @@ pub(crate) struct Madt {
     pub(crate) is_pc: bool,
     /// All I/O APICs.
     pub(crate) io_apics: Vec<IoApic>,
-    /// Interrupts of a PC that arrive under another global number: the PC's, and that.
-    pub(crate) overrides: Vec<(u8, u32)>,
+    /// Interrupts of the old bus that are not what they were.
+    pub(crate) overrides: Vec<Override>,
 }
 
 const PC_COMPATIBLE: u64 = 1;
 const IO_APIC: u8 = 1;
 const OVERRIDE: u8 = 2;
-/// More than any machine has.
+/// In an override's flags: how it is active, and that it is so high.
+const POLARITY: u64 = 3;
+const HIGH: u64 = 1;
+/// More of either than any machine has.
 const MOST: usize = 16;
 
 impl Madt {
@@ -43,10 +57,13 @@ impl Madt {
             {
                 madt.io_apics.push(IoApic { address, first: first as u32 });
             }
-            if let (OVERRIDE, Some(global)) = (kind, number::<4>(entry, 4))
+            if kind == OVERRIDE
+                && let (Some(source), Some(global)) = (number::<1>(entry, 3), number::<4>(entry, 4))
+                && let Some(flags) = number::<2>(entry, 8)
                 && madt.overrides.len() < MOST
             {
-                madt.overrides.push((entry[3], global as u32));
+                let is_high = flags & POLARITY == HIGH;
+                madt.overrides.push(Override { source: source as u8, global: global as u32, is_high });
             }
             rest = &rest[entry.len()..];
         }
@@ -55,9 +72,7 @@ impl Madt {
 
     /// The global number of a PC's interrupt.
     pub(crate) fn global(&self, interrupt: u16) -> u32 {
-        let mut overrides = self.overrides.iter();
-        overrides
-            .find(|(from, _)| u16::from(*from) == interrupt)
-            .map_or(u32::from(interrupt), |(_, global)| *global)
+        let found = self.overrides.iter().find(|other| u16::from(other.source) == interrupt);
+        found.map_or(u32::from(interrupt), |other| other.global)
     }
 }

@@ -16,7 +16,7 @@ use table::Table;
 
 pub(crate) use event::Event;
 pub(crate) use fadt::{Fadt, Register, Space};
-pub(crate) use madt::{IoApic, Madt};
+pub(crate) use madt::{IoApic, Madt, Override};
 
 /// Tables that are looked at.
 const MOST: usize = 64;

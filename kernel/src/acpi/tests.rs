@@ -147,9 +147,18 @@ fn the_madt_is_read_as_far_as_its_entries_make_sense() {
     let io_apic = |address: u32, first: u32| {
         [&[1u8, 12, 0, 0][..], &address.to_le_bytes(), &first.to_le_bytes()].concat()
     };
-    let entries =
-        [vec![0u8, 8, 0, 0, 1, 0, 0, 0], io_apic(0xfec0_0000, 0), io_apic(0xfec1_0000, 24), vec![1, 0]]
-            .concat();
+    let entries = [
+        vec![0u8, 8, 0, 0, 1, 0, 0, 0],
+        io_apic(0xfec0_0000, 0),
+        vec![2, 10, 0, 0, 2, 0, 0, 0, 0, 0],
+        io_apic(0xfec1_0000, 24),
+        vec![2, 10, 0, 11, 19, 0, 0, 0, 0xd, 0],
+        vec![2, 10, 0, 10, 18, 0, 0, 0, 0xf, 0],
+        // Too short to say anything.
+        vec![2, 8, 0, 5, 5, 0, 0, 0],
+        vec![1, 0],
+    ]
+    .concat();
     let table = parsed(b"APIC", 44 + entries.len(), &[(40, &[1]), (44, &entries)]);
     let madt = Madt::parse(&table);
     assert!(madt.is_pc);
@@ -157,6 +166,8 @@ fn the_madt_is_read_as_far_as_its_entries_make_sense() {
         madt.io_apics,
         [IoApic { address: 0xfec0_0000, first: 0 }, IoApic { address: 0xfec1_0000, first: 24 }]
     );
+    let other = |source, global, is_high| Override { source, global, is_high };
+    assert_eq!(madt.overrides, [other(0, 2, false), other(11, 19, true), other(10, 18, false)]);
 }
 
 #[test]

@@ -123,6 +123,11 @@ impl Apic {
         }
     }
 
+    /// Acknowledge the highest interrupt that is not.
+    pub(crate) fn end(&self) {
+        self.write(EOI, 0);
+    }
+
     /// Its number, which messages of devices are addressed to.
     pub(crate) fn id(&self) -> u32 {
         match self.access {

@@ -1,7 +1,7 @@
-//! The I/O APIC: interrupts of devices that have a wire and send no messages (virtio-mmio).
+//! The I/O APIC: interrupts of devices that have a wire and send no messages (virtio-mmio, NICs of old).
 
-use super::{APIC, Line};
-use crate::acpi::{IoApic, Madt};
+use super::{APIC, Line, shared};
+use crate::acpi::{IoApic, Madt, Override};
 use crate::memory::{self, ranges::Range};
 use alloc::vec::Vec;
 use spin::Mutex;
@@ -9,6 +9,9 @@ use spin::Mutex;
 const VERSION: u32 = 1;
 const REDIRECTION: u32 = 0x10;
 const MASKED: u32 = 1 << 16;
+/// An input that is active low; one that is active for as long as it is.
+const LOW: u32 = 1 << 13;
+const LEVEL: u32 = 1 << 15;
 
 /// Where they are on a machine that does not say: the first at the place it has had since 1997, and the second of
 /// QEMU's microvm.
@@ -22,10 +25,15 @@ struct Controller {
 }
 
 static CONTROLLERS: Mutex<Vec<Controller>> = Mutex::new(Vec::new());
+/// Where lines of the old bus go that do not go to the input of their number.
+static OVERRIDES: Mutex<Vec<Override>> = Mutex::new(Vec::new());
 
 /// Find the controllers and mask all that they have.
 pub(crate) fn find(madt: Option<&Madt>) {
     let described = madt.map_or(&CUSTOMARY[..], |madt| &madt.io_apics);
+    if let Some(madt) = madt {
+        OVERRIDES.lock().clone_from(&madt.overrides);
+    }
     let mut controllers = CONTROLLERS.lock();
     for place in described {
         let range = Range::with_length(place.address, 0x20);
@@ -47,6 +55,37 @@ pub(crate) fn find(madt: Option<&Madt>) {
 
 /// Let global interrupt `number` raise `line`, once for each rising edge; `false` when no controller has it.
 pub(crate) fn route(number: u32, line: Line) -> bool {
+    // One that is PCI's already stays that.
+    if shared::has(number) {
+        return false;
+    }
+    // Fixed delivery, physical destination, active high, edge.
+    set(number, u32::from(line.vector()))
+}
+
+/// Let the PCI interrupt line that firmware calls `number` raise `line`, for as long as it is up; `false` when no controller
+/// has it. It is active low, as PCI's lines are, unless the machine says that there it is not.
+pub(super) fn route_pci(number: u8, line: Line) -> bool {
+    let (global, polarity) = of_line(number);
+    set(global, u32::from(line.vector()) | LEVEL | polarity)
+}
+
+/// Do not hear that line any more.
+pub(super) fn mask_pci(number: u8) {
+    set(of_line(number).0, MASKED);
+}
+
+/// The global interrupt of a line, and how it is active.
+pub(super) fn of_line(number: u8) -> (u32, u32) {
+    let overrides = OVERRIDES.lock();
+    match overrides.iter().find(|other| other.source == number) {
+        Some(found) => (found.global, if found.is_high { 0 } else { LOW }),
+        None => (number.into(), LOW),
+    }
+}
+
+/// Set the entry of global interrupt `number`; `false` when no controller has it.
+fn set(number: u32, entry: u32) -> bool {
     let Some(apic) = APIC.get() else { return false };
     let controllers = CONTROLLERS.lock();
     let Some((controller, input)) = controllers.iter().find_map(|controller| {
@@ -55,8 +94,7 @@ pub(crate) fn route(number: u32, line: Line) -> bool {
     }) else {
         return false;
     };
-    // Fixed delivery, physical destination, active high, edge.
-    controller.set(input, u32::from(line.vector()), apic.id() << 24);
+    controller.set(input, entry, apic.id() << 24);
     true
 }
 

@@ -6,6 +6,7 @@
 mod apic;
 mod exception;
 mod ioapic;
+mod shared;
 mod tables;
 
 use core::arch::{asm, naked_asm};
@@ -13,6 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use apic::{APIC, Apic};
 pub(crate) use ioapic::{find as find_io_apics, route};
+pub(crate) use shared::{Refused, share};
 pub(crate) use tables::triple_fault;
 
 /// The first vector of a device. Those below are exceptions and those of the 8259, should one speak after all.
@@ -80,6 +82,12 @@ impl Line {
     /// Nobody takes its bit any more, so it must not keep the machine awake. The vector is not given out again: its
     /// device may not have heard of it.
     pub(crate) fn abandon(self) {
+        if !shared::leave(self) {
+            self.forget();
+        }
+    }
+
+    fn forget(self) {
         WATCHED.fetch_and(!(1 << self.bit), Ordering::Relaxed);
     }
 
@@ -108,6 +116,7 @@ pub(crate) fn wait() {
     if is_due() {
         return;
     }
+    shared::acknowledge();
     // SAFETY: with interrupts on the CPU may enter our stubs, which keep all registers, write to PENDING and acknowledge.
     // STI lets none in before HLT has begun, so one that waits already ends the HLT: no wake-up is lost.
     unsafe { asm!("sti", "hlt", "cli") };
@@ -146,10 +155,20 @@ unsafe extern "C" fn common() {
         "push rax",
         "mov rax, [rsp + 8]",
         "lock bts qword ptr [rip + {pending}], rax",
+        "bt qword ptr [rip + {level}], rax",
+        "jc 2f",
         "pop rax",
         "add rsp, 8",
         "jmp {acknowledge}",
+        // A line that is still up: `shared` acknowledges it.
+        "2:",
+        "lock bts qword ptr [rip + {raised}], rax",
+        "pop rax",
+        "add rsp, 8",
+        "iretq",
         pending = sym PENDING,
+        level = sym shared::LEVEL,
+        raised = sym shared::RAISED,
         acknowledge = sym stray,
     )
 }

@@ -71,6 +71,8 @@ const CASES: &[Case] = &[
         merged: false,
         ..CASE
     },
+    Case { name: "rtl8139, pc", board: "pc", nic: "rtl8139", offloaded: false, ..CASE },
+    Case { name: "rtl8139, q35", board: "q35", nic: "rtl8139", offloaded: false, ..CASE },
     Case {
         name: "little memory",
         board: "q35",
@@ -169,11 +171,11 @@ fn a_machine_that_hangs_is_ended_by_its_watchdog_and_one_that_does_not_is_not() 
 #[test]
 fn an_idle_machine_takes_no_time() {
     inside("an_idle_machine_takes_no_time", |network| {
-        for board in ["q35", "microvm"] {
-            let machine = Machine::start(board, "", 32, "", &[], network);
+        for (board, nic) in [("q35", ""), ("microvm", ""), ("q35", "vmxnet3"), ("pc", "rtl8139")] {
+            let machine = Machine::start(board, nic, 32, "", &[], network);
             machine.echo(0, 1000);
             let share = machine.load(std::time::Duration::from_secs(3));
-            assert!(share < 0.05, "{board}: {share} of a CPU while nothing happens");
+            assert!(share < 0.05, "{board} {nic}: {share} of a CPU while nothing happens");
         }
     });
 }

@@ -17,6 +17,16 @@ impl Irq {
         platform().allocate_interrupt().map(Self)
     }
 
+    /// Take the vector of the PCI interrupt line that firmware calls `line` (PCI 3.0 section 6.2.4). Functions that share it
+    /// each have the same bit, and who takes it takes it from all: each asks its device whether it was that. The device
+    /// must have let go of the line before the machine idles.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`], [`Error::NoLine`].
+    pub fn of_line(line: u8) -> Result<Self, Error> {
+        platform().allocate_line(line).map(Self)
+    }
+
     /// What a device has to write where to raise it.
     pub fn message(&self) -> Message {
         self.0.message

@@ -35,6 +35,20 @@ impl Irq {
         })
     }
 
+    /// Take the vector of the PCI interrupt line that firmware calls `line`. Functions that share it have the same bit.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`], [`Error::NoLine`].
+    pub fn of_line(line: u8) -> Result<Self, Error> {
+        let gsi = u32::from(line);
+        if let Some(flag) = with(|machine| machine.lines.get(&gsi).cloned()) {
+            return Ok(Self { flag, message: Message::default() });
+        }
+        let irq = Self { message: Message::default(), ..Self::allocate()? };
+        irq.connect(gsi, Trigger::Edge)?;
+        Ok(irq)
+    }
+
     /// What a device has to write where to raise it.
     pub fn message(&self) -> Message {
         self.message

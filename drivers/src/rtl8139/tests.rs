@@ -1,0 +1,295 @@
+//! The NIC against an emulated device, honest and not.
+
+use super::*;
+use crate::emulated::Random;
+use crate::emulated::rtl8139::{Emulated, OWNED, WHOLE};
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use kernel_io::emulated::{faults, limit_memory};
+use network_nic::{Device as _, RxToken as _, TxToken as _};
+
+const MEMORY: usize = 64 << 10;
+
+fn at(milliseconds: i64) -> Instant {
+    Instant::from_millis(milliseconds)
+}
+
+/// An Ethernet frame of no protocol we know, with a number in it.
+fn frame(number: u16, length: usize) -> Vec<u8> {
+    let mut frame = vec![0; length];
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame[length - 2..].copy_from_slice(&number.to_be_bytes());
+    frame
+}
+
+fn receive(nic: &mut Rtl8139, now: Instant) -> Option<Vec<u8>> {
+    let waits = nic.waits();
+    let (token, _) = nic.receive(now)?;
+    assert!(waits, "who asks before would have missed it");
+    Some(token.consume(<[u8]>::to_vec))
+}
+
+fn send(nic: &mut Rtl8139, frame: &[u8], now: Instant) -> bool {
+    let Some(token) = nic.transmit(now) else { return false };
+    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
+    true
+}
+
+fn nothing() -> Vec<String> {
+    Vec::new()
+}
+
+#[test]
+fn frames_go_both_ways_unchanged_many_times_around_the_rings() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("an honest device");
+    assert_eq!((nic.mac(), device.buffers()), ([0, 0x16, 0x3e, 0, 0, 1], 21));
+    for number in 0..if cfg!(miri) { 60 } else { 3000 } {
+        let out = frame(number, 60 + usize::from(number) % 1455);
+        assert!(send(&mut nic, &out, at(0)));
+        nic.flush();
+        assert_eq!(device.sent(), Some(out));
+        let back = frame(number, 16 + usize::from(number) % 1500);
+        assert!(device.deliver(&back, WHOLE));
+        assert_eq!(receive(&mut nic, at(0)), Some(back));
+        assert_eq!(receive(&mut nic, at(0)), None);
+        assert_eq!(device.polls_and_interrupts(), (1, 0));
+    }
+    assert_eq!((nic.counters().dropped, nic.counters().resets, faults()), (0, 0, nothing()));
+}
+
+#[test]
+fn short_frames_are_lengthened_with_zeros() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("an honest device");
+    for length in [60, 59, 42] {
+        for _ in 0..50 {
+            assert!(send(&mut nic, &vec![0xff; length], at(0)));
+            let mut expected = vec![0xff; length];
+            expected.resize(60, 0);
+            assert_eq!(device.sent(), Some(expected));
+        }
+    }
+}
+
+#[test]
+fn a_full_ring_of_frames_either_way_arrives_in_order_and_one_more_waits() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("an honest device");
+    for round in 0..5 {
+        let mut count = 0;
+        while send(&mut nic, &frame(count, 60), at(0)) {
+            count += 1;
+        }
+        assert_eq!(count, 21, "{round}");
+        nic.flush();
+        nic.flush();
+        assert_eq!(device.polls_and_interrupts().0, 1);
+        for number in 0..count {
+            assert_eq!(device.sent(), Some(frame(number, 60)));
+        }
+        let count = device.buffers() as u16;
+        for number in 0..count {
+            assert!(device.deliver(&frame(number, 60), WHOLE));
+        }
+        assert!(!device.deliver(&frame(0, 60), WHOLE), "there are no more");
+        // A token that is not used gives its buffer back as well.
+        drop(nic.receive(at(0)).expect("the first"));
+        for number in 1..count {
+            assert_eq!(receive(&mut nic, at(0)), Some(frame(number, 60)));
+        }
+        assert_eq!((receive(&mut nic, at(0)), device.buffers()), (None, usize::from(count)));
+    }
+    assert_eq!(faults(), nothing());
+}
+
+#[test]
+fn frames_that_are_none_are_dropped_and_their_buffers_given_back() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("an honest device");
+    let first = 1 << 29;
+    for _ in 0..30 {
+        for (bits, length) in
+            [(0, 60), (first, 60), (WHOLE & !first, 60), (WHOLE | 1 << 20, 60), (WHOLE, 0), (WHOLE, 13)]
+        {
+            assert!(device.deliver(&vec![0; length], bits));
+        }
+        assert!(device.deliver(&frame(1, 14), WHOLE));
+        assert_eq!(receive(&mut nic, at(0)), Some(frame(1, 14)));
+    }
+    assert_eq!((nic.counters().dropped, nic.counters().resets, device.buffers()), (180, 0, 21));
+}
+
+#[test]
+fn a_length_that_cannot_be_is_a_reset_after_which_it_works_again() {
+    for length in [1523, 0x1fff] {
+        let device = Emulated::new();
+        let mut nic = device.driver(MEMORY).expect("it behaves at first");
+        while send(&mut nic, &frame(1, 60), at(0)) {}
+        device.sent();
+        let (place, ..) = device.take(0).expect("a buffer");
+        device.lie().write(0, place, WHOLE | length);
+        assert_eq!(receive(&mut nic, at(0)), None);
+        assert_eq!((nic.counters().resets, device.resets(), device.buffers()), (1, 1, 21));
+        assert!(device.is_running() && device.sent().is_none(), "what was under way is lost");
+        for number in 0..50 {
+            assert!(send(&mut nic, &frame(number, 60), at(0)));
+            assert_eq!(device.sent(), Some(frame(number, 60)));
+            assert!(device.deliver(&frame(number, 60), WHOLE));
+            assert_eq!(receive(&mut nic, at(0)), Some(frame(number, 60)));
+        }
+        assert_eq!(faults(), nothing());
+    }
+}
+
+#[test]
+fn an_armed_nic_interrupts_for_what_it_waits_for() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("an honest device");
+    assert!(!nic.arm() && !nic.arm());
+    assert_eq!(device.polls_and_interrupts().1, 0);
+    // Sending with room left is no reason.
+    assert!(send(&mut nic, &frame(2, 60), at(0)) && device.sent().is_some());
+    assert_eq!(device.polls_and_interrupts().1, 0);
+    assert!(device.deliver(&frame(1, 60), WHOLE));
+    assert_eq!(device.polls_and_interrupts().1, 1);
+    assert!(nic.arm(), "it waits");
+    assert_eq!(receive(&mut nic, at(0)), Some(frame(1, 60)));
+    while send(&mut nic, &frame(2, 60), at(0)) {}
+    nic.flush();
+    assert!(!nic.arm() && nic.waits());
+    // What is left from before may wake it once, and no more.
+    assert!(!nic.arm());
+    device.polls_and_interrupts();
+    assert!(device.sent().is_some());
+    assert_eq!(device.polls_and_interrupts().1, 1);
+    assert!(nic.arm() && send(&mut nic, &frame(2, 60), at(0)));
+}
+
+#[test]
+fn the_link_is_looked_at_and_a_failed_bus_is_a_reset() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("an honest device");
+    assert!(nic.link && !nic.arm());
+    device.set_link(false);
+    assert!(!nic.arm() && !nic.link);
+    device.happen(1 << 15);
+    assert!(nic.arm() && nic.waits());
+    assert_eq!(receive(&mut nic, at(0)), None);
+    assert_eq!((nic.counters().resets, device.is_running(), nic.arm()), (1, true, false));
+}
+
+#[test]
+fn a_device_that_only_lies_gets_a_rest() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("it behaves at first");
+    for time in 0..20 {
+        if device.is_running() {
+            device.lie().write(0, 0, WHOLE | 0x1fff);
+        }
+        receive(&mut nic, at(2000 + time));
+    }
+    assert_eq!((nic.counters().resets, device.is_running()), (9, false));
+    assert!(nic.arm() && nic.waits() && nic.transmit(at(2999)).is_none());
+    assert!(nic.transmit(at(3000)).is_some() && device.is_running());
+    assert!(device.deliver(&frame(3, 60), WHOLE) && receive(&mut nic, at(3001)) == Some(frame(3, 60)));
+    assert_eq!(faults(), nothing());
+}
+
+#[test]
+fn a_device_that_does_not_come_back_is_given_up_and_keeps_its_memory() {
+    let device = Emulated::new();
+    let mut nic = device.driver(MEMORY).expect("it behaves at first");
+    let (_, _, stolen) = device.take(0).expect("a buffer");
+    device.lie().write(0, 0, WHOLE | 0x1fff);
+    device.stick();
+    assert_eq!(receive(&mut nic, at(0)), None);
+    for time in 0..3000 {
+        assert!(receive(&mut nic, at(time)).is_none() && nic.transmit(at(time)).is_none());
+    }
+    nic.flush();
+    assert!(!nic.arm());
+    drop(nic);
+    // All but the one that was looked at when it lied.
+    let (_, _, other) = device.take(0).expect("another");
+    assert_ne!(stolen, other);
+    kernel_io::emulated::write_memory(other, &[0; 60]).expect("it is still lent");
+    assert_eq!(faults(), nothing());
+}
+
+#[test]
+fn what_cannot_be_brought_up_is_refused() {
+    for mac in [[1, 0, 0, 0, 0, 1], [0; 6], [0xff; 6]] {
+        let device = Emulated::new();
+        device.set_mac(mac);
+        assert!(matches!(device.driver(MEMORY).err(), Some(Error::Layout(_))));
+    }
+    let device = Emulated::new();
+    device.stick();
+    let registers = Mmio::map(0x60_0000_3000, REGISTERS).expect("the fourth device");
+    let wires = Wires { location: device_location(), registers, interrupt: Irq::allocate().expect("one") };
+    assert_eq!(wires.reset(), Err(Error::Reset));
+    let device = Emulated::new();
+    limit_memory(8 << 10);
+    assert_eq!(device.driver(MEMORY).err(), Some(Error::Io(kernel_io::Error::OutOfMemory)));
+}
+
+fn device_location() -> Location {
+    Location::Mmio(0)
+}
+
+/// One thing that a device may do, mostly honest.
+fn device_does_something(device: &Emulated, random: &mut Random) {
+    if !device.is_running() {
+        return;
+    }
+    match random.below(40) {
+        0 => device.lie().write(random.below(2) as usize, random.below(21), random.next() as u32),
+        1 => {
+            let word = WHOLE | random.below(2000) as u32;
+            device.lie().write(random.below(2) as usize, random.below(21), word);
+        }
+        2 => device.lie().write(random.below(2) as usize, random.below(64), OWNED | random.next() as u32),
+        3 => device.happen(random.next() as u16),
+        4 => drop(device.take(random.below(2) as usize)),
+        5..13 => {
+            let mut bytes = vec![0; random.below(1500) as usize];
+            bytes.fill_with(|| random.next() as u8);
+            device.deliver(&bytes, random.next() as u32 & 0x3fff_0000);
+        }
+        13..25 => drop(device.deliver(&frame(1, 60 + random.below(1400) as usize), WHOLE)),
+        _ => drop(device.sent()),
+    }
+}
+
+#[test]
+fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
+    let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 3000) };
+    for seed in 0..seeds {
+        let mut random = Random(seed);
+        let device = Emulated::new();
+        let mut nic = device.driver(MEMORY).expect("it behaves at first");
+        for step in 0..steps {
+            device_does_something(&device, &mut random);
+            let now = at(step * 7);
+            drop(receive(&mut nic, now));
+            if random.below(3) == 0 {
+                send(&mut nic, &frame(2, 60), now);
+            }
+            if random.below(4) == 0 {
+                nic.flush();
+                nic.arm();
+            }
+        }
+        // Given time and honesty it works again, with all its buffers.
+        let now = at(1_000_000);
+        drop(receive(&mut nic, now));
+        nic.failed = true;
+        assert!(nic.receive(now).is_none(), "seed {seed}");
+        assert_eq!((device.is_running(), device.buffers()), (true, 21), "seed {seed}");
+        assert!(device.deliver(&frame(3, 60), WHOLE), "seed {seed}");
+        assert_eq!(receive(&mut nic, now), Some(frame(3, 60)), "seed {seed}");
+        faults();
+    }
+}
