@@ -43,6 +43,7 @@ mod platform;
 pub mod power;
 mod pvh;
 mod start;
+pub mod vmware;
 
 pub use clock::day;
 pub use machine::{Machine, Module};

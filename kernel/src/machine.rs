@@ -3,7 +3,7 @@
 use crate::entropy::{self, NoEntropy};
 use crate::interrupt::{self, APIC};
 use crate::memory::ranges::Range;
-use crate::{clock, fw_cfg, memory, pvh};
+use crate::{clock, fw_cfg, memory, pvh, vmware};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -61,6 +61,14 @@ impl Machine {
     /// See [`fw_cfg::Error`].
     pub fn fw_cfg(&self, name: &str) -> Result<Option<Vec<u8>>, fw_cfg::Error> {
         fw_cfg::read(name)
+    }
+
+    /// What VMware's guestinfo has as `key`, of at most `longest` bytes; `None` on other hypervisors and without it.
+    ///
+    /// # Errors
+    /// See [`vmware::Error`].
+    pub fn guestinfo(&self, key: &str, longest: usize) -> Result<Option<Vec<u8>>, vmware::Error> {
+        vmware::guestinfo(key, longest)
     }
 
     /// Bytes of RAM that the hypervisor lets us use.

@@ -4,7 +4,7 @@ use crate::acpi::Acpi;
 use crate::cpu::port;
 use crate::interrupt::{self, Line};
 use crate::memory::{self, ranges::Range};
-use crate::{clock, fw_cfg};
+use crate::{clock, fw_cfg, vmware};
 use core::ptr::NonNull;
 use kernel_io::{Ecam, Error, Interrupt, Message, Platform, Trigger, Width};
 use spin::Once;
@@ -14,8 +14,8 @@ struct Machine;
 static ECAM: Once<Ecam> = Once::new();
 
 /// Ports that are the kernel's, first and last: the 8259s and the timer chip, the keyboard controller and its
-/// neighbour, the clock with a battery, the debug exit, the console, fw_cfg.
-const OURS: [(u16, u16); 9] = [
+/// neighbour, the clock with a battery, the debug exit, the console, fw_cfg, VMware's door.
+const OURS: [(u16, u16); 10] = [
     (0x20, 0x21),
     (0x40, 0x43),
     (0x60, 0x64),
@@ -24,6 +24,7 @@ const OURS: [(u16, u16); 9] = [
     (0xf4, 0xf4),
     (0x3f8, 0x3ff),
     (fw_cfg::PORTS.0, fw_cfg::PORTS.1),
+    (vmware::PORTS.0, vmware::PORTS.1),
     (0xb2, 0xb3),
 ];
 

@@ -320,3 +320,26 @@ fn a_virtio_function_that_says_what_cannot_be_is_refused_before_anybody_believes
         Some(Error::Unsupported("a virtio device with legacy registers only"))
     );
 }
+
+#[test]
+fn a_line_is_that_which_firmware_has_noted_and_may_be_shared() {
+    let with = |line: u32| Emulated::new(NIC).with(0x3c, line);
+    let functions =
+        [with(0x10b), with(0x20b), with(0x10a), with(0x0b), with(0x100), with(0x1ff), with(0x1fe)];
+    let functions: Vec<_> =
+        functions.into_iter().zip(0..).map(|(it, number)| (at(0, number, 0), it)).collect();
+    let (_, mut pci) = machine(&functions);
+    let [first, second, other] = [0, 1, 2].map(|device| pci.line(at(0, device, 0)).expect("a line"));
+    kernel_io::emulated::raise_line(11);
+    assert!(second.take() && !first.take() && !other.take());
+    kernel_io::emulated::raise_line(10);
+    assert!(other.take() && !first.take());
+    // No pin, the timer's, none, and one that no controller has.
+    for device in 3..7 {
+        assert_eq!(pci.line(at(0, device, 0)).err(), Some(Error::Io(kernel_io::Error::NoLine)), "{device}");
+    }
+    pci.enable_registers(at(0, 0, 0));
+    assert_eq!(pci.read(at(0, 0, 0), 4) & 0x402, 0x402);
+    pci.enable_line(at(0, 0, 0));
+    assert_eq!(pci.read(at(0, 0, 0), 4) & 0x402, 2);
+}

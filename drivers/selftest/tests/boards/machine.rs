@@ -105,6 +105,7 @@ impl Machine {
                 false if nic.is_empty() || nic.starts_with(',') => ("virtio-net-pci", ",romfile="),
                 false => ("", ",romfile="),
             };
+            let nic = nic.replace("{}", &index.to_string());
             let mut forwarded = Vec::new();
             for port in SERVICES {
                 if network.has_offloads() {

@@ -17,7 +17,7 @@ const MUCH: usize = 4 << 20;
 struct Case {
     name: &'static str,
     board: &'static str,
-    /// Properties of both NICs, after their kind where that is not virtio.
+    /// Properties of both NICs, after their kind where that is not virtio; braces stand for the number of the NIC, 0 or 1.
     nic: &'static str,
     arguments: &'static [&'static str],
     /// MiB of memory, and what else is on the command line.
@@ -38,6 +38,8 @@ const CASE: Case = Case {
     offloaded: true,
     merged: true,
 };
+/// Devices whose numbers differ by a multiple of four share an interrupt line.
+const ONE_LINE: &str = "rtl8139,addr=0x{}4";
 const QBOOT: &[&str] = &["-bios", "qboot.rom"];
 const VERSION_2: &[&str] = &["-global", "virtio-mmio.force-legacy=false"];
 const PLAIN: &str = ",csum=off,guest_csum=off,host_tso4=off,guest_tso4=off,host_tso6=off,guest_tso6=off,host_ecn=off,\
@@ -71,7 +73,7 @@ const CASES: &[Case] = &[
         merged: false,
         ..CASE
     },
-    Case { name: "rtl8139, pc", board: "pc", nic: "rtl8139", offloaded: false, ..CASE },
+    Case { name: "rtl8139 on one line, pc", board: "pc", nic: ONE_LINE, offloaded: false, ..CASE },
     Case { name: "rtl8139, q35", board: "q35", nic: "rtl8139", offloaded: false, ..CASE },
     Case {
         name: "little memory",
@@ -171,7 +173,7 @@ fn a_machine_that_hangs_is_ended_by_its_watchdog_and_one_that_does_not_is_not() 
 #[test]
 fn an_idle_machine_takes_no_time() {
     inside("an_idle_machine_takes_no_time", |network| {
-        for (board, nic) in [("q35", ""), ("microvm", ""), ("q35", "vmxnet3"), ("pc", "rtl8139")] {
+        for (board, nic) in [("q35", ""), ("microvm", ""), ("q35", "vmxnet3"), ("pc", ONE_LINE)] {
             let machine = Machine::start(board, nic, 32, "", &[], network);
             machine.echo(0, 1000);
             let share = machine.load(std::time::Duration::from_secs(3));
