@@ -35,13 +35,14 @@ pub(crate) const REGISTERS: usize = 4096;
 const INTERRUPT_MASK: usize = 0;
 const SEND: usize = 0x600;
 const RECEIVE: usize = 0x800;
-/// Registers of BAR 1: revisions of the device and of its rings, the shared area, commands, address, and events that are
-/// done with.
+/// Registers of BAR 1: revisions of the device and of its rings, the shared area, commands, address, whether the line is its
+/// own, and events that are done with.
 const REVISIONS: usize = 0;
 const RING_REVISIONS: usize = 0x08;
 const AREA: [usize; 2] = [0x10, 0x18];
 const COMMAND: usize = 0x20;
 const MAC: [usize; 2] = [0x28, 0x30];
+const INTERRUPT_CAUSE: usize = 0x38;
 const EVENTS_DONE: usize = 0x40;
 /// The revision that is used; every device has it.
 const REVISION: u32 = 1;
@@ -125,6 +126,8 @@ pub(crate) struct Wires {
     pub(crate) device: Mmio,
     /// For received frames and events; for sent frames, where they have one of their own.
     pub(crate) interrupts: (Irq, Option<Irq>),
+    /// Whether the interrupt is a line, which others may share.
+    pub(crate) is_line: bool,
 }
 
 impl Wires {
@@ -173,13 +176,26 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction, memory: usize) -> Result<V
     pci.disable(at);
     let passed = pci.map(at, 0, 0, REGISTERS)?;
     let device = pci.map(at, 1, 0, REGISTERS)?;
-    let vectors = pci.vectors(at, &capabilities, 2)?;
-    let (first, second) = (Irq::allocate()?, Irq::allocate()?);
+    let vectors = match pci.vectors(at, &capabilities, 2) {
+        Err(Error::NoInterrupt) => None,
+        vectors => Some(vectors?),
+    };
+    let (first, second) = match vectors {
+        Some(_) => (Irq::allocate()?, Some(Irq::allocate()?)),
+        None => (pci.line(at)?, None),
+    };
     pci.enable_registers(at);
-    let count = pci.use_vectors(at, &vectors, &[first.message(), second.message()]);
-    let interrupts = (first, (count > 1).then_some(second));
-    let wires = Wires { location: Location::Pci(at), passed, device, interrupts };
+    let is_line = vectors.is_none();
+    let mut count = 1;
+    if let (Some(vectors), Some(second)) = (vectors, &second) {
+        count = pci.use_vectors(at, &vectors, &[first.message(), second.message()]);
+    }
+    let interrupts = (first, second.filter(|_| count > 1));
+    let wires = Wires { location: Location::Pci(at), passed, device, interrupts, is_line };
     wires.reset()?;
+    if is_line {
+        pci.enable_line(at);
+    }
     pci.enable_memory(at);
     Vmxnet3::new(wires, memory)
 }
@@ -379,7 +395,11 @@ impl Vmxnet3 {
     /// Take the interrupts that there were.
     fn acknowledge(&mut self) {
         let (first, second) = &self.wires.interrupts;
-        let raised = [first.take(), second.as_ref().is_some_and(Irq::take)];
+        let mut raised = [first.take(), second.as_ref().is_some_and(Irq::take)];
+        if self.wires.is_line {
+            // Who shares the line may have taken it; reading lets go of it.
+            raised[0] = self.wires.device.read32(INTERRUPT_CAUSE) != 0;
+        }
         for (interrupt, _) in raised.into_iter().enumerate().filter(|(_, raised)| *raised) {
             self.armed[interrupt] = false;
             if !self.masks {

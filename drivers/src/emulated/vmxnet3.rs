@@ -7,12 +7,15 @@ use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use kernel_io::emulated::{Registers, attach_registers, raise, read_memory, write_memory};
+use kernel_io::emulated::{Registers, attach_registers, raise, raise_line, read_memory, write_memory};
 use kernel_io::{Irq, Message, Mmio};
 
 /// The whole of a received frame is here; its TCP checksum, over IPv4, has been found right.
 pub(crate) const WHOLE: u32 = 3 << 14;
 pub(crate) const VOUCHED: u32 = 1 << 16 | 1 << 18 | 1 << 19 | 1 << 21;
+
+/// The line that it raises where it has no messages.
+const LINE: u32 = 10;
 
 std::thread_local! {
     static NEXT: Cell<u64> = const { Cell::new(0x50_0000_0000) };
@@ -45,6 +48,8 @@ struct Model {
     command: u32,
     running: Option<Running>,
     masked: [bool; 2],
+    /// It raises its line, and holds it.
+    line: Option<bool>,
     pending: [bool; 2],
     messages: [Message; 2],
     told: [u64; 2],
@@ -166,13 +171,14 @@ struct Device(Emulated);
 impl Registers for Device {
     fn read(&self, offset: u64, width: usize) -> u64 {
         assert_eq!(width, 4);
-        let model = self.0.0.borrow();
+        let mut model = self.0.0.borrow_mut();
         let [a, b, c, d, e, f] = model.manner.mac;
         let value = match offset {
             _ if model.manner.gone => u32::MAX,
             0 | 8 => model.manner.revisions,
             0x20 => model.answer(),
             0x28 => u32::from_le_bytes([a, b, c, d]),
+            0x38 => u32::from(model.line.replace(false) == Some(true)),
             0x30 => u32::from_le_bytes([e, f, 0, 0]),
             _ => panic!("the driver reads {offset:#x}"),
         };
@@ -254,7 +260,13 @@ impl Model {
         if !self.masked[interrupt] {
             self.masked[interrupt] = !self.manner.masked_by_driver;
             self.raised[interrupt] += 1;
-            raise(self.messages[interrupt]);
+            match &mut self.line {
+                Some(line) => {
+                    *line = true;
+                    raise_line(LINE);
+                }
+                None => raise(self.messages[interrupt]),
+            }
         }
     }
 }
@@ -278,6 +290,7 @@ impl Emulated {
             command: 0,
             running: None,
             masked: [true; 2],
+            line: None,
             pending: [false; 2],
             messages: [Message::default(); 2],
             told: [0; 2],
@@ -290,9 +303,12 @@ impl Emulated {
         device
     }
 
-    /// The driver on top, with an interrupt for sent frames or without one.
+    /// The driver on top, with an interrupt for sent frames or without one, or with a line.
     pub(crate) fn driver(&self, memory: usize, interrupts: usize) -> Result<Vmxnet3, Error> {
-        let (first, second) = (Irq::allocate()?, Irq::allocate()?);
+        let is_line = interrupts == 0;
+        let first = if is_line { Irq::of_line(LINE as u8)? } else { Irq::allocate()? };
+        let second = Irq::allocate()?;
+        self.0.borrow_mut().line = is_line.then_some(false);
         let address = self.0.borrow().address;
         self.0.borrow_mut().messages = [first.message(), second.message()];
         Vmxnet3::new(
@@ -301,6 +317,7 @@ impl Emulated {
                 passed: Mmio::map(address, REGISTERS)?,
                 device: Mmio::map(address + 0x1000, REGISTERS)?,
                 interrupts: (first, (interrupts > 1).then_some(second)),
+                is_line,
             },
             memory,
         )
