@@ -3,6 +3,7 @@
 use crate::nic::AnyNic;
 use crate::pci::Pci;
 use crate::virtio::blk::Block;
+use crate::virtio::console::Console;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, mmio, pci};
@@ -103,6 +104,27 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
         }
     }
     found
+}
+
+/// A console for text, where the machine has one of virtio's; nothing else is touched. For machines without a serial port, before
+/// [`find`].
+pub fn find_console(command_line: &str) -> Option<Console> {
+    let kinds = [DeviceType::Console];
+    let up = |location: Location, opened: Result<Device, Error>| {
+        let console = opened.and_then(Console::new);
+        console.inspect_err(|error| log::warn!("{location}: not used: {error}")).ok()
+    };
+    if let Some(mut buses) = Pci::find() {
+        for function in buses.functions() {
+            if virtio_device_type(&function.info) == Some(DeviceType::Console) {
+                return up(Location::Pci(function.at), pci::open(&mut buses, function.at));
+            }
+        }
+        return None;
+    }
+    let named = mmio::on_command_line(command_line);
+    let slots = if named.is_empty() { mmio::of_microvm() } else { named };
+    slots.iter().find_map(|slot| up(Location::Mmio(slot.address), mmio::open(slot, &kinds)?))
 }
 
 impl Found {

@@ -26,7 +26,7 @@ pub mod vmxnet3;
 mod watchdog;
 
 pub use error::Error;
-pub use inventory::{Found, Inventory, find};
+pub use inventory::{Found, Inventory, find, find_console};
 pub use location::Location;
 pub use nic::{AnyNic, AnyReceived, AnyRoom, Received, Room, RxToken, TxToken};
 pub use watchdog::{LONGEST as LONGEST_WATCH, Watchdog};

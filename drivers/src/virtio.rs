@@ -4,6 +4,7 @@
 //! the package has no segmentation and checksum offload, no MSI-X, and an event index that fails when it wraps.
 
 pub mod blk;
+pub mod console;
 mod device;
 pub(crate) mod feature;
 mod hal;

@@ -2,10 +2,14 @@
 //!
 //! It is written to without a lock and without interrupts, so that it works in a panic as well. Every wait is bounded:
 //! what a port does not take is lost, the machine goes on, and is heard again once whoever reads has caught up.
+//!
+//! Where there is no port the text is kept, up to [`KEPT`] bytes, for whoever can say it in another way; what is said behind
+//! that is lost until some was taken, and a mark stands in its place.
 
 use crate::cpu::{port, relax};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
+use spin::Mutex;
 
 /// COM1.
 const BASE: u16 = 0x3f8;
@@ -23,6 +27,60 @@ const FIFO: usize = 16;
 /// How often the line status is read before the port counts as stalled: a few milliseconds on any hypervisor, and longer
 /// than sixteen bytes take at 115200 baud.
 const PATIENCE: u32 = 20_000;
+
+/// Bytes that are kept where there is no port: a boot says a fifth of it.
+pub(crate) const KEPT: usize = 8192;
+/// What stands where text was lost.
+const LOST: &[u8] = b"\n[...]\n";
+
+/// Text that waits to be taken.
+struct Kept {
+    bytes: [u8; KEPT],
+    start: usize,
+    length: usize,
+    /// Something was lost behind what is here.
+    is_cut: bool,
+}
+
+static WAITING: Mutex<Kept> = Mutex::new(Kept::EMPTY);
+
+impl Kept {
+    const EMPTY: Self = Self { bytes: [0; KEPT], start: 0, length: 0, is_cut: false };
+
+    /// Keep all of `text`, or none of it.
+    fn keep(&mut self, text: &[u8]) {
+        let mark = if self.is_cut { LOST } else { &[] };
+        if mark.len() + text.len() > KEPT - self.length {
+            self.is_cut = true;
+            return;
+        }
+        self.is_cut = false;
+        for byte in mark.iter().chain(text) {
+            self.bytes[(self.start + self.length) % KEPT] = *byte;
+            self.length += 1;
+        }
+    }
+
+    fn take(&mut self, room: &mut [u8]) -> usize {
+        let count = room.len().min(self.length);
+        for place in &mut room[..count] {
+            *place = self.bytes[self.start];
+            self.start = (self.start + 1) % KEPT;
+        }
+        self.length -= count;
+        count
+    }
+}
+
+/// Take text that no port was there for; answers how many bytes it was.
+pub(crate) fn take(room: &mut [u8]) -> usize {
+    WAITING.try_lock().map_or(0, |mut kept| kept.take(room))
+}
+
+/// Whether there is a port.
+pub(crate) fn is_present() -> bool {
+    PRESENT.load(Ordering::Relaxed)
+}
 
 static PRESENT: AtomicBool = AtomicBool::new(false);
 /// Whether it took no more the last time. Until it does again nothing waits for it.
@@ -53,6 +111,13 @@ pub(crate) fn init() {
 
 /// Write text; line ends become CR LF.
 pub(crate) fn write(text: &str) {
+    if !is_present() {
+        // Nothing waits for it: a panic may have come in the middle of it.
+        if let Some(mut kept) = WAITING.try_lock() {
+            kept.keep(text.as_bytes());
+        }
+        return;
+    }
     let mut room = 0;
     for byte in text.bytes() {
         if byte == b'\n' {
@@ -63,9 +128,6 @@ pub(crate) fn write(text: &str) {
 }
 
 fn put(byte: u8, room: &mut usize) {
-    if !PRESENT.load(Ordering::Relaxed) {
-        return;
-    }
     if *room == 0 {
         // SAFETY: the port is there (it was probed) and ours.
         let empty = || unsafe { port::read8(LINE_STATUS) } & TRANSMITTER_EMPTY != 0;
@@ -104,3 +166,40 @@ macro_rules! print_line {
     }};
 }
 pub(crate) use print_line;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(kept: &mut Kept, portion: usize) -> Vec<u8> {
+        let (mut text, mut room) = (Vec::new(), vec![0; portion]);
+        loop {
+            let count = kept.take(&mut room);
+            text.extend(&room[..count]);
+            if count == 0 {
+                return text;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_in_order_however_it_is_taken() {
+        let mut kept = Kept::EMPTY;
+        for round in 0..50_usize {
+            let text: Vec<u8> = (0..400).map(|at| (at + round) as u8).collect();
+            kept.keep(&text);
+            assert_eq!(all(&mut kept, round + 1), text);
+        }
+    }
+
+    #[test]
+    fn nothing_grows_and_where_text_was_lost_there_is_a_mark() {
+        let mut kept = Kept::EMPTY;
+        (0..1000).for_each(|_| kept.keep(b"a line of sixteen"));
+        let text = all(&mut kept, 100);
+        assert_eq!(text.len(), KEPT / 17 * 17);
+        kept.keep(b"and on");
+        kept.keep(b" and on");
+        assert_eq!(all(&mut kept, 5), b"\n[...]\nand on and on");
+    }
+}

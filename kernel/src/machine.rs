@@ -3,7 +3,7 @@
 use crate::entropy::{self, NoEntropy};
 use crate::interrupt::{self, APIC};
 use crate::memory::ranges::Range;
-use crate::{clock, fw_cfg, memory, pvh, vmware};
+use crate::{clock, console, fw_cfg, memory, pvh, vmware};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -69,6 +69,16 @@ impl Machine {
     /// See [`vmware::Error`].
     pub fn guestinfo(&self, key: &str, longest: usize) -> Result<Option<Vec<u8>>, vmware::Error> {
         vmware::guestinfo(key, longest)
+    }
+
+    /// Whether what is logged has a serial port to go to.
+    pub fn has_console(&self) -> bool {
+        console::is_present()
+    }
+
+    /// Take text that was logged and has no serial port to go to; answers how many bytes of `room` it takes.
+    pub fn take_log(&self, room: &mut [u8]) -> usize {
+        console::take(room)
     }
 
     /// Bytes of RAM that the hypervisor lets us use.

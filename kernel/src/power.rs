@@ -15,6 +15,7 @@
 //! That the machine is *asked* to end is another matter ([`ask`], [`Watch`]): the program decides what to do first.
 
 mod button;
+mod watchdog;
 
 use crate::acpi::{Acpi, Register, Space};
 use crate::cpu::{self, port};
@@ -24,6 +25,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
 
 pub use button::Watch;
+pub use watchdog::TableWatchdog;
 
 /// What a machine can be asked to do by whoever runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Place {
         match register.space {
             Space::Port => u16::try_from(register.address).ok().map(Self::Port),
             Space::Memory => {
-                memory::map_device(Range::with_length(register.address, 2)).ok().map(Self::Mapped)
+                memory::map_device(Range::with_length(register.address, 4)).ok().map(Self::Mapped)
             }
         }
     }
@@ -180,6 +182,7 @@ pub(crate) fn init(acpi: &Acpi) {
     }
     WAYS.call_once(|| ways);
     button::init(acpi);
+    watchdog::init(acpi);
 }
 
 /// Switch the machine off. Where it cannot be, it is reset: whoever runs it decides what a reset means.

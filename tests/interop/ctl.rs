@@ -4,6 +4,7 @@ use crate::fixture;
 use image_launch::agent::IMAGE;
 use image_launch::appliance::Kind;
 use image_launch::disk::Server;
+use image_launch::machine::Board;
 use image_launch::net::Wire;
 use image_launch::process::{self, Output};
 use image_launch::scratch::Scratch;
@@ -108,6 +109,18 @@ chmod 600 *.key
 
 #[test]
 fn each_service_proves_who_it_is_and_may_do_its_own_work() {
+    proves(Kind::Hosted, false);
+}
+
+#[test]
+fn a_bare_machine_knows_the_time_and_so_checks_dates_and_signatures() {
+    proves(Kind::Image(Board::Q35), true);
+}
+
+/// What was signed in the first seconds of the appliance is refused.
+const FIRST_SECONDS: Duration = Duration::from_secs(6);
+
+fn proves(kind: Kind, signed: bool) {
     let scratch = Scratch::new().unwrap();
     let mut make = process::command("sh");
     make.args(["-c", CERTIFICATES])
@@ -115,8 +128,10 @@ fn each_service_proves_who_it_is_and_may_do_its_own_work() {
         .env("ADDRESS", Wire::Service.appliance().to_string());
     process::check(make, LIMIT).unwrap();
     let text = |name: &str| fs::read_to_string(scratch.file(name)).unwrap();
-    let mut script = script(Kind::Hosted);
+    let mut script = script(kind);
+    let signatures = if signed { "required" } else { "optional" };
     script.config = vec![
+        ("api.signatures".into(), signatures.into()),
         ("api.tls.anchors".into(), text("ca.crt64")),
         ("api.tls.certificate".into(), text("appliance.crt64")),
         ("api.tls.key".into(), text("appliance.key64")),
@@ -124,9 +139,13 @@ fn each_service_proves_who_it_is_and_may_do_its_own_work() {
         ("api.trust-domain".into(), "example.org".into()),
     ];
     let (stage, _turn) = fixture::stage(&script);
+    if signed {
+        std::thread::sleep(FIRST_SECONDS);
+    }
     let as_service = |who: &str, words: &[&str]| {
         let mut command = stage.net.command(env!("CARGO_BIN_EXE_corbel"));
-        command.arg("ctl").args(words).env("CORBEL_URL", format!("https://{}", stage.net.api()));
+        command.arg("ctl").args(if signed && !who.is_empty() { &["--sign-requests"][..] } else { &[] });
+        command.args(words).env("CORBEL_URL", format!("https://{}", stage.net.api()));
         command.env("CORBEL_CA", scratch.file("ca.pem"));
         if !who.is_empty() {
             command.env("CORBEL_CERT", scratch.file(&format!("{who}.pem")));

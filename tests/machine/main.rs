@@ -8,6 +8,7 @@
 mod fixture;
 
 mod configuration;
+mod console;
 mod idle;
 mod isolation;
 mod management;

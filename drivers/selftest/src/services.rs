@@ -8,8 +8,9 @@ extern crate alloc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write;
-use drivers::{AnyNic, Inventory};
+use drivers::{AnyNic, Inventory, Watchdog};
 use kernel::Machine;
+use kernel::power::TableWatchdog;
 use log::info;
 use network_nic::{Device, Nic};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
@@ -50,6 +51,7 @@ pub(crate) fn run(machine: Machine) -> ! {
             Err(error) => info!("{error}"),
         }
     }
+    let table = watchdog.filter(|_| found.watchdog.is_none()).and_then(TableWatchdog::start);
     let addresses = item(line, "address=").filter_map(|text| text.parse::<Ipv4Cidr>().ok());
     let mut links: Vec<Link> = found
         .nics
@@ -65,14 +67,15 @@ pub(crate) fn run(machine: Machine) -> ! {
     );
     loop {
         let mut deadline = None::<Instant>;
-        if let Some(watchdog) = &mut found.watchdog {
+        if found.watchdog.is_some() || table.is_some() {
             if hang.is_some_and(|seconds| machine.now() > u64::from(seconds) * 1_000_000) {
                 info!("hanging");
                 loop {
                     machine.idle(None);
                 }
             }
-            watchdog.feed();
+            found.watchdog.iter_mut().for_each(Watchdog::feed);
+            table.iter().for_each(TableWatchdog::feed);
             deadline = Some(Instant::from_micros(machine.now() as i64 + 500_000));
         }
         for link in &mut links {

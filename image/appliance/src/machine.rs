@@ -9,11 +9,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use drivers::virtio::blk::Block;
+use drivers::virtio::console::Console;
 use drivers::{AnyNic, Inventory, Watchdog};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::{self, Channel, Config};
 use image_appliance::limits::Limits;
-use kernel::power::{self, Exit, Request, Watch};
+use kernel::power::{self, Exit, Request, TableWatchdog, Watch};
 use kernel::{Machine, crc32c, day, entropy, figures};
 use kernel_runtime::{Instant, Profile};
 use network_nic::Nic;
@@ -31,16 +32,46 @@ const NIC_MOST: usize = 2560 << 10;
 
 /// Be the appliance.
 pub(crate) fn run(machine: Machine) -> ! {
-    match serve(&machine) {
+    let mut text = Text::find(&machine);
+    match serve(&machine, &mut text) {
         Ok(never) => match never {},
         Err(reason) => {
             log::error!("{reason}");
+            text.say_all(&machine);
             power::exit(Exit::Failure)
         }
     }
 }
 
-fn serve(machine: &Machine) -> Result<Infallible, String> {
+/// Where log lines go on a machine without a serial port.
+struct Text(Option<Console>);
+
+/// How long the last lines may take, in microseconds.
+const LAST_WORDS: u64 = 50_000;
+
+impl Text {
+    fn find(machine: &Machine) -> Self {
+        let mut text = Self(None);
+        if !machine.has_console() {
+            text.0 = drivers::find_console(machine.command_line());
+        }
+        text.say(machine);
+        text
+    }
+
+    /// Say what there is to say, as far as there is room.
+    fn say(&mut self, machine: &Machine) -> bool {
+        self.0.as_mut().is_none_or(|console| console.carry(|room| machine.take_log(room)))
+    }
+
+    /// Say all of it, unless nobody listens.
+    fn say_all(&mut self, machine: &Machine) {
+        let end = machine.now() + LAST_WORDS;
+        while !self.say(machine) && machine.now() < end {}
+    }
+}
+
+fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
     let config = configuration(machine)?;
     log::set_max_level(config.log);
     let Devices { host, service, disks, mut feeder } = devices(machine, &config)?;
@@ -67,12 +98,15 @@ fn serve(machine: &Machine) -> Result<Infallible, String> {
     loop {
         let next = appliance.turn(now());
         feeder.feed(machine.now());
+        text.say(machine);
         if let Some(request) = power.asked(machine.now()) {
             appliance.end(config.off, now());
-            match request {
-                _ if !appliance.has_ended() => {}
-                Request::Off => power::exit(Exit::Success),
-                Request::Reset => power::reset(),
+            if appliance.has_ended() {
+                text.say_all(machine);
+                match request {
+                    Request::Off => power::exit(Exit::Success),
+                    Request::Reset => power::reset(),
+                }
             }
         }
         if let Next::Idle(deadline) = next {
@@ -119,6 +153,8 @@ const WATCHDOG: u16 = 60;
 /// Feeds the watchdog, if there is one, from the turn of the machine and from nowhere else: one that hangs is reset.
 struct Feeder {
     watchdog: Option<Watchdog>,
+    /// One that ACPI describes. Nobody has chosen it for this machine, so it is switched on only if the configuration says so.
+    table: Option<TableWatchdog>,
     /// Microseconds from one time to the next: a quarter of what it waits.
     period: u64,
     next: u64,
@@ -126,16 +162,15 @@ struct Feeder {
 
 impl Feeder {
     fn feed(&mut self, now: u64) {
-        if let Some(watchdog) = &mut self.watchdog
-            && now >= self.next
-        {
-            watchdog.feed();
+        if now >= self.next && self.deadline().is_some() {
+            self.watchdog.iter_mut().for_each(Watchdog::feed);
+            self.table.iter().for_each(TableWatchdog::feed);
             self.next = now + self.period;
         }
     }
 
     fn deadline(&self) -> Option<u64> {
-        self.watchdog.as_ref().map(|_| self.next)
+        (self.watchdog.is_some() || self.table.is_some()).then_some(self.next)
     }
 }
 
@@ -180,10 +215,12 @@ fn devices(machine: &Machine, config: &Config) -> Result<Devices, String> {
     let later = nics.remove(host.max(service));
     let earlier = nics.remove(host.min(service));
     let (host, service) = if host < service { (earlier, later) } else { (later, earlier) };
-    if found.watchdog.is_none() && config.watchdog.is_some_and(|seconds| seconds != 0) {
+    let wanted = config.watchdog.filter(|seconds| *seconds != 0 && found.watchdog.is_none());
+    let table = wanted.and_then(TableWatchdog::start);
+    if wanted.is_some() && table.is_none() {
         return Err("configuration: watchdog: this machine has none that there is a driver for".to_string());
     }
-    let feeder = Feeder { watchdog: found.watchdog, period: u64::from(seconds) * 250_000, next: 0 };
+    let feeder = Feeder { watchdog: found.watchdog, table, period: u64::from(seconds) * 250_000, next: 0 };
     Ok(Devices { host, service, disks, feeder })
 }
 

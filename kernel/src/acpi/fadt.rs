@@ -25,7 +25,7 @@ impl Register {
         if number == 0 || number > 0xffff { None } else { Some(Self { space: Space::Port, address: number }) }
     }
 
-    fn generic(table: &Table, offset: usize) -> Option<Self> {
+    pub(super) fn generic(table: &Table, offset: usize) -> Option<Self> {
         let address = table.number::<8>(offset + 4)?;
         match table.number::<1>(offset)? {
             0 if address != 0 => Some(Self { space: Space::Memory, address }),

@@ -9,6 +9,7 @@ mod fadt;
 mod madt;
 mod sleep;
 mod table;
+mod wdat;
 
 use crate::memory::{self, ranges::Range};
 use alloc::vec::Vec;
@@ -17,6 +18,7 @@ use table::Table;
 pub(crate) use event::Event;
 pub(crate) use fadt::{Fadt, Register, Space};
 pub(crate) use madt::{IoApic, Madt, Override};
+pub(crate) use wdat::{Entry, Wdat};
 
 /// Tables that are looked at.
 const MOST: usize = 64;
@@ -39,6 +41,10 @@ pub(crate) struct Acpi {
     pub(crate) madt: Option<Madt>,
     /// Configuration space of PCI segment 0.
     pub(crate) ecam: Option<Ecam>,
+    /// Physical address of the high precision event timers' registers.
+    pub(crate) event_timer: Option<u64>,
+    /// A watchdog.
+    pub(crate) watchdog: Option<Wdat>,
     /// What to write for soft off, for the first and the second control register.
     pub(crate) soft_off: Option<(u8, u8)>,
     /// Where a machine with reduced hardware says that its power button was pressed.
@@ -58,6 +64,8 @@ impl Acpi {
                 b"FACP" => acpi.fadt = Table::read(address).and_then(|table| Fadt::parse(&table)),
                 b"APIC" => acpi.madt = Table::read(address).map(|table| Madt::parse(&table)),
                 b"MCFG" => acpi.ecam = Table::read(address).and_then(|table| ecam(&table)),
+                b"HPET" => acpi.event_timer = Table::read(address).and_then(|table| event_timer(&table)),
+                b"WDAT" => acpi.watchdog = Table::read(address).and_then(|table| Wdat::parse(&table)),
                 b"SSDT" => definitions.push(address),
                 _ => {}
             }
@@ -144,6 +152,12 @@ fn ecam(table: &Table) -> Option<Ecam> {
         let possible = base != 0 && base.is_multiple_of(1 << 20) && base.checked_add(1 << 28).is_some();
         (segment == 0 && first <= last && possible).then_some(Ecam { base, buses: (first, last) })
     })
+}
+
+/// Where the HPET table says that the registers are (IA-PC HPET specification, section 3.2.4): in memory, always.
+fn event_timer(table: &Table) -> Option<u64> {
+    let address = table.number::<8>(44)?;
+    (table.number::<1>(40)? == 0 && address != 0 && address.is_multiple_of(8)).then_some(address)
 }
 
 #[cfg(test)]

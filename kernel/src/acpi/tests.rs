@@ -171,6 +171,15 @@ fn the_madt_is_read_as_far_as_its_entries_make_sense() {
 }
 
 #[test]
+fn the_event_timers_are_where_their_table_says_if_they_can_be() {
+    let table = |space: u8, address: u64| {
+        event_timer(&parsed(b"HPET", 56, &[(40, &[space, 64, 0, 0]), (44, &address.to_le_bytes())]))
+    };
+    assert_eq!(table(0, 0xfed0_0000), Some(0xfed0_0000));
+    assert_eq!((table(1, 0xfed0_0000), table(0, 0), table(0, 0xfed0_0004)), (None, None, None));
+}
+
+#[test]
 fn the_mcfg_entry_of_segment_zero_is_taken() {
     let entry =
         |base: u64, segment: u8| [&base.to_le_bytes()[..], &[segment, 0, 0, 255, 0, 0, 0, 0]].concat();
@@ -224,4 +233,44 @@ fn the_root_prefers_the_wide_list() {
     assert!(!Root::parse(&old, || new.clone()).unwrap().wide);
     old[9] ^= 1;
     assert!(Root::parse(&old, Vec::new).is_none());
+}
+
+/// The table of a TCO timer, of which `entries` are another number and `change` changes the last.
+fn watchdog(count: u32, change: &[(usize, &[u8])]) -> Option<Wdat> {
+    let entry = |action: u8, instruction: u8, port: u16, value: u32, mask: u32| {
+        let mut entry = vec![action, instruction, 0, 0, 1, 16, 0, 2];
+        entry.extend(u64::from(port).to_le_bytes());
+        entry.extend(value.to_le_bytes());
+        entry.extend(mask.to_le_bytes());
+        entry
+    };
+    let mut last = entry(0x09, 0x82, 0x668, 0, 0x800);
+    change.iter().for_each(|(at, bytes)| last[*at..at + bytes.len()].copy_from_slice(bytes));
+    let entries = [entry(0x01, 2, 0x660, 1, 1), entry(0x06, 3, 0x672, 0, 0x3ff), last].concat();
+    let fields: [(usize, &[u8]); 5] = [
+        (48, &600u32.to_le_bytes()),
+        (52, &1023u32.to_le_bytes()),
+        (56, &4u32.to_le_bytes()),
+        (64, &count.to_le_bytes()),
+        (68, &entries),
+    ];
+    Wdat::parse(&parsed(b"WDAT", 68 + entries.len(), &fields))
+}
+
+#[test]
+fn a_watchdog_table_is_read_whole_or_not_at_all() {
+    let table = watchdog(3, &[]).unwrap();
+    assert_eq!((table.period, table.counts, table.entries.len()), (600, (4, 1023), 3));
+    let last = table.entries[2];
+    assert_eq!((last.action, last.width, last.shift, last.mask), (9, 2, 0, 0x800));
+    assert_eq!(last.instruction, Entry::WRITES | Entry::PRESERVES);
+    assert_eq!(watchdog(2, &[]).unwrap().entries.len(), 2);
+    for count in [0, 4, 65, u32::MAX] {
+        assert_eq!(watchdog(count, &[]), None, "{count} entries");
+    }
+    for (at, bytes) in [(1, &[4][..]), (4, &[2]), (6, &[32]), (7, &[4]), (7, &[3, 0x6a]), (8, &[0; 8])] {
+        assert_eq!(watchdog(3, &[(at, bytes)]), None, "{at}: {bytes:?}");
+    }
+    // Without the size of the access that of the register counts.
+    assert_eq!(watchdog(3, &[(7, &[0])]).unwrap().entries[2].width, 2);
 }

@@ -8,6 +8,7 @@
 //! | CPUID leaf 0x15 | CPUs and hypervisors that state the crystal's rate |
 //! | CPUID leaf 0x4000_0010 | VMware, and hypervisors that took it over |
 //! | the ACPI timer, 3.579545 MHz | q35 and pc under translation; everything with fixed ACPI hardware |
+//! | the high precision event timers' counter | where there is a table of them and no ACPI timer |
 //! | the PC's timer chip, 1.193182 MHz | microvm under translation; machines without ACPI, or that say they are a PC |
 //! | the local APIC's timer, 1 GHz | QEMU and KVM without any of these: there the rate is part of the interface |
 //!

@@ -21,6 +21,13 @@ pub(super) enum Reference<'a> {
         /// How many bits it has.
         bits: u32,
     },
+    /// The main counter of the high precision event timers.
+    EventTimer {
+        /// Where their registers are mapped.
+        address: u64,
+        /// Counts in a second.
+        rate: u64,
+    },
     /// Channel 0 of the PC's timer chip.
     Chip,
     /// The local APIC's timer, where its rate is part of the hypervisor's interface.
@@ -29,6 +36,14 @@ pub(super) enum Reference<'a> {
 
 /// In a second.
 const NANOSECONDS: u64 = 1_000_000_000;
+/// Registers of the high precision event timers (IA-PC HPET specification, section 2.3).
+const HPET_PERIOD: u64 = 0x04;
+const HPET_CONFIGURATION: u64 = 0x10;
+const HPET_COUNTER: u64 = 0xf0;
+const HPET_ENABLE: u32 = 1;
+/// The longest period that the specification allows, in femtoseconds, of which so many make a second.
+const LONGEST_PERIOD: u32 = 100_000_000;
+const FEMTOSECONDS: u64 = 1_000_000_000_000_000;
 const CHIP_COMMAND: u16 = 0x43;
 const CHIP_CHANNEL: u16 = 0x40;
 
@@ -59,9 +74,11 @@ impl<'a> Reference<'a> {
     pub(super) fn candidates(acpi: &Acpi, apic: &'a Apic) -> impl Iterator<Item = Self> {
         let timer = acpi.fadt.as_ref().and_then(|fadt| fadt.timer);
         let acpi_timer = timer.and_then(|(register, bits)| Self::acpi(register, bits));
+        // It is switched on for this, which nobody needs beside the ACPI timer.
+        let event_timer = acpi.event_timer.filter(|_| acpi_timer.is_none()).and_then(Self::event_timer);
         let chip = is_pc(acpi).then(Self::chip);
         let apic_timer = stated_timer_rate().is_some().then_some(Self::Apic(apic));
-        [acpi_timer, chip, apic_timer].into_iter().flatten()
+        [acpi_timer, event_timer, chip, apic_timer].into_iter().flatten()
     }
 
     fn acpi(register: Register, bits: u32) -> Option<Self> {
@@ -72,6 +89,20 @@ impl<'a> Reference<'a> {
                 (address % 4 == 0).then_some(Self::AcpiMemory { address, bits })
             }
         }
+    }
+
+    fn event_timer(physical: u64) -> Option<Self> {
+        let address = memory::map_device(Range::with_length(physical, 1024)).ok()?;
+        let register = |offset| (address + offset) as *mut u32;
+        // SAFETY: the registers are mapped and aligned; reading the period has no effect.
+        let rate = rate_of(unsafe { register(HPET_PERIOD).read_volatile() })?;
+        // SAFETY: as above.
+        let configuration = unsafe { register(HPET_CONFIGURATION).read_volatile() };
+        if configuration & HPET_ENABLE == 0 {
+            // SAFETY: as above; the counter begins to count, and no timer was asked for.
+            unsafe { register(HPET_CONFIGURATION).write_volatile(configuration | HPET_ENABLE) };
+        }
+        Some(Self::EventTimer { address, rate })
     }
 
     fn chip() -> Self {
@@ -93,6 +124,7 @@ impl<'a> Reference<'a> {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::AcpiPort { .. } | Self::AcpiMemory { .. } => "the ACPI timer",
+            Self::EventTimer { .. } => "the HPET",
             Self::Chip => "the timer chip",
             Self::Apic(_) => "the APIC timer",
         }
@@ -102,6 +134,7 @@ impl<'a> Reference<'a> {
     pub(super) fn rate(&self) -> u64 {
         match self {
             Self::AcpiPort { .. } | Self::AcpiMemory { .. } => 3_579_545,
+            Self::EventTimer { rate, .. } => *rate,
             Self::Chip => 1_193_182,
             Self::Apic(_) => NANOSECONDS,
         }
@@ -112,7 +145,7 @@ impl<'a> Reference<'a> {
         match self {
             Self::AcpiPort { bits, .. } | Self::AcpiMemory { bits, .. } => (1 << bits) - 1,
             Self::Chip => 0xffff,
-            Self::Apic(_) => 0xffff_ffff,
+            Self::Apic(_) | Self::EventTimer { .. } => 0xffff_ffff,
         }
     }
 
@@ -130,6 +163,11 @@ impl<'a> Reference<'a> {
                 let value = unsafe { (*address as *const u32).read_volatile() };
                 (before, u64::from(value) & self.mask(), cpu::tsc())
             }
+            Self::EventTimer { address, .. } => {
+                // SAFETY: the register is mapped and aligned; reading the counter has no effect.
+                let value = unsafe { ((address + HPET_COUNTER) as *const u32).read_volatile() };
+                (before, value.into(), cpu::tsc())
+            }
             Self::Chip => {
                 // SAFETY: the command keeps the count of channel 0 for the two reads after it.
                 unsafe { port::write8(CHIP_COMMAND, 0) };
@@ -146,5 +184,22 @@ impl<'a> Reference<'a> {
                 (before, u64::from(value), cpu::tsc())
             }
         }
+    }
+}
+
+/// Counts in a second, of one that takes so many femtoseconds each.
+fn rate_of(period: u32) -> Option<u64> {
+    (1..=LONGEST_PERIOD).contains(&period).then(|| FEMTOSECONDS / u64::from(period))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_that_cannot_be_is_no_rate() {
+        assert_eq!(rate_of(69_841_279), Some(14_318_179));
+        assert_eq!(rate_of(10_000_000), Some(100_000_000), "QEMU's");
+        assert_eq!((rate_of(0), rate_of(u32::MAX), rate_of(LONGEST_PERIOD + 1)), (None, None, None));
     }
 }

@@ -35,7 +35,7 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     (
         "clock-unknown",
-        "leave --sign-requests (and `sign_requests`) away for this host: only the hosted appliance knows the time.",
+        "leave --sign-requests (and `sign_requests`) away for this host, or give its appliance a clock (the key `time`).",
     ),
     ("unknown-instance", "`corbelctl instances` lists those that are there."),
     ("instance-terminated", "it is gone for good; `corbelctl create` can make a new one of that name."),
