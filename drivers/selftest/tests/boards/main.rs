@@ -186,8 +186,8 @@ fn tco_table() -> Vec<u8> {
     const WRITE_COUNT: u8 = 3;
     const PRESERVE: u8 = 0x80;
     // Action and instruction; space, access size and address; value and mask.
-    let entries: [([u8; 2], (u8, u8, u64), [u32; 2]); 5] = [
-        ([0x01, WRITE], (1, 2, 0x660), [1, 1]),
+    let entries = [
+        ([0x01, WRITE], (1_u8, 2_u8, 0x660_u64), [1_u32, 1]),
         ([0x06, WRITE_COUNT], (1, 2, 0x672), [0, 0x3ff]),
         ([0x08, 0], (1, 2, 0x668), [0, 0x800]),
         ([0x09, WRITE | PRESERVE], (1, 2, 0x668), [0, 0x800]),
