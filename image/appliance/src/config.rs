@@ -222,8 +222,8 @@ impl<'a> Keys<'a> {
                 let Some((key, value)) = item.split_once('=') else {
                     return Err(fail(item, "expected key=value".to_string()));
                 };
-                // QEMU's microvm names its devices here; the drivers read them.
-                if key == "virtio_mmio.device" && channel == Channel::CommandLine {
+                // QEMU's microvm and Firecracker name their devices here, which the drivers read, and that there is no PCI.
+                if channel == Channel::CommandLine && (key == "virtio_mmio.device" || item == "pci=off") {
                     continue;
                 }
                 if let Some(Given { channel: first, .. }) = keys.insert(key, Given { channel, value }) {

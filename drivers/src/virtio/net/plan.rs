@@ -15,6 +15,9 @@ pub(super) const LEAST_MTU: usize = 576;
 const LONGEST_FRAME: usize = ETHERNET + 65535;
 /// Bytes of the header in front of a frame, at most.
 const HEADER: usize = network_nic::offload::HEADER_LEN;
+/// What a device that merges segments wants room for, its header not counted (virtio 1.2 section 5.1.6.3.1). That is a byte
+/// more than it can fill, and Firecracker puts nothing into less.
+const LONGEST_RECEIVED: usize = 65562 - HEADER;
 /// Long buffers make sense from so many on, and more than so many bring nothing.
 const LONG_LEAST: usize = 8;
 const LONG_MOST: usize = 64;
@@ -75,8 +78,8 @@ pub(crate) fn plan(offer: &Offer, memory: usize) -> Plan {
     // Receiving long frames gains most. It may take more than half, as long as sending gets the least it needs.
     let least = if cut { SEGMENTS[SEGMENTS.len() - 1].max(short) } else { short };
     let share =
-        memory.saturating_sub(LONG_LEAST * cost(least)).min(half.max(LONG_LEAST * cost(LONGEST_FRAME)));
-    let receive = merged.then(|| long(LONGEST_FRAME, short, share, offer.queues[0])).flatten();
+        memory.saturating_sub(LONG_LEAST * cost(least)).min(half.max(LONG_LEAST * cost(LONGEST_RECEIVED)));
+    let receive = merged.then(|| long(LONGEST_RECEIVED, short, share, offer.queues[0])).flatten();
     if receive.is_none() {
         features &= !feature::NET_GUEST_TSO4;
     }
@@ -139,7 +142,7 @@ mod tests {
     fn with_memory_both_directions_have_the_longest_frames() {
         let plan = plan(&offer(ALL, 1500), 16 << 20);
         assert_eq!(plan.features, ALL);
-        assert_eq!(plan.receive, Buffers { count: 64, frame: 65549 });
+        assert_eq!(plan.receive, Buffers { count: 64, frame: 65550 });
         assert_eq!(plan.transmit, Buffers { count: 64, frame: 65549 });
     }
 
@@ -161,7 +164,7 @@ mod tests {
     #[test]
     fn receiving_long_frames_comes_before_sending_them() {
         let plan = plan(&offer(ALL, 1500), 704 * 1024);
-        assert_eq!(plan.receive, Buffers { count: 8, frame: 65549 });
+        assert_eq!(plan.receive, Buffers { count: 8, frame: 65550 });
         assert_eq!(plan.transmit, Buffers { count: 8, frame: 16 * 1024 - 12 });
     }
 
