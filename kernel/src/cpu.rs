@@ -182,6 +182,7 @@ pub(crate) unsafe fn set_cr4_bits(bits: u64) {
     };
 }
 
+#[cfg(target_feature = "sse2")]
 /// Let code use AVX: the CPU keeps the state of x87, SSE and AVX.
 ///
 /// # Safety

@@ -4,6 +4,12 @@
 //! lanes that do not wait for each other. What a lane begins with is carried past the bytes of the next one by a table:
 //! the remainder is linear, so four look-ups, one for each of its bytes, are all it takes.
 
+#![cfg_attr(
+    not(target_feature = "sse2"),
+    allow(dead_code, reason = "a build without vector registers has none of it")
+)]
+
+#[cfg(target_feature = "sse2")]
 use crate::cpu;
 
 /// CPUID leaf 1, ECX.
@@ -44,11 +50,19 @@ const fn past() -> [[u32; 256]; 4] {
 /// Go on with the CRC32C of what came before, zero at the beginning, over the bytes.
 pub type Checksum = fn(u32, &[u8]) -> u32;
 
-/// The CRC32C of this CPU; none where it has no instruction for it.
+/// The CRC32C of this CPU; none where it has no instruction for it, and in a build that uses none of that family.
+#[cfg(target_feature = "sse2")]
 pub fn by_instruction() -> Option<Checksum> {
     (cpu::cpuid(1).ecx & CPUID_SSE42 != 0).then_some(crc32c as Checksum)
 }
 
+/// None: this build uses none of the instructions that the one for it came with.
+#[cfg(not(target_feature = "sse2"))]
+pub fn by_instruction() -> Option<Checksum> {
+    None
+}
+
+#[cfg(target_feature = "sse2")]
 /// Only [`by_instruction`] gives this out, and only where the CPU has SSE4.2.
 fn crc32c(before: u32, bytes: &[u8]) -> u32 {
     // SAFETY: this function has no caller but those that have it from `by_instruction`, which has seen in CPUID that the
@@ -57,6 +71,7 @@ fn crc32c(before: u32, bytes: &[u8]) -> u32 {
     unsafe { sse42(before, bytes) }
 }
 
+#[cfg(target_feature = "sse2")]
 #[target_feature(enable = "sse4.2")]
 fn sse42(before: u32, bytes: &[u8]) -> u32 {
     use core::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};

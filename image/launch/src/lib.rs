@@ -21,14 +21,26 @@ pub mod tour;
 pub mod wait;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-/// The image to boot: the one the environment's `CORBEL_IMAGE` names, or the one built with this program.
+/// Whether the environment's `CORBEL_SOFT` asks for the image that uses no vector registers.
+#[must_use]
+pub fn is_soft() -> bool {
+    std::env::var_os("CORBEL_SOFT").is_some_and(|value| !value.is_empty())
+}
+
+/// The image to boot: the one the environment's `CORBEL_IMAGE` names, one without vector registers where
+/// [`is_soft`], which is built then, or the one built with this program.
 ///
 /// # Errors
-/// When it is not there.
+/// When it is not there, or cannot be built.
 pub fn image() -> Result<PathBuf> {
-    let image =
-        std::env::var_os("CORBEL_IMAGE").map_or_else(|| image_pack::elf().to_path_buf(), PathBuf::from);
+    static SOFT: LazyLock<std::result::Result<PathBuf, String>> = LazyLock::new(image_pack::elf_soft);
+    let image = match std::env::var_os("CORBEL_IMAGE") {
+        Some(image) => image.into(),
+        None if is_soft() => SOFT.clone().map_err(Error::new)?,
+        None => image_pack::elf().to_path_buf(),
+    };
     if image.is_file() {
         return Ok(image);
     }

@@ -106,6 +106,13 @@ pub fn accelerator() -> String {
     "tcg,thread=multi".into()
 }
 
+/// QEMU's `-cpu`: the environment's `CORBEL_CPU`, or all that the accelerator can do. A KVM that emulates what a kernel does
+/// wants `qemu64`.
+#[must_use]
+pub fn processor() -> String {
+    std::env::var("CORBEL_CPU").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "max".into())
+}
+
 /// What to run, and on what.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -145,7 +152,16 @@ impl Machine {
         let _ = fs::remove_file(&console);
         let mut qemu = net.command("qemu-system-x86_64");
         qemu.args(["-name", &spec.name, "-machine", spec.board.machine()]);
-        qemu.args(["-accel", &accelerator(), "-cpu", "max", "-smp", "1", "-m", &spec.memory.to_string()]);
+        qemu.args([
+            "-accel",
+            &accelerator(),
+            "-cpu",
+            &processor(),
+            "-smp",
+            "1",
+            "-m",
+            &spec.memory.to_string(),
+        ]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]).args(firmware(spec.board));
         qemu.arg("-kernel").arg(&spec.kernel);
         if !spec.command_line.is_empty() {

@@ -86,6 +86,23 @@ fn write(bin: &str, document: &str, path: &Path) -> Result<(), String> {
     disk.write(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// Build the appliance without vector registers, as it is unpacked: for hypervisors that carry out a kernel's instructions
+/// one by one and know none of those. Tests want it, the product does not, so it is built when asked for.
+///
+/// # Errors
+/// A sentence, when it cannot be built.
+pub fn elf_soft() -> Result<PathBuf, String> {
+    let build = inner::Build {
+        root: Path::new(env!("IMAGE_PACK_ROOT")),
+        target: Path::new(env!("IMAGE_PACK_TARGET")),
+        package: "image_appliance",
+        bin: "appliance",
+        ground: inner::Ground::Soft,
+    };
+    let folder = Path::new(env!("IMAGE_PACK_OUT"));
+    inner::install(&build.run()?, folder, "soft").map(|_| folder.join("soft.plain"))
+}
+
 /// Build the kernel's self-test, a program for the bare machine that breaks the rules on purpose; tests want it, the
 /// product does not, so it is built when asked for.
 ///

@@ -11,12 +11,18 @@
 //! page that is not mapped lies under each stack. Nothing is ever writable and executable; [`check_rights`] walks the live
 //! tables and proves it.
 
+#[cfg(target_feature = "sse2")]
+pub(crate) mod copy;
+#[cfg(not(target_feature = "sse2"))]
+#[path = "words.rs"]
 pub(crate) mod copy;
 mod heap;
 mod paging;
 pub(crate) mod ranges;
 pub mod stack;
 mod window;
+#[cfg(all(test, target_feature = "sse2"))]
+mod words;
 
 use crate::pvh::{Physical, StartInfo};
 use crate::{cpu, entry};

@@ -8,9 +8,9 @@
 //!
 //! Nothing here branches on, or indexes by, a secret.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod ghash;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod x86;
 
 #[cfg(test)]
@@ -38,22 +38,22 @@ impl core::error::Error for Forged {}
 /// Whether the processor has what this package needs.
 #[must_use]
 pub fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     return x86::Present::detect().is_some();
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
     return false;
 }
 
 /// A key, ready for use; its schedule is wiped when it is dropped.
 pub struct Gcm {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     sized: Sized,
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
     never: core::convert::Infallible,
 }
 
 /// AES-128 has eleven round keys, AES-256 fifteen.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 enum Sized {
     Aes128(x86::Key<11>),
     Aes256(x86::Key<15>),
@@ -65,7 +65,7 @@ impl core::fmt::Debug for Gcm {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 impl Gcm {
     /// Prepare a key of 16 or 32 bytes. `None` when the processor lacks the instructions, or for another length.
     #[must_use]
@@ -119,7 +119,7 @@ impl Gcm {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
 impl Gcm {
     /// No instructions are known for this processor.
     #[must_use]
@@ -149,7 +149,7 @@ impl Gcm {
 }
 
 /// Compare without telling by time where the first difference is.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 fn same(one: &[u8; TAG], other: &[u8; TAG]) -> bool {
     let difference = u128::from_ne_bytes(*one) ^ u128::from_ne_bytes(*other);
     core::hint::black_box(difference) == 0
