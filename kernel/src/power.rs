@@ -15,6 +15,7 @@
 //! That the machine is *asked* to end is another matter ([`ask`], [`Watch`]): the program decides what to do first.
 
 mod button;
+mod keyboard;
 mod watchdog;
 
 use crate::acpi::{Acpi, Register, Space};

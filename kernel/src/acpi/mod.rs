@@ -49,6 +49,8 @@ pub(crate) struct Acpi {
     pub(crate) soft_off: Option<(u8, u8)>,
     /// Where a machine with reduced hardware says that its power button was pressed.
     pub(crate) event: Option<Event>,
+    /// There is a keyboard controller.
+    pub(crate) has_keyboard: bool,
 }
 
 impl Acpi {
@@ -75,9 +77,15 @@ impl Acpi {
         for table in definitions.into_iter().rev().filter_map(Table::read) {
             acpi.soft_off = acpi.soft_off.or_else(|| sleep::soft_off(table.body()));
             acpi.event = acpi.event.or_else(|| Event::find(table.body()));
+            acpi.has_keyboard |= has_keyboard(table.body());
         }
         acpi
     }
+}
+
+/// Whether a definition block's byte code has the identifier PNP0303, as an integer constant of four bytes (section 19.3.4).
+fn has_keyboard(code: &[u8]) -> bool {
+    code.windows(5).any(|bytes| bytes == [0x0c, 0x41, 0xd0, 0x03, 0x03])
 }
 
 /// The root: where the list of tables is, and how wide its entries are.

@@ -5,7 +5,7 @@
 //! it, we clear that bit when we see it, and so each press is an edge. What else firmware may have left behind that line can
 //! hide an edge; so the register is looked at every few seconds too, and without an interrupt every second.
 
-use super::{ASKED, Request, ask, asked};
+use super::{ASKED, Request, ask, asked, keyboard};
 use crate::acpi::{Acpi, Register, Space};
 use crate::cpu::port;
 use crate::memory::{self, ranges::Range};
@@ -26,6 +26,8 @@ enum Place {
     Fixed([Option<u16>; 2], u16),
     /// The mapped register of an event device, its width, and the bit.
     Event(u64, u8, u32),
+    /// No button, but a keyboard.
+    Keyboard,
 }
 
 /// The button and the global number of its interrupt.
@@ -38,6 +40,10 @@ pub(super) fn init(acpi: &Acpi) {
         let range = Range::with_length(event.address, u64::from(event.width));
         let address = memory::map_device(range).ok()?;
         Some((Place::Event(address, event.width, event.button), event.interrupt))
+    });
+    let button = button.or_else(|| {
+        let interrupt = acpi.madt.as_ref().map(|madt| madt.global(keyboard::INTERRUPT));
+        acpi.has_keyboard.then_some((Place::Keyboard, interrupt))
     });
     if let Some(button) = button {
         BUTTON.call_once(|| button);
@@ -141,6 +147,7 @@ impl Place {
                 let events = unsafe { (address as *const u8).read_volatile() };
                 u32::from(events) & button != 0 && events != u8::MAX
             }
+            Self::Keyboard => keyboard::is_pressed(),
         }
     }
 }
