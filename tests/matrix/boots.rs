@@ -1,0 +1,51 @@
+//! One boot after the other: as many as it is asked for, and none may fail.
+
+use crate::cell::{Board, Cell, Nic, Start};
+use crate::fixture::Turn;
+use crate::host::{Came, Host};
+use crate::qemu;
+use image_launch::{initiator, wait};
+use std::time::Duration;
+
+/// How often each machine is booted unless `CORBEL_BOOTS` says otherwise.
+const FEW: usize = 2;
+const ANSWER: Duration = Duration::from_secs(10);
+
+#[test]
+fn it_boots_each_time_on_each_machine() {
+    let _turn = Turn::take();
+    let count = std::env::var("CORBEL_BOOTS").map_or(FEW, |count| count.parse().unwrap());
+    let host = Host::new().unwrap();
+    for board in [Board::Q35, Board::Pc, Board::Microvm] {
+        let cell = Cell::new(board, Start::Pvh, [Nic::Modern; 2]);
+        let mut times: Vec<u128> = (0..count).map(|number| boot(&host, &cell, number)).collect();
+        times.sort_unstable();
+        let at = |part: usize| times[(times.len() - 1) * part / 100];
+        println!(
+            "{}: {count} boots, none failed; ready after {} ms at least, {} at the median, {} at the 95th percentile, {} at most",
+            cell.name(),
+            at(0),
+            at(50),
+            at(95),
+            at(100)
+        );
+    }
+}
+
+/// Boots it, and asks it who it is; answers after how many milliseconds it was ready.
+fn boot(host: &Host, cell: &Cell, number: usize) -> u128 {
+    let boot = || {
+        let mut machine = qemu::start(host, cell, &host.config(None))?;
+        let came = host.wait_for(&mut machine, true)?;
+        assert_eq!(came, Came::Up, "boot {number} of {}: {}", cell.name(), machine.said());
+        let took = machine.begun.elapsed().as_millis();
+        // On a crowded host the disk's service is found later than initiators: until then it is busy, and they ask again.
+        wait::until("an answer to INQUIRY", ANSWER, || match initiator::inquiry(&host.net, &host.unit()) {
+            Err(error) if error.to_string().contains("BUSY") => Ok(None),
+            answer => answer.map(Some),
+        })?;
+        assert!(!machine.said().contains("PANIC"), "boot {number} of {}: {}", cell.name(), machine.said());
+        Ok::<_, image_launch::Error>(took)
+    };
+    boot().unwrap_or_else(|error| panic!("boot {number} of {}: {error}", cell.name()))
+}
