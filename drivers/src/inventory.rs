@@ -8,7 +8,7 @@ use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, mmio, pci};
 use crate::watchdog::{self, Watchdog};
-use crate::{Error, Location, rtl8139, vmxnet3};
+use crate::{Error, Location, intel, rtl8139, vmxnet3};
 use alloc::vec::Vec;
 use core::fmt;
 use virtio_drivers::transport::DeviceType;
@@ -83,6 +83,10 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
                 found.take(Location::Pci(function.at), opened, inventory);
             }
             let (at, memory) = (function.at, inventory.nic_memory);
+            if let Some(kind) = intel::kind(function.info.vendor_id, function.info.device_id) {
+                let opened = intel::open(&mut buses, at, kind, memory).map(AnyNic::Intel);
+                found.take_nic(Location::Pci(at), opened);
+            }
             let opened = match (function.info.vendor_id, function.info.device_id) {
                 vmxnet3::ID => vmxnet3::open(&mut buses, at, memory).map(AnyNic::Vmxnet3),
                 rtl8139::ID => {

@@ -3,6 +3,7 @@
 //! A new kind is a line in `kinds!` at the end. What the stack does with a frame is compiled once, not once for each kind:
 //! a driver only says where the frame lies, before and after.
 
+use crate::intel::Intel;
 use crate::rtl8139::Rtl8139;
 use crate::virtio::net::VirtioNet;
 use crate::vmxnet3::Vmxnet3;
@@ -148,6 +149,8 @@ kinds! {
     Virtio(VirtioNet, crate::virtio::net::Rx<'a>, crate::virtio::net::Tx<'a>),
     /// VMware's vmxnet3.
     Vmxnet3(Vmxnet3, crate::vmxnet3::Rx<'a>, crate::vmxnet3::Tx<'a>),
+    /// One of Intel's.
+    Intel(Intel, crate::intel::Rx<'a>, crate::intel::Tx<'a>),
     /// Realtek's RTL8139C+.
     Rtl8139(Rtl8139, crate::rtl8139::Rx<'a>, crate::rtl8139::Tx<'a>),
 }

@@ -6,6 +6,7 @@
 mod access;
 mod bars;
 mod capability;
+mod msi;
 mod msix;
 
 #[cfg(test)]

@@ -216,7 +216,7 @@ impl Rtl8139 {
 
     /// Whether frames can go either way; brings a device back that has rested.
     fn is_up(&mut self, now: Instant) -> bool {
-        if self.failed {
+        if core::mem::take(&mut self.failed) {
             self.fail(None, now);
         }
         if let State::Resting { until } = self.state

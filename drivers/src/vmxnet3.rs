@@ -13,6 +13,7 @@ mod transmit;
 
 pub use receive::Rx;
 pub use transmit::Tx;
+pub(crate) use transmit::prepare_segments;
 
 use crate::nic::station;
 use crate::pci::{DeviceFunction, Pci};
@@ -370,7 +371,7 @@ impl Vmxnet3 {
 
     /// Whether frames can go either way; brings a device back that has rested.
     fn is_up(&mut self, now: Instant) -> bool {
-        if self.stopped {
+        if core::mem::take(&mut self.stopped) {
             self.fail(Lie::Stopped, now);
         }
         if let State::Resting { until } = self.state

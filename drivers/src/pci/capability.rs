@@ -5,6 +5,8 @@ use crate::Error;
 use alloc::vec::Vec;
 use virtio_drivers::transport::pci::bus::Status;
 
+/// MSI (PCI 3.0 section 6.8.1).
+pub(crate) const MSI: u8 = 0x05;
 /// MSI-X (PCI 3.0 section 6.8.2).
 pub(crate) const MSI_X: u8 = 0x11;
 /// Where the list begins.

@@ -343,3 +343,25 @@ fn a_line_is_that_which_firmware_has_noted_and_may_be_shared() {
     pci.enable_line(at(0, 0, 0));
     assert_eq!(pci.read(at(0, 0, 0), 4) & 0x402, 2);
 }
+
+#[test]
+fn a_function_sends_the_one_message_that_it_is_given() {
+    // Without and with addresses of 64 bits; with a mask; eight messages are wanted, and one is given.
+    for (header, data, end) in [(0x30_u32, 8, 8), (0xb0, 12, 12), (0x1b0, 12, 16)] {
+        let words = [header << 16, 0, 0xffff, 0xffff, 0xffff];
+        let function = Emulated::new(0x10d3_8086).capabilities(&[(5, &words)]);
+        let (machine, mut pci) = machine(&[(at(0, 1, 0), function)]);
+        let capability = pci.capabilities(at(0, 1, 0)).expect("a list")[0];
+        assert!(capability.is_msi());
+        let message = Message { address: 0xfee0_1000, data: 0x41 };
+        assert_eq!(pci.use_message(at(0, 1, 0), &capability, message), Ok(()));
+        let words = machine.borrow().functions[&key(at(0, 1, 0))].words;
+        let word = |offset: u8| words[usize::from((0x40 + offset) / 4)];
+        assert_eq!((word(0) >> 16, word(4), word(data)), (header & !0x70 | 1, 0xfee0_1000, 0x41));
+        assert_eq!(word(end), if end > data { 0 } else { 0x41 });
+    }
+    let (_, mut pci) = machine(&[(at(0, 1, 0), Emulated::new(0x10d3_8086))]);
+    let capability = Capability { id: 5, offset: 0xf4, header: 0x80 };
+    let message = Message { address: 0xfee0_1000, data: 0x41 };
+    assert!(matches!(pci.use_message(at(0, 1, 0), &capability, message), Err(Error::Layout(_))));
+}

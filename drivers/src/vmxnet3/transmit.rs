@@ -133,7 +133,7 @@ impl Transmit {
 
 /// Make a frame with a virtio header for what this device wants: for segments the sum of the pseudo-header is without the
 /// length, which is different in each, and there is no checksum of IP.
-fn prepare_segments(frame: &mut [u8], header: &Header) {
+pub(crate) fn prepare_segments(frame: &mut [u8], header: &Header) {
     let start = usize::from(header.csum_start);
     let at = start + usize::from(header.csum_offset);
     let length = (frame.len() - start) as u16;

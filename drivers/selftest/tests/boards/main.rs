@@ -75,6 +75,11 @@ const CASES: &[Case] = &[
     },
     Case { name: "rtl8139 on one line, pc", board: "pc", nic: ONE_LINE, offloaded: false, ..CASE },
     Case { name: "rtl8139, q35", board: "q35", nic: "rtl8139", offloaded: false, ..CASE },
+    Case { name: "e1000, pc", board: "pc", nic: "e1000", merged: false, ..CASE },
+    Case { name: "e1000-82545em, q35", board: "q35", nic: "e1000-82545em", merged: false, ..CASE },
+    Case { name: "e1000-82544gc, pc", board: "pc", nic: "e1000-82544gc", merged: false, ..CASE },
+    Case { name: "e1000e, q35", board: "q35", nic: "e1000e", merged: false, ..CASE },
+    Case { name: "e1000e, pc", board: "pc", nic: "e1000e", merged: false, ..CASE },
     Case {
         name: "little memory",
         board: "q35",
