@@ -86,6 +86,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image_unpack", &[]),
     ("image_efi", &[]),
     ("image_bios", &[]),
+    ("image_hosts", &[]),
     (
         "image_launch",
         // The two engines in tests only: hostile peers are made of their wire types; the client of the agent's protocol; and
