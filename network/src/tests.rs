@@ -246,6 +246,44 @@ fn a_peer_hears_at_once_that_its_connection_was_aborted() {
 }
 
 #[test]
+fn a_stack_that_closes_ends_its_connections_behind_what_was_written_and_listens_no_more() {
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let heard = Rc::new(RefCell::new(Vec::new()));
+    let log = heard.clone();
+    let mut listener = server.stream(4096, 4096);
+    let closing = server.clone();
+    let ended = Rc::new(Cell::new(false));
+    let told = ended.clone();
+    world.executor.add("server", async move {
+        listener.accept(3260).await;
+        listener.write_all(b"the last word").await.expect("written");
+        closing.close();
+        assert!(!closing.is_closed(), "the peer has still to hear of it");
+        told.set(true);
+        // Whoever had it is gone with it, and does nothing more.
+        core::future::pending::<()>().await;
+    });
+    let (mut stream, mut late) = (client.stream(4096, 4096), client.stream(4096, 4096));
+    world.executor.add("client", async move {
+        let portal = "10.77.0.2:3260".parse().expect("address");
+        stream.connect(portal).await.expect("connected");
+        let mut buffer = [0; 100];
+        while let count @ 1.. = stream.read(&mut buffer).await.expect("no reset") {
+            log.borrow_mut().extend_from_slice(&buffer[..count]);
+        }
+        stream.finish().await;
+        assert!(late.connect(portal).await.is_err(), "nobody listens");
+    });
+    while world.executor.living().any(|name| name == "client") {
+        assert!(world.now < Instant::ZERO + Duration::from_secs(60));
+        world.turn();
+    }
+    assert!(ended.get() && server.is_closed());
+    assert_eq!(*heard.borrow(), b"the last word");
+}
+
+#[test]
 fn peers_that_never_finish_their_handshake_keep_nobody_out() {
     let mut world = World::new();
     let [client, server] = world.stacks();
