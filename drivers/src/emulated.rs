@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 pub(crate) mod intel;
+#[cfg(test)]
+pub(crate) mod legacy;
 mod port;
 mod queue;
 #[cfg(test)]
@@ -78,6 +80,8 @@ struct Model {
     resets: u32,
     queues: Vec<Side>,
     messages: [Message; 2],
+    /// Which interrupts there were, for who asks a register.
+    isr: u8,
     doorbell: u64,
 }
 
@@ -110,6 +114,7 @@ impl Emulated {
             resets: 0,
             queues,
             messages: [Message::default(); 2],
+            isr: 0,
             doorbell,
         })));
         attach_registers(doorbell, 2, Rc::new(DoorbellRegister(device.clone())));
@@ -148,6 +153,13 @@ impl Emulated {
         change(&mut self.0.borrow_mut().description);
     }
 
+    /// Let its queues be as long as it is described now.
+    #[cfg(test)]
+    pub(crate) fn grow(&self) {
+        let mut model = self.0.borrow_mut();
+        model.queues = model.description.queues.iter().map(|&most| Side::new(most)).collect();
+    }
+
     /// Change how it behaves.
     pub fn misbehave(&self, misbehaviour: Misbehaviour) {
         self.0.borrow_mut().misbehaviour = misbehaviour;
@@ -172,6 +184,7 @@ impl Emulated {
     pub fn need_reset(&self) {
         let mut model = self.0.borrow_mut();
         model.status |= DeviceStatus::DEVICE_NEEDS_RESET;
+        model.isr |= 2;
         raise(model.messages[1]);
     }
 
@@ -203,6 +216,7 @@ impl Emulated {
             side.wants_interrupt(features)
         });
         if wanted {
+            self.0.borrow_mut().isr |= 1;
             raise(message);
         }
     }

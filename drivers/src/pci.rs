@@ -116,8 +116,17 @@ impl Pci {
 
     /// Let a function answer at its addresses.
     pub(crate) fn enable_registers(&mut self, at: DeviceFunction) {
+        self.enable(at, Command::MEMORY_SPACE | Command::INTERRUPT_DISABLE);
+    }
+
+    /// Let a function answer at its ports.
+    pub(crate) fn enable_ports(&mut self, at: DeviceFunction) {
+        self.enable(at, Command::IO_SPACE);
+    }
+
+    fn enable(&mut self, at: DeviceFunction, what: Command) {
         let (_, command) = self.root.get_status_command(at);
-        self.root.set_command(at, command | Command::MEMORY_SPACE | Command::INTERRUPT_DISABLE);
+        self.root.set_command(at, command | what);
     }
 
     /// The vector of a function's interrupt line, which firmware has noted (PCI 3.0 section 6.2.4).

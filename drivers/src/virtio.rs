@@ -8,6 +8,7 @@ pub mod console;
 mod device;
 pub(crate) mod feature;
 mod hal;
+mod legacy;
 pub(crate) mod mmio;
 pub mod net;
 pub(crate) mod pci;
@@ -17,3 +18,5 @@ pub mod rng;
 #[cfg(not(target_os = "none"))]
 pub(crate) use device::Bus;
 pub use device::Device;
+#[cfg(test)]
+pub(crate) use legacy::Legacy;

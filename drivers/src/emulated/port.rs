@@ -8,7 +8,7 @@ use kernel_io::Mmio;
 use virtio_drivers::transport::{DeviceStatus, DeviceType};
 
 /// A way to an emulated device.
-pub(crate) struct Port(Emulated);
+pub(crate) struct Port(pub(super) Emulated);
 
 impl Port {
     pub(super) fn bus(device: Emulated, doorbell: Mmio) -> Bus {

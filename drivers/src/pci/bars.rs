@@ -4,7 +4,7 @@ use super::{DeviceFunction, Pci};
 use crate::Error;
 use alloc::vec::Vec;
 use core::ops::Range;
-use kernel_io::Mmio;
+use kernel_io::{Mmio, Ports};
 use virtio_drivers::transport::pci::bus::{BarInfo, MemoryBarType};
 
 /// Where addresses are given out when firmware assigned none (QEMU's qboot, monitors that boot directly): above all
@@ -33,6 +33,32 @@ impl Pci {
             return Err(Error::Layout("registers beyond the end of their BAR"));
         }
         Ok(Mmio::map(address + offset, length)?)
+    }
+
+    /// Take the ports of the function's base address register `bar`, at least and at most so many; answers how many. They
+    /// have the address that firmware gave them, or none.
+    ///
+    /// # Errors
+    /// When the function has no ports there or too few, or they have no address.
+    pub(crate) fn ports(
+        &mut self,
+        at: DeviceFunction,
+        bar: u8,
+        (least, most): (u16, u16),
+    ) -> Result<(Ports, u16), Error> {
+        let info = self.root.bar_info(at, bar).map_err(|_| Error::Layout("a BAR of no known type"))?;
+        let Some(BarInfo::IO { address, size }) = info else {
+            return Err(Error::Layout("no ports behind a BAR"));
+        };
+        let first = u16::try_from(address).map_err(|_| Error::Layout("ports beyond the last"))?;
+        if first == 0 {
+            return Err(Error::NoAddress);
+        }
+        let count = size.min(most.into()) as u16;
+        if count < least {
+            return Err(Error::Layout("a BAR with too few ports"));
+        }
+        Ok((Ports::claim(first, count)?, count))
     }
 
     /// Address and size of a memory BAR, after giving it an address if it has none.

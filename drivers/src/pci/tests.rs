@@ -317,7 +317,7 @@ fn a_virtio_function_that_says_what_cannot_be_is_refused_before_anybody_believes
     assert!(unsupported(|list| list[1][0] = 2 << 24 | 16 << 16), "doorbells without a multiplier");
     assert_eq!(
         open(virtio(|_| {}).with(0x40, 0)),
-        Some(Error::Unsupported("a virtio device with legacy registers only"))
+        Some(Error::Unsupported("a virtio device without virtio's capabilities"))
     );
 }
 
@@ -364,4 +364,24 @@ fn a_function_sends_the_one_message_that_it_is_given() {
     let capability = Capability { id: 5, offset: 0xf4, header: 0x80 };
     let message = Message { address: 0xfee0_1000, data: 0x41 };
     assert!(matches!(pci.use_message(at(0, 1, 0), &capability, message), Err(Error::Layout(_))));
+}
+
+#[test]
+fn a_virtio_function_without_capabilities_is_opened_by_its_ports() {
+    let device = crate::emulated::Emulated::nic(1 << 5);
+    let front = crate::emulated::legacy::Front::new(&device, 64, false);
+    let open = |id: u32, address: u32, size: u32, line: u32| {
+        let mut function = Emulated::new(id << 16 | 0x1af4).with(0x10, address | 1).with(0x3c, line);
+        function.masks[0] = !(size - 1);
+        let (machine, mut pci) = machine(&[(at(0, 1, 0), function)]);
+        let opened = crate::virtio::pci::open(&mut pci, at(0, 1, 0));
+        let command = machine.borrow().read(key(at(0, 1, 0)) << 8 | 4) & 0x407;
+        opened.map(|mut device| (device.kind() as u8, command))
+    };
+    let first = u32::from(front.first());
+    assert_eq!(open(0x1000, first, 64, 0).err(), Some(Error::Io(kernel_io::Error::NoLine)));
+    assert_eq!(open(0x1000, 0, 64, 0x10b).err(), Some(Error::NoAddress));
+    assert!(matches!(open(0x1000, first, 16, 0x10b), Err(Error::Layout(_))), "too few");
+    assert!(matches!(open(0x1041, first, 64, 0x10b), Err(Error::Unsupported(_))), "not of that time");
+    assert_eq!(open(0x1000, first, 64, 0x10b), Ok((1, 7)), "it answers, reaches memory and raises its line");
 }

@@ -99,7 +99,7 @@ impl Block {
     /// See [`Error`]; the device is left reset then.
     pub(crate) fn new(mut device: Device, longest: usize) -> Result<Self, Error> {
         let features = device.negotiate(WANTED)?;
-        let layout = Layout::new(SIZE);
+        let layout = Layout::new(device.ring_size(REQUESTS, SIZE)?);
         let length =
             layout.length().next_multiple_of(HEADER) + 2 * HEADER + longest.max(ID).next_multiple_of(8);
         let memory = ManuallyDrop::new(Shared::allocate(length)?);
@@ -319,7 +319,7 @@ impl Block {
         self.index = 0;
         let start = self.memory.address();
         let addresses = [0, self.layout.available, self.layout.used].map(|offset| start + offset as u64);
-        self.doorbell = Some(self.device.attach_rings(REQUESTS, SIZE, addresses)?);
+        self.doorbell = Some(self.device.attach_rings(REQUESTS, self.layout.size, addresses)?);
         self.device.start();
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A virtio device that has been found: reaching it, agreeing on features, attaching queues.
 
 use super::feature;
+use super::legacy::Legacy;
 use super::queue::{Doorbell, Queue};
 use crate::{Error, Location};
 use core::mem::ManuallyDrop;
@@ -22,6 +23,8 @@ pub(crate) enum Bus {
     Pci { transport: PciTransport, registers: PciRegisters },
     /// virtio-mmio, legacy or version 2.
     Mmio { transport: MmioTransport<'static>, registers: Mmio },
+    /// PCI without virtio's capabilities.
+    Legacy(Legacy),
     /// A device inside a host test.
     #[cfg(not(target_os = "none"))]
     Emulated { transport: crate::emulated::Port, doorbell: Mmio },
@@ -75,6 +78,7 @@ macro_rules! on {
         match &mut *$device.bus {
             Bus::Pci { transport: $transport, .. } => $call,
             Bus::Mmio { transport: $transport, .. } => $call,
+            Bus::Legacy($transport) => $call,
             #[cfg(not(target_os = "none"))]
             Bus::Emulated { transport: $transport, .. } => $call,
         }
@@ -145,6 +149,17 @@ impl Device {
         if most < 2 { Err(Error::NoQueue(index)) } else { Ok(1 << most.ilog2()) }
     }
 
+    /// How many descriptors the rings of queue `index` have of which `wanted`, a power of two, are used: so many, but where
+    /// that is not ours to choose.
+    pub(crate) fn ring_size(&self, index: u16, wanted: u16) -> Result<u16, Error> {
+        match &*self.bus {
+            Bus::Legacy(legacy) => legacy
+                .queue_size(index)
+                .and_then(|size| if size < wanted { Err(Error::NoQueue(index)) } else { Ok(size) }),
+            _ => Ok(wanted),
+        }
+    }
+
     /// Tell it where `queue` lies and which interrupt to raise for it.
     pub(crate) fn attach(&mut self, index: u16, queue: &mut Queue) -> Result<(), Error> {
         let doorbell = self.attach_rings(index, queue.size(), queue.addresses())?;
@@ -160,7 +175,7 @@ impl Device {
         size: u16,
         addresses: [u64; 3],
     ) -> Result<Doorbell, Error> {
-        if self.queue_size(index, size)? < size {
+        if self.queue_size(index, size)? < size || self.ring_size(index, size)? != size {
             return Err(Error::NoQueue(index));
         }
         // A legacy device takes a page number of 32 bits.
@@ -169,10 +184,14 @@ impl Device {
             return Err(Error::Io(kernel_io::Error::OutOfMemory));
         }
         let doorbell = self.doorbell(index)?;
-        if let Bus::Pci { registers, .. } = &*self.bus {
-            registers.set_vectors(index)?;
-            registers.set_rings(index, size, addresses);
-            return Ok(doorbell);
+        match &*self.bus {
+            Bus::Pci { registers, .. } => {
+                registers.set_vectors(index)?;
+                registers.set_rings(index, size, addresses);
+                return Ok(doorbell);
+            }
+            Bus::Legacy(legacy) => legacy.set_vectors(index)?,
+            _ => {}
         }
         let [descriptors, available, used] = addresses;
         on!(self, transport => transport.queue_set(index, size.into(), descriptors, available, used));
@@ -183,6 +202,7 @@ impl Device {
         match &*self.bus {
             Bus::Pci { registers, .. } => registers.doorbell(index),
             Bus::Mmio { registers, .. } => Ok(Doorbell::Word(registers.part(MMIO_QUEUE_NOTIFY, 4)?, index)),
+            Bus::Legacy(legacy) => Ok(legacy.doorbell(index)),
             #[cfg(not(target_os = "none"))]
             Bus::Emulated { doorbell, .. } => Ok(Doorbell::Half(doorbell.clone(), index)),
         }
@@ -208,6 +228,12 @@ impl Device {
             // Its line stays up until it is told, and only a rising line is an interrupt.
             Bus::Mmio { transport, .. } => {
                 queues && transport.ack_interrupt().contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
+            }
+            // The line may be others' as well, so that it may have been taken by one of them; and it stays up until it is told.
+            Bus::Legacy(legacy) if legacy.has_line() => {
+                let raised = legacy.ack_interrupt();
+                let configuration = raised.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT);
+                return Raised { queues: queues || !raised.is_empty(), configuration };
             }
             _ => self.configuration_irq.as_ref().is_some_and(Irq::take),
         };

@@ -114,18 +114,19 @@ impl VirtioNet {
         let queues = sizes.map(|size| usize::from(size / parts));
         let plan = plan(&Offer { features: offered, mtu, queues }, memory);
         let header = if legacy { LEGACY_HEADER_LEN } else { HEADER_LEN };
-        let queue = |buffers: usize, direction| {
+        let queue = |index, buffers: usize, direction| {
             let size = (buffers * usize::from(parts)).next_power_of_two().max(2) as u16;
-            Queue::allocate(size, parts, offered & feature::EVENT_IDX != 0, direction)
+            let size = device.ring_size(index, size)?;
+            Ok::<_, Error>(Queue::allocate(size, parts, offered & feature::EVENT_IDX != 0, direction)?)
         };
         let receive = Receive {
-            queue: queue(plan.receive.count, Direction::FromDevice)?,
+            queue: queue(RECEIVE, plan.receive.count, Direction::FromDevice)?,
             spare: Buffer::allocate(plan.receive.count, plan.receive.length())?,
             held: None,
             checks: Checks::new(&plan, header),
         };
         let transmit = Transmit {
-            queue: queue(plan.transmit.count, Direction::ToDevice)?,
+            queue: queue(TRANSMIT, plan.transmit.count, Direction::ToDevice)?,
             free: Buffer::allocate(plan.transmit.count, plan.transmit.length())?,
             header,
             checksum: plan.features & feature::NET_CSUM != 0,

@@ -1,8 +1,8 @@
-//! virtio over PCI (virtio 1.2 section 4.1): modern devices, and transitional ones by their modern side.
+//! virtio over PCI (virtio 1.2 section 4.1): modern devices, and transitional ones by their modern side; others by [`legacy`].
 
-use super::Device;
 use super::device::{Bus, PciRegisters};
 use super::hal::Machine;
+use super::{Device, legacy};
 use crate::pci::{Capability, DeviceFunction, NO_VECTOR, Pci};
 use crate::{Error, Location};
 use kernel_io::{Irq, Mmio};
@@ -37,12 +37,14 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     if structures.into_iter().any(|it| it.offset.checked_add(15).is_none()) {
         return Err(Error::Layout("a capability beyond its space"));
     }
-    let common = structure(pci, at, &capabilities, COMMON, COMMON_BYTES)?;
+    let Some(common) = structure(pci, at, &capabilities, COMMON, COMMON_BYTES)? else {
+        return legacy::open(pci, at, &capabilities);
+    };
     let notify = structure(pci, at, &capabilities, NOTIFY, 2)?;
     let isr = structure(pci, at, &capabilities, ISR, 1)?;
     structure(pci, at, &capabilities, DEVICE, 1)?;
-    let (Some(common), Some(notify), Some(_)) = (common, notify, isr) else {
-        return Err(Error::Unsupported("a virtio device with legacy registers only"));
+    let (Some(notify), Some(_)) = (notify, isr) else {
+        return Err(Error::Unsupported("a virtio device with some of its structures"));
     };
     let multiplier = notify.capability.word(pci, at, 16).ok_or(Error::Layout("a short capability"))?;
     let vectors = pci.vectors(at, &capabilities, 2)?;
@@ -98,7 +100,7 @@ fn refusal(error: VirtioPciError) -> Error {
         VirtioPciError::MissingCommonConfig
         | VirtioPciError::MissingNotifyConfig
         | VirtioPciError::MissingIsrConfig => {
-            Error::Unsupported("a virtio device with legacy registers only")
+            Error::Unsupported("a virtio device with some of its structures")
         }
         _ => Error::Layout("the virtio package refuses it"),
     }

@@ -12,9 +12,10 @@ mod layout;
 mod tests;
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
-use kernel_io::{Buffer, Direction, Error, Lent, Mmio, Shared};
+use kernel_io::{Buffer, Direction, Error, Lent, Mmio, Ports, Shared};
 pub(super) use layout::Layout;
 
 /// VIRTQ_DESC_F_NEXT and VIRTQ_DESC_F_WRITE (section 2.7.5).
@@ -42,6 +43,8 @@ pub(crate) enum Doorbell {
     Half(Mmio, u16),
     /// 32 bits, as on virtio-mmio.
     Word(Mmio, u16),
+    /// 16 bits behind a port, as on PCI before virtio 1.0 (section 4.1.4.10).
+    Port(Rc<Ports>, u16, u16),
 }
 
 impl Doorbell {
@@ -49,6 +52,7 @@ impl Doorbell {
         match self {
             Self::Half(register, queue) => register.write16(0, *queue),
             Self::Word(register, queue) => register.write32(0, u32::from(*queue)),
+            Self::Port(ports, port, queue) => ports.write16(*port, *queue),
         }
     }
 }

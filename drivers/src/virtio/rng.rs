@@ -57,6 +57,7 @@ impl Rng {
     pub(crate) fn new(mut device: Device) -> Result<Self, Error> {
         device.negotiate(feature::ANY_LAYOUT)?;
         let size = device.queue_size(REQUESTS, 2)?;
+        let size = device.ring_size(REQUESTS, size)?;
         let queue = Queue::allocate(size, 1, false, Direction::FromDevice)?;
         let buffer = Buffer::allocate(1, REQUEST)?.pop();
         let mut rng = Self { device, queue, buffer };
