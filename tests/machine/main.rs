@@ -10,6 +10,7 @@ mod fixture;
 mod configuration;
 mod console;
 mod idle;
+mod images;
 mod isolation;
 mod management;
 mod memory;

@@ -8,6 +8,7 @@ pub mod appliance;
 pub mod child;
 pub mod disk;
 mod error;
+pub mod images;
 pub mod initiator;
 pub mod machine;
 pub mod net;

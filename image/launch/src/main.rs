@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use image_launch::appliance::Kind;
+use image_launch::images::{self, Order};
 use image_launch::machine::Board;
 use image_launch::tour::{self, Options};
 use image_launch::{Context, Error, Result, setup};
@@ -21,6 +22,9 @@ cargo run [-- OPTIONS]          boots the appliance between a storage service an
 
 cargo run -- setup [tests|bench]    only installs what is needed (for the tests, for the benchmark)
 cargo run -- image                  prints where the image is
+cargo run -- images DIR [OPTIONS]   writes the image in every form that a hypervisor takes, with its parts and checksums
+  --config FILE                     the configuration that is put on its disks
+  --sign KEY CERTIFICATE            signs it for Secure Boot (PEM, both)
 cargo run -- agent OPTIONS          the agent of the parent partition (see agent/README.md)
 cargo run -- hosted OPTIONS         the appliance as a process over two TAP devices
 cargo run -- ctl COMMAND            corbelctl, which commands an appliance (see management/ctl/README.md)
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
             return management_ctl::main(std::iter::once("corbelctl".into()).chain(words));
         }
         Some("setup") => install(words.next().as_deref()),
+        Some("images") => images(words),
         Some("image") => image_launch::image().map(|image| println!("{}", image.display())),
         Some("help") => help(),
         Some(other) => Error::because(format!("there is no `{other}`\n\n{HELP}")),
@@ -81,6 +86,24 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
         (false, board) => Kind::Image(board.unwrap_or_default()),
     };
     Ok(Some(options))
+}
+
+fn images(mut words: impl Iterator<Item = String>) -> Result<()> {
+    let folder = words.next().filter(|word| !word.starts_with('-'));
+    let folder = folder.ok_or_else(|| Error::new(format!("images: where to?\n\n{HELP}")))?;
+    let mut order = Order { folder: folder.into(), config: None, signer: None };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| Error::new(format!("{word} wants a value")));
+        match word.as_str() {
+            "--config" => order.config = Some(value()?.into()),
+            "--sign" => order.signer = Some((value()?.into(), value()?.into())),
+            other => return Error::because(format!("images: there is no option {other}\n\n{HELP}")),
+        }
+    }
+    for name in images::write(&order)? {
+        println!("{}", order.folder.join(name).display());
+    }
+    Ok(())
 }
 
 fn install(what: Option<&str>) -> Result<()> {

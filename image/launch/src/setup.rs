@@ -65,6 +65,9 @@ pub const TESTS: &[Need] = &[
     ("/usr/bin/unshare", "util-linux"),
 ];
 
+/// Needed to sign an image.
+pub const SIGN: &[Need] = &[("/usr/bin/sbsign", "sbsigntool")];
+
 /// Needed by the benchmark on top of [`RUN`].
 pub const BENCH: &[Need] = &[
     ("/usr/bin/python3", "python3"),

@@ -54,6 +54,9 @@ pub fn parts() -> &'static Path {
     Path::new(concat!(env!("IMAGE_PACK_OUT"), "/appliance.parts"))
 }
 
+/// What that disk says in its `corbel.cfg`: where the configuration goes.
+pub const DOCUMENT: &str = include_str!("corbel.cfg");
+
 /// Write that disk to `path`, with `document` as its `corbel.cfg`.
 ///
 /// # Errors
