@@ -86,6 +86,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image_unpack", &[]),
     ("image_efi", &[]),
     ("image_bios", &[]),
+    ("image_formats", &[]),
     ("image_hosts", &[]),
     (
         "image_launch",
@@ -93,6 +94,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         // the service that is told to fail.
         &[
             "management_ctl",
+            "image_formats",
             "image_pack",
             "image_appliance",
             "agent",
