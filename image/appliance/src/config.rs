@@ -96,8 +96,8 @@ impl Interface {
     }
 }
 
-/// Where a piece of configuration came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a piece of configuration came from, in the order of `docs/configuration.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Channel {
     /// The kernel command line.
     CommandLine,
@@ -113,6 +113,8 @@ pub enum Channel {
     FwCfg,
     /// A metadata service, Firecracker's MMDS.
     Mmds,
+    /// VMware's guestinfo, the variable `guestinfo.corbel.config`.
+    GuestInfo,
     /// The arguments of the hosted process.
     Arguments,
     /// Its file, `--config`.
@@ -136,6 +138,7 @@ impl fmt::Display for Channel {
             Self::Smbios => "SMBIOS OEM strings",
             Self::FwCfg => "fw_cfg opt/corbel/config",
             Self::Mmds => "MMDS",
+            Self::GuestInfo => "guestinfo.corbel.config",
             Self::Arguments => "arguments",
             Self::File => "--config",
         })

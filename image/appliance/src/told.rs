@@ -17,6 +17,8 @@ use kernel_runtime::Instant;
 
 /// The file that QEMU may be given for us.
 const FILE: &str = "opt/corbel/config";
+/// What VMware's operator may note for us.
+const NOTE: &str = "guestinfo.corbel.config";
 /// The modules as which the doors pass a file of this name on the disk that they were loaded from, the document of a `cidata`
 /// volume, and the firmware's SMBIOS table.
 const BOOT_FILE: &str = "corbel.cfg";
@@ -55,6 +57,12 @@ impl Told {
         }
         if let Some(file) = machine.fw_cfg(FILE).map_err(|error| format!("fw_cfg {FILE}: {error}"))? {
             told.push(Channel::FwCfg, file)?;
+        }
+        let noted = machine.guestinfo(NOTE, config::LONGEST);
+        if let Some(note) =
+            noted.map_err(|error| format!("configuration: {}: {error}", Channel::GuestInfo))?
+        {
+            told.push(Channel::GuestInfo, note)?;
         }
         Ok(told)
     }
@@ -128,6 +136,8 @@ impl Told {
         let text = String::from_utf8(document);
         let text = text.map_err(|_| format!("configuration: {channel}: not UTF-8 text"))?;
         self.documents.push((channel, text));
+        // Those of one channel stay as they came.
+        self.documents.sort_by_key(|(channel, _)| *channel);
         Ok(())
     }
 }

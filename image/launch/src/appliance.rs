@@ -124,7 +124,10 @@ pub enum Nics {
     #[default]
     Named,
     /// By who answers on them. The host-only network's is the first, or else the last.
-    Found { host_first: bool },
+    Found {
+        /// Which comes first in bus order.
+        host_first: bool,
+    },
 }
 
 /// What to start.

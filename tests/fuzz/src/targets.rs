@@ -286,7 +286,7 @@ pub(crate) fn nic_probe(input: &[u8]) {
         let (frame, behind) =
             behind.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(behind.len()));
         rest = behind;
-        now += Duration::from_millis(u64::from(*wait));
+        now = now + Duration::from_millis(u64::from(*wait));
         assert!(probe.ask(now).len() <= 8, "bounded");
         probe.heard(usize::from(*place), frame);
         match probe.verdict(now) {

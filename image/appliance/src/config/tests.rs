@@ -100,7 +100,7 @@ fn values_that_contradict_each_other_stop_the_boot() {
 }
 
 /// Each with its name in messages, in the order in which they are read.
-const CHANNELS: [(Channel, &str); 9] = [
+const CHANNELS: [(Channel, &str); 10] = [
     (Channel::CommandLine, "command line"),
     (Channel::Module, "PVH module"),
     (Channel::BootDisk, "corbel.cfg"),
@@ -108,6 +108,7 @@ const CHANNELS: [(Channel, &str); 9] = [
     (Channel::Smbios, "SMBIOS OEM strings"),
     (Channel::FwCfg, "fw_cfg opt/corbel/config"),
     (Channel::Mmds, "MMDS"),
+    (Channel::GuestInfo, "guestinfo.corbel.config"),
     (Channel::Arguments, "arguments"),
     (Channel::File, "--config"),
 ];
