@@ -68,7 +68,9 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
     let mut slots = mmio::on_command_line(inventory.command_line);
 
     if let Some(mut buses) = Pci::find() {
-        for function in buses.functions() {
+        let functions = buses.functions();
+        functions.iter().for_each(|function| buses.silence(function.at));
+        for function in functions {
             if watchdog::is_one(&function.info) {
                 found.watchdog.get_or_insert(watchdog::Asleep::new(function.at));
             }

@@ -110,11 +110,13 @@ impl Machine {
     /// once as long as an interrupt has come that its driver has not taken (`kernel_io::Irq::take`), and may return
     /// early; no wake-up is ever lost.
     pub fn idle(&self, deadline: Option<u64>) {
+        let deadline = interrupt::limit(deadline, clock::micros);
         if let Some(apic) = APIC.get()
             && clock::arm(apic, deadline)
         {
             interrupt::wait();
         }
+        interrupt::tick();
     }
 
     /// Fill `out` with randomness fit for secrets.
