@@ -13,4 +13,3 @@ mod ending;
 #[cfg(target_os = "linux")]
 pub mod hosted;
 pub mod limits;
-pub mod neighbours;

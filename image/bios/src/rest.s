@@ -11,7 +11,6 @@
 .set MODULE, 0x5040
 .set MEMORY, 0x5100
 .set MEMORY_END, 0x5100 + 128 * 24
-.set BUFFER, 0x10000
 .set DOCUMENT, 0x20000
 .set TABLE, 0x30000
 .set FOLDER, 0x40000
@@ -209,7 +208,7 @@ go:                                         // EBP: bytes of corbel.cfg
     movw %ax, %es
     xorw %di, %di
     xorl %eax, %eax
-    movw $CLUSTER * 512 / 4, %cx
+    movw $(CLUSTER + 3) * 512 / 4, %cx      // on a CD up to three sectors lie before it
     rep stosl
     movw %ax, %es
     movw $INFO, %di
@@ -252,7 +251,7 @@ go:                                         // EBP: bytes of corbel.cfg
 // Read ECX sectors from sector EAX on to physical address EDI, wherever that is; each ends behind what was read.
 read:
     movl %ecx, sectors_left
-    movl %eax, packet_sector
+    movl %eax, next_sector
 1:  movl sectors_left, %ecx
     testl %ecx, %ecx
     jz 5f
@@ -260,8 +259,10 @@ read:
     jbe 2f
     movl $AT_ONCE, %ecx
 2:  movl %ecx, sectors_now
+    movl next_sector, %eax
+    call where
     movb $3, tries
-3:  movw sectors_now, %ax
+3:  movw sectors_asked, %ax
     movw %ax, packet_sectors
     pushl %edi
     pushl %ebp
@@ -280,15 +281,15 @@ read:
     int $0x13
     jmp 3b
 4:  movl sectors_now, %ecx
-    addl %ecx, packet_sector
+    addl %ecx, next_sector
     subl %ecx, sectors_left
     shll $9, %ecx
     call copy
     jmp 1b
-5:  movl packet_sector, %eax
+5:  movl next_sector, %eax
     ret
 
-// Copy ECX bytes from where the BIOS reads to to physical address EDI, which ends behind them. For that moment segments
+// Copy ECX bytes from `source`, where the BIOS has read to, to physical address EDI, which ends behind them. For that moment segments
 // reach to the end: their limits are what was loaded last in protected mode.
 copy:
     cli
@@ -307,7 +308,7 @@ copy:
     jmp 2f
 2:  popw %es
     popw %ds
-    movl $BUFFER, %esi
+    movl source, %esi
     shrl $2, %ecx
     rep movsl (%esi), %es:(%edi)
     sti
@@ -331,6 +332,10 @@ tries:          .byte 0
 .balign 4
 sectors_left:   .long 0
 sectors_now:    .long 0
+next_sector:    .long 0
+source:         .long 0
+sectors_asked:  .word 0
+.balign 4
 first_cluster:  .long 0
 packet:
     .byte 16, 0
@@ -354,6 +359,4 @@ a20_line:       .asciz "memory above 1 MiB cannot be reached"
 map_line:       .asciz "the memory map is too long"
 place_line:     .asciz "memory that the image needs is not there"
 system_line:    .asciz "the file system for corbel.cfg is not the one that was there"
-long_line:      .asciz "corbel.cfg is longer than 64 KiB"
-document_line:  .asciz "corbel.cfg cannot be read"
 .balign 512

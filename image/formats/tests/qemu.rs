@@ -114,3 +114,21 @@ fn the_same_disk_makes_the_same_files_and_another_makes_others() {
     let head = |disk: &[u8]| image_formats::vhdx(disk).unwrap()[..4 << 20].to_vec();
     assert!(head(&one) == head(&one) && head(&one) != head(&other));
 }
+
+/// `CORBEL_DISK` is a raw disk of the image, such as `corbel.raw`: then its ISO is started by QEMU's BIOS.
+#[test]
+fn a_bios_starts_the_iso() {
+    let Some(disk) = std::env::var_os("CORBEL_DISK") else {
+        println!("not run: CORBEL_DISK names no disk");
+        return;
+    };
+    let folder = Folder::new("iso");
+    fs::write(folder.0.join("iso"), image_formats::iso(&fs::read(disk).unwrap()).unwrap()).unwrap();
+    // It ends by itself, when the appliance has found that it was told nothing; if it serves, it is ended.
+    let words = "20 qemu-system-x86_64 -machine pc -accel tcg -cpu max -m 256 -nodefaults -display none -no-reboot \
+                 -serial file:console -drive file=iso,format=raw,if=ide,media=cdrom,readonly=on";
+    let words: Vec<&str> = words.split_whitespace().collect();
+    Command::new("timeout").args(words).current_dir(&folder.0).stdin(Stdio::null()).output().unwrap();
+    let console = fs::read_to_string(folder.0.join("console")).unwrap();
+    assert!(console.contains("kernel::start"), "{console}");
+}
