@@ -35,6 +35,7 @@ const STATUS: usize = 0x08;
 const EEPROM_READ: usize = 0x14;
 const CAUSES: usize = 0xc0;
 const THROTTLE: usize = 0xc4;
+const CAUSE: usize = 0xc8;
 const MASK_SET: usize = 0xd0;
 const MASK_CLEAR: usize = 0xd8;
 const RECEIVE_CONTROL: usize = 0x100;
@@ -283,6 +284,8 @@ impl Intel {
         wires.write(SEND_CONTROL, SEND);
         wires.write(RECEIVE_CONTROL, RECEIVE);
         receive.fill();
+        // One interrupt to begin with: a line is relied on once it was heard.
+        self.wires.write(CAUSE, LINK);
         self.wanted = 0;
         self.announce();
     }

@@ -7,7 +7,7 @@ use crate::virtio::console::Console;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, mmio, pci};
-use crate::watchdog::{self, Watchdog};
+use crate::watchdog;
 use crate::{Error, Location, intel, rtl8139, vmxnet3};
 use alloc::vec::Vec;
 use core::fmt;
@@ -22,11 +22,8 @@ pub struct Inventory<'a> {
     /// Bytes of memory that each NIC may take for its buffers, at most. From 704 KiB on, received and sent frames are as
     /// long as segmentation offload makes them; 2.5 MiB is as fast as any more; 64 KiB is the least that makes sense.
     pub nic_memory: usize,
-    /// The serial number of the disk that is wanted, and the most bytes of a request to it. Without it no disk is brought up;
-    /// with it all are asked for their serial numbers, and those of others are left alone.
-    pub disk: Option<(&'a str, usize)>,
-    /// Within how many seconds a watchdog wants to be fed; without it none is touched.
-    pub watchdog: Option<u16>,
+    /// The most bytes of a request to a disk. Without it no disk is brought up.
+    pub disk_request: Option<usize>,
 }
 
 /// What was found and works.
@@ -37,10 +34,10 @@ pub struct Found {
     pub nics: Vec<AnyNic>,
     /// A source of randomness.
     pub rng: Option<Rng>,
-    /// Disks of the serial number that is wanted.
+    /// Disks, sixteen at most.
     pub disks: Vec<Block>,
-    /// A watchdog, which is on.
-    pub watchdog: Option<Watchdog>,
+    /// A watchdog, which is as it was.
+    pub watchdog: Option<watchdog::Asleep>,
     /// Devices there is a driver for that could not be brought up, and why. They are logged as well.
     pub failed: Vec<(Location, Error)>,
 }
@@ -58,25 +55,24 @@ impl fmt::Debug for Found {
     }
 }
 
+/// Disks that are brought up: each has memory for a request.
+const MOST_DISKS: usize = 16;
+
 /// The kinds of virtio device there is a driver for; disks last.
 const KINDS: [DeviceType; 3] = [DeviceType::Network, DeviceType::EntropySource, DeviceType::Block];
 
 /// Look at all buses and bring up every device there is a driver for.
 pub fn find(inventory: &Inventory<'_>) -> Found {
     let mut found = Found::default();
-    let kinds = &KINDS[..KINDS.len() - usize::from(inventory.disk.is_none())];
+    let kinds = &KINDS[..KINDS.len() - usize::from(inventory.disk_request.is_none())];
     let mut slots = mmio::on_command_line(inventory.command_line);
 
     if let Some(mut buses) = Pci::find() {
-        for function in buses.functions() {
-            if let Some(seconds) = inventory.watchdog
-                && watchdog::is_one(&function.info)
-                && found.watchdog.is_none()
-            {
-                match Watchdog::start(&mut buses, function.at, seconds) {
-                    Ok(watchdog) => found.watchdog = Some(watchdog),
-                    Err(error) => found.refuse(Location::Pci(function.at), error),
-                }
+        let functions = buses.functions();
+        functions.iter().for_each(|function| buses.silence(function.at));
+        for function in functions {
+            if watchdog::is_one(&function.info) {
+                found.watchdog.get_or_insert(watchdog::Asleep::new(function.at));
             }
             if virtio_device_type(&function.info).is_some_and(|kind| kinds.contains(&kind)) {
                 let opened = pci::open(&mut buses, function.at);
@@ -158,11 +154,11 @@ impl Found {
             }
             DeviceType::EntropySource if self.rng.is_none() => self.rng = Some(Rng::new(device)?),
             DeviceType::Block => {
-                if let Some((serial, longest)) = inventory.disk {
-                    let disk = Block::new(device, longest)?;
-                    if disk.serial() == serial {
-                        self.disks.push(disk);
+                if let Some(longest) = inventory.disk_request {
+                    if self.disks.len() >= MOST_DISKS {
+                        return Err(Error::Unsupported("more disks than are looked at"));
                     }
+                    self.disks.push(Block::new(device, longest)?);
                 }
             }
             // A second source adds nothing.

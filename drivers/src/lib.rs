@@ -30,4 +30,4 @@ pub use error::Error;
 pub use inventory::{Found, Inventory, find, find_console};
 pub use location::Location;
 pub use nic::{AnyNic, AnyReceived, AnyRoom, Received, Room, RxToken, TxToken};
-pub use watchdog::{LONGEST as LONGEST_WATCH, Watchdog};
+pub use watchdog::{Asleep, LONGEST as LONGEST_WATCH, Watchdog};

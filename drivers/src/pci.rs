@@ -129,14 +129,26 @@ impl Pci {
         self.root.set_command(at, command | what);
     }
 
-    /// The vector of a function's interrupt line, which firmware has noted (PCI 3.0 section 6.2.4).
+    /// The vector of a function's interrupt line, which firmware has noted (PCI 3.0 section 6.2.4). Where it has not, or no
+    /// controller has that line, the function is looked at each millisecond instead.
     pub(crate) fn line(&self, at: DeviceFunction) -> Result<Irq, Error> {
         let [line, pin, ..] = self.read(at, INTERRUPT_LINE).to_le_bytes();
         // Zero is the timer's, and all ones no line.
-        if pin == 0 || line == 0 || line == u8::MAX {
-            return Err(Error::Io(kernel_io::Error::NoLine));
+        let is_one = pin != 0 && line != 0 && line != u8::MAX;
+        match if is_one { Irq::of_line(line) } else { Err(kernel_io::Error::NoLine) } {
+            Err(kernel_io::Error::NoLine) => {
+                log::warn!("pci {at}: no interrupt line that is heard: looked at each millisecond");
+                Ok(Irq::tick()?)
+            }
+            other => Ok(other?),
         }
-        Ok(Irq::of_line(line)?)
+    }
+
+    /// Keep a function from raising its line, which may be shared with one that is used: nobody would take it from here.
+    pub(crate) fn silence(&mut self, at: DeviceFunction) {
+        if self.read(at, INTERRUPT_LINE).to_le_bytes()[1] != 0 {
+            self.enable(at, Command::INTERRUPT_DISABLE);
+        }
     }
 
     /// Let a function that is at rest raise its line.

@@ -31,6 +31,25 @@ const HALF_A_SECOND: u32 = 508;
 /// The longest time, in seconds: a stage counts with 20 bits.
 pub const LONGEST: u16 = 2000;
 
+/// A watchdog that was found, and not touched.
+#[derive(Debug)]
+pub struct Asleep(DeviceFunction);
+
+impl Asleep {
+    pub(crate) fn new(at: DeviceFunction) -> Self {
+        Self(at)
+    }
+
+    /// Switch it on, as told at [`Watchdog::start`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start(self, seconds: u16) -> Result<Watchdog, Error> {
+        let mut buses = Pci::find().ok_or(Error::NoAddress)?;
+        Watchdog::start(&mut buses, self.0, seconds)
+    }
+}
+
 /// A watchdog that is on.
 #[derive(Debug)]
 pub struct Watchdog {

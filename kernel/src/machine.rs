@@ -7,6 +7,9 @@ use crate::{clock, console, fw_cfg, memory, pvh, vmware};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// The longest table of firmware's that is copied.
+const LONGEST_TABLE: u64 = 1 << 20;
+
 /// The machine, ready: memory, interrupts, time, randomness. There is one, and the program is the only one to use it.
 ///
 /// Times are microseconds since the first instruction, and never go back.
@@ -81,6 +84,13 @@ impl Machine {
         console::take(room)
     }
 
+    /// A copy of what firmware left in physical memory, a table of its; `None` when it cannot be mapped, is longer than a MiB,
+    /// or memory is short.
+    pub fn firmware(&self, address: u64, length: u64) -> Option<Vec<u8>> {
+        let range = Range::with_length(address, length);
+        (range.length() <= LONGEST_TABLE).then(|| memory::copy_physical(range)).flatten()
+    }
+
     /// Bytes of RAM that the hypervisor lets us use.
     pub fn memory(&self) -> u64 {
         memory::total()
@@ -100,11 +110,13 @@ impl Machine {
     /// once as long as an interrupt has come that its driver has not taken (`kernel_io::Irq::take`), and may return
     /// early; no wake-up is ever lost.
     pub fn idle(&self, deadline: Option<u64>) {
+        let deadline = interrupt::limit(deadline, clock::micros);
         if let Some(apic) = APIC.get()
             && clock::arm(apic, deadline)
         {
             interrupt::wait();
         }
+        interrupt::tick();
     }
 
     /// Fill `out` with randomness fit for secrets.

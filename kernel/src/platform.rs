@@ -73,6 +73,11 @@ unsafe impl Platform for Machine {
         Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message: Message::default() })
     }
 
+    fn allocate_tick(&self) -> Result<Interrupt, Error> {
+        let line = Line::take_tick().ok_or(Error::NoVector)?;
+        Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message: Message::default() })
+    }
+
     fn abandon_interrupt(&self, interrupt: &Interrupt) {
         if let Some(line) = Line::of_bit(interrupt.bit) {
             line.abandon();

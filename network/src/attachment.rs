@@ -84,6 +84,11 @@ impl<N: Nic> Attachment<N> {
         self.nic.arm()
     }
 
+    /// The NIC without its stack, which hears nothing from then on.
+    pub fn into_nic(self) -> N {
+        self.nic
+    }
+
     /// The NIC itself, for a ground that waits on it.
     pub fn nic(&self) -> &N {
         &self.nic

@@ -18,6 +18,8 @@ pub enum Side {
     HostOnly,
     /// The provider's network. It may have a router; the host-only prefix never comes from there.
     Service,
+    /// Either, before it is known which: link-local addresses (RFC 3927), by which there is no router either.
+    Link,
 }
 
 /// What the gate goes by; kept up to date by the stack.
@@ -118,7 +120,7 @@ impl Rules {
             return false;
         }
         match self.side {
-            Side::HostOnly => own.contains(source),
+            Side::HostOnly | Side::Link => own.contains(source),
             Side::Service => self.routed || own.contains(source),
         }
     }

@@ -22,6 +22,11 @@ impl<N> Measured<N> {
     pub fn inner(&self) -> &N {
         &self.nic
     }
+
+    /// The NIC, no longer counted.
+    pub fn into_inner(self) -> N {
+        self.nic
+    }
 }
 
 impl<N: Nic> Device for Measured<N> {

@@ -43,7 +43,10 @@ pub(crate) fn run(machine: Machine) -> ! {
     let socket_memory = kib("socket-memory=").unwrap_or(1 << 10) << 10;
     let number = |key| item(line, key).next().and_then(|value| value.parse::<u16>().ok());
     let (watchdog, hang) = (number("watchdog="), number("hang="));
-    let mut found = drivers::find(&Inventory { command_line: line, nic_memory, disk: None, watchdog });
+    let mut found = drivers::find(&Inventory { command_line: line, nic_memory, disk_request: None });
+    let wanted = watchdog;
+    let mut watchdog =
+        found.watchdog.take().zip(wanted).and_then(|(found, seconds)| found.start(seconds).ok());
     if let Some(rng) = &mut found.rng {
         let mut bytes = [0; 100];
         match rng.fill(&mut bytes) {
@@ -51,7 +54,7 @@ pub(crate) fn run(machine: Machine) -> ! {
             Err(error) => info!("{error}"),
         }
     }
-    let table = watchdog.filter(|_| found.watchdog.is_none()).and_then(TableWatchdog::start);
+    let table = wanted.filter(|_| watchdog.is_none()).and_then(TableWatchdog::start);
     let addresses = item(line, "address=").filter_map(|text| text.parse::<Ipv4Cidr>().ok());
     let mut links: Vec<Link> = found
         .nics
@@ -67,14 +70,14 @@ pub(crate) fn run(machine: Machine) -> ! {
     );
     loop {
         let mut deadline = None::<Instant>;
-        if found.watchdog.is_some() || table.is_some() {
+        if watchdog.is_some() || table.is_some() {
             if hang.is_some_and(|seconds| machine.now() > u64::from(seconds) * 1_000_000) {
                 info!("hanging");
                 loop {
                     machine.idle(None);
                 }
             }
-            found.watchdog.iter_mut().for_each(Watchdog::feed);
+            watchdog.iter_mut().for_each(Watchdog::feed);
             table.iter().for_each(TableWatchdog::feed);
             deadline = Some(Instant::from_micros(machine.now() as i64 + 500_000));
         }

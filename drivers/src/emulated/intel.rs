@@ -98,6 +98,7 @@ impl Registers for Device {
             return;
         }
         match offset {
+            0xc8 => model.causes |= value as u32,
             0xd0 => model.mask |= value as u32,
             0xd8 => model.mask &= !(value as u32),
             _ => model.write(offset as usize, value as u32),

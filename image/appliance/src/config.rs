@@ -1,12 +1,13 @@
 //! The boot configuration: text from outside becomes types here, once, or the boot stops.
 //!
 //! One format whatever the channel: `key=value` items separated by white space; in a file a `#` starts a comment
-//! that ends with its line. `docs/configuration.md` beside this package lists the keys. An unknown key, a key given twice and a
-//! value that cannot be meant each end the boot with a line that names channel and key: an appliance that guesses
-//! would serve the wrong disk to the wrong host.
+//! that ends with its line. `docs/configuration.md` beside this package lists the keys. An unknown key, a key given twice by one
+//! document or with two values by two, and a value that cannot be meant each end the boot with a line that names channel and
+//! key: an appliance that guesses would serve the wrong disk to the wrong host.
 
 pub use access::{Agent, Api, Lock};
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -64,12 +65,24 @@ pub struct Config {
     pub log: log::LevelFilter,
 }
 
+/// What [`Config::first`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    /// How much is logged.
+    pub log: log::LevelFilter,
+    /// Where a metadata service is to be asked for more.
+    pub metadata: Option<Ipv4Addr>,
+}
+
+/// What `log` may be.
+const LEVELS: &str = "one of off, error, warn, info, debug, trace";
+
 /// One of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Where the address comes from.
     pub addressing: Addressing,
-    /// Which NIC it is on. Without it the NICs are taken in bus order, host first.
+    /// Which NIC it is on. Without it that is found out by asking on each NIC who is there ([`crate::neighbours`]).
     pub mac: Option<[u8; 6]>,
 }
 
@@ -83,30 +96,49 @@ impl Interface {
     }
 }
 
-/// Where a piece of configuration came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a piece of configuration came from, in the order of `docs/configuration.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Channel {
     /// The kernel command line.
     CommandLine,
-    /// QEMU's fw_cfg file `opt/corbel/config`.
-    FwCfg,
+    /// Any PVH module that is none of the next two.
+    Module,
     /// The file `corbel.cfg` on the disk that it was started from; the doors pass it as a module of that name.
     BootDisk,
-    /// Any other PVH module.
-    Module,
+    /// A volume labelled `cidata`; the UEFI door passes what it finds as a module of that name.
+    Cidata,
+    /// SMBIOS, OEM strings (type 11).
+    Smbios,
+    /// QEMU's fw_cfg file `opt/corbel/config`.
+    FwCfg,
+    /// A metadata service, Firecracker's MMDS.
+    Mmds,
+    /// VMware's guestinfo, the variable `guestinfo.corbel.config`.
+    GuestInfo,
     /// The arguments of the hosted process.
     Arguments,
     /// Its file, `--config`.
     File,
 }
 
+impl Channel {
+    /// Whether others on the host can read what comes by it: it is, or ends up, among the arguments of a process.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Self::CommandLine | Self::Smbios | Self::Arguments)
+    }
+}
+
 impl fmt::Display for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CommandLine => "command line",
-            Self::FwCfg => "fw_cfg opt/corbel/config",
-            Self::BootDisk => "corbel.cfg",
             Self::Module => "PVH module",
+            Self::BootDisk => "corbel.cfg",
+            Self::Cidata => "cidata",
+            Self::Smbios => "SMBIOS OEM strings",
+            Self::FwCfg => "fw_cfg opt/corbel/config",
+            Self::Mmds => "MMDS",
+            Self::GuestInfo => "guestinfo.corbel.config",
             Self::Arguments => "arguments",
             Self::File => "--config",
         })
@@ -137,6 +169,8 @@ impl fmt::Display for Error {
 /// A key's value and where it came from.
 struct Given<'a> {
     channel: Channel,
+    /// Which of the documents it was in last.
+    document: usize,
     value: &'a str,
 }
 
@@ -147,9 +181,7 @@ impl Config {
     /// Make the configuration of what the channels say.
     pub fn parse(channels: &[(Channel, &str)]) -> Result<Self, Error> {
         let mut keys = Keys::gather(channels)?;
-        let log = keys
-            .take("log", "one of off, error, warn, info, debug, trace")?
-            .unwrap_or(log::LevelFilter::Info);
+        let log = keys.take("log", LEVELS)?.unwrap_or(log::LevelFilter::Info);
         let config = Self {
             host: interface(&mut keys, "host", false)?,
             service: interface(&mut keys, "service", true)?,
@@ -170,8 +202,22 @@ impl Config {
             targets: target::all(&mut keys)?,
             log,
         };
+        // Whoever has called has done what it says.
+        keys.take_with("config.mmds", metadata)?;
         keys.finish()?;
         config.check()
+    }
+
+    /// What has to be known before all of it is, of what the channels say that are read first.
+    ///
+    /// # Errors
+    /// A key that makes no sense, is given twice, or is one of these and cannot be meant.
+    pub fn first(channels: &[(Channel, &str)]) -> Result<First, Error> {
+        let mut keys = Keys::gather(channels)?;
+        Ok(First {
+            log: keys.take("log", LEVELS)?.unwrap_or(log::LevelFilter::Info),
+            metadata: keys.take_with("config.mmds", metadata)?.flatten(),
+        })
     }
 
     /// What no single key can show.
@@ -211,7 +257,7 @@ fn conflict(key: &str, reason: String) -> Error {
 impl<'a> Keys<'a> {
     fn gather(channels: &[(Channel, &'a str)]) -> Result<Self, Error> {
         let mut keys = BTreeMap::new();
-        for &(channel, text) in channels {
+        for (document, &(channel, text)) in channels.iter().enumerate() {
             let fail =
                 |key: &str, reason: String| Error { channel: Some(channel), key: printable(key), reason };
             if text.len() > LONGEST {
@@ -226,8 +272,23 @@ impl<'a> Keys<'a> {
                 if channel == Channel::CommandLine && (key == "virtio_mmio.device" || item == "pci=off") {
                     continue;
                 }
-                if let Some(Given { channel: first, .. }) = keys.insert(key, Given { channel, value }) {
-                    return Err(fail(key, format!("given twice, first by {first}")));
+                match keys.entry(key) {
+                    Entry::Vacant(vacant) => drop(vacant.insert(Given { channel, document, value })),
+                    Entry::Occupied(mut given)
+                        if given.get().value == value && given.get().document != document =>
+                    {
+                        // What anybody can read of a secret is no secret any more.
+                        if channel.is_open() {
+                            given.get_mut().channel = channel;
+                        }
+                        given.get_mut().document = document;
+                    }
+                    Entry::Occupied(given) if given.get().document == document => {
+                        return Err(fail(key, "given twice".to_string()));
+                    }
+                    Entry::Occupied(given) => {
+                        return Err(fail(key, format!("contradicts {}", given.get().channel)));
+                    }
                 }
             }
         }
@@ -244,7 +305,7 @@ impl<'a> Keys<'a> {
         key: &str,
         parse: impl FnOnce(&'a str) -> Result<T, String>,
     ) -> Result<Option<T>, Error> {
-        let Some(Given { channel, value }) = self.0.remove(key) else { return Ok(None) };
+        let Some(Given { channel, value, .. }) = self.0.remove(key) else { return Ok(None) };
         parse(value).map(Some).map_err(|reason| Error {
             channel: Some(channel),
             key: key.to_string(),
@@ -258,7 +319,7 @@ impl<'a> Keys<'a> {
         key: &str,
         parse: impl FnOnce(Channel, &'a str) -> Result<T, String>,
     ) -> Result<Option<T>, Error> {
-        let Some(Given { channel, value }) = self.0.remove(key) else { return Ok(None) };
+        let Some(Given { channel, value, .. }) = self.0.remove(key) else { return Ok(None) };
         let fail = |reason| Error { channel: Some(channel), key: key.to_string(), reason };
         parse(channel, value).map(Some).map_err(fail)
     }
@@ -300,6 +361,19 @@ fn interface(keys: &mut Keys<'_>, name: &str, routed: bool) -> Result<Interface,
     }
     let mac = keys.take_with(&format!("{name}.mac"), mac)?;
     Ok(Interface { addressing, mac })
+}
+
+/// Where a metadata service is, if it is to be asked.
+fn metadata(text: &str) -> Result<Option<Ipv4Addr>, String> {
+    match text {
+        "no" => Ok(None),
+        "yes" => Ok(Some(image_channels::mmds::ADDRESS.into())),
+        _ => {
+            text.parse().ok().filter(Ipv4Addr::is_link_local).map(Some).ok_or_else(|| {
+                "expected yes, no, or an address of the link such as 169.254.169.254".to_string()
+            })
+        }
+    }
 }
 
 fn owner(text: &str) -> Result<String, String> {
@@ -357,6 +431,7 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
 
 mod access;
 mod chap;
+pub mod oem;
 mod target;
 #[cfg(test)]
 mod tests;

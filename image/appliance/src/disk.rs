@@ -1,9 +1,36 @@
-//! The state disk of the bare machine: a virtio disk of the serial number that the configuration gives.
+//! Disks of the bare machine: the state disk, a virtio disk of the serial number that the configuration gives; and one that is
+//! looked at for the configuration itself.
 
 use core::task::Poll;
 use drivers::virtio::blk::{self, Block};
+use image_channels::volume::Medium;
+use kernel::Machine;
 use kernel_runtime::Instant;
 use state::{BLOCK, Disk, DiskFailed, Request};
+
+/// A disk that is read before there is anything else to do.
+pub(crate) struct Readable<'a> {
+    /// The disk.
+    pub(crate) disk: &'a mut Block,
+    /// Who knows the time.
+    pub(crate) machine: &'a Machine,
+}
+
+impl Medium for Readable<'_> {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> bool {
+        // It ends: the driver has a limit.
+        loop {
+            let request = blk::Request::Read(offset, into);
+            if let Poll::Ready(answer) = self.disk.carry(request, self.machine.now()) {
+                return answer.is_ok();
+            }
+        }
+    }
+}
 
 /// A disk behind a driver.
 pub(crate) struct StateDisk(Block);
@@ -17,6 +44,7 @@ impl StateDisk {
         mut found: alloc::vec::Vec<Block>,
         serial: &str,
     ) -> Result<Self, alloc::string::String> {
+        found.retain(|disk| disk.serial() == serial);
         match (found.pop(), found.is_empty()) {
             (Some(disk), true) if !disk.is_read_only() => Ok(Self(disk)),
             (disk, alone) => {

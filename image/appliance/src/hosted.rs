@@ -48,6 +48,9 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     if config.watchdog.is_some_and(|seconds| seconds != 0) {
         return Err("configuration: watchdog: a process has none; whoever runs it watches it".to_string());
     }
+    if Config::first(&channels).is_ok_and(|first| first.metadata.is_some()) {
+        return Err("configuration: config.mmds: the hosted process asks no metadata service".to_string());
+    }
     start_log(config.log);
     let started = std::time::Instant::now();
     counter::start();

@@ -13,3 +13,4 @@ mod ending;
 #[cfg(target_os = "linux")]
 pub mod hosted;
 pub mod limits;
+pub mod neighbours;

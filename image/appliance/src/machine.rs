@@ -2,7 +2,8 @@
 //! from, and then it turns until the machine ends.
 
 use crate::disk::StateDisk;
-use crate::nics;
+use crate::nics::{self, Assignment};
+use crate::told::Told;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -10,10 +11,12 @@ use alloc::vec::Vec;
 use core::convert::Infallible;
 use drivers::virtio::blk::Block;
 use drivers::virtio::console::Console;
-use drivers::{AnyNic, Inventory, Watchdog};
+use drivers::{AnyNic, Asleep, Found, Inventory, Watchdog};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
-use image_appliance::config::{self, Channel, Config};
+use image_appliance::config::Config;
 use image_appliance::limits::Limits;
+use image_appliance::neighbours;
+use image_probe::{Probe, Shown};
 use kernel::power::{self, Exit, Request, TableWatchdog, Watch};
 use kernel::{Machine, crc32c, day, entropy, figures};
 use kernel_runtime::{Instant, Profile};
@@ -21,10 +24,6 @@ use network_nic::Nic;
 use network_tls::{NoEntropy, Random};
 use state::Records;
 
-/// The file that QEMU may be given for us.
-const FILE: &str = "opt/corbel/config";
-/// The module as which the doors pass a file of this name on the disk that they were loaded from.
-const BOOT_FILE: &str = "corbel.cfg";
 /// Each NIC's part of what is free after boot, as a divisor.
 const NIC_PART: usize = 6;
 /// What a NIC can make use of, in bytes: all its frames as long as they can be.
@@ -72,10 +71,28 @@ impl Text {
 }
 
 fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
-    let config = configuration(machine)?;
-    log::set_max_level(config.log);
-    let Devices { host, service, disks, mut feeder } = devices(machine, &config)?;
+    let mut told = Told::read(machine)?;
+    log::set_max_level(told.first()?.log);
+    let Found { nics, mut disks, watchdog, .. } = devices(machine);
+    told.read_disks(machine, &mut disks)?;
     let seeds = seeds(machine)?;
+    let nics = told.ask(machine, nics, seeds[0].rotate_left(32))?;
+    let config = told.config()?;
+    log::set_max_level(config.log);
+    let mut feeder = Feeder::start(watchdog, config.watchdog)?;
+    let mut power = Watch::start();
+    let mut beside = |machine: &Machine| {
+        feeder.feed(machine.now());
+        text.say(machine);
+        // There is nothing yet that would have to end in order.
+        match power.asked(machine.now()) {
+            None => {}
+            Some(Request::Off) => power::exit(Exit::Success),
+            Some(Request::Reset) => power::reset(),
+        }
+        [power.deadline(), feeder.deadline()].into_iter().flatten().min()
+    };
+    let (host, service) = assign(machine, nics, &config, seeds[1].rotate_left(32), &mut beside)?;
     let now = || Instant::from_micros(machine.now());
     let state = config.state.as_deref().map(|serial| open_state(machine, disks, serial, &now)).transpose()?;
     let memory = machine.free_memory();
@@ -94,7 +111,6 @@ fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
         Parts { host, service, seeds, secrets, state, checksum, profile, gauges, memory, buffer, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
-    let mut power = Watch::start();
     loop {
         let next = appliance.turn(now());
         feeder.feed(machine.now());
@@ -116,41 +132,11 @@ fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
     }
 }
 
-/// What the command line, QEMU's file and the loader's files say.
-fn configuration(machine: &Machine) -> Result<Config, String> {
-    let mut files = Vec::new();
-    if let Some(file) = machine.fw_cfg(FILE).map_err(|error| alloc::format!("fw_cfg {FILE}: {error}"))? {
-        files.push((Channel::FwCfg, file));
-    }
-    for module in machine.modules() {
-        let channel = if module.name == BOOT_FILE { Channel::BootDisk } else { Channel::Module };
-        let file = (module.length() <= config::LONGEST as u64).then(|| module.read()).flatten();
-        files.push((
-            channel,
-            file.ok_or_else(|| alloc::format!("configuration: {channel}: too long to be read"))?,
-        ));
-    }
-    let mut channels = alloc::vec![(Channel::CommandLine, machine.command_line())];
-    for (channel, file) in &files {
-        let text = core::str::from_utf8(file);
-        channels
-            .push((*channel, text.map_err(|_| alloc::format!("configuration: {channel}: not UTF-8 text"))?));
-    }
-    Config::parse(&channels).map_err(|error| error.to_string())
-}
-
-/// What was found.
-struct Devices {
-    host: AnyNic,
-    service: AnyNic,
-    disks: Vec<Block>,
-    feeder: Feeder,
-}
-
 /// Within how many seconds a watchdog that is there wants to be fed, unless something else is said.
 const WATCHDOG: u16 = 60;
 
-/// Feeds the watchdog, if there is one, from the turn of the machine and from nowhere else: one that hangs is reset.
+/// Feeds the watchdog, if there is one, from the turn of the machine, and while it waits for its networks to be found, and from
+/// nowhere else: one that hangs is reset.
 struct Feeder {
     watchdog: Option<Watchdog>,
     /// One that ACPI describes. Nobody has chosen it for this machine, so it is switched on only if the configuration says so.
@@ -161,6 +147,24 @@ struct Feeder {
 }
 
 impl Feeder {
+    /// Switch the watchdog on that was found, if that is wanted.
+    fn start(found: Option<Asleep>, wanted: Option<u16>) -> Result<Self, String> {
+        let seconds = wanted.unwrap_or(WATCHDOG);
+        let started = found.filter(|_| seconds != 0).map(|found| found.start(seconds)).transpose();
+        let watchdog = started.unwrap_or_else(|error| {
+            log::warn!("watchdog: not used: {error}");
+            None
+        });
+        let wanted = wanted.filter(|seconds| *seconds != 0 && watchdog.is_none());
+        let table = wanted.and_then(TableWatchdog::start);
+        if wanted.is_some() && table.is_none() {
+            return Err(
+                "configuration: watchdog: this machine has none that there is a driver for".to_string()
+            );
+        }
+        Ok(Self { watchdog, table, period: u64::from(seconds) * 250_000, next: 0 })
+    }
+
     fn feed(&mut self, now: u64) {
         if now >= self.next && self.deadline().is_some() {
             self.watchdog.iter_mut().for_each(Watchdog::feed);
@@ -190,38 +194,54 @@ fn open_state(
     records.map_err(|error| alloc::format!("configuration: state.disk: {serial}: {error}"))
 }
 
-/// The NICs of the host-only and of the service network, and the state disk. A source of randomness is used on the way.
-fn devices(machine: &Machine, config: &Config) -> Result<Devices, String> {
+/// All devices there are drivers for. A source of randomness is used on the way.
+fn devices(machine: &Machine) -> Found {
     let free = machine.free_memory();
     let nic_memory = (free / NIC_PART).min(NIC_MOST).min(Limits::for_nics(free) / 2);
-    let seconds = config.watchdog.unwrap_or(WATCHDOG);
-    let found = drivers::find(&Inventory {
-        command_line: machine.command_line(),
-        nic_memory,
-        disk: config.state.as_deref().map(|serial| (serial, state::MAX_REQUEST)),
-        watchdog: (seconds != 0).then_some(seconds),
-    });
-    if let Some(mut source) = found.rng {
+    let command_line = machine.command_line();
+    let mut found =
+        drivers::find(&Inventory { command_line, nic_memory, disk_request: Some(state::MAX_REQUEST) });
+    if let Some(source) = &mut found.rng {
         let mut bytes = [0; 64];
         match source.fill(&mut bytes) {
             Ok(()) => entropy::add(&bytes, 256),
             Err(error) => log::warn!("{error}"),
         }
     }
-    let macs: Vec<_> = found.nics.iter().map(Nic::mac).collect();
-    let (host, service) = nics::assign(&macs, config)?;
-    let (mut nics, disks) = (found.nics, found.disks);
+    found
+}
+
+/// The NICs of the host-only and of the service network: those that the configuration names, or else those on which these
+/// networks answer.
+fn assign(
+    machine: &Machine,
+    mut nics: Vec<AnyNic>,
+    config: &Config,
+    seed: u64,
+    beside: &mut dyn FnMut(&Machine) -> Option<u64>,
+) -> Result<(AnyNic, AnyNic), String> {
+    let macs: Vec<_> = nics.iter().map(Nic::mac).collect();
+    let (host, service) = match nics::assign(&macs, config)? {
+        Assignment::Known(host, service) => (host, service),
+        Assignment::Open(named) => {
+            let now = || Instant::from_micros(machine.now());
+            let mut probe = Probe::new(neighbours::networks(config, named), &macs, seed as u32, now())?;
+            let mut idle = |until: Instant| {
+                let until = beside(machine).into_iter().fold(until.as_micros(), u64::min);
+                machine.idle(Some(until));
+            };
+            let (host, service) = image_probe::find(&mut nics, &mut probe, &now, &mut idle)?;
+            let (one, other) = (Shown(&macs[host]), Shown(&macs[service]));
+            log::info!(
+                "by who answers there {one} is on the host-only network and {other} on the service network"
+            );
+            (host, service)
+        }
+    };
     // The later one first, so that the other keeps its place.
     let later = nics.remove(host.max(service));
     let earlier = nics.remove(host.min(service));
-    let (host, service) = if host < service { (earlier, later) } else { (later, earlier) };
-    let wanted = config.watchdog.filter(|seconds| *seconds != 0 && found.watchdog.is_none());
-    let table = wanted.and_then(TableWatchdog::start);
-    if wanted.is_some() && table.is_none() {
-        return Err("configuration: watchdog: this machine has none that there is a driver for".to_string());
-    }
-    let feeder = Feeder { watchdog: found.watchdog, table, period: u64::from(seconds) * 250_000, next: 0 };
-    Ok(Devices { host, service, disks, feeder })
+    Ok(if host < service { (earlier, later) } else { (later, earlier) })
 }
 
 fn seeds(machine: &Machine) -> Result<[u64; 9], String> {

@@ -10,6 +10,8 @@ mod disk;
 mod machine;
 #[cfg(any(target_os = "none", test))]
 mod nics;
+#[cfg(target_os = "none")]
+mod told;
 
 #[cfg(target_os = "none")]
 kernel::entry!(machine::run);

@@ -1,22 +1,27 @@
-//! Which NIC is on which network.
-
-#[cfg(test)]
-use std::{format, string::String};
+//! Which NIC is on which network: those that the configuration names, and where it names none, what is found out.
 
 #[cfg(not(test))]
 use alloc::{format, string::String};
-use core::fmt::Write;
+#[cfg(test)]
+use std::{format, string::String};
+
 use image_appliance::config::Config;
+use image_probe::{Mac, Shown, list};
 
-/// An Ethernet address.
-type Mac = [u8; 6];
+/// What the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Assignment {
+    /// The places, in the list of them, of the NIC of the host-only and of the service network.
+    Known(usize, usize),
+    /// It has to be found out; of these it is known.
+    Open([Option<usize>; 2]),
+}
 
-/// The places, in `macs`, of the NIC of the host-only and of the service network: those that the configuration names,
-/// else in the order in which they were found.
+/// What the configuration says of the NICs with these addresses.
 ///
 /// # Errors
 /// A sentence that names the key, and what there is.
-pub(crate) fn assign(macs: &[Mac], config: &Config) -> Result<(usize, usize), String> {
+pub(crate) fn assign(macs: &[Mac], config: &Config) -> Result<Assignment, String> {
     let named = |key: &str, mac: Option<Mac>| match mac {
         None => Ok(None),
         Some(mac) => match macs.iter().position(|there| *there == mac) {
@@ -26,43 +31,25 @@ pub(crate) fn assign(macs: &[Mac], config: &Config) -> Result<(usize, usize), St
             }
             Some(place) => Ok(Some(place)),
             None => Err(format!(
-                "configuration: {key}: no NIC has the address {}; there are {}",
+                "configuration: {key}: no NIC has the address {}; {}",
                 Shown(&mac),
-                list(macs)
+                there_are(macs)
             )),
         },
     };
     let host = named("host.mac", config.host.mac)?;
     let service = named("service.mac", config.service.mac)?;
-    let free = |taken: Option<usize>| (0..macs.len()).find(|place| Some(*place) != taken);
-    let pair = match (host, service) {
-        (Some(host), service) => Some(host).zip(service.or(free(Some(host)))),
-        (None, Some(service)) => free(Some(service)).zip(Some(service)),
-        (None, None) => free(None).zip(free(Some(0))),
-    };
-    pair.ok_or_else(|| format!("the appliance needs two NICs; there are {}", list(macs)))
-}
-
-struct Shown<'a>(&'a Mac);
-
-impl core::fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    match (host, service, macs.len()) {
+        (Some(host), Some(service), _) => Ok(Assignment::Known(host, service)),
+        (_, _, 0 | 1) => Err(format!("the appliance needs two NICs; {}", there_are(macs))),
+        (Some(host), None, 2) => Ok(Assignment::Known(host, 1 - host)),
+        (None, Some(service), 2) => Ok(Assignment::Known(1 - service, service)),
+        _ => Ok(Assignment::Open([host, service])),
     }
 }
 
-fn list(macs: &[Mac]) -> String {
-    if macs.is_empty() {
-        return "none".into();
-    }
-    let mut text = String::new();
-    for (index, mac) in macs.iter().enumerate() {
-        let separator = if index == 0 { "" } else { ", " };
-        // Writing to a string does not fail.
-        let _ = write!(text, "{separator}{}", Shown(mac));
-    }
-    text
+fn there_are(macs: &[Mac]) -> String {
+    if macs.is_empty() { "there are none".into() } else { list(macs) }
 }
 
 #[cfg(test)]
@@ -79,18 +66,24 @@ mod tests {
         Config::parse(&[(Channel::CommandLine, &text)]).unwrap()
     }
 
-    #[test]
-    fn without_addresses_the_first_is_the_host_networks() {
-        assert_eq!(assign(&[A, B, C], &config("")), Ok((0, 1)));
+    fn known(host: usize, service: usize) -> Result<Assignment, String> {
+        Ok(Assignment::Known(host, service))
     }
 
     #[test]
-    fn a_named_nic_is_taken_wherever_it_is_and_the_other_network_gets_one_that_is_left() {
-        assert_eq!(assign(&[A, B], &config("host.mac=52:54:00:00:00:0b")), Ok((1, 0)));
-        assert_eq!(assign(&[A, B], &config("service.mac=52:54:00:00:00:0a")), Ok((1, 0)));
-        assert_eq!(assign(&[A, B, C], &config("service.mac=52:54:00:00:00:0c")), Ok((0, 2)));
+    fn without_addresses_nothing_is_known() {
+        assert_eq!(assign(&[A, B, C], &config("")), Ok(Assignment::Open([None, None])));
+        assert_eq!(assign(&[A, B], &config("")), Ok(Assignment::Open([None, None])));
+    }
+
+    #[test]
+    fn a_named_nic_is_taken_wherever_it_is_and_of_two_the_other_is_the_other() {
+        assert_eq!(assign(&[A, B], &config("host.mac=52:54:00:00:00:0b")), known(1, 0));
+        assert_eq!(assign(&[A, B], &config("service.mac=52:54:00:00:00:0a")), known(1, 0));
+        let one = config("service.mac=52:54:00:00:00:0c");
+        assert_eq!(assign(&[A, B, C], &one), Ok(Assignment::Open([None, Some(2)])));
         let both = config("host.mac=52:54:00:00:00:0c service.mac=52:54:00:00:00:0b");
-        assert_eq!(assign(&[A, B, C], &both), Ok((2, 1)));
+        assert_eq!(assign(&[A, B, C], &both), known(2, 1));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Map {
 pub(crate) struct Firmware {
     handle: Handle,
     table: *mut SystemTable,
-    services: *mut BootServices,
+    pub(crate) services: *mut BootServices,
 }
 
 /// Calls a service by its name: every function pointer that the least of firmware must have is there.
@@ -97,6 +97,7 @@ macro_rules! call {
         unsafe { service($($argument),*) }
     }};
 }
+pub(crate) use call;
 
 impl Firmware {
     /// # Safety
@@ -147,16 +148,21 @@ impl Firmware {
 
     /// Where the tables of ACPI begin; zero when the firmware does not say.
     pub(crate) fn root_pointer(&self) -> u64 {
+        ACPI.iter().find_map(|guid| self.table(guid)).map_or(0, |table| table as u64)
+    }
+
+    /// The table of that name among those that the firmware has for us.
+    pub(crate) fn table(&self, guid: &Guid) -> Option<*const u8> {
         // SAFETY: the table is the firmware's own, and changes in the firmware's calls only.
         let table = unsafe { &*self.table };
         let (count, entries) = (table.number_of_configuration_table_entries, table.configuration_table);
         if entries.is_null() {
-            return 0;
+            return None;
         }
         // SAFETY: the firmware has so many entries there, and changes them in its own calls only.
         let entries = unsafe { core::slice::from_raw_parts(entries, count) };
-        let find = |guid: &Guid| entries.iter().find(|entry| entry.vendor_guid == *guid);
-        ACPI.iter().find_map(find).map_or(0, |entry| entry.vendor_table as u64)
+        let entry = entries.iter().find(|entry| entry.vendor_guid == *guid)?;
+        (!entry.vendor_table.is_null()).then_some(entry.vendor_table.cast_const().cast())
     }
 
     /// The configuration on the disk that this file was loaded from, put beside `place`; nothing when there is none, or no
@@ -219,7 +225,7 @@ impl Firmware {
         Ok(unsafe { core::slice::from_raw_parts(buffer, length) })
     }
 
-    fn protocol<P>(&self, handle: Handle, guid: &Guid) -> Option<*mut P> {
+    pub(crate) fn protocol<P>(&self, handle: Handle, guid: &Guid) -> Option<*mut P> {
         let mut found = ptr::null_mut();
         let status = call!(self.services, handle_protocol, handle, guid, &raw mut found);
         (status == Status::SUCCESS && !found.is_null()).then_some(found.cast())

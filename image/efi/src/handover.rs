@@ -2,6 +2,7 @@
 //! the firmware's long mode to 32-bit protected mode without paging, as PVH has it (Xen, `public/arch-x86/hvm/start_info.h`
 //! and `docs/misc/pvh.pandoc`).
 
+use crate::channels;
 use crate::firmware::Map;
 use crate::image;
 use core::convert::Infallible;
@@ -11,8 +12,14 @@ const MAGIC: u32 = 0x336e_c578;
 const PAGE: u64 = 4096;
 /// Ranges of memory that the image takes. What is beyond them is left out: that is memory it does not know of.
 const MOST: usize = 128;
-/// What the image is told that the document is: it comes as a module, and this is the module's command line.
-const NAME: &[u8; 11] = b"corbel.cfg\0";
+/// What the image is told that a module is: its command line.
+type Name = [u8; 11];
+/// The configuration on the disk that this file was loaded from, that of a volume labelled `cidata`, and the SMBIOS table.
+pub(crate) const DOCUMENT: &Name = b"corbel.cfg\0";
+pub(crate) const CIDATA: &Name = b"cidata\0\0\0\0\0";
+pub(crate) const SMBIOS: &Name = b"smbios\0\0\0\0\0";
+/// Modules at most.
+const MODULES: usize = 2 + channels::MOST_VOLUMES;
 
 /// Kinds of memory in the image's map: those of E820.
 const RAM: u32 = 1;
@@ -36,6 +43,7 @@ struct StartInfo {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Module {
     start: u64,
     length: u64,
@@ -65,8 +73,8 @@ struct Move {
 #[repr(C)]
 struct Page {
     info: StartInfo,
-    module: Module,
-    name: [u8; NAME.len()],
+    modules: [Module; MODULES],
+    names: [Name; MODULES],
     memory: [Range; MOST],
     moves: [Move; image::MOST + 1],
 }
@@ -101,7 +109,6 @@ impl Handover {
         let page = unsafe { &mut *place.cast::<Page>() };
         page.info.magic = MAGIC;
         page.info.version = 1;
-        page.name = *NAME;
         Self { place, page, entry, moves: 0 }
     }
 
@@ -120,16 +127,22 @@ impl Handover {
         self.page.info.root_pointer = address;
     }
 
-    /// The configuration.
-    pub(crate) fn set_document(&mut self, document: &'static [u8]) {
-        if document.is_empty() {
+    /// A file for the image, unless it is empty; there are [`MODULES`] at most.
+    pub(crate) fn add_module(&mut self, name: &Name, contents: &'static [u8]) {
+        let index = self.page.info.modules as usize;
+        let (Some(module), Some(line)) = (self.page.modules.get_mut(index), self.page.names.get_mut(index))
+        else {
+            return;
+        };
+        if contents.is_empty() {
             return;
         }
-        self.page.module.start = document.as_ptr() as u64;
-        self.page.module.length = document.len() as u64;
-        self.page.module.command_line = (&raw const self.page.name) as u64;
-        self.page.info.modules = 1;
-        self.page.info.module_list = (&raw const self.page.module) as u64;
+        *line = *name;
+        module.start = contents.as_ptr() as u64;
+        module.length = contents.len() as u64;
+        module.command_line = (&raw const *line) as u64;
+        self.page.info.modules += 1;
+        self.page.info.module_list = (&raw const self.page.modules) as u64;
     }
 
     /// The memory: what lies side by side and is of one kind is one range.

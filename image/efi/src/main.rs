@@ -3,6 +3,8 @@
 #![cfg_attr(target_os = "uefi", no_std, no_main)]
 
 #[cfg(target_os = "uefi")]
+mod channels;
+#[cfg(target_os = "uefi")]
 mod firmware;
 #[cfg(target_os = "uefi")]
 mod handover;

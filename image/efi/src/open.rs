@@ -4,6 +4,7 @@ use crate::firmware::{Firmware, Kind};
 use crate::handover::{self, Handover};
 use crate::image::Image;
 use core::fmt;
+use image_channels::Fault;
 use uefi_raw::table::system::SystemTable;
 use uefi_raw::{Handle, Status};
 
@@ -17,6 +18,8 @@ pub(crate) enum Refusal {
     Occupied(u64, u64),
     /// The configuration is longer than may be.
     TooLong,
+    /// A volume labelled `cidata` cannot be understood.
+    Volume(Fault),
 }
 
 impl fmt::Display for Refusal {
@@ -28,6 +31,7 @@ impl fmt::Display for Refusal {
                 write!(f, "the firmware keeps memory that the image needs, {start:#x} to {end:#x}")
             }
             Self::TooLong => f.write_str("corbel.cfg is longer than 64 KiB"),
+            Self::Volume(fault) => write!(f, "cidata: {fault}"),
         }
     }
 }
@@ -56,9 +60,11 @@ fn open(firmware: &Firmware) -> Result<core::convert::Infallible, Refusal> {
     let document = firmware.document(place)?;
     let page = firmware.find_room(handover::SIZE, Kind::Code, place)?;
     let mut handover = Handover::new(page, image.entry());
+    handover.add_module(handover::DOCUMENT, document);
+    firmware.volumes(place, |document| handover.add_module(handover::CIDATA, document))?;
+    handover.add_module(handover::SMBIOS, firmware.smbios(place)?);
     image.stage(staged, |from, to, length| handover.push(from, to, length));
     handover.set_root_pointer(firmware.root_pointer());
-    handover.set_document(document);
     let map = firmware.leave(place)?;
     handover.set_memory(map);
     handover.go()

@@ -65,7 +65,7 @@ impl Config {
     #[must_use]
     pub fn for_net(net: &Net) -> Self {
         let mut config = Self::default();
-        for wire in [Wire::Host, Wire::Service] {
+        for wire in WIRES {
             config.set(format!("{}.address", wire.name()), format!("{}/24", wire.appliance()));
             config.set(format!("{}.mac", wire.name()), wire.mac());
         }
@@ -84,6 +84,11 @@ impl Config {
         }
     }
 
+    /// Takes `key` out.
+    pub fn remove(&mut self, key: &str) {
+        self.0.retain(|(name, _)| name != key);
+    }
+
     /// Its items, as they go into a file (`\n`) or on a command line (a space).
     #[must_use]
     pub fn text(&self, separator: &str) -> String {
@@ -100,6 +105,29 @@ pub enum Channel {
     FwCfg,
     /// The kernel command line.
     CommandLine,
+    /// A PVH module.
+    Module,
+    /// A string of SMBIOS, on boards that have it.
+    Smbios,
+    /// A CD labelled `cidata` in a virtio disk: the file `user-data`, as NoCloud has it.
+    CidataCd,
+    /// A FAT of that label: the file `corbel.cfg`.
+    CidataFat,
+    /// A metadata service, which the command line says is there; whoever tests has the document, in the file `appliance.conf`.
+    Metadata,
+}
+
+/// How the two NICs are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Nics {
+    /// By their addresses.
+    #[default]
+    Named,
+    /// By who answers on them. The host-only network's is the first, or else the last.
+    Found {
+        /// Which comes first in bus order.
+        host_first: bool,
+    },
 }
 
 /// What to start.
@@ -111,6 +139,8 @@ pub struct Plan {
     pub memory: u32,
     /// The way of the configuration into the image.
     pub channel: Channel,
+    /// How the image tells its NICs apart.
+    pub nics: Nics,
     /// The image, as an ELF with a PVH note.
     pub image: PathBuf,
     /// This program, for the hosted body.
@@ -229,11 +259,14 @@ pub struct Disk {
     pub lun: u16,
 }
 
-/// The QEMU arguments that give the image its two NICs and its source of entropy.
+/// The two networks in their usual order.
+const WIRES: [Wire; 2] = [Wire::Host, Wire::Service];
+
+/// The QEMU arguments that give the image its two NICs, in that order, and its source of entropy.
 #[must_use]
-pub fn devices(net: &Net, board: Board) -> Vec<String> {
+pub fn devices(net: &Net, board: Board, wires: [Wire; 2]) -> Vec<String> {
     let mut words = Vec::new();
-    for wire in [Wire::Host, Wire::Service] {
+    for wire in wires {
         let mtu = if net.mtu() == 1500 { String::new() } else { format!(",host_mtu={}", net.mtu()) };
         let properties = format!("netdev={},mac={}{mtu}", wire.name(), wire.mac());
         words.extend([
@@ -256,20 +289,66 @@ pub fn state_disk(board: Board, file: &Path, serial: &str) -> Vec<String> {
 }
 
 fn machine(net: &Net, scratch: &Scratch, plan: &Plan, board: Board, config: &Config) -> Result<Machine> {
-    let mut arguments = devices(net, board);
+    let wires = match plan.nics {
+        Nics::Named | Nics::Found { host_first: true } => WIRES,
+        Nics::Found { host_first: false } => [Wire::Service, Wire::Host],
+    };
+    let mut arguments = devices(net, board, wires);
     let mut command_line = String::new();
+    let file = scratch.file("appliance.conf");
+    fs::write(&file, config.text("\n") + "\n").context(file.display())?;
     match plan.channel {
         Channel::CommandLine => command_line = config.text(" "),
+        Channel::Metadata => command_line = "config.mmds=yes".into(),
         Channel::FwCfg => {
-            let file = scratch.file("appliance.conf");
-            fs::write(&file, config.text("\n") + "\n").context(file.display())?;
-            arguments.push("-fw_cfg".into());
-            arguments.push(format!("name=opt/corbel/config,file={}", file.display()));
+            arguments.extend(["-fw_cfg".into(), format!("name=opt/corbel/config,file={}", file.display())]);
         }
+        Channel::Module => arguments.extend(["-initrd".into(), file.display().to_string()]),
+        Channel::Smbios => {
+            // Two strings, and the second goes on in the middle of a word of the first.
+            let text = config.text(" ").replace(',', ",,");
+            let (one, more) = text.split_at(text.rfind('=').unwrap_or(0));
+            for (prefix, part) in [("corbel.config", one), ("corbel.config+", more)] {
+                arguments.extend(["-smbios".into(), format!("type=11,value={prefix}={part}")]);
+            }
+        }
+        Channel::CidataCd => arguments.extend(cidata(board, &user_data(scratch, config)?)),
+        Channel::CidataFat => arguments.extend(cidata(board, &volume(scratch, &file)?)),
     }
     arguments.extend(plan.arguments.iter().cloned());
     let (name, kernel) = ("appliance".into(), plan.image.clone());
     Machine::start(net, scratch, &Spec { name, board, memory: plan.memory, kernel, command_line, arguments })
+}
+
+/// A disk to be read.
+fn cidata(board: Board, file: &Path) -> [String; 4] {
+    let drive = format!("if=none,id=cidata,format=raw,readonly=on,file={}", file.display());
+    ["-drive".into(), drive, "-device".into(), board.device("blk", "drive=cidata")]
+}
+
+/// A CD as those make it who have cloud-init's guests in mind.
+fn user_data(scratch: &Scratch, config: &Config) -> Result<PathBuf> {
+    let (file, disk) = (scratch.file("user-data"), scratch.file("cidata.iso"));
+    fs::write(&file, format!("#corbel\n{}\n", config.text("\n"))).context(file.display())?;
+    let meta = scratch.file("meta-data");
+    fs::write(&meta, "instance-id: none\n").context(meta.display())?;
+    let mut command = process::command("/usr/bin/genisoimage");
+    command.args(["-quiet", "-volid", "cidata", "-joliet", "-rock", "-output"]);
+    command.arg(&disk).arg(file).arg(meta);
+    process::check(command, LIMIT)?;
+    Ok(disk)
+}
+
+/// A FAT with a file `corbel.cfg`.
+fn volume(scratch: &Scratch, file: &Path) -> Result<PathBuf> {
+    let disk = scratch.file("cidata.fat");
+    let mut command = process::command("/usr/sbin/mkfs.vfat");
+    command.args(["-n", "CIDATA", "-C"]).arg(&disk).arg("1440");
+    process::check(command, LIMIT)?;
+    let mut command = process::command("/usr/bin/mcopy");
+    command.arg("-i").arg(&disk).arg(file).arg("::corbel.cfg");
+    process::check(command, LIMIT)?;
+    Ok(disk)
 }
 
 fn hosted(net: &Net, scratch: &Scratch, plan: &Plan, config: &Config) -> Result<Process> {

@@ -55,6 +55,8 @@ pub const TESTS: &[Need] = &[
     ("/usr/sbin/fsck.fat", "dosfstools"),
     ("/usr/bin/mcopy", "mtools"),
     ("/usr/sbin/sfdisk", "fdisk"),
+    // Makes CDs that the image is told its configuration by.
+    ("/usr/bin/genisoimage", "genisoimage"),
     // The daemon and its driver, and not what makes a service of them.
     ("/usr/sbin/libvirtd", "libvirt-daemon"),
     (

@@ -1,7 +1,7 @@
 //! A whole host for one run: networks, disks behind NBD servers, and the appliance between them.
 
 use crate::agent::Agent;
-use crate::appliance::{Appliance, Channel, Config, Disk, Kind, Plan};
+use crate::appliance::{Appliance, Channel, Config, Disk, Kind, Nics, Plan};
 use crate::disk::{self, NBD, NbdServer, Server};
 use crate::initiator::Unit;
 use crate::net::{self, Net};
@@ -24,6 +24,8 @@ pub struct Script {
     pub memory: u32,
     /// The way of its configuration.
     pub channel: Channel,
+    /// How it tells its NICs apart.
+    pub nics: Nics,
     /// The networks.
     pub net: net::Options,
     /// Its disks; each is LUN 0 of a target of its own, `IQN:diskN`.
@@ -50,6 +52,7 @@ impl Script {
             kind,
             memory: 64,
             channel: Channel::default(),
+            nics: Nics::default(),
             net: net::Options::default(),
             disks: vec![(bytes, server)],
             config: Vec::new(),
@@ -100,6 +103,10 @@ impl Stage {
         let scratch = Scratch::new()?;
         let net = Net::new(script.net, &scratch)?;
         let mut config = Config::for_net(&net);
+        if script.nics != Nics::Named {
+            config.remove("host.mac");
+            config.remove("service.mac");
+        }
         config.set("api", net::API.to_string());
         if !script.config.iter().any(|(key, _)| key.starts_with("api.")) {
             config.set("api.insecure", "yes");
@@ -142,6 +149,7 @@ impl Stage {
             kind: script.kind,
             memory: script.memory,
             channel: script.channel,
+            nics: script.nics,
             image: match (&script.image, script.kind) {
                 (Some(image), _) => image.clone(),
                 (None, Kind::Image(_)) => crate::image()?,

@@ -43,6 +43,13 @@ pub unsafe trait Platform: Sync {
     /// [`Error::NoVector`]; [`Error::NoLine`] when no controller has that line.
     fn allocate_line(&self, line: u8) -> Result<Interrupt, Error>;
 
+    /// What stands for an interrupt of a device that can raise none that is heard: its bit is set each time the machine has
+    /// idled, which it then does for a millisecond at most.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`].
+    fn allocate_tick(&self) -> Result<Interrupt, Error>;
+
     /// Nobody will take `interrupt` any more: its bit keeps nobody from idling. The vector is given to nobody else, for a
     /// device may still raise it.
     fn abandon_interrupt(&self, interrupt: &Interrupt);

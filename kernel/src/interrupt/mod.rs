@@ -36,6 +36,10 @@ static ACKNOWLEDGE: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU64 = AtomicU64::new(1 << TIMER);
 /// Bits that somebody takes, as long as there is somebody.
 static WATCHED: AtomicU64 = AtomicU64::new(0);
+/// Those of them that no interrupt sets, and that are set whenever the machine has idled.
+static TICKING: AtomicU64 = AtomicU64::new(0);
+/// How long the machine idles at most while there are such, in microseconds.
+const TICK: u64 = 1000;
 /// The timer's bit.
 pub(crate) const TIMER: u8 = 0;
 
@@ -69,6 +73,13 @@ impl Line {
         Some(Self { bit: free as u8 })
     }
 
+    /// One whose bit is set whenever the machine has idled.
+    pub(crate) fn take_tick() -> Option<Self> {
+        let line = Self::take()?;
+        TICKING.fetch_or(1 << line.bit, Ordering::Relaxed);
+        Some(line)
+    }
+
     /// The vector.
     pub(crate) fn vector(self) -> u8 {
         FIRST + self.bit
@@ -89,6 +100,7 @@ impl Line {
 
     fn forget(self) {
         WATCHED.fetch_and(!(1 << self.bit), Ordering::Relaxed);
+        TICKING.fetch_and(!(1 << self.bit), Ordering::Relaxed);
     }
 
     /// The one given out with this bit.
@@ -108,6 +120,23 @@ pub(crate) fn message_address() -> Option<u64> {
     let id = APIC.get()?.id();
     // Eight bits of the address name the CPU.
     (id < 0xff).then(|| 0xfee0_0000 | u64::from(id) << 12)
+}
+
+/// Until when the machine may idle from `now` on that wants to until `deadline`.
+pub(crate) fn limit(deadline: Option<u64>, now: impl FnOnce() -> u64) -> Option<u64> {
+    if TICKING.load(Ordering::Relaxed) == 0 {
+        return deadline;
+    }
+    let tick = now().saturating_add(TICK);
+    Some(deadline.map_or(tick, |deadline| deadline.min(tick)))
+}
+
+/// The machine has idled: devices that cannot say so may have something.
+pub(crate) fn tick() {
+    let ticking = TICKING.load(Ordering::Relaxed);
+    if ticking != 0 {
+        PENDING.fetch_or(ticking, Ordering::Release);
+    }
 }
 
 /// Wait for an interrupt, unless the bit of a device is set already. The bits stay set for the drivers; the timer's is
@@ -220,5 +249,19 @@ mod tests {
         PENDING.fetch_and(!(1 << second.bit()), Ordering::Relaxed);
         assert!(!is_due());
         assert_ne!(Line::take().unwrap(), first, "a device may still raise it");
+
+        // Before anybody ticks, and after.
+        assert_eq!((limit(None, || 7), limit(Some(9_000), || 7)), (None, Some(9_000)));
+        tick();
+        assert!(!is_due());
+        let ticking = Line::take_tick().unwrap();
+        assert!(!is_due(), "it has not idled yet");
+        assert_eq!(limit(None, || 7), Some(1007));
+        assert_eq!((limit(Some(9_000), || 7), limit(Some(100), || 7)), (Some(1007), Some(100)));
+        tick();
+        assert!(is_due(), "it is to be looked at");
+        ticking.abandon();
+        tick();
+        assert_eq!((is_due(), limit(None, || 7)), (false, None));
     }
 }

@@ -4,7 +4,7 @@
 //! holds back what comes on that vector until [`acknowledge`], which comes before the machine idles, when the drivers have
 //! looked at their devices. A line that is still up then is raised at once: nothing is lost, however many share it.
 
-use super::{APIC, Line, ioapic};
+use super::{APIC, Line, TICKING, ioapic};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
@@ -43,6 +43,8 @@ pub(crate) fn share(number: u8) -> Result<Line, Refused> {
         line.forget();
         return Err(Refused::NoLine);
     }
+    // Firmware may have noted another line than the device has, so until this one is heard it is not relied on.
+    TICKING.fetch_or(1 << line.bit(), Ordering::Relaxed);
     shared.push(Shared { number, line, users: 1 });
     Ok(line)
 }
@@ -72,6 +74,7 @@ pub(super) fn acknowledge() {
         return;
     }
     let raised = RAISED.swap(0, Ordering::Relaxed);
+    TICKING.fetch_and(!raised, Ordering::Relaxed);
     // The local APIC takes the highest first; all others have been acknowledged by their handlers.
     if let Some(apic) = APIC.get() {
         (0..raised.count_ones()).for_each(|_| apic.end());

@@ -294,6 +294,73 @@ pub(crate) fn configuration() -> Vec<Vec<u8>> {
     vec![text.to_vec()]
 }
 
+/// Volumes labelled `cidata`, all of them shorter than inputs are.
+pub(crate) fn cidata() -> Vec<Vec<u8>> {
+    use image_channels::testing::{fat, iso};
+    let ours = b"#corbel\nhost.address=dhcp\n".repeat(20);
+    let label = b"CIDATA     ";
+    let fat = fat(80, label, &[("user-data", &ours), ("corbel.cfg", &ours)]);
+    let mut parted = vec![0; 4096];
+    parted[446 + 4] = 0x0c;
+    parted[446 + 8] = 8;
+    parted[446 + 12] = (fat.len() / 512) as u8;
+    parted[510..512].copy_from_slice(&[0x55, 0xaa]);
+    parted.extend(&fat);
+    vec![
+        fat,
+        parted,
+        iso("cidata", "USER_DAT.;1", Some("user-data"), Some("user-data"), &ours),
+        iso("CIDATA", "CORBEL.CFG;1", None, None, &ours),
+    ]
+}
+
+/// A table with strings, and an entry point behind it.
+pub(crate) fn smbios() -> Vec<Vec<u8>> {
+    let mut table = b"\x01\x06\0\0\x01\x02QEMU\0pc\0\0\x20\x08\0\0\0\0\0\0\0\0".to_vec();
+    table.extend(b"\x0b\x05\x01\0\x03corbel.config=a=b\0corbel.config+=c\0other=1\0\0\x7f\x04\0\0\0\0");
+    table.resize(table.len().next_multiple_of(16), 0);
+    let mut entry = b"_SM3_\0\x18\x03\x02\0\x01\0\x40\0\0\0\0\0\x0f\0\0\0\0\0".to_vec();
+    entry[5] = 0_u8.wrapping_sub(entry.iter().fold(0, |sum, byte| sum.wrapping_add(*byte)));
+    vec![table.clone(), [table, entry].concat()]
+}
+
+pub(crate) fn metadata() -> Vec<Vec<u8>> {
+    let examples: [&[u8]; 3] = [
+        b"HTTP/1.1 200 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nabcdefg=",
+        b"HTTP/1.1 405 \r\nAllow: GET\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.0 404 Not Found\r\n\r\n",
+    ];
+    examples.map(<[u8]>::to_vec).to_vec()
+}
+
+/// An ARP answer by each NIC, and a DHCP server's offer.
+pub(crate) fn nic_probe() -> Vec<Vec<u8>> {
+    let arp = |address: [u8; 4]| {
+        let mut frame =
+            [&[2, 0, 0, 0, 0, 1][..], &[0x52, 0x54, 0, 9, 9, 9], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]].concat();
+        frame.extend([0x52, 0x54, 0, 9, 9, 9]);
+        frame.extend(address);
+        frame.resize(60, 0);
+        frame
+    };
+    let mut offer = vec![0; 14 + 20 + 8 + 300];
+    (offer[12], offer[14], offer[23]) = (8, 0x45, 17);
+    offer[34..38].copy_from_slice(&[0, 67, 0, 68]);
+    offer[42..50].copy_from_slice(&[2, 1, 6, 0, 0, 0, 0, 7]);
+    offer[58..62].copy_from_slice(&[192, 168, 3, 4]);
+    offer[70..76].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+    offer[278..286].copy_from_slice(&[0x63, 0x82, 0x53, 0x63, 53, 1, 2, 255]);
+    let on = |place: u8, wait: u8, frame: &[u8]| {
+        let length = (frame.len() as u16).to_be_bytes();
+        [&[place, wait][..], &length, frame].concat()
+    };
+    let last = on(0, 255, &[]);
+    vec![
+        [on(0, 1, &arp([10, 77, 0, 9])), on(1, 1, &offer), last.clone(), last].concat(),
+        [on(0, 1, &arp([10, 77, 0, 1])), on(1, 9, &arp([10, 77, 0, 1]))].concat(),
+    ]
+}
+
 /// A virtio net header and a TCP segment behind it.
 pub(crate) fn frame() -> Vec<Vec<u8>> {
     let mut bytes = vec![0; 12 + 14 + 20 + 20 + 100];

@@ -35,6 +35,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "json", examples: examples::json, run: targets::json },
     Target { name: "agent-protocol", examples: examples::json, run: targets::agent_protocol },
     Target { name: "configuration", examples: examples::configuration, run: targets::configuration },
+    Target { name: "cidata", examples: examples::cidata, run: targets::cidata },
+    Target { name: "smbios", examples: examples::smbios, run: targets::smbios },
+    Target { name: "metadata", examples: examples::metadata, run: targets::metadata },
+    Target { name: "nic-probe", examples: examples::nic_probe, run: targets::nic_probe },
     Target { name: "frame", examples: examples::frame, run: targets::frame },
     Target { name: "virtio-net", examples: examples::virtio_net, run: targets::virtio_net },
 ];

@@ -221,6 +221,82 @@ pub(crate) fn configuration(input: &[u8]) {
     let _address = text.parse::<network::Cidr>();
 }
 
+/// A disk in memory.
+struct Medium<'a> {
+    bytes: &'a [u8],
+    reads: u32,
+}
+
+impl image_channels::volume::Medium for Medium<'_> {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> bool {
+        self.reads += 1;
+        assert!((offset | into.len() as u64).is_multiple_of(512) && into.len() <= 2048);
+        let start = usize::try_from(offset).expect("it is inside");
+        into.copy_from_slice(&self.bytes[start..start + into.len()]);
+        true
+    }
+}
+
+pub(crate) fn cidata(input: &[u8]) {
+    use image_channels::volume::{Found, read};
+    let mut medium = Medium { bytes: input, reads: 0 };
+    let mut into = vec![0; image_channels::LONGEST];
+    if let Ok(Found::Document(length)) = read(&mut medium, &mut into) {
+        assert!((1..=into.len()).contains(&length));
+    }
+    assert!(medium.reads <= 4096, "it ends");
+}
+
+pub(crate) fn smbios(input: &[u8]) {
+    use image_channels::smbios::{LONGEST_TABLE, Table};
+    if let Some(table) = Table::search(input) {
+        assert!((1..=LONGEST_TABLE).contains(&table.length));
+    }
+    if let Ok(Some(document)) = image_appliance::config::oem::document(input) {
+        assert!(document.len() <= input.len());
+    }
+}
+
+pub(crate) fn metadata(input: &[u8]) {
+    use image_channels::mmds::Answer;
+    if let Ok(Some(answer)) = Answer::parse(input) {
+        assert!(answer.body.len() <= input.len() && answer.status < 1000);
+        drop(answer.token().map(<[u8]>::to_vec));
+        // What is behind it changes nothing, and of a part of it nothing is believed.
+        let end = answer.body.as_ptr() as usize - input.as_ptr() as usize + answer.body.len();
+        assert_eq!(Answer::parse(&input[..end]), Ok(Some(answer)));
+        assert_eq!(Answer::parse(&input[..end - 1]), Ok(None));
+    }
+}
+
+/// Frames on two NICs in turn: a byte for which, one for the time until the next, two for the length.
+pub(crate) fn nic_probe(input: &[u8]) {
+    use image_probe::{Network, Probe, Verdict};
+    let host = Network::new("10.77.0.2/24".parse().ok(), None, &mut [[10, 77, 0, 9].into()].into_iter());
+    let service = Network::new(None, None, &mut core::iter::empty());
+    let macs = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+    let mut now = START;
+    let Ok(mut probe) = Probe::new([host, service], &macs, 7, now) else { return };
+    let mut rest = input;
+    while let Some(([place, wait, high, low], behind)) = rest.split_first_chunk() {
+        let (frame, behind) =
+            behind.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(behind.len()));
+        rest = behind;
+        now = now + Duration::from_millis(u64::from(*wait));
+        assert!(probe.ask(now).len() <= 8, "bounded");
+        probe.heard(usize::from(*place), frame);
+        match probe.verdict(now) {
+            Verdict::Decided(host, service) => assert!(host < 2 && host + service == 1),
+            Verdict::Waiting(_) => {}
+            Verdict::Contradiction(text) => assert!(text.contains("host.mac")),
+        }
+    }
+}
+
 pub(crate) fn frame(input: &[u8]) {
     use network_nic::offload::{HEADER_LEN, Header, check_received, prepare_transmit};
     let Some((header, frame)) = input.split_at_checked(HEADER_LEN) else { return };

@@ -36,6 +36,10 @@ smoke_runs! {
     no_body_breaks_the_json_check: "json",
     no_body_breaks_the_agent_protocol: "agent-protocol",
     no_text_breaks_the_configuration: "configuration",
+    no_medium_breaks_the_reader_of_volumes: "cidata",
+    no_table_breaks_the_reader_of_oem_strings: "smbios",
+    a_metadata_service_cannot_break_the_reader_of_its_answers: "metadata",
+    no_frame_breaks_the_search_for_the_networks: "nic-probe",
     no_frame_breaks_the_offload_check: "frame",
     a_device_cannot_break_the_network_driver: "virtio-net",
 }

@@ -79,6 +79,14 @@ const CASES: &[Case] = &[
     Case { name: "legacy PCI, pc", board: "pc", nic: ",disable-modern=on", ..CASE },
     Case { name: "legacy PCI, header on its own", board: "q35", nic: HEADER_ALONE, ..CASE },
     Case { name: "legacy PCI by line", board: "q35", nic: ",disable-modern=on,vectors=0", ..CASE },
+    Case {
+        name: "e1000 without address, and the wrong line",
+        board: "pc",
+        nic: "e1000",
+        arguments: QBOOT,
+        merged: false,
+        ..CASE
+    },
     Case { name: "e1000, pc", board: "pc", nic: "e1000", merged: false, ..CASE },
     Case { name: "e1000-82545em, q35", board: "q35", nic: "e1000-82545em", merged: false, ..CASE },
     Case { name: "e1000-82544gc, pc", board: "pc", nic: "e1000-82544gc", merged: false, ..CASE },

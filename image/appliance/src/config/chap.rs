@@ -1,6 +1,6 @@
 //! Who has to prove what: the keys `target.N.chap.…` and `discovery.chap.…`.
 
-use super::{Channel, Error, Keys, conflict};
+use super::{Error, Keys, conflict};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -34,11 +34,11 @@ pub(super) fn access(keys: &mut Keys<'_>, prefix: &str) -> Result<Option<Access>
 fn credentials(keys: &mut Keys<'_>, of: &str, whose: &str) -> Result<Option<Credentials>, Error> {
     let [user_key, secret_key] = ["user", "secret"].map(|name| format!("{of}.{whose}{name}"));
     let user = keys.take_with(&user_key, boxed)?;
-    let secret = keys.take_unseen(&secret_key, |channel, value| match channel {
-        Channel::CommandLine | Channel::Arguments => Err("a secret belongs into a file".to_string()),
-        Channel::FwCfg | Channel::BootDisk | Channel::Module | Channel::File => {
-            Secret::new(value).map_err(|error| error.to_string())
+    let secret = keys.take_unseen(&secret_key, |channel, value| {
+        if channel.is_open() {
+            return Err("a secret belongs into a file".to_string());
         }
+        Secret::new(value).map_err(|error| error.to_string())
     })?;
     match (user, secret) {
         (None, None) => Ok(None),

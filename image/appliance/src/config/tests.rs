@@ -46,7 +46,12 @@ fn each_fault_is_named_with_its_channel_and_key() {
         ("colour=red", "command line: colour: unknown key"),
         ("target.2.lun=1", "command line: target.2.lun: unknown key"),
         ("nonsense", "command line: nonsense: expected key=value"),
-        ("api=8080", "command line: api: given twice, first by command line"),
+        ("api=8080", "command line: api: given twice"),
+        (
+            "config.mmds=10.0.0.1",
+            "command line: config.mmds: expected yes, no, or an address of the link such as 169.254.169.254, not \"10.0.0.1\"",
+        ),
+        ("pci=on", "command line: pci: unknown key"),
         ("log=loud", "command line: log: expected one of off, error, warn, info, debug, trace, not \"loud\""),
         (
             "iscsi.port-group=0",
@@ -94,14 +99,47 @@ fn values_that_contradict_each_other_stop_the_boot() {
     assert!(replace("host.address=10.77.0.2/24", "host.address=127.0.0.1/8").is_err());
 }
 
+/// Each with its name in messages, in the order in which they are read.
+const CHANNELS: [(Channel, &str); 10] = [
+    (Channel::CommandLine, "command line"),
+    (Channel::Module, "PVH module"),
+    (Channel::BootDisk, "corbel.cfg"),
+    (Channel::Cidata, "cidata"),
+    (Channel::Smbios, "SMBIOS OEM strings"),
+    (Channel::FwCfg, "fw_cfg opt/corbel/config"),
+    (Channel::Mmds, "MMDS"),
+    (Channel::GuestInfo, "guestinfo.corbel.config"),
+    (Channel::Arguments, "arguments"),
+    (Channel::File, "--config"),
+];
+
 #[test]
-fn two_channels_may_not_give_the_same_key() {
-    let error =
-        Config::parse(&[(Channel::CommandLine, GOOD), (Channel::FwCfg, "api=80")]).expect_err("twice");
-    assert_eq!(
-        error.to_string(),
-        "configuration: fw_cfg opt/corbel/config: api: given twice, first by command line"
-    );
+fn two_channels_may_not_contradict_each_other() {
+    for (first, one) in CHANNELS {
+        for (second, other) in CHANNELS {
+            let error = Config::parse(&[(first, GOOD), (second, "api=80")]).expect_err("two values");
+            assert_eq!(error.to_string(), format!("configuration: {other}: api: contradicts {one}"));
+            let same = Config::parse(&[(first, GOOD), (second, "api=8080")]).expect("the same twice");
+            assert_eq!(Ok(same), parse(GOOD));
+        }
+    }
+    let three =
+        [(Channel::CommandLine, GOOD), (Channel::Module, "api=8080"), (Channel::FwCfg, "api=8080 api=8080")];
+    let error = Config::parse(&three).expect_err("twice by one");
+    assert_eq!(error.to_string(), "configuration: fw_cfg opt/corbel/config: api: given twice");
+}
+
+#[test]
+fn what_is_needed_first_is_known_before_the_rest() {
+    let first = |text: &str| Config::first(&[(Channel::CommandLine, text)]);
+    let all = first("host.address=dhcp log=off config.mmds=yes virtio_mmio.device=4K@0xc0001000:5 pci=off")
+        .expect("good");
+    assert_eq!((all.log, all.metadata), (log::LevelFilter::Off, Some(Ipv4Addr::new(169, 254, 169, 254))));
+    let other = first("config.mmds=169.254.170.2").expect("good");
+    assert_eq!((other.log, other.metadata), (log::LevelFilter::Info, Some(Ipv4Addr::new(169, 254, 170, 2))));
+    assert_eq!(first("config.mmds=no").expect("good").metadata, None);
+    assert!(first("log=loud").is_err() && first("a=b a=c").is_err());
+    assert!(parse(&format!("{GOOD} config.mmds=yes pci=off")).is_ok());
 }
 
 #[test]
@@ -233,11 +271,16 @@ fn what_is_wrong_with_an_account_is_named_by_its_key_and_a_secret_never_shown() 
 
 #[test]
 fn a_secret_has_no_place_on_a_command_line() {
-    for channel in [Channel::CommandLine, Channel::Arguments] {
+    for channel in [Channel::CommandLine, Channel::Smbios, Channel::Arguments] {
         let text = format!("{GOOD} {CHAP}");
-        let refused = Config::parse(&[(channel, &text)]).expect_err("a secret").to_string();
-        assert!(refused.contains("chap.0.secret: a secret belongs into a file"), "{refused}");
-        assert!(!refused.contains("knows"), "{refused}");
+        // Nor beside a file that has the same.
+        for channels in
+            [&[(channel, &*text)][..], &[(Channel::File, GOOD), (Channel::File, CHAP), (channel, &*text)]]
+        {
+            let refused = Config::parse(channels).expect_err("a secret").to_string();
+            assert!(refused.contains("chap.0.secret: a secret belongs into a file"), "{refused}");
+            assert!(!refused.contains("knows"), "{refused}");
+        }
     }
     let both = [(Channel::Arguments, GOOD), (Channel::File, CHAP)];
     assert!(Config::parse(&both).is_ok());

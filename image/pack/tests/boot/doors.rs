@@ -58,16 +58,30 @@ fn uefi_firmware_starts_the_appliance_with_the_file_beside_it() {
 
 /// The appliance with two NICs, and an initiator that asks it for targets.
 fn serves(board: &'static str, firmware: Firmware, bus: Bus) {
+    let mut media = Vec::new();
     let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-    let networks = "host.address=10.77.0.15/24\nservice.address=10.78.0.15/24\n";
+    // As QEMU numbers NICs. Nobody there would answer who could tell one network from the other.
+    let macs = "host.mac=52:54:00:12:34:56\nservice.mac=52:54:00:12:34:57\n";
+    let networks = format!("{macs}host.address=10.77.0.15/24\nservice.address=10.78.0.15/24\n");
     let target = "target.0.iqn=iqn.2026-11.example.corbel:door target.0.volume=nbd://10.78.0.9/disk\n";
-    let document = format!("{networks}{target}target.0.initiators=* iscsi.portal=127.0.0.1:{port}\n");
+    let portal = format!("iscsi.portal=127.0.0.1:{port}\n");
+    // More comes by SMBIOS; and from a CD in a drive of which only UEFI firmware knows anything.
+    let strings = ["-smbios", "type=11,value=corbel.config=target.0.initiators=*"];
+    let mut run = Run::product(board, "").arguments(&strings);
+    let document = if firmware == Firmware::Ovmf {
+        let cd = Disk::cidata(&format!("#corbel\n{target}"));
+        let drive = format!("if=none,id=cd,format=raw,readonly=on,media=cdrom,file={}", cd.0.display());
+        run = run.arguments(&["-drive", &drive, "-device", "ide-cd,drive=cd"]);
+        media.push(cd);
+        format!("{networks}{portal}")
+    } else {
+        format!("{networks}{target}{portal}")
+    };
     let host = format!("user,id=host,net=10.77.0.0/24,hostfwd=tcp:127.0.0.1:{port}-10.77.0.15:3260");
     let nics = ["-netdev", &host, "-device", "virtio-net-pci,netdev=host,romfile="];
     let more =
         ["-netdev", "user,id=service,net=10.78.0.0/24", "-device", "virtio-net-pci,netdev=service,romfile="];
-    let mut machine =
-        Run::product(board, &document).on_disk(firmware, bus).arguments(&nics).arguments(&more).start();
+    let mut machine = run.told(&document).on_disk(firmware, bus).arguments(&nics).arguments(&more).start();
     machine.wait_for("corbel: ready");
     let (good, said) = run("/usr/bin/iscsi-ls", &[&format!("iscsi://127.0.0.1:{port}")]);
     assert!(good && said.contains("iqn.2026-11.example.corbel:door"), "{board} {firmware:?}: {said}");
@@ -171,6 +185,20 @@ impl Disk {
         let path = std::env::temp_dir().join(format!("corbel-disk-{}-{name}", std::process::id()));
         write(document, &path).expect("a disk");
         Self(path)
+    }
+
+    /// A CD labelled `cidata` with the file `user-data`.
+    fn cidata(document: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("corbel-cidata-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let (file, cd) = (folder.join("user-data"), folder.with_extension("iso"));
+        fs::write(&file, document).expect("a file");
+        let words = ["-quiet", "-volid", "cidata", "-joliet", "-rock", "-output"].map(PathBuf::from);
+        let output = Command::new("/usr/bin/genisoimage").args(words).arg(&cd).arg(&file).output();
+        let output = output.expect("genisoimage");
+        let _ = fs::remove_dir_all(&folder);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self(cd)
     }
 }
 

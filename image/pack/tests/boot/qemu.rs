@@ -95,6 +95,11 @@ impl Run {
         Self { line: line.to_string(), product: true, ..Self::case(board, "") }
     }
 
+    /// With this command line.
+    pub(crate) fn told(self, line: &str) -> Self {
+        Self { line: line.to_string(), ..self }
+    }
+
     pub(crate) fn cpu(self, cpu: &'static str) -> Self {
         Self { cpu, ..self }
     }

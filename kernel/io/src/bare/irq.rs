@@ -27,6 +27,15 @@ impl Irq {
         platform().allocate_line(line).map(Self)
     }
 
+    /// What stands for an interrupt of a device that can raise none that is heard: it happens whenever the machine has idled,
+    /// which it then does for a millisecond at most.
+    ///
+    /// # Errors
+    /// [`Error::NoVector`].
+    pub fn tick() -> Result<Self, Error> {
+        platform().allocate_tick().map(Self)
+    }
+
     /// What a device has to write where to raise it.
     pub fn message(&self) -> Message {
         self.0.message

@@ -49,6 +49,16 @@ impl Irq {
         Ok(irq)
     }
 
+    /// What stands for an interrupt of a device that can raise none that is heard; it happens with [`super::tick`].
+    ///
+    /// # Errors
+    /// [`Error::NoVector`].
+    pub fn tick() -> Result<Self, Error> {
+        let irq = Self { message: Message::default(), ..Self::allocate()? };
+        with(|machine| machine.ticks.push(irq.flag.clone()));
+        Ok(irq)
+    }
+
     /// What a device has to write where to raise it.
     pub fn message(&self) -> Message {
         self.message

@@ -55,6 +55,7 @@ struct Machine {
     /// One flag per vector, by its message.
     vectors: Vec<Rc<Cell<bool>>>,
     lines: BTreeMap<u32, Rc<Cell<bool>>>,
+    ticks: Vec<Rc<Cell<bool>>>,
     /// How many inputs the interrupt controllers have.
     line_count: u32,
     microseconds: u64,
@@ -74,6 +75,7 @@ std::thread_local! {
             left: usize::MAX,
             vectors: Vec::new(),
             lines: BTreeMap::new(),
+            ticks: Vec::new(),
             line_count: 24,
             microseconds: 0,
             on_delay: None,
@@ -157,6 +159,11 @@ pub fn raise_line(gsi: u32) {
             flag.set(true);
         }
     });
+}
+
+/// The machine has idled, for those who are looked at for want of an interrupt.
+pub fn tick() {
+    with(|machine| machine.ticks.iter().for_each(|flag| flag.set(true)));
 }
 
 /// A device accesses memory that it must not; written down as a fault.

@@ -1,0 +1,178 @@
+//! Asking a metadata service for the configuration, before anything is known of the networks: on every NIC from an address of
+//! the link (RFC 3927), bounded in time and size. Whichever answers is believed: it was the operator who said that there is
+//! one.
+
+use crate::{Mac, list};
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
+use image_channels::mmds::{self, Answer, Malformed};
+use kernel_runtime::{Clock, Executor, Instant, Profile};
+use network::{Addressing, Attachment, Cidr, Measured, Settings, Side, Stream};
+use network_nic::Nic;
+
+/// How long it may take until there is a document, which may be put there after the machine was started.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Before it is asked again for what it does not have.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Before a connection is tried again that was refused, and how often it is.
+const SOON: Duration = Duration::from_millis(50);
+const TRIES: u32 = 4;
+/// Buffers of a connection.
+const RECEIVE: usize = 16 << 10;
+const SEND: usize = 1 << 10;
+/// The network of the link.
+const PREFIX: u8 = 16;
+/// Statuses: here it is; it is not there yet.
+const GOOD: u16 = 200;
+const NOT_FOUND: u16 = 404;
+
+/// What came of the asking; `None` as long as nothing has.
+type Outcome = Rc<RefCell<Option<Result<Vec<u8>, String>>>>;
+
+/// Why a question has no answer.
+enum Trouble {
+    /// No connection, or it ended in the middle.
+    Gone,
+    Malformed(Malformed),
+}
+
+/// The document that the service at `address` has, by whichever of the NICs it is reached; `idle` sleeps until a time, or
+/// until a NIC wakes it. The NICs come back.
+pub fn fetch<N: Nic>(
+    nics: Vec<N>,
+    address: Ipv4Addr,
+    seed: u64,
+    now: &dyn Fn() -> Instant,
+    idle: &mut dyn FnMut(Instant),
+) -> (Vec<N>, Result<Vec<u8>, String>) {
+    let macs: Vec<Mac> = nics.iter().map(Nic::mac).collect();
+    let mut executor = Executor::new(nics.len().max(1));
+    let outcome = Outcome::default();
+    let mut attachments = Vec::new();
+    for (index, nic) in nics.into_iter().enumerate() {
+        let seed = seed.wrapping_add(index as u64);
+        let addressing = Addressing::Static { cidr: own(address, seed), gateway: None };
+        let settings = Settings { side: Side::Link, addressing, foreign: None, seed };
+        let attachment = Attachment::new(&settings, Measured::new(nic, Profile::off()), now());
+        let stream = attachment.stack().stream(RECEIVE, SEND);
+        executor.add("metadata", ask(stream, address, executor.clock(), outcome.clone()));
+        attachments.push(attachment);
+    }
+    let limit = now() + LIMIT;
+    let result = loop {
+        let time = now();
+        for nic in &mut attachments {
+            nic.receive(time);
+        }
+        executor.run_ready(time);
+        let more = attachments.iter_mut().fold(false, |more, nic| nic.transmit(time) | more);
+        if let Some(result) = outcome.borrow_mut().take() {
+            break result;
+        }
+        if time >= limit {
+            break Err(format!("nobody at {address} had a document; {}", list(&macs)));
+        }
+        let is_busy = more || executor.has_ready();
+        if is_busy || attachments.iter_mut().fold(false, |waits, nic| nic.arm() | waits) {
+            continue;
+        }
+        let deadlines = attachments.iter_mut().filter_map(|nic| nic.next_deadline(time));
+        idle(deadlines.chain(executor.next_deadline()).fold(limit, Instant::min));
+    };
+    drop(executor);
+    (attachments.into_iter().map(|nic| nic.into_nic().into_inner()).collect(), result)
+}
+
+/// Our own address on the link.
+fn own(other: Ipv4Addr, seed: u64) -> Cidr {
+    let [third, fourth] = [seed as u8, (seed >> 8) as u8].map(|byte| byte % 254 + 1);
+    let address = Ipv4Addr::new(169, 254, third, fourth);
+    let address = if address == other { Ipv4Addr::new(169, 254, third, fourth % 254 + 1) } else { address };
+    Cidr { address, prefix: PREFIX }
+}
+
+/// Ask by one NIC, again as long as there is nothing.
+async fn ask(mut stream: Stream, address: Ipv4Addr, clock: Clock, outcome: Outcome) {
+    let to = SocketAddrV4::new(address, mmds::PORT);
+    let mut buffer = vec![0; mmds::LONGEST_ANSWER];
+    loop {
+        match document(&mut stream, to, &mut buffer, &clock).await {
+            Ok(Some(document)) => {
+                *outcome.borrow_mut() = Some(Ok(document));
+                return;
+            }
+            Ok(None) | Err(Trouble::Gone) => {}
+            Err(Trouble::Malformed(malformed)) => {
+                *outcome.borrow_mut() = Some(Err(format!("{address}: {malformed}")));
+                return;
+            }
+        }
+        clock.sleep(PAUSE).await;
+    }
+}
+
+/// The document; `None` while there is none.
+async fn document(
+    stream: &mut Stream,
+    to: SocketAddrV4,
+    buffer: &mut [u8],
+    clock: &Clock,
+) -> Result<Option<Vec<u8>>, Trouble> {
+    let answer = exchange(stream, to, &[mmds::TOKEN_QUESTION], buffer, clock).await?;
+    // Version 1 has no tokens, and answers in some other way.
+    let token = answer.token().map(<[u8]>::to_vec);
+    let by_token = [mmds::QUESTION, mmds::TOKEN, token.as_deref().unwrap_or_default(), mmds::END, mmds::END];
+    let question = if token.is_some() { &by_token[..] } else { &[mmds::QUESTION, mmds::END] };
+    let answer = exchange(stream, to, question, buffer, clock).await?;
+    match answer.status {
+        GOOD => Ok(Some(answer.body.to_vec())),
+        status => {
+            if status != NOT_FOUND {
+                log::warn!("metadata service at {}: status {status}", to.ip());
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// A question on a connection of its own, and its answer.
+async fn exchange<'a>(
+    stream: &mut Stream,
+    to: SocketAddrV4,
+    question: &[&[u8]],
+    buffer: &'a mut [u8],
+    clock: &Clock,
+) -> Result<Answer<'a>, Trouble> {
+    let mut tries = TRIES;
+    // One that serves a client at a time may still be busy with our last question.
+    while stream.connect(to).await.is_err() {
+        if tries == 0 {
+            return Err(Trouble::Gone);
+        }
+        tries -= 1;
+        clock.sleep(SOON).await;
+    }
+    for part in question {
+        stream.write_all(part).await.map_err(|_| Trouble::Gone)?;
+    }
+    let mut length = 0;
+    while Answer::parse(&buffer[..length]).map_err(Trouble::Malformed)?.is_none() {
+        // A whole answer fits, or it is refused before.
+        let count = stream.read(&mut buffer[length..]).await.map_err(|_| Trouble::Gone)?;
+        if count == 0 {
+            return Err(Trouble::Gone);
+        }
+        length += count;
+    }
+    stream.abort();
+    Answer::parse(&buffer[..length]).map_err(Trouble::Malformed)?.ok_or(Trouble::Gone)
+}
+
+#[cfg(test)]
+mod tests;
