@@ -27,7 +27,7 @@ pub(crate) enum Seen {
     NoDriver,
     /// There is no such machine.
     Never,
-    /// What it would start from is not made yet.
+    /// What it would start from is not made.
     NoMedium,
     /// What would start it is not here.
     NotHere,
@@ -71,9 +71,14 @@ pub(crate) fn run(host: &Host, cell: &Cell) -> Result<(Seen, Duration)> {
     if !cell.board.has_button() {
         return Ok((Seen::Serves, took));
     }
+    Ok((press(host, &mut machine)?, took))
+}
+
+/// Presses the machine's power button, and waits for what comes of it.
+pub(crate) fn press(host: &Host, machine: &mut Machine) -> Result<Seen> {
     let mut qmp = Qmp::connect(&socket(host), ANSWER)?;
     qmp.execute("system_powerdown", &json!({}))?;
-    Ok((host.end(&mut machine)?, took))
+    host.end(machine)
 }
 
 /// Starts QEMU with the image.

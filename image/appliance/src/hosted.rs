@@ -77,6 +77,8 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     };
     let mut appliance = Appliance::assemble(&config, parts)?;
     let mut ending = Ending::new().map_err(|error| format!("signals: {error}"))?;
+    // Portals and the API begin to listen in the first turn: who has read this is not refused.
+    appliance.turn(now());
     log::info!(target: "corbel", "ready");
     let mut was_asked = false;
     loop {

@@ -110,6 +110,8 @@ fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
     let parts =
         Parts { host, service, seeds, secrets, state, checksum, profile, gauges, memory, buffer, now: now() };
     let mut appliance = Appliance::assemble(&config, parts)?;
+    // Portals and the API begin to listen in the first turn: who has read this is not refused.
+    appliance.turn(now());
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
     loop {
         let next = appliance.turn(now());
