@@ -431,6 +431,7 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
 
 mod access;
 mod chap;
+pub mod note;
 pub mod oem;
 mod target;
 #[cfg(test)]

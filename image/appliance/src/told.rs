@@ -8,7 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use drivers::AnyNic;
 use drivers::virtio::blk::Block;
-use image_appliance::config::{self, Channel, Config, First, oem};
+use image_appliance::config::{self, Channel, Config, First, note, oem};
 use image_channels::smbios::{self, Table};
 use image_channels::volume::{self, Found};
 use image_probe::metadata;
@@ -17,8 +17,6 @@ use kernel_runtime::Instant;
 
 /// The file that QEMU may be given for us.
 const FILE: &str = "opt/corbel/config";
-/// What VMware's operator may note for us.
-const NOTE: &str = "guestinfo.corbel.config";
 /// The modules as which the doors pass a file of this name on the disk that they were loaded from, the document of a `cidata`
 /// volume, and the firmware's SMBIOS table.
 const BOOT_FILE: &str = "corbel.cfg";
@@ -58,10 +56,8 @@ impl Told {
         if let Some(file) = machine.fw_cfg(FILE).map_err(|error| format!("fw_cfg {FILE}: {error}"))? {
             told.push(Channel::FwCfg, file)?;
         }
-        let noted = machine.guestinfo(NOTE, config::LONGEST);
-        if let Some(note) =
-            noted.map_err(|error| format!("configuration: {}: {error}", Channel::GuestInfo))?
-        {
+        let noted = note::document(|key, longest| machine.guestinfo(key, longest));
+        if let Some(note) = noted.map_err(|error| error.to_string())? {
             told.push(Channel::GuestInfo, note)?;
         }
         Ok(told)
