@@ -34,6 +34,7 @@ mod entry;
 mod features;
 pub mod figures;
 pub mod fw_cfg;
+mod hyperv;
 mod interrupt;
 mod logger;
 mod machine;

@@ -4,7 +4,7 @@ use crate::acpi::Acpi;
 use crate::cpu::port;
 use crate::interrupt::{self, Line};
 use crate::memory::{self, ranges::Range};
-use crate::{clock, fw_cfg, vmware};
+use crate::{clock, fw_cfg, hyperv, vmware};
 use core::ptr::NonNull;
 use kernel_io::{Ecam, Error, Interrupt, Message, Platform, Trigger, Width};
 use spin::Once;
@@ -126,6 +126,28 @@ unsafe impl Platform for Machine {
 
     fn delay(&self, microseconds: u32) {
         clock::spin(u64::from(microseconds));
+    }
+
+    fn has_synic(&self) -> bool {
+        hyperv::synic().is_some()
+    }
+
+    unsafe fn start_synic(&self, interrupt: &Interrupt, messages: u64, events: u64) -> Result<(), Error> {
+        let line = Line::of_bit(interrupt.bit).ok_or(Error::NotThere)?;
+        // SAFETY: the caller vouches for the pages.
+        if unsafe { hyperv::start_synic(line, messages, events) } { Ok(()) } else { Err(Error::NotThere) }
+    }
+
+    fn end_of_message(&self) {
+        hyperv::end_of_message();
+    }
+
+    fn post_message(&self, connection: u32, message: &[u8]) -> Result<(), u16> {
+        hyperv::post_message(connection, message)
+    }
+
+    fn signal_event(&self, connection: u32) -> Result<(), u16> {
+        hyperv::signal_event(connection)
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Error {
     PortsTaken,
     /// The range is not inside the handle it was asked from.
     OutOfRange,
+    /// The machine has no such thing.
+    NotThere,
 }
 
 impl fmt::Display for Error {
@@ -28,6 +30,7 @@ impl fmt::Display for Error {
             Self::NoLine => "no interrupt controller has this line",
             Self::PortsTaken => "these ports are the kernel's",
             Self::OutOfRange => "outside of the device's registers",
+            Self::NotThere => "the machine has no such thing",
         })
     }
 }

@@ -5,6 +5,7 @@
 //! - [`Buffer`] is memory that one of them owns at a time: bytes while it is the driver's; [`Buffer::lend`] turns it
 //!   into a [`Lent`], which has an address and nothing else, until the device is done with it.
 //! - [`Irq`] is a bit that an interrupt sets. The handler does nothing else; who idles looks at the bit.
+//! - [`Synic`] is Hyper-V's way to be told, and to tell.
 //!
 //! On the bare machine the handles stand on a [`Platform`], which the kernel [`install`]s once. On a developer's
 //! machine they stand on [`emulated`], a machine inside the test that punishes what real hardware lets pass.
@@ -17,6 +18,7 @@ extern crate alloc;
 
 mod error;
 mod platform;
+mod synic;
 
 #[cfg(target_os = "none")]
 mod bare;
@@ -34,6 +36,7 @@ pub use backing::registers::{Mmio, Ports};
 pub use backing::{delay, ecam};
 pub use error::Error;
 pub use platform::{Ecam, Interrupt, Message, Platform, Trigger, Width, install};
+pub use synic::{MESSAGE, Synic};
 
 /// Bytes of a page; DMA memory begins at a multiple of it.
 pub const PAGE: usize = 4096;

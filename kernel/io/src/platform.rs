@@ -83,6 +83,34 @@ pub unsafe trait Platform: Sync {
 
     /// Let so much time pass, busily. For initialisation only.
     fn delay(&self, microseconds: u32);
+
+    /// Whether there is Hyper-V's synthetic interrupt controller, and we may use it for messages and events.
+    fn has_synic(&self) -> bool;
+
+    /// Start Hyper-V's synthetic interrupt controller, whatever firmware has left of it: the hypervisor puts messages and
+    /// event flags into the pages at these addresses from now on, and raises `interrupt` for those of VMBus.
+    ///
+    /// # Errors
+    /// [`Error::NotThere`] where there is no such controller, or it is not for us.
+    ///
+    /// # Safety
+    /// The pages must be RAM that is nobody else's, for ever.
+    unsafe fn start_synic(&self, interrupt: &Interrupt, messages: u64, events: u64) -> Result<(), Error>;
+
+    /// Tell the controller that a message has been taken out of its slot, and another may be put there.
+    fn end_of_message(&self);
+
+    /// Post a message of at most [`crate::MESSAGE`] bytes to a connection of VMBus's.
+    ///
+    /// # Errors
+    /// The hypervisor's status.
+    fn post_message(&self, connection: u32, message: &[u8]) -> Result<(), u16>;
+
+    /// Signal the event of a connection.
+    ///
+    /// # Errors
+    /// The hypervisor's status.
+    fn signal_event(&self, connection: u32) -> Result<(), u16>;
 }
 
 /// An interrupt as the platform gives it.

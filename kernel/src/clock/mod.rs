@@ -5,6 +5,7 @@
 //! | source | where it is found |
 //! |---|---|
 //! | KVM's clock page | KVM, and whoever speaks its interface (Firecracker, Cloud Hypervisor) |
+//! | Hyper-V's reference clock | Hyper-V, and whoever passes for it |
 //! | CPUID leaf 0x15 | CPUs and hypervisors that state the crystal's rate |
 //! | CPUID leaf 0x4000_0010 | VMware, and hypervisors that took it over |
 //! | the ACPI timer, 3.579545 MHz | q35 and pc under translation; everything with fixed ACPI hardware |
@@ -16,11 +17,13 @@
 
 mod calibrate;
 pub mod day;
+mod hyperv;
 mod kvm;
 mod reference;
 
 use crate::acpi::Acpi;
 use crate::cpu;
+use crate::hyperv::Features;
 use crate::interrupt::{self, Apic};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
@@ -42,10 +45,34 @@ struct Clock {
     rate: u64,
     /// Microseconds for one tick, shifted.
     factor: u64,
-    /// KVM's page, which knows better when the machine moves to another host, and the time on it at zero.
-    page: Option<(kvm::Page, u64)>,
+    /// The hypervisor's own, which knows better when the machine moves to another host, and the time on it at zero.
+    page: Option<(Page, u64)>,
     /// Ticks of the local APIC in a second; zero when its timer waits for the counter itself.
     timer_rate: u64,
+}
+
+/// A clock that a hypervisor keeps.
+enum Page {
+    Kvm(kvm::Page),
+    HyperV(hyperv::Page),
+}
+
+impl Page {
+    /// Microseconds since a moment of the hypervisor's choice.
+    fn micros(&self) -> u64 {
+        match self {
+            Self::Kvm(page) => page.micros(),
+            Self::HyperV(page) => page.micros(),
+        }
+    }
+
+    /// The time of day in seconds since 1970, where it is among what the hypervisor keeps.
+    fn wall_clock(&self) -> Option<u64> {
+        match self {
+            Self::Kvm(page) => page.wall_clock(),
+            Self::HyperV(_) => None,
+        }
+    }
 }
 
 /// How the rate of the counter became known: for the log.
@@ -64,8 +91,8 @@ pub(crate) struct Origin {
 /// # Panics
 /// When nothing tells the counter's rate.
 pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
-    let page = kvm::Page::enable();
-    let told = page.as_ref().map(|page| ("KVM's clock page", page.rate())).or_else(told_by_cpuid);
+    let (page, told, apic_rate) = of_hypervisor();
+    let told = told.or_else(told_by_cpuid);
     let (source, rate, mut timer_rate) = match told {
         Some((source, rate)) => (source, rate, 0),
         None => calibrate::against_reference(acpi, apic),
@@ -75,13 +102,14 @@ pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
         timer_rate = 0;
     } else if let Some(stated) = reference::stated_timer_rate() {
         timer_rate = stated;
+    } else if let Some(stated) = apic_rate {
+        timer_rate = stated;
     } else if timer_rate == 0 {
         timer_rate = calibrate::timer(apic, rate);
     }
     // What the counter says passed between start and now, taken off the page's time, is the page's time at zero.
     let factor = factor(rate);
-    let zero =
-        |page: &kvm::Page| page.micros().saturating_sub(scale(cpu::tsc().saturating_sub(start), factor));
+    let zero = |page: &Page| page.micros().saturating_sub(scale(cpu::tsc().saturating_sub(start), factor));
     let page = page.map(|page| {
         let zero = zero(&page);
         (page, zero)
@@ -89,6 +117,23 @@ pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
     day::init(acpi);
     CLOCK.call_once(|| Clock { start, rate, factor, page, timer_rate });
     Origin { source, rate, timer_rate }
+}
+
+/// What a hypervisor of a known interface has: its clock; the counter's rate, and who tells it; the rate of the local APIC's
+/// timer.
+type Told = (Option<Page>, Option<(&'static str, u64)>, Option<u64>);
+
+fn of_hypervisor() -> Told {
+    if let Some(page) = kvm::Page::enable() {
+        let rate = page.rate();
+        return (Some(Page::Kvm(page)), Some(("KVM's clock page", rate)), None);
+    }
+    let Some(features) = Features::read() else { return (None, None, None) };
+    let sane = |rate: &u64| (1_000_000..1 << 40).contains(rate);
+    let page = hyperv::Page::enable(features);
+    let (tsc, apic) = features.rates().unzip();
+    let rate = page.as_ref().and_then(hyperv::Page::rate).or(tsc).filter(sane);
+    (page.map(Page::HyperV), rate.map(|rate| ("Hyper-V's clock", rate)), apic.filter(sane))
 }
 
 fn told_by_cpuid() -> Option<(&'static str, u64)> {

@@ -279,6 +279,12 @@ pub fn moved() -> u64 {
     entry::image().base() - BASE
 }
 
+/// The physical address of what lies in the image.
+pub(crate) fn physical(address: u64) -> u64 {
+    // As in `entry`: the compiler must not make one constant of an address and a distance, for the image is moved.
+    core::hint::black_box(address).wrapping_sub(entry::image().base())
+}
+
 /// Whether all of `range` is RAM that is mapped at its physical address.
 pub(crate) fn is_ram(range: Range) -> bool {
     RAM.get().is_some_and(|ram| ram.iter().any(|piece| piece.contains(range)))

@@ -4,6 +4,7 @@ use crate::platform::platform;
 use crate::{Direction, Error, PAGE, buffer_stride, per_piece};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::arch::asm;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -120,6 +121,49 @@ impl Shared {
         unsafe { first.write_volatile(pair[0]) };
         // SAFETY: as the first is.
         unsafe { second.write_volatile(pair[1]) };
+    }
+
+    /// Copy `bytes.len()` bytes from `offset` on. The device may write them meanwhile; then some are old and some new.
+    ///
+    /// # Panics
+    /// When they are not inside.
+    #[inline]
+    pub fn read_bytes(&self, offset: usize, bytes: &mut [u8]) {
+        let from = self.bytes(offset, bytes.len());
+        // SAFETY: there are as many bytes at both places. The instruction copies what it finds; to the language only
+        // `bytes` changes, and no reference into the region is made.
+        unsafe {
+            asm!("rep movsb", inout("rsi") from.as_ptr() => _, inout("rdi") bytes.as_mut_ptr() => _,
+                 inout("rcx") bytes.len() => _, options(nostack, preserves_flags));
+        };
+    }
+
+    /// Copy `bytes` to `offset` and on.
+    ///
+    /// # Panics
+    /// When they do not fit.
+    #[inline]
+    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        let to = self.bytes(offset, bytes.len());
+        // SAFETY: as in `read_bytes`, the other way round.
+        unsafe {
+            asm!("rep movsb", inout("rsi") bytes.as_ptr() => _, inout("rdi") to.as_ptr() => _,
+                 inout("rcx") bytes.len() => _, options(nostack, preserves_flags));
+        };
+    }
+
+    /// Bytes that it has: a number of pages.
+    pub fn length(&self) -> usize {
+        self.region.length
+    }
+
+    /// Where so many bytes are.
+    #[inline]
+    fn bytes(&self, offset: usize, length: usize) -> NonNull<u8> {
+        let inside = offset <= self.region.length && length <= self.region.length - offset;
+        assert!(inside, "{length} bytes at {offset:#x} are not in {:#x}", self.region.length);
+        // SAFETY: the offset is inside the region, or one past its end where no byte is asked for.
+        unsafe { self.region.start.add(offset) }
     }
 
     /// Read an index that the device moves: what it wrote before is seen by reads after this.

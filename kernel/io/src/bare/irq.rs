@@ -1,5 +1,6 @@
 //! Interrupts on the bare machine.
 
+use super::dma::Shared;
 use crate::platform::platform;
 use crate::{Error, Interrupt, Message, Trigger};
 use core::sync::atomic::Ordering;
@@ -47,6 +48,13 @@ impl Irq {
     /// [`Error::NoLine`].
     pub fn connect(&self, gsi: u32, trigger: Trigger) -> Result<(), Error> {
         platform().connect(&self.0, gsi, trigger)
+    }
+
+    /// Let Hyper-V's interrupt controller raise it, and use these pages.
+    pub(crate) fn start_synic(&self, messages: &Shared, events: &Shared) -> Result<(), Error> {
+        // SAFETY: memory of a `Shared` is never freed without a promise that no device uses it, and whoever holds these
+        // two never makes it.
+        unsafe { platform().start_synic(&self.0, messages.address(), events.address()) }
     }
 
     /// Whether it has happened since the last call.

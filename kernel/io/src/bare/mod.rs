@@ -16,3 +16,23 @@ pub fn ecam() -> Option<Ecam> {
 pub fn delay(microseconds: u32) {
     platform().delay(microseconds);
 }
+
+/// Whether there is Hyper-V's interrupt controller.
+pub(crate) fn has_synic() -> bool {
+    platform().has_synic()
+}
+
+/// A message has been taken out of the slot of Hyper-V's interrupt controller.
+pub(crate) fn end_of_message() {
+    platform().end_of_message();
+}
+
+/// Post a message to a connection of VMBus's; answers the hypervisor's status where it is not success.
+pub(crate) fn post_message(connection: u32, message: &[u8]) -> Result<(), u16> {
+    platform().post_message(connection, message)
+}
+
+/// Signal the event of a connection.
+pub(crate) fn signal_event(connection: u32) -> Result<(), u16> {
+    platform().signal_event(connection)
+}

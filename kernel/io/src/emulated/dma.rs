@@ -97,6 +97,27 @@ impl Shared {
         self.write64(offset + size_of::<u64>(), pair[1]);
     }
 
+    /// Copy `bytes.len()` bytes from `offset` on. The device may write them meanwhile; then some are old and some new.
+    ///
+    /// # Panics
+    /// When they are not inside.
+    pub fn read_bytes(&self, offset: usize, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.bytes.borrow()[offset..offset + bytes.len()]);
+    }
+
+    /// Copy `bytes` to `offset` and on.
+    ///
+    /// # Panics
+    /// When they do not fit.
+    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        self.bytes.borrow_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Bytes that it has: a number of pages.
+    pub fn length(&self) -> usize {
+        self.bytes.borrow().len()
+    }
+
     /// Read an index that the device moves: what it wrote before is seen by reads after this.
     pub fn read_index(&self, offset: usize) -> u16 {
         self.read16(offset)

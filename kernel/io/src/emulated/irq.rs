@@ -1,5 +1,6 @@
 //! Interrupts inside a host test.
 
+use super::dma::Shared;
 use super::with;
 use crate::{Error, Message, Trigger};
 use alloc::rc::Rc;
@@ -77,6 +78,13 @@ impl Irq {
             machine.lines.insert(gsi, self.flag.clone());
             Ok(())
         })
+    }
+
+    /// Let Hyper-V's interrupt controller raise it, and use these pages.
+    pub(crate) fn start_synic(&self, messages: &Shared, events: &Shared) -> Result<(), Error> {
+        let hypervisor = with(|machine| machine.hypervisor.clone()).ok_or(Error::NotThere)?;
+        hypervisor.start(messages.address(), events.address(), self.message);
+        Ok(())
     }
 
     /// Whether it has happened since the last call.

@@ -27,6 +27,18 @@ pub trait Registers {
     fn write(&self, offset: u64, width: usize, value: u64);
 }
 
+/// Hyper-V, as a partition sees it.
+pub trait Hypervisor {
+    /// Deliver messages and event flags to the pages at these addresses, and raise `interrupt` for those of VMBus.
+    fn start(&self, messages: u64, events: u64, interrupt: Message);
+    /// A message was taken, and another may be delivered.
+    fn end_of_message(&self);
+    /// Take a message posted to a connection; answers the status.
+    fn post(&self, connection: u32, message: &[u8]) -> u16;
+    /// The event of a connection is signalled; answers the status.
+    fn signal(&self, connection: u32) -> u16;
+}
+
 /// A range of addresses or ports and the device that answers there.
 struct Attached {
     first: u64,
@@ -60,6 +72,7 @@ struct Machine {
     line_count: u32,
     microseconds: u64,
     on_delay: Option<Rc<dyn Fn()>>,
+    hypervisor: Option<Rc<dyn Hypervisor>>,
     faults: Vec<String>,
 }
 
@@ -79,6 +92,7 @@ std::thread_local! {
             line_count: 24,
             microseconds: 0,
             on_delay: None,
+            hypervisor: None,
             faults: Vec::new(),
         })
     };
@@ -96,6 +110,43 @@ pub fn attach_registers(first: u64, length: u64, device: Rc<dyn Registers>) {
 /// Let a device answer at `count` ports from `first`.
 pub fn attach_ports(first: u16, count: u16, device: Rc<dyn Registers>) {
     with(|machine| machine.ports.push(Attached { first: first.into(), length: count.into(), device }));
+}
+
+/// Let the machine be a partition of Hyper-V's.
+pub fn attach_hypervisor(hypervisor: Rc<dyn Hypervisor>) {
+    with(|machine| machine.hypervisor = Some(hypervisor));
+}
+
+/// A call of the hypervisor's; it may well access memory.
+fn call<R>(call: impl FnOnce(&dyn Hypervisor) -> R) -> Option<R> {
+    let hypervisor = with(|machine| machine.hypervisor.clone());
+    hypervisor.map(|hypervisor| call(&*hypervisor))
+}
+
+/// Whether there is Hyper-V's interrupt controller.
+pub(crate) fn has_synic() -> bool {
+    with(|machine| machine.hypervisor.is_some())
+}
+
+/// A message has been taken out of the slot of Hyper-V's interrupt controller.
+pub(crate) fn end_of_message() {
+    call(|hypervisor| hypervisor.end_of_message());
+}
+
+/// Post a message to a connection of VMBus's; answers the hypervisor's status where it is not success.
+pub(crate) fn post_message(connection: u32, message: &[u8]) -> Result<(), u16> {
+    match call(|hypervisor| hypervisor.post(connection, message)) {
+        Some(0) => Ok(()),
+        status => Err(status.unwrap_or(u16::MAX)),
+    }
+}
+
+/// Signal the event of a connection.
+pub(crate) fn signal_event(connection: u32) -> Result<(), u16> {
+    match call(|hypervisor| hypervisor.signal(connection)) {
+        Some(0) => Ok(()),
+        status => Err(status.unwrap_or(u16::MAX)),
+    }
 }
 
 /// Say where PCI configuration space is mapped.

@@ -1,7 +1,7 @@
 //! What the emulated machine punishes.
 
 use super::*;
-use crate::{Buffer, Error, Irq, Mmio, Ports, Shared, Trigger};
+use crate::{Buffer, Error, Irq, Mmio, Ports, Shared, Synic, Trigger};
 
 fn buffer(bytes: &[u8]) -> Buffer {
     let mut buffer = Buffer::allocate(1, bytes.len()).expect("memory").remove(0);
@@ -102,4 +102,53 @@ fn ports_have_one_owner() {
     assert_eq!(ports.read32(4), u32::MAX, "nobody answers");
     drop(ports);
     assert!(Ports::claim(0xcfc, 4).is_ok());
+}
+
+/// A hypervisor that notes what it is told.
+#[derive(Default)]
+struct Noted {
+    pages: Cell<(u64, u64)>,
+    ends: Cell<u32>,
+}
+
+impl Hypervisor for Noted {
+    fn start(&self, messages: u64, events: u64, _: Message) {
+        self.pages.set((messages, events));
+    }
+
+    fn end_of_message(&self) {
+        self.ends.set(self.ends.get() + 1);
+    }
+
+    fn post(&self, connection: u32, message: &[u8]) -> u16 {
+        if message.is_empty() { 0 } else { connection as u16 }
+    }
+
+    fn signal(&self, connection: u32) -> u16 {
+        connection as u16
+    }
+}
+
+#[test]
+fn a_message_is_taken_once_and_the_next_is_asked_for_where_one_waits() {
+    assert_eq!(Synic::start().err(), Some(Error::NotThere));
+    let noted = Rc::new(Noted::default());
+    attach_hypervisor(noted.clone());
+    let synic = Synic::start().expect("a hypervisor");
+    let (messages, events) = noted.pages.get();
+    let mut message = [0; crate::MESSAGE];
+    assert_eq!(synic.receive(&mut message), None);
+    // Of VMBus's, or not; with a length that may be too large; with another that waits, or without.
+    for (kind, length, waits, taken) in [(1, 3, 0, 3), (1, 255, 1, 240), (7, 3, 1, 0), (1, 0, 0, 0)] {
+        write_memory(messages + 512, &[kind, 0, 0, 0, length, waits]).expect("shared");
+        write_memory(messages + 528, &[9; 240]).expect("shared");
+        assert_eq!(synic.receive(&mut message), Some(taken));
+        assert_eq!((synic.receive(&mut message), message[0]), (None, 9));
+    }
+    assert_eq!(noted.ends.get(), 2);
+    // Flags are cleared with the interrupt that tells of them, those of VMBus's source alone.
+    write_memory(events + 511, &[0xff, 0xff]).expect("shared");
+    assert!(!synic.acknowledge());
+    assert_eq!((synic.post(5, &[]), synic.post(5, &[1]), synic.signal(6)), (Ok(()), Err(5), Err(6)));
+    assert_eq!(faults(), Vec::<String>::new());
 }
