@@ -3,6 +3,7 @@
 //! It is strict with the driver: a descriptor, an index or an access that the standard forbids ends the test with a
 //! panic here or with a fault of [`kernel_io::emulated`].
 
+pub mod hyperv;
 #[cfg(test)]
 pub(crate) mod intel;
 #[cfg(test)]

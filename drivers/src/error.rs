@@ -21,6 +21,10 @@ pub enum Error {
     NoQueue(u16),
     /// It is a kind of device, or a way to reach one, that no driver is there for.
     Unsupported(&'static str),
+    /// The host does not take what it is given, or does not do what it is asked for.
+    Refused(&'static str),
+    /// The host does not answer.
+    NoAnswer,
 }
 
 impl fmt::Display for Error {
@@ -34,6 +38,8 @@ impl fmt::Display for Error {
             Self::Features => f.write_str("no agreement on features"),
             Self::NoQueue(queue) => write!(f, "queue {queue} is missing or too small"),
             Self::Unsupported(what) => write!(f, "{what} is not supported"),
+            Self::Refused(what) => write!(f, "the host refuses {what}"),
+            Self::NoAnswer => f.write_str("the host does not answer"),
         }
     }
 }

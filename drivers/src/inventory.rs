@@ -1,5 +1,7 @@
 //! Finding devices, and bringing up those there is a driver for.
 
+use crate::hyperv;
+use crate::hyperv::shutdown::Shutdown;
 use crate::nic::AnyNic;
 use crate::pci::Pci;
 use crate::virtio::blk::Block;
@@ -30,7 +32,7 @@ pub struct Inventory<'a> {
 #[derive(Default)]
 pub struct Found {
     /// NICs in bus order: PCI by bus, device and function; then memory-mapped devices in the order in which the command
-    /// line names them.
+    /// line names them; then Hyper-V's, as it offers them.
     pub nics: Vec<AnyNic>,
     /// A source of randomness.
     pub rng: Option<Rng>,
@@ -38,6 +40,8 @@ pub struct Found {
     pub disks: Vec<Block>,
     /// A watchdog, which is as it was.
     pub watchdog: Option<watchdog::Asleep>,
+    /// Hyper-V's way to ask for a shutdown.
+    pub shutdown: Option<Shutdown>,
     /// Devices there is a driver for that could not be brought up, and why. They are logged as well.
     pub failed: Vec<(Location, Error)>,
 }
@@ -103,6 +107,7 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
             found.take(Location::Mmio(slot.address), opened, inventory);
         }
     }
+    hyperv::find(&mut found, inventory.nic_memory);
     found
 }
 

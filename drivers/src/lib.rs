@@ -15,6 +15,7 @@ extern crate std;
 #[cfg(not(target_os = "none"))]
 pub mod emulated;
 mod error;
+pub mod hyperv;
 pub mod intel;
 mod inventory;
 mod location;

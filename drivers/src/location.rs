@@ -10,6 +10,8 @@ pub enum Location {
     Pci(DeviceFunction),
     /// Its registers' physical address.
     Mmio(u64),
+    /// A channel of VMBus, by its number.
+    Vmbus(u32),
 }
 
 impl fmt::Display for Location {
@@ -17,6 +19,7 @@ impl fmt::Display for Location {
         match self {
             Self::Pci(at) => write!(f, "pci {at}"),
             Self::Mmio(address) => write!(f, "mmio {address:#x}"),
+            Self::Vmbus(channel) => write!(f, "vmbus {channel}"),
         }
     }
 }

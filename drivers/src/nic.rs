@@ -3,6 +3,7 @@
 //! A new kind is a line in `kinds!` at the end. What the stack does with a frame is compiled once, not once for each kind:
 //! a driver only says where the frame lies, before and after.
 
+use crate::hyperv::netvsc::NetVsc;
 use crate::intel::Intel;
 use crate::rtl8139::Rtl8139;
 use crate::virtio::net::VirtioNet;
@@ -153,6 +154,8 @@ kinds! {
     Intel(Intel, crate::intel::Rx<'a>, crate::intel::Tx<'a>),
     /// Realtek's RTL8139C+.
     Rtl8139(Rtl8139, crate::rtl8139::Rx<'a>, crate::rtl8139::Tx<'a>),
+    /// NetVSC.
+    NetVsc(NetVsc, crate::hyperv::netvsc::Rx<'a>, crate::hyperv::netvsc::Tx<'a>),
 }
 
 impl AnyNic {
