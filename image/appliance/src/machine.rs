@@ -9,6 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use drivers::hyperv::shutdown::{self, Shutdown};
 use drivers::virtio::blk::Block;
 use drivers::virtio::console::Console;
 use drivers::{AnyNic, Asleep, Found, Inventory, Watchdog};
@@ -73,7 +74,7 @@ impl Text {
 fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
     let mut told = Told::read(machine)?;
     log::set_max_level(told.first()?.log);
-    let Found { nics, mut disks, watchdog, .. } = devices(machine);
+    let Found { nics, mut disks, watchdog, mut shutdown, .. } = devices(machine);
     told.read_disks(machine, &mut disks)?;
     let seeds = seeds(machine)?;
     let nics = told.ask(machine, nics, seeds[0].rotate_left(32))?;
@@ -117,6 +118,11 @@ fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
         let next = appliance.turn(now());
         feeder.feed(machine.now());
         text.say(machine);
+        match shutdown.as_mut().and_then(Shutdown::poll) {
+            Some(shutdown::Request::Off) => power::ask(Request::Off),
+            Some(shutdown::Request::Restart) => power::ask(Request::Reset),
+            None => {}
+        }
         if let Some(request) = power.asked(machine.now()) {
             appliance.end(config.off, now());
             if appliance.has_ended() {
