@@ -67,11 +67,11 @@ fn serves(board: &'static str, firmware: Firmware, bus: Bus) {
     let portal = format!("iscsi.portal=127.0.0.1:{port}\n");
     // More comes by SMBIOS; and from a CD in a drive of which only UEFI firmware knows anything.
     let strings = ["-smbios", "type=11,value=corbel.config=target.0.initiators=*"];
-    let mut run = Run::product(board, "").arguments(&strings);
+    let mut start = Run::product(board, "").arguments(&strings);
     let document = if firmware == Firmware::Ovmf {
         let cd = Disk::cidata(&format!("#corbel\n{target}"));
         let drive = format!("if=none,id=cd,format=raw,readonly=on,media=cdrom,file={}", cd.0.display());
-        run = run.arguments(&["-drive", &drive, "-device", "ide-cd,drive=cd"]);
+        start = start.arguments(&["-drive", &drive, "-device", "ide-cd,drive=cd"]);
         media.push(cd);
         format!("{networks}{portal}")
     } else {
@@ -81,7 +81,7 @@ fn serves(board: &'static str, firmware: Firmware, bus: Bus) {
     let nics = ["-netdev", &host, "-device", "virtio-net-pci,netdev=host,romfile="];
     let more =
         ["-netdev", "user,id=service,net=10.78.0.0/24", "-device", "virtio-net-pci,netdev=service,romfile="];
-    let mut machine = run.told(&document).on_disk(firmware, bus).arguments(&nics).arguments(&more).start();
+    let mut machine = start.told(&document).on_disk(firmware, bus).arguments(&nics).arguments(&more).start();
     machine.wait_for("corbel: ready");
     let (good, said) = run("/usr/bin/iscsi-ls", &[&format!("iscsi://127.0.0.1:{port}")]);
     assert!(good && said.contains("iqn.2026-11.example.corbel:door"), "{board} {firmware:?}: {said}");
