@@ -37,7 +37,8 @@ pub fn fat(clusters: u32, label: &[u8; 11], files: &[(&str, &[u8])]) -> Vec<u8> 
             12 => {
                 let pair = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
                 let next = next as u16 & 0xfff;
-                let pair = if cluster % 2 == 0 { pair & 0xf000 | next } else { pair & 0xf | next << 4 };
+                let pair =
+                    if cluster.is_multiple_of(2) { pair & 0xf000 | next } else { pair & 0xf | next << 4 };
                 put(bytes, at, &pair.to_le_bytes());
             }
             16 => put(bytes, at, &(next as u16).to_le_bytes()),
