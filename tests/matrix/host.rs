@@ -116,7 +116,8 @@ impl Host {
         proved.map_err(|error| Error::new(format!("{error}\n{}", machine.tail())))
     }
 
-    fn read(&self) -> Result<()> {
+    /// Reads the whole disk over iSCSI.
+    pub(crate) fn read(&self) -> Result<()> {
         let copy = self.scratch.file("copy.raw");
         initiator::read(&self.net, &self.unit(), &copy)?;
         self.pattern.must_equal(&copy)

@@ -7,7 +7,7 @@ use image_launch::machine::{self, Board};
 use image_launch::net::Wire;
 use image_launch::process::Process;
 use image_launch::qmp::Qmp;
-use image_launch::{Error, Result};
+use image_launch::{Context, Error, Result};
 use serde_json::json;
 use std::fmt;
 use std::fs;
@@ -27,8 +27,6 @@ pub(crate) enum Seen {
     NoDriver,
     /// There is no such machine.
     Never,
-    /// What it would start from is not made.
-    NoMedium,
     /// What would start it is not here.
     NotHere,
 }
@@ -40,7 +38,6 @@ impl fmt::Display for Seen {
             Self::Serves => "serves",
             Self::NoDriver => "no driver",
             Self::Never => "–",
-            Self::NoMedium => "no medium",
             Self::NotHere => "not run",
         })
     }
@@ -56,9 +53,6 @@ pub(crate) fn run(host: &Host, cell: &Cell) -> Result<(Seen, Duration)> {
     }
     if cell.start == Start::Small && std::env::var_os(SMALL).is_none() {
         return Ok((Seen::NotHere, Duration::ZERO));
-    }
-    if cell.start.bus() == Some(Bus::Cd) {
-        return Ok((Seen::NoMedium, Duration::ZERO));
     }
     let agent = host.agent()?;
     let mut machine = start(host, cell, &host.config(Some(&agent)))?;
@@ -89,6 +83,11 @@ pub(crate) fn start(host: &Host, cell: &Cell, config: &Config) -> Result<Machine
     let _ = fs::remove_file(log(host));
     if cell.start.bus().is_some() {
         image_pack::write_disk(&(config.text("\n") + "\n"), &disk).map_err(Error::new)?;
+        if cell.start.bus() == Some(Bus::Cd) {
+            let bytes = fs::read(&disk).context(disk.display())?;
+            let iso = image_formats::iso(&bytes).map_err(|error| Error::new(error.to_string()))?;
+            fs::write(&disk, iso).context(disk.display())?;
+        }
     }
     let mut qemu = host.net.command("qemu-system-x86_64");
     qemu.args(["-accel", &machine::accelerator(), "-cpu", &machine::processor(), "-smp", "1"]);
