@@ -51,6 +51,7 @@ fn the_package_is_the_same_whenever_it_is_built_and_works_where_it_is_installed(
     has("Lun:0 ");
     // Keys are for those who need them.
     has("keys: 600 root,600 corbel-appliance,600 corbel-agent");
+    has("off when the stop command came back");
     has("upgraded");
     has("purged");
     assert!(!said.contains("left: "), "{said}");

@@ -253,7 +253,8 @@ impl Incoming {
         let wanted = memory.read32(place.control + WAITED_FOR) & !(WORD - 1);
         let Ok(write) = place.theirs(memory, WRITE) else { return false };
         let room = |read| place.length - place.distance(read, write);
-        wanted != 0 && room(before) < wanted && room(self.next) >= wanted
+        // A ring is never filled to its last word, so as much room as it wants is not enough yet.
+        wanted != 0 && room(before) <= wanted && room(self.next) > wanted
     }
 
     /// Whether the host is to signal that there is something.

@@ -125,16 +125,17 @@ pub(super) struct Allocator {
 impl Allocator {
     /// An aligned place for `size` bytes, a power of two.
     fn take(&mut self, size: u64) -> Option<u64> {
-        let mut start = WINDOW.start.next_multiple_of(size);
-        while start + size <= WINDOW.end {
-            let overlaps = |range: &&Range<u64>| start < range.end && range.start < start + size;
+        let mut start = WINDOW.start.checked_next_multiple_of(size)?;
+        loop {
+            let end = start.checked_add(size).filter(|end| *end <= WINDOW.end)?;
+            let overlaps = |range: &&Range<u64>| start < range.end && range.start < end;
             let Some(obstacle) = self.taken.iter().find(overlaps) else {
-                self.taken.push(start..start + size);
+                self.taken.push(start..end);
                 return Some(start);
             };
-            start = obstacle.end.next_multiple_of(size);
+            // Where a function says that it ends may be the end of all addresses.
+            start = obstacle.end.checked_next_multiple_of(size)?;
         }
-        None
     }
 }
 
@@ -150,5 +151,8 @@ mod tests {
         assert_eq!(allocator.take(0x4000), Some(0xe000_4000));
         assert_eq!(allocator.take(0x1000), Some(0xe000_2000));
         assert_eq!(allocator.take(0x2000_0000), None);
+        let mut everything = Allocator { taken: alloc::vec![0xe000_0000..u64::MAX] };
+        assert_eq!(everything.take(0x1000), None);
+        assert_eq!(everything.take(1 << 63), None);
     }
 }

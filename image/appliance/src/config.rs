@@ -258,8 +258,7 @@ impl<'a> Keys<'a> {
     fn gather(channels: &[(Channel, &'a str)]) -> Result<Self, Error> {
         let mut keys = BTreeMap::new();
         for (document, &(channel, text)) in channels.iter().enumerate() {
-            let fail =
-                |key: &str, reason: String| Error { channel: Some(channel), key: printable(key), reason };
+            let fail = |key: &str, reason: String| Error { channel: Some(channel), key: named(key), reason };
             if text.len() > LONGEST {
                 return Err(fail("", format!("longer than {LONGEST} bytes")));
             }
@@ -328,10 +327,20 @@ impl<'a> Keys<'a> {
         match self.0.into_iter().next() {
             None => Ok(()),
             Some((key, Given { channel, .. })) => {
-                Err(Error { channel: Some(channel), key: printable(key), reason: "unknown key".to_string() })
+                Err(Error { channel: Some(channel), key: named(key), reason: "unknown key".to_string() })
             }
         }
     }
+}
+
+/// What was given in the place of a key, as far as it looks like one: it may be a piece of a secret whose line was broken.
+fn named(text: &str) -> String {
+    let is_of_key = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(*c);
+    let mut key: String = text.chars().take_while(is_of_key).take(40).collect();
+    if key.len() < text.len() {
+        key.push('…');
+    }
+    key
 }
 
 /// Text from outside on its way into a message: bounded, and without control characters.

@@ -228,6 +228,10 @@ fn assign(
     seed: u64,
     beside: &mut dyn FnMut(&Machine) -> Option<u64>,
 ) -> Result<(AnyNic, AnyNic), String> {
+    if nics.len() > image_probe::MOST_NICS {
+        log::warn!("of {} NICs the first {} are used", nics.len(), image_probe::MOST_NICS);
+        nics.truncate(image_probe::MOST_NICS);
+    }
     let macs: Vec<_> = nics.iter().map(Nic::mac).collect();
     let (host, service) = match nics::assign(&macs, config)? {
         Assignment::Known(host, service) => (host, service),

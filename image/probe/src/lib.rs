@@ -3,8 +3,10 @@
 //! Of a network with an address of its own somebody is known: the router, the storage services, the agent. On each NIC is
 //! asked for all of them, by ARP probes, which claim no address of ours on a network that may be the other one (RFC 5227
 //! section 2.1.1); of a network that gives us our address, by DHCP (RFC 2131), which server there is. Whoever speaks up from
-//! inside a network's prefix, asked or not, shows where that network is. Where the answers contradict each other the boot
-//! stops; where there are none it waits. Nothing is guessed.
+//! inside a network's prefix, asked or not, shows where that network is. Each network has to be heard, unless its NIC is named
+//! or the other's is: that one was heard on a NIC says nothing about the other NIC, for a host may answer on any of its networks
+//! for its address on another (Linux does), and anybody on the provider's network for the host. Where the answers contradict
+//! each other the boot stops; where there are none it waits. Nothing is guessed.
 //!
 //! Frames and a time go in, frames and a verdict come out.
 
@@ -30,15 +32,15 @@ use network_nic::{Nic, RxToken, TxToken};
 
 /// Neighbours of one network that are asked for.
 const MOST_ASKED: usize = 8;
-/// NICs that are looked at.
-const MOST_NICS: usize = 16;
+/// NICs that are looked at; who has more leaves the others away.
+pub const MOST_NICS: usize = 16;
 /// Between the first rounds of questions, and how many these are; between all others.
 const SOON: Duration = Duration::from_millis(250);
 const ROUNDS: u32 = 8;
 const LATER: Duration = Duration::from_secs(2);
-/// How long something that contradicts may take to come: a neighbour answers at once, a DHCP server likes to look first
-/// whether an address is free.
-const NEIGHBOUR: Duration = Duration::from_millis(100);
+/// How long something that contradicts may take to come: a neighbour answers at once, or when it is asked for the second time;
+/// a DHCP server likes to look first whether an address is free.
+const NEIGHBOUR: Duration = Duration::from_millis(300);
 const SERVER: Duration = Duration::from_secs(2);
 /// When it is said for the first time that nobody answers, and how often from then on.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -189,15 +191,17 @@ impl Probe {
                 return Verdict::Contradiction(self.contradiction(&reason));
             }
         };
-        let other = |one: usize| (self.places.len() == 2).then(|| 1 - one);
+        let other = |network: usize, one: usize| {
+            (self.places.len() == 2 && self.networks[network].named.is_some()).then(|| 1 - one)
+        };
         let pair = match (host, service) {
             (Some(host), Some(service)) if host == service => {
                 let reason = format!("both networks answer by the NIC {}", Shown(&self.places[host].mac));
                 return Verdict::Contradiction(self.contradiction(&reason));
             }
             (Some(host), Some(service)) => Some((host, service)),
-            (Some(host), None) => other(host).map(|service| (host, service)),
-            (None, Some(service)) => other(service).map(|host| (host, service)),
+            (Some(host), None) => other(HOST, host).map(|service| (host, service)),
+            (None, Some(service)) => other(SERVICE, service).map(|host| (host, service)),
             (None, None) => None,
         };
         let Some(pair) = pair else {
@@ -253,11 +257,13 @@ impl Probe {
         )
     }
 
-    /// Whom is being asked for.
+    /// Who is being asked for and was not heard.
     fn asked(&self) -> String {
         let mut text = String::new();
-        for (name, network) in NAMES.iter().zip(&self.networks).filter(|(_, network)| network.named.is_none())
-        {
+        for (number, (name, network)) in NAMES.iter().zip(&self.networks).enumerate() {
+            if self.find(number) != Ok(None) {
+                continue;
+            }
             let who = match network.own {
                 None => "a DHCP server".to_string(),
                 Some(_) => {

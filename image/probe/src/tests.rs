@@ -54,7 +54,7 @@ const STRANGER: Mac = [0x52, 0x54, 0, 9, 9, 9];
 fn whoever_answers_shows_where_its_network_is_whichever_way_round_they_are() {
     let text = (NETWORKS.0, NETWORKS.1, &[[10, 77, 1, 254], [10, 77, 0, 9]][..]);
     for (host, service) in [(0, 1), (1, 0)] {
-        for heard in [vec![HOST], vec![SERVICE], vec![HOST, SERVICE]] {
+        for heard in [[HOST, SERVICE], [SERVICE, HOST]] {
             let mut probe = probe(text, &[A, B]);
             let questions = probe.ask(at(0));
             for nic in [0, 1] {
@@ -63,11 +63,17 @@ fn whoever_answers_shows_where_its_network_is_whichever_way_round_they_are() {
             }
             assert_eq!(probe.verdict(at(1)), Verdict::Waiting(at(250)));
             for network in heard {
+                assert_eq!(
+                    probe.verdict(at(1)),
+                    Verdict::Waiting(at(250)),
+                    "one says nothing about the other"
+                );
                 let (place, address) = [(host, [10, 77, 0, 9]), (service, [10, 77, 1, 254])][network];
                 probe.heard(place, &says(2, STRANGER, address));
             }
-            assert_eq!(probe.verdict(at(2)), Verdict::Waiting(at(102)), "something may contradict that");
-            assert_eq!(probe.verdict(at(102)), Verdict::Decided(host, service));
+            assert_eq!(probe.verdict(at(2)), Verdict::Waiting(at(250)), "something may contradict that");
+            assert!(matches!(probe.verdict(at(301)), Verdict::Waiting(_)));
+            assert_eq!(probe.verdict(at(302)), Verdict::Decided(host, service));
         }
     }
 }
@@ -76,8 +82,31 @@ fn whoever_answers_shows_where_its_network_is_whichever_way_round_they_are() {
 fn who_asks_for_us_shows_it_as_well() {
     let mut probe = probe(NETWORKS, &[A, B]);
     probe.heard(1, &says(1, STRANGER, [10, 77, 0, 77]));
+    probe.heard(0, &says(1, STRANGER, [10, 77, 1, 77]));
     assert_eq!(probe.verdict(at(1)), Verdict::Waiting(at(0)));
-    assert_eq!(probe.verdict(at(101)), Verdict::Decided(1, 0));
+    assert_eq!(probe.verdict(at(301)), Verdict::Decided(1, 0));
+}
+
+/// Linux answers on each of its networks for its address on any (arp_ignore=0).
+#[test]
+fn a_host_that_answers_on_the_providers_network_for_its_own_does_not_decide() {
+    let mut early = probe(NETWORKS, &[A, B]);
+    early.heard(1, &says(2, STRANGER, [10, 77, 0, 1]));
+    early.heard(1, &says(2, STRANGER, [10, 77, 1, 1]));
+    assert!(matches!(early.verdict(at(1)), Verdict::Contradiction(_)));
+    let mut late = probe(NETWORKS, &[A, B]);
+    late.heard(1, &says(2, STRANGER, [10, 77, 0, 1]));
+    for millis in (0..60_000).step_by(50) {
+        assert!(matches!(late.verdict(at(millis)), Verdict::Waiting(_)), "{millis}");
+    }
+    late.heard(0, &says(2, STRANGER, [10, 77, 0, 1]));
+    assert!(matches!(late.verdict(at(60_000)), Verdict::Contradiction(_)));
+    // With one of two NICs named nobody need be heard.
+    for named in [[Some(1), None], [None, Some(0)]] {
+        let mut probe = Probe::new(networks(NETWORKS, named), &[A, B], 7, at(0)).unwrap();
+        assert!(matches!(probe.verdict(at(1)), Verdict::Waiting(_)));
+        assert_eq!(probe.verdict(at(2001)), Verdict::Decided(1, 0));
+    }
 }
 
 #[test]
@@ -139,18 +168,25 @@ fn a_dhcp_server_shows_where_a_network_is_that_has_its_address_from_it() {
             |place| questions.iter().find(|(nic, frame)| *nic == place && frame[12..14] == [8, 0]).unwrap();
         // One on the host-only network as well: what it offers says so.
         probe.heard(host, &offers(&question(host).1, [10, 77, 0, 99]));
-        assert_eq!(probe.verdict(at(1)), Verdict::Waiting(at(101)));
+        assert_eq!(probe.verdict(at(1)), Verdict::Waiting(at(250)));
         probe.heard(service, &offers(&question(service).1, [192, 168, 3, 4]));
-        assert_eq!(probe.verdict(at(101)), Verdict::Decided(host, service));
+        assert_eq!(probe.verdict(at(2)), Verdict::Waiting(at(250)));
+        assert_eq!(probe.verdict(at(302)), Verdict::Decided(host, service));
     }
     let mut only = probe(text, &[A, B]);
     let questions = only.ask(at(0));
     let (place, question) =
         questions.iter().find(|(nic, frame)| *nic == 1 && frame[12..14] == [8, 0]).unwrap();
     only.heard(*place, &offers(question, [192, 168, 3, 4]));
-    assert_eq!(only.verdict(at(10)), Verdict::Waiting(at(250)), "the other one may take its time");
-    assert_eq!(only.verdict(at(2009)), Verdict::Waiting(at(250)));
-    assert_eq!(only.verdict(at(2010)), Verdict::Decided(0, 1));
+    assert_eq!(
+        only.verdict(at(10)),
+        Verdict::Waiting(at(250)),
+        "that says nothing about the host-only network"
+    );
+    assert_eq!(only.verdict(at(5000)), Verdict::Waiting(at(250)));
+    only.heard(0, &says(2, STRANGER, [10, 77, 0, 1]));
+    assert_eq!(only.verdict(at(5001)), Verdict::Waiting(at(250)));
+    assert_eq!(only.verdict(at(5301)), Verdict::Decided(0, 1));
     let mut both = probe(text, &[A, B]);
     for (place, mac) in [A, B].into_iter().enumerate() {
         both.heard(place, &offers(&discover(mac, 7), [192, 168, 3, 4]));
@@ -165,13 +201,13 @@ fn of_three_nics_each_network_has_to_be_heard() {
     assert_eq!(probe.verdict(at(1000)), Verdict::Waiting(at(0)));
     probe.heard(0, &says(2, STRANGER, [10, 77, 1, 1]));
     assert!(matches!(probe.verdict(at(1000)), Verdict::Waiting(_)));
-    assert_eq!(probe.verdict(at(1100)), Verdict::Decided(2, 0));
+    assert_eq!(probe.verdict(at(1300)), Verdict::Decided(2, 0));
     // One is named: the other is looked for among the rest, whoever else is heard where.
     let mut named = Probe::new(networks(NETWORKS, [Some(1), None]), &[A, B, C], 7, at(0)).unwrap();
     named.heard(1, &says(2, STRANGER, [10, 77, 1, 1]));
     named.heard(2, &says(2, STRANGER, [10, 77, 1, 1]));
     assert!(matches!(named.verdict(at(1000)), Verdict::Waiting(_)));
-    assert_eq!(named.verdict(at(1100)), Verdict::Decided(1, 2));
+    assert_eq!(named.verdict(at(1300)), Verdict::Decided(1, 2));
 }
 
 #[test]
@@ -218,9 +254,10 @@ fn nics_are_driven_until_it_is_known() {
                 frame.consume(|frame| assert_eq!(frame[12..14], [8, 6]));
             }
             service_end.outgoing.borrow_mut().push_back(says(2, STRANGER, [10, 77, 1, 1]));
+            host_end.outgoing.borrow_mut().push_back(says(2, STRANGER, [10, 77, 0, 1]));
         }
     });
-    assert_eq!((found, time.get()), (Ok((1, 0)), 600));
+    assert_eq!((found, time.get()), (Ok((1, 0)), 800));
     assert_eq!(host_end.incoming.borrow().len(), 1, "no more than there is room for");
 }
 

@@ -28,7 +28,7 @@ pub fn document(table: &[u8]) -> Result<Option<Vec<u8>>, Error> {
             }
             (Piece::Unknown(string), _) => {
                 return Err(refused(
-                    &String::from_utf8_lossy(string),
+                    &String::from_utf8_lossy(string.split(|byte| *byte == b'=').next().unwrap_or_default()),
                     "expected corbel.config= or corbel.config+=",
                 ));
             }
