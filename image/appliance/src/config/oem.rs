@@ -74,7 +74,7 @@ mod tests {
         let error = document(&table(&["corbel.confg=a=b"])).unwrap_err().to_string();
         assert_eq!(
             error,
-            "configuration: SMBIOS OEM strings: corbel.confg=a=b: expected corbel.config= or corbel.config+="
+            "configuration: SMBIOS OEM strings: corbel.confg: expected corbel.config= or corbel.config+="
         );
         let error = document(&table(&["corbel.config+=b"])).unwrap_err().to_string();
         assert!(error.contains("goes on where nothing has begun"), "{error}");
