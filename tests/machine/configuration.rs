@@ -142,9 +142,16 @@ fn where_nobody_answers_the_image_waits_and_says_for_whom() {
         assert!(line.contains(part), "{line}");
     }
     assert!(!stage.appliance.console().contains(READY));
-    let mut address = stage.net.command("ip");
-    address.args(["address", "add", "10.98.0.1/24", "dev", Wire::Service.name()]);
-    process::check(address, LIMIT).unwrap();
+    let add = |address: &str, wire: Wire| {
+        let mut command = stage.net.command("ip");
+        command.args(["address", "add", address, "dev", wire.name()]);
+        process::check(command, LIMIT).unwrap();
+    };
+    add("10.98.0.1/24", Wire::Service);
+    // That one answers says nothing about the NIC on which nobody does.
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(!stage.appliance.console().contains(READY));
+    add("10.97.0.1/24", Wire::Host);
     stage.appliance.ready().unwrap();
     let line = format!("{} on the service network", Wire::Service.mac());
     assert!(stage.appliance.console().contains(&line), "{}", stage.appliance.console());
