@@ -1,12 +1,13 @@
-//! The console: the first serial port, if there is one.
+//! The console: the first serial port, if there is one, else Xen's (`xen/console.rs`).
 //!
 //! It is written to without a lock and without interrupts, so that it works in a panic as well. Every wait is bounded:
 //! what a port does not take is lost, the machine goes on, and is heard again once whoever reads has caught up.
 //!
-//! Where there is no port the text is kept, up to [`KEPT`] bytes, for whoever can say it in another way; what is said behind
+//! Where there is neither the text is kept, up to [`KEPT`] bytes, for whoever can say it in another way; what is said behind
 //! that is lost until some was taken, and a mark stands in its place.
 
 use crate::cpu::{port, relax};
+use crate::xen;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
@@ -77,9 +78,31 @@ pub(crate) fn take(room: &mut [u8]) -> usize {
     WAITING.try_lock().map_or(0, |mut kept| kept.take(room))
 }
 
-/// Whether there is a port.
+/// Whether there is a port, or what Xen has for one.
 pub(crate) fn is_present() -> bool {
-    PRESENT.load(Ordering::Relaxed)
+    PRESENT.load(Ordering::Relaxed) || xen::console::is_present()
+}
+
+/// Say what was kept, for there is a console now.
+pub(crate) fn catch_up() {
+    let mut room = [0; 256];
+    while is_present() {
+        match take(&mut room) {
+            0 => return,
+            count => xen::console::write(&room[..count]),
+        }
+    }
+}
+
+/// Say what was kept to whoever hears a machine that has no console, for it ends.
+pub(crate) fn last_words() {
+    let mut room = [0; 256];
+    while !is_present() {
+        match take(&mut room) {
+            0 => return,
+            count => xen::say(&room[..count]),
+        }
+    }
 }
 
 static PRESENT: AtomicBool = AtomicBool::new(false);
@@ -111,7 +134,10 @@ pub(crate) fn init() {
 
 /// Write text; line ends become CR LF.
 pub(crate) fn write(text: &str) {
-    if !is_present() {
+    if !PRESENT.load(Ordering::Relaxed) {
+        if xen::console::is_present() {
+            return xen::console::write(text.as_bytes());
+        }
         // Nothing waits for it: a panic may have come in the middle of it.
         if let Some(mut kept) = WAITING.try_lock() {
             kept.keep(text.as_bytes());

@@ -24,7 +24,12 @@ fn hypervisor() -> bool {
 
 /// The hypervisor's name for itself: twelve bytes.
 pub(crate) fn hypervisor_signature() -> Option<[u8; 12]> {
-    let leaf = hypervisor_leaf(0)?;
+    hypervisor_signature_at(0)
+}
+
+/// The same of one that has its leaves so far behind the first, as one has that passes for another too.
+pub(crate) fn hypervisor_signature_at(offset: u32) -> Option<[u8; 12]> {
+    let leaf = hypervisor_leaf(offset)?;
     let mut signature = [0; 12];
     let words = [leaf.ebx, leaf.ecx, leaf.edx];
     signature
@@ -41,10 +46,12 @@ pub(crate) fn hypervisor_leaf(offset: u32) -> Option<CpuidResult> {
     if !hypervisor() {
         return None;
     }
-    let highest = __cpuid(HYPERVISOR).eax;
+    // Each set of leaves says which is its last.
+    let first = HYPERVISOR + (offset & !0xff);
+    let highest = __cpuid(first).eax;
     // Old versions of KVM leave it at zero and mean one.
-    let highest = if highest == 0 { HYPERVISOR + 1 } else { highest };
-    (HYPERVISOR + offset <= highest && highest < HYPERVISOR + 0x1000)
+    let highest = if highest == 0 { first + 1 } else { highest };
+    (HYPERVISOR + offset <= highest && highest < first + 0x1000)
         .then(|| __cpuid_count(HYPERVISOR + offset, 0))
 }
 

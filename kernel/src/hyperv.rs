@@ -4,7 +4,7 @@
 //! writing, as all of it is; only the hypervisor writes there.
 
 use crate::interrupt::Line;
-use crate::{cpu, memory};
+use crate::{cpu, memory, xen};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel_io::MESSAGE;
@@ -69,6 +69,16 @@ unsafe extern "C" {
     fn hypercall_page();
 }
 
+/// Where the page of calls is, for execution.
+pub(crate) fn hypercall_page_start() -> u64 {
+    hypercall_page as *const () as u64
+}
+
+/// Its physical address, by which a hypervisor fills it.
+pub(crate) fn hypercall_page_address() -> u64 {
+    memory::physical(hypercall_page_start())
+}
+
 /// A page for the input of calls, by its address; zero before calls can be made.
 static INPUT: AtomicU64 = AtomicU64::new(0);
 
@@ -120,6 +130,10 @@ pub(crate) unsafe fn set_page(register: u32, page: u64) {
 
 /// The features, if there is a synthetic interrupt controller and we may post and signal: it is of no use without.
 pub(crate) fn synic() -> Option<Features> {
+    // Xen passes for Hyper-V where it is told to; it has no VMBus, and the page of calls is in use.
+    if xen::is_there() {
+        return None;
+    }
     let calls = POST_MESSAGES | SIGNAL_EVENTS;
     let is_usable = |features: &Features| {
         features.has(ACCESS_SYNIC | ACCESS_HYPERCALLS) && features.calls & calls == calls
@@ -135,7 +149,7 @@ pub(crate) fn synic() -> Option<Features> {
 pub(crate) unsafe fn start_synic(line: Line, messages: u64, events: u64) -> bool {
     let Some(features) = synic() else { return false };
     let Some(input) = memory::allocate_pages(MESSAGE + HEADER) else { return false };
-    let page = memory::physical(hypercall_page as *const () as u64);
+    let page = hypercall_page_address();
     let registers = Registers(features);
     registers.silence();
     registers.write(GUEST_OS_ID, OURSELVES);

@@ -45,6 +45,7 @@ pub mod power;
 mod pvh;
 mod start;
 pub mod vmware;
+mod xen;
 
 pub use clock::day;
 pub use machine::{Machine, Module};

@@ -1,6 +1,6 @@
 //! The end of a program that went wrong: say what is known, and end the machine.
 
-use crate::console::print_line;
+use crate::console::{self, print_line};
 use crate::memory::{self, stack::Stack};
 use crate::power::{self, Exit};
 use core::arch::asm;
@@ -17,6 +17,7 @@ pub(crate) fn end(exit: Exit, report: impl FnOnce()) -> ! {
         power::exit(Exit::PanicInPanic);
     }
     report();
+    console::last_words();
     power::exit(exit)
 }
 

@@ -4,9 +4,9 @@ use crate::acpi::Acpi;
 use crate::cpu::port;
 use crate::interrupt::{self, Line};
 use crate::memory::{self, ranges::Range};
-use crate::{clock, fw_cfg, hyperv, vmware};
+use crate::{clock, fw_cfg, hyperv, vmware, xen};
 use core::ptr::NonNull;
-use kernel_io::{Ecam, Error, Interrupt, Message, Platform, Trigger, Width};
+use kernel_io::{Ecam, Error, Interrupt, Message, Platform, Trigger, Width, Xen};
 use spin::Once;
 
 struct Machine;
@@ -148,6 +148,10 @@ unsafe impl Platform for Machine {
 
     fn signal_event(&self, connection: u32) -> Result<(), u16> {
         hyperv::signal_event(connection)
+    }
+
+    fn xen(&self) -> Option<&'static dyn Xen> {
+        xen::guest().map(|guest| guest as &dyn Xen)
     }
 }
 

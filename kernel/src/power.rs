@@ -22,6 +22,7 @@ use crate::acpi::{Acpi, Register, Space};
 use crate::cpu::{self, port};
 use crate::interrupt;
 use crate::memory::{self, ranges::Range};
+use crate::xen;
 use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
 
@@ -280,7 +281,10 @@ pub fn exit(exit: Exit) -> ! {
     unsafe { port::write8(0xf4, exit as u8) };
     match exit {
         Exit::Success | Exit::Failure => off(),
-        _ => reset(),
+        _ => {
+            xen::crash();
+            reset()
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::interrupt::{self, Apic};
 use crate::machine::{Machine, Module};
 use crate::memory::{self, BootMapping};
 use crate::pvh::StartInfo;
-use crate::{clock, console, cpu, entropy, entry, features, logger, platform, power};
+use crate::{clock, console, cpu, entropy, entry, features, logger, platform, power, xen};
 use alloc::string::String;
 
 /// From the entry code to the program. Each step stands on those before it.
@@ -24,6 +24,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     };
     memory::init(&info);
     features::protect();
+    xen::start();
     let command_line = memory::copy_physical(info.command_line).unwrap_or_default();
     let modules = info.modules().iter().map(Module::new).collect();
 

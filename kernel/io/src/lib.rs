@@ -5,7 +5,7 @@
 //! - [`Buffer`] is memory that one of them owns at a time: bytes while it is the driver's; [`Buffer::lend`] turns it
 //!   into a [`Lent`], which has an address and nothing else, until the device is done with it.
 //! - [`Irq`] is a bit that an interrupt sets. The handler does nothing else; who idles looks at the bit.
-//! - [`Synic`] is Hyper-V's way to be told, and to tell.
+//! - [`Synic`] is Hyper-V's way to be told, and to tell; [`xen::Guest`] is Xen's.
 //!
 //! On the bare machine the handles stand on a [`Platform`], which the kernel [`install`]s once. On a developer's
 //! machine they stand on [`emulated`], a machine inside the test that punishes what real hardware lets pass.
@@ -19,6 +19,7 @@ extern crate alloc;
 mod error;
 mod platform;
 mod synic;
+pub mod xen;
 
 #[cfg(target_os = "none")]
 mod bare;
@@ -35,7 +36,7 @@ pub use backing::irq::Irq;
 pub use backing::registers::{Mmio, Ports};
 pub use backing::{delay, ecam};
 pub use error::Error;
-pub use platform::{Ecam, Interrupt, Message, Platform, Trigger, Width, install};
+pub use platform::{Ecam, Interrupt, Message, Platform, Trigger, Width, Xen, install};
 pub use synic::{MESSAGE, Synic};
 
 /// Bytes of a page; DMA memory begins at a multiple of it.

@@ -1,6 +1,7 @@
 //! What the kernel has to offer so that the handles work.
 
 use crate::Error;
+use crate::xen::{Event, Parameter};
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 
@@ -111,6 +112,45 @@ pub unsafe trait Platform: Sync {
     /// # Errors
     /// The hypervisor's status.
     fn signal_event(&self, connection: u32) -> Result<(), u16>;
+
+    /// Xen, if the machine is a guest of it.
+    fn xen(&self) -> Option<&'static dyn Xen>;
+}
+
+/// Xen, as the kernel speaks to it.
+///
+/// # Safety
+/// As for [`Platform`]: an event does nothing but set the bit of its interrupt, and no call changes memory that it was not given.
+pub unsafe trait Xen: Sync {
+    /// Let each event from now on raise `interrupt`. Those before are forgotten.
+    ///
+    /// # Errors
+    /// [`Error::NotThere`] where Xen does not do that.
+    fn start_events(&self, interrupt: &Interrupt) -> Result<(), Error>;
+
+    /// All events that have come have been seen; the next raises the interrupt again.
+    fn clear_events(&self);
+
+    /// Do something about event channels.
+    ///
+    /// # Errors
+    /// Xen's, negative.
+    fn event(&self, event: Event) -> Result<u32, i32>;
+
+    /// A parameter of the machine.
+    fn parameter(&self, parameter: Parameter) -> Option<u64>;
+
+    /// Let the grant table's first `frames` pages be where these pages of memory were.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when Xen has not as many.
+    ///
+    /// # Safety
+    /// The pages must be RAM that is nobody else's, for ever, and of whose contents nobody expects anything.
+    unsafe fn map_grants(&self, pages: u64, frames: usize) -> Result<(), Error>;
+
+    /// Let others have the CPU for now.
+    fn rest(&self);
 }
 
 /// An interrupt as the platform gives it.

@@ -3,7 +3,7 @@
 //! | source | where it is found |
 //! |---|---|
 //! | a hypervisor's own ([`tell_by`]) | drivers of hypervisors register it |
-//! | KVM's wall clock, to the second at which its clock stood at zero | KVM, Firecracker, Cloud Hypervisor |
+//! | KVM's or Xen's wall clock, of the second at which its clock stood at zero | KVM, Firecracker, Cloud Hypervisor, Xen |
 //! | the PC's clock with a battery (MC146818), in UTC | where the FADT is that of a PC's hardware and does not deny it |
 //!
 //! Each call reads anew, so that whoever asks now and then follows the host's clock, whatever our own counter drifts. What is
@@ -38,9 +38,9 @@ pub(super) fn init(acpi: &Acpi) {
 /// The time of day in seconds since 1970, and who tells it; `None` where nobody knows it.
 pub fn read() -> Option<(u64, &'static str)> {
     let told = || Some((TOLD.get()?()?, "the hypervisor"));
-    let kvm = || Some((CLOCK.get()?.page.as_ref()?.0.wall_clock()?, "KVM's clock"));
+    let kept = || Some((CLOCK.get()?.page.as_ref()?.0.wall_clock()?, "the hypervisor's clock"));
     let battery = || Some((battery(*BATTERY.get()?, &mut Cmos)?, "the clock with a battery"));
-    told().or_else(kvm).or_else(battery).filter(|(seconds, _)| SANE.contains(seconds))
+    told().or_else(kept).or_else(battery).filter(|(seconds, _)| SANE.contains(seconds))
 }
 
 /// Registers of the clock.

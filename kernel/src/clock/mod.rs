@@ -5,6 +5,7 @@
 //! | source | where it is found |
 //! |---|---|
 //! | KVM's clock page | KVM, and whoever speaks its interface (Firecracker, Cloud Hypervisor) |
+//! | Xen's clock page | Xen |
 //! | Hyper-V's reference clock | Hyper-V, and whoever passes for it |
 //! | CPUID leaf 0x15 | CPUs and hypervisors that state the crystal's rate |
 //! | CPUID leaf 0x4000_0010 | VMware, and hypervisors that took it over |
@@ -19,12 +20,13 @@ mod calibrate;
 pub mod day;
 mod hyperv;
 mod kvm;
+mod pvclock;
 mod reference;
 
 use crate::acpi::Acpi;
-use crate::cpu;
 use crate::hyperv::Features;
 use crate::interrupt::{self, Apic};
+use crate::{cpu, xen};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
 
@@ -53,7 +55,8 @@ struct Clock {
 
 /// A clock that a hypervisor keeps.
 enum Page {
-    Kvm(kvm::Page),
+    /// KVM's or Xen's.
+    Pv(pvclock::Clock),
     HyperV(hyperv::Page),
 }
 
@@ -61,7 +64,7 @@ impl Page {
     /// Microseconds since a moment of the hypervisor's choice.
     fn micros(&self) -> u64 {
         match self {
-            Self::Kvm(page) => page.micros(),
+            Self::Pv(clock) => clock.micros(),
             Self::HyperV(page) => page.micros(),
         }
     }
@@ -69,7 +72,7 @@ impl Page {
     /// The time of day in seconds since 1970, where it is among what the hypervisor keeps.
     fn wall_clock(&self) -> Option<u64> {
         match self {
-            Self::Kvm(page) => page.wall_clock(),
+            Self::Pv(clock) => clock.wall_clock(),
             Self::HyperV(_) => None,
         }
     }
@@ -124,9 +127,10 @@ pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
 type Told = (Option<Page>, Option<(&'static str, u64)>, Option<u64>);
 
 fn of_hypervisor() -> Told {
-    if let Some(page) = kvm::Page::enable() {
-        let rate = page.rate();
-        return (Some(Page::Kvm(page)), Some(("KVM's clock page", rate)), None);
+    let kvm = kvm::enable().map(|clock| (clock, "KVM's clock page"));
+    if let Some((clock, source)) = kvm.or_else(|| Some((of_xen()?, "Xen's clock page"))) {
+        let rate = clock.rate();
+        return (Some(Page::Pv(clock)), Some((source, rate)), None);
     }
     let Some(features) = Features::read() else { return (None, None, None) };
     let sane = |rate: &u64| (1_000_000..1 << 40).contains(rate);
@@ -134,6 +138,13 @@ fn of_hypervisor() -> Told {
     let (tsc, apic) = features.rates().unzip();
     let rate = page.as_ref().and_then(hyperv::Page::rate).or(tsc).filter(sane);
     (page.map(Page::HyperV), rate.map(|rate| ("Hyper-V's clock", rate)), apic.filter(sane))
+}
+
+/// The clock in the page that is shared with Xen.
+fn of_xen() -> Option<pvclock::Clock> {
+    let page = xen::shared()?;
+    // SAFETY: both places lie in the page, aligned, which is never freed, and nobody but Xen writes there.
+    unsafe { pvclock::Clock::new(page + xen::TIME, page + xen::WALL_CLOCK, None) }
 }
 
 fn told_by_cpuid() -> Option<(&'static str, u64)> {

@@ -8,7 +8,7 @@ use core::arch::asm;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU16, Ordering, fence};
 
 /// One allocation. Memory goes back when the last part of it does.
 #[derive(Debug)]
@@ -150,6 +150,27 @@ impl Shared {
             asm!("rep movsb", inout("rsi") bytes.as_ptr() => _, inout("rdi") to.as_ptr() => _,
                  inout("rcx") bytes.len() => _, options(nostack, preserves_flags));
         };
+    }
+
+    /// Let the value at `offset` be `new` if it is `old`, at once: the device, which may write it too, does so before or after. Answers
+    /// whether it was.
+    ///
+    /// # Panics
+    /// When it is not inside, or not aligned.
+    #[inline]
+    pub fn replace16(&self, offset: usize, old: u16, new: u16) -> bool {
+        let place = self.place(offset, size_of::<u16>()).cast::<u16>();
+        // SAFETY: inside the region and aligned; whoever else accesses it meanwhile is no part of this program.
+        let place = unsafe { AtomicU16::from_ptr(place.as_ptr()) };
+        place.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Let it be the first pages of Xen's grant table.
+    pub(crate) fn map_grants(&self) -> Result<(), Error> {
+        let xen = platform().xen().ok_or(Error::NotThere)?;
+        // SAFETY: the pages are the region's alone. It is never freed, for that takes a promise that nobody makes of a table that the
+        // hypervisor reads; its users access it word by word, whatever is there.
+        unsafe { xen.map_grants(self.address(), self.region.length / PAGE) }
     }
 
     /// Bytes that it has: a number of pages.

@@ -57,6 +57,11 @@ impl Irq {
         unsafe { platform().start_synic(&self.0, messages.address(), events.address()) }
     }
 
+    /// Let Xen's events raise it.
+    pub(crate) fn start_events(&self) -> Result<(), Error> {
+        platform().xen().ok_or(Error::NotThere)?.start_events(&self.0)
+    }
+
     /// Whether it has happened since the last call.
     pub fn take(&self) -> bool {
         let mask = 1 << self.0.bit;

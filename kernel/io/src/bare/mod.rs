@@ -5,7 +5,7 @@ pub(crate) mod irq;
 pub(crate) mod registers;
 
 use crate::Ecam;
-use crate::platform::platform;
+use crate::platform::{Xen, platform};
 
 /// Where PCI configuration space is mapped into memory, if it is.
 pub fn ecam() -> Option<Ecam> {
@@ -35,4 +35,9 @@ pub(crate) fn post_message(connection: u32, message: &[u8]) -> Result<(), u16> {
 /// Signal the event of a connection.
 pub(crate) fn signal_event(connection: u32) -> Result<(), u16> {
     platform().signal_event(connection)
+}
+
+/// Xen, if the machine is a guest of it.
+pub(crate) fn with_xen<R>(f: impl FnOnce(&dyn Xen) -> R) -> Option<R> {
+    platform().xen().map(f)
 }

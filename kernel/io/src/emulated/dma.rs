@@ -113,6 +113,24 @@ impl Shared {
         self.bytes.borrow_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
+    /// Let the value at `offset` be `new` if it is `old`, at once. Answers whether it was.
+    ///
+    /// # Panics
+    /// When it is not inside, or not aligned.
+    pub fn replace16(&self, offset: usize, old: u16, new: u16) -> bool {
+        let is_old = self.read16(offset) == old;
+        if is_old {
+            self.write16(offset, new);
+        }
+        is_old
+    }
+
+    /// Let it be the first pages of Xen's grant table.
+    pub(crate) fn map_grants(&self) -> Result<(), Error> {
+        let mapped = super::with_xen(|xen| xen.map_grants(self.address, self.length() / PAGE));
+        if mapped.ok_or(Error::NotThere)? { Ok(()) } else { Err(Error::OutOfMemory) }
+    }
+
     /// Bytes that it has: a number of pages.
     pub fn length(&self) -> usize {
         self.bytes.borrow().len()

@@ -87,6 +87,11 @@ impl Irq {
         Ok(())
     }
 
+    /// Let Xen's events raise it.
+    pub(crate) fn start_events(&self) -> Result<(), Error> {
+        super::with_xen(|xen| xen.start_events(self.message)).ok_or(Error::NotThere)
+    }
+
     /// Whether it has happened since the last call.
     pub fn take(&self) -> bool {
         self.flag.replace(false)

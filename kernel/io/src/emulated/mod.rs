@@ -11,6 +11,7 @@ pub(crate) mod registers;
 #[cfg(test)]
 mod tests;
 
+use crate::xen::{Event, Parameter};
 use crate::{Direction, Ecam, Message};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -37,6 +38,25 @@ pub trait Hypervisor {
     fn post(&self, connection: u32, message: &[u8]) -> u16;
     /// The event of a connection is signalled; answers the status.
     fn signal(&self, connection: u32) -> u16;
+}
+
+/// Xen, as a guest sees it.
+pub trait Xen {
+    /// Let each event raise `interrupt`.
+    fn start_events(&self, interrupt: Message);
+    /// All events have been seen.
+    fn clear_events(&self);
+    /// Do something about event channels; answers the port, or what is wrong.
+    ///
+    /// # Errors
+    /// Xen's, negative.
+    fn event(&self, event: Event) -> Result<u32, i32>;
+    /// A parameter of the machine.
+    fn parameter(&self, parameter: Parameter) -> Option<u64>;
+    /// The grant table is at this address from now on; answers whether it may be as long.
+    fn map_grants(&self, address: u64, frames: usize) -> bool;
+    /// The guest lets others run.
+    fn rest(&self);
 }
 
 /// A range of addresses or ports and the device that answers there.
@@ -73,6 +93,7 @@ struct Machine {
     microseconds: u64,
     on_delay: Option<Rc<dyn Fn()>>,
     hypervisor: Option<Rc<dyn Hypervisor>>,
+    xen: Option<Rc<dyn Xen>>,
     faults: Vec<String>,
 }
 
@@ -93,6 +114,7 @@ std::thread_local! {
             microseconds: 0,
             on_delay: None,
             hypervisor: None,
+            xen: None,
             faults: Vec::new(),
         })
     };
@@ -115,6 +137,17 @@ pub fn attach_ports(first: u16, count: u16, device: Rc<dyn Registers>) {
 /// Let the machine be a partition of Hyper-V's.
 pub fn attach_hypervisor(hypervisor: Rc<dyn Hypervisor>) {
     with(|machine| machine.hypervisor = Some(hypervisor));
+}
+
+/// Let the machine be a guest of Xen's.
+pub fn attach_xen(xen: Rc<dyn Xen>) {
+    with(|machine| machine.xen = Some(xen));
+}
+
+/// Xen, if the machine is a guest of it; it may well access memory.
+pub(crate) fn with_xen<R>(f: impl FnOnce(&dyn Xen) -> R) -> Option<R> {
+    let xen = with(|machine| machine.xen.clone());
+    xen.map(|xen| f(&*xen))
 }
 
 /// A call of the hypervisor's; it may well access memory.
