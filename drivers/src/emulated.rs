@@ -16,6 +16,8 @@ mod random;
 pub(crate) mod rtl8139;
 #[cfg(test)]
 pub(crate) mod vmxnet3;
+#[cfg(test)]
+pub(crate) mod xen;
 
 pub(crate) use port::Port;
 pub use queue::Chain;

@@ -12,10 +12,10 @@ pub mod shutdown;
 mod tests;
 
 use crate::nic::AnyNic;
+use crate::shutdown::Shutdown;
 use crate::{Error, Found, Location};
 use bus::Bus;
 use netvsc::NetVsc;
-use shutdown::Shutdown;
 
 /// What speaks on a channel, as it is in a message: f8615163-df3e-46c5-913f-f2d2f965ed0e is a NIC, and
 /// 0e0b6031-5213-4934-818b-38d90ced39db the component for shutting down.
@@ -34,7 +34,8 @@ pub(crate) fn find(found: &mut Found, nic_memory: usize) {
         let error = if offer.interface == NIC {
             NetVsc::new(&bus, offer, nic_memory).map(|nic| found.nics.push(AnyNic::NetVsc(nic)))
         } else if found.shutdown.is_none() {
-            Shutdown::new(&bus, offer).map(|shutdown| found.shutdown = Some(shutdown))
+            let opened = shutdown::Shutdown::new(&bus, offer);
+            opened.map(|shutdown| found.shutdown = Some(Shutdown::HyperV(shutdown)))
         } else {
             Ok(())
         };

@@ -1,16 +1,16 @@
 //! Finding devices, and bringing up those there is a driver for.
 
 use crate::hyperv;
-use crate::hyperv::shutdown::Shutdown;
 use crate::nic::AnyNic;
 use crate::pci::Pci;
+use crate::shutdown::Shutdown;
 use crate::virtio::blk::Block;
 use crate::virtio::console::Console;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, mmio, pci};
 use crate::watchdog;
-use crate::{Error, Location, intel, rtl8139, vmxnet3};
+use crate::{Error, Location, intel, rtl8139, vmxnet3, xen};
 use alloc::vec::Vec;
 use core::fmt;
 use virtio_drivers::transport::DeviceType;
@@ -32,7 +32,7 @@ pub struct Inventory<'a> {
 #[derive(Default)]
 pub struct Found {
     /// NICs in bus order: PCI by bus, device and function; then memory-mapped devices in the order in which the command
-    /// line names them; then Hyper-V's, as it offers them.
+    /// line names them; then Hyper-V's, as it offers them, or Xen's, by their numbers.
     pub nics: Vec<AnyNic>,
     /// A source of randomness.
     pub rng: Option<Rng>,
@@ -40,7 +40,7 @@ pub struct Found {
     pub disks: Vec<Block>,
     /// A watchdog, which is as it was.
     pub watchdog: Option<watchdog::Asleep>,
-    /// Hyper-V's way to ask for a shutdown.
+    /// Hyper-V's or Xen's way to ask for a shutdown.
     pub shutdown: Option<Shutdown>,
     /// Devices there is a driver for that could not be brought up, and why. They are logged as well.
     pub failed: Vec<(Location, Error)>,
@@ -68,6 +68,8 @@ const KINDS: [DeviceType; 3] = [DeviceType::Network, DeviceType::EntropySource, 
 /// Look at all buses and bring up every device there is a driver for.
 pub fn find(inventory: &Inventory<'_>) -> Found {
     let mut found = Found::default();
+    // It may let go of some that the others would find.
+    let on_xen = xen::connect(&mut found);
     let kinds = &KINDS[..KINDS.len() - usize::from(inventory.disk_request.is_none())];
     let mut slots = mmio::on_command_line(inventory.command_line);
 
@@ -108,6 +110,9 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
         }
     }
     hyperv::find(&mut found, inventory.nic_memory);
+    if let Some(connected) = on_xen {
+        connected.bring_up(&mut found, inventory.nic_memory);
+    }
     found
 }
 
@@ -140,7 +145,7 @@ impl Found {
         }
     }
 
-    fn refuse(&mut self, location: Location, error: Error) {
+    pub(crate) fn refuse(&mut self, location: Location, error: Error) {
         log::warn!("{location}: not used: {error}");
         self.failed.push((location, error));
     }

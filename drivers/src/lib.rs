@@ -23,12 +23,15 @@ mod nic;
 mod pci;
 mod resets;
 pub mod rtl8139;
+mod shutdown;
 pub mod virtio;
 pub mod vmxnet3;
 mod watchdog;
+pub mod xen;
 
 pub use error::Error;
 pub use inventory::{Found, Inventory, find, find_console};
 pub use location::Location;
 pub use nic::{AnyNic, AnyReceived, AnyRoom, Received, Room, RxToken, TxToken};
+pub use shutdown::{Request, Shutdown};
 pub use watchdog::{Asleep, LONGEST as LONGEST_WATCH, Watchdog};

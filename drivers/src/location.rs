@@ -12,6 +12,8 @@ pub enum Location {
     Mmio(u64),
     /// A channel of VMBus, by its number.
     Vmbus(u32),
+    /// A virtual interface of Xen's, by its number.
+    Vif(u32),
 }
 
 impl fmt::Display for Location {
@@ -20,6 +22,7 @@ impl fmt::Display for Location {
             Self::Pci(at) => write!(f, "pci {at}"),
             Self::Mmio(address) => write!(f, "mmio {address:#x}"),
             Self::Vmbus(channel) => write!(f, "vmbus {channel}"),
+            Self::Vif(number) => write!(f, "vif {number}"),
         }
     }
 }

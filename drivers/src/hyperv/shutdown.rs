@@ -3,6 +3,7 @@
 use super::bus::{Bus, Channel, Offer};
 use super::ring::{self, Lie, Packet};
 use crate::Error;
+use crate::shutdown::Request;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -34,15 +35,6 @@ const FLAGS: usize = 25;
 const BODY: usize = 28;
 /// Packets that are looked at before the rest of the machine has its turn.
 const ROUND: usize = 8;
-
-/// What a host asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// That the machine be switched off.
-    Off,
-    /// That it be started again.
-    Restart,
-}
 
 /// The component.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! The bus and the component for shutting down against an emulated host, honest and not.
 
-use super::shutdown::Request;
 use super::*;
 use crate::emulated::hyperv::{Host, Packet};
+use crate::shutdown::Request;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;

@@ -9,10 +9,9 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::convert::Infallible;
-use drivers::hyperv::shutdown::{self, Shutdown};
 use drivers::virtio::blk::Block;
 use drivers::virtio::console::Console;
-use drivers::{AnyNic, Asleep, Found, Inventory, Watchdog};
+use drivers::{AnyNic, Asleep, Found, Inventory, Shutdown, Watchdog};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::Config;
 use image_appliance::limits::Limits;
@@ -119,8 +118,8 @@ fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
         feeder.feed(machine.now());
         text.say(machine);
         match shutdown.as_mut().and_then(Shutdown::poll) {
-            Some(shutdown::Request::Off) => power::ask(Request::Off),
-            Some(shutdown::Request::Restart) => power::ask(Request::Reset),
+            Some(drivers::Request::Off) => power::ask(Request::Off),
+            Some(drivers::Request::Restart) => power::ask(Request::Reset),
             None => {}
         }
         if let Some(request) = power.asked(machine.now()) {

@@ -2,13 +2,13 @@
 
 use super::super::bus::Channel;
 use super::super::ring::{self, Lie, Packet};
-use super::super::rndis::{self, Checksums};
+use super::super::rndis;
 use super::start::{RNDIS, RNDIS_COMPLETE, SUCCESS, nvsp};
 use super::{ETHERNET, LONGEST, NetVsc};
+use crate::nic::vouch;
 use crate::{Error, Received};
 use alloc::boxed::Box;
 use kernel_io::{PAGE, Shared};
-use network_nic::offload::{self, Header};
 
 /// How the host calls the memory that it puts frames into.
 pub(super) const RECEIVE_BUFFER: u16 = 0xcafe;
@@ -17,8 +17,6 @@ const LEAST: usize = 64 << 10;
 const MOST: usize = 1 << 20;
 /// Packets of the ring that are looked at before the rest of the machine has its turn.
 const ROUND: usize = 256;
-/// VIRTIO_NET_HDR_F_DATA_VALID, by which a frame's checksum is vouched for.
-const DATA_VALID: u8 = 2;
 
 /// Memory for frames, and the frame that the stack looks at.
 #[derive(Debug)]
@@ -62,28 +60,9 @@ impl Receive {
         }
         self.memory.read_bytes(start, &mut self.frame[..length]);
         self.length = length;
-        Ok(vouch(&mut self.frame[..length], checksums))
+        let frame = &mut self.frame[..length];
+        Ok(vouch(frame, checksums.tcp_is_right(), checksums.udp_is_right()))
     }
-}
-
-/// Whether a frame may be given to a stack that does not verify checksums of TCP.
-fn vouch(frame: &mut [u8], checksums: Checksums) -> bool {
-    // A checksum of UDP that was never made is none (RFC 768).
-    if checksums.udp_is_right()
-        && let Some(place) = udp_checksum(frame)
-    {
-        frame[place..place + 2].fill(0);
-    }
-    let flags = if checksums.tcp_is_right() { DATA_VALID } else { 0 };
-    offload::check_received(&Header { flags, ..Header::default() }, frame).is_ok()
-}
-
-/// Where the checksum is, if the frame is UDP over IPv4 and no fragment.
-fn udp_checksum(frame: &[u8]) -> Option<usize> {
-    let ip = frame.get(ETHERNET..ETHERNET + 20)?;
-    let place = ETHERNET + usize::from(ip[0] & 15) * 4 + 6;
-    let is_udp = frame[12..14] == [8, 0] && ip[0] >> 4 == 4 && ip[9] == 17 && ip[6] & 0x3f == 0 && ip[7] == 0;
-    (is_udp && place + 2 <= frame.len()).then_some(place)
 }
 
 impl NetVsc {
