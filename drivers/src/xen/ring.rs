@@ -51,8 +51,8 @@ impl Front {
     /// As new, which it may be only as long as the backend does not use it.
     pub(super) fn reset(&mut self) {
         (0..PAGE).step_by(8).for_each(|offset| self.page.write64(offset, 0));
+        // The backend wants to be told of the first; we say so when we do.
         self.page.write32(REQUEST_EVENT, 1);
-        self.page.write32(RESPONSE_EVENT, 1);
         (self.produced, self.announced, self.consumed) = (0, 0, 0);
     }
 

@@ -60,7 +60,12 @@ pub(super) struct Receive {
 
 impl fmt::Display for Receive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pages{}", self.pages.len(), if self.takes_pieces() { ", frames in several" } else { "" })
+        write!(
+            f,
+            "{} pages{}",
+            self.pages.len(),
+            if self.takes_pieces() { ", frames in several" } else { "" }
+        )
     }
 }
 
