@@ -165,6 +165,16 @@ impl Wires {
         if is_done { Ok((read >> 16) as u16) } else { Err(Error::Layout("it has no address")) }
     }
 
+    /// See whether its line is the one that firmware has noted: raise it once.
+    fn try_out(&self) {
+        self.interrupt.try_out(|| {
+            self.write(MASK_SET, LINK);
+            self.write(CAUSE, LINK);
+        });
+        self.write(MASK_CLEAR, u32::MAX);
+        self.read(CAUSES);
+    }
+
     /// Tell it where a ring is. It is empty.
     fn attach(&self, ring: usize, address: u64, bytes: usize) {
         for (register, half) in RING.into_iter().zip([address as u32, (address >> 32) as u32]) {
@@ -216,6 +226,9 @@ impl Intel {
     /// Bring a device up that has been reset.
     pub(crate) fn new(wires: Wires, memory: usize) -> Result<Self, Error> {
         let mac = wires.address()?;
+        if !wires.is_message {
+            wires.try_out();
+        }
         let features = if wires.kind.cuts { feature::NET_HOST_TSO4 } else { 0 } | feature::NET_CSUM;
         let mut plan = plan(&Offer { features, mtu: plan::USUAL_MTU, queues: [BUFFERS; 2] }, memory);
         // It is given buffers of 2048 bytes, which costs a third more than was planned for each.
@@ -284,8 +297,6 @@ impl Intel {
         wires.write(SEND_CONTROL, SEND);
         wires.write(RECEIVE_CONTROL, RECEIVE);
         receive.fill();
-        // One interrupt to begin with: a line is relied on once it was heard.
-        self.wires.write(CAUSE, LINK);
         self.wanted = 0;
         self.announce();
     }
@@ -365,7 +376,13 @@ impl Intel {
             return;
         }
         self.gone = causes == GONE;
-        if !self.gone && causes & LINK != 0 {
+        if self.gone {
+            return;
+        }
+        if !self.wires.is_message && causes & self.wanted != 0 {
+            self.wires.interrupt.claim();
+        }
+        if causes & LINK != 0 {
             self.look_at_link();
         }
     }

@@ -247,6 +247,9 @@ impl Rtl8139 {
         if self.state != State::Up {
             return;
         }
+        if raised & self.wanted != 0 {
+            self.wires.interrupt.claim();
+        }
         self.failed = raised & FAILED != 0;
         if raised & LINK != 0 {
             self.look_at_link();

@@ -399,7 +399,11 @@ impl Vmxnet3 {
         let mut raised = [first.take(), second.as_ref().is_some_and(Irq::take)];
         if self.wires.is_line {
             // Who shares the line may have taken it; reading lets go of it.
-            raised[0] = self.wires.device.read32(INTERRUPT_CAUSE) != 0;
+            let cause = self.wires.device.read32(INTERRUPT_CAUSE);
+            raised[0] = cause != 0;
+            if raised[0] && cause != u32::MAX && self.state == State::Up {
+                first.claim();
+            }
         }
         for (interrupt, _) in raised.into_iter().enumerate().filter(|(_, raised)| *raised) {
             self.armed[interrupt] = false;

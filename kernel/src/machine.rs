@@ -107,8 +107,8 @@ impl Machine {
     }
 
     /// Sleep until `deadline` or an interrupt, whichever is first; without a deadline until an interrupt. It returns at
-    /// once as long as an interrupt has come that its driver has not taken (`kernel_io::Irq::take`), and may return
-    /// early; no wake-up is ever lost.
+    /// once, and once, for an interrupt that has come since its driver last looked (`kernel_io::Irq::take`), and may return
+    /// early; no wake-up is ever lost to drivers that look before each time that the machine idles.
     pub fn idle(&self, deadline: Option<u64>) {
         let deadline = interrupt::limit(deadline, clock::micros);
         if let Some(apic) = APIC.get()

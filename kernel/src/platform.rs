@@ -28,6 +28,11 @@ const OURS: [(u16, u16); 10] = [
     (0xb2, 0xb3),
 ];
 
+fn interrupt(line: Line, shared: u64, message: Message) -> Interrupt {
+    let (word, awaited) = (&interrupt::PENDING, &interrupt::AWAITED);
+    Interrupt { word, awaited, bit: line.bit(), shared, message }
+}
+
 /// Install the machine for drivers.
 pub(crate) fn init(acpi: &Acpi) {
     if let Some(ecam) = acpi.ecam {
@@ -61,21 +66,33 @@ unsafe impl Platform for Machine {
         let address = interrupt::message_address().ok_or(Error::NoVector)?;
         let line = Line::take().ok_or(Error::NoVector)?;
         let message = Message { address, data: u32::from(line.vector()) };
-        Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message })
+        Ok(interrupt(line, 0, message))
     }
 
     fn allocate_line(&self, line: u8) -> Result<Interrupt, Error> {
-        let line = interrupt::share(line).map_err(|refused| match refused {
+        let (own, shared) = interrupt::share(line).map_err(|refused| match refused {
             interrupt::Refused::NoVector => Error::NoVector,
             interrupt::Refused::NoLine => Error::NoLine,
         })?;
         // A device on a line sends no messages.
-        Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message: Message::default() })
+        Ok(interrupt(own, 1 << shared.bit(), Message::default()))
+    }
+
+    fn claim_interrupt(&self, interrupt: &Interrupt) {
+        if let Some(line) = Line::of_bit(interrupt.bit) {
+            interrupt::claim(line);
+        }
+    }
+
+    fn try_interrupt(&self, interrupt: &Interrupt, raise: &mut dyn FnMut()) {
+        if let Some(line) = Line::of_bit(interrupt.bit) {
+            interrupt::try_out(line, raise);
+        }
     }
 
     fn allocate_tick(&self) -> Result<Interrupt, Error> {
         let line = Line::take_tick().ok_or(Error::NoVector)?;
-        Ok(Interrupt { word: &interrupt::PENDING, bit: line.bit(), message: Message::default() })
+        Ok(interrupt(line, 0, Message::default()))
     }
 
     fn abandon_interrupt(&self, interrupt: &Interrupt) {

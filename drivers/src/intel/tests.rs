@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
-use kernel_io::emulated::{faults, limit_memory};
+use kernel_io::emulated::{claims, faults, limit_memory};
 use network_nic::{Device as _, PacketMeta, RxToken as _, TxToken as _};
 
 /// Enough for long frames, and for short ones only.
@@ -237,6 +237,26 @@ fn an_armed_nic_interrupts_for_what_it_waits_for() {
         assert!(device.sent().is_some());
         assert_eq!(device.told_and_interrupts().1, 1);
         assert!(nic.arm() && send(&mut nic, &frame(2, 60), at(0)));
+    }
+}
+
+#[test]
+fn a_line_is_tried_out_and_what_is_no_reason_to_raise_it_is_not_claimed() {
+    for kind in [OLD, NEW] {
+        let device = Emulated::new();
+        let mut nic = device.driver(kind, LITTLE).expect("an honest device");
+        assert_eq!(nic.wires.interrupt.is_heard(), kind == OLD);
+        assert!(!nic.arm() && !nic.wires.interrupt.take());
+        // What it is not to interrupt for may have happened while another raised the line.
+        device.happen(SENT);
+        assert!(!nic.arm());
+        assert_eq!(claims(), 0);
+        device.happen(LINK);
+        assert!(!nic.arm());
+        assert_eq!(claims(), u64::from(kind == OLD));
+        device.change(|manner| manner.gone = true);
+        nic.arm();
+        assert_eq!(claims(), 0);
     }
 }
 

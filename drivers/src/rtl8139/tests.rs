@@ -6,7 +6,7 @@ use crate::emulated::rtl8139::{Emulated, OWNED, WHOLE};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use kernel_io::emulated::{faults, limit_memory};
+use kernel_io::emulated::{claims, faults, limit_memory};
 use network_nic::{Device as _, RxToken as _, TxToken as _};
 
 const MEMORY: usize = 64 << 10;
@@ -165,6 +165,12 @@ fn an_armed_nic_interrupts_for_what_it_waits_for() {
     assert!(device.sent().is_some());
     assert_eq!(device.polls_and_interrupts().1, 1);
     assert!(nic.arm() && send(&mut nic, &frame(2, 60), at(0)));
+    // What was received, and what was sent; not what it is not to interrupt for.
+    assert!(!nic.arm());
+    assert_eq!(claims(), 2);
+    device.happen(SENT);
+    assert!(!nic.arm());
+    assert_eq!(claims(), 0);
 }
 
 #[test]

@@ -233,6 +233,9 @@ impl Device {
             Bus::Legacy(legacy) if legacy.has_line() => {
                 let raised = legacy.ack_interrupt();
                 let configuration = raised.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT);
+                if !raised.is_empty() {
+                    self.queue_irq.claim();
+                }
                 return Raised { queues: queues || !raised.is_empty(), configuration };
             }
             _ => self.configuration_irq.as_ref().is_some_and(Irq::take),

@@ -184,7 +184,9 @@ impl Legacy {
 
     /// Which interrupts there were, where they come by the line. Reading it lets go of that.
     pub(super) fn ack_interrupt(&self) -> InterruptStatus {
-        InterruptStatus::from_bits_truncate(self.ports.read8(ISR).into())
+        // All ones are read where there is no device any more.
+        let there = self.ports.read8(ISR);
+        InterruptStatus::from_bits_truncate(if there == u8::MAX { 0 } else { there.into() })
     }
 
     /// Whether its interrupts come by the line.

@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
-use kernel_io::emulated::{faults, limit_memory};
+use kernel_io::emulated::{claims, faults, limit_memory};
 use network_nic::{Device as _, PacketMeta, RxToken as _, TxToken as _};
 
 /// Enough for long frames, and for short ones only.
@@ -260,6 +260,12 @@ fn an_armed_nic_interrupts_once_and_only_for_what_it_waits_for() {
         let second = u64::from(interrupts == 2);
         assert_eq!(device.raised(), [1 - second, second]);
         assert!(nic.arm() && send(&mut nic, &frame(2, 60), at(0)));
+        // Of a line each of them is told, for it may be others' as well; of messages none.
+        assert!(!nic.arm());
+        assert_eq!(claims(), if interrupts == 0 { 2 } else { 0 });
+        device.change(|manner| manner.gone = true);
+        nic.arm();
+        assert_eq!(claims(), 0);
     }
 }
 

@@ -37,15 +37,23 @@ pub unsafe trait Platform: Sync {
     fn allocate_interrupt(&self) -> Result<Interrupt, Error>;
 
     /// A vector for the PCI interrupt line that firmware calls `line`, by level. Functions that share the line share the vector
-    /// and its bit. After it was raised it is raised again only when the machine idles with its bit cleared: until then its
-    /// devices can be served.
+    /// and its bit, and each has one of its own. After it was raised it is raised again only when the machine idles with its bit
+    /// cleared: until then its devices can be served. Until it is known that the line is that of the function, it is looked at
+    /// as if it had none.
     ///
     /// # Errors
-    /// [`Error::NoVector`]; [`Error::NoLine`] when no controller has that line.
+    /// [`Error::NoVector`]; [`Error::NoLine`] when no controller has that line, or it is in use in another way.
     fn allocate_line(&self, line: u8) -> Result<Interrupt, Error>;
 
-    /// What stands for an interrupt of a device that can raise none that is heard: its bit is set each time the machine has
-    /// idled, which it then does for a millisecond at most.
+    /// The device of `interrupt`, which has a line, has had a cause to raise it, and the driver has taken that.
+    fn claim_interrupt(&self, interrupt: &Interrupt);
+
+    /// See whether the line of `interrupt` is that of its device: silent before `raise`, which has the device raise it, and
+    /// heard after. If so it is known from then on. For initialisation only, when no other device on it raises it.
+    fn try_interrupt(&self, interrupt: &Interrupt, raise: &mut dyn FnMut());
+
+    /// What stands for an interrupt of a device that can raise none that is heard: its bit is set when the machine has idled,
+    /// which it then does for a millisecond at most, if it was taken since the last time.
     ///
     /// # Errors
     /// [`Error::NoVector`].
@@ -156,11 +164,16 @@ pub unsafe trait Xen: Sync {
 /// An interrupt as the platform gives it.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupt {
-    /// The word of which the handler sets `bit`. Only [`crate::Irq::take`] clears it: who idles looks at the word, does
-    /// not sleep while a bit is set, and leaves the bits to their drivers, which need them to know whom to ask.
+    /// The word of which the handler sets `bit`. Only [`crate::Irq::take`] clears it: who idles looks at the word and
+    /// leaves the bits to their drivers, which need them to know whom to ask.
     pub word: &'static AtomicU64,
+    /// The word of which taking it sets the same bits: who idles does not sleep while a bit is set in both, and clears it here
+    /// then. So it is woken once for what nobody takes.
+    pub awaited: &'static AtomicU64,
     /// Which bit, 0 to 63.
     pub bit: u8,
+    /// The bit of the line that it shares with others, as a mask; zero where there is none.
+    pub shared: u64,
     /// What a device writes where to raise it (MSI and MSI-X).
     pub message: Message,
 }

@@ -63,11 +63,19 @@ pub(crate) fn route(number: u32, line: Line) -> bool {
     set(number, u32::from(line.vector()))
 }
 
-/// Let the PCI interrupt line that firmware calls `number` raise `line`, for as long as it is up; `false` when no controller
-/// has it. It is active low, as PCI's lines are, unless the machine says that there it is not.
-pub(super) fn route_pci(number: u8, line: Line) -> bool {
+/// Whether a controller has the PCI interrupt line that firmware calls `number`, and nobody hears it.
+pub(super) fn is_free(number: u8) -> bool {
+    let (global, _) = of_line(number);
+    let controllers = CONTROLLERS.lock();
+    find_input(&controllers, global)
+        .is_some_and(|(controller, input)| controller.read(REDIRECTION + 2 * input) & MASKED != 0)
+}
+
+/// Let the PCI interrupt line that firmware calls `number` raise `line`, for as long as it is up. It is active low, as PCI's
+/// lines are, unless the machine says that there it is not.
+pub(super) fn route_pci(number: u8, line: Line) {
     let (global, polarity) = of_line(number);
-    set(global, u32::from(line.vector()) | LEVEL | polarity)
+    set(global, u32::from(line.vector()) | LEVEL | polarity);
 }
 
 /// Do not hear that line any more.
@@ -88,14 +96,17 @@ pub(super) fn of_line(number: u8) -> (u32, u32) {
 fn set(number: u32, entry: u32) -> bool {
     let Some(apic) = APIC.get() else { return false };
     let controllers = CONTROLLERS.lock();
-    let Some((controller, input)) = controllers.iter().find_map(|controller| {
-        let input = number.checked_sub(controller.first)?;
-        (input < controller.inputs).then_some((controller, input))
-    }) else {
-        return false;
-    };
+    let Some((controller, input)) = find_input(&controllers, number) else { return false };
     controller.set(input, entry, apic.id() << 24);
     true
+}
+
+/// The controller that has global interrupt `number`, and as which of its inputs.
+fn find_input(controllers: &[Controller], number: u32) -> Option<(&Controller, u32)> {
+    controllers.iter().find_map(|controller| {
+        let input = number.checked_sub(controller.first)?;
+        (input < controller.inputs).then_some((controller, input))
+    })
 }
 
 impl Controller {

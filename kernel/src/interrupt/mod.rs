@@ -9,12 +9,13 @@ mod ioapic;
 mod shared;
 mod tables;
 
+use crate::clock;
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use apic::{APIC, Apic};
 pub(crate) use ioapic::{find as find_io_apics, route};
-pub(crate) use shared::{Refused, share};
+pub(crate) use shared::{Refused, claim, share, try_out};
 pub(crate) use tables::triple_fault;
 
 /// The first vector of a device. Those below are exceptions and those of the 8259, should one speak after all.
@@ -32,11 +33,13 @@ const STRIDE: u64 = 16;
 pub(crate) static PENDING: AtomicU64 = AtomicU64::new(0);
 /// Where the handlers write their acknowledgement; zero for the x2APIC, whose register is an MSR.
 static ACKNOWLEDGE: AtomicU64 = AtomicU64::new(0);
+/// Those that somebody has looked at since the machine was last kept awake for them.
+pub(crate) static AWAITED: AtomicU64 = AtomicU64::new(0);
 /// Vectors given out, from the lowest.
 static TAKEN: AtomicU64 = AtomicU64::new(1 << TIMER);
 /// Bits that somebody takes, as long as there is somebody.
 static WATCHED: AtomicU64 = AtomicU64::new(0);
-/// Those of them that no interrupt sets, and that are set whenever the machine has idled.
+/// Those of them that no interrupt sets, or perhaps none, and that are set when the machine has idled.
 static TICKING: AtomicU64 = AtomicU64::new(0);
 /// How long the machine idles at most while there are such, in microseconds.
 const TICK: u64 = 1000;
@@ -70,10 +73,11 @@ impl Line {
         }
         TAKEN.fetch_or(1 << free, Ordering::Relaxed);
         WATCHED.fetch_or(1 << free, Ordering::Relaxed);
+        AWAITED.fetch_or(1 << free, Ordering::Relaxed);
         Some(Self { bit: free as u8 })
     }
 
-    /// One whose bit is set whenever the machine has idled.
+    /// One whose bit is set when the machine has idled, if somebody has looked at it since the last time.
     pub(crate) fn take_tick() -> Option<Self> {
         let line = Self::take()?;
         TICKING.fetch_or(1 << line.bit, Ordering::Relaxed);
@@ -93,9 +97,8 @@ impl Line {
     /// Nobody takes its bit any more, so it must not keep the machine awake. The vector is not given out again: its
     /// device may not have heard of it.
     pub(crate) fn abandon(self) {
-        if !shared::leave(self) {
-            self.forget();
-        }
+        shared::leave(self);
+        self.forget();
     }
 
     fn forget(self) {
@@ -124,23 +127,28 @@ pub(crate) fn message_address() -> Option<u64> {
 
 /// Until when the machine may idle from `now` on that wants to until `deadline`.
 pub(crate) fn limit(deadline: Option<u64>, now: impl FnOnce() -> u64) -> Option<u64> {
-    if TICKING.load(Ordering::Relaxed) == 0 {
+    if ticking() == 0 {
         return deadline;
     }
     let tick = now().saturating_add(TICK);
     Some(deadline.map_or(tick, |deadline| deadline.min(tick)))
 }
 
+/// Those that tick and are looked at.
+fn ticking() -> u64 {
+    TICKING.load(Ordering::Relaxed) & AWAITED.load(Ordering::Relaxed)
+}
+
 /// The machine has idled: devices that cannot say so may have something.
 pub(crate) fn tick() {
-    let ticking = TICKING.load(Ordering::Relaxed);
+    let ticking = ticking();
     if ticking != 0 {
         PENDING.fetch_or(ticking, Ordering::Release);
     }
 }
 
-/// Wait for an interrupt, unless the bit of a device is set already. The bits stay set for the drivers; the timer's is
-/// nobody's and is cleared.
+/// Wait for an interrupt, unless the bit of a device is set already; once for each time that its driver looks at it, so that
+/// one whom nobody looks at keeps nobody awake. The bits stay set for the drivers; the timer's is nobody's and is cleared.
 pub(crate) fn wait() {
     if is_due() {
         return;
@@ -156,9 +164,28 @@ pub(crate) fn timer_has_fired() -> bool {
     PENDING.load(Ordering::Relaxed) & 1 << TIMER != 0
 }
 
+/// Let interrupts in for a moment, until `done`; at most so many microseconds.
+fn listen(microseconds: u64, done: impl Fn() -> bool) -> bool {
+    const STEP: u64 = 10;
+    for _ in 0..microseconds / STEP {
+        // SAFETY: as in `wait`; what waits is let in behind the NOP.
+        unsafe { asm!("sti", "nop", "cli") };
+        if done() {
+            return true;
+        }
+        clock::spin(STEP);
+    }
+    false
+}
+
 /// Whether a driver has an interrupt to take.
 fn is_due() -> bool {
-    PENDING.fetch_and(!(1 << TIMER), Ordering::Acquire) & WATCHED.load(Ordering::Relaxed) != 0
+    let pending = PENDING.fetch_and(!(1 << TIMER), Ordering::Acquire) & WATCHED.load(Ordering::Relaxed);
+    let due = pending & AWAITED.load(Ordering::Relaxed);
+    if due != 0 {
+        AWAITED.fetch_and(!due, Ordering::Relaxed);
+    }
+    due != 0
 }
 
 /// Sixty-four entries of 16 bytes: the number of the bit, and on to the common part.
@@ -245,9 +272,16 @@ mod tests {
         assert!(!is_due(), "the timer's is nobody's");
         PENDING.fetch_or(1 << first.bit() | 1 << second.bit(), Ordering::Relaxed);
         first.abandon();
-        assert!(is_due() && is_due(), "it stays for its driver");
-        PENDING.fetch_and(!(1 << second.bit()), Ordering::Relaxed);
+        assert!(
+            is_due() && PENDING.load(Ordering::Relaxed) & 1 << second.bit() != 0,
+            "it stays for its driver"
+        );
+        assert!(!is_due(), "but nobody looks at it");
+        look(second);
         assert!(!is_due());
+        PENDING.fetch_or(1 << second.bit(), Ordering::Relaxed);
+        assert!(is_due() && !is_due());
+        look(second);
         assert_ne!(Line::take().unwrap(), first, "a device may still raise it");
 
         // Before anybody ticks, and after.
@@ -260,8 +294,22 @@ mod tests {
         assert_eq!((limit(Some(9_000), || 7), limit(Some(100), || 7)), (Some(1007), Some(100)));
         tick();
         assert!(is_due(), "it is to be looked at");
+        // One that nobody looks at keeps nobody awake.
+        tick();
+        assert_eq!((is_due(), limit(None, || 7)), (false, None));
+        look(ticking);
+        assert_eq!((is_due(), limit(None, || 7)), (false, Some(1007)));
+        tick();
+        assert!(is_due());
+        look(ticking);
         ticking.abandon();
         tick();
         assert_eq!((is_due(), limit(None, || 7)), (false, None));
+    }
+
+    /// As who has the handle on it does.
+    fn look(line: Line) {
+        AWAITED.fetch_or(1 << line.bit(), Ordering::Relaxed);
+        PENDING.fetch_and(!(1 << line.bit()), Ordering::Relaxed);
     }
 }

@@ -150,6 +150,11 @@ impl Machine {
         }
     }
 
+    /// Whether there was a line with `text` so far.
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.said.lock().expect("nobody panics with it").iter().any(|line| line.contains(text))
+    }
+
     fn connect(&self, nic: usize, port: u16) -> TcpStream {
         let index = SERVICES.iter().position(|service| *service == port).expect("a service");
         let (host, port) = &self.services[nic][index];

@@ -119,6 +119,9 @@ fn bytes_go_both_ways_on_every_board_and_transport() {
                 println!("{}: NIC {nic}: {counters:?}", case.name);
                 check(case, &counters, network);
             }
+            // What the second NIC has raised tells nothing about the first.
+            machine.echo(0, MUCH / 64);
+            machine.echo(1, MUCH / 64);
         }
     });
 }
@@ -151,6 +154,18 @@ fn randomness_comes_over_either_transport() {
             let second = Machine::start(board, "", 32, "", &arguments, network).line("random ");
             assert!(first.len() > 300 && first != second, "{board}: {first}");
         }
+    });
+}
+
+#[test]
+fn a_line_is_tried_out_where_the_device_can_raise_it() {
+    const NOT_HEARD: &str = "not heard when tried out";
+    inside("a_line_is_tried_out_where_the_device_can_raise_it", |network| {
+        let machine = Machine::start("pc", "e1000", 32, "", &[], network);
+        assert!(!machine.has_said(NOT_HEARD));
+        drop(machine);
+        let machine = Machine::start("pc", "e1000", 32, "", QBOOT, network);
+        assert!(machine.has_said(NOT_HEARD), "firmware has noted one line for both");
     });
 }
 

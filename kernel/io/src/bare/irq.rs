@@ -19,8 +19,8 @@ impl Irq {
     }
 
     /// Take the vector of the PCI interrupt line that firmware calls `line` (PCI 3.0 section 6.2.4). Functions that share it
-    /// each have the same bit, and who takes it takes it from all: each asks its device whether it was that. The device
-    /// must have let go of the line before the machine idles.
+    /// each have the same bit, and who takes it takes it from all: each asks its device whether it was that, and says so
+    /// ([`Irq::claim`]). The device must have let go of the line before the machine idles.
     ///
     /// # Errors
     /// [`Error::NoVector`], [`Error::NoLine`].
@@ -28,8 +28,8 @@ impl Irq {
         platform().allocate_line(line).map(Self)
     }
 
-    /// What stands for an interrupt of a device that can raise none that is heard: it happens whenever the machine has idled,
-    /// which it then does for a millisecond at most.
+    /// What stands for an interrupt of a device that can raise none that is heard: it happens when the machine has idled,
+    /// which it then does for a millisecond at most, if it was taken since the last time.
     ///
     /// # Errors
     /// [`Error::NoVector`].
@@ -64,10 +64,24 @@ impl Irq {
 
     /// Whether it has happened since the last call.
     pub fn take(&self) -> bool {
-        let mask = 1 << self.0.bit;
+        let mask = 1 << self.0.bit | self.0.shared;
         // A load is cheaper than a locked write, and mostly nothing happened.
+        if self.0.awaited.load(Ordering::Relaxed) & mask != mask {
+            self.0.awaited.fetch_or(mask, Ordering::Relaxed);
+        }
         self.0.word.load(Ordering::Relaxed) & mask != 0
             && self.0.word.fetch_and(!mask, Ordering::AcqRel) & mask != 0
+    }
+
+    /// The device has had a cause to raise its line, and that was taken. By this it becomes known whether the line that
+    /// firmware has noted is the device's, and whether somebody else keeps it up.
+    pub fn claim(&self) {
+        platform().claim_interrupt(&self.0);
+    }
+
+    /// Before anybody else on the line may raise it: see whether it is the line of the device, which `raise` lets raise it.
+    pub fn try_out(&self, mut raise: impl FnMut()) {
+        platform().try_interrupt(&self.0, &mut raise);
     }
 }
 

@@ -17,6 +17,8 @@ const VECTORS: usize = 64;
 pub struct Irq {
     flag: Rc<Cell<bool>>,
     message: Message,
+    /// Whether it is a line that was raised when it was tried out.
+    heard: Cell<bool>,
 }
 
 impl Irq {
@@ -32,7 +34,8 @@ impl Irq {
             }
             let flag = Rc::new(Cell::new(false));
             machine.vectors.push(flag.clone());
-            Ok(Self { flag, message: Message { address: ADDRESS, data: FIRST_DATA + vector as u32 } })
+            let message = Message { address: ADDRESS, data: FIRST_DATA + vector as u32 };
+            Ok(Self { flag, message, heard: Cell::new(false) })
         })
     }
 
@@ -43,7 +46,7 @@ impl Irq {
     pub fn of_line(line: u8) -> Result<Self, Error> {
         let gsi = u32::from(line);
         if let Some(flag) = with(|machine| machine.lines.get(&gsi).cloned()) {
-            return Ok(Self { flag, message: Message::default() });
+            return Ok(Self { flag, message: Message::default(), heard: Cell::new(false) });
         }
         let irq = Self { message: Message::default(), ..Self::allocate()? };
         irq.connect(gsi, Trigger::Edge)?;
@@ -95,6 +98,23 @@ impl Irq {
     /// Whether it has happened since the last call.
     pub fn take(&self) -> bool {
         self.flag.replace(false)
+    }
+
+    /// The device has had a cause to raise its line, and that was taken.
+    pub fn claim(&self) {
+        with(|machine| machine.claims += 1);
+    }
+
+    /// Before anybody else on the line may raise it: see whether it is the line of the device, which `raise` lets raise it.
+    pub fn try_out(&self, mut raise: impl FnMut()) {
+        let before = self.flag.get();
+        raise();
+        self.heard.set(!before && self.flag.get());
+    }
+
+    /// Whether it is a line that was raised when it was tried out.
+    pub fn is_heard(&self) -> bool {
+        self.heard.get()
     }
 }
 

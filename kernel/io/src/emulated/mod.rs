@@ -88,6 +88,8 @@ struct Machine {
     vectors: Vec<Rc<Cell<bool>>>,
     lines: BTreeMap<u32, Rc<Cell<bool>>>,
     ticks: Vec<Rc<Cell<bool>>>,
+    /// How often drivers said that they had taken a cause of their device's.
+    claims: u64,
     /// How many inputs the interrupt controllers have.
     line_count: u32,
     microseconds: u64,
@@ -110,6 +112,7 @@ std::thread_local! {
             vectors: Vec::new(),
             lines: BTreeMap::new(),
             ticks: Vec::new(),
+            claims: 0,
             line_count: 24,
             microseconds: 0,
             on_delay: None,
@@ -243,6 +246,11 @@ pub fn raise_line(gsi: u32) {
             flag.set(true);
         }
     });
+}
+
+/// How often drivers have said that they had taken a cause of their device's, since the last call.
+pub fn claims() -> u64 {
+    with(|machine| core::mem::take(&mut machine.claims))
 }
 
 /// The machine has idled, for those who are looked at for want of an interrupt.
