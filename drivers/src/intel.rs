@@ -12,7 +12,7 @@ mod tests;
 pub use ring::{Rx, Tx};
 
 use crate::nic::station;
-use crate::pci::{DeviceFunction, Pci};
+use crate::pci::{DeviceFunction, Leash, Pci};
 use crate::resets::{Resets, State};
 use crate::virtio::feature;
 use crate::virtio::net::plan::{self, Offer, Plan, plan};
@@ -58,6 +58,13 @@ const TAIL: usize = 0x18;
 /// Controls: full duplex; find the speed out; set the link up; reset.
 const RUN: u32 = 1 | 1 << 5 | 1 << 6;
 const RESET: u32 = 1 << 26;
+/// Of the new ones: begin nothing more on the bus; in the status that something may still be under way.
+const LEAVE_BUS: u32 = 1 << 2;
+const ON_BUS: u32 = 1 << 19;
+/// How long that may take, and after its reset until a register may be read, in microseconds.
+const LEAVE_TIME: u32 = 10_000;
+const NEW_RESTS: u32 = 1_000;
+const OLD_RESTS: u32 = 10;
 /// How long a reset may take, and after it reading the address, in microseconds.
 const RESET_TIME: u32 = 20_000;
 /// Status: the link is up.
@@ -110,6 +117,7 @@ pub(crate) struct Wires {
     pub(crate) interrupt: Irq,
     /// Whether the interrupt is a message, and its own.
     pub(crate) is_message: bool,
+    pub(crate) leash: Leash,
 }
 
 impl Wires {
@@ -127,8 +135,15 @@ impl Wires {
         self.write(MASK_CLEAR, u32::MAX);
         self.write(RECEIVE_CONTROL, 0);
         self.write(SEND_CONTROL, 0);
-        self.write(CONTROL, self.read(CONTROL) | RESET);
-        kernel_io::delay(10);
+        let mut control = self.read(CONTROL);
+        if self.kind.new {
+            control |= LEAVE_BUS;
+            self.write(CONTROL, control);
+            // What does not come to an end is ended by the reset, and by the bus.
+            kernel_io::wait(LEAVE_TIME, || self.read(STATUS) & ON_BUS == 0);
+        }
+        self.write(CONTROL, control | RESET);
+        kernel_io::delay(if self.kind.new { NEW_RESTS } else { OLD_RESTS });
         if !kernel_io::wait(RESET_TIME, || self.read(CONTROL) & RESET == 0) {
             return Err(Error::Reset);
         }
@@ -210,15 +225,14 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction, kind: Kind, memory: usize)
     let registers = pci.map(at, 0, 0, REGISTERS)?;
     let message = capabilities.iter().find(|it| kind.new && it.is_msi());
     let interrupt = if message.is_some() { Irq::allocate()? } else { pci.line(at)? };
-    let wires =
-        Wires { location: Location::Pci(at), kind, registers, interrupt, is_message: message.is_some() };
+    let (location, leash, is_message) = (Location::Pci(at), pci.leash(at), message.is_some());
+    let wires = Wires { location, kind, registers, interrupt, is_message, leash };
     pci.enable_registers(at);
     wires.reset()?;
     match message {
         Some(capability) => pci.use_message(at, capability, wires.interrupt.message())?,
         None => pci.enable_line(at),
     }
-    pci.enable_memory(at);
     Intel::new(wires, memory)
 }
 
@@ -280,6 +294,7 @@ impl Intel {
     /// From reset to receiving.
     fn start(&mut self) {
         let Self { wires, receive, transmit, .. } = self;
+        wires.leash.let_go();
         wires.write(CONTROL, RUN);
         let [a, b, c, d, e, f] = self.mac;
         wires.write(ADDRESS[0], u32::from_le_bytes([a, b, c, d]));
@@ -310,7 +325,9 @@ impl Intel {
 
     /// Reset the device and take everything back from it.
     fn stop(&mut self) -> Result<(), Error> {
-        self.wires.reset()?;
+        let reset = self.wires.reset();
+        self.wires.leash.hold();
+        reset?;
         // SAFETY: the device has just been reset.
         unsafe { self.receive.recover() };
         // SAFETY: as above.
@@ -329,6 +346,8 @@ impl Intel {
         let rest = self.resets.another(now);
         if let Err(error) = self.stop() {
             log::error!("{}: given up: {error}", self.location());
+            // Nobody takes its interrupts from here.
+            self.wires.leash.hold_for_good();
             self.state = State::Dead;
         } else if let Some(until) = rest {
             self.state = State::Resting { until };
@@ -368,13 +387,10 @@ impl Intel {
     /// may have been taken by one of them; a message is ours alone.
     fn acknowledge(&mut self) {
         let raised = self.wires.interrupt.take();
-        if self.state == State::Dead || self.wires.is_message && !raised {
+        if self.wires.is_message && !raised {
             return;
         }
         let causes = self.wires.read(CAUSES);
-        if self.state != State::Up {
-            return;
-        }
         self.gone = causes == GONE;
         if self.gone {
             return;
@@ -454,10 +470,8 @@ impl Nic for Intel {
         if self.state == State::Up && !self.transmit.starved && self.receive.waits() {
             return true;
         }
-        // Whatever the state: an interrupt that nobody takes keeps the machine awake.
-        self.acknowledge();
         match self.state {
-            State::Up => {}
+            State::Up => self.acknowledge(),
             // Nobody wakes us when the rest is over.
             State::Resting { .. } => return true,
             State::Dead => return false,
@@ -485,6 +499,7 @@ impl Drop for Intel {
         // A device that cannot be stopped keeps what it has; nothing of it is freed.
         if self.state != State::Dead && self.stop().is_err() {
             log::error!("{}: {}", self.location(), Error::Reset);
+            self.wires.leash.hold_for_good();
         }
     }
 }

@@ -96,7 +96,7 @@ fn udp_checksum(frame: &[u8]) -> Option<usize> {
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident($nic:ty, $received:ty, $room:ty),)*) => {
         /// A NIC of any kind there is a driver for.
-        #[expect(clippy::large_enum_variant, reason = "a machine has few, and what is in it is used for each frame")]
+        #[allow(clippy::large_enum_variant, reason = "a machine has few, and what is in it is used for each frame")]
         pub enum AnyNic {
             $($(#[$doc])* $kind($nic),)*
         }

@@ -50,7 +50,63 @@ pub(crate) struct Function {
     pub(crate) info: DeviceFunctionInfo,
 }
 
+/// Command: the function reaches memory, and sends messages; it raises no line (PCI 3.0 section 6.2.2).
+const COMMAND: u8 = 4;
+const REACHES_MEMORY: u16 = 1 << 2;
+const RAISES_NO_LINE: u16 = 1 << 10;
+
+/// What a driver keeps of its function's configuration space: by it the bus keeps a function from memory that has been taken
+/// back, whatever it makes of its reset.
+pub(crate) struct Leash(Kept);
+
+enum Kept {
+    Function(Access, DeviceFunction),
+    /// The command register of a function inside a host test.
+    #[cfg(test)]
+    Emulated(alloc::rc::Rc<core::cell::Cell<u16>>),
+}
+
+impl Leash {
+    #[cfg(test)]
+    pub(crate) fn emulated(command: &alloc::rc::Rc<core::cell::Cell<u16>>) -> Self {
+        Self(Kept::Emulated(command.clone()))
+    }
+
+    /// Let the function reach memory, and send messages.
+    pub(crate) fn let_go(&self) {
+        self.change(0, REACHES_MEMORY);
+    }
+
+    /// Keep it from both.
+    pub(crate) fn hold(&self) {
+        self.change(REACHES_MEMORY, 0);
+    }
+
+    /// Keep it from both, and from raising its line, for it is given up.
+    pub(crate) fn hold_for_good(&self) {
+        self.change(REACHES_MEMORY, RAISES_NO_LINE);
+    }
+
+    fn change(&self, less: u16, more: u16) {
+        match &self.0 {
+            Kept::Function(access, at) => {
+                let command = access.read_word(*at, COMMAND) as u16;
+                access.write_half(*at, COMMAND, command & !less | more);
+                // What it has written until then comes before the answer.
+                access.read_word(*at, COMMAND);
+            }
+            #[cfg(test)]
+            Kept::Emulated(command) => command.set(command.get() & !less | more),
+        }
+    }
+}
+
 impl Pci {
+    /// What the driver of a function keeps.
+    pub(crate) fn leash(&self, at: DeviceFunction) -> Leash {
+        Leash(Kept::Function(self.access.clone(), at))
+    }
+
     /// The machine's PCI; `None` when it has none.
     pub(crate) fn find() -> Option<Self> {
         let access = Access::find()?;

@@ -11,7 +11,7 @@ mod tests;
 pub use ring::{Rx, Tx};
 
 use crate::nic::station;
-use crate::pci::{DeviceFunction, Pci};
+use crate::pci::{DeviceFunction, Leash, Pci};
 use crate::resets::{Resets, State};
 use crate::virtio::net::plan::{self, Offer, Plan, plan};
 use crate::{Error, Location, RxToken, TxToken};
@@ -65,11 +65,14 @@ pub(crate) struct Wires {
     pub(crate) location: Location,
     pub(crate) registers: Mmio,
     pub(crate) interrupt: Irq,
+    pub(crate) leash: Leash,
 }
 
 impl Wires {
     /// Let it forget everything.
     fn reset(&self) -> Result<(), Error> {
+        // One that does not come out of it keeps no line up.
+        self.registers.write16(INTERRUPT_MASK, 0);
         self.registers.write8(COMMAND, RESET);
         let done = || self.registers.read8(COMMAND) & RESET == 0;
         if kernel_io::wait(RESET_TIME, done) { Ok(()) } else { Err(Error::Reset) }
@@ -107,11 +110,10 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction, revision: u8, memory: usiz
     pci.disable(at);
     let registers = pci.map(at, 1, 0, REGISTERS)?;
     let interrupt = pci.line(at)?;
-    let wires = Wires { location: Location::Pci(at), registers, interrupt };
+    let wires = Wires { location: Location::Pci(at), registers, interrupt, leash: pci.leash(at) };
     pci.enable_registers(at);
     wires.reset()?;
     pci.enable_line(at);
-    pci.enable_memory(at);
     Rtl8139::new(wires, memory)
 }
 
@@ -166,6 +168,7 @@ impl Rtl8139 {
     /// From reset to receiving. The rings are told once the mode is on: that makes it forget them (section 6.33).
     fn start(&mut self) {
         self.receive.fill();
+        self.wires.leash.let_go();
         let registers = &self.wires.registers;
         registers.write16(PLUS, PLUS_MODE);
         self.wires.write_address(RECEIVE_RING, self.receive.address());
@@ -182,7 +185,9 @@ impl Rtl8139 {
 
     /// Reset the device and take everything back from it.
     fn stop(&mut self) -> Result<(), Error> {
-        self.wires.reset()?;
+        let reset = self.wires.reset();
+        self.wires.leash.hold();
+        reset?;
         // SAFETY: the device has just been reset.
         unsafe { self.receive.recover() };
         // SAFETY: as above.
@@ -201,6 +206,8 @@ impl Rtl8139 {
         let rest = self.resets.another(now);
         if let Err(error) = self.stop() {
             log::error!("{}: given up: {error}", self.location());
+            // Nobody takes its interrupts from here.
+            self.wires.leash.hold_for_good();
             self.state = State::Dead;
         } else if let Some(until) = rest {
             self.state = State::Resting { until };
@@ -239,14 +246,8 @@ impl Rtl8139 {
     /// that it may have been taken by one of them.
     fn acknowledge(&mut self) {
         self.wires.interrupt.take();
-        if self.state == State::Dead {
-            return;
-        }
         let raised = self.wires.registers.read16(INTERRUPTS);
         self.wires.registers.write16(INTERRUPTS, raised);
-        if self.state != State::Up {
-            return;
-        }
         if raised & self.wanted != 0 {
             self.wires.interrupt.claim();
         }
@@ -316,10 +317,8 @@ impl Nic for Rtl8139 {
         if self.state == State::Up && !self.transmit.starved && self.receive.waits() {
             return true;
         }
-        // Whatever the state: an interrupt that nobody takes keeps the machine awake.
-        self.acknowledge();
         match self.state {
-            State::Up => {}
+            State::Up => self.acknowledge(),
             // Nobody wakes us when the rest is over.
             State::Resting { .. } => return true,
             State::Dead => return false,
@@ -347,6 +346,7 @@ impl Drop for Rtl8139 {
         // A device that cannot be stopped keeps what it has; nothing of it is freed.
         if self.state != State::Dead && self.stop().is_err() {
             log::error!("{}: {}", self.location(), Error::Reset);
+            self.wires.leash.hold_for_good();
         }
     }
 }

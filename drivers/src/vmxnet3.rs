@@ -16,7 +16,7 @@ pub use transmit::Tx;
 pub(crate) use transmit::prepare_segments;
 
 use crate::nic::station;
-use crate::pci::{DeviceFunction, Pci};
+use crate::pci::{DeviceFunction, Leash, Pci};
 use crate::resets::{Resets, State};
 use crate::virtio::feature;
 use crate::virtio::net::plan::{self, Offer, Plan, plan};
@@ -129,6 +129,7 @@ pub(crate) struct Wires {
     pub(crate) interrupts: (Irq, Option<Irq>),
     /// Whether the interrupt is a line, which others may share.
     pub(crate) is_line: bool,
+    pub(crate) leash: Leash,
 }
 
 impl Wires {
@@ -192,12 +193,12 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction, memory: usize) -> Result<V
         count = pci.use_vectors(at, &vectors, &[first.message(), second.message()]);
     }
     let interrupts = (first, second.filter(|_| count > 1));
-    let wires = Wires { location: Location::Pci(at), passed, device, interrupts, is_line };
+    let (location, leash) = (Location::Pci(at), pci.leash(at));
+    let wires = Wires { location, passed, device, interrupts, is_line, leash };
     wires.reset()?;
     if is_line {
         pci.enable_line(at);
     }
-    pci.enable_memory(at);
     Vmxnet3::new(wires, memory)
 }
 
@@ -232,8 +233,10 @@ impl Vmxnet3 {
         };
 
         if let Err(error) = nic.start() {
-            nic.stop()?;
-            return Err(error);
+            let stopped = nic.stop();
+            // Dropping it would do that again.
+            nic.state = State::Dead;
+            return Err(stopped.err().unwrap_or(error));
         }
         nic.log();
         nic.look_at_link();
@@ -271,6 +274,7 @@ impl Vmxnet3 {
     fn start(&mut self) -> Result<(), Error> {
         self.describe();
         self.receive.fill();
+        self.wires.leash.let_go();
         let address = self.area.address();
         for (register, half) in AREA.into_iter().zip([address as u32, (address >> 32) as u32]) {
             self.wires.device.write32(register, half);
@@ -334,7 +338,9 @@ impl Vmxnet3 {
 
     /// Reset the device and take everything back from it.
     fn stop(&mut self) -> Result<(), Error> {
-        self.wires.reset()?;
+        let reset = self.wires.reset();
+        self.wires.leash.hold();
+        reset?;
         // SAFETY: the device has just been reset.
         unsafe { self.receive.recover() };
         // SAFETY: as above.
@@ -353,19 +359,27 @@ impl Vmxnet3 {
         } else if let Some(until) = rest {
             self.state = State::Resting { until };
         } else {
-            self.restart();
+            self.restart(now);
         }
     }
 
-    fn restart(&mut self) {
-        self.state = State::Up;
-        if let Err(error) = self.start() {
-            self.give_up(error);
+    /// Start it again. If that fails, stop what was begun, and try later.
+    fn restart(&mut self, now: Instant) {
+        let Err(error) = self.start() else {
+            self.state = State::Up;
+            return self.resets.succeeded();
+        };
+        log::warn!("{}: it does not start again: {error}", self.location());
+        match self.stop() {
+            Ok(()) => self.state = State::Resting { until: self.resets.failed(now) },
+            Err(error) => self.give_up(error),
         }
     }
 
     fn give_up(&mut self, error: Error) {
         log::error!("{}: given up: {error}", self.location());
+        // Nobody takes its interrupts from here.
+        self.wires.leash.hold_for_good();
         self.state = State::Dead;
     }
 
@@ -377,7 +391,7 @@ impl Vmxnet3 {
         if let State::Resting { until } = self.state
             && now >= until
         {
-            self.restart();
+            self.restart(now);
         }
         self.state == State::Up
     }
@@ -401,7 +415,7 @@ impl Vmxnet3 {
             // Who shares the line may have taken it; reading lets go of it.
             let cause = self.wires.device.read32(INTERRUPT_CAUSE);
             raised[0] = cause != 0;
-            if raised[0] && cause != u32::MAX && self.state == State::Up {
+            if raised[0] && cause != u32::MAX {
                 first.claim();
             }
         }
@@ -501,12 +515,9 @@ impl Nic for Vmxnet3 {
         if self.state == State::Up && !self.transmit.starved && self.receive.waits() {
             return true;
         }
-        // Whatever the state: an interrupt that nobody takes keeps the machine awake.
-        self.acknowledge();
         match self.state {
-            State::Up => {}
-            // Nobody wakes us when the rest is over.
-            State::Resting { .. } => return true,
+            State::Up => self.acknowledge(),
+            State::Resting { .. } => return self.resets.is_to_be_looked_at(),
             State::Dead => return false,
         }
         self.look_at_events();
@@ -533,6 +544,7 @@ impl Drop for Vmxnet3 {
         // A device that cannot be stopped keeps what it has; nothing of it is freed.
         if self.state != State::Dead && self.stop().is_err() {
             log::error!("{}: {}", self.location(), Error::Reset);
+            self.wires.leash.hold_for_good();
         }
     }
 }

@@ -2,6 +2,7 @@
 //! driver.
 
 use crate::intel::{Intel, Kind, REGISTERS, Wires};
+use crate::pci::Leash;
 use crate::{Error, Location};
 use alloc::rc::Rc;
 use alloc::vec;
@@ -54,6 +55,8 @@ struct Model {
     resets: u32,
     /// It has lied, so that what it believes to have it may not have.
     lied: bool,
+    /// PCI's command register.
+    command: Rc<Cell<u16>>,
 }
 
 /// A frame that was sent, and what is to be done with it.
@@ -83,7 +86,10 @@ impl Registers for Device {
         let mut model = self.0.0.borrow_mut();
         let value = match offset {
             _ if model.manner.gone => u32::MAX,
-            0x08 => 0x8000_0081 | u32::from(model.manner.link) << 1,
+            0x08 => {
+                let on_bus = model.new && model.registers[0] & 4 == 0;
+                0x8000_0081 | u32::from(model.manner.link) << 1 | u32::from(on_bus) << 19
+            }
             0xc0 => core::mem::take(&mut model.causes),
             0 | 0x14 | 0x100 | 0x400 | 0x5400 | 0x5404 => model.registers[offset as usize / 4],
             _ => panic!("the driver reads {offset:#x}"),
@@ -110,7 +116,10 @@ impl Registers for Device {
 impl Model {
     fn write(&mut self, offset: usize, value: u32) {
         match offset {
-            0 if value & 1 << 26 != 0 => return self.reset(),
+            0 if value & 1 << 26 != 0 => {
+                assert!(!self.new || self.registers[0] & 4 != 0, "it leaves the bus before its reset");
+                return self.reset();
+            }
             0x14 => return self.read_eeprom(value),
             0x100 if self.manner.unstoppable && value == 0 => return,
             0x100 | 0x400 if value & 2 != 0 => {
@@ -118,6 +127,7 @@ impl Model {
                 assert!(self.ring(ring).is_multiple_of(4096), "its ring comes first");
                 assert!(self.registers[ring / 4 + 2].is_multiple_of(128));
                 assert_eq!(self.registers[ring / 4 + 4], self.registers[ring / 4 + 6], "it is empty");
+                assert_eq!(self.command.get() & 4, 4, "it cannot reach memory");
                 self.lied = false;
             }
             0x2818 | 0x3818 => {
@@ -145,7 +155,7 @@ impl Model {
             self.registers.fill(0);
             self.mask = 0;
         }
-        self.registers[0] &= !(1 << 26);
+        self.registers[0] &= !(1 << 26 | 1 << 2);
         if self.manner.unstoppable {
             self.registers[0x100 / 4] = 2;
         }
@@ -217,6 +227,7 @@ impl Emulated {
             told: [0; 2],
             resets: 0,
             lied: false,
+            command: Rc::default(),
         })));
         attach_registers(address, REGISTERS as u64, Rc::new(Device(device.clone())));
         device
@@ -233,7 +244,9 @@ impl Emulated {
             (model.message, model.new) = (interrupt.message(), is_message);
         }
         let registers = Mmio::map(address, REGISTERS)?;
-        let wires = Wires { location: Location::Mmio(address), kind, registers, interrupt, is_message };
+        let leash = Leash::emulated(&self.0.borrow().command);
+        let location = Location::Mmio(address);
+        let wires = Wires { location, kind, registers, interrupt, is_message, leash };
         wires.reset()?;
         self.0.borrow_mut().resets = 0;
         Intel::new(wires, memory)
@@ -247,6 +260,11 @@ impl Emulated {
     /// Something happens by which an interrupt is caused.
     pub(crate) fn happen(&self, causes: u32) {
         self.0.borrow_mut().interrupt(causes);
+    }
+
+    /// PCI's command register.
+    pub(crate) fn command(&self) -> u16 {
+        self.0.borrow().command.get()
     }
 
     pub(crate) fn is_running(&self) -> bool {

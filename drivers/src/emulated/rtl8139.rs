@@ -1,6 +1,7 @@
 //! The device's side of an RTL8139C+, inside a host test. It does what the test says, lies included, and is strict with the
 //! driver.
 
+use crate::pci::Leash;
 use crate::rtl8139::{REGISTERS, Rtl8139, Wires};
 use crate::{Error, Location};
 use alloc::rc::Rc;
@@ -42,6 +43,8 @@ struct Model {
     resets: u32,
     /// It has lied, so that what it believes to have it may not have.
     lied: bool,
+    /// PCI's command register.
+    bus: Rc<Cell<u16>>,
 }
 
 fn word(address: u64) -> u32 {
@@ -94,6 +97,7 @@ impl Registers for Device {
 impl Model {
     fn command(&mut self, command: u8) {
         if command & 1 << 4 != 0 {
+            assert_eq!(self.mask, 0, "it may keep its line up");
             if self.stuck {
                 return;
             }
@@ -102,6 +106,7 @@ impl Model {
             self.resets += 1;
             return;
         }
+        assert_eq!(self.bus.get() & 4, 4, "it cannot reach memory");
         assert!(self.rings.iter().all(|&ring| ring != 0 && ring.is_multiple_of(256)));
         (self.command, self.next) = (command, [0; 2]);
     }
@@ -140,6 +145,7 @@ impl Emulated {
             polls: 0,
             resets: 0,
             lied: false,
+            bus: Rc::default(),
         })));
         attach_registers(address, REGISTERS as u64, Rc::new(Device(device.clone())));
         device
@@ -151,7 +157,8 @@ impl Emulated {
         self.0.borrow_mut().message = interrupt.message();
         let address = self.0.borrow().address;
         let registers = Mmio::map(address, REGISTERS)?;
-        Rtl8139::new(Wires { location: Location::Mmio(address), registers, interrupt }, memory)
+        let leash = Leash::emulated(&self.0.borrow().bus);
+        Rtl8139::new(Wires { location: Location::Mmio(address), registers, interrupt, leash }, memory)
     }
 
     pub(crate) fn set_mac(&self, mac: [u8; 6]) {
@@ -170,6 +177,11 @@ impl Emulated {
     /// Something happened, by its bit.
     pub(crate) fn happen(&self, what: u16) {
         self.0.borrow_mut().interrupt(what);
+    }
+
+    /// PCI's command register.
+    pub(crate) fn bus(&self) -> u16 {
+        self.0.borrow().bus.get()
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::Location;
+use crate::pci::Leash;
 use crate::vmxnet3::{REGISTERS, Vmxnet3, Wires};
 use alloc::rc::Rc;
 use alloc::vec;
@@ -57,6 +58,8 @@ struct Model {
     resets: u32,
     /// It has lied, so that what it believes to have it may not have.
     lied: bool,
+    /// PCI's command register.
+    bus: Rc<Cell<u16>>,
 }
 
 /// What it was told when it was activated.
@@ -239,6 +242,7 @@ impl Model {
         assert!(transmit.interrupt.max(receive.interrupt) < (interrupts >> 8 & 0xff) as usize);
         let told = u32::from(self.manner.wants_told);
         write_memory(queues + 256, &told.to_le_bytes()).expect("the driver's");
+        assert_eq!(self.bus.get() & 4, 4, "it cannot reach memory");
         (self.running, self.lied) = (Some(Running { receive, transmit }), false);
     }
 
@@ -297,6 +301,7 @@ impl Emulated {
             raised: [0; 2],
             resets: 0,
             lied: false,
+            bus: Rc::default(),
         })));
         attach_registers(address, REGISTERS as u64, Rc::new(Passed(device.clone())));
         attach_registers(address + 0x1000, REGISTERS as u64, Rc::new(Device(device.clone())));
@@ -310,6 +315,7 @@ impl Emulated {
         let second = Irq::allocate()?;
         self.0.borrow_mut().line = is_line.then_some(false);
         let address = self.0.borrow().address;
+        let leash = Leash::emulated(&self.0.borrow().bus);
         self.0.borrow_mut().messages = [first.message(), second.message()];
         Vmxnet3::new(
             Wires {
@@ -318,6 +324,7 @@ impl Emulated {
                 device: Mmio::map(address + 0x1000, REGISTERS)?,
                 interrupts: (first, (interrupts > 1).then_some(second)),
                 is_line,
+                leash,
             },
             memory,
         )
@@ -326,6 +333,11 @@ impl Emulated {
     /// Change how it is.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Manner)) {
         change(&mut self.0.borrow_mut().manner);
+    }
+
+    /// PCI's command register.
+    pub(crate) fn bus(&self) -> u16 {
+        self.0.borrow().bus.get()
     }
 
     pub(crate) fn is_running(&self) -> bool {

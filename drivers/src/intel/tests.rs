@@ -276,6 +276,7 @@ fn the_link_is_looked_at_and_registers_of_all_ones_are_a_device_that_is_gone() {
     }
     nic.flush();
     assert_eq!((nic.counters().resets, nic.arm()), (1, false));
+    assert_eq!(device.command(), 1 << 10, "it neither reaches memory nor raises its line");
     drop(nic);
     kernel_io::emulated::write_memory(stolen, &[0; 60]).expect("it is still lent");
     assert_eq!(faults(), nothing());
@@ -291,9 +292,9 @@ fn a_device_that_only_lies_gets_a_rest() {
         }
         receive(&mut nic, at(2000 + time));
     }
-    assert_eq!((nic.counters().resets, device.is_running()), (9, false));
+    assert_eq!((nic.counters().resets, device.is_running(), device.command()), (9, false, 0));
     assert!(nic.arm() && nic.waits() && nic.transmit(at(2999)).is_none());
-    assert!(nic.transmit(at(3000)).is_some() && device.is_running());
+    assert!(nic.transmit(at(3000)).is_some() && device.is_running() && device.command() == 4);
     assert!(device.deliver(&frame(3, 60), WHOLE) && receive(&mut nic, at(3001)) == Some(frame(3, 60)));
     assert_eq!(faults(), nothing());
 }

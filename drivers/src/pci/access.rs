@@ -75,7 +75,7 @@ impl Access {
     }
 
     /// Write two bytes, at an even offset.
-    pub(crate) fn write_half(&mut self, at: DeviceFunction, offset: u8, data: u16) {
+    pub(crate) fn write_half(&self, at: DeviceFunction, offset: u8, data: u16) {
         match &*self.0 {
             Way::Ports(ports) => {
                 ports.write32(ADDRESS, address(at, offset));

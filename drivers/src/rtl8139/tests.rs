@@ -3,6 +3,7 @@
 use super::*;
 use crate::emulated::Random;
 use crate::emulated::rtl8139::{Emulated, OWNED, WHOLE};
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -216,6 +217,7 @@ fn a_device_that_does_not_come_back_is_given_up_and_keeps_its_memory() {
     }
     nic.flush();
     assert!(!nic.arm());
+    assert_eq!(device.bus(), 1 << 10, "it neither reaches memory nor raises its line");
     drop(nic);
     // All but the one that was looked at when it lied.
     let (_, _, other) = device.take(0).expect("another");
@@ -234,7 +236,8 @@ fn what_cannot_be_brought_up_is_refused() {
     let device = Emulated::new();
     device.stick();
     let registers = Mmio::map(0x60_0000_3000, REGISTERS).expect("the fourth device");
-    let wires = Wires { location: device_location(), registers, interrupt: Irq::allocate().expect("one") };
+    let (interrupt, leash) = (Irq::allocate().expect("one"), Leash::emulated(&Rc::default()));
+    let wires = Wires { location: device_location(), registers, interrupt, leash };
     assert_eq!(wires.reset(), Err(Error::Reset));
     let device = Emulated::new();
     limit_memory(8 << 10);
