@@ -145,6 +145,10 @@ unsafe impl Platform for Machine {
         clock::spin(u64::from(microseconds));
     }
 
+    fn microseconds(&self) -> u64 {
+        clock::micros()
+    }
+
     fn has_synic(&self) -> bool {
         hyperv::synic().is_some()
     }

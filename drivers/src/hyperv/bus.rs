@@ -38,6 +38,8 @@ const LATER: [u16; 3] = [0x0b, 0x13, 0x33];
 /// How long the host may take to answer, and to take a message, in microseconds. Miri takes its time for each.
 pub(super) const ANSWER_TIME: u32 = if cfg!(miri) { 2_000 } else { 5_000_000 };
 const POST_TIME: u32 = 200_000;
+/// How long all of it may take that is done for one reset: the rest of the machine stands meanwhile, and its watchdog too.
+pub(super) const RESET_TIME: u32 = ANSWER_TIME;
 /// Words of a message, and how many bytes of an offer there must be.
 const WORDS: usize = MESSAGE / 4;
 const OFFER_LENGTH: usize = 196;
@@ -70,6 +72,8 @@ pub(super) struct Bus {
     _pages: Shared,
     is_connected: Cell<bool>,
     next_gpadl: Cell<u32>,
+    /// Until when is waited, whatever for.
+    until: Cell<u64>,
     /// The channels that are in use, and whether the host has taken each back.
     channels: RefCell<Vec<(u32, Rc<Cell<bool>>)>>,
 }
@@ -84,7 +88,8 @@ impl Bus {
         let pages = Shared::allocate(3 * PAGE)?;
         let [interrupts, monitor, other] = [0, 1, 2].map(|page| pages.address() + page * PAGE as u64);
         let (is_connected, next_gpadl) = (Cell::new(false), Cell::new(1));
-        let bus = Self { synic, _pages: pages, is_connected, next_gpadl, channels: RefCell::default() };
+        let (until, channels) = (Cell::new(u64::MAX), RefCell::default());
+        let bus = Self { synic, _pages: pages, is_connected, next_gpadl, until, channels };
         for version in VERSIONS {
             let mut request = [0; 10];
             (request[0], request[2]) = (INITIATE_CONTACT, version);
@@ -131,13 +136,24 @@ impl Bus {
         Ok(offers)
     }
 
+    /// All that is waited for from now on takes so long together, at most, until it is said again.
+    pub(super) fn limit(&self, microseconds: u32) {
+        self.until.set(kernel_io::microseconds().saturating_add(microseconds.into()));
+    }
+
+    /// How much of that is left, at most so much.
+    pub(super) fn time(&self, most: u32) -> u32 {
+        let left = self.until.get().saturating_sub(kernel_io::microseconds());
+        u32::try_from(left).map_or(most, |left| left.min(most))
+    }
+
     /// Post a message; one that is not taken just now is tried again for a while.
     fn post(&self, words: &[u32]) -> Result<(), Error> {
         let mut bytes = [0; MESSAGE];
         let length = 4 * words.len();
         bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(place, word)| *place = word.to_le_bytes());
         let mut result = Ok(());
-        kernel_io::wait(POST_TIME, || {
+        kernel_io::wait(self.time(POST_TIME), || {
             result = self.synic.post(CONNECTION, &bytes[..length]);
             !matches!(result, Err(status) if LATER.contains(&status))
         });
@@ -152,7 +168,7 @@ impl Bus {
 
     fn wait(&self, answer: &mut dyn FnMut(&Message) -> Option<u32>) -> Result<u32, Error> {
         let mut result = None;
-        kernel_io::wait(ANSWER_TIME, || {
+        kernel_io::wait(self.time(ANSWER_TIME), || {
             // Whoever comes first takes the interrupt; the message is there without it.
             for _ in 0..ROUND {
                 let Some(message) = self.receive() else { break };
@@ -244,6 +260,7 @@ impl Drop for Bus {
         if !self.is_connected.get() {
             return;
         }
+        self.limit(RESET_TIME);
         let unloaded = self.ask(&[UNLOAD, 0], &mut |(words, _)| (words[0] == UNLOAD_COMPLETE).then_some(0));
         if unloaded.is_err() {
             log::warn!("vmbus: the host does not say that it has let go");
@@ -311,8 +328,15 @@ impl Channel {
         self.gone.get()
     }
 
-    /// Say that nothing is left that the host has taken back.
-    pub(super) fn release(&self) {
+    /// Let go of it, for the host has taken it back: of its rings, and of other memory that was shown for it. Nobody waits to
+    /// hear that the host uses none of it, so it stays lost.
+    pub(super) fn abandon(&mut self, other: Option<u32>) {
+        if let Some(rings) = self.gpadl.take() {
+            let _ = self.bus.post(&[CLOSE, 0, self.id]);
+            for gpadl in other.into_iter().chain([rings]) {
+                let _ = self.bus.post(&[GPADL_TEARDOWN, 0, self.id, gpadl]);
+            }
+        }
         let _ = self.bus.post(&[RELEASED, 0, self.id]);
     }
 

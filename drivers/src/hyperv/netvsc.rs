@@ -12,7 +12,7 @@ mod start;
 mod tests;
 mod transmit;
 
-use super::bus::{Bus, Channel, Offer};
+use super::bus::{Bus, Channel, Offer, RESET_TIME};
 use super::ring::Lie;
 use crate::resets::{Resets, State};
 use crate::{Error, Location, RxToken, TxToken};
@@ -94,8 +94,10 @@ impl NetVsc {
             nic.listen()
         });
         if let Err(error) = begun {
-            nic.stop()?;
-            return Err(error);
+            let stopped = nic.stop();
+            // Dropping it would do that again.
+            nic.state = State::Dead;
+            return Err(stopped.err().unwrap_or(error));
         }
         let [a, b, c, d, e, f] = nic.mac;
         log::info!(
@@ -135,24 +137,38 @@ impl NetVsc {
         self.counters.resets += 1;
         log::warn!("{}: {fault}: reset", self.location());
         let rest = self.resets.another(now);
-        let stopped = self.stop();
+        self.channel.bus.limit(RESET_TIME);
         if fault == Fault::Gone {
-            self.channel.release();
-            self.give_up("it is gone");
-        } else if let Err(error) = stopped {
+            self.let_go();
+        } else if let Err(error) = self.stop() {
             self.give_up(error);
         } else if let Some(until) = rest {
             self.state = State::Resting { until };
         } else {
-            self.restart();
+            self.restart(now);
         }
     }
 
-    fn restart(&mut self) {
-        self.state = State::Up;
-        if let Err(error) = self.start() {
-            self.give_up(error);
+    /// Open it again. If that fails, close what was begun, and try later.
+    fn restart(&mut self, now: Instant) {
+        let Err(error) = self.start() else {
+            self.state = State::Up;
+            return self.resets.succeeded();
+        };
+        log::warn!("{}: it does not start again: {error}", self.location());
+        if self.channel.is_gone() {
+            return self.let_go();
         }
+        match self.stop() {
+            Ok(()) => self.state = State::Resting { until: self.resets.failed(now) },
+            Err(error) => self.give_up(error),
+        }
+    }
+
+    /// The host has taken it away.
+    fn let_go(&mut self) {
+        self.channel.abandon(self.receive.gpadl.take());
+        self.give_up("it is gone");
     }
 
     fn give_up(&mut self, reason: impl fmt::Display) {
@@ -168,7 +184,8 @@ impl NetVsc {
         if let State::Resting { until } = self.state
             && now >= until
         {
-            self.restart();
+            self.channel.bus.limit(RESET_TIME);
+            self.restart(now);
         }
         self.state == State::Up
     }
@@ -252,8 +269,7 @@ impl Nic for NetVsc {
                 self.armed = true;
                 self.channel.arm()
             }
-            // Nobody wakes us when the rest is over.
-            State::Resting { .. } => true,
+            State::Resting { .. } => self.resets.is_to_be_looked_at(),
             State::Dead => false,
         }
     }
@@ -266,6 +282,7 @@ impl Nic for NetVsc {
 impl Drop for NetVsc {
     fn drop(&mut self) {
         // What cannot be taken back stays lost; nothing of it is freed.
+        self.channel.bus.limit(RESET_TIME);
         if self.state != State::Dead && self.stop().is_err() {
             log::error!("{}: {}", self.location(), Error::NoAnswer);
         }

@@ -1,6 +1,6 @@
 //! The integration component by which a host asks a guest to shut down.
 
-use super::bus::{Bus, Channel, Offer};
+use super::bus::{Bus, Channel, Offer, RESET_TIME};
 use super::ring::{self, Lie, Packet};
 use crate::Error;
 use crate::shutdown::Request;
@@ -67,8 +67,11 @@ impl Shutdown {
         if self.channel.is_gone() || polled.is_err() {
             log::warn!("vmbus: nobody hears a host that wants to shut this machine down: {polled:?}");
             self.is_over = true;
-            if self.channel.close().is_ok() && self.channel.is_gone() {
-                self.channel.release();
+            self.channel.bus.limit(RESET_TIME);
+            if self.channel.is_gone() {
+                self.channel.abandon(None);
+            } else if let Err(error) = self.channel.close() {
+                log::warn!("vmbus: {error}");
             }
         }
         polled.ok().flatten()
@@ -124,6 +127,7 @@ impl Shutdown {
 impl Drop for Shutdown {
     fn drop(&mut self) {
         // What the host does not let go of stays lost.
+        self.channel.bus.limit(RESET_TIME);
         let _ = self.channel.close();
     }
 }

@@ -34,7 +34,7 @@ use emulated as backing;
 pub use backing::dma::{Buffer, Lent, Shared};
 pub use backing::irq::Irq;
 pub use backing::registers::{Mmio, Ports};
-pub use backing::{delay, ecam};
+pub use backing::{delay, ecam, microseconds};
 pub use error::Error;
 pub use platform::{Ecam, Interrupt, Message, Platform, Trigger, Width, Xen, install};
 pub use synic::{MESSAGE, Synic};
@@ -54,13 +54,16 @@ pub enum Direction {
 /// Wait until `done`, at most `microseconds`; answers whether it came true.
 pub fn wait(microseconds: u32, mut done: impl FnMut() -> bool) -> bool {
     const STEP: u32 = 10;
-    for _ in 0..microseconds.div_ceil(STEP) {
+    let end = self::microseconds().saturating_add(microseconds.into());
+    loop {
         if done() {
             return true;
         }
+        if self::microseconds() >= end {
+            return false;
+        }
         delay(STEP);
     }
-    done()
 }
 
 /// How far apart buffers of `length` bytes lie that are cut from one piece of memory, and so what each costs.
@@ -104,5 +107,13 @@ mod tests {
         assert!(!wait(100, || false));
         assert_eq!(emulated::microseconds() - before, 100);
         assert!(wait(0, || true));
+        // What is done meanwhile takes time as well.
+        let before = emulated::microseconds();
+        let done = || {
+            delay(40);
+            false
+        };
+        assert!(!wait(100, done));
+        assert!(emulated::microseconds() - before < 160);
     }
 }

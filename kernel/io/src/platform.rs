@@ -93,6 +93,9 @@ pub unsafe trait Platform: Sync {
     /// Let so much time pass, busily. For initialisation only.
     fn delay(&self, microseconds: u32);
 
+    /// The time in microseconds, since a moment that stays the same.
+    fn microseconds(&self) -> u64;
+
     /// Whether there is Hyper-V's synthetic interrupt controller, and we may use it for messages and events.
     fn has_synic(&self) -> bool;
 

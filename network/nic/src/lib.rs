@@ -46,9 +46,9 @@ pub trait Nic: Device {
 pub struct Counters {
     /// Frames received.
     pub received: u64,
-    /// Frames sent.
+    /// Frames given to the device to be sent. What becomes of those that it had when it was reset is not known.
     pub sent: u64,
-    /// Received frames thrown away by the driver: runts, bad checksums, a used ring that lied.
+    /// Frames thrown away by the driver: runts, bad checksums, a used ring that lied; and answers for which there was no room.
     pub dropped: u64,
     /// Times the device had to be reset because it broke its contract.
     pub resets: u64,

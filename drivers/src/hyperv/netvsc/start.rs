@@ -268,7 +268,7 @@ impl NetVsc {
     /// Work through the ring until `done`. Frames that come meanwhile are for nobody.
     fn wait(&mut self, done: impl Fn(&Control) -> bool) -> Result<(), Error> {
         let mut result = Err(Error::NoAnswer);
-        kernel_io::wait(ANSWER_TIME, || {
+        kernel_io::wait(self.channel.bus.time(ANSWER_TIME), || {
             match self.next_frame() {
                 Ok(frame) => self.counters.dropped += u64::from(frame),
                 Err(lie) => result = Err(lie.into()),

@@ -469,43 +469,94 @@ fn a_host_that_only_lies_is_given_a_rest() {
         assert!(host.put(0, &completion(3)), "{round}");
         assert_eq!(receive(&mut nic, at(0)), None);
     }
-    assert!(!host.is_open(0) && nic.waits() && nic.arm());
+    kernel_io::emulated::tick();
+    assert!(!host.is_open(0) && nic.waits() && !nic.arm());
+    kernel_io::emulated::tick();
+    assert!(nic.arm() && !nic.arm(), "it looks each millisecond whether its rest is over");
     assert!(!send(&mut nic, &frame(0, 60), at(999)) && !host.is_open(0));
     assert!(send(&mut nic, &frame(0, 60), at(1000)) && host.is_open(0));
     assert_eq!(faults(), nothing());
 }
 
 #[test]
-fn one_that_changes_or_does_not_come_back_is_given_up() {
-    let changes: [fn(&Host); 4] = [
-        |host| host.nic(0).mac[5] = 77,
-        |host| host.nic(0).offloads = Vec::new(),
-        |host| host.misbehave(|wrong| wrong.silent = vec![11]),
-        |host| host.nic(0).silent = true,
+fn one_that_does_not_let_go_is_given_up() {
+    let (host, mut nic) = pair(LITTLE);
+    host.misbehave(|wrong| wrong.silent = vec![11]);
+    assert!(host.put(0, &completion(3)));
+    for milliseconds in [0, 5000] {
+        assert_eq!(receive(&mut nic, at(milliseconds)), None);
+        assert!(!send(&mut nic, &frame(0, 60), at(milliseconds)));
+        assert!(!nic.arm(), "it does not keep the machine awake");
+    }
+    assert_eq!(nic.counters().resets, 1);
+}
+
+#[test]
+fn one_that_changes_or_does_not_answer_is_closed_and_tried_again_later() {
+    let changes: [fn(&Host, bool); 3] = [
+        |host, wrong| host.nic(0).mac[5] = if wrong { 77 } else { 1 },
+        |host, wrong| host.nic(0).offloads = if wrong { Vec::new() } else { capabilities(0x14, 0xf53c) },
+        |host, wrong| host.nic(0).silent = wrong,
     ];
     for change in changes {
         let (host, mut nic) = pair(LITTLE);
-        change(&host);
+        change(&host, true);
         assert!(host.put(0, &completion(3)));
-        for milliseconds in [0, 5000] {
+        let before = kernel_io::microseconds();
+        // It rests a second, and then two.
+        for milliseconds in [0, 999, 1000, 2999] {
             assert_eq!(receive(&mut nic, at(milliseconds)), None);
             assert!(!send(&mut nic, &frame(0, 60), at(milliseconds)));
+            assert!(!host.is_open(0) && host.shown() == 0, "all is taken back");
+            nic.arm();
             assert!(!nic.arm(), "it does not keep the machine awake");
         }
-        assert_eq!(nic.counters().resets, 1);
+        // Two starts, of which each took its time and no more.
+        assert!(kernel_io::microseconds() - before <= 2 * u64::from(RESET_TIME) + 1000);
+        change(&host, false);
+        assert!(send(&mut nic, &frame(0, 60), at(3000)) && host.is_open(0));
+        assert!(host.deliver(0, &[&frame(1, 60)], None));
+        assert_eq!((receive(&mut nic, at(3000)), nic.counters().resets), (Some(frame(1, 60)), 1));
+        assert_eq!(faults(), nothing());
     }
 }
 
 #[test]
-fn a_channel_that_is_taken_back_is_let_go() {
+fn what_the_host_does_not_see_is_not_counted_as_sent() {
     let (host, mut nic) = pair(LITTLE);
     assert!(send(&mut nic, &frame(0, 60), at(0)));
-    host.rescind(0);
-    assert!(nic.arm());
-    assert_eq!(receive(&mut nic, at(0)), None);
-    assert!(host.is_released(0) && !host.is_open(0) && host.shown() == 0);
-    assert!(!nic.arm() && !send(&mut nic, &frame(0, 60), at(9000)));
-    assert_eq!(faults(), nothing());
+    // A ring of ours with an index that cannot be.
+    host.set_control(0, false, 4, 0xffff_fff0);
+    send(&mut nic, &frame(0, 60), at(0));
+    assert_eq!((nic.counters().sent, nic.counters().dropped), (1, 1));
+}
+
+#[test]
+fn a_channel_that_is_taken_back_is_let_go_without_waiting() {
+    for silent in [vec![], vec![11]] {
+        let (host, mut nic) = pair(LITTLE);
+        host.misbehave(|wrong| wrong.silent = silent);
+        assert!(send(&mut nic, &frame(0, 60), at(0)));
+        host.rescind(0);
+        assert!(nic.arm());
+        let before = kernel_io::microseconds();
+        assert_eq!(receive(&mut nic, at(0)), None);
+        assert!(host.is_released(0) && !host.is_open(0) && host.shown() == 0);
+        assert!(!nic.arm() && !send(&mut nic, &frame(0, 60), at(9000)));
+        drop(nic);
+        assert_eq!(kernel_io::microseconds(), before);
+        assert_eq!(faults(), nothing());
+    }
+}
+
+#[test]
+fn one_that_is_not_let_go_at_its_start_is_waited_for_once() {
+    let host = Host::new(1);
+    host.nic(0).mac = [1; 6];
+    host.misbehave(|wrong| wrong.silent = vec![11]);
+    let before = kernel_io::microseconds();
+    assert_eq!(driver(LITTLE).err(), Some(Error::NoAnswer));
+    assert!(kernel_io::microseconds() - before < 3 * u64::from(super::super::bus::ANSWER_TIME));
 }
 
 /// Numbers that are the same each time.

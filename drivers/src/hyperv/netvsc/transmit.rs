@@ -95,20 +95,25 @@ impl Transmit {
         self.lied = None;
     }
 
-    /// Hand a buffer to the host, from `start` on.
-    fn send(&mut self, channel: &mut Channel, buffer: Buffer, start: usize, length: usize) {
+    /// Hand a buffer to the host, from `start` on. Answers whether the host will see it.
+    fn send(&mut self, channel: &mut Channel, buffer: Buffer, start: usize, length: usize) -> bool {
         // There are as many numbers as buffers.
-        let Some(number) = self.numbers.pop() else { return self.free.push(buffer) };
+        let Some(number) = self.numbers.pop() else {
+            self.free.push(buffer);
+            return false;
+        };
         let lent = buffer.lend(Direction::ToDevice);
         let pages = Pages::new(lent.address() + start as u64, length);
         let transaction = u64::from(number) + 1;
         self.lent[usize::from(number)] = Some(lent);
         let head = (ring::GPA_DIRECT, ring::WANTS_COMPLETION, transaction);
-        if let Err(lie) = channel.push(head, pages.words(), &rndis_data()) {
+        let pushed = channel.push(head, pages.words(), &rndis_data());
+        if let Err(lie) = pushed {
             // It was not told of it.
             self.completed(transaction);
             self.lied = Some(lie);
         }
+        pushed.is_ok()
     }
 }
 
@@ -180,8 +185,11 @@ impl Room for Tx<'_> {
             None
         };
         let start = rndis::head(&mut buffer, FRAME, length, todo);
-        transmit.send(channel, buffer, start, FRAME + length - start);
-        counters.sent += 1;
+        if transmit.send(channel, buffer, start, FRAME + length - start) {
+            counters.sent += 1;
+        } else {
+            counters.dropped += 1;
+        }
     }
 }
 

@@ -17,6 +17,11 @@ pub fn delay(microseconds: u32) {
     platform().delay(microseconds);
 }
 
+/// The time in microseconds, since a moment that stays the same.
+pub fn microseconds() -> u64 {
+    platform().microseconds()
+}
+
 /// Whether there is Hyper-V's interrupt controller.
 pub(crate) fn has_synic() -> bool {
     platform().has_synic()
