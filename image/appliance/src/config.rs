@@ -16,6 +16,7 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::num::NonZeroU16;
 use core::str::FromStr;
 use core::time::Duration;
+pub use metadata::{Asked, Metadata};
 use network::{Addressing, Cidr};
 use storage::chap::Access;
 use storage::{Exposure, Sharing};
@@ -70,8 +71,10 @@ pub struct Config {
 pub struct First {
     /// How much is logged.
     pub log: log::LevelFilter,
-    /// Where a metadata service is to be asked for more.
-    pub metadata: Option<Ipv4Addr>,
+    /// A metadata service that is to be asked for more.
+    pub metadata: Option<Metadata>,
+    /// Whether volumes labelled `cidata` are looked for.
+    pub volumes: bool,
 }
 
 /// What `log` may be.
@@ -203,7 +206,8 @@ impl Config {
             log,
         };
         // Whoever has called has done what it says.
-        keys.take_with("config.mmds", metadata)?;
+        metadata::all(&mut keys, config.host.mac, config.service.mac)?;
+        metadata::volumes(&mut keys)?;
         keys.finish()?;
         config.check()
     }
@@ -216,7 +220,8 @@ impl Config {
         let mut keys = Keys::gather(channels)?;
         Ok(First {
             log: keys.take("log", LEVELS)?.unwrap_or(log::LevelFilter::Info),
-            metadata: keys.take_with("config.mmds", metadata)?.flatten(),
+            metadata: metadata::first(&mut keys)?,
+            volumes: metadata::volumes(&mut keys)?,
         })
     }
 
@@ -323,6 +328,18 @@ impl<'a> Keys<'a> {
         parse(channel, value).map(Some).map_err(fail)
     }
 
+    /// Take a key whose value is a secret, which is refused where others can read it.
+    fn take_secret<T>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(&'a str) -> Result<T, String>,
+    ) -> Result<Option<T>, Error> {
+        self.take_unseen(key, |channel, value| match channel.is_open() {
+            true => Err("a secret belongs into a file".to_string()),
+            false => parse(value),
+        })
+    }
+
     fn finish(self) -> Result<(), Error> {
         match self.0.into_iter().next() {
             None => Ok(()),
@@ -370,19 +387,6 @@ fn interface(keys: &mut Keys<'_>, name: &str, routed: bool) -> Result<Interface,
     }
     let mac = keys.take_with(&format!("{name}.mac"), mac)?;
     Ok(Interface { addressing, mac })
-}
-
-/// Where a metadata service is, if it is to be asked.
-fn metadata(text: &str) -> Result<Option<Ipv4Addr>, String> {
-    match text {
-        "no" => Ok(None),
-        "yes" => Ok(Some(image_channels::mmds::ADDRESS.into())),
-        _ => {
-            text.parse().ok().filter(Ipv4Addr::is_link_local).map(Some).ok_or_else(|| {
-                "expected yes, no, or an address of the link such as 169.254.169.254".to_string()
-            })
-        }
-    }
 }
 
 fn owner(text: &str) -> Result<String, String> {
@@ -440,6 +444,7 @@ fn mac(text: &str) -> Result<[u8; 6], String> {
 
 mod access;
 mod chap;
+mod metadata;
 pub mod note;
 pub mod oem;
 mod target;

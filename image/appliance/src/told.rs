@@ -8,12 +8,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 use drivers::AnyNic;
 use drivers::virtio::blk::Block;
-use image_appliance::config::{self, Channel, Config, First, note, oem};
+use image_appliance::config::{self, Channel, Config, First, Metadata, note, oem};
 use image_channels::smbios::{self, Table};
 use image_channels::volume::{self, Found};
 use image_probe::metadata;
 use kernel::{Machine, Module};
 use kernel_runtime::Instant;
+use network_nic::Nic;
 
 /// The file that QEMU may be given for us.
 const FILE: &str = "opt/corbel/config";
@@ -48,7 +49,12 @@ impl Told {
             };
             told.push(channel, contents(module, channel, config::LONGEST as u64)?)?;
         }
-        if let Some(table) = table.or_else(|| find_table(machine))
+        let found = table.map(Ok).or_else(|| find_table(machine)).transpose();
+        let table = found.unwrap_or_else(|Table { address, length }| {
+            log::warn!("{}: the table of {length} bytes at {address:#x} cannot be read", Channel::Smbios);
+            None
+        });
+        if let Some(table) = table
             && let Some(document) = oem::document(&table).map_err(|error| error.to_string())?
         {
             told.push(Channel::Smbios, document)?;
@@ -60,15 +66,22 @@ impl Told {
         if let Some(note) = noted.map_err(|error| error.to_string())? {
             told.push(Channel::GuestInfo, note)?;
         }
+        // A door that was told nothing of it may have passed some.
+        let others = told.channels().into_iter().filter(|(channel, _)| *channel != Channel::Cidata);
+        let first = Config::first(&others.collect::<Vec<_>>()).map_err(|error| error.to_string())?;
+        if !first.volumes {
+            told.documents.retain(|(channel, _)| *channel != Channel::Cidata);
+        }
         Ok(told)
     }
 
     /// What is on disks that are labelled `cidata`.
     ///
     /// # Errors
-    /// A disk that cannot be read, or has something that cannot be understood: it may be what we are to be told.
+    /// One of that label that cannot be read, or has something that cannot be understood: it is what we are to be told. What
+    /// cannot be read and has not shown the label is somebody else's disk.
     pub(crate) fn read_disks(&mut self, machine: &Machine, disks: &mut [Block]) -> Result<(), String> {
-        if disks.is_empty() {
+        if disks.is_empty() || !self.first()?.volumes {
             return Ok(());
         }
         let mut buffer = vec![0; config::LONGEST];
@@ -77,6 +90,9 @@ impl Told {
             let found = volume::read(&mut disk::Readable { disk, machine }, &mut buffer);
             match found.map_err(|fault| format!("configuration: {}: {location}: {fault}", Channel::Cidata))? {
                 Found::Nothing => {}
+                Found::Unreadable => log::warn!(
+                    "{location}: cannot be read, and has not shown the label cidata: what is on it is not looked at"
+                ),
                 Found::ForOthers => {
                     log::warn!(
                         "{location}: labelled cidata, with nothing for us: no corbel.cfg, no user-data that begins with #corbel"
@@ -88,7 +104,8 @@ impl Told {
         Ok(())
     }
 
-    /// What a metadata service says, if the others say that there is one; by whichever of the NICs it is reached.
+    /// What a metadata service says, if the others say that there is one; by whichever it is reached of the NICs that it is asked
+    /// on.
     ///
     /// # Errors
     /// When it says nothing.
@@ -98,11 +115,13 @@ impl Told {
         nics: Vec<AnyNic>,
         seed: u64,
     ) -> Result<Vec<AnyNic>, String> {
-        let Some(address) = self.first()?.metadata else { return Ok(nics) };
+        let Some(Metadata { address, nics: asked }) = self.first()?.metadata else { return Ok(nics) };
         let now = || Instant::from_micros(machine.now());
         let mut idle = |until: Instant| machine.idle(Some(until.as_micros()));
-        log::info!("asking the metadata service at {address} on {} NICs", nics.len());
-        let (nics, document) = metadata::fetch(nics, address, seed, &now, &mut idle);
+        let count = nics.iter().filter(|nic| asked.includes(nic.mac())).count();
+        log::info!("asking the metadata service at {address} on {count} of {} NICs", nics.len());
+        let (nics, document) =
+            metadata::fetch(nics, address, &|mac| asked.includes(mac), seed, &now, &mut idle);
         let fail = |reason| format!("configuration: {}: {reason}", Channel::Mmds);
         self.push(Channel::Mmds, document.map_err(fail)?)?;
         Ok(nics)
@@ -144,9 +163,10 @@ fn contents(module: &Module, channel: Channel, longest: u64) -> Result<Vec<u8>, 
     file.ok_or_else(|| format!("configuration: {channel}: too long to be read"))
 }
 
-/// The SMBIOS table where a PC's firmware leaves word of it. A door that knows a better place passes the table.
-fn find_table(machine: &Machine) -> Option<Vec<u8>> {
+/// The SMBIOS table where a PC's firmware leaves word of it, or where it would be and cannot be read. A door that knows a better
+/// place passes the table.
+fn find_table(machine: &Machine) -> Option<Result<Vec<u8>, Table>> {
     let (start, end) = smbios::PLACE;
     let table = Table::search(&machine.firmware(start, end - start)?)?;
-    machine.firmware(table.address, table.length.into())
+    Some(machine.firmware(table.address, table.length.into()).ok_or(table))
 }

@@ -29,8 +29,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// What an entry point says, of 64 or of 32 bits (sections 5.2.2 and 5.2.1); `None` when this is none. A table that is
-    /// longer than [`LONGEST_TABLE`] is cut.
+    /// What an entry point says, of 64 or of 32 bits (sections 5.2.2 and 5.2.1); `None` when this is none. A table that may be
+    /// longer than [`LONGEST_TABLE`] is cut there: whether that is all of it [`is_whole`] shows.
     pub fn of(entry: &[u8]) -> Option<Self> {
         let sums = |start: usize, length: usize| {
             let bytes = entry.get(start..start.checked_add(length)?)?;
@@ -90,6 +90,19 @@ pub fn pieces(table: &[u8]) -> impl Iterator<Item = Piece<'_>> {
             _ => Piece::Unknown(string),
         })
     })
+}
+
+/// Whether the table is there from its first structure to the last, the one that says so or what its length ends with: behind
+/// one that is broken or cut nobody knows what there was.
+pub fn is_whole(table: &[u8]) -> bool {
+    let mut rest = table;
+    while let Some((kind, _, behind)) = structure(rest) {
+        if kind == END {
+            return true;
+        }
+        rest = behind;
+    }
+    rest.is_empty()
 }
 
 /// The strings of all structures of type 11.

@@ -19,26 +19,27 @@ const LABEL: &[u8] = b"cidata";
 const NAMES: [&[u8]; 2] = [b"corbel.cfg", b"user-data"];
 /// How `user-data` says so.
 const MARK: &[u8] = b"#corbel";
-/// Bytes that are read at once.
-const WINDOW: usize = 2048;
+/// Bytes that are read at once: a whole block of whatever disk there is. Many take nothing that is less.
+pub const WINDOW: usize = 4096;
 /// Windows that are read of one medium at most: 8 MiB. More than a label and two files can need.
-const MOST_WINDOWS: u32 = 4096;
+const MOST_WINDOWS: u32 = 2048;
 /// Entries of one directory that are looked at.
 const MOST_ENTRIES: u32 = 4096;
 
-/// Something with sectors of 512 bytes, whatever its own are.
+/// Something with sectors of 512 bytes, or longer ones up to [`WINDOW`].
 pub trait Medium {
     /// Its length in bytes.
     fn size(&self) -> u64;
 
-    /// Fill `into`, at most 2 KiB, from `offset` on, both whole multiples of 512; answers whether that was possible.
+    /// Fill `into` from `offset` on, a whole multiple of [`WINDOW`], of which `into` has the length unless the medium ends
+    /// before; answers whether that was possible.
     fn read(&mut self, offset: u64, into: &mut [u8]) -> bool;
 }
 
 /// Why what may be there cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The medium cannot be read.
+    /// The volume is labelled, and the medium cannot be read.
     Unreadable,
     /// The volume is labelled, and its file system makes no sense.
     Damaged,
@@ -63,6 +64,8 @@ impl core::error::Error for Fault {}
 pub enum Found {
     /// No volume of that label.
     Nothing,
+    /// No volume of that label where it could be read; but not everywhere could it be.
+    Unreadable,
     /// One, and what is on it is for others.
     ForOthers,
     /// So many bytes of the document.
@@ -72,19 +75,24 @@ pub enum Found {
 /// Look whether `medium` has the configuration, and put it into `into`, of which [`LONGEST`] bytes are used at most.
 ///
 /// # Errors
-/// See [`Fault`]. A medium that is not labelled and makes no sense has nothing for us.
+/// See [`Fault`]. A medium that is not labelled and makes no sense has nothing for us, and one that cannot be read and has not
+/// shown a label until then is somebody else's trouble.
 pub fn read(medium: &mut dyn Medium, into: &mut [u8]) -> Result<Found, Fault> {
     let end = into.len().min(LONGEST);
     let mut document = Document { bytes: &mut into[..end], length: 0 };
     let mut reader = Reader::new(medium);
     let whole = Part { start: 0, length: reader.size };
     let mut found = search(&mut reader, whole, &mut document)?;
-    if found == Found::Nothing {
-        for index in 0..partitions::MOST {
-            let Some(part) = partitions::part(&mut reader, index)? else { continue };
-            found = search(&mut reader, part, &mut document)?;
-            if found != Found::Nothing {
-                break;
+    if matches!(found, Found::Nothing | Found::Unreadable) {
+        let mut parts = [NO_PART; partitions::MOST];
+        if partitions::list(&mut reader, &mut parts) == Err(Fault::Unreadable) {
+            found = Found::Unreadable;
+        }
+        for part in parts.into_iter().take_while(|part| part.length > 0) {
+            match search(&mut reader, part, &mut document)? {
+                Found::Nothing => {}
+                Found::Unreadable => found = Found::Unreadable,
+                ours => return Ok(ours),
             }
         }
     }
@@ -98,8 +106,18 @@ struct Part {
     length: u64,
 }
 
+/// None.
+const NO_PART: Part = Part { start: 0, length: 0 };
+
 fn search(reader: &mut Reader<'_>, part: Part, document: &mut Document<'_>) -> Result<Found, Fault> {
-    reader.part = part;
+    (reader.part, reader.is_labelled) = (part, false);
+    match volume(reader, document) {
+        Err(Fault::Unreadable) if !reader.is_labelled => Ok(Found::Unreadable),
+        other => other,
+    }
+}
+
+fn volume(reader: &mut Reader<'_>, document: &mut Document<'_>) -> Result<Found, Fault> {
     let found = match fat::Volume::open(reader)? {
         Some(volume) => {
             for name in NAMES {
@@ -170,6 +188,8 @@ struct Reader<'a> {
     medium: &'a mut dyn Medium,
     size: u64,
     part: Part,
+    /// Whether the part has shown the label.
+    is_labelled: bool,
     window: [u8; WINDOW],
     /// Where the window begins on the medium, and how much of it is filled.
     at: u64,
@@ -181,7 +201,7 @@ impl<'a> Reader<'a> {
     fn new(medium: &'a mut dyn Medium) -> Self {
         let size = medium.size() & !511;
         let part = Part { start: 0, length: size };
-        Self { medium, size, part, window: [0; WINDOW], at: 0, filled: 0, windows: 0 }
+        Self { medium, size, part, is_labelled: false, window: [0; WINDOW], at: 0, filled: 0, windows: 0 }
     }
 
     /// Fill `into` from `offset` of the part.
@@ -239,9 +259,9 @@ fn is_label(label: &[u8]) -> bool {
 }
 
 /// Before the label is known whatever makes no sense is somebody else's.
-fn or_nothing<T>(result: Result<Option<T>, Fault>) -> Result<Option<T>, Fault> {
+fn or_nothing<T>(reader: &Reader<'_>, result: Result<Option<T>, Fault>) -> Result<Option<T>, Fault> {
     match result {
-        Err(Fault::Damaged | Fault::TooLong) => Ok(None),
+        Err(Fault::Damaged | Fault::TooLong) if !reader.is_labelled => Ok(None),
         other => other,
     }
 }

@@ -10,8 +10,7 @@ use image_channels::volume::{self, Found, Medium};
 use uefi_raw::protocol::block::{BlockIoMedia, BlockIoProtocol};
 use uefi_raw::{Guid, Handle, Status, guid};
 
-/// Handles that are looked at, and volumes of that label that are read.
-const MOST_HANDLES: usize = 256;
+/// Volumes of that label that are read.
 pub(crate) const MOST_VOLUMES: usize = 4;
 /// `ByProtocol` of `EFI_LOCATE_SEARCH_TYPE`.
 const BY_PROTOCOL: i32 = 2;
@@ -53,7 +52,7 @@ struct Disk {
 }
 
 /// Bytes of that room.
-const BOUNCE: usize = 3 * LONGEST_BLOCK;
+const BOUNCE: usize = volume::WINDOW + 2 * LONGEST_BLOCK;
 
 impl Medium for Disk {
     fn size(&self) -> u64 {
@@ -89,13 +88,11 @@ impl Firmware {
         place: (u64, u64),
         mut take: impl FnMut(&'static [u8]),
     ) -> Result<(), Refusal> {
-        let mut handles = [ptr::null_mut(); MOST_HANDLES];
-        self.connect(&mut handles);
-        let count = self.find(&BlockIoProtocol::GUID, &mut handles);
+        self.connect(place)?;
         let mut bounce = None;
         let mut room: Option<*mut u8> = None;
         let mut left = MOST_VOLUMES;
-        for handle in &handles[..count] {
+        for handle in self.find(&BlockIoProtocol::GUID, place)? {
             let Some(protocol) = self.protocol::<BlockIoProtocol>(*handle, &BlockIoProtocol::GUID) else {
                 continue;
             };
@@ -128,8 +125,12 @@ impl Firmware {
                     left -= 1;
                     take(&into[..length]);
                 }
-                // A disk that cannot be read is as one without a driver; the image looks itself at those that it has one for.
-                Ok(Found::Nothing | Found::ForOthers) | Err(volume::Fault::Unreadable) => {}
+                Ok(Found::Nothing | Found::ForOthers) => {}
+                // It is somebody else's, as far as anybody can know; the image says the same of those that it has a driver for.
+                Ok(Found::Unreadable) => self.say(format_args!(
+                    "corbel: a disk of {} blocks cannot be read, and has not shown the label cidata",
+                    media.last_block.saturating_add(1)
+                )),
                 Err(fault) => return Err(Refusal::Volume(fault)),
             }
         }
@@ -138,9 +139,8 @@ impl Firmware {
 
     /// Have drivers come to what may be a disk, or lead to one: firmware that knows what to start from need not have looked at
     /// anything else. Where it cannot, nothing comes of it.
-    fn connect(&self, handles: &mut [Handle; MOST_HANDLES]) {
-        let count = self.find(&PciIo::GUID, handles);
-        for handle in &handles[..count] {
+    fn connect(&self, place: (u64, u64)) -> Result<(), Refusal> {
+        for handle in self.find(&PciIo::GUID, place)? {
             let Some(function) = self.protocol::<PciIo>(*handle, &PciIo::GUID) else { continue };
             let mut class = 0_u8;
             let status = call!(function, read, function, 0, CLASS, 1, (&raw mut class).cast());
@@ -149,16 +149,31 @@ impl Firmware {
                 let _ = call!(self.services, connect_controller, *handle, ptr::null(), ptr::null(), all);
             }
         }
+        Ok(())
     }
 
-    /// The handles that have the protocol; none where there are more than there is room for.
-    fn find(&self, guid: &Guid, handles: &mut [Handle; MOST_HANDLES]) -> usize {
-        let mut size = size_of_val(handles);
-        let (to, key) = (handles.as_mut_ptr(), ptr::null_mut());
-        match call!(self.services, locate_handle, BY_PROTOCOL, guid, key, &raw mut size, to) {
-            Status::SUCCESS => (size / size_of::<Handle>()).min(MOST_HANDLES),
-            _ => 0,
+    /// All handles that have the protocol, put beside `place`.
+    ///
+    /// # Errors
+    /// When memory is short, or the firmware has some and does not show them.
+    fn find(&self, guid: &Guid, place: (u64, u64)) -> Result<&'static [Handle], Refusal> {
+        let locate = |size: &mut usize, to: *mut Handle| {
+            let key = ptr::null_mut();
+            call!(self.services, locate_handle, BY_PROTOCOL, guid, key, ptr::from_mut(size), to)
+        };
+        let mut size = 0;
+        // Firmware that cannot be asked for the protocol has nobody with it.
+        if locate(&mut size, ptr::null_mut()) != Status::BUFFER_TOO_SMALL || size == 0 {
+            return Ok(&[]);
         }
+        let room = self.find_room(size, Kind::Data, place)?.cast::<Handle>();
+        let mut filled = size;
+        let status = locate(&mut filled, room);
+        if status != Status::SUCCESS || filled > size {
+            return Err(Refusal::Firmware("the disks", status));
+        }
+        // SAFETY: the firmware has written so many bytes of handles to memory that is ours, whole pages and never given back.
+        Ok(unsafe { core::slice::from_raw_parts(room, filled / size_of::<Handle>()) })
     }
 
     /// A copy of the SMBIOS table, put beside `place`: the image's memory may be where the firmware has it. Empty when there

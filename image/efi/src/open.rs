@@ -61,7 +61,10 @@ fn open(firmware: &Firmware) -> Result<core::convert::Infallible, Refusal> {
     let page = firmware.find_room(handover::SIZE, Kind::Code, place)?;
     let mut handover = Handover::new(page, image.entry());
     handover.add_module(handover::DOCUMENT, document);
-    firmware.volumes(place, |document| handover.add_module(handover::CIDATA, document))?;
+    // To look at all disks firmware has to have come to all of them first, those behind USB too.
+    if !image_channels::has_item(document, image_channels::NO_VOLUMES) {
+        firmware.volumes(place, |document| handover.add_module(handover::CIDATA, document))?;
+    }
     handover.add_module(handover::SMBIOS, firmware.smbios(place)?);
     image.stage(staged, |from, to, length| handover.push(from, to, length));
     handover.set_root_pointer(firmware.root_pointer());

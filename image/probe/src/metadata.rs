@@ -1,14 +1,15 @@
-//! Asking a metadata service for the configuration, before anything is known of the networks: on every NIC from an address of
-//! the link (RFC 3927), bounded in time and size. Whichever answers is believed: it was the operator who said that there is
-//! one.
+//! Asking a metadata service for the configuration, before the networks have addresses: on each NIC that it may be reached by,
+//! from an address of the link (RFC 3927), bounded in time and size. Whoever has a document there first is believed: it was the
+//! operator who said that there is one. What makes no sense ends the asking on its own NIC alone.
 
-use crate::{Mac, list};
+use crate::{Mac, Shown, list};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::fmt::Write;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::time::Duration;
 use image_channels::mmds::{self, Answer, Malformed};
@@ -32,8 +33,15 @@ const PREFIX: u8 = 16;
 const GOOD: u16 = 200;
 const NOT_FOUND: u16 = 404;
 
-/// What came of the asking; `None` as long as nothing has.
-type Outcome = Rc<RefCell<Option<Result<Vec<u8>, String>>>>;
+/// What came of the asking so far.
+#[derive(Default)]
+struct Outcome {
+    document: Option<Vec<u8>>,
+    /// The NICs on which something answers that is no metadata service, and what that is.
+    refused: Vec<(Mac, Malformed)>,
+}
+
+type Shared = Rc<RefCell<Outcome>>;
 
 /// Why a question has no answer.
 enum Trouble {
@@ -42,28 +50,51 @@ enum Trouble {
     Malformed(Malformed),
 }
 
-/// The document that the service at `address` has, by whichever of the NICs it is reached; `idle` sleeps until a time, or
-/// until a NIC wakes it. The NICs come back.
+/// The document that the service at `address` has, by whichever it is reached of the NICs that `is_asked` says yes to; `idle`
+/// sleeps until a time, or until a NIC wakes it. All NICs come back, in their order.
 pub fn fetch<N: Nic>(
     nics: Vec<N>,
     address: Ipv4Addr,
+    is_asked: &dyn Fn(Mac) -> bool,
     seed: u64,
     now: &dyn Fn() -> Instant,
     idle: &mut dyn FnMut(Instant),
 ) -> (Vec<N>, Result<Vec<u8>, String>) {
     let macs: Vec<Mac> = nics.iter().map(Nic::mac).collect();
     let mut executor = Executor::new(nics.len().max(1));
-    let outcome = Outcome::default();
-    let mut attachments = Vec::new();
+    let outcome = Shared::default();
+    let (mut attachments, mut asked, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for (index, nic) in nics.into_iter().enumerate() {
+        let mac = macs[index];
+        if !is_asked(mac) {
+            all.push((index, nic));
+            continue;
+        }
         let seed = seed.wrapping_add(index as u64);
         let addressing = Addressing::Static { cidr: own(address, seed), gateway: None };
         let settings = Settings { side: Side::Link, addressing, foreign: None, seed };
         let attachment = Attachment::new(&settings, Measured::new(nic, Profile::off()), now());
         let stream = attachment.stack().stream(RECEIVE, SEND);
-        executor.add("metadata", ask(stream, address, executor.clock(), outcome.clone()));
+        executor.add("metadata", ask(stream, (address, mac), executor.clock(), outcome.clone()));
         attachments.push(attachment);
+        asked.push(index);
     }
+    let fail = |refused: &[(Mac, Malformed)]| {
+        let nobody = format!("nobody at {address} had a document");
+        let mut text = match asked.len() {
+            0 => format!("of these NICs none is one to ask {address} on; {}", list(&macs)),
+            count if count == macs.len() => format!("{nobody}; {}", list(&macs)),
+            _ => {
+                let asked: Vec<Mac> = asked.iter().map(|index| macs[*index]).collect();
+                format!("{nobody} on the NICs that were asked; {}", list(&asked))
+            }
+        };
+        for (mac, malformed) in refused {
+            // Writing to a string does not fail.
+            let _ = write!(text, "; by {}: {malformed}", Shown(mac));
+        }
+        text
+    };
     let limit = now() + LIMIT;
     let result = loop {
         let time = now();
@@ -72,12 +103,14 @@ pub fn fetch<N: Nic>(
         }
         executor.run_ready(time);
         let more = attachments.iter_mut().fold(false, |more, nic| nic.transmit(time) | more);
-        if let Some(result) = outcome.borrow_mut().take() {
-            break result;
+        let mut outcome = outcome.borrow_mut();
+        if let Some(document) = outcome.document.take() {
+            break Ok(document);
         }
-        if time >= limit {
-            break Err(format!("nobody at {address} had a document; {}", list(&macs)));
+        if time >= limit || outcome.refused.len() == asked.len() {
+            break Err(fail(&outcome.refused));
         }
+        drop(outcome);
         let is_busy = more || executor.has_ready();
         if is_busy || attachments.iter_mut().fold(false, |waits, nic| nic.arm() | waits) {
             continue;
@@ -86,7 +119,10 @@ pub fn fetch<N: Nic>(
         idle(deadlines.chain(executor.next_deadline()).fold(limit, Instant::min));
     };
     drop(executor);
-    (attachments.into_iter().map(|nic| nic.into_nic().into_inner()).collect(), result)
+    let used = attachments.into_iter().map(|nic| nic.into_nic().into_inner());
+    all.extend(asked.into_iter().zip(used));
+    all.sort_by_key(|(index, _)| *index);
+    (all.into_iter().map(|(_, nic)| nic).collect(), result)
 }
 
 /// Our own address on the link.
@@ -98,18 +134,19 @@ fn own(other: Ipv4Addr, seed: u64) -> Cidr {
 }
 
 /// Ask by one NIC, again as long as there is nothing.
-async fn ask(mut stream: Stream, address: Ipv4Addr, clock: Clock, outcome: Outcome) {
+async fn ask(mut stream: Stream, (address, by): (Ipv4Addr, Mac), clock: Clock, outcome: Shared) {
     let to = SocketAddrV4::new(address, mmds::PORT);
     let mut buffer = vec![0; mmds::LONGEST_ANSWER];
     loop {
         match document(&mut stream, to, &mut buffer, &clock).await {
             Ok(Some(document)) => {
-                *outcome.borrow_mut() = Some(Ok(document));
+                outcome.borrow_mut().document.get_or_insert(document);
                 return;
             }
             Ok(None) | Err(Trouble::Gone) => {}
             Err(Trouble::Malformed(malformed)) => {
-                *outcome.borrow_mut() = Some(Err(format!("{address}: {malformed}")));
+                log::warn!("metadata service at {address}: by {}: {malformed}", Shown(&by));
+                outcome.borrow_mut().refused.push((by, malformed));
                 return;
             }
         }

@@ -66,7 +66,7 @@ pub(super) fn api(keys: &mut Keys<'_>) -> Result<Option<Api>, Error> {
     let insecure = yes(keys, "api.insecure")?;
     let tls = tls::all(keys, "api.tls")?;
     let trust_domain = keys.take_with("api.trust-domain", trust_domain)?;
-    let join = keys.take_unseen("api.tls.join", |_, value| {
+    let join = keys.take_secret("api.tls.join", |value| {
         Token::new(value).ok_or_else(|| "expected 22 to 128 printable characters, at random".to_string())
     })?;
     let signatures = keys.take_with("api.signatures", |value| match value {
@@ -117,7 +117,7 @@ pub(super) fn agent(keys: &mut Keys<'_>) -> Result<Option<Agent>, Error> {
     let address = keys.take::<SocketAddrV4>("agent", "an IPv4 address and port such as 10.77.0.1:4010")?;
     let insecure = yes(keys, "agent.insecure")?;
     let pin = keys.take_with("agent.pin", |value| value.parse::<Pin>().map_err(|error| error.to_string()))?;
-    let key = keys.take_unseen("agent.key", |_, value| tls::base64(value))?;
+    let key = keys.take_secret("agent.key", tls::base64)?;
     let given = [("agent.pin", pin.is_some()), ("agent.key", key.is_some()), ("agent.insecure", insecure)];
     let first = given.iter().find(|(_, given)| *given);
     let address = match (address, first) {

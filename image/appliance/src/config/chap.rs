@@ -34,12 +34,8 @@ pub(super) fn access(keys: &mut Keys<'_>, prefix: &str) -> Result<Option<Access>
 fn credentials(keys: &mut Keys<'_>, of: &str, whose: &str) -> Result<Option<Credentials>, Error> {
     let [user_key, secret_key] = ["user", "secret"].map(|name| format!("{of}.{whose}{name}"));
     let user = keys.take_with(&user_key, boxed)?;
-    let secret = keys.take_unseen(&secret_key, |channel, value| {
-        if channel.is_open() {
-            return Err("a secret belongs into a file".to_string());
-        }
-        Secret::new(value).map_err(|error| error.to_string())
-    })?;
+    let secret =
+        keys.take_secret(&secret_key, |value| Secret::new(value).map_err(|error| error.to_string()))?;
     match (user, secret) {
         (None, None) => Ok(None),
         (Some(user), Some(secret)) => Ok(Some(Credentials { user, secret })),

@@ -134,9 +134,10 @@ fn what_is_needed_first_is_known_before_the_rest() {
     let first = |text: &str| Config::first(&[(Channel::CommandLine, text)]);
     let all = first("host.address=dhcp log=off config.mmds=yes virtio_mmio.device=4K@0xc0001000:5 pci=off")
         .expect("good");
-    assert_eq!((all.log, all.metadata), (log::LevelFilter::Off, Some(Ipv4Addr::new(169, 254, 169, 254))));
+    let at = |last| Some(Metadata { address: Ipv4Addr::from(last), nics: Asked::All });
+    assert_eq!((all.log, all.metadata), (log::LevelFilter::Off, at([169, 254, 169, 254])));
     let other = first("config.mmds=169.254.170.2").expect("good");
-    assert_eq!((other.log, other.metadata), (log::LevelFilter::Info, Some(Ipv4Addr::new(169, 254, 170, 2))));
+    assert_eq!((other.log, other.metadata), (log::LevelFilter::Info, at([169, 254, 170, 2])));
     assert_eq!(first("config.mmds=no").expect("good").metadata, None);
     assert!(first("log=loud").is_err() && first("a=b a=c").is_err());
     assert!(parse(&format!("{GOOD} config.mmds=yes pci=off")).is_ok());
@@ -184,7 +185,7 @@ fn without(key: &str) -> String {
 
 #[test]
 fn certificates_and_a_key_come_in_base64() {
-    let config = parse(&format!("{GOOD}\n{TLS}")).expect("good");
+    let config = with_file(TLS).expect("good");
     let tls = config.tls.clone().expect("there");
     assert_eq!((tls.anchors.len(), tls.dates), (2, network_tls::Dates::CheckedWhenTimeIsKnown));
     let (chain, key) = tls.identity.expect("there");
@@ -213,7 +214,7 @@ fn what_is_wrong_with_tls_is_named_by_its_key_and_never_shown() {
         ),
         (without("tls.key") + "\ntls.key=aGVsbG8=", "tls.key: private key".to_string()),
     ] {
-        let refused = parse(&format!("{GOOD}\n{text}")).expect_err(&line);
+        let refused = with_file(&text).expect_err(&line);
         assert!(refused.contains(&line), "{refused} instead of {line}");
         assert!(!refused.contains(&key[..16]), "{refused}");
     }
@@ -287,6 +288,28 @@ fn a_secret_has_no_place_on_a_command_line() {
 }
 
 #[test]
+fn nor_has_a_private_key_or_a_token() {
+    let api = "api.tls.certificate=aGVsbG8=\napi.tls.key=aGVsbG8=\napi.tls.dates=checked\n";
+    let anchors = TLS.lines().find(|line| line.starts_with("tls.anchors=")).expect("there");
+    for (key, text) in [
+        ("tls.key", TLS.to_string()),
+        ("api.tls.key", format!("api.{anchors}\n{api}")),
+        ("api.tls.join", "api.tls.join=0123456789abcdef0123456789abcdef".to_string()),
+        ("agent.key", format!("agent.pin={}\nagent.key=aGVsbG8=", "a5".repeat(32))),
+    ] {
+        for channel in [Channel::CommandLine, Channel::Smbios, Channel::Arguments] {
+            for channels in [&[(channel, &*text)][..], &[(Channel::File, &*text), (channel, &*text)]] {
+                let channels = [&[(Channel::File, GOOD)], channels].concat();
+                let refused = Config::parse(&channels).expect_err("a secret").to_string();
+                assert_eq!(refused, format!("configuration: {channel}: {key}: a secret belongs into a file"));
+            }
+        }
+        let refused = Config::parse(&[(Channel::File, GOOD), (Channel::FwCfg, &text)]).map(drop);
+        assert!(refused.is_ok() || !refused.unwrap_err().to_string().contains("belongs"), "{key}");
+    }
+}
+
+#[test]
 fn nobody_goes_unasked_unless_the_operator_says_so() {
     let asked = GOOD.replace(" agent.insecure=yes", "").replace(" api.insecure=yes", "");
     let api = "configuration: api.tls.anchors: missing: callers have to prove who they are, unless \
@@ -297,7 +320,7 @@ fn nobody_goes_unasked_unless_the_operator_says_so() {
     assert_eq!(parse(&format!("{asked} api.insecure=yes")), Err(agent.to_string()));
     let join = "api.tls.join=0123456789abcdef0123456789abcdef";
     for more in ["api.trust-domain=example.org", join, "api.signatures=required"] {
-        assert!(parse(&format!("{GOOD} {more}")).is_err_and(|why| why.contains("api.insecure: contradicts")));
+        assert!(with_file(more).is_err_and(|why| why.contains("api.insecure: contradicts")));
     }
     let pin = "a5".repeat(32);
     assert!(

@@ -36,7 +36,7 @@ pub(super) fn all(keys: &mut Keys<'_>, prefix: &str) -> Result<Option<Tls>, Erro
         Ok(list)
     })?;
     let chain = keys.take_unseen(&key_of("certificate"), |_, value| certificates(value))?;
-    let key = keys.take_unseen(&key_of("key"), |_, value| base64(value))?;
+    let key = keys.take_secret(&key_of("key"), base64)?;
     let dates = keys.take_unseen(&key_of("dates"), |_, value| match value {
         "checked" => Ok(Dates::MustBeChecked),
         "if-known" => Ok(Dates::CheckedWhenTimeIsKnown),

@@ -47,9 +47,28 @@ fn a_structure_that_is_not_whole_is_the_end() {
     let mut short = table();
     short[1] = 3;
     assert_eq!(pieces(&short).count(), 0, "a length that is less than the header");
+    assert!(!is_whole(&short));
     let mut long = table();
     long[1] = 255;
     assert_eq!(pieces(&long).count(), 0, "a length that leads behind the next ones");
+    assert!(!is_whole(&long));
+}
+
+#[test]
+fn a_table_is_whole_when_it_ends_where_it_says_or_where_a_structure_does() {
+    let parts = [
+        structure_of(1, &[1], &[b"a"]),
+        structure_of(11, &[1], &[b"corbel.config=a=b"]),
+        structure_of(127, &[], &[]),
+    ];
+    let table = parts.concat();
+    let ends = [0, parts[0].len(), parts[0].len() + parts[1].len(), table.len()];
+    for length in 0..=table.len() {
+        assert_eq!(is_whole(&table[..length]), ends.contains(&length), "{length} bytes");
+    }
+    // A length that is the most there can be.
+    assert!(is_whole(&[&table[..], &[0; 100]].concat()));
+    assert!(!is_whole(&[&table[..ends[2]], &[0; 100]].concat()));
 }
 
 /// An entry point of 64 bits.

@@ -53,12 +53,16 @@ struct Walk {
 impl Volume {
     /// The volume, if there is one that is labelled.
     pub(super) fn open(reader: &mut Reader<'_>) -> Result<Option<Self>, Fault> {
-        or_nothing(Self::labelled(reader))
+        let volume = Self::labelled(reader);
+        or_nothing(reader, volume)
     }
 
     fn labelled(reader: &mut Reader<'_>) -> Result<Option<Self>, Fault> {
         let head: [u8; 512] = reader.get(0)?;
         let Some(volume) = Self::parse(&head) else { return Ok(None) };
+        let place = if volume.bits == 32 { 71 } else { 43 };
+        let first = &head[place..place + 11];
+        reader.is_labelled = is_label(first);
         // The one in the root is the one that is kept up to date; the other is for volumes that have none there.
         let mut label = None;
         volume.entries(reader, |entry, _| {
@@ -66,9 +70,8 @@ impl Volume {
             label = is_label.then(|| *entry.first_chunk::<11>().unwrap_or(&[0; 11]));
             is_label
         })?;
-        let place = if volume.bits == 32 { 71 } else { 43 };
-        let label = label.as_ref().map_or(&head[place..place + 11], |label| label);
-        Ok(is_label(label).then_some(volume))
+        reader.is_labelled = is_label(label.as_ref().map_or(first, |label| label));
+        Ok(reader.is_labelled.then_some(volume))
     }
 
     fn parse(head: &[u8; 512]) -> Option<Self> {

@@ -35,12 +35,12 @@ pub(super) struct File {
 impl Volume {
     /// The volume, if there is one that is labelled.
     pub(super) fn open(reader: &mut Reader<'_>) -> Result<Option<Self>, Fault> {
-        or_nothing(Self::labelled(reader))
+        let volume = Self::labelled(reader);
+        or_nothing(reader, volume)
     }
 
     fn labelled(reader: &mut Reader<'_>) -> Result<Option<Self>, Fault> {
         let mut volume = Self { joliet: None, plain: None };
-        let mut is_ours = false;
         for index in 0..MOST_DESCRIPTORS {
             let descriptor: [u8; 192] = reader.get((DESCRIPTORS + index) * BLOCK)?;
             if descriptor[1..6] != *b"CD001" {
@@ -52,7 +52,7 @@ impl Volume {
                 _ if number::<2>(&descriptor, 128) != Some(BLOCK) => {}
                 PRIMARY => {
                     volume.plain = File::of(&descriptor[156..]);
-                    is_ours |= is_label(label);
+                    reader.is_labelled |= is_label(label);
                 }
                 SUPPLEMENTARY if is_joliet(&descriptor[88..91]) => {
                     volume.joliet = File::of(&descriptor[156..]);
@@ -60,13 +60,13 @@ impl Volume {
                     for (byte, wide) in narrow.iter_mut().zip(label.as_chunks::<2>().0) {
                         *byte = u8::try_from(u16::from_be_bytes(*wide)).unwrap_or(b'?');
                     }
-                    is_ours |= is_label(&narrow);
+                    reader.is_labelled |= is_label(&narrow);
                 }
                 _ => {}
             }
         }
         let has_root = volume.plain.is_some() || volume.joliet.is_some();
-        Ok((is_ours && has_root).then_some(volume))
+        Ok((reader.is_labelled && has_root).then_some(volume))
     }
 
     /// The file of that name in the root.

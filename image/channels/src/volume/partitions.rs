@@ -1,67 +1,81 @@
 //! Pieces of a medium: GPT (UEFI specification, chapter 5) and the four of a master boot record.
 
-use super::{Fault, Part, Reader, or_nothing};
+use super::{Fault, Part, Reader};
 use crate::number;
 
 /// Entries that are looked at, of either kind of table.
-pub(super) const MOST: u64 = 128;
+pub(super) const MOST: usize = 128;
 /// Where the record has its entries, of sixteen bytes.
-const RECORDS: u64 = 446;
-const RECORD: u64 = 16;
+const RECORDS: usize = 446;
+const RECORD: usize = 16;
 /// The type of an entry that says that there is a GPT.
 const PROTECTIVE: u8 = 0xee;
 
-/// Entry number `index` of the medium's table, if it is one, and one that can be meant.
-pub(super) fn part(reader: &mut Reader<'_>, index: u64) -> Result<Option<Part>, Fault> {
-    reader.part = Part { start: 0, length: reader.size };
+/// Put the pieces of the medium that can be meant into `parts`, one behind the other.
+///
+/// # Errors
+/// A table that leads nowhere, or cannot be read; what was found before is there.
+pub(super) fn list(reader: &mut Reader<'_>, parts: &mut [Part; MOST]) -> Result<(), Fault> {
     let size = reader.size;
-    let part = or_nothing(entry(reader, index))?;
-    Ok(part.filter(|part| {
-        part.start >= 512
-            && part.length >= 512
-            && part.start.checked_add(part.length).is_some_and(|end| end <= size)
-    }))
-}
-
-fn entry(reader: &mut Reader<'_>, index: u64) -> Result<Option<Part>, Fault> {
-    if reader.get(510)? != [0x55, 0xaa] {
-        return Ok(None);
+    reader.part = Part { start: 0, length: size };
+    let mut slots = parts.iter_mut();
+    let mut push = |part: Option<Part>| {
+        let part = part.filter(|part| {
+            part.start >= 512
+                && part.length >= 512
+                && part.start.checked_add(part.length).is_some_and(|end| end <= size)
+        });
+        if let Some(part) = part
+            && let Some(slot) = slots.next()
+        {
+            *slot = part;
+        }
+    };
+    let head: [u8; 512] = reader.get(0)?;
+    if head[510..] != [0x55, 0xaa] {
+        return Ok(());
     }
-    if reader.get::<1>(RECORDS + 4)?[0] == PROTECTIVE {
+    let records = head[RECORDS..510].as_chunks::<RECORD>().0;
+    if records[0][4] == PROTECTIVE {
         for sector in [512, 4096] {
             let header: [u8; 92] = reader.get(sector)?;
             if header.starts_with(b"EFI PART") {
-                return gpt(reader, sector, &header, index);
+                return gpt(reader, sector, &header, push);
             }
         }
-        return Ok(None);
+        return Ok(());
     }
-    if index >= 4 {
-        return Ok(None);
+    for record in records.iter().filter(|record| record[4] != 0) {
+        let (start, sectors) = (number::<4>(record, 8), number::<4>(record, 12));
+        push(start.zip(sectors).and_then(|(start, sectors)| of(512, start, sectors)));
     }
-    let record: [u8; RECORD as usize] = reader.get(RECORDS + RECORD * index)?;
-    let (start, sectors) = (number::<4>(&record, 8), number::<4>(&record, 12));
-    Ok(start.zip(sectors).filter(|_| record[4] != 0).and_then(|(start, sectors)| of(512, start, sectors)))
+    Ok(())
 }
 
-fn gpt(reader: &mut Reader<'_>, sector: u64, header: &[u8], index: u64) -> Result<Option<Part>, Fault> {
+/// All entries that the header says there are, in their order: they lie side by side, so that a window has many of them.
+fn gpt(
+    reader: &mut Reader<'_>,
+    sector: u64,
+    header: &[u8; 92],
+    mut push: impl FnMut(Option<Part>),
+) -> Result<(), Fault> {
     let list = number::<8>(header, 72).and_then(|list| list.checked_mul(sector));
     let (Some(list), Some(count), Some(size)) = (list, number::<4>(header, 80), number::<4>(header, 84))
     else {
-        return Ok(None);
+        return Ok(());
     };
-    if index >= count || !(128..=4096).contains(&size) {
-        return Ok(None);
+    if !(128..=4096).contains(&size) {
+        return Ok(());
     }
-    let place = list.checked_add(index * size).ok_or(Fault::Damaged)?;
-    let entry: [u8; 48] = reader.get(place)?;
-    let (Some(first), Some(last)) = (number::<8>(&entry, 32), number::<8>(&entry, 40)) else {
-        return Ok(None);
-    };
-    if entry[..16] == [0; 16] || last < first {
-        return Ok(None);
+    for index in 0..count.min(MOST as u64) {
+        let place = list.checked_add(index * size).ok_or(Fault::Damaged)?;
+        let entry: [u8; 48] = reader.get(place)?;
+        let (Some(first), Some(last)) = (number::<8>(&entry, 32), number::<8>(&entry, 40)) else { continue };
+        if entry[..16] != [0; 16] && last >= first {
+            push((last - first).checked_add(1).and_then(|sectors| of(sector, first, sectors)));
+        }
     }
-    Ok((last - first).checked_add(1).and_then(|sectors| of(sector, first, sectors)))
+    Ok(())
 }
 
 fn of(sector: u64, start: u64, sectors: u64) -> Option<Part> {

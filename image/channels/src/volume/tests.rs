@@ -8,6 +8,8 @@ struct Memory {
     bytes: Vec<u8>,
     reads: u32,
     bad: Option<u64>,
+    /// Bytes of its blocks: it takes whole ones only.
+    block: u64,
 }
 
 impl Medium for Memory {
@@ -18,6 +20,9 @@ impl Medium for Memory {
     fn read(&mut self, offset: u64, into: &mut [u8]) -> bool {
         self.reads += 1;
         assert!(into.len() <= WINDOW && (offset | into.len() as u64).is_multiple_of(512));
+        if !(offset | into.len() as u64).is_multiple_of(self.block) {
+            return false;
+        }
         let start = usize::try_from(offset).unwrap();
         let piece = self.bytes.get(start..start + into.len()).expect("nothing beyond the end is asked for");
         into.copy_from_slice(piece);
@@ -27,7 +32,7 @@ impl Medium for Memory {
 
 fn read_of(bytes: &[u8]) -> Result<(Found, Vec<u8>), Fault> {
     let mut into = vec![0; LONGEST];
-    let mut memory = Memory { bytes: bytes.to_vec(), reads: 0, bad: None };
+    let mut memory = Memory { bytes: bytes.to_vec(), reads: 0, bad: None, block: 512 };
     let found = read(&mut memory, &mut into);
     assert!(memory.reads <= MOST_WINDOWS);
     let found = found?;
@@ -82,6 +87,36 @@ fn names_of_a_cd_are_told_in_three_ways() {
     assert_eq!(read_of(&iso("config-2", "CORBEL.CFG;1", None, None, ours)).unwrap().0, Found::Nothing);
 }
 
+/// A GPT of `count` entries for sectors of that length, in the second and further ones of which are `parts`, starts and lengths
+/// in bytes.
+fn gpt_of(sector: usize, parts: &[(usize, usize)], count: u8) -> Vec<u8> {
+    let mut gpt = vec![0; 2 * sector + 128 * usize::from(count)];
+    put(&mut gpt, 510, &[0x55, 0xaa]);
+    put(&mut gpt, 446 + 4, &[0xee]);
+    put(&mut gpt, sector, b"EFI PART");
+    put(&mut gpt, sector + 72, &2_u64.to_le_bytes());
+    put(&mut gpt, sector + 80, &[count, 0, 0, 0, 128, 0, 0, 0]);
+    for (index, (start, length)) in parts.iter().enumerate() {
+        let entry = 2 * sector + 128 * (1 + index);
+        put(&mut gpt, entry, &[7; 16]);
+        put(&mut gpt, entry + 32, &((start / sector) as u64).to_le_bytes());
+        put(&mut gpt, entry + 40, &(((start + length) / sector) as u64 - 1).to_le_bytes());
+    }
+    gpt
+}
+
+#[test]
+fn no_more_entries_are_looked_at_than_there_are_said_to_be() {
+    let volume = fat(100, CIDATA, &[("corbel.cfg", CONFIG)]);
+    for (count, found) in [(1, Found::Nothing), (2, Found::Document(CONFIG.len() + 1))] {
+        let mut disk = gpt_of(512, &[(64 * 512, volume.len())], 128);
+        put(&mut disk, 512 + 80, &[count]);
+        disk.resize(64 * 512, 0);
+        disk.extend(&volume);
+        assert_eq!(read_of(&disk).unwrap().0, found, "{count}");
+    }
+}
+
 #[test]
 fn a_partition_is_looked_at_as_well() {
     let volume = fat(100, CIDATA, &[("corbel.cfg", CONFIG)]);
@@ -92,18 +127,9 @@ fn a_partition_is_looked_at_as_well() {
     put(&mut mbr, 446 + 16 + 8, &[64_u32.to_le_bytes(), sectors.to_le_bytes()].concat());
     assert_eq!(document(&[mbr.clone(), volume.clone()].concat()), [CONFIG, b"\n"].concat());
     for sector in [512, 4096] {
-        let mut gpt = vec![0; 64 * 512];
-        put(&mut gpt, 510, &[0x55, 0xaa]);
-        put(&mut gpt, 446 + 4, &[0xee]);
-        put(&mut gpt, sector, b"EFI PART");
-        put(&mut gpt, sector + 72, &2_u64.to_le_bytes());
-        put(&mut gpt, sector + 80, &[128, 0, 0, 0, 128, 0, 0, 0]);
-        let first = (gpt.len() / sector) as u64;
-        let entry = 2 * sector + 128;
-        put(&mut gpt, entry, &[7; 16]);
-        put(&mut gpt, entry + 32, &first.to_le_bytes());
-        put(&mut gpt, entry + 40, &(first + (volume.len() / sector) as u64 - 1).to_le_bytes());
-        let mut whole = [gpt, volume.clone()].concat();
+        let mut table = gpt_of(sector, &[(64 * 512, volume.len())], 128);
+        table.resize(64 * 512, 0);
+        let mut whole = [table, volume.clone()].concat();
         whole.resize(whole.len().next_multiple_of(4096), 0);
         // With sectors of 4 KiB the partition begins where they count it.
         assert_eq!(document(&whole), [CONFIG, b"\n"].concat(), "{sector}");
@@ -129,11 +155,85 @@ fn what_is_too_long_or_makes_no_sense_is_told() {
     assert_eq!(read_of(&far), Err(Fault::Damaged));
 }
 
+/// What is found on a disk whose byte `bad` cannot be read.
+fn with_bad(bytes: &[u8], bad: usize) -> Result<Found, Fault> {
+    let mut memory = Memory { bytes: bytes.to_vec(), reads: 0, bad: Some(bad as u64), block: 512 };
+    read(&mut memory, &mut vec![0; LONGEST])
+}
+
 #[test]
-fn a_disk_that_cannot_be_read_is_told() {
-    let bytes = fat(100, CIDATA, &[("corbel.cfg", CONFIG)]);
-    let mut memory = Memory { bytes, reads: 0, bad: Some(0) };
-    assert_eq!(read(&mut memory, &mut [0; LONGEST]), Err(Fault::Unreadable));
+fn a_disk_that_cannot_be_read_is_a_fault_from_its_label_on() {
+    let bytes = fat(5000, CIDATA, &[("first", &[b'#'; WINDOW]), ("corbel.cfg", CONFIG)]);
+    let root = bytes.windows(11).position(|name| name == CIDATA).unwrap();
+    let file = bytes.windows(CONFIG.len()).position(|text| text == CONFIG).unwrap();
+    assert!(root >= WINDOW && file / WINDOW > root / WINDOW, "they are read apart: {root}, {file}");
+    assert_eq!(with_bad(&bytes, 0), Ok(Found::Unreadable));
+    assert_eq!(with_bad(&bytes, root), Ok(Found::Unreadable), "its label is there alone");
+    assert_eq!(with_bad(&bytes, file), Err(Fault::Unreadable));
+    // In the first sector is one as well, on most.
+    let mut first = bytes.clone();
+    put(&mut first, 43, CIDATA);
+    assert_eq!(with_bad(&first, root), Err(Fault::Unreadable));
+    // The one of the root is the one that counts.
+    put(&mut first, root, b"OTHER      ");
+    assert_eq!(with_bad(&first, file), Ok(Found::Nothing));
+    let cd = iso("cidata", "CORBEL.CFG;1", None, None, CONFIG);
+    assert_eq!(with_bad(&cd, 16 * 2048), Ok(Found::Unreadable));
+    assert_eq!(with_bad(&cd, 24 * 2048), Err(Fault::Unreadable));
+    let others = iso("config-2", "CORBEL.CFG;1", None, None, CONFIG);
+    assert_eq!(with_bad(&others, 24 * 2048), Ok(Found::Nothing), "nobody asks for it");
+}
+
+#[test]
+fn what_is_labelled_where_it_begins_and_makes_no_sense_behind_is_told() {
+    let mut broken = fat(66_000, CIDATA, &[("corbel.cfg", CONFIG)]);
+    put(&mut broken, 71, CIDATA);
+    put(&mut broken, 44, &[0xff; 3]);
+    assert_eq!(read_of(&broken), Err(Fault::Damaged));
+}
+
+#[test]
+fn a_partition_that_cannot_be_read_hides_no_other() {
+    let volume = fat(100, CIDATA, &[("first", &[b'#'; WINDOW]), ("corbel.cfg", CONFIG)]);
+    let (bad, good) = (64 * 512, 128 * 512);
+    let mut disk = gpt_of(512, &[(bad, volume.len().min(good - bad)), (good, volume.len())], 128);
+    disk.resize(good, 0);
+    disk.extend(&volume);
+    assert_eq!(with_bad(&disk, bad), Ok(Found::Document(CONFIG.len() + 1)));
+    let mut file = good + volume.windows(CONFIG.len()).position(|text| text == CONFIG).unwrap();
+    assert_eq!(with_bad(&disk, file), Err(Fault::Unreadable));
+    file = good;
+    assert_eq!(with_bad(&disk, file), Ok(Found::Unreadable));
+}
+
+#[test]
+fn a_disk_that_takes_whole_blocks_only_is_read() {
+    for block in [512, 1024, 2048, 4096] {
+        for mut bytes in
+            [fat(5000, CIDATA, &[("corbel.cfg", CONFIG)]), iso("cidata", "CORBEL.CFG;1", None, None, CONFIG)]
+        {
+            bytes.resize(bytes.len().next_multiple_of(4096), 0);
+            let mut memory = Memory { bytes, reads: 0, bad: None, block };
+            assert_eq!(
+                read(&mut memory, &mut [0; LONGEST]),
+                Ok(Found::Document(CONFIG.len() + 1)),
+                "{block}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_partition_table_is_read_once() {
+    // As the appliance's own disk: 128 entries, one of them used, and nothing of that label.
+    let volume = fat(5000, b"CORBEL     ", &[("corbel.cfg", CONFIG)]);
+    let start = 64 * 512;
+    let mut disk = gpt_of(512, &[(start, volume.len())], 128);
+    disk.resize(start, 0);
+    disk.extend(&volume);
+    let mut memory = Memory { bytes: disk, reads: 0, bad: None, block: 512 };
+    assert_eq!(read(&mut memory, &mut [0; LONGEST]), Ok(Found::Nothing));
+    assert!(memory.reads <= 16, "{} reads", memory.reads);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) const VIRTIO: Bus = ("virtio-blk", &["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
 const SCSI: Bus =
@@ -58,33 +59,75 @@ fn uefi_firmware_starts_the_appliance_with_the_file_beside_it() {
 
 /// The appliance with two NICs, and an initiator that asks it for targets.
 fn serves(board: &'static str, firmware: Firmware, bus: Bus) {
-    let mut media = Vec::new();
     let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
     // As QEMU numbers NICs. Nobody there would answer who could tell one network from the other.
     let macs = "host.mac=52:54:00:12:34:56\nservice.mac=52:54:00:12:34:57\n";
     let networks = format!("{macs}host.address=10.77.0.15/24\nservice.address=10.78.0.15/24\n");
     let target = "target.0.iqn=iqn.2026-11.example.corbel:door target.0.volume=nbd://10.78.0.9/disk\n";
     let portal = format!("iscsi.portal=127.0.0.1:{port}\n");
-    // More comes by SMBIOS; and from a CD in a drive of which only UEFI firmware knows anything.
+    // More comes by SMBIOS; and from a CD in a drive of which only UEFI firmware knows anything, or in a disk that is read by whole
+    // blocks of 4 KiB. One that cannot be read at all is beside it.
     let strings = ["-smbios", "type=11,value=corbel.config=target.0.initiators=*"];
-    let mut start = Run::product(board, "").arguments(&strings);
-    let document = if firmware == Firmware::Ovmf {
-        let cd = Disk::cidata(&format!("#corbel\n{target}"));
+    let cd = Disk::cidata(&format!("#corbel\n{target}"));
+    let start = Run::product(board, "").arguments(&strings).arguments(&UNREADABLE);
+    let start = if firmware == Firmware::Ovmf {
         let drive = format!("if=none,id=cd,format=raw,readonly=on,media=cdrom,file={}", cd.0.display());
-        start = start.arguments(&["-drive", &drive, "-device", "ide-cd,drive=cd"]);
-        media.push(cd);
-        format!("{networks}{portal}")
+        start.arguments(&["-drive", &drive, "-device", "ide-cd,drive=cd"])
     } else {
-        format!("{networks}{target}{portal}")
+        let drive = format!("if=none,id=cd,format=raw,readonly=on,file={}", cd.0.display());
+        let blocks = "virtio-blk-pci,drive=cd,logical_block_size=4096,physical_block_size=4096";
+        start.arguments(&["-drive", &drive, "-device", blocks])
     };
+    let document = format!("{networks}{portal}");
     let host = format!("user,id=host,net=10.77.0.0/24,hostfwd=tcp:127.0.0.1:{port}-10.77.0.15:3260");
     let nics = ["-netdev", &host, "-device", "virtio-net-pci,netdev=host,romfile="];
     let more =
         ["-netdev", "user,id=service,net=10.78.0.0/24", "-device", "virtio-net-pci,netdev=service,romfile="];
     let mut machine = start.told(&document).on_disk(firmware, bus).arguments(&nics).arguments(&more).start();
+    if firmware == Firmware::Ovmf {
+        machine.wait_for("corbel: a disk of 2048 blocks cannot be read, and has not shown the label cidata");
+    }
+    machine.wait_for("cannot be read, and has not shown the label cidata: what is on it is not looked at");
     machine.wait_for("corbel: ready");
     let (good, said) = run("/usr/bin/iscsi-ls", &[&format!("iscsi://127.0.0.1:{port}")]);
     assert!(good && said.contains("iqn.2026-11.example.corbel:door"), "{board} {firmware:?}: {said}");
+}
+
+/// A disk of which nothing can be read.
+const UNREADABLE: [&str; 4] = [
+    "-blockdev",
+    "driver=blkdebug,node-name=bad,image.driver=null-co,image.size=1048576,inject-error.0.event=none,inject-error.0.errno=5",
+    "-device",
+    "virtio-blk-pci,drive=bad",
+];
+
+#[test]
+fn a_labelled_volume_of_which_a_file_cannot_be_read_stops_the_boot() {
+    let text = "#corbel\n# what is here nobody will know\n";
+    let cd = Disk::cidata(text);
+    let bytes = fs::read(&cd.0).expect("the CD");
+    let place = bytes.windows(text.len()).position(|window| window == text.as_bytes()).expect("it is there");
+    let node = format!(
+        "driver=blkdebug,node-name=bad,read-only=on,image.driver=file,image.filename={},image.read-only=on,\
+         inject-error.0.event=none,inject-error.0.errno=5,inject-error.0.sector={}",
+        cd.0.display(),
+        place / 512
+    );
+    let line = "host.address=10.77.0.2/24 service.address=10.78.0.2/24";
+    // By the image's own driver, and by that of firmware in a drive that the image has none for.
+    let run =
+        Run::product("q35", line).arguments(&["-blockdev", &node, "-device", "virtio-blk-pci,drive=bad"]);
+    let outcome = run.finish();
+    expect(&outcome, FAILURE, "by the image");
+    let said = outcome.text();
+    assert!(said.contains("configuration: cidata: ") && said.contains(": the disk cannot be read"), "{said}");
+    let scsi = ["-blockdev", &node, "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=bad"];
+    let run = Run::product("q35", line).arguments(&scsi);
+    let run = run.on_disk(Firmware::Ovmf, VIRTIO);
+    run.start().wait_for("corbel: cidata: the disk cannot be read");
+    // Where corbel.cfg says that there is no such volume nobody looks.
+    let mut machine = run.told(&format!("{line} config.cidata=no")).start();
+    machine.wait_for("needs two NICs; there are none");
 }
 
 /// The UEFI door's image takes all up to 12 MiB: there OVMF has memory of its own, which boot services need alone if the
@@ -189,7 +232,9 @@ impl Disk {
 
     /// A CD labelled `cidata` with the file `user-data`.
     fn cidata(document: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("corbel-cidata-{}", std::process::id()));
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("corbel-cidata-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let (file, cd) = (folder.join("user-data"), folder.with_extension("iso"));
         fs::write(&file, document).expect("a file");
@@ -198,6 +243,10 @@ impl Disk {
         let output = output.expect("genisoimage");
         let _ = fs::remove_dir_all(&folder);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // A disk has whole blocks, however long they are.
+        let file = fs::OpenOptions::new().write(true).open(&cd).expect("the CD");
+        let length = file.metadata().expect("it is there").len();
+        file.set_len(length.next_multiple_of(4096)).expect("there is room");
         Self(cd)
     }
 }
