@@ -282,7 +282,7 @@ pub fn exit(exit: Exit) -> ! {
     match exit {
         Exit::Success | Exit::Failure => off(),
         _ => {
-            xen::crash();
+            xen::restart();
             reset()
         }
     }

@@ -72,7 +72,6 @@ static SHARED: AtomicU64 = AtomicU64::new(0);
 enum Reason {
     Off = 0,
     Reboot = 1,
-    Crash = 3,
 }
 
 /// The offset of Xen's leaves from the first of hypervisors: others' may come before, where Xen passes for Hyper-V as well.
@@ -136,10 +135,11 @@ pub(crate) fn shared() -> Option<u64> {
     }
 }
 
-/// Tell Xen that the machine has crashed, if this is Xen: what comes then is for whoever runs it to say.
-pub(crate) fn crash() {
+/// Have the machine started again, if this is Xen: that works in any state, before [`start`] as well. A crash would be another reason,
+/// but domains that have crashed stay off unless somebody has said otherwise, and appliances are to come back.
+pub(crate) fn restart() {
     if prepare() {
-        end(Reason::Crash);
+        end(Reason::Reboot);
     }
 }
 
@@ -232,6 +232,11 @@ unsafe impl Xen for Guest {
         let told = unsafe { call(HVM, SET_UPCALL_VECTOR, &raw const request as u64) };
         // Where the local APIC raises it the parameter only says that there are drivers for events, which the tools want to know.
         let callback = if told < 0 { BY_VECTOR | vector } else { BY_LINE };
+        if told < 0 {
+            // Such a vector is raised as long as the byte says that something is pending.
+            // SAFETY: the page is ours and Xen's for ever, and Xen expects the byte to be cleared.
+            unsafe { line.raised_by_byte(page + UPCALL_PENDING) };
+        }
         if set(CALLBACK, callback) < 0 && told < 0 {
             return Err(Error::NotThere);
         }

@@ -33,6 +33,9 @@ const STRIDE: u64 = 16;
 pub(crate) static PENDING: AtomicU64 = AtomicU64::new(0);
 /// Where the handlers write their acknowledgement; zero for the x2APIC, whose register is an MSR.
 static ACKNOWLEDGE: AtomicU64 = AtomicU64::new(0);
+/// The bit of the vector that is raised as long as a byte says so, past the local APIC, and the byte. No vector has the first.
+static BY_BYTE: AtomicU64 = AtomicU64::new(u64::MAX);
+static BYTE: AtomicU64 = AtomicU64::new(0);
 /// Those that somebody has looked at since the machine was last kept awake for them.
 pub(crate) static AWAITED: AtomicU64 = AtomicU64::new(0);
 /// Vectors given out, from the lowest.
@@ -104,6 +107,15 @@ impl Line {
     fn forget(self) {
         WATCHED.fetch_and(!(1 << self.bit), Ordering::Relaxed);
         TICKING.fetch_and(!(1 << self.bit), Ordering::Relaxed);
+    }
+
+    /// It is raised as long as the byte at `address` is not zero, past the local APIC, so its handler clears that.
+    ///
+    /// # Safety
+    /// The byte must be there to be written to for ever, and whoever raises the interrupt must bear that.
+    pub(crate) unsafe fn raised_by_byte(self, address: u64) {
+        BYTE.store(address, Ordering::Relaxed);
+        BY_BYTE.store(self.bit.into(), Ordering::Release);
     }
 
     /// The one given out with this bit.
@@ -213,9 +225,18 @@ unsafe extern "C" fn common() {
         "lock bts qword ptr [rip + {pending}], rax",
         "bt qword ptr [rip + {level}], rax",
         "jc 2f",
+        "cmp rax, qword ptr [rip + {by_byte}]",
+        "je 3f",
         "pop rax",
         "add rsp, 8",
         "jmp {acknowledge}",
+        // Else it would be raised again before the next instruction. The local APIC has not seen it.
+        "3:",
+        "mov rax, qword ptr [rip + {byte}]",
+        "mov byte ptr [rax], 0",
+        "pop rax",
+        "add rsp, 8",
+        "iretq",
         // A line that is still up: `shared` acknowledges it.
         "2:",
         "lock bts qword ptr [rip + {raised}], rax",
@@ -224,6 +245,8 @@ unsafe extern "C" fn common() {
         "iretq",
         pending = sym PENDING,
         level = sym shared::LEVEL,
+        by_byte = sym BY_BYTE,
+        byte = sym BYTE,
         raised = sym shared::RAISED,
         acknowledge = sym stray,
     )
@@ -311,5 +334,36 @@ mod tests {
     fn look(line: Line) {
         AWAITED.fetch_or(1 << line.bit(), Ordering::Relaxed);
         PENDING.fetch_and(!(1 << line.bit()), Ordering::Relaxed);
+    }
+
+    /// As the CPU does when the vector of `bit` is raised.
+    fn raise(bit: u8) {
+        let stub = (stubs as *const () as u64).next_multiple_of(STRIDE) + u64::from(bit) * STRIDE;
+        // SAFETY: the stub returns behind the jump with the flags and the stack as they were, and keeps all registers but those named.
+        unsafe {
+            asm!("mov {stack}, rsp", "mov {segment:e}, ss", "push {segment}", "push {stack}", "pushfq", "mov {segment:e}, cs",
+                 "push {segment}", "lea {stack}, [rip + 2f]", "push {stack}", "jmp {stub}", "2:",
+                 stack = out(reg) _, segment = out(reg) _, stub = in(reg) stub);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "runs the handlers")]
+    fn a_byte_that_raises_a_vector_is_cleared_by_its_handler_and_by_no_other() {
+        // Nobody takes so many vectors.
+        let (other, bit) = (COUNT - 2, COUNT - 1);
+        let (byte, acknowledged) = (AtomicU64::new(0x101), AtomicU64::new(1));
+        ACKNOWLEDGE.store(acknowledged.as_ptr().expose_provenance() as u64, Ordering::Relaxed);
+        // SAFETY: the byte is there as long as something here is raised.
+        unsafe { Line { bit }.raised_by_byte(byte.as_ptr().expose_provenance() as u64) };
+        let is_pending = |bit| PENDING.load(Ordering::Relaxed) >> bit & 1 != 0;
+        raise(other);
+        assert!(is_pending(other) && !is_pending(bit));
+        assert_eq!((byte.load(Ordering::Relaxed), acknowledged.swap(1, Ordering::Relaxed)), (0x101, 0));
+        raise(bit);
+        assert!(is_pending(bit));
+        assert_eq!((byte.load(Ordering::Relaxed), acknowledged.load(Ordering::Relaxed)), (0x100, 1));
+        BY_BYTE.store(u64::MAX, Ordering::Relaxed);
+        PENDING.fetch_and(!(1 << bit | 1 << other), Ordering::Relaxed);
     }
 }
