@@ -7,8 +7,9 @@ use core::sync::atomic::{Ordering, fence};
 use kernel_io::xen::Guest;
 use kernel_io::{PAGE, Shared};
 
-/// Pages of the table, and bytes of an entry: flags, domain, page. The first entries are the tools'.
-const FRAMES: usize = 4;
+/// Pages of the table, enough for as many NICs as there may be, and bytes of an entry: flags, domain, page. The first entries are the
+/// tools'.
+const FRAMES: usize = 9;
 const ENTRY: usize = 8;
 const RESERVED: u16 = 8;
 const DOMAIN: usize = 2;

@@ -4,11 +4,15 @@ use super::bus::Bus;
 use crate::Error;
 use crate::shutdown::Request;
 use alloc::rc::Rc;
+use alloc::string::String;
 use core::cell::Cell;
 
 const PATH: &str = "control/shutdown";
 /// What we do of it, for the tools.
 const FEATURES: [&str; 2] = ["control/feature-poweroff", "control/feature-reboot"];
+
+/// Characters of a word that nobody knows, for the log.
+const LONGEST: usize = 16;
 
 /// Hears of it.
 #[derive(Debug)]
@@ -42,8 +46,10 @@ impl Shutdown {
             // That is what we have left there, or it was empty from the beginning.
             "" => return None,
             other => {
-                log::warn!("xen: nothing is done that is asked for by {other:.16?}");
-                None
+                // It stays there, so that the tools do not take it for done. They take it away.
+                let other: String = other.chars().take(LONGEST).collect();
+                log::warn!("xen: nothing is done that is asked for by {other:?}");
+                return None;
             }
         };
         // So that it is seen that it was read. There is nothing to be done if it cannot be written.

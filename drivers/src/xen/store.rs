@@ -28,6 +28,8 @@ const ERROR: u32 = 16;
 /// Words in front of a message: type, the request's number, transaction, length. And the most bytes behind them.
 const HEADER: usize = 16;
 const LONGEST: usize = 4096;
+/// The number of our first request: not one with which somebody before us has begun.
+const FIRST: u32 = 0x436f_7262;
 /// How long the store may take to answer, in microseconds. Miri takes its time for each.
 const ANSWER_TIME: u32 = if cfg!(miri) { 2_000 } else { 5_000_000 };
 /// From one look to the next.
@@ -81,13 +83,16 @@ impl Store {
         };
         let address = number.checked_mul(PAGE as u64).ok_or(Error::Layout("the page of the store"))?;
         let page = Mmio::map(address, PAGE)?;
+        // Answers that somebody before us has not read are not ours, and may begin in the middle.
+        let taken = page.read32(ANSWERS.produced);
+        page.write32(ANSWERS.consumed, taken);
         Ok(Some(Self {
             guest: guest.clone(),
             port: port as u32,
             sent: Cell::new(page.read32(REQUESTS.produced)),
-            taken: Cell::new(page.read32(ANSWERS.consumed)),
+            taken: Cell::new(taken),
             page,
-            number: Cell::new(0),
+            number: Cell::new(FIRST),
             incoming: RefCell::default(),
             watches: RefCell::default(),
             is_over: Cell::new(false),

@@ -8,7 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use kernel_io::PAGE;
-use kernel_io::emulated::{read_memory, write_memory};
+use kernel_io::emulated::{held, read_memory, write_memory};
 
 /// Entries of a ring, and where they begin.
 const SIZE: u32 = 256;
@@ -247,6 +247,19 @@ impl Host {
                 backend.pages.push((read(place) as u16, read(place + 4)));
             }
             backend.pages.len()
+        })
+    }
+
+    /// What was in the pages that the guest offers.
+    pub(crate) fn pages(&self, nic: u32) -> Vec<Vec<u8>> {
+        self.offered(nic);
+        self.with(nic, |backend, model| {
+            let address = |entry| model.page_of(entry, 1, true).expect("a grant");
+            backend
+                .pages
+                .iter()
+                .map(|(_, entry)| held(address(*entry)).expect("a page that is lent"))
+                .collect()
         })
     }
 

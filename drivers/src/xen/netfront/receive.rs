@@ -14,8 +14,9 @@ use core::fmt;
 use core::ops::Range;
 use kernel_io::{Buffer, Direction, Lent, PAGE};
 
-/// Pages: at least, and from how many on frames may come in several.
-const LEAST: usize = 8;
+/// Pages: at least, for Linux' backend of before 4.5 gives nothing as long as it has fewer than 18; and from how many on frames may come in
+/// several.
+const LEAST: usize = 32;
 const FOR_PIECES: usize = 64;
 /// Pages of a frame, at most.
 const PIECES: u32 = 18;
@@ -84,12 +85,15 @@ impl Receive {
         let count = (memory / PAGE).clamp(LEAST, SIZE as usize);
         let count = 1 << count.ilog2();
         let whole = if count >= FOR_PIECES { PIECES as usize * PAGE } else { 0 };
+        let mut pages = Buffer::allocate(count, PAGE)?;
+        // Who may write to them may read them, and they hold what was there before.
+        pages.iter_mut().for_each(|page| page.fill(0));
         Ok(Self {
             ring: Front::new(STRIDE)?,
             bus: bus.clone(),
             domain,
             entries: bus.grants.take(count)?,
-            pages: Buffer::allocate(count, PAGE)?.into_iter().map(Page::Ours).collect(),
+            pages: pages.into_iter().map(Page::Ours).collect(),
             whole: vec![0; whole].into_boxed_slice(),
             frame: (None, 0..0),
         })

@@ -120,6 +120,13 @@ fn frames_go_both_ways_unchanged() {
 }
 
 #[test]
+fn pages_that_are_granted_hold_nothing_of_before() {
+    let (host, _nic) = pair(MUCH);
+    let pages = host.pages(0);
+    assert!(pages.len() > 200 && pages.iter().all(|page| page.iter().all(|byte| *byte == 0)));
+}
+
+#[test]
 fn long_frames_come_and_go_in_pieces() {
     let (host, mut nic) = pair(MUCH);
     assert_eq!(nic.capabilities().segmentation.tcpv4, NonZeroUsize::new(60 * 1024));

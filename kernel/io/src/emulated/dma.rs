@@ -183,12 +183,12 @@ impl Buffer {
     /// receiving is poisoned, so nobody can take old contents for received ones.
     pub fn lend(self, direction: Direction) -> Lent {
         let (address, length) = (self.address, self.bytes.len());
-        let bytes = match direction {
-            Direction::ToDevice => self.bytes.clone(),
-            Direction::FromDevice => vec![POISON; length].into(),
+        let (bytes, held) = match direction {
+            Direction::ToDevice => (self.bytes, Box::default()),
+            Direction::FromDevice => (vec![POISON; length].into(), self.bytes),
         };
         with(|machine| {
-            if machine.memory.insert(address, Memory::Lent { bytes, direction }).is_some() {
+            if machine.memory.insert(address, Memory::Lent { bytes, direction, held }).is_some() {
                 machine.faults.push(std::format!("the buffer at {address:#x} was lent twice"));
             }
         });

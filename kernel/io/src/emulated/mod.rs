@@ -69,7 +69,12 @@ struct Attached {
 /// Memory by the address that devices know it by.
 enum Memory {
     Shared(Rc<RefCell<Box<[u8]>>>),
-    Lent { bytes: Box<[u8]>, direction: Direction },
+    Lent {
+        bytes: Box<[u8]>,
+        direction: Direction,
+        /// What it held when it was lent for receiving.
+        held: Box<[u8]>,
+    },
 }
 
 /// Where memory begins for devices: far from anything that a pointer or a small number could be.
@@ -278,6 +283,14 @@ pub fn write_memory(address: u64, bytes: &[u8]) -> Result<(), Forbidden> {
     access(address, bytes.len(), Direction::FromDevice, |memory| memory.copy_from_slice(bytes))
 }
 
+/// What a buffer held when it was lent for receiving, which whoever may write to it may be able to read on the bare machine.
+pub fn held(address: u64) -> Option<Vec<u8>> {
+    with(|machine| match machine.memory.get(&address) {
+        Some(Memory::Lent { held, .. }) => Some(held.to_vec()),
+        _ => None,
+    })
+}
+
 fn access(
     address: u64,
     length: usize,
@@ -290,7 +303,7 @@ fn access(
             let range = offset..offset.checked_add(length)?;
             match memory {
                 Memory::Shared(bytes) => bytes.borrow_mut().get_mut(range).map(f),
-                Memory::Lent { bytes, direction } if *direction == wanted => bytes.get_mut(range).map(f),
+                Memory::Lent { bytes, direction, .. } if *direction == wanted => bytes.get_mut(range).map(f),
                 Memory::Lent { .. } => None,
             }
         });
