@@ -6,11 +6,13 @@
 
 mod check;
 mod client;
+mod guest;
 mod host;
 mod hypervisor;
 mod net;
 mod networks;
 mod plan;
+mod shelf;
 
 #[cfg(test)]
 mod tests;
@@ -26,13 +28,14 @@ use host::Host;
 use kernel_runtime::{Executor, Instant};
 use management::{Configuration, Door, Gauges, LinkState, Management, Policy};
 use net::{ACCEPTOR, DIALLER, Event, Kind, Net, Slot};
-use plan::{Fault, Point};
+use plan::{Fault, Place, Point};
+use shelf::Shelf;
 use state::Records;
 use state::testing::RamDisk;
 use std::panic::catch_unwind;
 use std::rc::Rc;
 use std::time::Duration;
-use storage::{Connected, ControlError, Exposed, Exposure};
+use storage::AccessState;
 
 /// How long after the last fault has passed every operation has its end.
 const CALM: Duration = Duration::from_secs(150);
@@ -66,11 +69,13 @@ pub enum Bug {
     LyingStateDisk,
     /// The agent says that it has a map in effect that it has not.
     LostMap,
+    /// The hypervisor shows a disk as gone that its guest was only asked for.
+    HastyDetach,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::LostSync,
         Self::Amnesia,
         Self::NoDeadline,
@@ -79,6 +84,7 @@ impl Bug {
         Self::CallTwice,
         Self::LyingStateDisk,
         Self::LostMap,
+        Self::HastyDetach,
     ];
 }
 
@@ -95,40 +101,12 @@ pub struct Report {
     pub digest: u64,
 }
 
-/// No disks are exposed in this world.
-struct NoTargets;
-
-impl management::Targets for NoTargets {
-    fn expose(&self, _: Exposure) -> Result<Exposed, ControlError> {
-        Err(ControlError::Full)
-    }
-
-    fn withdraw(&self, _: &str) -> Result<(), ControlError> {
-        Err(ControlError::NotFound)
-    }
-
-    fn withdraw_within(&self, _: &str, _: Duration) -> Result<(), ControlError> {
-        Err(ControlError::NotFound)
-    }
-
-    fn list(&self) -> Vec<Exposed> {
-        Vec::new()
-    }
-
-    fn get(&self, _: &str) -> Option<Exposed> {
-        None
-    }
-
-    fn connections(&self) -> Vec<Connected> {
-        Vec::new()
-    }
-}
-
 /// An appliance that is up. Its clock began with it.
 struct Appliance {
     executor: Executor,
     records: Option<Records>,
     management: Rc<Management>,
+    shelf: Shelf,
     born: Instant,
     is_paused: bool,
 }
@@ -148,6 +126,10 @@ struct World {
     /// What a disk that lies goes back to.
     image: Vec<u8>,
     lives: [u64; 2],
+    /// The first appliance is reset the next time that an operation comes by there; and how often its disk had been flushed
+    /// when it came as far as is needed before.
+    reset_at: Option<(Place, Duration, Duration)>,
+    flushed: u64,
 }
 
 /// Run the world of `plan`, with a bug planted or without.
@@ -208,6 +190,8 @@ impl World {
             hangs: false,
             image,
             lives: [0, 0],
+            reset_at: None,
+            flushed: 0,
         }
     }
 
@@ -223,7 +207,10 @@ impl World {
             if self.host.hypervisor.is_held_twice() {
                 self.check.wrong("a guest is held twice".into());
             }
-            let is_over = self.clients.iter().all(|client| client.left == 0) && self.late_maps().is_empty();
+            let is_over = self.clients.iter().all(|client| client.left == 0) && self.late().is_empty();
+            if is_over && let Some(untrue) = self.host.untrue(&self.check) {
+                self.check.wrong(format!("what is shown is not how it is: {untrue}"));
+            }
             if self.check.violation.is_some() || is_over {
                 return;
             }
@@ -236,14 +223,33 @@ impl World {
             if next >= end {
                 let open: Vec<String> =
                     self.clients.iter().filter(|client| client.left > 0).map(Client::describe).collect();
-                let all = [open, self.late_maps()].concat();
+                let all = [open, self.late()].concat();
                 return self.check.wrong(format!("it does not end: {}", all.join("; ")));
             }
             self.net.now.set(next);
         }
     }
 
-    /// The maps that the host has not, although they were promised by the appliance that commands it.
+    /// The maps that the host has not, although they were promised by the appliance that commands it, and the targets that
+    /// an appliance has not as it has promised.
+    fn late(&self) -> Vec<String> {
+        [self.late_maps(), self.late_targets()].concat()
+    }
+
+    fn late_targets(&self) -> Vec<String> {
+        let as_promised = |(name, (who, _, access)): &(&String, &(usize, u64, &'static str))| {
+            let Some(appliance) = &self.appliances[*who] else { return false };
+            let there = appliance.shelf.access(name).map(|access| match access {
+                AccessState::Optimized => "optimized",
+                AccessState::NonOptimized => "non-optimized",
+                AccessState::Standby => "standby",
+            });
+            there == Some(*access)
+        };
+        let late = self.check.targets.iter().filter(|one| !as_promised(one));
+        late.map(|(name, (who, ..))| format!("{name} is not as appliance {who} has promised")).collect()
+    }
+
     fn late_maps(&self) -> Vec<String> {
         let who = usize::from(self.check.is_replaced);
         let commands = |one: &Appliance| one.management.link_state() != LinkState::Superseded;
@@ -267,6 +273,12 @@ impl World {
                 let polls = appliance.executor.run_ready(own);
                 if let Some(records) = &appliance.records {
                     records.turn(own);
+                }
+                if let Some((place, ..)) = self.reset_at
+                    && came_by(place, &self.net, self.disks[0].requests().1, &mut self.flushed)
+                {
+                    self.net.at(now, Event::ResetNow);
+                    return Some(now);
                 }
                 if polls == 0 && !appliance.executor.has_ready() {
                     break;
@@ -312,8 +324,9 @@ impl World {
             gauges: Gauges::NONE,
             operations: 128,
         };
+        let shelf = Shelf::new();
         let management =
-            Rc::new(Management::new(configuration, NoTargets, records.clone(), executor.clock()));
+            Rc::new(Management::new(configuration, shelf.clone(), records.clone(), executor.clock()));
         log::debug!("appliance {who}: life {life} begins");
         executor.add("operations", management::keep(management.clone()));
         for _ in 0..SESSIONS {
@@ -325,7 +338,8 @@ impl World {
             executor.add("link", async move { management::link_on(slot, &management).await });
         }
         executor.add("networks", management::tend(management.clone()));
-        self.appliances[who] = Some(Appliance { executor, records, management, born, is_paused: false });
+        self.appliances[who] =
+            Some(Appliance { executor, records, management, shelf, born, is_paused: false });
     }
 
     fn happens(&mut self, event: Event) {
@@ -354,7 +368,7 @@ impl World {
             Event::Job { run, job } => self.host.came_back(run, job, &mut self.check),
             Event::Tick { run } => self.host.tick(run, &mut self.check),
             Event::Patience { run } => self.host.waited(run, &mut self.check),
-            Event::Guest { machine } => self.host.obey(machine),
+            Event::Guest { machine } => self.host.obey(machine, &mut self.check),
             Event::Client { client } => self.clients[client].go_on(),
             Event::Fault { fault } => {
                 let fault = self.plan.faults[fault].1.clone();
@@ -373,7 +387,14 @@ impl World {
                 self.disks[who].hang(false);
                 self.hangs = false;
             }
-            Event::Disarm => self.host.crash_at = None,
+            Event::Disarm => {
+                (self.host.crash_at, self.host.die_at, self.reset_at) = (None, None, None);
+            }
+            Event::ResetNow => {
+                if let Some((_, down, lingers)) = self.reset_at.take() {
+                    self.reset(down, lingers);
+                }
+            }
             Event::Uncut => {
                 self.net.cut.set(false);
                 self.net.delay.set(Duration::ZERO);
@@ -386,6 +407,11 @@ impl World {
         let now = net.now.get();
         match *fault {
             Fault::Reset { down, lingers } => self.reset(down, lingers),
+            Fault::ResetAt { place, down, lingers } => {
+                net.passed.set(net::Passed::default());
+                (self.reset_at, self.flushed) = (Some((place, down, lingers)), self.disks[0].requests().1);
+                net.after(ARMED, Event::Disarm);
+            }
             Fault::Pause { time } => {
                 if let Some(appliance) = &mut self.appliances[0] {
                     appliance.is_paused = true;
@@ -394,8 +420,11 @@ impl World {
             }
             Fault::Kill { down } => self.host.kill(down, &mut self.check),
             Fault::KillAt { point, down } => {
-                let point = CrashPoint::ALL.iter().zip(Point::ALL).find(|(_, word)| **word == point);
-                (self.host.crash_at, self.host.down) = (point.map(|(point, _)| *point), down);
+                (self.host.crash_at, self.host.down) = (crash_point(point), down);
+                net.after(ARMED, Event::Disarm);
+            }
+            Fault::DieAt { point } => {
+                self.host.die_at = crash_point(point);
                 net.after(ARMED, Event::Disarm);
             }
             Fault::Break {} => net.break_links(),
@@ -416,7 +445,10 @@ impl World {
                 self.hangs = true;
                 net.after(time, Event::Mended { who: 0 });
             }
-            Fault::Die { which, orderly } => self.host.hypervisor.die(which, orderly),
+            Fault::Die { which, orderly } => {
+                self.host.hypervisor.die(which, orderly, now);
+                self.check.happened(self.host.hypervisor.news());
+            }
             Fault::Hang { which, time } => self.host.hypervisor.hang(which, now + time),
             Fault::TakeOver {} => {
                 self.check.is_replaced = true;
@@ -447,10 +479,30 @@ impl World {
     }
 }
 
+/// Whether an operation has come by that place: what was flushed after it had come was it.
+fn came_by(place: Place, net: &Net, flushes: u64, before: &mut u64) -> bool {
+    let passed = net.passed.get();
+    let has_begun = match place {
+        Place::Sent => return passed.sent,
+        Place::Kept => passed.asked,
+        Place::Concluded => passed.answered,
+    };
+    if !has_begun {
+        *before = flushes;
+    }
+    flushes > *before
+}
+
+fn crash_point(point: Point) -> Option<CrashPoint> {
+    CrashPoint::ALL.iter().zip(Point::ALL).find(|(_, word)| **word == point).map(|(point, _)| *point)
+}
+
 /// How long a fault lasts.
 fn lasts(fault: &Fault) -> Duration {
     match *fault {
         Fault::Reset { down, lingers } => down.max(lingers),
+        Fault::ResetAt { down, lingers, .. } => ARMED + down.max(lingers),
+        Fault::DieAt { .. } => ARMED,
         Fault::Kill { down } => down,
         Fault::KillAt { down, .. } => ARMED + down,
         Fault::Pause { time }

@@ -3,16 +3,28 @@
 //! What really happened to each command is noted where it happens: when it arrives at the agent, when it is written down,
 //! when a native call is made for it, and what came of that. What clients are told is held against it.
 
+use super::hypervisor::{News, name};
 use agent_engine::{Job, Step, Task};
-use agent_protocol::{Command, Outcome};
+use agent_protocol::{Action, Command, Instance, Outcome, Verb};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// What is known of one command.
 #[derive(Default)]
 struct Fact {
+    /// The command itself: which instance, what, and whether something native comes of it.
+    instance: String,
+    verb: Option<Verb>,
     /// Native calls that were made for it, by their kind.
     calls: BTreeMap<&'static str, u32>,
+    /// The machine they were made for.
+    machine: Option<u128>,
+    /// Effects that it has had, by the kind of call.
+    did: BTreeMap<&'static str, u32>,
+    /// What ran of the machine has ended since the last call.
+    over: bool,
+    /// A client was told that it has failed, as this.
+    failed: Option<String>,
     /// It was written down as received.
     received: bool,
     /// What the agent wrote down as its end.
@@ -23,8 +35,6 @@ struct Fact {
     promised: bool,
     /// A client was told that nothing was done.
     undone: bool,
-    /// A client was told that it is done and has changed something.
-    done: bool,
 }
 
 /// The checker.
@@ -35,6 +45,8 @@ pub(crate) struct Check {
     epoch: u64,
     /// Another appliance has taken over.
     pub(crate) is_replaced: bool,
+    /// The targets that an appliance has promised to expose: which of the two, the generation, and the access.
+    pub(crate) targets: BTreeMap<String, (usize, u64, &'static str)>,
     /// The maps that an appliance has promised to keep: which of the two, and the generation.
     pub(crate) maps: BTreeMap<String, (usize, u64)>,
     /// What is wrong, if anything.
@@ -57,6 +69,64 @@ const UNDONE: [&str; 8] = [
     "too-busy",
 ];
 
+/// Steps that only ask a guest for something, and what the guest then does.
+const ASKS: [&str; 4] = ["ask to stop", "ask for a disk", "ask for an interface", "let go"];
+
+/// The native calls that a command can come to, beside the end of what runs.
+const fn calls_of(verb: Verb) -> &'static [&'static str] {
+    match verb {
+        Verb::Create | Verb::Start => &["start"],
+        Verb::Stop => &["ask to stop"],
+        Verb::ForceStop | Verb::Terminate | Verb::Describe => &[],
+        Verb::Pause => &["pause"],
+        Verb::Resume => &["resume"],
+        Verb::Reboot => &["ask to stop", "start"],
+        Verb::Reset => &["reset"],
+        Verb::Save => &["save"],
+        Verb::Restore => &["restore"],
+        Verb::Snapshot => &["snapshot"],
+        Verb::Revert => &["revert"],
+        Verb::Resize => &["resize"],
+        Verb::VolumeAttach => &["attach a disk"],
+        Verb::VolumeDetach => &["ask for a disk"],
+        Verb::VolumeResize => &["resize a disk"],
+        Verb::NicAttach => &["attach an interface"],
+        Verb::NicDetach => &["ask for an interface"],
+        Verb::NicUpdate => &["plug"],
+        Verb::MigratePrepare => &["await"],
+        Verb::MigrateStart => &["move"],
+        Verb::MigrateCancel => &["keep"],
+    }
+}
+
+impl Fact {
+    /// The effect without which it cannot have been done, if it has not had it.
+    fn lacks(&self) -> Option<&'static str> {
+        let verb = self.verb?;
+        // It waits for what another command has asked for, or what it asks for comes about when the machine is next started,
+        // or what runs of it ends by itself.
+        let needs_call = match verb {
+            Verb::Stop | Verb::ForceStop | Verb::Terminate | Verb::MigrateCancel | Verb::Describe => {
+                return None;
+            }
+            Verb::Resize
+            | Verb::VolumeAttach
+            | Verb::VolumeDetach
+            | Verb::NicAttach
+            | Verb::NicDetach
+            | Verb::NicUpdate => false,
+            _ => true,
+        };
+        let step = *calls_of(verb).last()?;
+        let was_called = self.calls.contains_key(step);
+        let effect = if step.starts_with("ask for") { "let go" } else { step };
+        let is_there = self.did.contains_key(effect) || !was_called && !needs_call;
+        // Of what has ended all that it was asked for is over too.
+        let has_ended = self.over && effect == "let go";
+        (!is_there && !has_ended).then_some(effect)
+    }
+}
+
 impl Check {
     pub(crate) fn wrong(&mut self, what: String) {
         log::debug!("WRONG: {what}");
@@ -73,6 +143,9 @@ impl Check {
             if late { " late" } else { "" }
         );
         let fact = self.facts.entry(command.op_id.to_string()).or_default();
+        fact.instance = command.instance.to_string();
+        let is_only_written = matches!(command.action, Action::Create { start: false, .. });
+        fact.verb = (!is_only_written).then_some(command.action.verb());
         // That it may not be carried out any more is only of interest if it is.
         if !fact.received {
             fact.calls.insert("late", u32::from(late));
@@ -109,11 +182,7 @@ impl Check {
             | Task::CallOff
             | Task::Remove
             | Task::Perform(Step::End) => None,
-            Task::Perform(Step::Start) => Some("start"),
-            Task::Perform(Step::Pause) => Some("pause"),
-            Task::Perform(Step::Resume) => Some("resume"),
-            Task::Perform(Step::AskToStop) => Some("ask to stop"),
-            Task::Perform(_) => Some("another"),
+            Task::Perform(step) => Some(name(step)),
         };
         let ends = matches!(job.task, Task::Remove | Task::Perform(Step::End));
         let Some(op) = op.filter(|_| kind.is_some() || ends) else {
@@ -128,12 +197,48 @@ impl Check {
         let count = fact.calls.entry(kind.unwrap_or("end")).or_insert(0);
         *count += 1;
         let (is_twice, is_undone) = (*count > 1 && kind.is_some(), fact.undone);
+        (fact.machine, fact.over) = (Some(job.machine.uuid.0), false);
+        let is_strange = fact.verb.zip(kind).is_some_and(|(verb, kind)| !calls_of(verb).contains(&kind));
         if is_twice {
             self.wrong(format!("{op} was carried out twice"));
+        }
+        if is_strange {
+            self.wrong(format!("{op}: {} is none of its steps", kind.unwrap_or_default()));
         }
         if is_undone {
             self.wrong(format!("{op} was carried out after it was told that nothing was done"));
         }
+    }
+
+    /// What has really happened at the hypervisor.
+    pub(crate) fn happened(&mut self, news: Vec<News>) {
+        for one in news {
+            match one {
+                News::Twice { machine } => {
+                    self.wrong(format!("machine {machine:x} is to run, and its peer runs it"));
+                }
+                News::Over { machine } => {
+                    let of_it = self.facts.values_mut().filter(|fact| fact.machine == Some(machine));
+                    of_it.for_each(|fact| fact.over = true);
+                }
+                News::Did { op, what, machine } => {
+                    log::debug!("hypervisor: {what} has been done for {op:?}");
+                    let Some(fact) = self.facts.get_mut(&op) else { continue };
+                    *fact.did.entry(what).or_insert(0) += 1;
+                    fact.machine = Some(machine);
+                    let told = fact.failed.clone().filter(|_| !ASKS.contains(&what));
+                    if let Some(failed) = told.or_else(|| fact.undone.then(|| "not done".into())) {
+                        self.wrong(format!("{op} was told as {failed}, and {what} is done after that"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether all is known of what the instance was commanded to.
+    pub(crate) fn is_settled(&self, shown: &Instance) -> bool {
+        let of_it = self.facts.values().filter(|fact| fact.received && fact.instance == shown.id.as_str());
+        !of_it.into_iter().any(|fact| matches!(fact.end, None | Some("indeterminate")))
     }
 
     /// The agent has written down what became of it.
@@ -177,8 +282,17 @@ impl Check {
         if stage == "failed" && fact.end == Some("done") {
             wrong = Some(format!("{op} is done and is told as failed: {kind}"));
         }
+        if stage == "succeeded" && changed {
+            wrong = wrong.or(fact.lacks().map(|what| format!("{op} is told as done, and it lacks {what}")));
+        }
+        let effect = fact.did.keys().find(|what| !ASKS.contains(what)).filter(|_| !fact.over);
+        if let ("failed", Some(effect)) = (stage.as_str(), effect) {
+            wrong = Some(format!("{op} is told as failed, {kind}, and {effect} was done"));
+        }
+        if stage == "failed" {
+            fact.failed = Some(kind);
+        }
         fact.undone |= nothing;
-        fact.done |= stage == "succeeded" && changed;
         fact.promised |= kept;
         fact.told = Some((stage, kept));
         if let Some(wrong) = wrong {
@@ -195,6 +309,17 @@ impl Check {
             (document["id"].as_str(), desired["generation"].as_u64(), desired["durable"] == true)
         {
             self.maps.insert(name.into(), (who, generation));
+        }
+    }
+
+    /// A client was told that the target is wanted with that access.
+    pub(crate) fn exposed(&mut self, who: usize, access: &'static str, document: &Value) {
+        self.answers += 1;
+        let desired = &document["desired"];
+        if let (Some(name), Some(generation), true) =
+            (document["id"].as_str(), desired["generation"].as_u64(), desired["durable"] == true)
+        {
+            self.targets.insert(name.into(), (who, generation, access));
         }
     }
 

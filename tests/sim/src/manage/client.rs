@@ -3,6 +3,7 @@
 
 use super::check::Check;
 use super::net::{ACCEPTOR, Event, Kind, Net};
+use super::shelf::DISKS;
 use crate::random::Random;
 use kernel_runtime::Instant;
 use management_http::{Client as Engine, Limits, Method};
@@ -26,6 +27,8 @@ enum Aim {
     Other,
     /// To have the map of its network taken.
     Map,
+    /// To have the document of its target taken, with this access.
+    Target(&'static str),
 }
 
 pub(crate) struct Client {
@@ -43,6 +46,11 @@ pub(crate) struct Client {
     body: String,
     token: String,
     op: Option<String>,
+    /// It has not made an instance yet.
+    is_new: bool,
+    /// Which instance its last command was for, and which verb it had.
+    instance: u64,
+    last: u64,
     /// Of the last map of its network.
     generation: u64,
     stage: Option<String>,
@@ -73,6 +81,9 @@ impl Client {
             body: String::new(),
             token: String::new(),
             op: None,
+            is_new: true,
+            instance: 0,
+            last: 0,
             generation: 0,
             stage: None,
             conn: None,
@@ -103,28 +114,92 @@ impl Client {
         if self.random.chance(120) {
             return self.choose_map();
         }
-        let instance = format!("vm-{}", self.random.below(self.instances));
-        let verb = self.random.below(11);
+        if self.random.chance(60) {
+            return self.choose_target();
+        }
+        // What comes next is mostly for the same one, and often what goes with the last.
+        if self.is_new || self.random.chance(400) {
+            self.instance = self.random.below(self.instances);
+            self.last = 0;
+        }
+        let instance = format!("vm-{}", self.instance);
         let budget = self.random.pick(&[300, 2000, 8000, 25_000]);
         let token = &self.token;
         let tail = format!(r#""client_token":"{token}","deadline_ms":{budget}"#);
-        if verb < 3 {
+        if self.random.chance(if self.is_new { 700 } else { 150 }) {
+            self.is_new = false;
             self.path = "/v1/instances".into();
             self.body = format!(r#"{{"id":"{instance}","image":"tiny","start":true,{tail}}}"#);
             return;
         }
         self.path = format!("/v1/instances/{instance}/commands");
-        let then = self.random.pick(&["leave", "force"]);
-        let timeout = self.random.pick(&[500, 3000, 15_000]);
-        let words = match verb {
-            3 => r#""verb":"start""#.to_string(),
-            4 | 5 => format!(r#""verb":"stop","args":{{"timeout_ms":{timeout},"then":"{then}"}}"#),
-            6 => r#""verb":"stop","args":{"graceful":false}"#.to_string(),
-            7 | 8 => r#""verb":"pause""#.to_string(),
-            9 => r#""verb":"resume""#.to_string(),
-            _ => r#""verb":"terminate""#.to_string(),
-        };
+        let words = self.words();
         self.body = format!("{{{words},{tail}}}");
+    }
+
+    /// A verb and what it takes. What is attached has few names, so that it is found again.
+    fn words(&mut self) -> String {
+        let (number, left) = (self.number, self.left);
+        let random = &mut self.random;
+        let then = random.pick(&["leave", "force"]);
+        let timeout = random.pick(&[500, 3000, 15_000]);
+        let disk = random.pick(&DISKS);
+        let link = random.pick(&["up", "down"]);
+        let of = |verb: &str, args: String| format!(r#""verb":"{verb}","args":{{{args}}}"#);
+        let plain = |verb: &str| format!(r#""verb":"{verb}""#);
+        let any = random.below(38);
+        // Pause and resume, save and restore, snapshot and revert, a disk or an interface that comes and goes.
+        let next = match self.last {
+            6..=8 => 9,
+            16 | 17 => 18,
+            20 => 21,
+            24..=26 => random.pick(&[27, 28, 29]),
+            30 | 31 => random.pick(&[32, 33]),
+            _ => any,
+        };
+        self.last = if random.chance(700) { next } else { any };
+        match self.last {
+            0 | 1 => plain("start"),
+            2..=4 => of("stop", format!(r#""timeout_ms":{timeout},"then":"{then}""#)),
+            5 => of("stop", r#""graceful":false"#.into()),
+            6..=8 => plain("pause"),
+            9 | 10 => plain("resume"),
+            11 => plain("terminate"),
+            12 | 13 => of("reboot", format!(r#""timeout_ms":{timeout},"then":"{then}""#)),
+            14 | 15 => plain("reset"),
+            16 | 17 => plain("save"),
+            18 | 19 => plain("restore"),
+            20 => of("snapshot", r#""snapshot":"then""#.into()),
+            21 => of("revert", r#""snapshot":"then""#.into()),
+            22 => of("resize", format!(r#""cpus":{}"#, random.range(1, 3))),
+            23 => of("resize", r#""memory_mib":256"#.into()),
+            24..=26 => of("volume.attach", format!(r#""target":"{disk}""#)),
+            27 | 28 => of("volume.detach", format!(r#""volume":"{disk}","timeout_ms":{timeout}"#)),
+            29 => of("volume.resize", format!(r#""volume":"{disk}""#)),
+            30 | 31 => of(
+                "nic.attach",
+                format!(r#""nic":"eth","network":"net","mac":"52:54:00:00:00:01","link":"{link}""#),
+            ),
+            32 => of("nic.detach", format!(r#""nic":"eth","timeout_ms":{timeout}"#)),
+            33 => of("nic.update", format!(r#""nic":"eth","link":"{link}""#)),
+            34 | 35 => of("migrate.start", r#""peer":"there""#.into()),
+            36 => plain("migrate.cancel"),
+            _ => {
+                let uuid = format!("00000000-0000-4000-8000-00000{number:03}{left:04}");
+                of("migrate.prepare", format!(r#""image":"tiny","uuid":"{uuid}""#))
+            }
+        }
+    }
+
+    /// The next document of its target: what can be changed of one is who may use it how.
+    fn choose_target(&mut self) {
+        let access = self.random.pick(&["optimized", "non-optimized", "standby"]);
+        self.aim = Aim::Target(access);
+        let number = self.number;
+        self.path = format!("/v1/targets/own-{number}");
+        self.body = format!(
+            r#"{{"iqn":"iqn.2026-01.example:own-{number}","volume":"nbd://10.1.0.9/own","initiators":["*"],"access":"{access}"}}"#
+        );
     }
 
     /// The next map of its network.
@@ -178,7 +253,7 @@ impl Client {
                 let path = format!("/v1/operations/{}{wait}", self.op.as_deref().unwrap_or_default());
                 engine.request(Method::Get, &path, None);
             }
-            Aim::Map => engine.request(Method::Put, &self.path, Some(self.body.as_bytes())),
+            Aim::Map | Aim::Target(_) => engine.request(Method::Put, &self.path, Some(self.body.as_bytes())),
             Aim::Other => engine.request(Method::Post, &self.path, Some(other.as_bytes())),
             Aim::Command | Aim::Again => engine.request(Method::Post, &self.path, Some(self.body.as_bytes())),
         }
@@ -246,6 +321,14 @@ impl Client {
                 }
                 "no-state" | "too-busy" | "state-disk-full" => self.rest(2_000),
                 _ => check.wrong(format!("{}: a newer map is refused: {kind}", self.path)),
+            },
+            Aim::Target(access) => match kind.as_str() {
+                "" => {
+                    check.exposed(self.who, access, document);
+                    self.next();
+                }
+                "no-state" | "too-busy" | "state-disk-full" => self.rest(2_000),
+                _ => check.wrong(format!("{}: another access is refused: {kind}", self.path)),
             },
             Aim::Command | Aim::Again => self.commanded(status, &kind, op, document, check),
             Aim::Look if status == 404 => {

@@ -38,9 +38,13 @@ pub(crate) struct Host {
     /// The agent dies the next time that it comes by there.
     pub(crate) crash_at: Option<CrashPoint>,
     pub(crate) down: Duration,
+    /// The hypervisor of the machine that a command is for dies the next time that it comes by there.
+    pub(crate) die_at: Option<CrashPoint>,
     /// Commands by name, and of the command that has begun last the machine it is for.
     commands: BTreeMap<String, Command>,
     begun: BTreeMap<String, String>,
+    /// The machine of each instance, as of the last job for it.
+    machines: BTreeMap<String, u128>,
 }
 
 /// One life of the agent.
@@ -74,14 +78,16 @@ impl Host {
             random,
             bug,
             journal: Vec::new(),
-            hypervisor: Hypervisor::default(),
+            hypervisor: Hypervisor::new(bug == Some(Bug::HastyDetach)),
             networks: Networks::new(bug == Some(Bug::LostMap)),
             run: None,
             runs: 0,
             crash_at: None,
             down: Duration::ZERO,
+            die_at: None,
             commands: BTreeMap::new(),
             begun: BTreeMap::new(),
+            machines: BTreeMap::new(),
         }
     }
 
@@ -142,6 +148,18 @@ impl Host {
 
     /// The agent ends where it is told to.
     fn passes(&mut self, entries: &[Entry], durable: bool, check: &mut Check) -> bool {
+        let is_at = |entry: &&Entry| self.die_at.is_some() && CrashPoint::of(entry, durable) == self.die_at;
+        let instance = entries.iter().find(is_at).map(|entry| match entry {
+            Entry::Received { command } => Some(command.instance.to_string()),
+            Entry::Begun { op_id, .. } | Entry::Asked { op_id } | Entry::Done { op_id, .. } => {
+                self.commands.get(op_id.as_str()).map(|command| command.instance.to_string())
+            }
+            _ => None,
+        });
+        if let Some(instance) = instance {
+            let machine = instance.and_then(|name| self.machines.get(&name).copied());
+            self.fall(machine, check);
+        }
         let point = self.crash_at;
         let is_there = entries.iter().any(|entry| point.is_some() && CrashPoint::of(entry, durable) == point);
         if is_there {
@@ -149,6 +167,31 @@ impl Host {
             self.kill(self.down, check);
         }
         is_there
+    }
+
+    /// The hypervisor of a machine dies, as it was to.
+    fn fall(&mut self, machine: Option<u128>, check: &mut Check) {
+        self.die_at = None;
+        if let Some(machine) = machine {
+            log::debug!("the hypervisor of {machine:x} dies");
+            self.hypervisor.fall(machine, self.net.now.get());
+            check.happened(self.hypervisor.news());
+        }
+    }
+
+    /// In what the agent's word about its instances differs from how they are, where all is known of what they were
+    /// commanded to.
+    pub(crate) fn untrue(&self, check: &Check) -> Option<String> {
+        let run = self.run.as_ref()?;
+        let page = run.engine.instances(None, 100);
+        let runs = |one: &&agent_protocol::Instance| {
+            use agent_protocol::State::{Paused, Running, Stopping};
+            matches!(one.state, Running | Paused | Stopping) && check.is_settled(one)
+        };
+        let difference = |one: &agent_protocol::Instance| {
+            Some(format!("{}: {}", one.id, self.hypervisor.difference(one)?))
+        };
+        page.instances.iter().filter(runs).find_map(difference)
     }
 
     fn clock_ms(&self, run: &Run) -> u64 {
@@ -159,7 +202,8 @@ impl Host {
         let now = self.net.now.get();
         let Some(mut run) = self.run.take_if(|run| run.number == number) else { return };
         run.engine.tick(self.clock_ms(&run));
-        self.hypervisor.catch_up(now);
+        self.hypervisor.pass(now);
+        check.happened(self.hypervisor.news());
         self.run = Some(run);
         self.net.after(TICK, Event::Tick { run: number });
         self.pump(check);
@@ -189,10 +233,16 @@ impl Host {
 
     pub(crate) fn came_back(&mut self, number: u64, job: u64, check: &mut Check) {
         let Some(mut run) = self.run.take_if(|run| run.number == number) else { return };
-        let Some((done, report)) = run.jobs.remove(&job) else { return };
+        let finished = run.jobs.remove(&job);
         let now = self.clock_ms(&run);
-        let performed = matches!(done.task, Task::Perform(_));
         self.run = Some(run);
+        let Some((done, report)) = finished else { return };
+        let report = self.hypervisor.conclude(&done, report, self.net.now.get());
+        check.happened(self.hypervisor.news());
+        let performed = matches!(done.task, Task::Perform(_));
+        if performed && self.die_at == Some(CrashPoint::Performed) {
+            self.fall(Some(done.machine.uuid.0), check);
+        }
         if performed && self.crash_at == Some(CrashPoint::Performed) {
             self.crash_at = None;
             return self.kill(self.down, check);
@@ -203,8 +253,10 @@ impl Host {
         self.pump(check);
     }
 
-    pub(crate) fn obey(&mut self, machine: u128) {
-        if let Some(wait) = self.hypervisor.obey(machine, self.net.now.get()) {
+    pub(crate) fn obey(&mut self, machine: u128, check: &mut Check) {
+        let wait = self.hypervisor.obey(machine, self.net.now.get());
+        check.happened(self.hypervisor.news());
+        if let Some(wait) = wait {
             self.net.after(wait, Event::Guest { machine });
         }
     }
@@ -371,11 +423,13 @@ impl Host {
                 let op = self.begun.get(job.machine.id.as_str()).cloned();
                 let op = op.filter(|_| matches!(job.task, Task::Perform(_) | Task::Remove));
                 check.performs(op.as_deref(), &job);
+                self.machines.insert(job.machine.id.to_string(), job.machine.uuid.0);
                 if self.bug == Some(Bug::CallTwice) && self.random.chance(50) {
                     check.performs(op.as_deref(), &job);
-                    self.hypervisor.carry(&job, &mut self.random, now);
+                    self.hypervisor.carry(&job, op.as_deref(), &mut self.random, now);
                 }
-                let call = self.hypervisor.carry(&job, &mut self.random, now);
+                let call = self.hypervisor.carry(&job, op.as_deref(), &mut self.random, now);
+                check.happened(self.hypervisor.news());
                 if let Some(wait) = call.goes_down {
                     self.net.after(wait, Event::Guest { machine: job.machine.uuid.0 });
                 }

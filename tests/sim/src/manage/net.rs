@@ -80,11 +80,24 @@ pub(crate) enum Event {
     Uncut,
     /// The agent does not die at a point any more, if it has not.
     Disarm,
+    /// The first appliance has come by the place at which it is to be reset.
+    ResetNow,
 }
 
 /// The two ends of a connection.
 pub(crate) const DIALLER: usize = 0;
 pub(crate) const ACCEPTOR: usize = 1;
+
+/// Places that operations come by on their way through an appliance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// A client has asked for one.
+    pub(crate) asked: bool,
+    /// It was sent to the agent.
+    pub(crate) sent: bool,
+    /// The agent has answered.
+    pub(crate) answered: bool,
+}
 
 /// Who holds the ends that are not an appliance's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +141,8 @@ pub(crate) struct Net {
     /// How much longer everything takes on the host-only network.
     pub(crate) delay: Cell<Duration>,
     pub(crate) agent_up: Cell<bool>,
+    /// What the first appliance's operations have come by since this was last looked at.
+    pub(crate) passed: Cell<Passed>,
     /// For the digest: bytes that were carried.
     pub(crate) carried: Cell<u64>,
 }
@@ -145,6 +160,7 @@ impl Net {
             cut: Cell::new(false),
             delay: Cell::new(Duration::ZERO),
             agent_up: Cell::new(false),
+            passed: Cell::default(),
             carried: Cell::new(0),
         })
     }
@@ -209,6 +225,11 @@ impl Net {
     }
 
     pub(crate) fn write(&self, conn: usize, end: usize, bytes: &[u8]) {
+        if self.kind(conn) == Kind::Link && end == ACCEPTOR && self.conns.borrow()[conn].who == 0 {
+            let mut passed = self.passed.get();
+            passed.sent |= bytes.starts_with(b"POST /v1/command");
+            self.passed.set(passed);
+        }
         self.carried.set(self.carried.get() + bytes.len() as u64);
         self.send(conn, end, |conn, end| Event::Bytes { conn, end, bytes: bytes.to_vec() });
     }
@@ -272,6 +293,14 @@ impl Net {
     /// Something has arrived at an end that an appliance reads.
     pub(crate) fn arrive(&self, conn: usize, end: usize, bytes: &[u8]) {
         let mut conns = self.conns.borrow_mut();
+        if conns[conn].who == 0 {
+            let mut passed = self.passed.get();
+            match conns[conn].kind {
+                Kind::Link => passed.answered |= passed.sent,
+                Kind::Client(_) => passed.asked |= bytes.starts_with(b"POST /v1/instances"),
+            }
+            self.passed.set(passed);
+        }
         let half = &mut conns[conn].halves[end];
         half.bytes.extend(bytes);
         half.reader.take().into_iter().for_each(Waker::wake);

@@ -31,12 +31,20 @@ choice! {
     Point { Receiving, Received, Beginning, Begun, Performed, Asking, Asked, Ending, Ended }
 }
 
+choice! {
+    /// Where the appliance is reset: what it has promised is on its disk and not sent, sent and not answered, or its end is on
+    /// its disk and nobody was told.
+    Place { Kept, Sent, Concluded }
+}
+
 lines! {
     /// What goes wrong.
     #[derive(Clone, Debug, PartialEq, Eq)]
     Fault {
         /// The appliance is reset and is back after a time. What it has sent arrives up to `lingers` later.
         Reset { down: Duration, lingers: Duration },
+        /// The same when an operation comes by that place the next time.
+        ResetAt { place: Place, down: Duration, lingers: Duration },
         /// The appliance stands still.
         Pause { time: Duration },
         /// The agent is killed.
@@ -55,6 +63,8 @@ lines! {
         DiskHangs { time: Duration },
         /// A guest dies.
         Die { which: usize, orderly: bool },
+        /// The hypervisor of the guest that a command is for dies when the command comes by that point the next time.
+        DieAt { point: Point },
         /// A guest's monitor says nothing.
         Hang { which: usize, time: Duration },
         /// A second appliance takes over.
@@ -109,13 +119,14 @@ fn time(random: &mut Random) -> Duration {
     Duration::from_millis(random.pick(&[10, 300, 2000, 8000, 30_000]) * random.range(500, 1500) / 1000)
 }
 
+fn lingers(random: &mut Random) -> Duration {
+    if random.chance(500) { time(random) } else { Duration::ZERO }
+}
+
 fn fault(random: &mut Random) -> Fault {
     let which = random.below(3) as usize;
-    match random.below(20) {
-        0..=3 => Fault::Reset {
-            down: time(random),
-            lingers: if random.chance(500) { time(random) } else { Duration::ZERO },
-        },
+    match random.below(25) {
+        0..=2 => Fault::Reset { down: time(random), lingers: lingers(random) },
         4 => Fault::Pause { time: time(random) },
         5 | 6 => Fault::Kill { down: time(random) },
         7..=10 => Fault::KillAt { point: random.pick(Point::ALL), down: time(random) },
@@ -126,6 +137,10 @@ fn fault(random: &mut Random) -> Fault {
         15 => Fault::DiskHangs { time: time(random) },
         16 => Fault::Die { which, orderly: random.chance(500) },
         17 | 18 => Fault::Hang { which, time: time(random) },
+        3 | 19 | 20 => {
+            Fault::ResetAt { place: random.pick(Place::ALL), down: time(random), lingers: lingers(random) }
+        }
+        21..=23 => Fault::DieAt { point: random.pick(Point::ALL) },
         _ => Fault::TakeOver {},
     }
 }
@@ -202,7 +217,8 @@ mod tests {
     fn every_kind_of_fault_is_chosen_by_some_seed_and_has_its_row() {
         let readme = include_str!("../../README.md");
         let points = Point::ALL.iter().map(|point| format!("{point:?}"));
-        for name in Fault::KINDS.iter().map(|kind| kind.to_string()).chain(points) {
+        let places = Place::ALL.iter().map(|place| format!("{place:?}"));
+        for name in Fault::KINDS.iter().map(|kind| kind.to_string()).chain(points).chain(places) {
             assert!(readme.contains(&format!("`{name}`")), "{name} is not told");
             let is_chosen = |seed| Plan::of(seed).to_string().contains(&name);
             assert!((0..5000).any(is_chosen), "{name} is never chosen");

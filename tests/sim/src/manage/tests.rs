@@ -68,4 +68,5 @@ planted! {
     a_call_that_is_made_twice_is_found: CallTwice,
     a_state_disk_that_forgets_is_found: LyingStateDisk,
     a_map_that_is_not_in_effect_is_found: LostMap,
+    a_disk_that_its_guest_still_has_and_is_told_as_gone_is_found: HastyDetach,
 }
