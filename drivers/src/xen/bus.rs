@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use core::cell::Cell;
+use kernel_io::Patience;
 use kernel_io::xen::{Event, Guest};
 
 /// States of either side.
@@ -17,7 +18,6 @@ pub(super) const CLOSING: u32 = 5;
 pub(super) const CLOSED: u32 = 6;
 /// How long the other side may take for a step, in microseconds. Miri takes its time for each.
 const STEP_TIME: u32 = if cfg!(miri) { 2_000 } else { 5_000_000 };
-const STEP: u32 = 10;
 
 /// Events, store and grant table of the machine.
 #[derive(Debug)]
@@ -114,7 +114,8 @@ impl Frontend {
     /// Wait until the other side is in one of these states; answers it.
     pub(super) fn wait(&self, wanted: &[u32]) -> Result<u32, Error> {
         let mut state = self.state()?;
-        for _ in 0..STEP_TIME / STEP {
+        let mut patience = Patience::new(STEP_TIME);
+        while !patience.is_over() {
             if wanted.contains(&state) {
                 return Ok(state);
             }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{Ordering, fence};
 use kernel_io::xen::{Event, Guest, Parameter};
-use kernel_io::{Mmio, PAGE};
+use kernel_io::{Mmio, PAGE, Patience};
 
 /// Bytes of each ring; where they are in the page, and their indices: how far they were read, and written.
 const RING: u32 = 1024;
@@ -178,7 +178,8 @@ impl Store {
 
     /// Write a request, as there is room.
     fn send(&self, mut bytes: &[u8]) -> Result<(), Error> {
-        for _ in 0..ANSWER_TIME / STEP {
+        let mut patience = Patience::new(ANSWER_TIME);
+        while !patience.is_over() {
             let sent = self.sent.get();
             let unread = sent.wrapping_sub(self.page.read32(REQUESTS.consumed));
             let room = RING.checked_sub(unread).ok_or(Error::Layout("an index of the store's"))?;
@@ -205,7 +206,8 @@ impl Store {
     /// Wait for the answer to a request.
     fn answer(&self, number: u32) -> Result<Message, Error> {
         let mut answer = None;
-        for _ in 0..ANSWER_TIME / STEP {
+        let mut patience = Patience::new(ANSWER_TIME);
+        while !patience.is_over() {
             self.messages(&mut |message: &mut Message| {
                 let is_ours = message.number == number;
                 if is_ours {

@@ -51,19 +51,44 @@ pub enum Direction {
     FromDevice,
 }
 
-/// Wait until `done`, at most `microseconds`; answers whether it came true.
+/// How long somebody may still wait, by the clock. What is done between two looks takes its part: a device that keeps its driver
+/// busy makes it wait no longer.
+#[derive(Debug)]
+pub struct Patience {
+    left: u64,
+    last: u64,
+    /// What the time from one look to the next counts for at most: when the whole machine was stopped, its devices may have been
+    /// as well, and one look is not enough.
+    most: u64,
+}
+
+impl Patience {
+    /// So many microseconds from now on.
+    pub fn new(microseconds: u32) -> Self {
+        let left = u64::from(microseconds);
+        Self { left, last: self::microseconds(), most: (left / 8).max(1000) }
+    }
+
+    /// Whether they are over.
+    pub fn is_over(&mut self) -> bool {
+        let now = microseconds();
+        self.left = self.left.saturating_sub(now.saturating_sub(self.last).min(self.most));
+        self.last = now;
+        self.left == 0
+    }
+}
+
+/// Wait until `done`, at most `microseconds`, in which asking is contained; answers whether it came true.
 pub fn wait(microseconds: u32, mut done: impl FnMut() -> bool) -> bool {
     const STEP: u32 = 10;
-    let end = self::microseconds().saturating_add(microseconds.into());
-    loop {
+    let mut patience = Patience::new(microseconds);
+    while !patience.is_over() {
         if done() {
             return true;
         }
-        if self::microseconds() >= end {
-            return false;
-        }
         delay(STEP);
     }
+    done()
 }
 
 /// How far apart buffers of `length` bytes lie that are cut from one piece of memory, and so what each costs.
@@ -115,5 +140,17 @@ mod tests {
         };
         assert!(!wait(100, done));
         assert!(emulated::microseconds() - before < 160);
+    }
+
+    #[test]
+    fn a_machine_that_was_stopped_has_not_waited() {
+        let mut asked = 0;
+        let stopped = || {
+            asked += 1;
+            // For an hour.
+            delay(if asked == 1 { 3_600_000_000 } else { 990 });
+            asked == 100
+        };
+        assert!(wait(1_000_000, stopped));
     }
 }
