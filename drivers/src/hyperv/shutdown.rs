@@ -33,8 +33,10 @@ const SIZE: usize = 18;
 const STATUS: usize = 20;
 const FLAGS: usize = 25;
 const BODY: usize = 28;
-/// Packets that are looked at before the rest of the machine has its turn.
+/// Packets that are looked at before the host learns that they were, and how often that is before the rest of the machine has
+/// its turn: together more than a ring holds.
 const ROUND: usize = 8;
+const ROUNDS: usize = 64;
 
 /// The component.
 #[derive(Debug)]
@@ -62,8 +64,17 @@ impl Shutdown {
         if self.is_over {
             return None;
         }
-        let polled = self.work();
-        self.channel.flush();
+        let mut request = None;
+        let mut polled = Ok(());
+        for _ in 0..ROUNDS {
+            polled = self.work(&mut request);
+            self.channel.flush();
+            // A host signals only for what comes into an empty ring: what came before it has seen that this one is, it never
+            // signals for.
+            if polled.is_err() || !self.channel.incoming.waits(&self.channel.memory) {
+                break;
+            }
+        }
         if self.channel.is_gone() || polled.is_err() {
             log::warn!("vmbus: nobody hears a host that wants to shut this machine down: {polled:?}");
             self.is_over = true;
@@ -74,19 +85,18 @@ impl Shutdown {
                 log::warn!("vmbus: {error}");
             }
         }
-        polled.ok().flatten()
+        request
     }
 
-    fn work(&mut self) -> Result<Option<Request>, Lie> {
-        let mut request = None;
+    fn work(&mut self, request: &mut Option<Request>) -> Result<(), Lie> {
         for _ in 0..ROUND {
             let Some(packet) = self.channel.incoming.peek(&self.channel.memory)? else { break };
             if packet.kind == ring::IN_BAND {
-                request = self.answer(&packet)?.or(request);
+                *request = self.answer(&packet)?.or(*request);
             }
             self.channel.incoming.advance(&packet);
         }
-        Ok(request)
+        Ok(())
     }
 
     /// Answer a message: with itself, and what was made of it.

@@ -169,6 +169,19 @@ fn a_request_to_shut_down_is_answered_and_told() {
     assert_eq!(faults(), nothing());
 }
 
+/// The host signals for the first of them and for no other.
+#[test]
+fn a_request_behind_many_others_is_heard_at_once() {
+    for before in [7, 8, 9, 50] {
+        let host = Host::new(0);
+        let mut shutdown = found().shutdown.expect("the component");
+        (0..before).for_each(|_| assert!(host.put(0, &message(5, &[0; 4]))));
+        assert!(host.put(0, &message(3, &shut_down(0))));
+        assert_eq!((shutdown.poll(), host.waiting(0)), (Some(Request::Off), 0), "{before}");
+        assert_eq!((shutdown.poll(), faults()), (None, nothing()));
+    }
+}
+
 #[test]
 fn a_component_that_lies_or_goes_is_heard_no_more() {
     let too_many = [255, 255, 255, 255, 0, 0, 0, 0];
