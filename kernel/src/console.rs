@@ -9,7 +9,8 @@
 use crate::cpu::{port, relax};
 use crate::xen;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use kernel_io::Mmio;
 use spin::Mutex;
 
 /// COM1.
@@ -94,13 +95,32 @@ pub(crate) fn catch_up() {
     }
 }
 
+/// A register that takes characters at any time; zero for none.
+static LAST_RESORT: AtomicU64 = AtomicU64::new(0);
+
+/// Where last words go as well: a register of 32 bits that takes a character at any time.
+pub(crate) fn set_last_resort(register: &Mmio) {
+    if register.len() >= 4
+        && let Some(pointer) = register.pointer()
+    {
+        LAST_RESORT.store(pointer.expose_provenance().get() as u64, Ordering::Relaxed);
+    }
+}
+
 /// Say what was kept to whoever hears a machine that has no console, for it ends.
 pub(crate) fn last_words() {
+    let register = LAST_RESORT.load(Ordering::Relaxed);
     let mut room = [0; 256];
     while !is_present() {
-        match take(&mut room) {
-            0 => return,
-            count => xen::say(&room[..count]),
+        let count = take(&mut room);
+        if count == 0 {
+            return;
+        }
+        xen::say(&room[..count]);
+        for byte in room[..count].iter().filter(|_| register != 0) {
+            // SAFETY: who drives the device has given us a handle to this register, and they are mapped for ever. It is long
+            // enough, and takes characters whatever state the device is in.
+            unsafe { (register as *mut u32).write_volatile(u32::from(*byte)) };
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::memory::ranges::Range;
 use crate::{clock, console, fw_cfg, memory, pvh, vmware};
 use alloc::string::String;
 use alloc::vec::Vec;
+use kernel_io::Mmio;
 
 /// The longest table of firmware's that is copied.
 const LONGEST_TABLE: u64 = 1 << 20;
@@ -82,6 +83,12 @@ impl Machine {
     /// Take text that was logged and has no serial port to go to; answers how many bytes of `room` it takes.
     pub fn take_log(&self, room: &mut [u8]) -> usize {
         console::take(room)
+    }
+
+    /// Where last words go on a machine without a serial port, when it ends without the program, and with them all that was not
+    /// taken before: a register of 32 bits that takes a character at any time (virtio-console's `emerg_wr`).
+    pub fn say_last_by(&self, register: &Mmio) {
+        console::set_last_resort(register);
     }
 
     /// A copy of what firmware left in physical memory, a table of its; `None` when it cannot be mapped, is longer than a MiB,

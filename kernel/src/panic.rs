@@ -16,6 +16,8 @@ pub(crate) fn end(exit: Exit, report: impl FnOnce()) -> ! {
     if PANICKING.swap(true, Ordering::Relaxed) {
         power::exit(Exit::PanicInPanic);
     }
+    // So that there is room for the report.
+    console::last_words();
     report();
     console::last_words();
     power::exit(exit)

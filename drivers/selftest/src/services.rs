@@ -1,13 +1,14 @@
 //! The small services (RFC 862, RFC 863, RFC 864) on every NIC, and one that says how the NIC is doing.
 //!
 //! The command line has `address=A.B.C.D/P` once per NIC, in bus order, and may have `nic-memory=KIB` and
-//! `socket-memory=KIB`.
+//! `socket-memory=KIB`; or `panic`.
 
 extern crate alloc;
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write;
+use drivers::virtio::console::Console;
 use drivers::{AnyNic, Inventory, Watchdog};
 use kernel::Machine;
 use kernel::power::TableWatchdog;
@@ -38,6 +39,9 @@ struct Link {
 /// Serve for ever.
 pub(crate) fn run(machine: Machine) -> ! {
     let line = machine.command_line();
+    if line.split_ascii_whitespace().any(|word| word == "panic") {
+        panic(&machine, line);
+    }
     let kib = |key| item(line, key).next().and_then(|value| value.parse::<usize>().ok());
     let nic_memory = kib("nic-memory=").unwrap_or(5 << 10) << 10;
     let socket_memory = kib("socket-memory=").unwrap_or(1 << 10) << 10;
@@ -94,6 +98,16 @@ pub(crate) fn run(machine: Machine) -> ! {
             machine.idle(deadline.map(|deadline| deadline.total_micros() as u64));
         }
     }
+}
+
+/// Panic on a machine that may have a virtio-console and nothing else that says why.
+fn panic(machine: &Machine, line: &str) -> ! {
+    let console = drivers::find_console(line);
+    if let Some(register) = console.as_ref().and_then(Console::emergency) {
+        machine.say_last_by(register);
+    }
+    info!("about to panic");
+    panic!("as it was told to")
 }
 
 fn item<'a>(line: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {

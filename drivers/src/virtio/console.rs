@@ -9,11 +9,14 @@ use super::queue::{Lie, Queue};
 use super::{Device, feature};
 use crate::Error;
 use alloc::vec::Vec;
-use kernel_io::{Buffer, Direction};
+use kernel_io::{Buffer, Direction, Mmio};
 
 /// The queues of port 0. Some monitors start a console only with both.
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
+/// What is wanted of it, if it has it; and where in its configuration a character is written that is not to wait.
+const WANTED: u64 = feature::ANY_LAYOUT | feature::CONSOLE_EMERG_WRITE;
+const EMERGENCY: usize = 8;
 /// Buffers, and the bytes of each.
 const BUFFERS: u16 = 8;
 const LENGTH: usize = 512;
@@ -27,6 +30,8 @@ pub struct Console {
     transmit: Queue,
     /// Buffers that are here.
     free: Vec<Buffer>,
+    /// Takes a character at any time, without a buffer and whatever state the driver is in.
+    emergency: Option<Mmio>,
     /// How often it may still lie. With none left it is not used.
     patience: u8,
 }
@@ -34,16 +39,22 @@ pub struct Console {
 impl Console {
     /// Bring up a console.
     pub(crate) fn new(mut device: Device) -> Result<Self, Error> {
-        device.negotiate(feature::ANY_LAYOUT)?;
+        let features = device.negotiate(WANTED)?;
+        let emergency = device.register(EMERGENCY).filter(|_| features & feature::CONSOLE_EMERG_WRITE != 0);
         let size = device.queue_size(RECEIVE, 2)?;
         let receive = Queue::allocate(size, 1, false, Direction::FromDevice)?;
         let size = device.queue_size(TRANSMIT, BUFFERS)?;
         let transmit = Queue::allocate(size, 1, false, Direction::ToDevice)?;
         let free = Buffer::allocate(transmit.capacity(), LENGTH)?;
-        let mut console = Self { device, receive, transmit, free, patience: PATIENCE };
+        let mut console = Self { device, receive, transmit, free, emergency, patience: PATIENCE };
         console.start()?;
         log::info!("{}: virtio-console", console.device.location());
         Ok(console)
+    }
+
+    /// The register by which it takes a character at any time, if it has one: for whoever cannot go on.
+    pub fn emergency(&self) -> Option<&Mmio> {
+        self.emergency.as_ref()
     }
 
     /// Let `fill` put text into the buffers that are here, as much as there is; it answers how much it was, and is asked again
@@ -87,7 +98,7 @@ impl Console {
             self.free.extend(unsafe { self.transmit.recover() });
             // SAFETY: as above; it was never given anything.
             drop(unsafe { self.receive.recover() });
-            self.device.negotiate(feature::ANY_LAYOUT).and_then(|_| self.start()).is_ok()
+            self.device.negotiate(WANTED).and_then(|_| self.start()).is_ok()
         };
         if !restarted {
             self.patience = 0;

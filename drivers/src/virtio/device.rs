@@ -37,6 +37,8 @@ pub(crate) struct PciRegisters {
     /// All doorbells, and how far apart they are per notify offset (section 4.1.4.4).
     pub(crate) doorbells: Mmio,
     pub(crate) multiplier: u32,
+    /// The configuration (section 4.1.4.6), where it has one.
+    pub(crate) device: Option<Mmio>,
     /// The vectors for changes of the configuration and for queues.
     pub(crate) vectors: (u16, u16),
 }
@@ -53,6 +55,8 @@ const QUEUE_DRIVER: usize = 0x28;
 const QUEUE_DEVICE: usize = 0x30;
 /// QueueNotify of virtio-mmio (section 4.2.2).
 const MMIO_QUEUE_NOTIFY: usize = 0x50;
+/// Where its configuration begins.
+const MMIO_CONFIG: usize = 0x100;
 
 /// A virtio device.
 pub struct Device {
@@ -221,6 +225,15 @@ impl Device {
         Err(Error::Layout("its configuration never holds still"))
     }
 
+    /// A word of its configuration as a register of its own, where it is one that is mapped.
+    pub(crate) fn register(&self, offset: usize) -> Option<Mmio> {
+        match &*self.bus {
+            Bus::Pci { registers, .. } => registers.device.as_ref()?.part(offset, 4).ok(),
+            Bus::Mmio { registers, .. } => registers.part(MMIO_CONFIG + offset, 4).ok(),
+            _ => None,
+        }
+    }
+
     /// Acknowledge its interrupts. Answers which there were since the last call.
     pub(crate) fn acknowledge(&mut self) -> Raised {
         let queues = self.queue_irq.take();
@@ -324,7 +337,8 @@ mod tests {
         let device = Rc::new(Written::default());
         attach_registers(0x1000, 0x1000, device.clone());
         let map = || Mmio::map(0x1000, 0x40).unwrap();
-        let registers = PciRegisters { common: map(), doorbells: map(), multiplier: 0, vectors: (1, 0) };
+        let (common, doorbells) = (map(), map());
+        let registers = PciRegisters { common, doorbells, device: None, multiplier: 0, vectors: (1, 0) };
         registers.set_rings(2, 256, [0x1_2345_6000, 0x2_0000_1000, 0x7fff_0000]);
         let expected = [
             (0x16, 2, 2),

@@ -18,6 +18,8 @@ pub(crate) const NET_STATUS: u64 = 1 << 16;
 pub(crate) const BLK_RO: u64 = 1 << 5;
 /// The disk has a cache, and a request that empties it.
 pub(crate) const BLK_FLUSH: u64 = 1 << 9;
+/// A console takes characters by a register as well, at any time (section 5.3.4).
+pub(crate) const CONSOLE_EMERG_WRITE: u64 = 1 << 2;
 /// A legacy device takes header and frame in one descriptor (section 6.3).
 pub(crate) const ANY_LAYOUT: u64 = 1 << 27;
 /// Both sides say at which index they want to hear from the other (section 2.7.10).

@@ -42,7 +42,7 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     };
     let notify = structure(pci, at, &capabilities, NOTIFY, 2)?;
     let isr = structure(pci, at, &capabilities, ISR, 1)?;
-    structure(pci, at, &capabilities, DEVICE, 1)?;
+    let device = structure(pci, at, &capabilities, DEVICE, 1)?;
     let (Some(notify), Some(_)) = (notify, isr) else {
         return Err(Error::Unsupported("a virtio device with some of its structures"));
     };
@@ -56,8 +56,9 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     pci.enable_registers(at);
     let count = pci.use_vectors(at, &vectors, &[queues.message(), configuration.message()]);
     let vectors = (if count > 1 { 1 } else { NO_VECTOR }, 0);
-    let registers =
-        PciRegisters { common: common.registers, doorbells: notify.registers, multiplier, vectors };
+    let (common, doorbells) = (common.registers, notify.registers);
+    let device = device.map(|structure| structure.registers);
+    let registers = PciRegisters { common, doorbells, device, multiplier, vectors };
     let bus = Bus::Pci { transport, registers };
     let mut device = Device::new(bus, Location::Pci(at), queues, Some(configuration));
     device.reset()?;

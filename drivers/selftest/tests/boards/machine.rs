@@ -288,3 +288,17 @@ fn noise(length: usize) -> Vec<u8> {
     };
     (0..length.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(length).collect()
 }
+
+/// What a machine that has no serial port, and no network, says in `file` by a console on a bus of that kind, when it is told to
+/// panic.
+pub(crate) fn panic(board: &str, bus: &str, file: &Path) -> String {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-accel", "tcg", "-cpu", "max", "-display", "none", "-nodefaults", "-no-reboot"]);
+    command.args(["-machine", board, "-m", "32", "-append", "panic", "-kernel"]).arg(program());
+    command.args(["-device", bus, "-device", "virtconsole,chardev=text", "-chardev"]);
+    command.arg(format!("file,id=text,path={}", file.display())).stdin(Stdio::null());
+    let qemu = command.spawn().expect("QEMU is installed");
+    let mut machine = Machine { qemu, said: Arc::default(), services: [const { Vec::new() }; 2] };
+    assert!(machine.ends(), "{board}: a panic is the end");
+    std::fs::read_to_string(file).expect("text")
+}

@@ -248,3 +248,21 @@ fn an_idle_machine_takes_no_time() {
         }
     });
 }
+
+#[test]
+fn what_a_machine_without_a_serial_port_panics_for_is_heard_on_a_virtio_console() {
+    for (number, (board, bus)) in [
+        ("q35", "virtio-serial-pci"),
+        ("pc", "virtio-serial-pci"),
+        ("microvm,isa-serial=off", "virtio-serial-device"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = std::env::temp_dir().join(format!("corbel-panic-{}-{number}", std::process::id()));
+        let said = machine::panic(board, bus, &file);
+        std::fs::remove_file(&file).expect("QEMU made it");
+        let [before, panic] = ["about to panic", "as it was told to"].map(|text| said.find(text));
+        assert!(before.is_some() && before < panic && said.contains("  at 0x"), "{board}: {said}");
+    }
+}
