@@ -7,6 +7,7 @@
 #[path = "../interop/fixture.rs"]
 mod fixture;
 
+mod button;
 mod configuration;
 mod console;
 mod idle;

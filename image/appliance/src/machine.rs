@@ -1,6 +1,7 @@
 //! The appliance on the bare machine: what the kernel and the drivers have becomes what [`Appliance`] is put together
 //! from, and then it turns until the machine ends.
 
+use crate::beside::{Beside, Feeder};
 use crate::disk::StateDisk;
 use crate::nics::{self, Assignment};
 use crate::told::Told;
@@ -11,13 +12,13 @@ use alloc::vec::Vec;
 use core::convert::Infallible;
 use drivers::virtio::blk::Block;
 use drivers::virtio::console::Console;
-use drivers::{AnyNic, Asleep, Found, Inventory, Shutdown, Watchdog};
+use drivers::{AnyNic, Found, Inventory};
 use image_appliance::assemble::{Appliance, Gauges, Next, Parts, Secrets};
 use image_appliance::config::Config;
 use image_appliance::limits::Limits;
 use image_appliance::neighbours;
 use image_probe::{Probe, Shown};
-use kernel::power::{self, Exit, Request, TableWatchdog, Watch};
+use kernel::power::{self, Exit};
 use kernel::{Machine, crc32c, day, entropy, figures};
 use kernel_runtime::{Instant, Profile};
 use network_nic::Nic;
@@ -31,68 +32,61 @@ const NIC_MOST: usize = 2560 << 10;
 
 /// Be the appliance.
 pub(crate) fn run(machine: Machine) -> ! {
-    let mut text = Text::find(&machine);
-    match serve(&machine, &mut text) {
+    let mut beside = Beside::start(&machine);
+    match serve(&machine, &mut beside) {
         Ok(never) => match never {},
         Err(reason) => {
             log::error!("{reason}");
-            text.say_all(&machine);
+            beside.text.say_all(&machine);
             power::exit(Exit::Failure)
         }
     }
 }
 
 /// Where log lines go on a machine without a serial port.
-struct Text(Option<Console>);
+pub(crate) struct Text(Option<Console>);
 
 /// How long the last lines may take, in microseconds.
 const LAST_WORDS: u64 = 50_000;
 
 impl Text {
-    fn find(machine: &Machine) -> Self {
+    pub(crate) fn find(machine: &Machine) -> Self {
         let mut text = Self(None);
         if !machine.has_console() {
             text.0 = drivers::find_console(machine.command_line());
+            if let Some(register) = text.0.as_ref().and_then(Console::emergency) {
+                machine.say_last_by(register);
+            }
         }
         text.say(machine);
         text
     }
 
     /// Say what there is to say, as far as there is room.
-    fn say(&mut self, machine: &Machine) -> bool {
+    pub(crate) fn say(&mut self, machine: &Machine) -> bool {
         self.0.as_mut().is_none_or(|console| console.carry(|room| machine.take_log(room)))
     }
 
     /// Say all of it, unless nobody listens.
-    fn say_all(&mut self, machine: &Machine) {
+    pub(crate) fn say_all(&mut self, machine: &Machine) {
         let end = machine.now() + LAST_WORDS;
         while !self.say(machine) && machine.now() < end {}
     }
 }
 
-fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
+fn serve(machine: &Machine, beside: &mut Beside) -> Result<Infallible, String> {
     let mut told = Told::read(machine)?;
     log::set_max_level(told.first()?.log);
-    let Found { nics, mut disks, watchdog, mut shutdown, .. } = devices(machine);
+    let Found { nics, mut disks, watchdog, shutdown, .. } = devices(machine);
+    beside.shutdown = shutdown;
     told.read_disks(machine, &mut disks)?;
+    beside.look_or_end(machine);
     let seeds = seeds(machine)?;
-    let nics = told.ask(machine, nics, seeds[0].rotate_left(32))?;
+    let nics = told.ask(machine, nics, seeds[0].rotate_left(32), beside)?;
     let config = told.config()?;
     log::set_max_level(config.log);
-    let mut feeder = Feeder::start(watchdog, config.watchdog)?;
-    let mut power = Watch::start();
-    let mut beside = |machine: &Machine| {
-        feeder.feed(machine.now());
-        text.say(machine);
-        // There is nothing yet that would have to end in order.
-        match power.asked(machine.now()) {
-            None => {}
-            Some(Request::Off) => power::exit(Exit::Success),
-            Some(Request::Reset) => power::reset(),
-        }
-        [power.deadline(), feeder.deadline()].into_iter().flatten().min()
-    };
-    let (host, service) = assign(machine, nics, &config, seeds[1].rotate_left(32), &mut beside)?;
+    beside.feeder = Some(Feeder::start(watchdog, config.watchdog)?);
+    let (host, service) = assign(machine, nics, &config, seeds[1].rotate_left(32), beside)?;
     let now = || Instant::from_micros(machine.now());
     let state = config.state.as_deref().map(|serial| open_state(machine, disks, serial, &now)).transpose()?;
     let memory = machine.free_memory();
@@ -115,73 +109,16 @@ fn serve(machine: &Machine, text: &mut Text) -> Result<Infallible, String> {
     log::info!(target: "corbel", "ready; {} KiB of memory are free", machine.free_memory() >> 10);
     loop {
         let next = appliance.turn(now());
-        feeder.feed(machine.now());
-        text.say(machine);
-        match shutdown.as_mut().and_then(Shutdown::poll) {
-            Some(drivers::Request::Off) => power::ask(Request::Off),
-            Some(drivers::Request::Restart) => power::ask(Request::Reset),
-            None => {}
-        }
-        if let Some(request) = power.asked(machine.now()) {
+        if let Some(request) = beside.look(machine) {
             appliance.end(config.off, now());
             if appliance.has_ended() {
-                text.say_all(machine);
-                match request {
-                    Request::Off => power::exit(Exit::Success),
-                    Request::Reset => power::reset(),
-                }
+                beside.end(machine, request);
             }
         }
         if let Next::Idle(deadline) = next {
-            let deadlines = [deadline.map(Instant::as_micros), power.deadline(), feeder.deadline()];
+            let deadlines = [deadline.map(Instant::as_micros), beside.deadline()];
             machine.idle(deadlines.into_iter().flatten().min());
         }
-    }
-}
-
-/// Within how many seconds a watchdog that is there wants to be fed, unless something else is said.
-const WATCHDOG: u16 = 60;
-
-/// Feeds the watchdog, if there is one, from the turn of the machine, and while it waits for its networks to be found, and from
-/// nowhere else: one that hangs is reset.
-struct Feeder {
-    watchdog: Option<Watchdog>,
-    /// One that ACPI describes. Nobody has chosen it for this machine, so it is switched on only if the configuration says so.
-    table: Option<TableWatchdog>,
-    /// Microseconds from one time to the next: a quarter of what it waits.
-    period: u64,
-    next: u64,
-}
-
-impl Feeder {
-    /// Switch the watchdog on that was found, if that is wanted.
-    fn start(found: Option<Asleep>, wanted: Option<u16>) -> Result<Self, String> {
-        let seconds = wanted.unwrap_or(WATCHDOG);
-        let started = found.filter(|_| seconds != 0).map(|found| found.start(seconds)).transpose();
-        let watchdog = started.unwrap_or_else(|error| {
-            log::warn!("watchdog: not used: {error}");
-            None
-        });
-        let wanted = wanted.filter(|seconds| *seconds != 0 && watchdog.is_none());
-        let table = wanted.and_then(TableWatchdog::start);
-        if wanted.is_some() && table.is_none() {
-            return Err(
-                "configuration: watchdog: this machine has none that there is a driver for".to_string()
-            );
-        }
-        Ok(Self { watchdog, table, period: u64::from(seconds) * 250_000, next: 0 })
-    }
-
-    fn feed(&mut self, now: u64) {
-        if now >= self.next && self.deadline().is_some() {
-            self.watchdog.iter_mut().for_each(Watchdog::feed);
-            self.table.iter().for_each(TableWatchdog::feed);
-            self.next = now + self.period;
-        }
-    }
-
-    fn deadline(&self) -> Option<u64> {
-        (self.watchdog.is_some() || self.table.is_some()).then_some(self.next)
     }
 }
 
@@ -225,7 +162,7 @@ fn assign(
     mut nics: Vec<AnyNic>,
     config: &Config,
     seed: u64,
-    beside: &mut dyn FnMut(&Machine) -> Option<u64>,
+    beside: &mut Beside,
 ) -> Result<(AnyNic, AnyNic), String> {
     if nics.len() > image_probe::MOST_NICS {
         log::warn!("of {} NICs the first {} are used", nics.len(), image_probe::MOST_NICS);
@@ -237,11 +174,8 @@ fn assign(
         Assignment::Open(named) => {
             let now = || Instant::from_micros(machine.now());
             let mut probe = Probe::new(neighbours::networks(config, named), &macs, seed as u32, now())?;
-            let mut idle = |until: Instant| {
-                let until = beside(machine).into_iter().fold(until.as_micros(), u64::min);
-                machine.idle(Some(until));
-            };
-            let (host, service) = image_probe::find(&mut nics, &mut probe, &now, &mut idle)?;
+            let mut rest = |until: Option<Instant>| beside.rest(machine, until.map(Instant::as_micros));
+            let (host, service) = image_probe::find(&mut nics, &mut probe, &now, &mut rest)?;
             let (one, other) = (Shown(&macs[host]), Shown(&macs[service]));
             log::info!(
                 "by who answers there {one} is on the host-only network and {other} on the service network"

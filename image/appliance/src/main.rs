@@ -5,6 +5,8 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+mod beside;
+#[cfg(target_os = "none")]
 mod disk;
 #[cfg(target_os = "none")]
 mod machine;

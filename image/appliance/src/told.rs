@@ -1,6 +1,7 @@
 //! What the bare machine is told, by whichever channel: those that are in memory when it starts, then what is on its disks,
 //! then what a metadata service says, if the others say that there is one.
 
+use crate::beside::Beside;
 use crate::disk;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -114,14 +115,15 @@ impl Told {
         machine: &Machine,
         nics: Vec<AnyNic>,
         seed: u64,
+        beside: &mut Beside,
     ) -> Result<Vec<AnyNic>, String> {
         let Some(Metadata { address, nics: asked }) = self.first()?.metadata else { return Ok(nics) };
         let now = || Instant::from_micros(machine.now());
-        let mut idle = |until: Instant| machine.idle(Some(until.as_micros()));
+        let mut rest = |until: Option<Instant>| beside.rest(machine, until.map(Instant::as_micros));
         let count = nics.iter().filter(|nic| asked.includes(nic.mac())).count();
         log::info!("asking the metadata service at {address} on {count} of {} NICs", nics.len());
         let (nics, document) =
-            metadata::fetch(nics, address, &|mac| asked.includes(mac), seed, &now, &mut idle);
+            metadata::fetch(nics, address, &|mac| asked.includes(mac), seed, &now, &mut rest);
         let fail = |reason| format!("configuration: {}: {reason}", Channel::Mmds);
         self.push(Channel::Mmds, document.map_err(fail)?)?;
         Ok(nics)

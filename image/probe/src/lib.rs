@@ -305,8 +305,9 @@ fn is_host(network: Cidr, address: Ipv4Addr) -> bool {
     Cidr { address, prefix: network.prefix }.is_host()
 }
 
-/// Ask on all NICs until it is known which is on which network; `idle` sleeps until a time, or until a NIC wakes it. Answers
-/// the places of the host-only and of the service network's.
+/// Ask on all NICs until it is known which is on which network. Answers the places of the host-only and of the service
+/// network's. `rest` is called once in each turn, however much there is to hear: it sees to what is beside this, and if there
+/// is nothing to do until some time sleeps until then, or until a NIC wakes it.
 ///
 /// # Errors
 /// What [`Verdict::Contradiction`] says.
@@ -314,7 +315,7 @@ pub fn find<N: Nic>(
     nics: &mut [N],
     probe: &mut Probe,
     now: &dyn Fn() -> Instant,
-    idle: &mut dyn FnMut(Instant),
+    rest: &mut dyn FnMut(Option<Instant>),
 ) -> Result<(usize, usize), String> {
     loop {
         let time = now();
@@ -337,13 +338,10 @@ pub fn find<N: Nic>(
         match probe.verdict(time) {
             Verdict::Decided(host, service) => return Ok((host, service)),
             Verdict::Contradiction(reason) => return Err(reason),
-            Verdict::Waiting(until) if is_quiet => {
-                let is_waiting = nics.iter_mut().fold(false, |waits, nic| nic.arm() | waits);
-                if !is_waiting {
-                    idle(until);
-                }
+            Verdict::Waiting(until) => {
+                let is_idle = is_quiet && !nics.iter_mut().fold(false, |waits, nic| nic.arm() | waits);
+                rest(is_idle.then_some(until));
             }
-            Verdict::Waiting(_) => {}
         }
     }
 }

@@ -50,15 +50,15 @@ enum Trouble {
     Malformed(Malformed),
 }
 
-/// The document that the service at `address` has, by whichever it is reached of the NICs that `is_asked` says yes to; `idle`
-/// sleeps until a time, or until a NIC wakes it. All NICs come back, in their order.
+/// The document that the service at `address` has, by whichever it is reached of the NICs that `is_asked` says yes to; `rest`
+/// is as for [`find`](crate::find). All NICs come back, in their order.
 pub fn fetch<N: Nic>(
     nics: Vec<N>,
     address: Ipv4Addr,
     is_asked: &dyn Fn(Mac) -> bool,
     seed: u64,
     now: &dyn Fn() -> Instant,
-    idle: &mut dyn FnMut(Instant),
+    rest: &mut dyn FnMut(Option<Instant>),
 ) -> (Vec<N>, Result<Vec<u8>, String>) {
     let macs: Vec<Mac> = nics.iter().map(Nic::mac).collect();
     let mut executor = Executor::new(nics.len().max(1));
@@ -113,10 +113,11 @@ pub fn fetch<N: Nic>(
         drop(outcome);
         let is_busy = more || executor.has_ready();
         if is_busy || attachments.iter_mut().fold(false, |waits, nic| nic.arm() | waits) {
+            rest(None);
             continue;
         }
         let deadlines = attachments.iter_mut().filter_map(|nic| nic.next_deadline(time));
-        idle(deadlines.chain(executor.next_deadline()).fold(limit, Instant::min));
+        rest(Some(deadlines.chain(executor.next_deadline()).fold(limit, Instant::min)));
     };
     drop(executor);
     let used = attachments.into_iter().map(|nic| nic.into_nic().into_inner());

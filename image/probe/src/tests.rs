@@ -246,6 +246,7 @@ fn nics_are_driven_until_it_is_known() {
     let mut probe = Probe::new(networks(NETWORKS, [None; 2]), &macs, 7, at(0)).unwrap();
     let time = Cell::new(0);
     let found = find(&mut nics, &mut probe, &|| at(time.get()), &mut |until| {
+        let Some(until) = until else { return };
         assert!(until > at(time.get()));
         time.set(until.as_micros() / 1000);
         if time.get() >= 500 {
@@ -259,6 +260,34 @@ fn nics_are_driven_until_it_is_known() {
     });
     assert_eq!((found, time.get()), (Ok((1, 0)), 800));
     assert_eq!(host_end.incoming.borrow().len(), 1, "no more than there is room for");
+}
+
+/// The watchdog and the power button are beside this, and a flood keeps them no more waiting than silence.
+#[test]
+fn what_is_beside_is_seen_to_in_each_turn_of_a_flood() {
+    let [flooded, mut flood] = Wire::pair([1, 11]);
+    let [quiet, _end] = Wire::pair([2, 12]);
+    let mut nics = [flooded, quiet];
+    let macs = nics.each_ref().map(Nic::mac);
+    let mut probe = Probe::new(networks(NETWORKS, [None; 2]), &macs, 7, at(0)).unwrap();
+    let (turns, looks) = (Cell::new(0), Cell::new(0));
+    let now = || {
+        turns.set(turns.get() + 1);
+        // One that shows nothing, and at the end those that end it.
+        let text = if turns.get() < 100 { [192, 0, 2, 1] } else { [10, 77, 0, 1] };
+        flood.outgoing.borrow_mut().push_back(says(2, STRANGER, text));
+        if turns.get() == 100 {
+            flood.outgoing.borrow_mut().push_back(says(2, STRANGER, [10, 77, 1, 1]));
+        }
+        at(turns.get())
+    };
+    let found = find(&mut nics, &mut probe, &now, &mut |until| {
+        assert_eq!(until, None, "there is always something to do");
+        looks.set(looks.get() + 1);
+    });
+    assert!(found.unwrap_err().contains("host.mac"));
+    assert_eq!((turns.get(), looks.get()), (100, 99));
+    assert!(flood.receive(network_nic::Instant::ZERO).is_some(), "it asks all the same");
 }
 
 #[test]

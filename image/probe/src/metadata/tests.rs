@@ -72,13 +72,14 @@ fn fetch_by(
         .map(|(wire, service)| End::new(wire, service.unwrap_or_else(|| silent.clone())));
     let time = Cell::new(1_000);
     let now = || Instant::from_micros(time.get());
-    let mut idle = |until: Instant| {
+    let mut rest = |until: Option<Instant>| {
+        let Some(until) = until else { return };
         for (end, _) in ends.iter_mut().zip(has).filter(|(_, has)| *has) {
             end.turn(now());
         }
         time.set((time.get() + 1_000).min(until.as_micros().max(time.get() + 1)));
     };
-    let (nics, result) = fetch(vec![one, two], ADDRESS, is_asked, 0x1234, &now, &mut idle);
+    let (nics, result) = fetch(vec![one, two], ADDRESS, is_asked, 0x1234, &now, &mut rest);
     assert_eq!(nics.iter().map(Nic::mac).collect::<Vec<_>>(), [ONE, TWO]);
     (result, ends.map(|end| end.asked.take()), time.get())
 }
