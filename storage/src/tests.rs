@@ -42,6 +42,8 @@ struct Service {
     manner: Manner,
     /// Writes it was given.
     writes: usize,
+    /// Of each farewell that it was told, whether the stream ended behind it as it should.
+    farewells: Vec<bool>,
     /// How it has TLS.
     tls: tls::Service,
 }
@@ -68,6 +70,18 @@ async fn serve(service: Rc<RefCell<Service>>, clock: Clock, port: u16, mut strea
         converse(&service, &clock, &mut session, &mut pipe, &mut stream).await;
         service.borrow_mut().tls.remember(&pipe);
         session.assert_obeyed();
+        if session.has_ended() {
+            let mut buffer = [0; 64];
+            let in_order = loop {
+                match stream.read(&mut buffer).await {
+                    Ok(0) => break true,
+                    // The end of TLS is said as well.
+                    Ok(_) => {}
+                    Err(_) => break false,
+                }
+            };
+            service.borrow_mut().farewells.push(in_order);
+        }
         stream.finish().await;
     }
 }
@@ -91,6 +105,9 @@ async fn converse(
             Ok(TryRead::Empty) if service.borrow().answers(session) => {}
             Ok(TryRead::Empty) => clock.sleep(Duration::from_millis(1)).await,
             Ok(TryRead::Finished) | Err(_) => return,
+        }
+        if session.has_ended() {
+            return;
         }
         let service = &mut *service.borrow_mut();
         if session.waiting.is_empty() || service.manner == Manner::Hang {
@@ -204,7 +221,8 @@ impl World {
         manner: Manner,
         tls: tls::Service,
     ) -> Rc<RefCell<Service>> {
-        let service = Service { name, disk: Disk::new(1 << 20), manner, writes: 0, tls };
+        let service =
+            Service { name, disk: Disk::new(1 << 20), manner, writes: 0, farewells: Vec::new(), tls };
         let service = Rc::new(RefCell::new(service));
         for _ in 0..2 {
             let stream = self.server.stream(65536, 65536);
@@ -325,6 +343,7 @@ fn a_disk_is_served_while_another_is_still_being_withdrawn() {
     world.run(Duration::from_secs(1));
     assert_eq!((old.borrow().writes, new.borrow().writes), (0, 1));
     assert!(world.shared().volumes[0].is_free(), "the farewell is over");
+    assert_eq!(old.borrow().farewells, [true], "it was heard, and the connection ended in order");
 }
 
 #[test]
@@ -392,6 +411,7 @@ fn a_disk_that_has_grown_is_noticed_and_nothing_is_lost_over_it() {
     world.run(limits().watch + Duration::from_secs(5));
     let exposed = world.control().get("one").expect("exposed");
     assert_eq!((exposed.size, exposed.state), (Some(2 * before), VolumeState::Ready));
+    assert_eq!(service.borrow().farewells, [true], "of the connection that was made anew");
 }
 
 #[test]

@@ -243,13 +243,20 @@ impl Driver {
         Ok(taken)
     }
 
-    /// Put the next bytes for connection `path` where they are to lie: see [`Client::fill`].
+    /// Put the next bytes for connection `path` where they are to lie: see [`Client::fill`]. If with these it has served its
+    /// purpose, [`Driver::handle_timeout`] says so.
     ///
     /// # Errors
     /// As for [`Driver::transmitted`].
     pub fn fill(&mut self, path: usize, now: Instant, room: &mut [u8]) -> Result<usize, End> {
         let filled = self.paths[path].client.fill(now, room);
-        self.drain(path, now)?;
+        match self.drain(path, now) {
+            // What was put there has to be sent before the connection is dropped: it may be the farewell.
+            Err(end) if filled > 0 => {
+                self.paths[path].condemned.get_or_insert(end);
+            }
+            drained => drained?,
+        }
         Ok(filled)
     }
 

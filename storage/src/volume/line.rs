@@ -96,5 +96,7 @@ pub(super) fn lost(driver: &Driver, path: usize, end: End) -> Lost {
         remark => format!("{end} (\"{remark}\")"),
     };
     let is_another_disk = end.is_another_disk();
-    Lost { retry: end.retry(), is_another_disk, ..Lost::soon(reason) }
+    // It was sent, and is not to be lost in a reset.
+    let says_farewell = matches!(end, End::Farewell | End::Renewal | End::ShutDown);
+    Lost { retry: end.retry(), is_another_disk, says_farewell, ..Lost::soon(reason) }
 }
