@@ -217,6 +217,10 @@ impl Nic for AnyNic {
         each!(self, nic => nic.arm())
     }
 
+    fn has_sent(&mut self) -> bool {
+        each!(self, nic => nic.has_sent())
+    }
+
     fn counters(&self) -> Counters {
         each!(self, nic => nic.counters())
     }

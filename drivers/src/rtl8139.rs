@@ -336,6 +336,11 @@ impl Nic for Rtl8139 {
         }
     }
 
+    fn has_sent(&mut self) -> bool {
+        // Who is not up sends nothing.
+        self.state != State::Up || self.transmit.is_done()
+    }
+
     fn counters(&self) -> Counters {
         self.counters
     }

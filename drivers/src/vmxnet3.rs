@@ -534,6 +534,11 @@ impl Nic for Vmxnet3 {
         if starved { self.transmit.waits() } else { self.receive.waits() }
     }
 
+    fn has_sent(&mut self) -> bool {
+        // Who is not up sends nothing, and of who lies nothing is known.
+        self.state != State::Up || self.transmit.is_done().unwrap_or(true)
+    }
+
     fn counters(&self) -> Counters {
         self.counters
     }

@@ -84,6 +84,11 @@ impl<N: Nic> Attachment<N> {
         self.nic.arm()
     }
 
+    /// Whether all that was sent has left the NIC.
+    pub fn has_sent(&mut self) -> bool {
+        self.nic.has_sent()
+    }
+
     /// The NIC without its stack, which hears nothing from then on.
     pub fn into_nic(self) -> N {
         self.nic

@@ -73,6 +73,10 @@ impl<N: Nic> Nic for Measured<N> {
         self.nic.arm()
     }
 
+    fn has_sent(&mut self) -> bool {
+        self.nic.has_sent()
+    }
+
     fn counters(&self) -> Counters {
         self.nic.counters()
     }

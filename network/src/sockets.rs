@@ -194,7 +194,6 @@ impl Sockets {
         self.earliest = Instant::ZERO;
     }
 
-    /// The DHCP client, if there is one.
     /// Let all of them end.
     pub(crate) fn close(&mut self) {
         for place in (0..self.slots.len()).map(Place) {
@@ -203,13 +202,16 @@ impl Sockets {
         }
     }
 
-    /// Whether all of them have ended; who has only to wait for stragglers has.
+    /// Whether all of them have ended, and owe their peers no reset; who has only to wait for stragglers has.
     pub(crate) fn are_closed(&self) -> bool {
-        self.slots
-            .iter()
-            .all(|slot| matches!(slot.tcp().state(), State::Closed | State::Listen | State::TimeWait))
+        self.slots.iter().all(|slot| match slot.tcp().state() {
+            State::Closed => slot.tcp().remote_endpoint().is_none(),
+            State::Listen | State::TimeWait => true,
+            _ => false,
+        })
     }
 
+    /// The DHCP client, if there is one.
     pub(crate) fn dhcp(&mut self) -> Option<&mut dhcpv4::Socket<'static>> {
         self.dhcp.as_mut().map(|set| set.get_mut(SocketHandle::default()))
     }

@@ -4,11 +4,12 @@
 use crate::fixture::{script, stage, targets};
 use crate::hostile::peer::{Heard, Peer, SOON, Who, login};
 use crate::hostile::session::{BLOCK, GOOD, Session, lun, read10, write10};
-use crate::service::{FOLDER, Inside, Place, Service, expose};
+use crate::service::{FOLDER, Inside, PORT, Place, Service, expose};
 use image_launch::appliance::{Appliance, Kind};
 use image_launch::disk::Server;
 use image_launch::machine::Board;
-use image_launch::process::Process;
+use image_launch::net::Wire;
+use image_launch::process::{self, Process};
 use image_launch::stage::Stage;
 use image_launch::wait;
 use rustix::process::{Pid, Signal, kill_process};
@@ -91,6 +92,78 @@ fn press(kind: Kind, arguments: &[&str]) {
     assert!(!stage.appliance.has_panicked(), "{said}");
 }
 
+/// How often a machine is switched off and on again: more often than the service takes connections.
+const CYCLES: usize = 3;
+
+#[test]
+fn storage_services_hear_a_farewell_and_keep_no_connection_of_a_machine_that_is_off() {
+    for kind in targets() {
+        if matches!(kind, Kind::Hosted | Kind::Image(Board::Q35)) {
+            switch_off_and_on(kind);
+        }
+    }
+}
+
+fn switch_off_and_on(kind: Kind) {
+    let mut script = script(kind, SIZE, Server::QemuNbd);
+    script.disks.clear();
+    expose(&mut script, 0, &[]);
+    expose(&mut script, 1, &[]);
+    let (mut stage, _turn) = stage(&script);
+    let mut nbdkit = serve(&stage, "nbdkit", 0, &["-f", "-v", "-i"], &["memory", "16M"]);
+    let disk = stage.file("disk");
+    image_launch::disk::empty(&disk, SIZE).unwrap();
+    // Who is not heard to go has its place for ever, and there are two.
+    let options = ["-t", "-e", "2", "-f", "raw", "-b"];
+    let mut qemu_nbd = serve(&stage, "qemu-nbd", 1, &options, &[disk.to_str().unwrap()]);
+    for cycle in 1..=CYCLES {
+        wait::until("both disks", LIMIT, || {
+            let said = stage.appliance.console();
+            Ok((said.contains("volume 0: ready") && said.contains("volume 1: ready")).then_some(()))
+        })
+        .unwrap();
+        match stage.appliance.machine().map(|machine| machine.qmp().unwrap()) {
+            Some(mut qmp) => drop(qmp.execute("system_powerdown", &serde_json::json!({})).unwrap()),
+            None => terminate(&mut stage.appliance),
+        }
+        let end = stage.appliance.process().wait(LIMIT);
+        let said = format!("{}\n{}", stage.appliance.console(), nbdkit.output());
+        assert!(end.as_ref().is_ok_and(std::process::ExitStatus::success), "{kind}: {end:?}\n{said}");
+        nbdkit.must_run().and_then(|()| qemu_nbd.must_run()).unwrap();
+        // What a connection has that was reset, or never ended, is neither.
+        let heard = |text: &str| nbdkit.output().matches(text).count();
+        wait::until("an end of all connections", SOON, || Ok(connections(&stage).is_empty().then_some(())))
+            .unwrap_or_else(|_| panic!("{kind}: {}\n{said}", connections(&stage)));
+        wait::until("a farewell", SOON, || Ok((heard("client sent NBD_CMD_DISC") == cycle).then_some(())))
+            .unwrap_or_else(|_| panic!("{kind}, {cycle}: {said}"));
+        assert_eq!(heard("reset by peer"), 0, "{kind}: {said}");
+        stage.crash().unwrap();
+    }
+}
+
+/// Starts a program on the port of service `n`, with what comes before its address and behind its port.
+fn serve(stage: &Stage, program: &str, n: u16, before: &[&str], behind: &[&str]) -> Process {
+    let mut command = stage.net.command(program);
+    let port = (PORT + n).to_string();
+    command.args(before).arg(Wire::Service.here().to_string()).args(["-p", &port]).args(behind);
+    Process::start(program, command, &stage.file(&format!("{program}.log"))).unwrap()
+}
+
+/// The connections of both services, except those of which their ends have yet to forget.
+fn connections(stage: &Stage) -> String {
+    let mut command = stage.net.command("ss");
+    let [first, second] = [PORT, PORT + 1].map(|port| format!("sport = :{port}"));
+    command.args([
+        "-Htan",
+        "exclude",
+        "listening",
+        "exclude",
+        "time-wait",
+        &format!("( {first} or {second} )"),
+    ]);
+    process::check(command, LIMIT).unwrap()
+}
+
 /// Boards with a PC's clock tell the time of day, the same as this system's.
 fn check_clock(kind: Kind, console: &str) {
     if let Kind::Image(Board::Q35 | Board::Pc) = kind {
@@ -141,7 +214,7 @@ fn asked_to_leave() {
         }
     };
     assert_eq!(message.event, LOG_OUT);
-    assert_eq!(message.parameter3, 20, "of thirty seconds the disks have ten");
+    assert_eq!(message.parameter3, 19, "of thirty seconds the disks have ten, and connections one");
     session.exp_stat_sn = message.stat_sn.wrapping_add(1);
     // Who is there already is served to the end; nobody else is let in.
     let answer = session.run(lun(0), &read10(PLACE, 1), &[], 512).unwrap();

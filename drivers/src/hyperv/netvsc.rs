@@ -274,6 +274,11 @@ impl Nic for NetVsc {
         }
     }
 
+    fn has_sent(&mut self) -> bool {
+        // Who is not up sends nothing.
+        self.state != State::Up || self.transmit.is_done()
+    }
+
     fn counters(&self) -> Counters {
         self.counters
     }

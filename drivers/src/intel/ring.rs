@@ -287,14 +287,24 @@ impl Transmit {
     /// nobody needs to know.
     pub(super) fn has_room(&mut self) -> bool {
         if self.free.is_empty() {
-            while self.waits() {
-                let Some((lent, _)) = self.lent.pop_front() else { break };
-                // SAFETY: the device has said that it is done with it.
-                self.free.push(unsafe { lent.reclaim() });
-            }
+            self.reap();
         }
         self.starved = self.free.is_empty();
         !self.starved
+    }
+
+    fn reap(&mut self) {
+        while self.waits() {
+            let Some((lent, _)) = self.lent.pop_front() else { break };
+            // SAFETY: the device has said that it is done with it.
+            self.free.push(unsafe { lent.reclaim() });
+        }
+    }
+
+    /// Whether the device is done with all it was given.
+    pub(super) fn is_done(&mut self) -> bool {
+        self.reap();
+        self.lent.is_empty()
     }
 
     /// Whether the device is done with something.

@@ -80,7 +80,9 @@ fn frames_go_both_ways_unchanged_many_times_around_the_rings() {
             assert!(send(&mut nic, &out, at(0)));
             assert!(device.sent().is_none(), "before it was told");
             nic.flush();
+            assert!(!nic.has_sent(), "the device has it still");
             let sent = device.sent().expect("a frame");
+            assert!(nic.has_sent());
             assert_eq!((sent.frame, sent.checksum, sent.cut, sent.pieces), (out, None, None, 1));
             let back = frame(number, 16 + usize::from(number) % 1500);
             assert!(device.deliver(&back, WHOLE | IGNORE));

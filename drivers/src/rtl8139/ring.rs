@@ -82,6 +82,11 @@ impl Ring {
         Some(unsafe { lent.reclaim() })
     }
 
+    /// Whether the device has the buffer at `place`.
+    fn is_lent(&self, place: usize) -> bool {
+        self.lent.get(place).is_some_and(Option::is_some)
+    }
+
     /// All buffers back, and no descriptor that is the device's.
     ///
     /// # Safety
@@ -234,14 +239,24 @@ impl Transmit {
     /// nobody needs to know.
     pub(super) fn has_room(&mut self) -> bool {
         if self.free.is_empty() {
-            while self.waits() {
-                // SAFETY: the device has said that it is done with it.
-                self.free.extend(unsafe { self.ring.take(self.oldest) });
-                self.oldest = self.ring.after(self.oldest);
-            }
+            self.reap();
         }
         self.starved = self.free.is_empty();
         !self.starved
+    }
+
+    fn reap(&mut self) {
+        while self.waits() {
+            // SAFETY: the device has said that it is done with it.
+            self.free.extend(unsafe { self.ring.take(self.oldest) });
+            self.oldest = self.ring.after(self.oldest);
+        }
+    }
+
+    /// Whether the device is done with all it was given.
+    pub(super) fn is_done(&mut self) -> bool {
+        self.reap();
+        !self.ring.is_lent(self.oldest)
     }
 
     /// Whether the device is done with something.

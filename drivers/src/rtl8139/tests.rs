@@ -50,7 +50,9 @@ fn frames_go_both_ways_unchanged_many_times_around_the_rings() {
         let out = frame(number, 60 + usize::from(number) % 1455);
         assert!(send(&mut nic, &out, at(0)));
         nic.flush();
+        assert!(!nic.has_sent(), "the device has it still");
         assert_eq!(device.sent(), Some(out));
+        assert!(nic.has_sent());
         let back = frame(number, 16 + usize::from(number) % 1500);
         assert!(device.deliver(&back, WHOLE));
         assert_eq!(receive(&mut nic, at(0)), Some(back));

@@ -385,6 +385,11 @@ impl Nic for VirtioNet {
         if self.transmit.starved { self.transmit.arm() } else { frames }
     }
 
+    fn has_sent(&mut self) -> bool {
+        // Who is not up sends nothing, and of who lies nothing is known.
+        self.state != State::Up || self.transmit.is_done().unwrap_or(true)
+    }
+
     fn counters(&self) -> Counters {
         self.counters
     }

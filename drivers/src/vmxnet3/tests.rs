@@ -75,7 +75,9 @@ fn frames_go_both_ways_unchanged_many_times_around_the_rings() {
         let out = frame(number, 60);
         assert!(send(&mut nic, &out, at(0)));
         nic.flush();
+        assert!(!nic.has_sent(), "the device has it still");
         let sent = device.sent().expect("a frame");
+        assert!(nic.has_sent());
         assert_eq!((sent.frame, sent.offload, sent.pieces), (out, 0, 1));
         let back = frame(number, 16 + usize::from(number) % 1500);
         assert!(deliver(&device, &back));

@@ -57,24 +57,35 @@ impl Transmit {
     /// nobody needs to know.
     pub(super) fn has_room(&mut self) -> Result<bool, Lie> {
         if self.free.is_empty() {
-            while let Some([first, ..]) = self.completions.completion() {
-                match self.lent.pop_front() {
-                    Some((lent, last)) if last == (first & INDEX) as usize => {
-                        // SAFETY: the device has said just now that it is done with it, and cannot do so again.
-                        self.free.push(unsafe { lent.reclaim() });
-                    }
-                    // It stays the device's until that has been reset.
-                    Some(other) => {
-                        self.lent.push_front(other);
-                        return Err(Lie::Index);
-                    }
-                    None => return Err(Lie::Index),
-                }
-                self.completions.advance();
-            }
+            self.reap()?;
         }
         self.starved = self.free.is_empty();
         Ok(!self.starved)
+    }
+
+    fn reap(&mut self) -> Result<(), Lie> {
+        while let Some([first, ..]) = self.completions.completion() {
+            match self.lent.pop_front() {
+                Some((lent, last)) if last == (first & INDEX) as usize => {
+                    // SAFETY: the device has said just now that it is done with it, and cannot do so again.
+                    self.free.push(unsafe { lent.reclaim() });
+                }
+                // It stays the device's until that has been reset.
+                Some(other) => {
+                    self.lent.push_front(other);
+                    return Err(Lie::Index);
+                }
+                None => return Err(Lie::Index),
+            }
+            self.completions.advance();
+        }
+        Ok(())
+    }
+
+    /// Whether the device is done with all it was given.
+    pub(super) fn is_done(&mut self) -> Result<bool, Lie> {
+        self.reap()?;
+        Ok(self.lent.is_empty())
     }
 
     /// Whether the device is done with something.

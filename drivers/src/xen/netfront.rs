@@ -325,6 +325,11 @@ impl Nic for Netfront {
         }
     }
 
+    fn has_sent(&mut self) -> bool {
+        // Who is not up sends nothing, and of who lies nothing is known.
+        self.state != State::Up || self.transmit.is_done().unwrap_or(true)
+    }
+
     fn counters(&self) -> Counters {
         self.counters
     }

@@ -219,6 +219,9 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
         self.profile.enter(Stage::Stack);
         let more = self.host.transmit(now) | self.service.transmit(now);
         self.profile.enter(Stage::Other);
+        if self.ending.is_parting() {
+            self.part(now, more);
+        }
         // Whatever came meanwhile is waiting in a NIC, or has made a task ready. A NIC is asked for a wake-up only when it has
         // nothing: under load nobody is woken.
         if more || self.executor.has_ready() || self.host.arm() || self.service.arm() {
@@ -232,15 +235,15 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
             self.service.next_deadline(now),
             self.executor.next_deadline(),
             self.state.as_ref().and_then(Records::next_deadline),
-            self.ending.deadline(),
+            self.ending.deadline(now),
         ];
         self.profile.enter(Stage::Idle);
         Next::Idle(deadlines.into_iter().flatten().min())
     }
 
     /// The ground is asked to end: nobody is let in any more, initiators are asked to log out, disks are flushed and left,
-    /// every connection ends. It takes as long as initiators and services do, and no longer than `within`; then, or when
-    /// all has gone, [`Self::has_ended`] says so. To be asked again changes nothing.
+    /// every connection ends, and what was said has left the NICs. It takes as long as initiators and services do, and no
+    /// longer than `within` in all; then, or when all has gone, [`Self::has_ended`] says so. To be asked again changes nothing.
     pub fn end(&mut self, within: Duration, now: Instant) {
         if !self.ending.is_asked() {
             log::info!(target: "corbel", "asked to end, within {} seconds", within.as_secs());
@@ -255,16 +258,23 @@ impl<H: Nic, S: Nic> Appliance<H, S> {
 
     fn go_on_ending(&mut self, now: Instant) {
         let is_drained = self.control.is_drained() && !self.state.as_ref().is_some_and(Records::is_busy);
-        let stacks = [self.host.stack(), self.service.stack()];
         if self.ending.leave(now, is_drained) {
             if !is_drained {
                 log::warn!("some initiators or storage services have not let go in time");
             }
             // Nobody says anything any more, or dials again; what was said is still sent.
             self.executor = Executor::new(0);
-            stacks.iter().for_each(Stack::close);
+            [self.host.stack(), self.service.stack()].iter().for_each(Stack::close);
         }
-        if self.ending.part(now, stacks.iter().all(Stack::is_closed)) {
+    }
+
+    /// Whether it is over, when sockets have sent what they had, unless they have `more`. What is still in a NIC would be lost
+    /// with the machine, and a peer that does not hear that its connection has ended keeps it.
+    fn part(&mut self, now: Instant, more: bool) {
+        let are_closed = !more && self.host.stack().is_closed() && self.service.stack().is_closed();
+        // Both are asked, whatever the first says.
+        let has_sent = self.host.has_sent() & self.service.has_sent();
+        if self.ending.part(now, are_closed && has_sent) {
             log::info!(target: "corbel", "ended");
         }
     }

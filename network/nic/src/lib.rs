@@ -37,6 +37,12 @@ pub trait Nic: Device {
     /// frames are waiting already: then do not go idle. May be called any number of times.
     fn arm(&mut self) -> bool;
 
+    /// Whether the device is done with all that was sent, so that none of it is lost when the machine ends. To be asked behind
+    /// [`Nic::flush`], and again as long as not.
+    fn has_sent(&mut self) -> bool {
+        true
+    }
+
     /// Counters since start.
     fn counters(&self) -> Counters;
 }

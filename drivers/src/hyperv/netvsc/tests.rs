@@ -168,8 +168,10 @@ fn a_batch_is_one_signal_and_none_while_the_host_is_at_it() {
     assert!(send(&mut nic, &frame(5, 60), at(0)));
     nic.flush();
     assert_eq!(host.signals(), 0, "it has not read what came before");
+    assert!(receive(&mut nic, at(0)).is_none() && !nic.has_sent(), "the host has them still");
     host.work(0);
     assert_eq!(host.nic(0).sent.len(), 6);
+    assert!(receive(&mut nic, at(0)).is_none() && nic.has_sent());
     host.set_control(0, false, 8, 1);
     assert!(send(&mut nic, &frame(6, 60), at(0)));
     nic.flush();

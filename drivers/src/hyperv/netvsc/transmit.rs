@@ -76,6 +76,11 @@ impl Transmit {
         usize::try_from(number).is_ok_and(|number| self.lent.get(number).is_some_and(Option::is_some))
     }
 
+    /// Whether the host is done with all of them, as far as it was asked.
+    pub(super) fn is_done(&self) -> bool {
+        self.lent.iter().all(Option::is_none)
+    }
+
     /// The host is done with one that [is under way](Self::is_under_way): it has said so, its channel was closed, or it was
     /// never told.
     pub(super) fn completed(&mut self, transaction: u64) {

@@ -60,7 +60,9 @@ fn frames_go_both_ways_unchanged() {
             let out = frame(number, 60);
             assert!(send(&mut nic, &out, at(0)));
             nic.flush();
+            assert!(!nic.has_sent(), "the device has it still");
             assert_eq!(device.sent(), Some(bare(&out)));
+            assert!(nic.has_sent());
             let back = frame(number, 16 + usize::from(number));
             assert!(device.deliver(&bare(&back)));
             assert_eq!(receive(&mut nic, at(0)), Some(back));

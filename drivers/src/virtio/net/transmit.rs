@@ -26,12 +26,23 @@ impl Transmit {
     /// nobody needs to know.
     pub(super) fn has_room(&mut self) -> Result<bool, Lie> {
         if self.free.is_empty() {
-            while let Some((buffer, _)) = self.queue.pop()? {
-                self.free.push(buffer);
-            }
+            self.reap()?;
         }
         self.starved = self.free.is_empty();
         Ok(!self.starved)
+    }
+
+    fn reap(&mut self) -> Result<(), Lie> {
+        while let Some((buffer, _)) = self.queue.pop()? {
+            self.free.push(buffer);
+        }
+        Ok(())
+    }
+
+    /// Whether the device is done with all it was given.
+    pub(super) fn is_done(&mut self) -> Result<bool, Lie> {
+        self.reap()?;
+        Ok(self.queue.outstanding() == 0)
     }
 
     /// Ask for an interrupt when half of what the device has is sent. Answers `true` when something is already.

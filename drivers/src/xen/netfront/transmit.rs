@@ -139,6 +139,12 @@ impl Transmit {
         Ok(())
     }
 
+    /// Whether the backend is done with all of them.
+    pub(super) fn is_done(&mut self) -> Result<bool, Lie> {
+        self.reap()?;
+        Ok(self.sent.iter().all(Option::is_none))
+    }
+
     /// Revoke the grants of a frame. Answers whether its buffer is ours then.
     fn take_back(&mut self, number: usize) -> bool {
         let Some(sent) = self.sent.get_mut(number).and_then(Option::take) else { return true };
