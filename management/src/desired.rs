@@ -4,6 +4,7 @@ use crate::Management;
 use crate::documents::{self, policy_document};
 use crate::networks::NetworkDeed;
 use crate::problem::{Kind, Problem};
+use crate::route::IfMatch;
 use crate::targets::Targets;
 use crate::views;
 use agent_protocol::{Object, Text, decode, encode};
@@ -116,6 +117,40 @@ impl Desired {
     }
 }
 
+impl Wanted {
+    /// It beside what storage has.
+    fn shown(&self, exposed: Option<&Exposed>) -> TargetDesired {
+        let difference = difference(self, exposed);
+        TargetDesired {
+            generation: self.generation,
+            durable: self.durable,
+            applied: difference.is_empty(),
+            difference,
+            problem: self.problem.clone(),
+        }
+    }
+}
+
+/// What a document would come to for what storage has: of one that is there only who may use it how can be changed.
+fn would_be(
+    id: &TargetId,
+    exposure: &Exposure,
+    there: Option<&Exposed>,
+    wanted: &Wanted,
+) -> Result<Response, Problem> {
+    let mut view = views::absent(id.as_str(), &wanted.document);
+    if let Some(there) = there {
+        if (Exposure { access: exposure.access, ..there.exposure.clone() }) != *exposure {
+            let detail =
+                "Another target of that name is exposed; of one that is, only access can be changed.";
+            return Err(Problem::new(Kind::TargetConflict, detail));
+        }
+        view = views::target(there);
+    }
+    view.desired = Some(wanted.shown(there));
+    Ok(Response::json(200, encode(&view)))
+}
+
 /// The names of the fields in which storage differs from what is wanted.
 fn difference(wanted: &Wanted, exposed: Option<&Exposed>) -> Vec<Text> {
     let Some(Exposed { exposure, .. }) = exposed else { return [Text::new("id")].into() };
@@ -174,21 +209,33 @@ impl Management {
         Deed { key: DRAIN.into(), value, what: What::Drain(drain), path: path.into() }
     }
 
-    /// `PUT /v1/targets/{id}`: storage has it from here on, unless it cannot be kept.
-    pub(crate) fn want(&self, id: TargetId, request: &Request<'_>) -> Result<Deed, Problem> {
+    /// `PUT /v1/targets/{id}`: storage has it from here on, unless it cannot be kept; or, of a dry run, how it would be.
+    pub(crate) fn want(
+        &self,
+        id: TargetId,
+        dry: bool,
+        if_match: IfMatch,
+        request: &Request<'_>,
+    ) -> Result<Result<Deed, Response>, Problem> {
         let mut document: TargetDocument = documents::parse(request)?;
-        let generation = self.next_generation(&id, &document, request.field("if-match"))?;
+        let generation = self.next_generation(&id, &document, if_match)?;
         let exposure = documents::exposure(document.clone(), &id)?;
         document.generation = Some(generation);
         let value = encode(&document);
         if value.len() > DOCUMENT_MAX {
             return Err(Problem::new(Kind::InvalidField, "The document is longer than 4096 bytes."));
         }
-        let was_there = self.targets.get(id.as_str()).is_some();
+        let there = self.targets.get(id.as_str());
+        if dry {
+            let durable = self.state.is_some();
+            let wanted = Wanted { document, generation, durable, problem: None };
+            return Ok(Err(would_be(&id, &exposure, there.as_ref(), &wanted)?));
+        }
+        let was_there = there.is_some();
         crate::targets::put(&*self.targets, exposure)?;
         let key = format!("{TARGETS}{id}");
         let what = What::Put(id, Box::new(document), generation, was_there);
-        Ok(Deed { key, value: Some(value), what, path: request.path.into() })
+        Ok(Ok(Deed { key, value: Some(value), what, path: request.path.into() }))
     }
 
     /// The generation that a document is to have.
@@ -196,7 +243,7 @@ impl Management {
         &self,
         id: &TargetId,
         document: &TargetDocument,
-        if_match: Option<&str>,
+        if_match: IfMatch,
     ) -> Result<u64, Problem> {
         let desired = self.desired.borrow();
         let there = desired.targets.get(id);
@@ -217,14 +264,9 @@ impl Management {
         }
     }
 
-    /// Whether `If-Match` holds for the generation that is there (RFC 9110 section 13.1.1).
-    pub(crate) fn matches(&self, current: u64, if_match: Option<&str>) -> Result<(), Problem> {
-        let Some(expected) = if_match else { return Ok(()) };
-        let holds = match expected.trim_matches('"') {
-            "*" => current > 0,
-            number => number.parse() == Ok(current),
-        };
-        if holds {
+    /// Refuse what expects another generation than the one that is there.
+    pub(crate) fn matches(&self, current: u64, if_match: IfMatch) -> Result<(), Problem> {
+        if if_match.holds(current) {
             return Ok(());
         }
         let detail = format!("The document that is there has generation {current}.");
@@ -236,16 +278,33 @@ impl Management {
         &self,
         id: TargetId,
         grace: Option<u16>,
-        request: &Request<'_>,
+        if_match: IfMatch,
+        path: &str,
     ) -> Result<Deed, Problem> {
         let current = self.desired.borrow().targets.get(&id).map(|wanted| wanted.generation);
-        self.matches(current.unwrap_or(0), request.field("if-match"))?;
+        self.matches(current.unwrap_or(0), if_match)?;
         match crate::targets::delete(&*self.targets, id.as_str(), grace) {
             Err(problem) if problem.kind != Kind::UnknownTarget || current.is_none() => return Err(problem),
             _ => {}
         }
         let key = format!("{TARGETS}{id}");
-        Ok(Deed { key, value: None, what: What::Delete(id), path: request.path.into() })
+        Ok(Deed { key, value: None, what: What::Delete(id), path: path.into() })
+    }
+
+    /// The same of a dry run: what would be withdrawn, as it is.
+    pub(crate) fn would_go(
+        &self,
+        id: &TargetId,
+        grace: Option<u16>,
+        if_match: IfMatch,
+    ) -> Result<Response, Problem> {
+        let current = self.desired.borrow().targets.get(id).map(|wanted| wanted.generation);
+        self.matches(current.unwrap_or(0), if_match)?;
+        let target = self.target(id.as_str())?;
+        if target.sessions > 0 && grace.is_none() {
+            return Err(crate::targets::in_use(id.as_str()));
+        }
+        Ok(Response::json(200, encode(&target)))
     }
 
     /// Keep what was done, and answer.
@@ -332,16 +391,7 @@ impl Management {
                 return Err(Problem::new(Kind::UnknownTarget, format!("There is no target {id}.")));
             }
         };
-        view.desired = wanted.map(|wanted| {
-            let difference = difference(wanted, exposed.as_ref());
-            TargetDesired {
-                generation: wanted.generation,
-                durable: wanted.durable,
-                applied: difference.is_empty(),
-                difference,
-                problem: wanted.problem.clone(),
-            }
-        });
+        view.desired = wanted.map(|wanted| wanted.shown(exposed.as_ref()));
         Ok(view)
     }
 

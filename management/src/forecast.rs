@@ -4,11 +4,10 @@ use crate::Management;
 use crate::documents::Order;
 use crate::problem::{Kind, Problem};
 use agent_protocol::lifecycle::{Effect, effect};
-use agent_protocol::{Answer, Outcome, Refusal, Support, Verb, encode};
+use agent_protocol::{Answer, Outcome, Refusal, Support, Verb};
 use alloc::boxed::Box;
 use alloc::format;
 use management_api::{Forecast, InstanceView};
-use management_http::Response;
 
 impl Management {
     /// Refuse what none of the host's hypervisors can do, and instances on a host that takes none: nothing is sent.
@@ -38,7 +37,7 @@ impl Management {
 }
 
 /// What would come of an order, going by how the instance is now.
-pub(crate) fn forecast(order: &Order, answer: &Answer) -> Result<Response, Problem> {
+pub(crate) fn forecast(order: &Order, answer: &Answer) -> Result<Forecast, Problem> {
     let verb = order.action.verb();
     let instance = match &answer.outcome {
         Outcome::Done { instance, .. } | Outcome::Accepted { instance } => instance,
@@ -78,6 +77,6 @@ pub(crate) fn forecast(order: &Order, answer: &Answer) -> Result<Response, Probl
     }
 }
 
-fn shown(would_change: Option<bool>, current: Option<InstanceView>) -> Response {
-    Response::json(200, encode(&Forecast { dry_run: true, would_change, current }))
+const fn shown(would_change: Option<bool>, current: Option<InstanceView>) -> Forecast {
+    Forecast { dry_run: true, would_change, current }
 }

@@ -14,7 +14,7 @@ use crate::ask::{AgentError, LinkState, Reply};
 use crate::desired::{Deed, What};
 use crate::documents;
 use crate::problem::{Kind, Problem};
-use crate::route::Page;
+use crate::route::{IfMatch, Page};
 use agent_protocol::{
     InstanceId, NETWORKS_MAX, NetworkMap, NetworkName, NetworkState, Object, Text, Uuid, Vni, encode,
 };
@@ -303,6 +303,7 @@ impl Management {
         &self,
         name: NetworkName,
         dry: bool,
+        if_match: IfMatch,
         request: &Request<'_>,
     ) -> Result<Result<Deed, Response>, Problem> {
         self.may_change()?;
@@ -323,7 +324,7 @@ impl Management {
         };
         let current = there.as_ref().map_or(0, |record| Wish::from((record, false)).generation());
         let is_new = !matches!(there, Some(Record::Map(_)));
-        self.matches(if is_new { 0 } else { current }, request.field("if-match"))?;
+        self.matches(if is_new { 0 } else { current }, if_match)?;
         if stale {
             let detail = format!("Another map of generation {current} is there, or was until now.");
             return Err(Problem::new(Kind::StaleGeneration, detail));
@@ -340,18 +341,19 @@ impl Management {
         &self,
         name: NetworkName,
         dry: bool,
-        request: &Request<'_>,
+        if_match: IfMatch,
+        path: &str,
     ) -> Result<Result<Deed, Response>, Problem> {
         self.may_change()?;
         let known = self.networks.borrow().known.get(&name).map(|known| (known.wish, known.seen));
         let (there, seen) = known.ok_or_else(|| unknown(&name))?;
         let current = there.desired().map_or(0, |desired| desired.generation);
-        self.matches(current, request.field("if-match"))?;
+        self.matches(current, if_match)?;
         // What the host has may be newer than what was wanted here, and an older map can never come into effect over it.
         let has = seen.and_then(|seen| seen.generation).unwrap_or(0);
         let record = Record::Gone(there.generation().max(has));
         let value = record.encode();
-        self.keep_network(name, &record, value, false, dry, request.path)
+        self.keep_network(name, &record, value, false, dry, path)
     }
 
     fn keep_network(

@@ -301,7 +301,9 @@ impl Management {
             Purpose::Network(name) => self.network(&name, reply),
             Purpose::Counters(name) => self.network_counters(&name, reply),
             Purpose::Console => answers::console(reply),
-            Purpose::Forecast(order) => answered(reply).and_then(|answer| forecast(&order, &answer)),
+            Purpose::Forecast(order) => answered(reply)
+                .and_then(|answer| forecast(&order, &answer))
+                .map(|forecast| Response::json(200, encode(&forecast))),
         };
         let response = response.unwrap_or_else(|problem| problem.at(&continuation.path).response());
         self.metrics.response(response.status);
@@ -340,8 +342,14 @@ impl Management {
             }
             Route::Targets(page) => self.target_page(&page),
             Route::Target(id) => Response::json(200, encode(&self.target(id.as_str())?)),
-            Route::PutTarget(id) => return Ok(Step::Keep(self.want(id, request)?)),
-            Route::DeleteTarget(id, grace) => return Ok(Step::Keep(self.unwant(id, grace, request)?)),
+            Route::PutTarget(id, dry, if_match) => match self.want(id, dry, if_match, request)? {
+                Ok(deed) => return Ok(Step::Keep(deed)),
+                Err(response) => response,
+            },
+            Route::DeleteTarget(id, grace, true, if_match) => self.would_go(&id, grace, if_match)?,
+            Route::DeleteTarget(id, grace, false, if_match) => {
+                return Ok(Step::Keep(self.unwant(id, grace, if_match, request.path)?));
+            }
             Route::Networks(page) => self.network_page(&page),
             Route::Network(id) if self.forward.state() != LinkState::Up => {
                 self.network(&id, Err(self.forward.absence()))?
@@ -352,17 +360,22 @@ impl Management {
             Route::NetworkCounters(id) => {
                 return Ok(self.read(Question::Network(id.clone()), Purpose::Counters(id), request.path));
             }
-            Route::PutNetwork(id, dry) => match self.want_map(id, dry, request)? {
+            Route::PutNetwork(id, dry, if_match) => match self.want_map(id, dry, if_match, request)? {
                 Ok(deed) => return Ok(Step::Keep(deed)),
                 Err(response) => response,
             },
-            Route::DeleteNetwork(id, dry) => match self.unwant_map(id, dry, request)? {
-                Ok(deed) => return Ok(Step::Keep(deed)),
-                Err(response) => response,
-            },
+            Route::DeleteNetwork(id, dry, if_match) => {
+                match self.unwant_map(id, dry, if_match, request.path)? {
+                    Ok(deed) => return Ok(Step::Keep(deed)),
+                    Err(response) => response,
+                }
+            }
             Route::Host => about::host(self),
-            Route::Drain => {
+            Route::Drain(dry) => {
                 let DrainRequest { drain } = documents::parse(request)?;
+                if dry {
+                    return Ok(Step::Answer(about::host(self)));
+                }
                 return Ok(Step::Keep(self.drain(drain, request.path)));
             }
             Route::Capabilities => {
@@ -372,12 +385,16 @@ impl Management {
                 return Ok(Step::Listen(self.listener(page, patience.unwrap_or_default())));
             }
             Route::Audit(page) => self.audit_page(&page),
-            Route::Batch => {
+            Route::Batch(dry) => {
                 let batch = documents::parse_within(request, &Bounds::ANSWER)?;
-                return Ok(Step::Batch(self.batch(batch, principal, now + ANSWER_TIME)?));
+                return Ok(Step::Batch(self.batch(batch, dry, principal, now + ANSWER_TIME)?));
             }
-            Route::Cancel(id) => {
-                self.cancel(&id)?;
+            Route::Cancel(id, true) => {
+                self.cancel(&id, true)?;
+                self.shown(&id)?
+            }
+            Route::Cancel(id, false) => {
+                self.cancel(&id, false)?;
                 let (verb, object, decision) = ("cancel", request.path, Decision::Allowed);
                 self.record(Entry {
                     principal,
@@ -438,7 +455,7 @@ impl Management {
         Step::Ask(Ask { question, deadline }, Continuation { purpose, path: path.into() })
     }
 
-    fn describe(&self, id: InstanceId) -> Result<Question, Problem> {
+    pub(crate) fn describe(&self, id: InstanceId) -> Result<Question, Problem> {
         let op_id = self.operations.borrow_mut().name()?;
         Ok(Question::Command(Box::new(Command::new(op_id, id, Action::Describe {}))))
     }
@@ -456,8 +473,8 @@ impl Management {
         Ok(Step::Wait(Wait { id, until, aim, path: path.into() }))
     }
 
-    /// Call off an operation of which the agent has not heard.
-    fn cancel(&self, id: &OpId) -> Result<(), Problem> {
+    /// Call off an operation of which the agent has not heard; or only look whether it could be.
+    fn cancel(&self, id: &OpId, dry: bool) -> Result<(), Problem> {
         let mut operations = self.operations.borrow_mut();
         let operation = operations.get_mut(id).filter(|operation| operation.told);
         let operation = operation.ok_or_else(|| forgotten(id))?;
@@ -468,6 +485,9 @@ impl Management {
         {
             let detail = format!("It is {}; it cannot be called off any more.", operation.stage.as_str());
             return Err(Problem::new(Kind::NotCancellable, detail).at(&operation.path()));
+        }
+        if dry {
+            return Ok(());
         }
         let end =
             End::undone(Kind::Cancelled, "It was called off before the agent was asked; nothing was done.");
@@ -515,7 +535,7 @@ impl Management {
     }
 
     /// Whether a command of this verb can be taken at all.
-    fn may_begin(&self, verb: Verb) -> Result<(), Problem> {
+    pub(crate) fn may_begin(&self, verb: Verb) -> Result<(), Problem> {
         self.may_change()?;
         if self.state.is_none() && !is_repeatable(verb) {
             let detail = format!("Without a state disk {verb} could not be told from the same once more.");

@@ -5,7 +5,7 @@ use agent_protocol::{InstanceId, NetworkName, OpId};
 use alloc::format;
 use core::str::FromStr;
 use core::time::Duration;
-use management_api::{Call, Parameters, Right, TargetId, find, methods};
+use management_api::{Call, Headers, Parameters, Right, TargetId, find, methods};
 use management_http::{Method, Request};
 
 /// A request, understood as far as its method and path go.
@@ -19,7 +19,7 @@ pub(crate) enum Route {
     About,
     /// `GET /v1/problems`
     Problems,
-    /// `GET /v1/metrics`
+    /// `GET /v1/metrics`, and `GET /metrics`
     Metrics,
     /// `GET /v1/images`
     Images,
@@ -35,18 +35,18 @@ pub(crate) enum Route {
     Console(InstanceId, u64, Duration),
     /// `POST /v1/instances/{id}/commands`, and whether it is a dry run
     Command(InstanceId, bool),
-    /// `POST /v1/commands`
-    Batch,
+    /// `POST /v1/commands`, and whether it is a dry run
+    Batch(bool),
     /// `GET /v1/operations`
     Operations(Page),
     /// `GET /v1/operations/{id}`, and how long to wait for its end
     Operation(OpId, Option<Duration>),
-    /// `POST /v1/operations/{id}:cancel`
-    Cancel(OpId),
+    /// `POST /v1/operations/{id}:cancel`, and whether it is a dry run
+    Cancel(OpId, bool),
     /// `GET /v1/hosts/self`
     Host,
-    /// `POST /v1/hosts/self:drain`
-    Drain,
+    /// `POST /v1/hosts/self:drain`, and whether it is a dry run
+    Drain(bool),
     /// `GET /v1/capabilities`
     Capabilities,
     /// `GET /v1/events`, and how long to wait for one
@@ -57,16 +57,16 @@ pub(crate) enum Route {
     Targets(Page),
     /// `GET /v1/targets/{id}`
     Target(TargetId),
-    /// `PUT /v1/targets/{id}`
-    PutTarget(TargetId),
+    /// `PUT /v1/targets/{id}`, and whether it is a dry run
+    PutTarget(TargetId, bool, IfMatch),
     /// `GET /v1/networks`
     Networks(Page),
     /// `GET /v1/networks/{id}/map`
     Network(NetworkName),
     /// `PUT /v1/networks/{id}/map`, and whether it is a dry run
-    PutNetwork(NetworkName, bool),
+    PutNetwork(NetworkName, bool, IfMatch),
     /// `DELETE /v1/networks/{id}/map`, and whether it is a dry run
-    DeleteNetwork(NetworkName, bool),
+    DeleteNetwork(NetworkName, bool, IfMatch),
     /// `GET /v1/networks/{id}/counters`
     NetworkCounters(NetworkName),
     /// `GET /v1/enrol`
@@ -79,8 +79,41 @@ pub(crate) enum Route {
     RotateKeys,
     /// `PUT /v1/keys`
     PutKeys,
-    /// `DELETE /v1/targets/{id}`, with the seconds that initiators have to log out
-    DeleteTarget(TargetId, Option<u16>),
+    /// `DELETE /v1/targets/{id}`, with the seconds that initiators have to log out, and whether it is a dry run
+    DeleteTarget(TargetId, Option<u16>, bool, IfMatch),
+}
+
+/// The generation that has to be there, as `If-Match` says (RFC 9110 section 13.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfMatch {
+    /// Whatever is there, or nothing.
+    Absent,
+    /// Something.
+    Any,
+    /// That one.
+    Generation(u64),
+    /// What no generation is.
+    Nothing,
+}
+
+impl IfMatch {
+    fn of(text: Option<&str>) -> Self {
+        match text.map(|text| text.trim_matches('"')) {
+            None => Self::Absent,
+            Some("*") => Self::Any,
+            Some(number) => number.parse().map_or(Self::Nothing, Self::Generation),
+        }
+    }
+
+    /// Whether it holds where this generation is there; 0 is that of nothing.
+    pub(crate) const fn holds(self, current: u64) -> bool {
+        match self {
+            Self::Absent => true,
+            Self::Any => current > 0,
+            Self::Generation(expected) => expected == current,
+            Self::Nothing => false,
+        }
+    }
 }
 
 /// Which part of a list is asked for.
@@ -139,14 +172,17 @@ pub(crate) fn route(request: &Request<'_>) -> Result<(Right, Route), Problem> {
             .map_err(|_| Problem::new(Kind::MalformedQuery, "after: the number that a page ended with"))
     };
     let dry = query.dry_run.unwrap_or_default();
+    // Only what the row has counts: what the document does not tell of, nobody is decided by.
+    let takes_match = endpoint.headers.has(Headers::IF_MATCH);
+    let if_match = IfMatch::of(request.field("if-match").filter(|_| takes_match));
     let route = match endpoint.call {
         Call::Health => Route::Health,
         Call::Ready => Route::Ready,
         Call::About => Route::About,
         Call::Problems => Route::Problems,
-        Call::Metrics => Route::Metrics,
+        Call::Metrics | Call::Scrape => Route::Metrics,
         Call::Host => Route::Host,
-        Call::Drain => Route::Drain,
+        Call::Drain => Route::Drain(dry),
         Call::Capabilities => Route::Capabilities,
         Call::Images => Route::Images,
         Call::Instances => Route::Instances(page()?),
@@ -159,18 +195,20 @@ pub(crate) fn route(request: &Request<'_>) -> Result<(Right, Route), Problem> {
             query.wait.unwrap_or_default(),
         ),
         Call::Command => Route::Command(named(name, Kind::UnknownInstance)?, dry),
-        Call::Batch => Route::Batch,
+        Call::Batch => Route::Batch(dry),
         Call::Operations => Route::Operations(page()?),
         Call::Operation => Route::Operation(named(name, Kind::UnknownOperation)?, query.wait),
-        Call::Cancel => Route::Cancel(named(name, Kind::UnknownOperation)?),
+        Call::Cancel => Route::Cancel(named(name, Kind::UnknownOperation)?, dry),
         Call::Targets => Route::Targets(page()?),
         Call::Target => Route::Target(named(name, Kind::UnknownTarget)?),
-        Call::PutTarget => Route::PutTarget(named(name, Kind::InvalidField)?),
-        Call::DeleteTarget => Route::DeleteTarget(named(name, Kind::UnknownTarget)?, query.grace),
+        Call::PutTarget => Route::PutTarget(named(name, Kind::InvalidField)?, dry, if_match),
+        Call::DeleteTarget => {
+            Route::DeleteTarget(named(name, Kind::UnknownTarget)?, query.grace, dry, if_match)
+        }
         Call::Networks => Route::Networks(page()?),
         Call::Network => Route::Network(named(name, Kind::UnknownNetwork)?),
-        Call::PutNetwork => Route::PutNetwork(named(name, Kind::InvalidField)?, dry),
-        Call::DeleteNetwork => Route::DeleteNetwork(named(name, Kind::UnknownNetwork)?, dry),
+        Call::PutNetwork => Route::PutNetwork(named(name, Kind::InvalidField)?, dry, if_match),
+        Call::DeleteNetwork => Route::DeleteNetwork(named(name, Kind::UnknownNetwork)?, dry, if_match),
         Call::NetworkCounters => Route::NetworkCounters(named(name, Kind::UnknownNetwork)?),
         Call::Events => Route::Events(numbered()?, query.wait),
         Call::Audit => Route::Audit(numbered()?),

@@ -17,6 +17,7 @@ use core::cell::RefCell;
 use kernel_runtime::Day;
 use management_api::audit::Decision;
 use management_api::signature::Signature;
+use management_api::{Headers, find};
 use management_http::{Method, Request};
 use network_tls::{Pin, PublicKey};
 
@@ -85,7 +86,10 @@ impl Management {
         else {
             return Ok(());
         };
-        if matches!(request.method, Method::Get | Method::Head) {
+        // What leads nowhere is not told of to whoever cannot sign.
+        let is_read = matches!(request.method, Method::Get | Method::Head);
+        let row = find(request.method, request.path);
+        if row.map_or(is_read, |(row, _)| !row.headers.has(Headers::SIGNED)) {
             return Ok(());
         }
         let Some(signature) = Signature::of(request).map_err(invalid)? else {

@@ -85,14 +85,17 @@ fn unknown(id: &str) -> Problem {
     Problem::new(Kind::UnknownTarget, format!("There is no target {id}."))
 }
 
+/// Somebody uses it.
+pub(crate) fn in_use(id: &str) -> Problem {
+    Problem::new(Kind::TargetInUse, format!("A session is logged in to {id}; log it out first."))
+}
+
 fn problem(id: &str, error: ControlError) -> Problem {
     match error {
         ControlError::NotFound => unknown(id),
         ControlError::Invalid { .. } => Problem::new(Kind::InvalidField, error.to_string()),
         ControlError::Conflict(what) => Problem::new(Kind::TargetConflict, what),
         ControlError::Full => Problem::new(Kind::NoCapacity, "All target slots are taken."),
-        ControlError::InUse => {
-            Problem::new(Kind::TargetInUse, format!("A session is logged in to {id}; log it out first."))
-        }
+        ControlError::InUse => in_use(id),
     }
 }

@@ -3,6 +3,7 @@
 mod desired;
 mod desk;
 mod door;
+mod held;
 mod keys;
 mod networks;
 mod peers;

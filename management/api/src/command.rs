@@ -101,6 +101,9 @@ pub struct BatchResult {
     /// Why it has not become one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<ProblemDocument>,
+    /// Of a dry run: what would come of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
 }
 
 /// What became of a batch, in the order of its commands.
@@ -109,7 +112,7 @@ pub struct BatchResult {
 pub struct BatchView {
     /// One for each command.
     pub results: Vec<BatchResult>,
-    /// How many have not become an operation that succeeded or goes on.
+    /// How many have not become an operation that succeeded or goes on; of a dry run, how many would be refused.
     pub failed: u32,
 }
 

@@ -51,6 +51,8 @@ impl Parameters {
     pub const DRY_RUN: Self = Self(16);
     /// `grace`: seconds that initiators have to log out, from 0 to 3600.
     pub const GRACE: Self = Self(32);
+    /// Taking a target away.
+    pub const WITHDRAW: Self = Self(Self::GRACE.0 | Self::DRY_RUN.0);
     /// A page of what has names.
     pub const PAGE: Self = Self(Self::LIMIT.0 | Self::AFTER.0);
     /// A page of what has numbers.
@@ -59,6 +61,26 @@ impl Parameters {
     pub const FOLLOW: Self = Self(Self::AFTER_SEQ.0 | Self::WAIT.0);
     /// The same, and waiting for more.
     pub const STREAM: Self = Self(Self::SEQ_PAGE.0 | Self::WAIT.0);
+
+    /// Whether all of `other` are among these.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// The fields of its head, beside those of any, that a request is decided by, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers(pub u8);
+
+impl Headers {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// `If-Match`: the generation that has to be there.
+    pub const IF_MATCH: Self = Self(1);
+    /// `Signature-Input`, `Signature` and `Content-Digest`: the caller's signature (RFC 9421) of what changes something.
+    pub const SIGNED: Self = Self(2);
+    /// Those of what changes a document with generations.
+    pub const DOCUMENT: Self = Self(Self::IF_MATCH.0 | Self::SIGNED.0);
 
     /// Whether all of `other` are among these.
     pub const fn has(self, other: Self) -> bool {
@@ -79,10 +101,12 @@ pub struct Endpoint {
     pub right: Right,
     /// What the query may have.
     pub query: Parameters,
+    /// What its head may have.
+    pub headers: Headers,
 }
 
 macro_rules! endpoints {
-    ($($(#[$doc:meta])* $call:ident: $method:ident $path:literal $right:ident $query:ident
+    ($($(#[$doc:meta])* $call:ident: $method:ident $path:literal $right:ident $query:ident $headers:ident
         ($($request:ty)?) -> [$($status:literal $($response:ty)?),+] $problems:expr;)*) => {
         /// What a request asks for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +122,7 @@ macro_rules! endpoints {
                 path: $path,
                 right: Right::$right,
                 query: Parameters::$query,
+                headers: Headers::$headers,
             },)*
         ];
 
@@ -221,84 +246,86 @@ const KEYS: &[Kind] = &[Kind::KeyState];
 
 endpoints! {
     /// The appliance is alive.
-    Health: Get "/healthz" About NONE () -> [200 str] &[];
+    Health: Get "/healthz" About NONE NONE () -> [200 str] &[];
     /// Every part that is configured can do its work.
-    Ready: Get "/readyz" About NONE () -> [200 crate::ReadyView, 503 crate::ReadyView] &[];
+    Ready: Get "/readyz" About NONE NONE () -> [200 crate::ReadyView, 503 crate::ReadyView] &[];
     /// What the appliance is: version, clock, limits, agent.
-    About: Get "/v1" About NONE () -> [200 crate::AboutView] &[];
+    About: Get "/v1" About NONE NONE () -> [200 crate::AboutView] &[];
     /// All that can go wrong.
-    Problems: Get "/v1/problems" About NONE () -> [200 crate::Catalogue] &[];
+    Problems: Get "/v1/problems" About NONE NONE () -> [200 crate::Catalogue] &[];
     /// Counters, for Prometheus.
-    Metrics: Get "/v1/metrics" Metrics NONE () -> [200 str] &[];
+    Metrics: Get "/v1/metrics" Metrics NONE NONE () -> [200 str] &[];
+    /// The same where Prometheus looks if it is not told otherwise.
+    Scrape: Get "/metrics" Metrics NONE NONE () -> [200 str] &[];
     /// The host: hypervisors, agent, capacity, drain.
-    Host: Get "/v1/hosts/self" Read NONE () -> [200 crate::HostView] &[];
+    Host: Get "/v1/hosts/self" Read NONE NONE () -> [200 crate::HostView] &[];
     /// Let the host take no new instances, or take them again.
-    Drain: Post "/v1/hosts/self:drain" Instances NONE (crate::DrainRequest) -> [200 crate::HostView] &[BODY, KEPT];
+    Drain: Post "/v1/hosts/self:drain" Instances DRY_RUN SIGNED (crate::DrainRequest) -> [200 crate::HostView] &[BODY, KEPT];
     /// What can be done with instances here.
-    Capabilities: Get "/v1/capabilities" Read NONE () -> [200 crate::Capabilities] &[AGENT];
+    Capabilities: Get "/v1/capabilities" Read NONE NONE () -> [200 crate::Capabilities] &[AGENT];
     /// The images an instance can be made of.
-    Images: Get "/v1/images" Read NONE () -> [200 crate::ImageList] &[AGENT];
+    Images: Get "/v1/images" Read NONE NONE () -> [200 crate::ImageList] &[AGENT];
     /// Instances, sorted by name.
-    Instances: Get "/v1/instances" Read PAGE () -> [200 crate::InstancePage] &[AGENT];
+    Instances: Get "/v1/instances" Read PAGE NONE () -> [200 crate::InstancePage] &[AGENT];
     /// Make an instance.
-    CreateInstance: Post "/v1/instances" Instances DRY_RUN (crate::CreateRequest)
+    CreateInstance: Post "/v1/instances" Instances DRY_RUN SIGNED (crate::CreateRequest)
         -> [200 crate::Forecast, 201 crate::OperationView, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];
     /// One instance, looked at now.
-    Instance: Get "/v1/instances/{id}" Read NONE () -> [200 crate::InstanceView] &[AGENT, INSTANCE, LOOK];
+    Instance: Get "/v1/instances/{id}" Read NONE NONE () -> [200 crate::InstanceView] &[AGENT, INSTANCE, LOOK];
     /// What an instance that runs has used since it was started.
-    Stats: Get "/v1/instances/{id}/stats" Read NONE () -> [200 agent_protocol::Stats] &[AGENT, INSTANCE, USED];
+    Stats: Get "/v1/instances/{id}/stats" Read NONE NONE () -> [200 agent_protocol::Stats] &[AGENT, INSTANCE, USED];
     /// What the guest of an instance that runs wrote to its console after the first so many bytes, at once or when it has
     /// written something, within five seconds.
-    Console: Get "/v1/instances/{id}/console" Read FOLLOW () -> [200 agent_protocol::ConsolePage]
+    Console: Get "/v1/instances/{id}/console" Read FOLLOW NONE () -> [200 agent_protocol::ConsolePage]
         &[AGENT, INSTANCE, USED, &[Kind::Unsupported]];
     /// Command an instance.
-    Command: Post "/v1/instances/{id}/commands" Instances DRY_RUN (crate::CommandRequest)
+    Command: Post "/v1/instances/{id}/commands" Instances DRY_RUN SIGNED (crate::CommandRequest)
         -> [200 crate::Forecast, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];
     /// Command several instances; each command becomes an operation of its own, or a problem.
-    Batch: Post "/v1/commands" Instances NONE (crate::BatchRequest) -> [200 crate::BatchView, 202 crate::BatchView]
+    Batch: Post "/v1/commands" Instances DRY_RUN SIGNED (crate::BatchRequest) -> [200 crate::BatchView, 202 crate::BatchView]
         &[BODY];
     /// Operations, the latest first.
-    Operations: Get "/v1/operations" Read PAGE () -> [200 crate::OperationPage] &[];
+    Operations: Get "/v1/operations" Read PAGE NONE () -> [200 crate::OperationPage] &[];
     /// One operation, at once or when it is over.
-    Operation: Get "/v1/operations/{id}" Read WAIT () -> [200 crate::OperationView] &[OPERATION];
+    Operation: Get "/v1/operations/{id}" Read WAIT NONE () -> [200 crate::OperationView] &[OPERATION];
     /// Call off an operation that has not been sent yet.
-    Cancel: Post "/v1/operations/{id}:cancel" Instances NONE () -> [200 crate::OperationView] &[CANCEL, KEPT];
+    Cancel: Post "/v1/operations/{id}:cancel" Instances DRY_RUN SIGNED () -> [200 crate::OperationView] &[CANCEL, KEPT];
     /// Targets, sorted by name.
-    Targets: Get "/v1/targets" ReadTargets PAGE () -> [200 crate::TargetPage] &[];
+    Targets: Get "/v1/targets" ReadTargets PAGE NONE () -> [200 crate::TargetPage] &[];
     /// One target: what is applied, and what is wanted.
-    Target: Get "/v1/targets/{id}" ReadTargets NONE () -> [200 crate::TargetView] &[TARGET];
+    Target: Get "/v1/targets/{id}" ReadTargets NONE NONE () -> [200 crate::TargetView] &[TARGET];
     /// Say what is wanted of a target, whole.
-    PutTarget: Put "/v1/targets/{id}" Targets NONE (crate::TargetDocument)
+    PutTarget: Put "/v1/targets/{id}" Targets DRY_RUN DOCUMENT (crate::TargetDocument)
         -> [200 crate::TargetView, 201 crate::TargetView] &[BODY, EXPOSE, KEPT];
     /// Withdraw a target.
-    DeleteTarget: Delete "/v1/targets/{id}" Targets GRACE () -> [202 crate::TargetView, 204] &[WITHDRAW, KEPT];
+    DeleteTarget: Delete "/v1/targets/{id}" Targets WITHDRAW DOCUMENT () -> [200 crate::TargetView, 202 crate::TargetView, 204] &[WITHDRAW, KEPT];
     /// Networks, sorted by name.
-    Networks: Get "/v1/networks" ReadNetworks PAGE () -> [200 crate::NetworkPage] &[];
+    Networks: Get "/v1/networks" ReadNetworks PAGE NONE () -> [200 crate::NetworkPage] &[];
     /// The map of a network: what is wanted, what is in effect, and in what they differ.
-    Network: Get "/v1/networks/{id}/map" ReadNetworks NONE () -> [200 crate::NetworkView] &[NETWORK, AGENT];
+    Network: Get "/v1/networks/{id}/map" ReadNetworks NONE NONE () -> [200 crate::NetworkView] &[NETWORK, AGENT];
     /// Say what is wanted of a network, whole.
-    PutNetwork: Put "/v1/networks/{id}/map" Networks DRY_RUN (agent_protocol::NetworkMap)
+    PutNetwork: Put "/v1/networks/{id}/map" Networks DRY_RUN DOCUMENT (agent_protocol::NetworkMap)
         -> [200 crate::NetworkView, 201 crate::NetworkView] &[BODY, MAP, KEPT];
     /// Have the host have no such network any more.
-    DeleteNetwork: Delete "/v1/networks/{id}/map" Networks DRY_RUN ()
+    DeleteNetwork: Delete "/v1/networks/{id}/map" Networks DRY_RUN DOCUMENT ()
         -> [200 crate::NetworkView, 202 crate::NetworkView] &[NETWORK, MAP, KEPT];
     /// What the host has counted of a network, asked now.
-    NetworkCounters: Get "/v1/networks/{id}/counters" ReadNetworks NONE () -> [200 crate::NetworkCounters]
+    NetworkCounters: Get "/v1/networks/{id}/counters" ReadNetworks NONE NONE () -> [200 crate::NetworkCounters]
         &[NETWORK, AGENT];
     /// What has happened since, at once or when something has.
-    Events: Get "/v1/events" Events STREAM () -> [200 crate::EventPage] &[];
+    Events: Get "/v1/events" Events STREAM NONE () -> [200 crate::EventPage] &[];
     /// What the appliance's first certificate is to be made of; only before it has one.
-    EnrolmentRequest: Get "/v1/enrol" Enrol NONE () -> [200 crate::CertificateRequestView] &[KEYS, KEPT];
+    EnrolmentRequest: Get "/v1/enrol" Enrol NONE NONE () -> [200 crate::CertificateRequestView] &[KEYS, KEPT];
     /// Give the appliance its first certificate.
-    Enrol: Post "/v1/enrol" Enrol NONE (crate::EnrolRequest) -> [200 crate::KeysView] &[BODY, KEYS, KEPT];
+    Enrol: Post "/v1/enrol" Enrol NONE SIGNED (crate::EnrolRequest) -> [200 crate::KeysView] &[BODY, KEYS, KEPT];
     /// How it is with the appliance's keys.
-    Keys: Get "/v1/keys" Keys NONE () -> [200 crate::KeysView] &[KEYS];
+    Keys: Get "/v1/keys" Keys NONE NONE () -> [200 crate::KeysView] &[KEYS];
     /// Make a new key, or show again what the certificate of the last is to be made of.
-    RotateKeys: Post "/v1/keys:rotate" Keys NONE () -> [200 crate::CertificateRequestView] &[KEYS, KEPT];
+    RotateKeys: Post "/v1/keys:rotate" Keys NONE SIGNED () -> [200 crate::CertificateRequestView] &[KEYS, KEPT];
     /// Give the new key its certificate, and use them for the connections to come.
-    PutKeys: Put "/v1/keys" Keys NONE (crate::CertificateDocument) -> [200 crate::KeysView] &[BODY, KEYS, KEPT];
+    PutKeys: Put "/v1/keys" Keys NONE SIGNED (crate::CertificateDocument) -> [200 crate::KeysView] &[BODY, KEYS, KEPT];
     /// Who did what.
-    Audit: Get "/v1/audit" Audit SEQ_PAGE () -> [200 crate::audit::AuditPage] &[];
+    Audit: Get "/v1/audit" Audit SEQ_PAGE NONE () -> [200 crate::audit::AuditPage] &[];
 }
 
 /// The row whose path matches, and the name in it; the path matches but has other methods: those, as bits of [`methods`].

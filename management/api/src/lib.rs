@@ -28,7 +28,7 @@ pub use command::{
     Arguments, BATCH_MAX, BatchElement, BatchRequest, BatchResult, BatchView, CommandRequest, CreateRequest,
     Forecast, Form, argument, form,
 };
-pub use endpoint::{ANY, CHANGE, Call, ENDPOINTS, Endpoint, Parameters, Right, find, methods};
+pub use endpoint::{ANY, CHANGE, Call, ENDPOINTS, Endpoint, Headers, Parameters, Right, find, methods};
 pub use event::{ApiEvent, EventKind, EventPage};
 pub use host::{
     AboutView, AgentState, AgentView, Capabilities, Capacity, DrainRequest, Gauge, HostView, LimitsView,

@@ -2,7 +2,7 @@
 
 use crate::audit::Hash;
 use crate::command::{argument, form};
-use crate::endpoint::{ANY, CHANGE, Call, ENDPOINTS, Endpoint, Parameters};
+use crate::endpoint::{ANY, CHANGE, Call, ENDPOINTS, Endpoint, Headers, Parameters, Right};
 use crate::{ClientToken, Kind, ProblemDocument, VERSION};
 use agent_protocol::Verb;
 use alloc::borrow::Cow;
@@ -10,7 +10,6 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use management_http::Method;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -97,7 +96,7 @@ pub fn text() -> String {
 
 fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator, problem: &Schema) -> Value {
     let bodies = endpoint.call.schemas(generator);
-    let plain = matches!(endpoint.call, Call::Health | Call::Metrics);
+    let plain = matches!(endpoint.call, Call::Health | Call::Metrics | Call::Scrape);
     let media = if plain { "text/plain" } else { "application/json" };
     let mut responses = Map::new();
     for (status, schema) in bodies.responses {
@@ -109,7 +108,7 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator, problem: &Sch
     }
     let mut kinds: Vec<Kind> = endpoint.call.problems().concat();
     kinds.extend(ANY);
-    if endpoint.method != Method::Get {
+    if endpoint.headers.has(Headers::SIGNED) {
         kinds.extend(CHANGE);
     }
     kinds.sort_by_key(|kind| (kind.status(), kind.name()));
@@ -138,6 +137,10 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator, problem: &Sch
         "parameters": parameters(endpoint),
         "responses": responses,
     });
+    if endpoint.right == Right::Enrol {
+        // Strangers ask, before anybody has a certificate that this appliance could check.
+        operation["security"] = json!([{}]);
+    }
     if let Some(schema) = bodies.request {
         operation["requestBody"] =
             json!({ "required": true, "content": { "application/json": { "schema": schema } } });
@@ -198,14 +201,36 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
         "description": "the version of the API that the client was made for",
         "schema": { "type": "string", "const": VERSION }
     }));
-    if matches!(endpoint.call, Call::PutTarget | Call::DeleteTarget) {
-        parameters.push(json!({
-            "name": "If-Match", "in": "header", "required": false,
-            "description": "the generation that is there, in quotation marks: with another one nothing is done",
-            "schema": { "type": "string", "pattern": "^\"[0-9]+\"$" }
-        }));
-    }
+    parameters.extend(headers(endpoint.headers));
     parameters
+}
+
+fn headers(which: Headers) -> impl Iterator<Item = Value> {
+    let header = |name: &str, description: &str, schema: Value| json!({ "name": name, "in": "header", "required": false, "description": description, "schema": schema });
+    let signed = "part of the caller's signature (RFC 9421) over @method, @path, @query where there is one, and content-digest \
+        where there is a body, with the parameters created, expires (300 s later at most), nonce and keyid; needed where the \
+        appliance says so";
+    let rows = [
+        (
+            Headers::IF_MATCH,
+            header(
+                "If-Match",
+                "the generation that is there, in quotation marks, or * for any: with another one nothing is done",
+                json!({ "type": "string", "pattern": "^(\"[0-9]+\"|\\*)$" }),
+            ),
+        ),
+        (Headers::SIGNED, header("Signature-Input", signed, json!({ "type": "string" }))),
+        (Headers::SIGNED, header("Signature", signed, json!({ "type": "string" }))),
+        (
+            Headers::SIGNED,
+            header(
+                "Content-Digest",
+                "what is signed of the body (RFC 9530), by sha-256",
+                json!({ "type": "string" }),
+            ),
+        ),
+    ];
+    rows.into_iter().filter(move |(bit, _)| which.has(*bit)).map(|(_, header)| header)
 }
 
 /// Replace the schema of a command by one for each verb, with the arguments that the verb takes.

@@ -165,25 +165,26 @@ impl Desk {
 
     /// The same of a request with more fields in its head.
     pub(super) fn answer_with(&self, line: &str, fields: &str, body: &str) -> (u16, Value) {
-        match self.step_with(line, fields, body) {
-            Step::Answer(response) => read(&response),
+        let response = match self.step_with(line, fields, body) {
+            Step::Answer(response) => response,
             Step::Ask(ask, _) => panic!("it asks {ask:?}"),
             Step::Keys(_) => panic!("{line}: of keys"),
             Step::Wait(wait) => {
                 self.clerk();
-                read(&self.management.waited(&wait))
+                self.management.waited(&wait)
             }
-            Step::Batch(batch) => read(&self.finish(self.management.wait_for_all(batch))),
-            Step::Listen(listen) => read(&self.finish(self.management.listen(listen))),
-            Step::Keep(deed) => read(&self.finish(self.management.carry_out(deed))),
-        }
+            Step::Batch(batch) => self.finish(self.management.wait_for_all(batch)),
+            Step::Listen(listen) => self.finish(self.management.listen(listen)),
+            Step::Keep(deed) => self.finish(self.management.carry_out(deed)),
+        };
+        seen(line, &response)
     }
 
     /// The same of a request of somebody who is known.
     pub(super) fn answer_by(&self, caller: &crate::door::Caller, line: &str) -> (u16, Value) {
         let text = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
         with_request(text.as_bytes(), |request| match self.management.receive(request, caller) {
-            Step::Answer(response) => read(&response),
+            Step::Answer(response) => seen(line, &response),
             step => panic!("{step:?}"),
         })
     }
@@ -280,22 +281,22 @@ impl Desk {
             let (ask, continuation) = self.asked(line, body);
             let Question::Command(command) = ask.question else { panic!("{ask:?}") };
             let reply = answer_to(&command.op_id, outcome);
-            return read(&self.management.complete(continuation, Ok(reply)));
+            return seen(line, &self.management.complete(continuation, Ok(reply)));
         }
         let (command, wait) = self.sent(line, body);
         self.deliver(&command.op_id, true, Ok(answer_to(&command.op_id, outcome)));
-        read(&self.management.waited(&wait))
+        seen(line, &self.management.waited(&wait))
     }
 
     /// A command, and the answer to it when there is no reply; of a question that changes nothing as well.
     pub(super) fn lost(&self, line: &str, body: &str, error: AgentError) -> (u16, Value) {
         if line.starts_with("GET") {
             let (_, continuation) = self.asked(line, body);
-            return read(&self.management.complete(continuation, Err(error)));
+            return seen(line, &self.management.complete(continuation, Err(error)));
         }
         let (command, wait) = self.sent(line, body);
         self.deliver(&command.op_id, true, Err(error));
-        read(&self.management.waited(&wait))
+        seen(line, &self.management.waited(&wait))
     }
 }
 
@@ -330,6 +331,12 @@ pub(super) fn with_request<T>(bytes: &[u8], look: impl FnOnce(&Request<'_>) -> T
         rest = &rest[count..];
     }
     look(&engine.request().expect("a request"))
+}
+
+/// The answer to the request with this line, held against the document.
+pub(super) fn seen(line: &str, response: &Response) -> (u16, Value) {
+    super::held::hold(line, response);
+    read(response)
 }
 
 pub(super) fn read(response: &Response) -> (u16, Value) {

@@ -3,6 +3,7 @@
 use super::desk::*;
 use crate::*;
 use agent_protocol::{Backend, Capability, Outcome, Refusal, State, Support, Text, Verb, Welcome, decode};
+use core::future::Future as _;
 use management_api::{EventPage, OperationView};
 use serde_json::json;
 
@@ -52,7 +53,8 @@ fn a_dry_run_tells_what_would_come_of_it_and_keeps_nothing() {
         let (ask, continuation) = desk.asked("POST /v1/instances/web-1/commands?dry_run=true", body);
         let Question::Command(command) = ask.question else { panic!() };
         assert_eq!(command.action, agent_protocol::Action::Describe {});
-        read(&desk.management.complete(continuation, Ok(answer_to(&command.op_id, outcome))))
+        let response = desk.management.complete(continuation, Ok(answer_to(&command.op_id, outcome)));
+        seen("POST /v1/instances/web-1/commands?dry_run=true", &response)
     };
     let (status, forecast) = dry(r#"{"verb":"start"}"#, done("web-1", State::Stopped, false));
     assert_eq!((status, &forecast["would_change"]), (200, &true.into()));
@@ -70,6 +72,93 @@ fn a_dry_run_tells_what_would_come_of_it_and_keeps_nothing() {
 }
 
 #[test]
+fn a_dry_run_of_targets_drains_and_cancels_tells_what_would_come_of_it_and_does_nothing() {
+    const DISK: &str =
+        r#"{"iqn":"iqn.2026-01.example:disk","volume":"nbd://10.1.0.9/disk","initiators":["*"]}"#;
+    let desk = Desk::new();
+    let put = "PUT /v1/targets/a?dry_run=true";
+    let (status, would) = desk.answer(put, DISK);
+    assert_eq!(
+        (status, &would["state"], &would["desired"]["applied"]),
+        (200, &"absent".into(), &false.into())
+    );
+    assert_eq!(kind(&desk.answer("GET /v1/targets/a", "")), (404, "unknown-target"), "nothing was done");
+    assert_eq!(kind(&desk.answer("DELETE /v1/targets/a?dry_run=true", "")), (404, "unknown-target"));
+    assert_eq!(desk.answer("PUT /v1/targets/a", DISK).0, 201);
+    assert_eq!(desk.answer(put, DISK).1["desired"]["applied"], true);
+    let standby = DISK.replace("{", r#"{"access":"standby","#);
+    let would = desk.answer(put, &standby).1;
+    assert_eq!(would["desired"]["difference"], json!(["access"]), "{would}");
+    assert_eq!(desk.answer("GET /v1/targets/a", "").1["desired"]["generation"], 1);
+    assert_eq!(
+        kind(&desk.answer(put, &DISK.replace("*", "iqn.2026-01.example:host"))),
+        (409, "target-conflict")
+    );
+    assert_eq!(kind(&desk.answer_with(put, "If-Match: \"7\"\r\n", DISK)), (412, "generation-mismatch"));
+    assert_eq!(desk.answer("DELETE /v1/targets/a?dry_run=true", "").0, 200);
+    assert_eq!(desk.answer("GET /v1/targets/a", "").0, 200, "it is still there");
+    desk.shelf.0.borrow_mut()[0].sessions = 1;
+    assert_eq!(kind(&desk.answer("DELETE /v1/targets/a?dry_run=true", "")), (409, "target-in-use"));
+    assert_eq!(desk.answer("DELETE /v1/targets/a?grace=5&dry_run=true", "").0, 200);
+
+    assert_eq!(desk.answer("POST /v1/hosts/self:drain?dry_run=true", r#"{"drain":true}"#).1["drain"], false);
+    assert_eq!(kind(&desk.answer("POST /v1/hosts/self:drain?dry_run=true", "{}")), (400, "malformed-body"));
+
+    let Step::Wait(_) = desk.step(COMMANDS, r#"{"verb":"terminate"}"#) else { panic!() };
+    desk.clerk();
+    let listed = desk.answer("GET /v1/operations", "").1;
+    let cancel = format!("POST /v1/operations/{}:cancel", listed["operations"][0]["id"].as_str().unwrap());
+    let (status, operation) = desk.answer(&format!("{cancel}?dry_run=true"), "");
+    assert_eq!((status, &operation["state"]), (200, &"accepted".into()));
+    assert_eq!(desk.answer(&cancel, "").1["state"], "refused", "it could be called off");
+    assert_eq!(kind(&desk.answer(&format!("{cancel}?dry_run=true"), "")), (409, "not-cancellable"));
+}
+
+#[test]
+fn a_dry_run_of_a_batch_is_a_forecast_for_each_command() {
+    let desk = Desk::new();
+    let body = r#"{"commands":[{"instance":"a","verb":"start"},{"instance":"b","verb":"pause","args":{"cpus":1}},
+        {"instance":"c","verb":"pause"}]}"#;
+    let line = "POST /v1/commands?dry_run=true";
+    let Step::Batch(batch) = desk.step(line, body) else { panic!() };
+    let mut waiting = std::pin::pin!(desk.management.wait_for_all(batch));
+    let mut states = [State::Stopped, State::Stopped].into_iter();
+    let response = loop {
+        let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        if let std::task::Poll::Ready(response) = waiting.as_mut().poll(cx) {
+            break response;
+        }
+        let pending = desk.management.forward.next().expect("a question");
+        let Question::Command(command) = &pending.question else { panic!() };
+        assert_eq!(command.action, agent_protocol::Action::Describe {});
+        let state = states.next().expect("two of them are asked of");
+        pending.answer(Ok(answer_to(&command.op_id, done(command.instance.as_str(), state, false))));
+    };
+    let (status, view) = seen(line, &response);
+    assert_eq!((status, &view["failed"]), (200, &2.into()), "{view}");
+    let of = |index: usize| &view["results"][index];
+    assert_eq!(of(0)["forecast"]["would_change"], true);
+    assert_eq!(of(1)["problem"]["type"], "urn:corbel:problem:invalid-field");
+    assert_eq!(of(2)["problem"]["type"], "urn:corbel:problem:wrong-state");
+    assert_eq!(desk.answer("GET /v1/operations", "").1["operations"], json!([]), "nothing was made of it");
+}
+
+#[test]
+fn figures_are_where_prometheus_looks_for_them() {
+    let desk = Desk::new();
+    let figures = |line: &str| {
+        let Step::Answer(response) = desk.step(line, "") else { panic!() };
+        super::held::hold(line, &response);
+        String::from_utf8(response.body).unwrap()
+    };
+    let names = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.starts_with("# TYPE")).map(str::to_owned).collect()
+    };
+    assert!(!names(&figures("GET /metrics")).is_empty());
+    assert_eq!(names(&figures("GET /metrics")), names(&figures("GET /v1/metrics")));
+}
+
+#[test]
 fn a_batch_is_an_operation_for_each_command_and_says_which_have_failed() {
     let desk = Desk::new();
     let body = r#"{"commands":[{"instance":"a","verb":"terminate"},{"instance":"b","verb":"pause","args":{"cpus":1}},
@@ -84,7 +173,7 @@ fn a_batch_is_an_operation_for_each_command_and_says_which_have_failed() {
         let (id, _) = desk.carried(&peer).unwrap();
         desk.deliver(&id, true, Ok(answer_to(&id, outcome)));
     }
-    let (status, view) = read(&desk.finish(desk.management.wait_for_all(batch)));
+    let (status, view) = seen("POST /v1/commands", &desk.finish(desk.management.wait_for_all(batch)));
     assert_eq!((status, &view["failed"]), (202, &3.into()), "{view}");
     let of = |index: usize| &view["results"][index];
     assert_eq!((&of(0)["instance"], &of(0)["operation"]["state"]), (&"a".into(), &"succeeded".into()));
