@@ -25,6 +25,23 @@ fn links(cell: &str) -> Vec<(&str, &str)> {
     found
 }
 
+/// Whether a source has that function as a test that every run runs.
+fn is_run(source: &str, name: &str) -> Result<(), &'static str> {
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let start = format!("fn {name}(");
+    let place = lines.iter().position(|line| line.starts_with(&start)).ok_or("is not there")?;
+    let above = lines[..place].iter().rev();
+    let attributes: Vec<&&str> =
+        above.take_while(|line| line.starts_with("#[") || line.starts_with("//")).collect();
+    if !attributes.iter().any(|line| **line == "#[test]") {
+        return Err("is no test");
+    }
+    if attributes.iter().any(|line| line.starts_with("#[ignore") || line.starts_with("#[cfg_attr")) {
+        return Err("is a test that is not always run");
+    }
+    Ok(())
+}
+
 /// What is wrong with one row's cells: state, code, tests, what is missing.
 fn wrong(cells: &[&str]) -> Option<String> {
     let [state, code, tests, missing] = cells else { return Some("has not six cells".into()) };
@@ -36,8 +53,8 @@ fn wrong(cells: &[&str]) -> Option<String> {
         }
     }
     for (name, target) in &tests {
-        if !read(&at(target)).contains(&format!("fn {name}(")) {
-            return Some(format!("there is no test {name} in {target}"));
+        if let Err(why) = is_run(&read(&at(target)), name) {
+            return Some(format!("{name} in {target} {why}"));
         }
     }
     let (proved, silent) = (!code.is_empty() && !tests.is_empty(), missing.is_empty());
@@ -70,6 +87,17 @@ fn every_row_of_the_mission_has_code_and_a_test_or_says_what_is_missing() {
     report("mission: what the page calls done is in the tree, and a test shows it", &broken);
     let linked = |file: &str| read(&root().join(file)).contains(PAGE);
     assert!(linked("README.md") && linked("ARCHITECTURE.md"), "{PAGE} is linked from both");
+}
+
+#[test]
+fn a_function_that_is_no_test_proves_nothing() {
+    let source = "fn helper() {}\n    #[test]\n    /// Words.\n    fn runs() {}\n#[test]\n#[ignore = \"slow\"]\nfn rests() {}\n";
+    assert_eq!(is_run(source, "runs"), Ok(()));
+    for (name, why) in
+        [("helper", "is no test"), ("rests", "is a test that is not always run"), ("none", "is not there")]
+    {
+        assert_eq!(is_run(source, name), Err(why));
+    }
 }
 
 #[test]
