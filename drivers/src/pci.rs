@@ -14,7 +14,7 @@ mod tests;
 
 pub(crate) use access::Access;
 pub(crate) use capability::Capability;
-pub(crate) use msix::NO_VECTOR;
+pub(crate) use msix::{NO_VECTOR, Vectors};
 
 use crate::Error;
 use alloc::vec;

@@ -53,7 +53,8 @@ pub(crate) const PLATFORMS: &[Platform] = &[
         name: "VirtualBox",
         cells: &[
             Cell::new(Board::Pc, Start::SeaBios(Bus::Ahci), [Nic::E1000; 2]),
-            Cell::new(Board::Pc, Start::SeaBios(Bus::Ahci), TRANSITIONAL),
+            Cell::new(Board::Pc, Start::SeaBios(Bus::Ahci), [Nic::ByLine; 2]),
+            Cell::new(Board::Pc, Start::Ovmf(Bus::Ahci), [Nic::ByLine; 2]),
         ],
     },
     Platform {

@@ -39,8 +39,8 @@ pub(crate) struct PciRegisters {
     pub(crate) multiplier: u32,
     /// The configuration (section 4.1.4.6), where it has one.
     pub(crate) device: Option<Mmio>,
-    /// The vectors for changes of the configuration and for queues.
-    pub(crate) vectors: (u16, u16),
+    /// The vectors for changes of the configuration and for queues; `None` where its interrupts come by the line.
+    pub(crate) vectors: Option<(u16, u16)>,
 }
 
 /// Offsets in the common configuration structure.
@@ -242,14 +242,15 @@ impl Device {
             Bus::Mmio { transport, .. } => {
                 queues && transport.ack_interrupt().contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
             }
-            // The line may be others' as well, so that it may have been taken by one of them; and it stays up until it is told.
             Bus::Legacy(legacy) if legacy.has_line() => {
-                let raised = legacy.ack_interrupt();
-                let configuration = raised.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT);
-                if !raised.is_empty() {
-                    self.queue_irq.claim();
-                }
-                return Raised { queues: queues || !raised.is_empty(), configuration };
+                return by_line(&self.queue_irq, queues, legacy.ack_interrupt());
+            }
+            Bus::Pci { transport, registers } if registers.vectors.is_none() => {
+                // All ones are read where there is no device any more.
+                let status = transport.ack_interrupt();
+                let gone = status.bits() >= u8::MAX.into();
+                let status = if gone { InterruptStatus::empty() } else { status };
+                return by_line(&self.queue_irq, queues, status);
             }
             _ => self.configuration_irq.as_ref().is_some_and(Irq::take),
         };
@@ -270,6 +271,16 @@ impl Device {
     }
 }
 
+/// What has happened where the line may be others' as well, so that it may have been taken by one of them. It stays up until the
+/// device's status is read.
+fn by_line(line: &Irq, taken: bool, status: InterruptStatus) -> Raised {
+    if !status.is_empty() {
+        line.claim();
+    }
+    let configuration = status.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT);
+    Raised { queues: taken || !status.is_empty(), configuration }
+}
+
 impl Drop for Device {
     /// A device nobody drives does nothing. Who has given it memory has waited for the reset before this.
     fn drop(&mut self) {
@@ -280,7 +291,7 @@ impl Drop for Device {
 impl PciRegisters {
     /// The vectors are forgotten at each reset.
     fn set_vectors(&self, queue: u16) -> Result<(), Error> {
-        let (configuration, queues) = self.vectors;
+        let Some((configuration, queues)) = self.vectors else { return Ok(()) };
         self.common.write16(MSIX_CONFIG, configuration);
         self.common.write16(QUEUE_SELECT, queue);
         self.common.write16(QUEUE_MSIX_VECTOR, queues);
@@ -338,7 +349,8 @@ mod tests {
         attach_registers(0x1000, 0x1000, device.clone());
         let map = || Mmio::map(0x1000, 0x40).unwrap();
         let (common, doorbells) = (map(), map());
-        let registers = PciRegisters { common, doorbells, device: None, multiplier: 0, vectors: (1, 0) };
+        let registers =
+            PciRegisters { common, doorbells, device: None, multiplier: 0, vectors: Some((1, 0)) };
         registers.set_rings(2, 256, [0x1_2345_6000, 0x2_0000_1000, 0x7fff_0000]);
         let expected = [
             (0x16, 2, 2),

@@ -6,11 +6,12 @@ mod tests;
 
 use super::Device;
 use super::device::Bus;
+use super::pci::Interrupts;
 use super::queue::Doorbell;
-use crate::pci::{Capability, DeviceFunction, NO_VECTOR, Pci};
-use crate::{Error, Location};
+use crate::Error;
+use crate::pci::{Capability, DeviceFunction, Pci};
 use alloc::rc::Rc;
-use kernel_io::{Irq, Ports};
+use kernel_io::Ports;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus};
 
 /// Registers.
@@ -62,24 +63,10 @@ pub(super) fn open(pci: &mut Pci, at: DeviceFunction, capabilities: &[Capability
     let id = (pci.read(at, 0) >> 16) as u16;
     let kind = kind(id).ok_or(Error::Unsupported("a virtio device without virtio's capabilities"))?;
     let ports = pci.ports(at, 0, PORTS)?;
-    let vectors = match pci.vectors(at, capabilities, 2) {
-        Ok(vectors) => Some(vectors),
-        Err(Error::NoInterrupt) => None,
-        Err(error) => return Err(error),
-    };
-    let mut device = if let Some(vectors) = vectors {
-        let (queues, configuration) = (Irq::allocate()?, Irq::allocate()?);
-        pci.enable_registers(at);
-        let count = pci.use_vectors(at, &vectors, &[queues.message(), configuration.message()]);
-        let vectors = Some((if count > 1 { 1 } else { NO_VECTOR }, 0));
-        let bus = Bus::Legacy(Legacy::new(ports, kind, vectors));
-        Device::new(bus, Location::Pci(at), queues, Some(configuration))
-    } else {
-        let line = pci.line(at)?;
-        pci.enable_registers(at);
-        pci.enable_line(at);
-        Device::new(Bus::Legacy(Legacy::new(ports, kind, None)), Location::Pci(at), line, None)
-    };
+    let interrupts = Interrupts::find(pci, at, capabilities)?;
+    pci.enable_registers(at);
+    let vectors = interrupts.connect(pci, at);
+    let mut device = interrupts.device(at, Bus::Legacy(Legacy::new(ports, kind, vectors)));
     pci.enable_ports(at);
     device.reset()?;
     pci.enable_memory(at);

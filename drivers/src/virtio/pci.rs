@@ -3,7 +3,7 @@
 use super::device::{Bus, PciRegisters};
 use super::hal::Machine;
 use super::{Device, legacy};
-use crate::pci::{Capability, DeviceFunction, NO_VECTOR, Pci};
+use crate::pci::{Capability, DeviceFunction, NO_VECTOR, Pci, Vectors};
 use crate::{Error, Location};
 use kernel_io::{Irq, Mmio};
 use virtio_drivers::transport::pci::{PciTransport, VirtioPciError};
@@ -24,6 +24,48 @@ const LONGEST: u32 = 16 << 20;
 struct Structure {
     registers: Mmio,
     capability: Capability,
+}
+
+/// How a device is heard: by messages, one for its queues and one for its configuration, or by its line.
+pub(super) struct Interrupts {
+    queues: Irq,
+    messages: Option<(Vectors, Irq)>,
+}
+
+impl Interrupts {
+    /// Messages where the device has MSI-X, which VirtualBox's have not, else the line. The device answers at nothing now.
+    pub(super) fn find(
+        pci: &mut Pci,
+        at: DeviceFunction,
+        capabilities: &[Capability],
+    ) -> Result<Self, Error> {
+        match pci.vectors(at, capabilities, 2) {
+            Ok(vectors) => Ok(Self { queues: Irq::allocate()?, messages: Some((vectors, Irq::allocate()?)) }),
+            Err(Error::NoInterrupt) => Ok(Self { queues: pci.line(at)?, messages: None }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Let the device, whose registers must be enabled, raise them. Answers the vectors for changes of the configuration and
+    /// for queues; `None` for the line.
+    pub(super) fn connect(&self, pci: &mut Pci, at: DeviceFunction) -> Option<(u16, u16)> {
+        let Some((vectors, configuration)) = &self.messages else {
+            pci.enable_line(at);
+            return None;
+        };
+        let count = pci.use_vectors(at, vectors, &[self.queues.message(), configuration.message()]);
+        Some((if count > 1 { 1 } else { NO_VECTOR }, 0))
+    }
+
+    /// The device that is heard by them.
+    pub(super) fn device(self, at: DeviceFunction, bus: Bus) -> Device {
+        Device::new(
+            bus,
+            Location::Pci(at),
+            self.queues,
+            self.messages.map(|(_, configuration)| configuration),
+        )
+    }
 }
 
 /// Open the device at `at`: map its structures, give it interrupts, and reset it before it reaches memory.
@@ -47,20 +89,16 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
         return Err(Error::Unsupported("a virtio device with some of its structures"));
     };
     let multiplier = notify.capability.word(pci, at, 16).ok_or(Error::Layout("a short capability"))?;
-    let vectors = pci.vectors(at, &capabilities, 2)?;
+    let interrupts = Interrupts::find(pci, at, &capabilities)?;
     // The package does its own accesses, which in a host test have nothing to access.
     common.registers.pointer().ok_or(kernel_io::Error::Unmappable)?;
     let transport = PciTransport::new::<Machine, _>(&mut pci.root, at).map_err(refusal)?;
-    let (queues, configuration) = (Irq::allocate()?, Irq::allocate()?);
-
     pci.enable_registers(at);
-    let count = pci.use_vectors(at, &vectors, &[queues.message(), configuration.message()]);
-    let vectors = (if count > 1 { 1 } else { NO_VECTOR }, 0);
+    let vectors = interrupts.connect(pci, at);
     let (common, doorbells) = (common.registers, notify.registers);
     let device = device.map(|structure| structure.registers);
     let registers = PciRegisters { common, doorbells, device, multiplier, vectors };
-    let bus = Bus::Pci { transport, registers };
-    let mut device = Device::new(bus, Location::Pci(at), queues, Some(configuration));
+    let mut device = interrupts.device(at, Bus::Pci { transport, registers });
     device.reset()?;
     pci.enable_memory(at);
     Ok(device)
