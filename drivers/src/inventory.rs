@@ -32,7 +32,7 @@ pub struct Inventory<'a> {
 #[derive(Default)]
 pub struct Found {
     /// NICs in bus order: PCI by bus, device and function; then memory-mapped devices in the order in which the command
-    /// line names them; then Hyper-V's, as it offers them, or Xen's, by their numbers.
+    /// line names them, or as tables do, from the highest address down; then Hyper-V's, as it offers them, or Xen's, by their numbers.
     pub nics: Vec<AnyNic>,
     /// A source of randomness.
     pub rng: Option<Rng>,
@@ -73,7 +73,11 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
     let kinds = &KINDS[..KINDS.len() - usize::from(inventory.disk_request.is_none())];
     let mut slots = mmio::on_command_line(inventory.command_line);
 
-    if let Some(mut buses) = Pci::find() {
+    let pci = Pci::find();
+    if slots.is_empty() {
+        slots = mmio::of_machine(pci.is_none());
+    }
+    if let Some(mut buses) = pci {
         let functions = buses.functions();
         functions.iter().for_each(|function| buses.silence(function.at));
         for function in functions {
@@ -99,10 +103,6 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
             };
             found.take_nic(Location::Pci(at), opened);
         }
-    } else if slots.is_empty() {
-        // No bus and no list: this may be the machine that names its devices in ACPI's bytecode only. Its window is
-        // not looked at on other machines, where something else may be there.
-        slots = mmio::of_microvm();
     }
     for slot in &slots {
         if let Some(opened) = mmio::open(slot, kinds) {
@@ -120,20 +120,20 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
 /// [`find`].
 pub fn find_console(command_line: &str) -> Option<Console> {
     let kinds = [DeviceType::Console];
+    let pci = Pci::find();
+    let named = mmio::on_command_line(command_line);
+    let slots = if named.is_empty() { mmio::of_machine(pci.is_none()) } else { named };
     let up = |location: Location, opened: Result<Device, Error>| {
         let console = opened.and_then(Console::new);
         console.inspect_err(|error| log::warn!("{location}: not used: {error}")).ok()
     };
-    if let Some(mut buses) = Pci::find() {
+    if let Some(mut buses) = pci {
         for function in buses.functions() {
             if virtio_device_type(&function.info) == Some(DeviceType::Console) {
                 return up(Location::Pci(function.at), pci::open(&mut buses, function.at));
             }
         }
-        return None;
     }
-    let named = mmio::on_command_line(command_line);
-    let slots = if named.is_empty() { mmio::of_microvm() } else { named };
     slots.iter().find_map(|slot| up(Location::Mmio(slot.address), mmio::open(slot, &kinds)?))
 }
 

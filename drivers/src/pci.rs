@@ -1,6 +1,7 @@
 //! PCI: which functions there are, their capabilities and where their registers lie.
 //!
-//! Configuration space is reached by the ports 0xcf8 and 0xcfc or, where those do not answer, through memory (ECAM).
+//! Configuration space is reached through memory (ECAM) where ACPI has it, else by the ports 0xcf8 and 0xcfc where the
+//! machine says that it has PCI.
 //! Whatever a function says about itself is bounded here before anybody uses it.
 
 mod access;

@@ -1,4 +1,4 @@
-//! The console: the first serial port, if there is one, else Xen's (`xen/console.rs`).
+//! The console: the first serial port, if there is one, else QEMU's debug console, else Xen's (`xen/console.rs`).
 //!
 //! It is written to without a lock and without interrupts, so that it works in a panic as well. Every wait is bounded:
 //! what a port does not take is lost, the machine goes on, and is heard again once whoever reads has caught up.
@@ -7,9 +7,10 @@
 //! that is lost until some was taken, and a mark stands in its place.
 
 use crate::cpu::{port, relax};
+use crate::hypervisor::Hypervisor;
 use crate::xen;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use kernel_io::Mmio;
 use spin::Mutex;
 
@@ -29,6 +30,10 @@ const FIFO: usize = 16;
 /// How often the line status is read before the port counts as stalled: a few milliseconds on any hypervisor, and longer
 /// than sixteen bytes take at 115200 baud.
 const PATIENCE: u32 = 20_000;
+
+/// Where the debug consoles of QEMU and of its firmware are, and what is read there.
+const DEBUG: [u16; 2] = [0xe9, 0x402];
+const DEBUG_IS_THERE: u8 = 0xe9;
 
 /// Bytes that are kept where there is no port: a boot says a fifth of it.
 pub(crate) const KEPT: usize = 8192;
@@ -81,7 +86,7 @@ pub(crate) fn take(room: &mut [u8]) -> usize {
 
 /// Whether there is a port, or what Xen has for one.
 pub(crate) fn is_present() -> bool {
-    PRESENT.load(Ordering::Relaxed) || xen::console::is_present()
+    PRESENT.load(Ordering::Relaxed) || debug_port() != 0 || xen::console::is_present()
 }
 
 /// Say what was kept, for there is a console now.
@@ -126,11 +131,21 @@ pub(crate) fn last_words() {
 }
 
 static PRESENT: AtomicBool = AtomicBool::new(false);
+/// The port of a debug console, where there is no serial port; zero for none.
+static DEBUG_PORT: AtomicU16 = AtomicU16::new(0);
 /// Whether it took no more the last time. Until it does again nothing waits for it.
 static STALLED: AtomicBool = AtomicBool::new(false);
 
-/// Find out whether there is a port, and set it to 115200 baud, eight bits, no parity.
+/// Find out whether there is a port, or what QEMU has for one.
 pub(crate) fn init() {
+    let present = find_serial();
+    PRESENT.store(present, Ordering::Relaxed);
+    let debug = if present { None } else { find_debug(Hypervisor::of_machine()) };
+    DEBUG_PORT.store(debug.unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Whether there is a serial port, which is set to 115200 baud, eight bits, no parity.
+pub(crate) fn find_serial() -> bool {
     // SAFETY: these ports belong to the first serial port on every PC, by convention as old as the PC; where there is
     // none, nothing listens. Nobody else uses it.
     let write = |port, value| unsafe { port::write8(port, value) };
@@ -149,12 +164,29 @@ pub(crate) fn init() {
         write(FIFO_CONTROL, 0x07);
         write(MODEM_CONTROL, 0x03);
     }
-    PRESENT.store(present, Ordering::Relaxed);
+    present
 }
 
-/// Write text; line ends become CR LF.
+/// The port of a debug console that says that it is there: it reads as QEMU's has it. Elsewhere nobody is asked.
+pub(crate) fn find_debug(hypervisor: Option<Hypervisor>) -> Option<u16> {
+    // SAFETY: reading has no effect on the device, and nothing else is at these ports of QEMU's and KVM's machines.
+    let is_there = |port: &u16| unsafe { port::read8(*port) } == DEBUG_IS_THERE;
+    hypervisor.filter(|hypervisor| hypervisor.may_be_qemu())?;
+    DEBUG.into_iter().find(is_there)
+}
+
+fn debug_port() -> u16 {
+    DEBUG_PORT.load(Ordering::Relaxed)
+}
+
+/// Write text; line ends become CR LF, but on a debug console, which is a file mostly.
 pub(crate) fn write(text: &str) {
     if !PRESENT.load(Ordering::Relaxed) {
+        let debug = debug_port();
+        if debug != 0 {
+            // SAFETY: the debug console is there (it was asked); it takes all at once.
+            return text.bytes().for_each(|byte| unsafe { port::write8(debug, byte) });
+        }
         if xen::console::is_present() {
             return xen::console::write(text.as_bytes());
         }

@@ -3,9 +3,6 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
-/// The first CPUID leaf of hypervisors.
-const HYPERVISOR: u32 = 0x4000_0000;
-
 /// Output of CPUID for `leaf`, zeros above the highest leaf of its range.
 pub(crate) fn cpuid(leaf: u32) -> CpuidResult {
     let range = leaf & 0xffff_0000;
@@ -17,42 +14,14 @@ pub(crate) fn cpuid(leaf: u32) -> CpuidResult {
     }
 }
 
-/// Whether a hypervisor says so; only then do leaves from 0x4000_0000 on mean anything.
-fn hypervisor() -> bool {
+/// Whether a hypervisor says so; only then do its leaves mean anything.
+pub(crate) fn has_hypervisor() -> bool {
     cpuid(1).ecx & 1 << 31 != 0
 }
 
-/// The hypervisor's name for itself: twelve bytes.
-pub(crate) fn hypervisor_signature() -> Option<[u8; 12]> {
-    hypervisor_signature_at(0)
-}
-
-/// The same of one that has its leaves so far behind the first, as one has that passes for another too.
-pub(crate) fn hypervisor_signature_at(offset: u32) -> Option<[u8; 12]> {
-    let leaf = hypervisor_leaf(offset)?;
-    let mut signature = [0; 12];
-    let words = [leaf.ebx, leaf.ecx, leaf.edx];
-    signature
-        .as_chunks_mut::<4>()
-        .0
-        .iter_mut()
-        .zip(words)
-        .for_each(|(part, word)| *part = word.to_le_bytes());
-    Some(signature)
-}
-
-/// Leaf 0x4000_0000 + `offset`, if there is a hypervisor that has it.
-pub(crate) fn hypervisor_leaf(offset: u32) -> Option<CpuidResult> {
-    if !hypervisor() {
-        return None;
-    }
-    // Each set of leaves says which is its last.
-    let first = HYPERVISOR + (offset & !0xff);
-    let highest = __cpuid(first).eax;
-    // Old versions of KVM leave it at zero and mean one.
-    let highest = if highest == 0 { first + 1 } else { highest };
-    (HYPERVISOR + offset <= highest && highest < first + 0x1000)
-        .then(|| __cpuid_count(HYPERVISOR + offset, 0))
+/// Output of CPUID for a leaf of a hypervisor's, which knows itself which it has.
+pub(crate) fn leaf(number: u32) -> CpuidResult {
+    __cpuid(number)
 }
 
 /// The time stamp counter. The fence keeps earlier loads from happening after it.
@@ -101,6 +70,7 @@ pub(crate) unsafe fn write_msr(register: u32, value: u64) {
 }
 
 /// Port input and output, one function each per width.
+#[cfg(not(test))]
 pub(crate) mod port {
     use core::arch::asm;
 
@@ -150,6 +120,11 @@ pub(crate) mod port {
         };
     }
 }
+
+/// The same in a test, where nothing answers, and is written down which were touched.
+#[cfg(test)]
+#[path = "recorded.rs"]
+pub(crate) mod port;
 
 /// The page fault address.
 pub(crate) fn cr2() -> u64 {

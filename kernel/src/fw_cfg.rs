@@ -1,6 +1,7 @@
 //! QEMU's firmware configuration device: named files that the one who starts the machine gives it.
 
 use crate::cpu::port;
+use crate::promised::Promised;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -46,7 +47,7 @@ struct Ports;
 
 impl Device for Ports {
     fn select(&mut self, item: u16) {
-        // SAFETY: the device's port; on a machine without it nothing, or nothing that minds, is there.
+        // SAFETY: the device's port, on a machine that says that it has it, or is QEMU's or KVM's: there nothing else is there.
         unsafe { port::write16(SELECTOR, item) };
     }
 
@@ -61,7 +62,12 @@ impl Device for Ports {
 /// # Errors
 /// See [`Error`].
 pub fn read(name: &str) -> Result<Option<Vec<u8>>, Error> {
-    find(&mut Ports, name)
+    read_if(Promised::machine(), name)
+}
+
+/// The same on a machine that promises this.
+pub(crate) fn read_if(promised: Promised, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    if promised.fw_cfg { find(&mut Ports, name) } else { Ok(None) }
 }
 
 fn find(device: &mut impl Device, name: &str) -> Result<Option<Vec<u8>>, Error> {

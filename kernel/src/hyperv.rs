@@ -4,7 +4,8 @@
 //! writing, as all of it is; only the hypervisor writes there.
 
 use crate::interrupt::Line;
-use crate::{cpu, memory, xen};
+use crate::power::{self, Request};
+use crate::{cpu, hypervisor, memory, xen};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel_io::MESSAGE;
@@ -17,6 +18,7 @@ pub(crate) const ACCESS_REFERENCE_COUNTER: u32 = 1 << 1;
 const ACCESS_SYNIC: u32 = 1 << 2;
 const ACCESS_TIMERS: u32 = 1 << 3;
 const ACCESS_HYPERCALLS: u32 = 1 << 5;
+const ACCESS_RESET: u32 = 1 << 7;
 pub(crate) const ACCESS_REFERENCE_TSC: u32 = 1 << 9;
 const ACCESS_FREQUENCIES: u32 = 1 << 11;
 /// EBX: calls that we may make.
@@ -27,6 +29,7 @@ const FREQUENCIES: u32 = 1 << 8;
 
 const GUEST_OS_ID: u32 = 0x4000_0000;
 const HYPERCALL: u32 = 0x4000_0001;
+const RESET: u32 = 0x4000_0003;
 const TSC_FREQUENCY: u32 = 0x4000_0022;
 const APIC_FREQUENCY: u32 = 0x4000_0023;
 const SCONTROL: u32 = 0x4000_0080;
@@ -95,10 +98,10 @@ impl Features {
     pub(crate) fn read() -> Option<Self> {
         static FEATURES: Once<Option<Features>> = Once::new();
         *FEATURES.call_once(|| {
-            if cpu::hypervisor_leaf(1)?.eax != INTERFACE {
+            if hypervisor::first_leaf(1)?.eax != INTERFACE {
                 return None;
             }
-            let leaf = cpu::hypervisor_leaf(3)?;
+            let leaf = hypervisor::first_leaf(3)?;
             Some(Self { access: leaf.eax, calls: leaf.ebx, more: leaf.edx })
         })
     }
@@ -126,6 +129,18 @@ pub(crate) unsafe fn set_page(register: u32, page: u64) {
     let kept = unsafe { cpu::read_msr(register) } & KEPT;
     // SAFETY: and for the page.
     unsafe { cpu::write_msr(register, page | kept | ENABLE) };
+}
+
+/// Let the hypervisor reset the machine where ACPI has no way, if it offers that. It has none to switch it off.
+pub(crate) fn start() {
+    if Features::read().is_some_and(|features| features.has(ACCESS_RESET)) {
+        power::ask_hypervisor_by(|request| {
+            if request == Request::Reset {
+                // SAFETY: the hypervisor says that the register is there; it takes the request, and the machine ends.
+                unsafe { cpu::write_msr(RESET, 1) };
+            }
+        });
+    }
 }
 
 /// The features, if there is a synthetic interrupt controller and we may post and signal: it is of no use without.

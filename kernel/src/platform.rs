@@ -4,25 +4,33 @@ use crate::acpi::Acpi;
 use crate::cpu::port;
 use crate::interrupt::{self, Line};
 use crate::memory::{self, ranges::Range};
+use crate::promised::Promised;
 use crate::{clock, fw_cfg, hyperv, vmware, xen};
+use alloc::vec::Vec;
 use core::ptr::NonNull;
-use kernel_io::{Ecam, Error, Interrupt, Message, Platform, Trigger, Width, Xen};
+use kernel_io::{Ecam, Error, Interrupt, Message, MmioSlot, Platform, Trigger, Width, Xen};
 use spin::Once;
 
 struct Machine;
 
 static ECAM: Once<Ecam> = Once::new();
+static SLOTS: Once<Vec<MmioSlot>> = Once::new();
+
+/// PCI's configuration space.
+const PCI: (u16, u16) = (0xcf8, 0xcff);
 
 /// Ports that are the kernel's, first and last: the 8259s and the timer chip, the keyboard controller and its
-/// neighbour, the clock with a battery, the debug exit, the console, fw_cfg, VMware's door.
-const OURS: [(u16, u16); 10] = [
+/// neighbour, the clock with a battery, the debug exit, the consoles, fw_cfg, VMware's door.
+const OURS: [(u16, u16); 12] = [
     (0x20, 0x21),
     (0x40, 0x43),
     (0x60, 0x64),
     (0x70, 0x71),
     (0xa0, 0xa1),
+    (0xe9, 0xe9),
     (0xf4, 0xf4),
     (0x3f8, 0x3ff),
+    (0x402, 0x402),
     (fw_cfg::PORTS.0, fw_cfg::PORTS.1),
     (vmware::PORTS.0, vmware::PORTS.1),
     (0xb2, 0xb3),
@@ -34,9 +42,12 @@ fn interrupt(line: Line, shared: u64, message: Message) -> Interrupt {
 }
 
 /// Install the machine for drivers.
-pub(crate) fn init(acpi: &Acpi) {
+pub(crate) fn init(acpi: &Acpi, promised: Promised) {
     if let Some(ecam) = acpi.ecam {
         ECAM.call_once(|| Ecam { address: ecam.base, first_bus: ecam.buses.0, last_bus: ecam.buses.1 });
+    }
+    if !promised.microvm {
+        SLOTS.call_once(|| acpi.named.slots.clone());
     }
     kernel_io::install(&Machine);
 }
@@ -110,9 +121,7 @@ unsafe impl Platform for Machine {
     }
 
     fn claim_ports(&self, first: u16, count: u16) -> Result<(), Error> {
-        let last = count.checked_sub(1).and_then(|more| first.checked_add(more)).ok_or(Error::OutOfRange)?;
-        let taken = OURS.iter().any(|&(start, end)| first <= end && start <= last);
-        if taken { Err(Error::PortsTaken) } else { Ok(()) }
+        claim(Promised::machine(), first, count)
     }
 
     unsafe fn read_port(&self, port: u16, width: Width) -> u32 {
@@ -139,6 +148,10 @@ unsafe impl Platform for Machine {
 
     fn ecam(&self) -> Option<Ecam> {
         ECAM.get().copied()
+    }
+
+    fn mmio_slots(&self) -> Option<&'static [MmioSlot]> {
+        SLOTS.get().map(Vec::as_slice)
     }
 
     fn delay(&self, microseconds: u32) {
@@ -176,17 +189,34 @@ unsafe impl Platform for Machine {
     }
 }
 
+/// Whether a driver may have these ports on a machine that promises this.
+pub(crate) fn claim(promised: Promised, first: u16, count: u16) -> Result<(), Error> {
+    let last = count.checked_sub(1).and_then(|more| first.checked_add(more)).ok_or(Error::OutOfRange)?;
+    let touches = |&(start, end): &(u16, u16)| first <= end && start <= last;
+    if OURS.iter().any(touches) {
+        Err(Error::PortsTaken)
+    } else if touches(&PCI) && !promised.pci_ports {
+        Err(Error::NotThere)
+    } else {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn drivers_do_not_get_the_kernels_ports() {
-        assert_eq!(Machine.claim_ports(0xcf8, 8), Ok(()));
-        assert_eq!(Machine.claim_ports(0xc000, 32), Ok(()));
-        assert_eq!(Machine.claim_ports(0x3f0, 9), Err(Error::PortsTaken));
-        assert_eq!(Machine.claim_ports(0x43, 1), Err(Error::PortsTaken));
-        assert_eq!(Machine.claim_ports(0xffff, 2), Err(Error::OutOfRange));
-        assert_eq!(Machine.claim_ports(0xc000, 0), Err(Error::OutOfRange));
+        let pci = Promised { pci_ports: true, ..Promised::default() };
+        assert_eq!(claim(pci, 0xcf8, 8), Ok(()));
+        assert_eq!(claim(Promised::default(), 0xcf8, 8), Err(Error::NotThere));
+        for promised in [pci, Promised::default()] {
+            assert_eq!(claim(promised, 0xc000, 32), Ok(()));
+            assert_eq!(claim(promised, 0x3f0, 9), Err(Error::PortsTaken));
+            assert_eq!(claim(promised, 0x43, 1), Err(Error::PortsTaken));
+            assert_eq!(claim(promised, 0xffff, 2), Err(Error::OutOfRange));
+            assert_eq!(claim(promised, 0xc000, 0), Err(Error::OutOfRange));
+        }
     }
 }

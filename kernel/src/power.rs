@@ -5,12 +5,11 @@
 //! | full ACPI (q35, pc) | sleep type of `_S5_` to the PM1 control registers | the FADT's reset register |
 //! | reduced ACPI (microvm, Cloud Hypervisor) | the same to the sleep control register | the same |
 //! | a hypervisor that takes requests ([`ask_hypervisor_by`]) | a call of it | the same |
-//! | none (microvm with `acpi=off`, Firecracker) | a reset | port 0xcf9, the keyboard controller, a triple fault |
+//! | none (pc, microvm with `acpi=off`, Firecracker) | a reset | the keyboard controller where there is one, a triple fault |
 //!
 //! The ways are tried in the order of the table; each gets a moment to work. Registers are looked up and mapped at boot,
-//! so that ending the machine needs neither memory nor locks and works in a panic. Port 0xcf9 is left alone where the
-//! hardware is said to be reduced; the keyboard controller's is not, although no table of Firecracker's names it, for it is the only
-//! way there, and where there is none the byte goes nowhere.
+//! so that ending the machine needs neither memory nor locks and works in a panic. Which of a PC's chips there are
+//! is for `promised.rs` to say.
 //!
 //! That the machine is *asked* to end is another matter ([`ask`], [`Watch`]): the program decides what to do first.
 
@@ -20,8 +19,10 @@ mod watchdog;
 
 use crate::acpi::{Acpi, Register, Space};
 use crate::cpu::{self, port};
+use crate::hypervisor::Hypervisor;
 use crate::interrupt;
 use crate::memory::{self, ranges::Range};
+use crate::promised::Promised;
 use crate::xen;
 use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
@@ -109,7 +110,7 @@ const REDUCED_SLEEP_TYPE: u32 = 2;
 /// SCI_EN in the PM1 control register: ACPI mode is on.
 const ACPI_MODE: u16 = 1;
 /// Ticks of the time stamp counter that a way gets: some 20 ms, on whatever CPU.
-const MOMENT: u64 = 60_000_000;
+const MOMENT: u64 = if cfg!(test) { 1000 } else { 60_000_000 };
 
 /// A register that can be written without further preparation.
 #[derive(Clone, Copy, Debug)]
@@ -156,53 +157,87 @@ impl Control {
 
 /// What was found at boot.
 #[derive(Debug, Default)]
-struct Ways {
+pub(crate) struct Ways {
     controls: [Option<Control>; 2],
     enable: Option<(u16, u8)>,
     sleep: Option<Place>,
     types: Option<(u8, u8)>,
     reset: Option<(Place, u8)>,
-    /// There are none of a PC's chips.
-    is_reduced: bool,
+    /// There is a keyboard controller.
+    has_keyboard: bool,
 }
 
 static WAYS: Once<Ways> = Once::new();
 
 /// Note how this machine is ended.
-pub(crate) fn init(acpi: &Acpi) {
-    let mut ways = Ways { types: acpi.soft_off, ..Ways::default() };
-    if let Some(fadt) = &acpi.fadt {
-        let control = |register: Option<Register>| match register?.space {
-            Space::Port => u16::try_from(register?.address).ok().map(Control),
-            Space::Memory => None,
-        };
-        ways.controls = [control(fadt.control.0), control(fadt.control.1)];
-        ways.enable = fadt.enable;
-        ways.sleep = fadt.sleep.and_then(Place::of);
-        ways.is_reduced = fadt.is_reduced;
-        ways.reset = fadt.reset.and_then(|(register, value)| Some((Place::of(register)?, value)));
-    }
-    WAYS.call_once(|| ways);
+pub(crate) fn init(acpi: &Acpi, promised: Promised) {
+    WAYS.call_once(|| Ways::of(acpi, promised));
     button::init(acpi);
     watchdog::init(acpi);
 }
 
-/// Switch the machine off. Where it cannot be, it is reset: whoever runs it decides what a reset means.
-pub fn off() -> ! {
-    if let Some(ways) = WAYS.get()
-        && let Some((first, second)) = ways.types
-    {
-        if let Some(sleep) = ways.sleep {
+impl Ways {
+    pub(crate) fn of(acpi: &Acpi, promised: Promised) -> Self {
+        let mut ways = Self { types: acpi.soft_off, has_keyboard: promised.keyboard, ..Self::default() };
+        if let Some(fadt) = &acpi.fadt {
+            let control = |register: Option<Register>| match register?.space {
+                Space::Port => u16::try_from(register?.address).ok().map(Control),
+                Space::Memory => None,
+            };
+            ways.controls = [control(fadt.control.0), control(fadt.control.1)];
+            ways.enable = fadt.enable;
+            ways.sleep = fadt.sleep.and_then(Place::of);
+            ways.reset = fadt.reset.and_then(|(register, value)| Some((Place::of(register)?, value)));
+        }
+        ways
+    }
+
+    /// Switch the machine off as ACPI has it. It comes back where that does nothing.
+    pub(crate) fn off(&self) {
+        let Some((first, second)) = self.types else { return };
+        if let Some(sleep) = self.sleep {
             sleep.write8(reduced_sleep(first));
             wait(MOMENT);
         }
-        switch_acpi_on(ways);
-        for (control, kind) in ways.controls.iter().zip([first, second]) {
+        switch_acpi_on(self);
+        for (control, kind) in self.controls.iter().zip([first, second]) {
             if let Some(control) = control {
                 control.write(sleep(control.read(), kind));
             }
         }
         wait(MOMENT);
+    }
+
+    /// Reset it as ACPI has it.
+    pub(crate) fn reset(&self) {
+        if let Some((place, value)) = self.reset {
+            place.write8(value);
+            wait(MOMENT);
+        }
+    }
+
+    /// The last that is there before the CPU itself.
+    pub(crate) fn reset_by_keyboard(&self) {
+        if !self.has_keyboard {
+            return;
+        }
+        for _ in 0..1000 {
+            // SAFETY: the machine says that it has a keyboard controller; reading its status has no effect.
+            if unsafe { port::read8(0x64) } & 2 == 0 {
+                break;
+            }
+            cpu::relax();
+        }
+        // SAFETY: as above: "pulse the reset line".
+        unsafe { port::write8(0x64, 0xfe) };
+        wait(MOMENT);
+    }
+}
+
+/// Switch the machine off. Where it cannot be, it is reset: whoever runs it decides what a reset means.
+pub fn off() -> ! {
+    if let Some(ways) = WAYS.get() {
+        ways.off();
     }
     call_hypervisor(Request::Off);
     reset()
@@ -250,41 +285,34 @@ fn switch_acpi_on_for_good() {
 
 /// Reset the machine.
 pub fn reset() -> ! {
-    if let Some((place, value)) = WAYS.get().and_then(|ways| ways.reset) {
-        place.write8(value);
-        wait(MOMENT);
+    let ways = WAYS.get();
+    if let Some(ways) = ways {
+        ways.reset();
     }
     call_hypervisor(Request::Reset);
-    if WAYS.get().is_none_or(|ways| !ways.is_reduced) {
-        // SAFETY: the reset control register of PC chipsets; first the kind of reset, then the request.
-        unsafe { port::write8(0xcf9, 0x02) };
-        // SAFETY: as above.
-        unsafe { port::write8(0xcf9, 0x06) };
-        wait(MOMENT);
+    if let Some(ways) = ways {
+        ways.reset_by_keyboard();
     }
-    for _ in 0..1000 {
-        // SAFETY: reading the keyboard controller's status has no effect.
-        if unsafe { port::read8(0x64) } & 2 == 0 {
-            break;
-        }
-        cpu::relax();
-    }
-    // SAFETY: the keyboard controller's "pulse the reset line"; nothing where there is none.
-    unsafe { port::write8(0x64, 0xfe) };
-    wait(MOMENT);
     interrupt::triple_fault()
 }
 
 /// End the machine with a code where something takes it, else as [`Exit`] says.
 pub fn exit(exit: Exit) -> ! {
-    // SAFETY: QEMU's test device, if there, ends the process on this; no PC has anything else at this port.
-    unsafe { port::write8(0xf4, exit as u8) };
+    say(exit, Hypervisor::of_machine());
     match exit {
         Exit::Success | Exit::Failure => off(),
         _ => {
             xen::restart();
             reset()
         }
+    }
+}
+
+/// Tell the code to QEMU's test device, which ends the process if it is there.
+pub(crate) fn say(exit: Exit, hypervisor: Option<Hypervisor>) {
+    if hypervisor.is_some_and(Hypervisor::may_be_qemu) {
+        // SAFETY: the device's port; nothing else is there on a machine of QEMU's or KVM's.
+        unsafe { port::write8(0xf4, exit as u8) };
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod console;
 
+use crate::hypervisor::Hypervisor;
 use crate::interrupt::Line;
 use crate::power::Request;
 use crate::{cpu, hyperv, memory, power};
@@ -12,9 +13,6 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use kernel_io::xen::{Event, Parameter};
 use kernel_io::{Error, Interrupt, Xen};
-use spin::Once;
-
-const SIGNATURE: [u8; 12] = *b"XenVMMXenVMM";
 
 /// Calls.
 const MEMORY: u64 = 12;
@@ -74,17 +72,9 @@ enum Reason {
     Reboot = 1,
 }
 
-/// The offset of Xen's leaves from the first of hypervisors: others' may come before, where Xen passes for Hyper-V as well.
-fn leaves() -> Option<u32> {
-    static LEAVES: Once<Option<u32>> = Once::new();
-    *LEAVES.call_once(|| {
-        [0, 0x100].into_iter().find(|offset| cpu::hypervisor_signature_at(*offset) == Some(SIGNATURE))
-    })
-}
-
 /// Whether this is Xen.
 pub(crate) fn is_there() -> bool {
-    leaves().is_some()
+    Hypervisor::of_machine() == Some(Hypervisor::Xen)
 }
 
 /// Share a page with Xen, if this is it, and let it have the console where there is no other, and end the machine.
@@ -113,7 +103,7 @@ pub(crate) fn start() {
 
 /// Have the page of calls filled, if this is Xen; answers whether it is.
 fn prepare() -> bool {
-    let Some(leaf) = leaves().and_then(|offset| cpu::hypervisor_leaf(offset + 2)) else { return false };
+    let Some(leaf) = Hypervisor::Xen.leaf(2) else { return false };
     // SAFETY: Xen has announced the register; it fills the page in the image that is for nothing else.
     unsafe { cpu::write_msr(leaf.ebx, hyperv::hypercall_page_address()) };
     true

@@ -32,8 +32,15 @@ enum Way {
 }
 
 impl Access {
-    /// The machine's way; `None` when it has no PCI.
+    /// The machine's way; `None` when it has no PCI. Memory where a table says so and a host bridge answers there; else the
+    /// ports, where the machine has them.
     pub(crate) fn find() -> Option<Self> {
+        let memory = kernel_io::ecam().filter(|ecam| ecam.first_bus == 0);
+        let memory = memory.map(|ecam| Self(Rc::new(Way::Memory { ecam, buses: RefCell::default() })));
+        let bridge = DeviceFunction { bus: 0, device: 0, function: 0 };
+        if memory.as_ref().is_some_and(|memory| memory.read_word(bridge, 0) != NOBODY) {
+            return memory;
+        }
         if let Ok(ports) = Ports::claim(FIRST_PORT, 8) {
             ports.write32(ADDRESS, ENABLE);
             // The bus floats where there is no host bridge.
@@ -41,8 +48,7 @@ impl Access {
                 return Some(Self(Rc::new(Way::Ports(ports))));
             }
         }
-        let ecam = kernel_io::ecam().filter(|ecam| ecam.first_bus == 0)?;
-        Some(Self(Rc::new(Way::Memory { ecam, buses: RefCell::default() })))
+        memory
     }
 }
 

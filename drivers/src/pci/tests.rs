@@ -184,7 +184,7 @@ fn functions_are_found_in_bus_order_and_behind_bridges() {
 }
 
 #[test]
-fn without_a_host_bridge_there_is_no_pci_and_memory_is_the_second_way() {
+fn without_a_host_bridge_there_is_no_pci_and_memory_is_a_way() {
     assert!(Pci::find().is_none());
     let functions = [(key(at(1, 2, 3)), Emulated::new(NIC).with(0x0c, MULTI))].into_iter().collect();
     let machine = Rc::new(RefCell::new(Machine { address: 0, functions }));
@@ -194,6 +194,28 @@ fn without_a_host_bridge_there_is_no_pci_and_memory_is_the_second_way() {
     assert_eq!(pci.read(at(1, 2, 3), 0), NIC);
     assert_eq!(pci.read(at(0, 0, 0), 0), u32::MAX);
     assert_eq!(pci.read(at(2, 0, 0), 0), u32::MAX, "not a bus of it");
+}
+
+/// Configuration space in memory with one function at 0:0.0, and by ports with another there. Answers which of them is had.
+fn had(in_memory: Option<u32>) -> u32 {
+    let machine = |id: Option<u32>| {
+        let functions = id.map(|id| (key(at(0, 0, 0)), Emulated::new(id))).into_iter().collect();
+        Rc::new(RefCell::new(Machine { address: 0, functions }))
+    };
+    attach_registers(0xb000_0000, 1 << 20, Rc::new(Mapped(machine(in_memory))));
+    attach_ports(0xcf8, 8, Rc::new(Space(machine(Some(2)))));
+    set_ecam(Some(Ecam { address: 0xb000_0000, first_bus: 0, last_bus: 0 }));
+    Pci::find().expect("one of them answers").read(at(0, 0, 0), 0)
+}
+
+#[test]
+fn memory_comes_before_the_ports_where_a_bridge_answers_there() {
+    assert_eq!(had(Some(1)), 1);
+}
+
+#[test]
+fn the_ports_are_the_way_where_nobody_answers_in_memory() {
+    assert_eq!(had(None), 2);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use super::device::Bus;
 use crate::Error;
 use crate::Location;
 use alloc::vec::Vec;
-use kernel_io::{Irq, Mmio, Synic, Trigger};
+use core::cmp::Reverse;
+use kernel_io::{Irq, Mmio, MmioSlot, Trigger};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 
@@ -21,7 +22,7 @@ const MOST_SLOTS: usize = 64;
 const MAGIC: u32 = 0x7472_6976;
 const DEVICE_ID: usize = 8;
 
-/// QEMU's microvm: its slots, when ACPI keeps it from naming them on the command line.
+/// QEMU's microvm: its slots, where it names them neither in tables nor on the command line.
 const MICROVM_FIRST: u64 = 0xfeb0_0000;
 const MICROVM_SLOT: u64 = 0x200;
 const MICROVM_SLOTS: u64 = 24;
@@ -35,6 +36,12 @@ pub(crate) struct Slot {
     pub(crate) length: u64,
     /// The lines it may be connected to; the first that exists is right.
     pub(crate) lines: [u32; 2],
+}
+
+impl Slot {
+    fn of(named: &MmioSlot) -> Self {
+        Self { address: named.address, length: named.length.min(MOST_BYTES), lines: [named.gsi; 2] }
+    }
 }
 
 /// The slots that the command line names, in its order: `virtio_mmio.device=SIZE@ADDRESS:LINE[:ID]`. Sizes may end in
@@ -83,16 +90,22 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// The slots of QEMU's microvm. It fills them from the highest down, so this order is that of its command line. Hyper-V's
-/// machines of the second generation, which have no buses either, have nothing there that may be looked at.
-pub(crate) fn of_microvm() -> Vec<Slot> {
+/// The slots that tables name, from the highest down, as QEMU fills them, so that this order is that of its command line. Where
+/// there are no tables, those of QEMU's microvm if this may be one: `is_bare` says that it has no PCI.
+pub(crate) fn of_machine(is_bare: bool) -> Vec<Slot> {
+    let Some(named) = kernel_io::mmio_slots() else { return if is_bare { of_microvm() } else { Vec::new() } };
+    let mut slots: Vec<Slot> = named.iter().take(MOST_SLOTS).map(Slot::of).collect();
+    slots.sort_unstable_by_key(|slot| Reverse(slot.address));
+    slots
+}
+
+fn of_microvm() -> Vec<Slot> {
     let slot = |index: u64| Slot {
         address: MICROVM_FIRST + index * MICROVM_SLOT,
         length: MICROVM_SLOT,
         lines: MICROVM_LINES.map(|first| first + index as u32),
     };
-    let count = if Synic::is_there() { 0 } else { MICROVM_SLOTS };
-    (0..count).rev().map(slot).collect()
+    (0..MICROVM_SLOTS).rev().map(slot).collect()
 }
 
 /// Open the device in `slot`, if it is one of those `wanted`.
@@ -163,6 +176,15 @@ mod tests {
         assert_eq!(on_command_line("virtio_mmio.device=1G@0x1000:5"), vec![slot(0x1000, MOST_BYTES, 5)]);
         let flood = "virtio_mmio.device=512@0x1000:5 ".repeat(1000);
         assert_eq!(on_command_line(&flood).len(), MOST_SLOTS);
+    }
+
+    #[test]
+    fn what_tables_name_is_bounded_as_what_the_command_line_names() {
+        let named = |length| MmioSlot { address: 0xc000_1000, length, gsi: 5 };
+        assert_eq!(Slot::of(&named(4096)), slot(0xc000_1000, 4096, 5));
+        assert_eq!(Slot::of(&named(1 << 30)), slot(0xc000_1000, MOST_BYTES, 5));
+        // Of a machine with tables nothing is looked at that these do not name.
+        assert_eq!(of_machine(true), vec![]);
     }
 
     #[test]

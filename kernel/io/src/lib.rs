@@ -34,9 +34,9 @@ use emulated as backing;
 pub use backing::dma::{Buffer, Lent, Shared};
 pub use backing::irq::Irq;
 pub use backing::registers::{Mmio, Ports};
-pub use backing::{delay, ecam, microseconds};
+pub use backing::{delay, ecam, microseconds, mmio_slots};
 pub use error::Error;
-pub use platform::{Ecam, Interrupt, Message, Platform, Trigger, Width, Xen, install};
+pub use platform::{Ecam, Interrupt, Message, MmioSlot, Platform, Trigger, Width, Xen, install};
 pub use synic::{MESSAGE, Synic};
 
 /// Bytes of a page; DMA memory begins at a multiple of it.

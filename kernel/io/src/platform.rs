@@ -72,7 +72,8 @@ pub unsafe trait Platform: Sync {
     /// Whether a driver may have these ports.
     ///
     /// # Errors
-    /// [`Error::PortsTaken`] when some of them are the kernel's own: interrupt controllers, timers, its console.
+    /// [`Error::PortsTaken`] when some of them are the kernel's own: interrupt controllers, timers, its console;
+    /// [`Error::NotThere`] for the ports of PCI's configuration space where nothing says that the machine has them.
     fn claim_ports(&self, first: u16, count: u16) -> Result<(), Error>;
 
     /// Read a port; narrower values are zero-extended.
@@ -89,6 +90,10 @@ pub unsafe trait Platform: Sync {
 
     /// Where PCI configuration space is mapped into memory (ACPI's MCFG, segment 0), if it is.
     fn ecam(&self) -> Option<Ecam>;
+
+    /// The places of virtio devices with registers in memory that tables name; `None` where there are no tables, and the
+    /// machine may be QEMU's microvm, which has a place for them.
+    fn mmio_slots(&self) -> Option<&'static [MmioSlot]>;
 
     /// Let so much time pass, busily. For initialisation only.
     fn delay(&self, microseconds: u32);
@@ -217,6 +222,17 @@ pub struct Ecam {
     pub first_bus: u8,
     /// The last one.
     pub last_bus: u8,
+}
+
+/// Where a virtio device with registers in memory is, as a table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioSlot {
+    /// Physical address of its registers, a multiple of four.
+    pub address: u64,
+    /// How many bytes they are, 256 at least.
+    pub length: u64,
+    /// The global number of its interrupt, which rises.
+    pub gsi: u32,
 }
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();

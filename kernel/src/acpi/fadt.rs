@@ -52,6 +52,8 @@ pub(crate) struct Fadt {
     pub(crate) reset: Option<(Register, u8)>,
     /// The hardware is reduced to what its tables describe: none of the fixed kind, and no PC's chips.
     pub(crate) is_reduced: bool,
+    /// There is a keyboard controller.
+    pub(crate) keyboard: bool,
     /// There is a PC's clock with a battery; the number of its register of the century, or zero.
     pub(crate) battery_clock: Option<u8>,
     /// The power button of the fixed kind.
@@ -71,6 +73,7 @@ pub(crate) struct Button {
 }
 
 /// Of the PC's architecture flags (section 5.2.9.3), the others of the feature flags.
+const KEYBOARD: u64 = 1 << 1;
 const NO_BATTERY_CLOCK: u64 = 1 << 5;
 const NO_FIXED_BUTTON: u64 = 1 << 4;
 const TIMER_IS_32_BITS: u64 = 1 << 8;
@@ -110,6 +113,7 @@ impl Fadt {
             sleep: Register::generic(table, 244).filter(|_| reduced),
             reset: reset.zip(table.number::<1>(128).map(|value| value as u8)),
             is_reduced: reduced,
+            keyboard: table.number::<2>(109)? & KEYBOARD != 0,
             battery_clock: (!reduced && table.number::<2>(109)? & NO_BATTERY_CLOCK == 0)
                 .then_some(table.number::<1>(108)? as u8),
             button,

@@ -2,11 +2,12 @@
 //!
 //! Firmware wrote them, so every offset is checked before it is used, sums are checked, and what does not hold is as if
 //! it were not there. There is no interpreter: of the byte code only the object `_S5_` and the device for events of two
-//! monitors are read, by looking for them.
+//! monitors are read, and which devices there are of a few kinds, by looking for them.
 
 mod event;
 mod fadt;
 mod madt;
+mod named;
 mod sleep;
 mod table;
 mod wdat;
@@ -18,6 +19,7 @@ use table::Table;
 pub(crate) use event::Event;
 pub(crate) use fadt::{Fadt, Register, Space};
 pub(crate) use madt::{IoApic, Madt, Override};
+pub(crate) use named::Named;
 pub(crate) use wdat::{Entry, Wdat};
 
 /// Tables that are looked at.
@@ -35,6 +37,8 @@ pub(crate) struct Ecam {
 /// What the tables say. Empty on a machine without them.
 #[derive(Debug, Default)]
 pub(crate) struct Acpi {
+    /// There are any tables at all.
+    pub(crate) is_there: bool,
     /// Fixed hardware: timer, power, reset.
     pub(crate) fadt: Option<Fadt>,
     /// Interrupt controllers.
@@ -49,8 +53,10 @@ pub(crate) struct Acpi {
     pub(crate) soft_off: Option<(u8, u8)>,
     /// Where a machine with reduced hardware says that its power button was pressed.
     pub(crate) event: Option<Event>,
-    /// There is a keyboard controller.
-    pub(crate) has_keyboard: bool,
+    /// Devices that the byte code names.
+    pub(crate) named: Named,
+    /// Some of the byte code could not be read: what it names is not known.
+    pub(crate) is_unread: bool,
 }
 
 impl Acpi {
@@ -59,6 +65,7 @@ impl Acpi {
         let mut acpi = Self::default();
         let root = if rsdp == 0 { search() } else { Root::read(rsdp) };
         let Some(root) = root else { return acpi };
+        acpi.is_there = true;
         let mut definitions = Vec::new();
         for address in root.tables().into_iter().take(MOST) {
             let Some(signature) = table::signature(address) else { continue };
@@ -72,20 +79,21 @@ impl Acpi {
                 _ => {}
             }
         }
-        definitions.extend(acpi.fadt.as_ref().map(|fadt| fadt.dsdt).filter(|&address| address != 0));
+        let dsdt = acpi.fadt.as_ref().map(|fadt| fadt.dsdt).filter(|&address| address != 0);
+        acpi.is_unread = dsdt.is_none();
+        definitions.extend(dsdt);
         // The DSDT came last and is the likeliest.
-        for table in definitions.into_iter().rev().filter_map(Table::read) {
+        for address in definitions.into_iter().rev() {
+            let Some(table) = Table::read(address) else {
+                acpi.is_unread = true;
+                continue;
+            };
             acpi.soft_off = acpi.soft_off.or_else(|| sleep::soft_off(table.body()));
             acpi.event = acpi.event.or_else(|| Event::find(table.body()));
-            acpi.has_keyboard |= has_keyboard(table.body());
+            acpi.named.add(table.body());
         }
         acpi
     }
-}
-
-/// Whether a definition block's byte code has the identifier PNP0303, as an integer constant of four bytes (section 19.3.4).
-fn has_keyboard(code: &[u8]) -> bool {
-    code.windows(5).any(|bytes| bytes == [0x0c, 0x41, 0xd0, 0x03, 0x03])
 }
 
 /// The root: where the list of tables is, and how wide its entries are.

@@ -10,6 +10,7 @@ use super::reference::Reference;
 use crate::acpi::Acpi;
 use crate::cpu;
 use crate::interrupt::Apic;
+use crate::promised::Promised;
 
 /// How long a window lasts, in microseconds: a boot waits for two.
 const WINDOW: u64 = 400;
@@ -46,10 +47,10 @@ struct Measured {
 }
 
 /// The name of what was measured against, and the rates of the CPU's counter and of the local APIC's timer.
-pub(super) fn against_reference(acpi: &Acpi, apic: &Apic) -> (&'static str, u64, u64) {
+pub(super) fn against_reference(acpi: &Acpi, promised: Promised, apic: &Apic) -> (&'static str, u64, u64) {
     apic.mask_timer(true);
     apic.arm_count(u32::MAX);
-    let measured = Reference::candidates(acpi, apic).find_map(|reference| {
+    let measured = Reference::candidates(acpi, promised, apic).find_map(|reference| {
         let measured = best(|| window(&reference, apic))?;
         Some((reference.name(), measured.rate, measured.timer))
     });

@@ -2,7 +2,6 @@
 //!
 //! | source | where it is found |
 //! |---|---|
-//! | a hypervisor's own ([`tell_by`]) | drivers of hypervisors register it |
 //! | KVM's or Xen's wall clock, of the second at which its clock stood at zero | KVM, Firecracker, Cloud Hypervisor, Xen |
 //! | the PC's clock with a battery (MC146818), in UTC | where the FADT is that of a PC's hardware and does not deny it |
 //!
@@ -18,15 +17,8 @@ use spin::Once;
 /// Times that are believed, in seconds since 1970: of 2026 and later, until 2200.
 const SANE: Range<u64> = 1_767_225_600..7_258_118_400;
 
-/// A hypervisor's own.
-static TOLD: Once<fn() -> Option<u64>> = Once::new();
 /// The register of the century in the clock with a battery, or zero; unset without such a clock.
 static BATTERY: Once<u8> = Once::new();
-
-/// Let `tell` say the time of day, in seconds since 1970. The first one counts, before all other sources.
-pub fn tell_by(tell: fn() -> Option<u64>) {
-    TOLD.call_once(|| tell);
-}
 
 /// Note whether there is a clock with a battery.
 pub(super) fn init(acpi: &Acpi) {
@@ -37,10 +29,9 @@ pub(super) fn init(acpi: &Acpi) {
 
 /// The time of day in seconds since 1970, and who tells it; `None` where nobody knows it.
 pub fn read() -> Option<(u64, &'static str)> {
-    let told = || Some((TOLD.get()?()?, "the hypervisor"));
     let kept = || Some((CLOCK.get()?.page.as_ref()?.0.wall_clock()?, "the hypervisor's clock"));
     let battery = || Some((battery(*BATTERY.get()?, &mut Cmos)?, "the clock with a battery"));
-    told().or_else(kept).or_else(battery).filter(|(seconds, _)| SANE.contains(seconds))
+    kept().or_else(battery).filter(|(seconds, _)| SANE.contains(seconds))
 }
 
 /// Registers of the clock.

@@ -2,6 +2,7 @@
 
 use super::pvclock::Clock;
 use crate::cpu;
+use crate::hypervisor::Hypervisor;
 use crate::memory;
 
 /// CPUID 0x4000_0001, EAX: the clock by the newer of its registers.
@@ -14,10 +15,7 @@ const WALL_CLOCK: u64 = 2048;
 
 /// Ask KVM for the page, and have the clock that it keeps there; `None` when there is no such thing, or it stays empty.
 pub(super) fn enable() -> Option<Clock> {
-    if cpu::hypervisor_signature() != Some(*b"KVMKVMKVM\0\0\0") {
-        return None;
-    }
-    if cpu::hypervisor_leaf(1)?.eax & FEATURE == 0 {
+    if Hypervisor::Kvm.leaf(1)?.eax & FEATURE == 0 {
         return None;
     }
     let page = memory::allocate_pages(4096)?;

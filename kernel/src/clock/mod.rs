@@ -11,7 +11,7 @@
 //! | CPUID leaf 0x4000_0010 | VMware, and hypervisors that took it over |
 //! | the ACPI timer, 3.579545 MHz | q35 and pc under translation; everything with fixed ACPI hardware |
 //! | the high precision event timers' counter | where there is a table of them and no ACPI timer |
-//! | the PC's timer chip, 1.193182 MHz | microvm under translation; machines without ACPI, or that say they are a PC |
+//! | the PC's timer chip, 1.193182 MHz | microvm under translation; machines that say they have it (`promised.rs`) |
 //! | the local APIC's timer, 1 GHz | QEMU and KVM without any of these: there the rate is part of the interface |
 //!
 //! Without any of them the boot ends: an appliance whose timeouts are guesses loses data.
@@ -23,9 +23,14 @@ mod kvm;
 mod pvclock;
 mod reference;
 
+#[cfg(test)]
+pub(crate) use reference::Reference;
+
 use crate::acpi::Acpi;
 use crate::hyperv::Features;
+use crate::hypervisor::Hypervisor;
 use crate::interrupt::{self, Apic};
+use crate::promised::Promised;
 use crate::{cpu, xen};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
@@ -93,14 +98,14 @@ pub(crate) struct Origin {
 ///
 /// # Panics
 /// When nothing tells the counter's rate.
-pub(crate) fn init(start: u64, acpi: &Acpi, apic: &Apic) -> Origin {
+pub(crate) fn init(start: u64, acpi: &Acpi, promised: Promised, apic: &Apic) -> Origin {
     let (page, told, apic_rate) = of_hypervisor();
     let told = told.or_else(told_by_cpuid);
     let (source, rate, mut timer_rate) = match told {
         Some((source, rate)) => (source, rate, 0),
-        None => calibrate::against_reference(acpi, apic),
+        None => calibrate::against_reference(acpi, promised, apic),
     };
-    reference::Reference::rest(acpi);
+    reference::Reference::rest(promised);
     if apic.has_tsc_deadline() {
         timer_rate = 0;
     } else if let Some(stated) = reference::stated_timer_rate() {
@@ -153,7 +158,10 @@ fn told_by_cpuid() -> Option<(&'static str, u64)> {
     let crystal = (ratio.eax != 0 && ratio.ebx != 0 && ratio.ecx != 0)
         .then(|| u64::from(ratio.ecx) * u64::from(ratio.ebx) / u64::from(ratio.eax))
         .filter(sane);
-    let stated = || Some(u64::from(cpu::hypervisor_leaf(0x10)?.eax) * 1000).filter(sane);
+    let stated = || {
+        let (hypervisor, _) = Hypervisor::find()?;
+        Some(u64::from(hypervisor.leaf(0x10)?.eax) * 1000).filter(sane)
+    };
     crystal.map(|rate| ("CPUID 0x15", rate)).or_else(|| stated().map(|rate| ("CPUID 0x40000010", rate)))
 }
 

@@ -2,11 +2,13 @@
 
 use crate::acpi::{Acpi, Register, Space};
 use crate::cpu::{self, port};
+use crate::hypervisor::Hypervisor;
 use crate::interrupt::Apic;
 use crate::memory::{self, ranges::Range};
+use crate::promised::Promised;
 
 /// A counter that counts up and wraps.
-pub(super) enum Reference<'a> {
+pub(crate) enum Reference<'a> {
     /// The ACPI timer behind a port.
     AcpiPort {
         /// The port.
@@ -50,19 +52,12 @@ const CHIP_CHANNEL: u16 = 0x40;
 /// How fast the local APIC's timer counts where the hypervisor's interface fixes that: with QEMU and KVM one tick is a
 /// nanosecond.
 pub(super) fn stated_timer_rate() -> Option<u64> {
-    let signature = cpu::hypervisor_signature()?;
-    let known = [*b"TCGTCGTCGTCG", *b"KVMKVMKVM\0\0\0"].contains(&signature);
-    known.then_some(NANOSECONDS)
-}
-
-/// Whether the machine has a PC's chips, or does not say that it has not.
-fn is_pc(acpi: &Acpi) -> bool {
-    acpi.madt.as_ref().is_none_or(|madt| madt.is_pc)
+    Hypervisor::of_machine()?.may_be_qemu().then_some(NANOSECONDS)
 }
 
 /// Give channel 0 of the timer chip a mode, and what to count down from.
 fn set_chip(mode: u8, count: [u8; 2]) {
-    // SAFETY: the timer chip of a PC, on a machine that does not say that it has none; nobody else uses it, and its
+    // SAFETY: the timer chip of a PC, on a machine that says that it has it; nobody else uses it, and its
     // interrupt goes nowhere.
     let write = |port, value| unsafe { port::write8(port, value) };
     write(CHIP_COMMAND, mode);
@@ -71,12 +66,12 @@ fn set_chip(mode: u8, count: [u8; 2]) {
 
 impl<'a> Reference<'a> {
     /// All that this machine may have, the best first. That one is named here does not mean that it counts.
-    pub(super) fn candidates(acpi: &Acpi, apic: &'a Apic) -> impl Iterator<Item = Self> {
+    pub(super) fn candidates(acpi: &Acpi, promised: Promised, apic: &'a Apic) -> impl Iterator<Item = Self> {
         let timer = acpi.fadt.as_ref().and_then(|fadt| fadt.timer);
         let acpi_timer = timer.and_then(|(register, bits)| Self::acpi(register, bits));
         // It is switched on for this, which nobody needs beside the ACPI timer.
         let event_timer = acpi.event_timer.filter(|_| acpi_timer.is_none()).and_then(Self::event_timer);
-        let chip = is_pc(acpi).then(Self::chip);
+        let chip = Self::chip(promised);
         let apic_timer = stated_timer_rate().is_some().then_some(Self::Apic(apic));
         [acpi_timer, event_timer, chip, apic_timer].into_iter().flatten()
     }
@@ -105,16 +100,16 @@ impl<'a> Reference<'a> {
         Some(Self::EventTimer { address, rate })
     }
 
-    fn chip() -> Self {
+    pub(crate) fn chip(promised: Promised) -> Option<Self> {
         // Channel 0, both bytes, mode 2, from 65536 down.
-        set_chip(0x34, [0, 0]);
-        Self::Chip
+        promised.timer_chip.then(|| set_chip(0x34, [0, 0]))?;
+        Some(Self::Chip)
     }
 
     /// Let the PC's timer chip come to rest: until it is told otherwise it makes a square wave, of which a hypervisor keeps
     /// every edge, 36 in a second, though the interrupt goes nowhere.
-    pub(super) fn rest(acpi: &Acpi) {
-        if is_pc(acpi) {
+    pub(crate) fn rest(promised: Promised) {
+        if promised.timer_chip {
             // Channel 0, both bytes, mode 0: down to zero once, and that is soon.
             set_chip(0x30, [1, 0]);
         }

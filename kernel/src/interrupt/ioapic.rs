@@ -3,6 +3,7 @@
 use super::{APIC, Line, shared};
 use crate::acpi::{IoApic, Madt, Override};
 use crate::memory::{self, ranges::Range};
+use crate::promised::Promised;
 use alloc::vec::Vec;
 use spin::Mutex;
 
@@ -13,7 +14,7 @@ const MASKED: u32 = 1 << 16;
 const LOW: u32 = 1 << 13;
 const LEVEL: u32 = 1 << 15;
 
-/// Where they are on a machine that does not say: the first at the place it has had since 1997, and the second of
+/// Where they are on a machine without tables: the first at the place it has had since 1997, and the second of
 /// QEMU's microvm.
 const CUSTOMARY: [IoApic; 2] =
     [IoApic { address: 0xfec0_0000, first: 0 }, IoApic { address: 0xfec1_0000, first: 24 }];
@@ -28,14 +29,22 @@ static CONTROLLERS: Mutex<Vec<Controller>> = Mutex::new(Vec::new());
 /// Where lines of the old bus go that do not go to the input of their number.
 static OVERRIDES: Mutex<Vec<Override>> = Mutex::new(Vec::new());
 
+/// Where they are, or may be.
+pub(crate) fn places(madt: Option<&Madt>, promised: Promised) -> &[IoApic] {
+    match madt {
+        Some(madt) => &madt.io_apics,
+        None if promised.customary => &CUSTOMARY,
+        None => &[],
+    }
+}
+
 /// Find the controllers and mask all that they have.
-pub(crate) fn find(madt: Option<&Madt>) {
-    let described = madt.map_or(&CUSTOMARY[..], |madt| &madt.io_apics);
+pub(crate) fn find(madt: Option<&Madt>, promised: Promised) {
     if let Some(madt) = madt {
         OVERRIDES.lock().clone_from(&madt.overrides);
     }
     let mut controllers = CONTROLLERS.lock();
-    for place in described {
+    for place in places(madt, promised) {
         let range = Range::with_length(place.address, 0x20);
         let Ok(registers) = memory::map_device(range) else {
             log::warn!("the I/O APIC at {range} cannot be mapped");

@@ -14,6 +14,8 @@ use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use apic::{APIC, Apic};
+#[cfg(test)]
+pub(crate) use ioapic::places as io_apic_places;
 pub(crate) use ioapic::{find as find_io_apics, route};
 pub(crate) use shared::{Refused, claim, share, try_out};
 pub(crate) use tables::triple_fault;

@@ -12,6 +12,7 @@
 //! clean whenever other code runs.
 
 use crate::cpu;
+use crate::hypervisor::Hypervisor;
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -25,8 +26,6 @@ const ERMS: u8 = 2;
 const CPUID_XSAVE: u32 = 1 << 26;
 const CPUID_AVX: u32 = 1 << 28;
 const CPUID_ERMS: u32 = 1 << 9;
-/// What QEMU's translator calls itself: its string instructions go byte by byte, whatever it says of them.
-const TRANSLATOR: [u8; 12] = *b"TCGTCGTCGTCG";
 
 /// Let the CPU copy as it does best. Answers the name of it.
 pub(crate) fn choose() -> &'static str {
@@ -35,7 +34,8 @@ pub(crate) fn choose() -> &'static str {
         // SAFETY: the CPU has both; no handler that returns touches a vector register.
         unsafe { cpu::enable_avx() };
         (AVX, "AVX")
-    } else if cpu::cpuid(7).ebx & CPUID_ERMS != 0 && cpu::hypervisor_signature() != Some(TRANSLATOR) {
+    // The string instructions of QEMU's translator go byte by byte, whatever it says of them.
+    } else if cpu::cpuid(7).ebx & CPUID_ERMS != 0 && Hypervisor::of_machine() != Some(Hypervisor::Tcg) {
         (ERMS, "ERMS")
     } else {
         (PLAIN, "SSE2")

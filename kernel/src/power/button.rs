@@ -43,7 +43,7 @@ pub(super) fn init(acpi: &Acpi) {
     });
     let button = button.or_else(|| {
         let interrupt = acpi.madt.as_ref().map(|madt| madt.global(keyboard::INTERRUPT));
-        acpi.has_keyboard.then_some((Place::Keyboard, interrupt))
+        acpi.named.keyboard.then_some((Place::Keyboard, interrupt))
     });
     if let Some(button) = button {
         BUTTON.call_once(|| button);

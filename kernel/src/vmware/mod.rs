@@ -5,7 +5,7 @@
 
 mod rpc;
 
-use crate::cpu;
+use crate::hypervisor::Hypervisor;
 use alloc::vec::Vec;
 use core::arch::asm;
 pub use rpc::Error;
@@ -13,11 +13,10 @@ use rpc::{Door, PORT, Registers};
 
 /// The ports of the door, first and last; the later one is for many bytes at a time, and not used.
 pub(crate) const PORTS: (u16, u16) = (PORT, PORT + 1);
-const SIGNATURE: [u8; 12] = *b"VMwareVMware";
 
-struct Hypervisor;
+struct Host;
 
-impl Door for Hypervisor {
+impl Door for Host {
     fn call(&mut self, registers: Registers) -> Registers {
         let Registers { mut a, b, mut c, mut d, mut source, mut destination } = registers;
         let mut b = u64::from(b);
@@ -47,8 +46,8 @@ impl Door for Hypervisor {
 /// # Errors
 /// See [`Error`].
 pub fn guestinfo(key: &str, longest: usize) -> Result<Option<Vec<u8>>, Error> {
-    if cpu::hypervisor_signature() != Some(SIGNATURE) {
+    if Hypervisor::of_machine() != Some(Hypervisor::Vmware) {
         return Ok(None);
     }
-    rpc::guestinfo(&mut Hypervisor, key, longest)
+    rpc::guestinfo(&mut Host, key, longest)
 }

@@ -51,6 +51,39 @@ fn it_boots_without_a_serial_port() {
 }
 
 #[test]
+fn without_a_serial_port_it_is_heard_on_a_debug_console() {
+    for (board, port) in [("q35", "0xe9"), ("microvm", "0x402")] {
+        let device = format!("isa-debugcon,iobase={port},chardev=debug");
+        let arguments = ["-chardev", "stdio,id=debug", "-device", &device];
+        let run = Run::case(board, "boot").without_serial().arguments(&arguments);
+        let outcome = run.finish();
+        expect(&outcome, SUCCESS, port);
+        assert!(outcome.text().contains("clock: "), "{board}: {}", outcome.text());
+        let outcome = run.told("selftest=panic").finish();
+        assert!(outcome.text().contains("on purpose"), "{board}: {}", outcome.text());
+    }
+}
+
+#[test]
+fn without_an_acpi_timer_the_clock_is_set_by_the_hpet() {
+    // A table of fixed hardware in place of the machine's own, in which there is none; 36 bytes of header come before this.
+    let table = std::env::temp_dir().join(format!("corbel-fadt-{}", std::process::id()));
+    fs::write(&table, [0; 116 - 36]).expect("a place for a file");
+    let file = format!("sig=FACP,rev=1,data={}", table.display());
+    let by = |name: &str, arguments: &[&str]| {
+        let outcome = Run::case("q35", "boot").arguments(arguments).finish();
+        expect(&outcome, SUCCESS, name);
+        let text = outcome.text();
+        let rate =
+            text.split_once(&format!(" kHz by {name}")).and_then(|(before, _)| before.rsplit(' ').next());
+        rate.and_then(|rate| rate.parse::<f64>().ok()).unwrap_or_else(|| panic!("not by {name}: {text}"))
+    };
+    let rates = [by("the ACPI timer", &[]), by("the HPET", &["-acpitable", &file])];
+    fs::remove_file(table).expect("it is there");
+    assert!((rates[1] / rates[0] - 1.0).abs() < 0.02, "{rates:?} kHz");
+}
+
+#[test]
 fn it_boots_and_ends_with_the_quick_firmware_as_with_the_usual_one() {
     for board in ["q35", "pc"] {
         for more in [[].as_slice(), &["-smp", "4"], &["-m", "6144"]] {

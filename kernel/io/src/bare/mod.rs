@@ -4,12 +4,18 @@ pub(crate) mod dma;
 pub(crate) mod irq;
 pub(crate) mod registers;
 
-use crate::Ecam;
 use crate::platform::{Xen, platform};
+use crate::{Ecam, MmioSlot};
 
 /// Where PCI configuration space is mapped into memory, if it is.
 pub fn ecam() -> Option<Ecam> {
     platform().ecam()
+}
+
+/// The places of virtio devices with registers in memory that tables name; `None` where there are no tables, and the
+/// machine may be QEMU's microvm.
+pub fn mmio_slots() -> Option<&'static [MmioSlot]> {
+    platform().mmio_slots()
 }
 
 /// Let so much time pass, busily.

@@ -12,7 +12,7 @@ pub(crate) mod registers;
 mod tests;
 
 use crate::xen::{Event, Parameter};
-use crate::{Direction, Ecam, Message};
+use crate::{Direction, Ecam, Message, MmioSlot};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
@@ -208,6 +208,11 @@ pub fn limit_memory(bytes: usize) {
 /// Where PCI configuration space is mapped into memory, if it is.
 pub fn ecam() -> Option<Ecam> {
     with(|machine| machine.ecam)
+}
+
+/// The places of virtio devices with registers in memory that tables name: none.
+pub fn mmio_slots() -> Option<&'static [MmioSlot]> {
+    Some(&[])
 }
 
 /// Let so much time pass, and devices work meanwhile.
