@@ -11,8 +11,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(120);
 /// What the files are called, before the dot.
 const NAME: &str = "corbel";
-/// Memory of the machine in the OVA, in MiB.
-const MEMORY: u32 = 64;
+/// Memory of the machine in the OVA, in MiB: it starts by firmware, which takes more than the image does.
+const MEMORY: u32 = 128;
 /// The file of checksums.
 const SUMS: &str = "SHA256SUMS";
 
