@@ -2,7 +2,7 @@
 
 use crate::cell::{Board, Cell, Nic, Start};
 use crate::fixture::Turn;
-use crate::host::{Came, Host};
+use crate::host::{Came, Host, OFF};
 use crate::qemu::{self, Seen};
 
 /// How often each machine is booted unless `CORBEL_BOOTS` says otherwise.
@@ -45,7 +45,7 @@ fn boot(host: &Host, cell: &Cell, number: usize) -> u128 {
         assert_eq!(came, Came::Up, "boot {number} of {}: {}", cell.name(), machine.said());
         let took = machine.begun.elapsed().as_millis();
         host.read()?;
-        let seen = qemu::press(host, &mut machine)?;
+        let seen = qemu::press(host, &mut machine, OFF)?;
         assert_eq!(seen, Seen::All, "boot {number} of {}: {}", cell.name(), machine.said());
         Ok::<_, image_launch::Error>(took)
     };

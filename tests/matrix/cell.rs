@@ -38,7 +38,7 @@ impl Board {
         matches!(self, Self::Q35 | Self::Pc)
     }
 
-    /// Whether QEMU's power button does anything there.
+    /// Whether there is a table that tells of QEMU's power button.
     pub(crate) fn has_button(self) -> bool {
         self != Self::Bare
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// What the slowest firmware on a crowded host takes.
 const LIMIT: Duration = Duration::from_secs(150);
 /// How long the appliance may take to end, and its monitor with it. Nobody is logged in.
-const OFF: Duration = Duration::from_secs(15);
+pub(crate) const OFF: Duration = Duration::from_secs(15);
 const SIZE: u64 = 1 << 20;
 const IQN: &str = "iqn.2026-11.example.corbel:matrix";
 /// What the image says where a NIC that it is told of is none that it can drive.
@@ -143,8 +143,8 @@ impl Host {
     }
 
     /// Waits for the end of the machine, whose button has been pressed. It has ended well only if it never panicked.
-    pub(crate) fn end(&self, machine: &mut Machine) -> Result<Seen> {
-        let end = machine.process.wait(OFF);
+    pub(crate) fn end(&self, machine: &mut Machine, patience: Duration) -> Result<Seen> {
+        let end = machine.process.wait(patience);
         let said = machine.said();
         if said.contains("PANIC") || said.contains("FAULT") {
             return Error::because(machine.tail());

@@ -1,6 +1,6 @@
 //! Monitors that are not QEMU, where the environment names their programs: Firecracker and Cloud Hypervisor on KVM.
 
-use crate::host::{Came, Host, Machine};
+use crate::host::{Came, Host, Machine, OFF};
 use crate::qemu::Seen;
 use image_launch::appliance::Config;
 use image_launch::net::Wire;
@@ -63,7 +63,7 @@ impl Monitor {
         }
         host.prove(&machine)?;
         self.press(&socket)?;
-        Ok((host.end(&mut machine)?, took))
+        Ok((host.end(&mut machine, OFF)?, took))
     }
 
     /// Its power button or, where it has none, what it has in the place of one.

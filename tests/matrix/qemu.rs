@@ -1,7 +1,7 @@
 //! A cell carried out: the machine is booted, read from, told to do something, and switched off.
 
 use crate::cell::{Bus, Cell, Start};
-use crate::host::{Came, Host, Machine};
+use crate::host::{Came, Host, Machine, OFF};
 use image_launch::appliance::Config;
 use image_launch::machine::{self, Board};
 use image_launch::net::Wire;
@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long a machine is watched that nothing is expected to end.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// What came of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +64,15 @@ pub(crate) fn run(host: &Host, cell: &Cell) -> Result<(Seen, Duration)> {
         return Ok((Seen::NoDriver, took));
     }
     host.prove(&machine)?;
-    if !cell.board.has_button() {
-        return Ok((Seen::Serves, took));
-    }
-    Ok((press(host, &mut machine)?, took))
+    let patience = if cell.board.has_button() { OFF } else { MOMENT };
+    Ok((press(host, &mut machine, patience)?, took))
 }
 
 /// Presses the machine's power button, and waits for what comes of it.
-pub(crate) fn press(host: &Host, machine: &mut Machine) -> Result<Seen> {
+pub(crate) fn press(host: &Host, machine: &mut Machine, patience: Duration) -> Result<Seen> {
     let mut qmp = Qmp::connect(&socket(host), ANSWER)?;
     qmp.execute("system_powerdown", &json!({}))?;
-    host.end(machine)
+    host.end(machine, patience)
 }
 
 /// Starts QEMU with the image.
