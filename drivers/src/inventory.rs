@@ -69,7 +69,7 @@ const KINDS: [DeviceType; 3] = [DeviceType::Network, DeviceType::EntropySource, 
 pub fn find(inventory: &Inventory<'_>) -> Found {
     let mut found = Found::default();
     // It may let go of some that the others would find.
-    let on_xen = xen::connect(&mut found);
+    let on_xen = xen::connect(&mut found, inventory.nic_memory);
     let kinds = &KINDS[..KINDS.len() - usize::from(inventory.disk_request.is_none())];
     let mut slots = mmio::on_command_line(inventory.command_line);
 
@@ -111,7 +111,7 @@ pub fn find(inventory: &Inventory<'_>) -> Found {
     }
     hyperv::find(&mut found, inventory.nic_memory);
     if let Some(connected) = on_xen {
-        connected.bring_up(&mut found, inventory.nic_memory);
+        connected.add_to(&mut found);
     }
     found
 }

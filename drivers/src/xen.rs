@@ -39,25 +39,28 @@ const OURSELVES: u16 = 0xffff;
 /// What there is on Xen, before other buses are looked at.
 pub(crate) struct Connected {
     bus: Rc<Bus>,
-    nics: Vec<u32>,
+    nics: Vec<(u32, Result<Netfront, Error>)>,
 }
 
-/// Connect, if the machine is a guest of Xen's. Where there are NICs of Xen's their emulated likenesses are let go of: both are the same
-/// to whoever is behind them.
-pub(crate) fn connect(found: &mut Found) -> Option<Connected> {
+/// Connect, if the machine is a guest of Xen's, and bring up its NICs; each may take so many bytes of memory. Where one works emulated NICs
+/// are let go of: both are the same to whoever is behind them.
+pub(crate) fn connect(found: &mut Found, nic_memory: usize) -> Option<Connected> {
     let connected = Bus::connect().and_then(|bus| {
         let Some(bus) = bus else { return Ok(None) };
         let names = bus.store.names("device/vif")?;
-        let mut nics: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        nics.sort_unstable();
-        nics.truncate(MOST_NICS);
+        let mut numbers: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers.truncate(MOST_NICS);
+        let nics =
+            numbers.into_iter().map(|number| (number, Netfront::new(&bus, number, nic_memory))).collect();
         Ok(Some(Connected { bus, nics }))
     });
     let connected = connected.unwrap_or_else(|error| {
         found.refuse(Location::Vif(0), error);
         None
     })?;
-    if !connected.nics.is_empty() {
+    // They do not come back, so they are kept as long as they may be all there is.
+    if connected.nics.iter().any(|(_, nic)| nic.as_ref().is_ok_and(Netfront::is_connected)) {
         let_go();
     }
     Some(connected)
@@ -82,10 +85,10 @@ fn let_go() {
 }
 
 impl Connected {
-    /// Bring up what was found. Each NIC may take so many bytes of memory.
-    pub(crate) fn bring_up(self, found: &mut Found, nic_memory: usize) {
-        for number in self.nics {
-            match Netfront::new(&self.bus, number, nic_memory) {
+    /// Add it to what was found on other buses.
+    pub(crate) fn add_to(self, found: &mut Found) {
+        for (number, nic) in self.nics {
+            match nic {
                 // One that was not let go of is the same NIC.
                 Ok(nic) if found.nics.iter().any(|other| other.mac() == nic.mac()) => {
                     found.refuse(nic.location(), Error::Unsupported("a NIC beside its emulated likeness"));

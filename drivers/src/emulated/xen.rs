@@ -44,6 +44,8 @@ pub(crate) struct Misbehaviour {
     pub(crate) kind: Option<u32>,
     /// The length that each answer says it has.
     pub(crate) length: Option<u32>,
+    /// It answers whoever reads that there is an error.
+    pub(crate) error: Option<&'static str>,
     /// Backends stay in the state in which they are.
     pub(crate) stuck: bool,
     /// Pages of the grant table that there are, where not enough.
@@ -71,6 +73,8 @@ struct Model {
     /// It has lied, so that the guest's view may differ with right.
     lied: bool,
     notified: u64,
+    /// Requests to the store.
+    asked: u64,
     unplugged: Vec<(u64, u64)>,
 }
 
@@ -185,6 +189,7 @@ impl Host {
             misbehaviour: Misbehaviour::default(),
             lied: false,
             notified: 0,
+            asked: 0,
             unplugged: Vec::new(),
         })));
         attach_registers(STORE * PAGE as u64, PAGE as u64, Rc::new(Page(host.clone())));
@@ -246,6 +251,11 @@ impl Host {
     /// How often backends were told of something since the last call.
     pub(crate) fn notified(&self) -> u64 {
         core::mem::take(&mut self.0.borrow_mut().notified)
+    }
+
+    /// How often the store was asked for something since the last call.
+    pub(crate) fn asked(&self) -> u64 {
+        core::mem::take(&mut self.0.borrow_mut().asked)
     }
 
     /// Entries of the grant table that allow something.
@@ -321,6 +331,7 @@ impl Model {
             let Some(body) = rest.get(..length as usize) else { return };
             let body = body.to_vec();
             self.incoming.drain(..16 + length as usize);
+            self.asked += 1;
             if !self.misbehaviour.silent {
                 let misbehaviour = &self.misbehaviour;
                 misbehaviour.before.iter().for_each(|bytes| self.tree.outgoing.extend(bytes));

@@ -7,7 +7,6 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use core::cell::Cell;
-use kernel_io::Patience;
 use kernel_io::xen::{Event, Guest};
 
 /// States of either side.
@@ -16,8 +15,6 @@ pub(super) const WAITS: u32 = 2;
 pub(super) const CONNECTED: u32 = 4;
 pub(super) const CLOSING: u32 = 5;
 pub(super) const CLOSED: u32 = 6;
-/// How long the other side may take for a step, in microseconds. Miri takes its time for each.
-const STEP_TIME: u32 = if cfg!(miri) { 2_000 } else { 5_000_000 };
 
 /// Events, store and grant table of the machine.
 #[derive(Debug)]
@@ -102,8 +99,11 @@ impl Frontend {
     /// The state of the other side. One that is not there any more is closed.
     pub(super) fn state(&self) -> Result<u32, Error> {
         self.changed.set(false);
-        let state = self.bus.store.read(&format!("{}/state", self.backend))?;
-        Ok(state.and_then(|state| state.parse().ok()).unwrap_or(CLOSED))
+        let state = self.bus.store.read(&format!("{}/state", self.backend));
+        if matches!(state, Err(Error::Refused(_))) {
+            self.look_again();
+        }
+        Ok(state?.and_then(|state| state.parse().ok()).unwrap_or(CLOSED))
     }
 
     /// Whether something about the other side has changed since its state was asked for.
@@ -111,39 +111,8 @@ impl Frontend {
         self.changed.get()
     }
 
-    /// Wait until the other side is in one of these states; answers it.
-    pub(super) fn wait(&self, wanted: &[u32]) -> Result<u32, Error> {
-        let mut state = self.state()?;
-        let mut patience = Patience::new(STEP_TIME);
-        while !patience.is_over() {
-            if wanted.contains(&state) {
-                return Ok(state);
-            }
-            self.bus.store.rest();
-            self.bus.store.poll();
-            if self.changed.get() {
-                state = self.state()?;
-            }
-        }
-        Err(Error::NoAnswer)
-    }
-
-    /// Both sides from whatever they are in to closed: once this has succeeded the other side uses nothing of ours.
-    pub(super) fn close(&self) -> Result<(), Error> {
-        self.enter(CLOSING)?;
-        self.wait(&[CLOSING, CLOSED])?;
-        self.enter(CLOSED)?;
-        self.wait(&[CLOSED]).map(|_| ())
-    }
-
-    /// Both sides from the beginning, or from closed, to where the other waits for what ours has to say.
-    pub(super) fn begin(&self) -> Result<(), Error> {
-        // It may still be about to be made. Else somebody was here before us, firmware for example.
-        if self.wait(&[WAITS, CONNECTED, CLOSING, CLOSED])? == WAITS {
-            return Ok(());
-        }
-        self.close()?;
-        self.enter(INITIALISING)?;
-        self.wait(&[WAITS]).map(|_| ())
+    /// Its state is to be asked for in any case.
+    pub(super) fn look_again(&self) {
+        self.changed.set(true);
     }
 }

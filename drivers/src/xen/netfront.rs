@@ -3,24 +3,27 @@
 //! A received frame is looked at when its page is granted no longer, so what was looked at cannot change. A frame in several pages is copied
 //! together: the stack wants it in one piece.
 //!
-//! A backend that breaks the contract has the connection closed and made again; what was under way is lost, as on a wire.
+//! A backend that breaks the contract has the connection closed and made again; what was under way is lost, as on a wire. Nobody waits for
+//! it meanwhile: each step is taken when the backend has taken its own, of which the store tells. One that has gone may come back.
 
 mod receive;
 #[cfg(test)]
 mod tests;
 mod transmit;
 
-use super::bus::{Bus, CONNECTED, Frontend, INITIALISING, WAITS};
+use super::bus::{Bus, CLOSED, CLOSING, CONNECTED, Frontend, INITIALISING, WAITS};
 use super::grants::Access;
-use super::ring::Lie;
+use super::ring::{Lie, SIZE};
 use crate::nic::station;
-use crate::resets::{Resets, State};
+use crate::resets::Resets;
 use crate::{Error, Location, RxToken, TxToken};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroUsize;
+use core::time::Duration;
+use kernel_io::Patience;
 use kernel_io::xen::Event;
 use network_nic::{Checksum, Counters, DeviceCapabilities, Instant, Medium, Nic, SegmentationCapabilities};
 use receive::Receive;
@@ -32,6 +35,34 @@ pub use transmit::Tx;
 const ETHERNET: usize = 14;
 const MTU: usize = 1500;
 const LONGEST: usize = MTU + ETHERNET + 4;
+
+/// How long both sides may take at boot until the backend waits for what we have to say, in microseconds, and to close in the end. Miri
+/// takes its time for each.
+const STEPS_TIME: u32 = if cfg!(miri) { 2_000 } else { 5_000_000 };
+/// From one look at a backend's state that was none of interest to the next: each asks the store.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How far both sides are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    /// We have said that we close, and then that we have; the backend has not.
+    Closing,
+    Closed,
+    /// Closed, and to be connected again then.
+    Resting {
+        until: Instant,
+    },
+    /// Closed, and to be connected again when the backend waits for somebody, but not before.
+    Gone {
+        until: Instant,
+    },
+    /// We have said that we begin, and then what there is; the backend has not.
+    Beginning,
+    Connecting,
+    /// It does not come back. What it had stays lost.
+    Dead,
+}
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +94,18 @@ pub struct Netfront {
     transmit: Transmit,
     mac: [u8; 6],
     state: State,
+    /// What comes when it is closed.
+    next: State,
     resets: Resets,
+    /// When the backend's state is looked at again at the earliest.
+    look: Instant,
+    /// Bytes for frames to be sent, as long as it is not known how long they may be.
+    memory: Option<usize>,
     counters: Counters,
 }
 
 impl Netfront {
-    /// Bring one up, with buffers of at most `memory` bytes.
+    /// Bring one up, with buffers of at most `memory` bytes. A backend that takes its time to connect may do so later.
     ///
     /// # Errors
     /// See [`Error`]; what the backend was given stays lost then, if it does not give it back.
@@ -76,34 +113,50 @@ impl Netfront {
         let frontend = Frontend::new(bus, format!("device/vif/{number}"))?;
         let mac = frontend.own("mac")?.and_then(|mac| parse(&mac));
         let mac = station(mac.ok_or(Error::Layout("its address"))?)?;
-        frontend.begin()?;
-        let domain = frontend.domain;
+        let mut receive = Receive::new(bus, frontend.domain, memory / 2)?;
+        let mut transmit = Transmit::new(bus, frontend.domain)?;
+        // All or none.
+        let mut rings = bus.grants.take(2 + receive.needs() + SIZE as usize)?;
+        transmit.entries = rings.split_off(2 + receive.needs());
+        receive.entries = rings.split_off(2);
         let mut nic = Self {
             number,
-            port: None,
-            rings: bus.grants.take(2)?,
-            receive: Receive::new(bus, domain, memory / 2)?,
-            transmit: Transmit::new(bus, domain)?,
             frontend,
+            port: None,
+            rings,
+            receive,
+            transmit,
             mac,
-            state: State::Up,
+            state: State::Beginning,
+            next: State::Dead,
             resets: Resets::NONE,
+            look: Instant::ZERO,
+            memory: Some(memory - memory / 2),
             counters: Counters::default(),
         };
-        let offers = nic.offers()?;
-        nic.transmit.allocate(memory - memory / 2, offers)?;
-        if let Err(error) = nic.connect() {
-            nic.stop()?;
+        if matches!(nic.frontend.state()?, CONNECTED | CLOSING | CLOSED) {
+            // Somebody was here before us, firmware for example.
+            nic.close(State::Resting { until: Instant::ZERO });
+        }
+        if let Err(error) = nic.drive(|state| state == State::Up)
+            && nic.state != State::Connecting
+        {
             return Err(error);
         }
         let [a, b, c, d, e, f] = nic.mac;
         log::info!(
-            "{}: netfront {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} mtu {MTU}, receives {}, sends {}",
+            "{}: netfront {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} mtu {MTU}, receives {}, sends {}{}",
             nic.location(),
             nic.receive,
-            nic.transmit
+            nic.transmit,
+            if nic.is_connected() { "" } else { "; the backend has not connected yet" }
         );
         Ok(nic)
+    }
+
+    /// Whether the backend has connected.
+    pub(super) fn is_connected(&self) -> bool {
+        self.state == State::Up
     }
 
     /// Where it was found.
@@ -116,18 +169,26 @@ impl Netfront {
         Ok(self.frontend.has("feature-sg")? && self.frontend.has("feature-gso-tcpv4")?)
     }
 
-    /// From a backend that waits to one that is connected.
+    /// Say what there is to a backend that waits for it.
     fn connect(&mut self) -> Result<(), Error> {
+        // What was agreed the first time stays so: the stack goes by that.
+        let offers = self.offers()?;
+        if let Some(memory) = self.memory.take() {
+            self.transmit.allocate(memory, offers)?;
+        } else if self.transmit.is_long() && !offers {
+            return Err(Error::Features);
+        }
         self.receive.ring.reset();
         self.transmit.ring.reset();
         let (bus, domain) = (&self.frontend.bus, self.frontend.domain);
+        // First: whoever has a port may have been granted something.
+        let port = bus.guest.event(Event::Open(domain)).map_err(|_| Error::Refused("an event channel"))?;
+        self.port = Some(port);
         let rings = [("tx-ring-ref", &self.transmit.ring), ("rx-ring-ref", &self.receive.ring)];
         for ((key, ring), entry) in rings.into_iter().zip(&self.rings) {
             bus.grants.allow(*entry, domain, ring.page.address(), Access::Write);
             self.frontend.say(key, (*entry).into())?;
         }
-        let port = bus.guest.event(Event::Open(domain)).map_err(|_| Error::Refused("an event channel"))?;
-        self.port = Some(port);
         self.frontend.say("event-channel", port)?;
         self.frontend.say("request-rx-copy", 1)?;
         self.frontend.say("feature-rx-notify", 1)?;
@@ -136,25 +197,25 @@ impl Netfront {
         self.frontend.say("feature-gso-tcpv4", pieces)?;
         self.receive.offer();
         self.receive.ring.announce();
-        self.frontend.enter(CONNECTED)?;
-        self.frontend.wait(&[CONNECTED])?;
-        bus.notify(port);
+        self.frontend.enter(CONNECTED)
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        self.frontend.enter(INITIALISING)?;
+        (self.state, self.look) = (State::Beginning, Instant::ZERO);
         Ok(())
     }
 
-    /// The same after it was closed, with what was agreed the first time: the stack goes by that.
-    fn start(&mut self) -> Result<(), Error> {
-        self.frontend.enter(INITIALISING)?;
-        self.frontend.wait(&[WAITS])?;
-        if self.transmit.is_long() && !self.offers()? {
-            return Err(Error::Features);
-        }
-        self.connect()
+    /// Begin to close the connection; `next` comes then.
+    fn close(&mut self, next: State) {
+        // Who may not say so has no place in the store any more, or it is over with the store, which is seen then.
+        let _ = self.frontend.enter(CLOSING);
+        (self.state, self.next, self.look) = (State::Closing, next, Instant::ZERO);
+        self.frontend.look_again();
     }
 
-    /// Close the connection and take everything back from the backend.
-    fn stop(&mut self) -> Result<(), Error> {
-        self.frontend.close()?;
+    /// Take everything back from a backend that has closed. Answers whether all of it is ours.
+    fn take_back(&mut self) -> bool {
         if let Some(port) = self.port.take() {
             // There is nothing to be done about one that stays open: nobody hears it.
             let _ = self.frontend.bus.guest.event(Event::Close(port));
@@ -165,33 +226,93 @@ impl Netfront {
             is_ours &= grants.revoke(*entry, Access::Write);
         }
         is_ours &= self.receive.recover();
-        is_ours &= self.transmit.recover();
-        if is_ours { Ok(()) } else { Err(Error::Refused("memory of ours back")) }
+        is_ours & self.transmit.recover()
     }
 
-    /// The backend is not to be trusted as it is: close and, unless that happens all the time, connect again.
+    /// Take a step, if the backend has taken its own. Answers whether it was one.
+    fn step(&mut self, now: Instant) -> Result<bool, Error> {
+        match self.state {
+            State::Dead => return Ok(false),
+            State::Resting { until } | State::Gone { until } if now < until => return Ok(false),
+            State::Resting { .. } => return self.begin().map(|()| true),
+            _ => {}
+        }
+        let theirs = match self.frontend.state() {
+            // A store that does not answer, or not now, says nothing of the backend.
+            Err(_) if self.state == State::Up => return Ok(false),
+            Err(Error::Refused(_)) => return Ok(false),
+            theirs => theirs?,
+        };
+        match (self.state, theirs) {
+            (State::Up, CONNECTED) => return Ok(false),
+            (State::Up, _) | (State::Beginning, CLOSING) | (State::Connecting, CLOSING | CLOSED) => {
+                self.fail(Fault::Gone, now);
+            }
+            // One that waits already was made anew meanwhile.
+            (State::Closing, CLOSING | CLOSED | WAITS) => {
+                let _ = self.frontend.enter(CLOSED);
+                self.state = State::Closed;
+            }
+            (State::Closed, CLOSED | WAITS) if self.take_back() => self.state = self.next,
+            (State::Closed, CLOSED | WAITS) => self.give_up("it does not give memory of ours back"),
+            (State::Gone { .. }, WAITS) => self.begin()?,
+            (State::Beginning, WAITS) => {
+                self.connect()?;
+                self.state = State::Connecting;
+            }
+            (State::Connecting, CONNECTED) => self.come_up(),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn come_up(&mut self) {
+        self.state = State::Up;
+        self.resets.succeeded();
+        if let Some(port) = self.port {
+            self.frontend.bus.notify(port);
+        }
+        if self.counters.resets != 0 {
+            log::info!("{}: connected again", self.location());
+        }
+    }
+
+    /// Take steps and wait for the backend, until something has come or for a bounded time. For the beginning and the end only.
+    fn drive(&mut self, has_come: impl Fn(State) -> bool) -> Result<(), Error> {
+        let mut patience = Patience::new(STEPS_TIME);
+        while !has_come(self.state) {
+            if self.state == State::Dead || patience.is_over() {
+                return Err(Error::NoAnswer);
+            }
+            if !self.step(Instant::ZERO)? {
+                self.frontend.bus.store.rest();
+                self.frontend.bus.store.poll();
+            }
+        }
+        Ok(())
+    }
+
+    /// Close the connection and take everything back, if it goes.
+    fn stop(&mut self) -> Result<(), Error> {
+        const IS_CLOSED: State = State::Gone { until: Instant::ZERO };
+        if self.port.is_none() {
+            // It was given nothing.
+            return self.frontend.enter(CLOSED);
+        }
+        self.close(IS_CLOSED);
+        self.drive(|state| state == IS_CLOSED)
+    }
+
+    /// The backend is not to be trusted as it is: close and connect again, after a rest if that happens all the time.
     #[cold]
     fn fail(&mut self, fault: Fault, now: Instant) {
         self.counters.resets += 1;
         log::warn!("{}: {fault}: reset", self.location());
-        let rest = self.resets.another(now);
-        let stopped = self.stop();
-        if let Err(error) = stopped {
-            self.give_up(error);
-        } else if fault == Fault::Gone {
-            self.give_up("it is gone");
-        } else if let Some(until) = rest {
-            self.state = State::Resting { until };
-        } else {
-            self.restart();
-        }
-    }
-
-    fn restart(&mut self) {
-        self.state = State::Up;
-        if let Err(error) = self.start() {
-            self.give_up(error);
-        }
+        let until = self.resets.another(now).unwrap_or(now);
+        self.close(match fault {
+            Fault::Lie(_) => State::Resting { until },
+            Fault::Gone => State::Gone { until },
+        });
     }
 
     fn give_up(&mut self, reason: impl fmt::Display) {
@@ -199,25 +320,33 @@ impl Netfront {
         self.state = State::Dead;
     }
 
-    /// Whether frames can go either way; brings one back that has rested.
+    /// Whether frames can go either way. Where they cannot, a step is taken.
     #[inline]
     fn is_up(&mut self, now: Instant) -> bool {
-        if self.frontend.has_changed() && self.state == State::Up {
-            self.look_at_backend(now);
-        }
-        if let State::Resting { until } = self.state
-            && now >= until
-        {
-            self.restart();
+        if self.frontend.has_changed() || self.state != State::Up {
+            self.advance(now);
         }
         self.state == State::Up
     }
 
     #[cold]
-    fn look_at_backend(&mut self, now: Instant) {
-        // A store that does not answer says nothing of the backend.
-        if self.frontend.state().is_ok_and(|state| state != CONNECTED) {
-            self.fail(Fault::Gone, now);
+    fn advance(&mut self, now: Instant) {
+        // A machine that has much to do does not sleep, and so hears of no event.
+        self.frontend.bus.store.poll();
+        let is_due = self.frontend.has_changed() && now >= self.look;
+        if !is_due && !matches!(self.state, State::Resting { .. }) {
+            return;
+        }
+        match self.step(now) {
+            // There may be more to do.
+            Ok(true) => self.frontend.look_again(),
+            Ok(false) => self.look = now + LOOK.into(),
+            Err(error) if self.frontend.bus.store.is_over() => self.give_up(error),
+            Err(error) => {
+                log::warn!("{}: not connected: {error}", self.location());
+                let until = self.resets.failed(now);
+                self.close(State::Resting { until });
+            }
         }
     }
 
@@ -319,9 +448,10 @@ impl Nic for Netfront {
                 let sent = !self.transmit.has_room() && self.transmit.ring.ask();
                 self.receive.ring.ask() || sent
             }
-            // Nobody wakes us when the rest is over.
-            State::Resting { .. } => true,
+            State::Resting { .. } => self.resets.is_to_be_looked_at(),
             State::Dead => false,
+            // The store tells of what the backend does.
+            _ => self.frontend.has_changed(),
         }
     }
 
@@ -345,7 +475,8 @@ impl Drop for Netfront {
             log::error!("{}: {error}", self.location());
             return;
         }
-        let entries = self.rings.drain(..).chain(self.receive.entries()).chain(self.transmit.entries());
+        let entries =
+            self.rings.drain(..).chain(self.receive.entries.drain(..)).chain(self.transmit.entries.drain(..));
         self.frontend.bus.grants.give_back(entries);
     }
 }

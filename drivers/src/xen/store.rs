@@ -141,7 +141,12 @@ impl Store {
         }
     }
 
-    /// Ask, and wait for the answer; `None` when it is an error.
+    /// Whether it is not asked any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    /// Ask, and wait for the answer; `None` when there is no such path, or not for us: it says that also of paths that are no more.
     fn ask(&self, kind: u32, parts: &[&str]) -> Result<Option<Vec<u8>>, Error> {
         if self.is_over.get() {
             return Err(Error::NoAnswer);
@@ -155,7 +160,9 @@ impl Store {
         let answered = self.send(&request).and_then(|()| self.answer(number));
         let answered = self.judge(answered)?;
         match answered.kind {
-            ERROR => Ok(None),
+            ERROR if matches!(&answered.body[..], b"ENOENT\0" | b"EACCES\0") => Ok(None),
+            // That may pass.
+            ERROR => Err(Error::Refused("what the store was asked for")),
             answer if answer == kind => Ok(Some(answered.body)),
             _ => self.judge(Err(Error::Layout("an answer of another kind"))),
         }

@@ -14,8 +14,8 @@ const MANY: usize = if cfg!(miri) { 10 } else { 500 };
 
 fn found() -> Found {
     let mut found = Found::default();
-    if let Some(connected) = connect(&mut found) {
-        connected.bring_up(&mut found, MEMORY);
+    if let Some(connected) = connect(&mut found, MEMORY) {
+        connected.add_to(&mut found);
     }
     found
 }
@@ -67,6 +67,17 @@ fn emulated_nics_are_let_go_of_where_there_are_ports_for_that_and_others_of_xens
         host.emulates(magic, version);
         assert_eq!((found().nics.len(), host.unplugged()), (nics, expected));
     }
+    // Not before one is seen to work.
+    for (path, value) in [("device/vif/0/mac", ""), ("device/vif/0/backend-id", "x")] {
+        let host = Host::new(1);
+        host.emulates(0x49d2, 1);
+        host.write(path, value);
+        assert_eq!((found().nics.len(), host.unplugged()), (0, vec![]));
+    }
+    let host = Host::new(1);
+    host.emulates(0x49d2, 1);
+    host.misbehave(|wrong| wrong.stuck = true);
+    assert_eq!((found().nics.len(), host.unplugged()), (1, vec![]));
 }
 
 #[test]
@@ -114,7 +125,7 @@ fn a_device_that_makes_no_sense_is_refused_and_others_are_not() {
 fn there_are_grants_for_as_many_nics_as_are_brought_up() {
     let host = Host::new(20);
     let mut all = Found::default();
-    connect(&mut all).expect("a host").bring_up(&mut all, if cfg!(miri) { MEMORY } else { 4 << 20 });
+    connect(&mut all, if cfg!(miri) { MEMORY } else { 4 << 20 }).expect("a host").add_to(&mut all);
     assert_eq!((all.nics.len(), &all.failed[..]), (MOST_NICS, &[][..]));
     drop(all);
     assert_eq!((host.granted(), faults()), (0, nothing()));
@@ -134,9 +145,39 @@ fn what_somebody_before_left_unread_is_nobodys() {
 fn a_backend_that_does_not_move_is_left_alone() {
     let host = Host::new(1);
     host.misbehave(|wrong| wrong.stuck = true);
+    host.write("/local/domain/1/backend/vif/7/0/state", "1");
+    let before = microseconds();
     let found = found();
     assert_eq!(found.failed, [(Location::Vif(0), Error::NoAnswer)]);
-    assert!(found.shutdown.is_some(), "that is another matter");
+    assert!(microseconds() - before < 5_100_000 && found.shutdown.is_some(), "that is another matter");
+    assert_eq!(host.read("device/vif/0/state").as_deref(), Some("6"));
+}
+
+#[test]
+fn who_is_refused_keeps_no_grants() {
+    let host = Host::new(1);
+    let bus = Bus::connect().expect("a host").expect("a store");
+    host.misbehave(|wrong| wrong.no_events = true);
+    for _ in 0..if cfg!(miri) { 2 } else { 50 } {
+        assert!(Netfront::new(&bus, 0, MEMORY).is_err());
+    }
+    host.misbehave(|wrong| wrong.no_events = false);
+    assert!(Netfront::new(&bus, 0, MEMORY).is_ok());
+    assert_eq!((host.granted(), faults()), (0, nothing()));
+}
+
+#[test]
+fn what_is_no_more_is_not_there_and_what_the_store_cannot_say_now_is_asked_again() {
+    let host = Host::new(1);
+    let bus = Bus::connect().expect("a host").expect("a store");
+    for (error, is_absent) in [("ENOENT", true), ("EACCES", true), ("EAGAIN", false), ("ENOMEM", false)] {
+        host.misbehave(|wrong| wrong.error = Some(error));
+        let read = bus.store.read("device/vif/0/mac");
+        assert_eq!(read.is_ok(), is_absent, "{error}: {read:?}");
+        assert!(matches!(read, Ok(None) | Err(Error::Refused(_))));
+        host.misbehave(|wrong| wrong.error = None);
+        assert!(bus.store.read("device/vif/0/mac").is_ok_and(|mac| mac.is_some()));
+    }
 }
 
 #[test]

@@ -325,6 +325,12 @@ impl Host {
         });
     }
 
+    /// There is a backend again, for a frontend that is new to it.
+    pub(crate) fn plug(&self, nic: u32) {
+        self.with(nic, |backend, model| *backend = Backend::new(&mut model.tree, nic));
+        self.serve();
+    }
+
     /// The backend goes away by itself.
     pub(crate) fn close(&self, nic: u32) {
         self.write(&format!("{}/state", backend(nic)), "5");

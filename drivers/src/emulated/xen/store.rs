@@ -67,6 +67,7 @@ impl Tree {
         let path = parts.next().expect("a path");
         let done = || Some(b"OK\0".to_vec());
         let answer: Option<Vec<u8>> = match kind {
+            READ if wrong.error.is_some() => None,
             READ => self.read(path).map(|value| value.as_bytes().to_vec()),
             DIRECTORY => self.names(path),
             WATCH => {
@@ -80,7 +81,8 @@ impl Tree {
             }
             kind => panic!("a request of type {kind}"),
         };
-        let (said, body) = answer.map_or((ERROR, b"ENOENT\0".to_vec()), |body| (kind, body));
+        let error = || [wrong.error.unwrap_or("ENOENT").as_bytes(), b"\0"].concat();
+        let (said, body) = answer.map_or_else(|| (ERROR, error()), |body| (kind, body));
         self.send(wrong.kind.unwrap_or(said), number, &body, wrong.length);
         if kind == WATCH {
             let (path, token) = self.watches.last().cloned().expect("it was just pushed");

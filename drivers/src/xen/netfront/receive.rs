@@ -52,7 +52,7 @@ pub(super) struct Receive {
     /// A power of two.
     pages: Vec<Page>,
     /// The entry of the grant table for each.
-    entries: Vec<u16>,
+    pub(super) entries: Vec<u16>,
     /// Where a frame in several pages is copied together; empty where there are none.
     whole: Box<[u8]>,
     /// The frame: in a page, or copied together.
@@ -92,7 +92,7 @@ impl Receive {
             ring: Front::new(STRIDE)?,
             bus: bus.clone(),
             domain,
-            entries: bus.grants.take(count)?,
+            entries: Vec::new(),
             pages: pages.into_iter().map(Page::Ours).collect(),
             whole: vec![0; whole].into_boxed_slice(),
             frame: (None, 0..0),
@@ -104,9 +104,9 @@ impl Receive {
         !self.whole.is_empty()
     }
 
-    /// The entries of the grant table, for who has closed the connection.
-    pub(super) fn entries(&mut self) -> impl Iterator<Item = u16> {
-        self.entries.drain(..)
+    /// How many entries of the grant table it takes.
+    pub(super) fn needs(&self) -> usize {
+        self.pages.len()
     }
 
     /// The page of a place in the ring.

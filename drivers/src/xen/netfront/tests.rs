@@ -8,7 +8,7 @@ use crate::nic::AnyNic;
 use alloc::string::String;
 use alloc::vec;
 use core::num::NonZeroU16;
-use kernel_io::emulated::faults;
+use kernel_io::emulated::{faults, microseconds, tick};
 use network_nic::{Device as _, PacketMeta, RxToken as _, TxToken as _};
 
 /// Enough for long frames, and for short ones only.
@@ -32,8 +32,7 @@ fn at(milliseconds: i64) -> Instant {
 
 fn driver(memory: usize) -> Netfront {
     let mut found = Found::default();
-    let connected = super::super::connect(&mut found).expect("a host");
-    connected.bring_up(&mut found, memory);
+    super::super::connect(&mut found, memory).expect("a host").add_to(&mut found);
     match found.nics.pop() {
         Some(AnyNic::Netfront(nic)) => nic,
         _ => panic!("{:?}", found.failed),
@@ -74,6 +73,12 @@ fn receive(nic: &mut Netfront, now: Instant) -> Option<Vec<u8>> {
     let (token, _) = nic.receive(now)?;
     assert!(waits, "who asks before would have missed it");
     Some(token.consume(<[u8]>::to_vec))
+}
+
+/// As a machine does to which nothing is sent, until both sides have done what they can.
+fn settle(nic: &mut Netfront, now: Instant) -> State {
+    (0..20).for_each(|_| assert_eq!(receive(nic, now), None));
+    nic.state
 }
 
 fn send(nic: &mut Netfront, frame: &[u8], now: Instant) -> bool {
@@ -392,6 +397,7 @@ fn a_lie_closes_the_connection_and_makes_it_again() {
         let found = nic.transmit.reap().and_then(|()| nic.receive.next_frame(&mut 0));
         assert_eq!(found, Err(lie), "{index}");
         nic.fail(Fault::Lie(lie), at(0));
+        settle(&mut nic, at(0));
         if lie == Lie::Held {
             // It does not let go, so the page is lost and the NIC with it.
             assert_eq!((nic.state, nic.waits(), nic.arm()), (State::Dead, true, false), "{index}");
@@ -424,7 +430,8 @@ fn a_lie_is_found_by_whoever_asks_for_a_frame_or_for_room() {
         host.lie(0, 0, &[0], 0);
         assert!(nic.waits());
         let got = if asks_for_room { nic.transmit(at(0)).is_some() } else { nic.receive(at(0)).is_some() };
-        assert_eq!((got, nic.counters().resets, nic.state), (false, 1, State::Up));
+        assert_eq!((got, nic.counters().resets, nic.state), (false, 1, State::Closing));
+        assert_eq!(settle(&mut nic, at(0)), State::Up);
     }
 }
 
@@ -436,49 +443,129 @@ fn a_backend_that_only_lies_is_given_a_rest() {
         host.lie(0, 1, &[], 1000);
         assert_eq!(receive(&mut nic, at(0)), None);
         assert_eq!(nic.counters().resets, number);
+        settle(&mut nic, at(0));
     }
     assert_eq!(nic.state, State::Resting { until: at(1000) });
-    assert!(nic.transmit(at(999)).is_none() && !host.is_connected(0) && nic.arm());
+    assert!(nic.transmit(at(999)).is_none() && !host.is_connected(0) && !nic.arm());
+    tick();
+    assert!(nic.arm(), "somebody has to look when it is over");
+    assert_eq!(settle(&mut nic, at(1000)), State::Up);
     assert!(send(&mut nic, &frame(1, 60), at(1000)) && host.is_connected(0));
 }
 
 #[test]
-fn one_that_changes_or_does_not_come_back_is_given_up() {
-    // It does not close.
+fn one_that_takes_its_time_is_waited_for_and_nobody_else_with_it() {
     let (host, mut nic) = pair(MUCH);
     host.misbehave(|wrong| wrong.stuck = true);
     host.lie(0, 1, &[], 1000);
-    assert_eq!((receive(&mut nic, at(0)), nic.state), (None, State::Dead));
-    assert!(!nic.arm() && nic.transmit(at(5000)).is_none());
+    let before = microseconds();
+    assert_eq!((settle(&mut nic, at(0)), nic.arm()), (State::Closing, false));
+    assert_eq!(settle(&mut nic, at(100_000)), State::Closing);
+    // The store has answered, that is all.
+    assert!(microseconds() - before < 1000 && host.granted() > 0);
+    host.misbehave(|wrong| wrong.stuck = false);
+    host.write("any/thing", "");
+    assert!(nic.arm());
+    assert_eq!(settle(&mut nic, at(100_020)), State::Up);
+    assert!(host.deliver(0, &frame(3, 60), 0));
+    assert_eq!(receive(&mut nic, at(100_020)), Some(frame(3, 60)));
+    // And at the end, for a bounded time.
+    host.misbehave(|wrong| wrong.stuck = true);
     drop(nic);
     assert!(host.granted() > 0, "what it may use stays its");
-    // It comes back without what was agreed.
-    let (host, mut nic) = pair(MUCH);
-    host.write("/local/domain/1/backend/vif/7/0/feature-sg", "0");
-    host.lie(0, 1, &[], 1000);
-    assert_eq!((receive(&mut nic, at(0)), nic.state), (None, State::Dead));
-    // The store is silent.
-    let (host, mut nic) = pair(MUCH);
-    host.misbehave(|wrong| wrong.silent = true);
-    host.lie(0, 1, &[], 1000);
-    assert_eq!((receive(&mut nic, at(0)), nic.state, faults()), (None, State::Dead, nothing()));
+    assert_eq!(faults(), nothing());
 }
 
 #[test]
-fn a_backend_that_goes_is_let_go() {
+fn one_that_connects_after_the_boot_is_a_nic_all_the_same() {
+    let host = Host::new(1);
+    host.misbehave(|wrong| wrong.stuck = true);
+    let mut nic = driver(MUCH);
+    assert!(!nic.is_connected() && !send(&mut nic, &frame(1, 60), at(0)));
+    assert!(nic.capabilities().segmentation.tcpv4.is_some());
+    host.misbehave(|wrong| wrong.stuck = false);
+    host.write("any/thing", "");
+    assert_eq!(settle(&mut nic, at(20)), State::Up);
+    assert!(send(&mut nic, &frame(1, 60), at(20)));
+    nic.flush();
+    assert_eq!(host.sent(0).map(|sent| sent.frame), Some(frame(1, 60)));
+    // One that refuses instead is closed.
+    let host = Host::new(1);
+    host.misbehave(|wrong| wrong.stuck = true);
+    let mut nic = driver(MUCH);
+    host.close(0);
+    host.misbehave(|wrong| wrong.stuck = false);
+    assert!(matches!(settle(&mut nic, at(20)), State::Gone { .. }));
+    assert_eq!((host.ports(), host.granted(), host.state(0), faults()), (0, 0, 6, nothing()));
+}
+
+#[test]
+fn one_that_cannot_be_connected_to_is_tried_again_less_and_less_often() {
+    let (host, mut nic) = pair(MUCH);
+    let sg = "/local/domain/1/backend/vif/7/0/feature-sg";
+    // It comes back without what was agreed.
+    host.write(sg, "0");
+    host.lie(0, 1, &[], 1000);
+    for (now, until) in [(0, 1000), (1000, 3000), (3000, 7000)] {
+        assert_eq!(settle(&mut nic, at(now)), State::Resting { until: at(until) });
+        assert_eq!((host.ports(), host.granted()), (0, 0));
+    }
+    host.write(sg, "1");
+    assert_eq!(settle(&mut nic, at(7000)), State::Up);
+    // There are no ports for a while.
+    host.misbehave(|wrong| wrong.no_events = true);
+    host.lie(0, 1, &[], 1000);
+    assert_eq!(settle(&mut nic, at(8000)), State::Resting { until: at(9000) });
+    host.misbehave(|wrong| wrong.no_events = false);
+    assert_eq!(settle(&mut nic, at(9000)), State::Up);
+    assert_eq!((nic.counters().resets, faults()), (2, nothing()));
+    // Without the store there is no other time.
+    host.misbehave(|wrong| wrong.silent = true);
+    host.lie(0, 1, &[], 1000);
+    assert_eq!((settle(&mut nic, at(9000)), nic.arm()), (State::Dead, false));
+    assert_eq!(faults(), nothing());
+}
+
+#[test]
+fn a_backend_that_goes_is_let_go_and_taken_when_it_is_back() {
     for removed in [false, true] {
         let (host, mut nic) = pair(MUCH);
         host.write("device/vif/0/something", "else");
-        assert_eq!((receive(&mut nic, at(0)), nic.state), (None, State::Up));
+        assert_eq!(settle(&mut nic, at(20)), State::Up);
         if removed {
             host.remove("/local/domain/1/backend/vif/7/0");
         } else {
             host.close(0);
         }
         assert!(nic.arm() && nic.waits());
-        assert_eq!((receive(&mut nic, at(0)), nic.state), (None, State::Dead));
-        assert_eq!((host.ports(), host.granted(), faults()), (0, 0, nothing()));
+        assert_eq!(settle(&mut nic, at(40)), State::Gone { until: at(40) });
+        assert_eq!(host.read("device/vif/0/state").as_deref(), Some("6"));
+        assert_eq!((host.ports(), host.granted(), nic.arm()), (0, 0, false));
+        host.plug(0);
+        assert!(nic.arm());
+        assert_eq!(settle(&mut nic, at(60)), State::Up);
+        assert!(host.deliver(0, &frame(3, 60), 0));
+        assert_eq!((receive(&mut nic, at(60)), faults()), (Some(frame(3, 60)), nothing()));
     }
+}
+
+#[test]
+fn a_backend_that_says_all_the_time_what_it_is_costs_little() {
+    let (host, mut nic) = pair(LITTLE);
+    host.asked();
+    for now in 0..1000 {
+        host.write("/local/domain/1/backend/vif/7/0/state", "4");
+        nic.arm();
+        assert_eq!((receive(&mut nic, at(now)), nic.state), (None, State::Up));
+    }
+    let asked = host.asked();
+    assert!((90..=101).contains(&asked), "{asked}");
+    // A store that cannot say it now is asked again.
+    host.misbehave(|wrong| wrong.error = Some("EAGAIN"));
+    host.close(0);
+    assert_eq!((receive(&mut nic, at(2000)), nic.state, nic.arm()), (None, State::Up, true));
+    host.misbehave(|wrong| wrong.error = None);
+    assert!(matches!(settle(&mut nic, at(2010)), State::Gone { .. }));
 }
 
 /// One step of a backend that does anything.
@@ -532,7 +619,7 @@ fn a_hostile_backend_does_no_harm_and_an_honest_one_is_served_after_it() {
         assert_eq!(faults(), nothing(), "seed {seed}");
         // From then on it is honest, after a rest.
         nic.fail(Fault::Lie(Lie::Index), at(now + 5000));
-        assert_eq!(nic.state, State::Up, "seed {seed}: {:?}", nic.counters());
+        assert_eq!(settle(&mut nic, at(now + 5000)), State::Up, "seed {seed}: {:?}", nic.counters());
         assert!(host.deliver(0, &frame(3, 60), 0));
         assert_eq!(receive(&mut nic, at(now + 5000)), Some(frame(3, 60)), "seed {seed}");
     }

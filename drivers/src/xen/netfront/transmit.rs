@@ -57,7 +57,7 @@ pub(super) struct Transmit {
     sent: Vec<Option<Sent>>,
     numbers: Vec<u16>,
     /// Entries of the grant table that allow nothing.
-    entries: Vec<u16>,
+    pub(super) entries: Vec<u16>,
     /// Places in the ring that have no response yet and are not a page's.
     said: u32,
     /// The longest frame.
@@ -79,7 +79,7 @@ impl Transmit {
             free: Vec::new(),
             sent: Vec::new(),
             numbers: Vec::new(),
-            entries: bus.grants.take(SIZE as usize)?,
+            entries: Vec::new(),
             said: 0,
             frame: LONGEST,
         })
@@ -104,11 +104,6 @@ impl Transmit {
     /// Whether frames may be longer than the network's, to be cut by the backend.
     pub(super) fn is_long(&self) -> bool {
         self.frame > LONGEST
-    }
-
-    /// The entries of the grant table, for who has closed the connection.
-    pub(super) fn entries(&mut self) -> impl Iterator<Item = u16> {
-        self.entries.drain(..)
     }
 
     fn has_places(&self) -> bool {
