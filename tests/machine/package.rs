@@ -52,6 +52,10 @@ fn the_package_is_the_same_whenever_it_is_built_and_works_where_it_is_installed(
     // Keys are for those who need them.
     has("keys: 600 root,600 corbel-appliance,600 corbel-agent");
     has("off when the stop command came back");
+    has("with an agent: agent= agent.pin= agent.key=");
+    has("without an agent: .");
+    has("it serves without an agent");
+    has("with an agent that is not known: agent=  agent.insecure=");
     has("upgraded");
     has("purged");
     assert!(!said.contains("left: "), "{said}");
@@ -75,6 +79,14 @@ fn systemd_understands_every_unit_of_the_package() {
     for unit in ["corbel-network.service", "corbel-appliance.service"] {
         assert_eq!(verify(unit).trim(), "", "{unit}");
     }
+    // What cannot start is not started for ever: as many starts as are too many come within the time that they are counted in,
+    // a boot of a second and the pause between two of them included.
+    let text = fs::read_to_string(files.join("corbel-appliance.service")).unwrap();
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+    let seconds: u32 = value("StartLimitIntervalSec=").trim_end_matches('s').parse().unwrap();
+    let burst: u32 = value("StartLimitBurst=").parse().unwrap();
+    assert_eq!((value("Restart="), value("RestartSec=")), ("always", "100ms"));
+    assert!(burst > 0 && burst * 2 < seconds, "{burst} in {seconds} s are never reached");
     let mut command = process::command("systemd-analyze");
     command.args(["security", "--offline=true", "--no-pager", "--threshold=20"]);
     command.arg(scratch.file("corbel-appliance.service"));

@@ -96,6 +96,34 @@ wait "$appliance"
 kill "$agent"
 wait "$agent" || :
 
+# Without an agent, or with another, the package's own keys are left out.
+config="$root/run/corbel-appliance/config" conf="$root/etc/corbel/appliance.conf"
+configure() { inside $(command_of corbel-appliance.service ExecStartPre); }
+echo "with an agent: $(grep -oE '^agent[.a-z]*=' "$config" | paste -sd ' ')"
+cp "$conf" "$scratch/appliance.conf"
+sed -i 's/^agent=/# agent=/' "$conf"
+configure
+echo "without an agent: $(grep -oE '^agent[.a-z]*=' "$config" | paste -sd ' ')."
+(as corbel-appliance $(command_of corbel-appliance.service ExecStart) >"$scratch/alone.log" 2>&1) &
+alone=$!
+tries=0
+until grep -q 'ready;' "$scratch/alone.log" 2>/dev/null; do
+    tries=$((tries + 1))
+    if [ "$tries" -gt 300 ] || ! kill -0 "$alone" 2>/dev/null; then
+        cat "$scratch/alone.log" >&2
+        exit 1
+    fi
+    sleep 0.1
+done
+echo "it serves without an agent"
+(as corbel-appliance $(command_of corbel-appliance.service ExecStop))
+wait "$alone"
+cp "$scratch/appliance.conf" "$conf"
+echo 'log=info agent.insecure=yes' >>"$conf"
+configure
+echo "with an agent that is not known: $(grep -oE '(^| )agent[.a-z]*=' "$config" | paste -sd ' ')"
+cp "$scratch/appliance.conf" "$conf"
+
 # An upgrade keeps what was made; a purge leaves nothing.
 before=$(inside sha256sum /var/lib/corbel/keys.conf /var/lib/corbel/appliance.env)
 inside dpkg --install --force-confold /run/package.deb
