@@ -41,6 +41,14 @@ fn interrupt(line: Line, shared: u64, message: Message) -> Interrupt {
     Interrupt { word, awaited, bit: line.bit(), shared, message }
 }
 
+fn visible(mapped: Result<u64, memory::WindowError>) -> Result<NonNull<u8>, Error> {
+    let address = mapped.map_err(|error| match error {
+        memory::WindowError::OutOfMemory => Error::OutOfMemory,
+        memory::WindowError::BadRange | memory::WindowError::IsRam => Error::Unmappable,
+    })?;
+    NonNull::new(address as *mut u8).ok_or(Error::Unmappable)
+}
+
 /// Install the machine for drivers.
 pub(crate) fn init(acpi: &Acpi, promised: Promised) {
     if let Some(ecam) = acpi.ecam {
@@ -65,12 +73,11 @@ unsafe impl Platform for Machine {
     }
 
     fn map(&self, physical: u64, length: usize) -> Result<NonNull<u8>, Error> {
-        let address =
-            memory::map_device(Range::with_length(physical, length as u64)).map_err(|error| match error {
-                memory::WindowError::OutOfMemory => Error::OutOfMemory,
-                memory::WindowError::BadRange | memory::WindowError::IsRam => Error::Unmappable,
-            })?;
-        NonNull::new(address as *mut u8).ok_or(Error::Unmappable)
+        visible(memory::map_device(Range::with_length(physical, length as u64)))
+    }
+
+    fn map_memory(&self, physical: u64, length: usize) -> Result<NonNull<u8>, Error> {
+        visible(memory::map_memory(Range::with_length(physical, length as u64)))
     }
 
     fn allocate_interrupt(&self) -> Result<Interrupt, Error> {

@@ -82,7 +82,7 @@ impl Store {
             return Ok(None);
         };
         let address = number.checked_mul(PAGE as u64).ok_or(Error::Layout("the page of the store"))?;
-        let page = Mmio::map(address, PAGE)?;
+        let page = Mmio::map_memory(address, PAGE)?;
         // Answers that somebody before us has not read are not ours, and may begin in the middle.
         let taken = page.read32(ANSWERS.produced);
         page.write32(ANSWERS.consumed, taken);

@@ -30,6 +30,12 @@ pub unsafe trait Platform: Sync {
     /// [`Error::Unmappable`] when the range is or touches RAM, is empty or absurd; [`Error::OutOfMemory`].
     fn map(&self, physical: u64, length: usize) -> Result<NonNull<u8>, Error>;
 
+    /// The same for memory that is none of the machine's own but that a hypervisor has as well: cached, as it has it.
+    ///
+    /// # Errors
+    /// As for [`Platform::map`].
+    fn map_memory(&self, physical: u64, length: usize) -> Result<NonNull<u8>, Error>;
+
     /// A vector, and the bit its handler sets.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ use spin::Once;
 use stack::Stack;
 
 pub(crate) use heap::HEAP;
-pub(crate) use window::{Error as WindowError, map_device, map_tables};
+pub(crate) use window::{Error as WindowError, map_device, map_memory, map_tables};
 
 /// Where the image is linked: this much above its load address.
 const BASE: u64 = 0xffff_ffff_8000_0000;

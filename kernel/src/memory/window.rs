@@ -54,6 +54,17 @@ pub(crate) fn map_device(range: Range) -> Result<u64, Error> {
     map(range, Access::Device)
 }
 
+/// Map memory at `range` that is none of ours but somebody else has as well, a hypervisor for example: cached, as he has it. Answers where.
+///
+/// # Errors
+/// See [`Error`].
+pub(crate) fn map_memory(range: Range) -> Result<u64, Error> {
+    if touches_ram(range) {
+        return Err(Error::IsRam);
+    }
+    map(range, Access::ReadWrite)
+}
+
 /// Map what firmware left at `range` for reading; answers where. In RAM of ours it is where it is.
 ///
 /// # Errors

@@ -56,7 +56,7 @@ impl Ring {
 
 /// Write to the ring in page `number` from now on.
 pub(super) fn attach(number: u64, port: u32) {
-    let Ok(page) = memory::map_device(Range::with_length(number.saturating_mul(4096), 4096)) else { return };
+    let Ok(page) = memory::map_memory(Range::with_length(number.saturating_mul(4096), 4096)) else { return };
     PORT.store(port, Ordering::Relaxed);
     PAGE.store(page, Ordering::Relaxed);
 }

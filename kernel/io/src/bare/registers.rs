@@ -47,6 +47,14 @@ impl Mmio {
         Ok(Self { base: platform().map(physical, length)?, length })
     }
 
+    /// The same for memory at `physical` that is none of the machine's own but that a hypervisor has as well.
+    ///
+    /// # Errors
+    /// [`Error::Unmappable`], [`Error::OutOfMemory`].
+    pub fn map_memory(physical: u64, length: usize) -> Result<Self, Error> {
+        Ok(Self { base: platform().map_memory(physical, length)?, length })
+    }
+
     /// A part of them.
     ///
     /// # Errors

@@ -51,6 +51,14 @@ impl Mmio {
         Ok(Self { device, start, length })
     }
 
+    /// The same for memory at `physical` that a hypervisor has as well.
+    ///
+    /// # Errors
+    /// [`Error::Unmappable`] when there is none.
+    pub fn map_memory(physical: u64, length: usize) -> Result<Self, Error> {
+        Self::map(physical, length)
+    }
+
     /// A part of them.
     ///
     /// # Errors
