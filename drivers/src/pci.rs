@@ -41,7 +41,8 @@ pub(crate) struct Pci {
     /// For packages that want it in this form.
     pub(crate) root: PciRoot<Access>,
     access: Access,
-    allocator: Option<Allocator>,
+    /// Of addresses and of ports, where firmware gave none.
+    allocators: Option<[Allocator; 2]>,
 }
 
 /// A function found on a bus.
@@ -111,7 +112,7 @@ impl Pci {
     /// The machine's PCI; `None` when it has none.
     pub(crate) fn find() -> Option<Self> {
         let access = Access::find()?;
-        Some(Self { root: PciRoot::new(access.clone()), access, allocator: None })
+        Some(Self { root: PciRoot::new(access.clone()), access, allocators: None })
     }
 
     /// All functions, by bus, device and function; behind a bridge comes right after the bus of the bridge.

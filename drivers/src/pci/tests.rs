@@ -409,8 +409,35 @@ fn a_virtio_function_without_capabilities_is_opened_by_its_ports() {
         opened.map(|mut device| (device.kind() as u8, command))
     };
     let first = u32::from(front.first());
-    assert_eq!(open(0x1000, 0, 64, 0x10b).err(), Some(Error::NoAddress));
+    assert_eq!(open(0x1000, 0, 64, 0x10b).err(), Some(Error::NoAddress), "the bridge is none that we know");
     assert!(matches!(open(0x1000, first, 16, 0x10b), Err(Error::Layout(_))), "too few");
     assert!(matches!(open(0x1041, first, 64, 0x10b), Err(Error::Unsupported(_))), "not of that time");
     assert_eq!(open(0x1000, first, 64, 0x10b), Ok((1, 7)), "it answers, reaches memory and raises its line");
+}
+
+#[test]
+fn ports_without_an_address_are_given_one_behind_a_bridge_that_is_known() {
+    // The function's BARs: memory, ports that have an address, and two that have none, of which one has only sixteen bits.
+    let mut function =
+        Emulated::new(0x1000_1af4).with(0x10, 1).with(0x14, 0xc041).with(0x18, 1).with(0x1c, 1);
+    function.masks[..4].copy_from_slice(&[!63, !31, 0xffe0, !511]);
+    let other = Emulated::new(0x1234_1234).with(0x10, 0xc001);
+    for (bridge, known) in [(0x1237_8086, true), (0x29c0_8086, true), (0x7190_8086, false)] {
+        let mut other = other.clone();
+        other.masks[0] = !31;
+        let functions =
+            [(at(0, 0, 0), Emulated::new(bridge)), (at(0, 1, 0), function.clone()), (at(0, 2, 0), other)];
+        let (_, mut pci) = machine(&functions);
+        let mut ports = |bar| pci.ports(at(0, 1, 0), bar, (24, 44)).map(|(_, count)| count);
+        if !known {
+            assert_eq!([ports(0), ports(1)], [Err(Error::NoAddress), Ok(32)]);
+            continue;
+        }
+        assert_eq!([ports(0), ports(1), ports(2)], [Ok(44), Ok(32), Ok(32)]);
+        assert!(matches!(ports(3), Err(Error::Layout(_))), "no device has so many");
+        // Beside the ports that others have, and each at a multiple of its size.
+        let bars = [0x10, 0x14, 0x18].map(|bar| pci.read(at(0, 1, 0), bar));
+        assert_eq!(bars, [0xc081, 0xc041, 0xc021]);
+        assert_eq!(pci.read(at(0, 2, 0), 0x10), 0xc001);
+    }
 }

@@ -80,6 +80,20 @@ const CASES: &[Case] = &[
     Case { name: "rtl8139, q35", board: "q35", nic: "rtl8139", offloaded: false, ..CASE },
     Case { name: "legacy PCI, pc", board: "pc", nic: ",disable-modern=on", ..CASE },
     Case { name: "legacy PCI, header on its own", board: "q35", nic: HEADER_ALONE, ..CASE },
+    Case {
+        name: "legacy PCI without ports, q35",
+        board: "q35",
+        nic: ",disable-modern=on",
+        arguments: QBOOT,
+        ..CASE
+    },
+    Case {
+        name: "legacy PCI without ports, pc",
+        board: "pc",
+        nic: ",disable-modern=on",
+        arguments: QBOOT,
+        ..CASE
+    },
     Case { name: "legacy PCI by line", board: "q35", nic: ",disable-modern=on,vectors=0", ..CASE },
     Case {
         name: "e1000 without address, and the wrong line",
