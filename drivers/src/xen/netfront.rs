@@ -284,7 +284,11 @@ impl Netfront {
             if self.state == State::Dead || patience.is_over() {
                 return Err(Error::NoAnswer);
             }
-            if !self.step(Instant::ZERO)? {
+            if self.step(Instant::ZERO)? {
+                continue;
+            }
+            // Only then is there something to ask.
+            while !self.frontend.has_changed() && !patience.is_over() {
                 self.frontend.bus.store.rest();
                 self.frontend.bus.store.poll();
             }

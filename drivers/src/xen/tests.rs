@@ -147,7 +147,9 @@ fn a_backend_that_does_not_move_is_left_alone() {
     host.misbehave(|wrong| wrong.stuck = true);
     host.write("/local/domain/1/backend/vif/7/0/state", "1");
     let before = microseconds();
+    host.asked();
     let found = found();
+    assert!(host.asked() < 20, "it is asked for what has changed only");
     assert_eq!(found.failed, [(Location::Vif(0), Error::NoAnswer)]);
     assert!(microseconds() - before < 5_100_000 && found.shutdown.is_some(), "that is another matter");
     assert_eq!(host.read("device/vif/0/state").as_deref(), Some("6"));
