@@ -22,6 +22,8 @@ pub enum Fatal {
     Unsolicited,
     /// The peer closed in the middle of a response.
     Truncated,
+    /// There is no memory for the rest of the body.
+    NoMemory,
 }
 
 impl fmt::Display for Fatal {
@@ -31,6 +33,7 @@ impl fmt::Display for Fatal {
             Self::Framing => "the body of the response has no clear length or is too large",
             Self::Unsolicited => "the peer sent bytes that answer no request",
             Self::Truncated => "the peer closed the connection in the middle of a response",
+            Self::NoMemory => "there is no memory for the body of the response",
         })
     }
 }
@@ -164,7 +167,7 @@ impl Client {
             Phase::Body(status, start, end) if self.filled == end => {
                 self.phase = Phase::Ready(status, start, end);
             }
-            Phase::Body(_, _, end) if self.filled < end => {}
+            Phase::Body(_, _, end) if self.filled < end => self.grow(end)?,
             _ if count == 0 => {}
             _ => return Err(Fatal::Unsolicited),
         }
@@ -228,17 +231,21 @@ impl Client {
             None => 0,
             Some(length) => length,
         };
-        let end = self.body(end, length);
-        self.phase = Phase::Body(status, end - length, end);
+        self.phase = Phase::Body(status, end, end + length);
         Ok(())
     }
 
-    /// Make room for a body of `length` bytes after the head; where it will end.
-    fn body(&mut self, start: usize, length: usize) -> usize {
-        let end = start + length;
-        let room = end.max(self.limits.head());
-        self.buffer.resize(room.max(self.filled), 0);
-        end
+    /// Make room for more of a body that ends at `end`, if there is none: for half as much as has come. What the peer only
+    /// says that it will send takes no memory.
+    fn grow(&mut self, end: usize) -> Result<(), Fatal> {
+        let there = self.buffer.len();
+        if self.filled < there {
+            return Ok(());
+        }
+        let room = (there + there / 2).min(end);
+        self.buffer.try_reserve_exact(room - there).map_err(|_| Fatal::NoMemory)?;
+        self.buffer.resize(room, 0);
+        Ok(())
     }
 }
 

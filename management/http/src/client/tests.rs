@@ -103,3 +103,23 @@ fn a_connection_that_the_server_closes_is_not_used_again() {
     assert_eq!(client.reply().unwrap().status, 503);
     assert!(!client.is_reusable());
 }
+
+#[test]
+fn a_body_takes_memory_as_it_comes_and_not_as_it_is_announced() {
+    let mut client = asked();
+    let most = Limits::CLIENT.body;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {most}\r\n\r\n");
+    feed(&mut client, head.as_bytes(), 1000).unwrap();
+    assert!(client.buffer.capacity() <= 2 * Limits::CLIENT.head(), "{}", client.buffer.capacity());
+    let mut sent = 0;
+    while sent < most {
+        let piece = vec![b'x'; 5000.min(most - sent)];
+        feed(&mut client, &piece, 3001).unwrap();
+        sent += piece.len();
+        let (took, came) = (client.buffer.capacity(), head.len() + sent);
+        assert!(took <= Limits::CLIENT.head().max(came + came / 2 + 1), "{took} for {came}");
+    }
+    assert_eq!(client.reply().unwrap().body, vec![b'x'; most]);
+    let more = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", most + 1);
+    assert_eq!(feed(&mut asked(), more.as_bytes(), 1000), Err(Fatal::Framing));
+}
