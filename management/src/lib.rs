@@ -53,6 +53,7 @@ pub use desired::Deed;
 pub use documents::ClientToken;
 pub use door::{Door, Lock};
 pub use events::Listen;
+pub use forecast::Look;
 pub use keys::Enrolment;
 pub use link::{link, link_on};
 pub use metrics::Gauges;

@@ -13,7 +13,7 @@ use crate::desired::{Deed, Desired};
 use crate::documents::{self, Order};
 use crate::door::Door;
 use crate::events::{Events, Listen};
-use crate::forecast::forecast;
+use crate::forecast::{Look, forecast, instance_of};
 use crate::keys::Demand;
 use crate::metrics::{Gauges, Machine, Metrics};
 use crate::networks::{Networks, network_bytes};
@@ -47,7 +47,10 @@ use state::{Change, Records};
 const READ_TIME: Duration = Duration::from_secs(5);
 
 /// How long the answer to a command waits for what comes of it. Most commands are over by then.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How long it may take to see by which hypervisor an instance is run, before a command goes without that.
+const LOOK_TIME: Duration = Duration::from_secs(2);
 
 /// The most instances of a page on a machine that remembers so many operations: a page is in memory as the agent sends it, as
 /// what it says, and as it is shown.
@@ -123,6 +126,8 @@ pub enum Step {
     Wait(Wait),
     /// [`Management::wait_for_all`] has the answer.
     Batch(Batch),
+    /// [`Management::look`] has the answer.
+    Look(Look),
     /// [`Management::listen`] has the answer.
     Listen(Listen),
     /// [`Management::carry_out`] has the answer.
@@ -266,14 +271,24 @@ impl Management {
     /// Decide on a request of `principal`.
     pub fn begin(&self, request: &Request<'_>, principal: Principal) -> Step {
         let path = request.path;
-        let decided = self.decide(request, principal);
         let is_read = matches!(request.method, Method::Get | Method::Head);
+        let decided = match self.judge(request, principal) {
+            Ok(route) => self.decide(route, request, principal),
+            Err(problem) => {
+                // Whoever asks for what is not there or not its own can do so without end.
+                if !is_read || problem.kind == Kind::Forbidden {
+                    self.deny(request, principal, problem.kind.name());
+                }
+                let response = problem.at(path).response();
+                self.metrics.response(response.status);
+                return Step::Answer(response);
+            }
+        };
         let record = |decision, outcome| {
             let verb = request.method.as_str();
             self.record(Entry { principal, verb, object: path, decision, outcome, operation: None });
         };
         match &decided {
-            Err(problem) if problem.kind == Kind::Forbidden => record(Decision::Denied, problem.kind.name()),
             _ if is_read => {}
             Err(problem) => record(Decision::Allowed, problem.kind.name()),
             Ok(Step::Ask(..) | Step::Answer(_)) => record(Decision::Allowed, "dry-run"),
@@ -302,7 +317,12 @@ impl Management {
             Purpose::Counters(name) => self.network_counters(&name, reply),
             Purpose::Console => answers::console(reply),
             Purpose::Forecast(order) => answered(reply)
-                .and_then(|answer| forecast(&order, &answer))
+                .and_then(|answer| {
+                    if let Some(instance) = instance_of(&answer) {
+                        self.foresee_by(order.action.verb(), &instance.hypervisor)?;
+                    }
+                    forecast(&order, &answer)
+                })
                 .map(|forecast| Response::json(200, encode(&forecast))),
         };
         let response = response.unwrap_or_else(|problem| problem.at(&continuation.path).response());
@@ -310,13 +330,18 @@ impl Management {
         response
     }
 
-    fn decide(&self, request: &Request<'_>, principal: Principal) -> Result<Step, Problem> {
+    /// What a request asks for, if it is something that there is and that `principal` may ask for.
+    fn judge(&self, request: &Request<'_>, principal: Principal) -> Result<Route, Problem> {
         let (right, route) = route(request)?;
         let denied = |why: String| Problem::new(Kind::Forbidden, why);
         self.configuration.policy.decide(principal, right).map_err(denied)?;
         if request.field("api-version").is_some_and(|version| version != management_api::VERSION) {
             return Err(Problem::new(Kind::ApiVersion, "This appliance speaks version 1."));
         }
+        Ok(route)
+    }
+
+    fn decide(&self, route: Route, request: &Request<'_>, principal: Principal) -> Result<Step, Problem> {
         let now = self.clock.now();
         let targets = &*self.targets;
         let answer = match route {
@@ -337,6 +362,7 @@ impl Management {
                 if self.configuration.door.is_locked() {
                     self.refusals.figures(&mut text);
                 }
+                self.refusals.denied_figures(&mut text);
                 self.figures(&mut text);
                 Response::text(200, text)
             }
@@ -382,7 +408,7 @@ impl Management {
                 about::capabilities(self).ok_or_else(|| unanswered(&self.forward.absence()))?
             }
             Route::Events(page, patience) => {
-                return Ok(Step::Listen(self.listener(page, patience.unwrap_or_default())));
+                return Ok(Step::Listen(self.listener(page, patience.unwrap_or_default(), principal)));
             }
             Route::Audit(page) => self.audit_page(&page),
             Route::Batch(dry) => {
@@ -467,8 +493,14 @@ impl Management {
             let describe = self.describe(order.instance.clone())?;
             return Ok(self.read(describe, Purpose::Forecast(Box::new(order)), path));
         }
-        let id = self.admit(&order, principal)?;
         let aim = Aim::Command(order.action.verb() == Verb::Create);
+        if self.depends(order.action.verb()) && self.forward.is_up() {
+            self.may_begin(order.action.verb())?;
+            let question = self.describe(order.instance.clone())?;
+            let ask = Ask { question, deadline: self.clock.now() + LOOK_TIME };
+            return Ok(Step::Look(Look { order: Box::new(order), principal, ask, aim, path: path.into() }));
+        }
+        let id = self.admit(&order, principal)?;
         let until = self.clock.now() + ANSWER_TIME;
         Ok(Step::Wait(Wait { id, until, aim, path: path.into() }))
     }

@@ -1,19 +1,23 @@
-//! Callers that were not let in: counted by why, and on record without ever filling the trail.
+//! Callers that were not let in, and requests that were not: counted by why, and on record without ever filling the trail.
 //!
 //! The first is on record at once. Those that follow are counted, and told in one record at the end of a minute, then of
 //! two, and so on up to an hour: who knocks all day makes a few dozen records of it, not a million. After an hour of quiet it
-//! begins anew.
+//! begins anew. Requests are counted for each principal and reason by itself, so that one that asks for what it may not have
+//! moves nobody else's records out of the trail, nor hides what another is denied.
 
 use crate::Management;
 use crate::audit::Entry;
 use crate::policy::Principal;
+use agent_protocol::Text;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 use core::time::Duration;
-use kernel_runtime::Instant;
+use kernel_runtime::{Instant, earliest};
 use management_api::audit::Decision;
+use management_http::Request;
 use network_tls::Fatal;
 
 /// How long refusals are counted before they are told, at first and at most.
@@ -65,16 +69,62 @@ const REASONS: [&str; 12] = [
     HERE,
 ];
 
+/// While refusals are counted and not told: until when, and how long that is.
+#[derive(Clone, Copy, Default)]
+struct Counting(Option<(Instant, Duration)>);
+
+impl Counting {
+    /// There is one. Whether it is the first, which is told at once.
+    fn begin(&mut self, now: Instant) -> bool {
+        let is_first = self.0.is_none();
+        if is_first {
+            self.0 = Some((now + PAUSE_FIRST, PAUSE_FIRST));
+        }
+        is_first
+    }
+
+    /// Whether what was counted is to be told now.
+    fn is_due(&self, now: Instant) -> bool {
+        self.0.is_some_and(|(until, _)| until <= now)
+    }
+
+    /// It is: there was something to tell or not.
+    fn go_on(&mut self, now: Instant, counted: bool) {
+        // Only what lasts as long as the longest pause is quiet: who comes once a minute is the same knocker still.
+        self.0 = self.0.filter(|(_, pause)| counted || *pause < PAUSE_LAST).map(|(_, pause)| {
+            let pause = (pause * 2).min(PAUSE_LAST);
+            (now + pause, pause)
+        });
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.0.map(|(until, _)| until)
+    }
+}
+
+/// The requests that one principal was denied for one reason.
+struct Denied {
+    /// Since the start.
+    total: u64,
+    /// What of that is on record.
+    told: u64,
+    counting: Counting,
+    /// The last: whose, and what it asked for.
+    last: (Principal, &'static str, Text),
+}
+
 /// What is counted.
 #[derive(Default)]
 pub(crate) struct Refusals {
-    /// Since the start, by reason.
+    /// Callers since the start, by reason.
     total: [Cell<u64>; REASONS.len()],
     /// What of that is on record.
     told: [Cell<u64>; REASONS.len()],
-    /// While refusals are counted and not told: until when, and how long that is.
-    counting: Cell<Option<(Instant, Duration)>>,
+    counting: Cell<Counting>,
     last: Cell<Option<SocketAddrV4>>,
+    /// Requests, by the name of the principal and that of the problem. There are few of both, however many keys prove the
+    /// same service.
+    denied: RefCell<BTreeMap<(String, &'static str), Denied>>,
 }
 
 impl Refusals {
@@ -83,6 +133,17 @@ impl Refusals {
         text.push_str("# TYPE corbel_api_refused_total counter\n");
         for (reason, count) in REASONS.iter().zip(&self.total) {
             text.push_str(&format!("corbel_api_refused_total{{reason=\"{reason}\"}} {}\n", count.get()));
+        }
+    }
+
+    /// The same of requests, where callers are told apart or not.
+    pub(crate) fn denied_figures(&self, text: &mut String) {
+        text.push_str("# TYPE corbel_api_denied_total counter\n");
+        for ((principal, reason), denied) in self.denied.borrow().iter() {
+            text.push_str(&format!(
+                "corbel_api_denied_total{{principal=\"{principal}\",reason=\"{reason}\"}} {}\n",
+                denied.total
+            ));
         }
     }
 
@@ -114,33 +175,68 @@ impl Management {
         let Some(place) = REASONS.iter().position(|reason| *reason == refused.reason) else { return };
         refusals.total[place].update(|count| count + 1);
         refusals.last.set(peer);
-        if refusals.counting.get().is_none() {
+        let mut counting = refusals.counting.get();
+        if counting.begin(now) {
             refusals.told[place].update(|count| count + 1);
-            refusals.counting.set(Some((now + PAUSE_FIRST, PAUSE_FIRST)));
             self.record_refused(&address(peer), refused.reason);
+        }
+        refusals.counting.set(counting);
+    }
+
+    /// A request of `principal` is not even looked at, for the reason of this name.
+    pub(crate) fn deny(&self, request: &Request<'_>, principal: Principal, reason: &'static str) {
+        let (verb, object) = (request.method.as_str(), Text::new(request.path));
+        let mut all = self.refusals.denied.borrow_mut();
+        let denied = all.entry((principal.to_string(), reason)).or_insert_with(|| Denied {
+            total: 0,
+            told: 0,
+            counting: Counting::default(),
+            last: (principal, verb, Text::default()),
+        });
+        denied.total += 1;
+        let is_first = denied.counting.begin(self.clock.now());
+        if is_first {
+            denied.told += 1;
+        }
+        denied.last = (principal, verb, object);
+        drop(all);
+        if is_first {
+            self.record_denied(principal, verb, request.path, reason);
         }
     }
 
     /// For the clerk: put on record what was counted, if it is time for that. Answers when to look again.
     pub(crate) fn tell_refusals(&self) -> Option<Instant> {
-        let refusals = &self.refusals;
-        let (until, pause) = refusals.counting.get()?;
         let now = self.clock.now();
-        if now < until {
-            return Some(until);
+        let refusals = &self.refusals;
+        let mut counting = refusals.counting.get();
+        if counting.is_due(now) {
+            let counted = refusals.untold();
+            if let Some((count, which)) = &counted {
+                let object = format!("{count} more, the last from {}", address(refusals.last.get()));
+                self.record_refused(&object, which);
+            }
+            counting.go_on(now, counted.is_some());
+            refusals.counting.set(counting);
         }
-        let counted = refusals.untold();
-        if let Some((count, which)) = &counted {
-            let object = format!("{count} more, the last from {}", address(refusals.last.get()));
-            self.record_refused(&object, which);
+        let mut next = counting.until();
+        for ((_, reason), denied) in refusals.denied.borrow_mut().iter_mut() {
+            if denied.counting.is_due(now) {
+                let count = denied.total - core::mem::replace(&mut denied.told, denied.total);
+                denied.counting.go_on(now, count > 0);
+                if count > 0 {
+                    let (principal, verb, object) = &denied.last;
+                    let object = format!("{count} more, the last of {object}");
+                    self.record_denied(*principal, verb, &object, reason);
+                }
+            }
+            next = earliest(next, denied.counting.until());
         }
-        // Only what lasts as long as the longest pause is quiet: who comes once a minute is the same knocker still.
-        let next = (counted.is_some() || pause < PAUSE_LAST).then(|| {
-            let pause = (pause * 2).min(PAUSE_LAST);
-            (now + pause, pause)
-        });
-        refusals.counting.set(next);
-        next.map(|(until, _)| until)
+        next
+    }
+
+    fn record_denied(&self, principal: Principal, verb: &str, object: &str, outcome: &str) {
+        self.record(Entry { principal, verb, object, decision: Decision::Denied, outcome, operation: None });
     }
 
     fn record_refused(&self, object: &str, outcome: &str) {

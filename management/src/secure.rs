@@ -18,9 +18,10 @@ use kernel_runtime::{Clock, with_deadline};
 use network::{ConnectError, Reset};
 use network_tls::{Buffers, ClientConfig, Connection};
 
-/// How many times as long a peer may take over its handshake, and how long when no connection is left for others.
-const HANDSHAKE_TIMES: u32 = 5;
-const HANDSHAKE_TIME: Duration = Duration::from_secs(1);
+/// How long a peer may take over its handshake, and for how much of that nobody makes it leave: when no connection is left for
+/// others, the one that has been silent for longest gives way.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+const HANDSHAKE_LEAST: Duration = Duration::from_millis(500);
 
 /// How the agent is dialled in TLS: whom to believe, who we are, and the memory of each connection.
 #[derive(Clone, Debug)]
@@ -69,12 +70,14 @@ impl<W: Wire> Secure<W> {
         };
         self.tls = Some(Box::new(begun.map_err(|error| Refused::new(HERE, error))?));
         {
+            let unproved = slots.unproved();
             let mut shaking = pin!(self.shake_hands());
-            let mut times = 1;
+            let mut until = start;
             loop {
-                match with_deadline(clock, start + HANDSHAKE_TIME * times, shaking.as_mut()).await {
+                until = until + HANDSHAKE_LEAST;
+                match with_deadline(clock, until, shaking.as_mut()).await {
                     Ok(done) => break done?,
-                    Err(_) if times < HANDSHAKE_TIMES && !slots.are_full() => times += 1,
+                    Err(_) if until < start + HANDSHAKE_TIME && !unproved.is_in_the_way() => {}
                     Err(_) => return Err(Refused::new(TOO_SLOW, "it did not finish the handshake in time")),
                 }
             }

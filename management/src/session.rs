@@ -35,7 +35,7 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
     slots.add();
     loop {
         stream.accept(port).await;
-        let _taken = slots.take();
+        let taken = slots.take();
         management.metrics.connection();
         let peer = stream.peer();
         let (outcome, patience) = match stream.admit(door, clock, slots).await {
@@ -47,6 +47,8 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
             }
             Err(refused) => {
                 management.refuse(peer, &refused);
+                // The next one may come in a moment: nobody else has to make room for it.
+                drop(taken);
                 // So that it hears the alert, if there is one.
                 (Ok(()), REFUSED_TIME)
             }
@@ -93,6 +95,10 @@ async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Cal
             }
             Some(Step::Wait(wait)) => {
                 let response = management.wait(wait).await;
+                engine.respond(elapsed(clock), &response);
+            }
+            Some(Step::Look(look)) => {
+                let response = management.look(look).await;
                 engine.respond(elapsed(clock), &response);
             }
             Some(Step::Batch(batch)) => {

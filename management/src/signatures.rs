@@ -5,7 +5,6 @@
 //! nobody say again what the run before may have taken.
 
 use crate::Management;
-use crate::audit::Entry;
 use crate::door::Caller;
 use crate::plane::Step;
 use crate::policy::{Principal, Service};
@@ -15,7 +14,6 @@ use alloc::format;
 use alloc::string::ToString;
 use core::cell::RefCell;
 use kernel_runtime::Day;
-use management_api::audit::Decision;
 use management_api::signature::Signature;
 use management_api::{Headers, find};
 use management_http::{Method, Request};
@@ -71,8 +69,7 @@ impl Management {
         let Err(problem) = self.check_signature(request, caller) else {
             return self.begin(request, principal);
         };
-        let (verb, object, outcome) = (request.method.as_str(), request.path, problem.kind.name());
-        self.record(Entry { principal, verb, object, decision: Decision::Denied, outcome, operation: None });
+        self.deny(request, principal, problem.kind.name());
         let response = problem.at(request.path).response();
         self.metrics.response(response.status);
         Step::Answer(response)

@@ -1,6 +1,7 @@
 //! The connections of the API are few: who waits, and who does not say who it is, must not take them all.
 
-use core::cell::Cell;
+use alloc::collections::VecDeque;
+use core::cell::{Cell, RefCell};
 
 /// So many connections are left for those who do not wait, where there are more.
 const LEFT: usize = 2;
@@ -11,6 +12,10 @@ pub(crate) struct Slots {
     there: Cell<usize>,
     taken: Cell<usize>,
     waiting: Cell<usize>,
+    /// Peers that have not shown yet who they are, by number, the one that has been there for longest first; and the last
+    /// number.
+    unproved: RefCell<VecDeque<u64>>,
+    last: Cell<u64>,
 }
 
 impl Slots {
@@ -22,6 +27,14 @@ impl Slots {
     /// A peer has one, until this is dropped.
     pub(crate) fn take(&self) -> Taken<'_> {
         Taken::new(&self.taken)
+    }
+
+    /// A peer has still to show who it is, until this is dropped.
+    pub(crate) fn unproved(&self) -> Unproved<'_> {
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        self.unproved.borrow_mut().push_back(number);
+        Unproved { slots: self, number }
     }
 
     /// Whether no peer more could come now.
@@ -55,6 +68,25 @@ impl<'a> Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// A peer that has not shown yet who it is.
+pub(crate) struct Unproved<'a> {
+    slots: &'a Slots,
+    number: u64,
+}
+
+impl Unproved<'_> {
+    /// Whether it is to make room: nobody else could come, and no other like it has been there for longer.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        self.slots.are_full() && self.slots.unproved.borrow().front() == Some(&self.number)
+    }
+}
+
+impl Drop for Unproved<'_> {
+    fn drop(&mut self) {
+        self.slots.unproved.borrow_mut().retain(|number| *number != self.number);
     }
 }
 

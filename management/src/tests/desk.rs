@@ -169,6 +169,7 @@ impl Desk {
             Step::Answer(response) => response,
             Step::Ask(ask, _) => panic!("it asks {ask:?}"),
             Step::Keys(_) => panic!("{line}: of keys"),
+            Step::Look(look) => panic!("it looks first: {look:?}"),
             Step::Wait(wait) => {
                 self.clerk();
                 self.management.waited(&wait)
@@ -183,10 +184,12 @@ impl Desk {
     /// The same of a request of somebody who is known.
     pub(super) fn answer_by(&self, caller: &crate::door::Caller, line: &str) -> (u16, Value) {
         let text = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
-        with_request(text.as_bytes(), |request| match self.management.receive(request, caller) {
+        let step = with_request(text.as_bytes(), |request| self.management.receive(request, caller));
+        match step {
             Step::Answer(response) => seen(line, &response),
+            Step::Listen(listen) => seen(line, &self.finish(self.management.listen(listen))),
             step => panic!("{step:?}"),
-        })
+        }
     }
 
     /// A request that leads to a question, and its answer once the agent has replied.

@@ -400,6 +400,35 @@ fn a_handshake_that_is_cut_at_any_byte_leaves_the_slot_to_the_next() {
 }
 
 #[test]
+fn when_all_slots_are_taken_the_one_that_has_been_silent_for_longest_gives_way_and_no_other() {
+    let mut world = World::new(3);
+    let vm = world.issue(&[VM]);
+    let mut known = world.caller(Some(&vm));
+    assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+    let first = world.api.dial();
+    world.wait(Duration::from_millis(200));
+    let second = world.api.dial();
+    world.wait(Duration::from_millis(200));
+    let honest = world.api.dial();
+    assert!(!first.is_closed() && !second.is_closed());
+    world.wait(Duration::from_millis(160));
+    assert!(first.is_closed() && !second.is_closed(), "half a second is everybody's");
+    honest.reset();
+    // Nobody waits for a place: nobody has to leave.
+    world.wait(Duration::from_secs(4));
+    assert!(!second.is_closed());
+    // Those that come all at once go one after another, and whoever proves who it is does not.
+    let silent: Vec<End> = (0..8).map(|_| world.api.dial()).collect();
+    for _ in 0..8 {
+        world.wait(Duration::from_millis(560));
+        assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+    }
+    let (last, others) = silent.split_last().unwrap();
+    assert!(others.iter().all(End::is_closed) && !last.is_closed(), "the last keeps nobody out");
+    assert_eq!(world.get(&vm, "/healthz").0, 200);
+}
+
+#[test]
 fn a_slow_handshake_costs_five_seconds_or_one_when_no_slot_is_left_and_others_go_on_meanwhile() {
     for (slots, others, seconds) in [(3, 0, 5), (2, 10, 1)] {
         let mut world = World::new(slots);

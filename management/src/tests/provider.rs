@@ -1,10 +1,13 @@
 //! What providers ask for beside single commands: batches, forecasts, events, and to call off.
 
 use super::desk::*;
+use crate::door::Caller;
 use crate::*;
 use agent_protocol::{Backend, Capability, Outcome, Refusal, State, Support, Text, Verb, Welcome, decode};
 use core::future::Future as _;
-use management_api::{EventPage, OperationView};
+use core::time::Duration;
+use management_api::{EventKind, EventPage, OperationView};
+use network_tls::Pin;
 use serde_json::json;
 
 const COMMANDS: &str = "POST /v1/instances/web-1/commands";
@@ -269,4 +272,195 @@ fn what_is_served_is_what_the_types_of_the_api_say() {
     same::<OperationView>(&desk, &format!("GET /v1/operations/{}", operation["id"].as_str().unwrap()));
     same::<EventPage>(&desk, "GET /v1/events");
     same::<management_api::audit::AuditPage>(&desk, "GET /v1/audit");
+}
+
+/// The agent has greeted, with two hypervisors; the second cannot do this.
+fn greeted_by_two(desk: &Desk, impossible: Verb) {
+    greeted(desk, impossible);
+    let mut backends = desk.management.forward.with_welcome(|welcome| welcome.unwrap().backends.clone());
+    let cannot = backends[0].clone();
+    for capability in &mut backends[0].capabilities {
+        capability.support = Support::Native;
+    }
+    backends.push(Backend { name: Text::new("libvirt"), ..cannot });
+    let welcome = Welcome { backends, ..welcome(AGENT, 1000, 1) };
+    desk.management.forward.greeted(welcome, desk.peer(AGENT, 1000, 1), false);
+}
+
+#[test]
+fn what_the_hypervisor_of_an_instance_cannot_do_is_refused_where_another_of_the_host_can() {
+    let desk = Desk::new();
+    greeted_by_two(&desk, Verb::Save);
+    // How the agent describes an instance that this one runs, and the answer to a command for it.
+    let answered = |hypervisor: &str, body: &str| {
+        let Step::Look(look) = desk.step(COMMANDS, body) else { panic!("{body}: it does not look") };
+        let mut looking = std::pin::pin!(desk.management.look(look));
+        let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+        assert!(looking.as_mut().poll(&mut context).is_pending());
+        let pending = desk.management.forward.next().expect("a question");
+        let Question::Command(command) = &pending.question else { panic!() };
+        assert_eq!(command.action, agent_protocol::Action::Describe {});
+        let seen = agent_protocol::Instance {
+            hypervisor: Text::new(hypervisor),
+            ..instance("web-1", State::Running)
+        };
+        let outcome = Outcome::Done { changed: false, instance: seen, evidence: Vec::new() };
+        pending.answer(Ok(answer_to(&command.op_id, outcome)));
+        match looking.as_mut().poll(&mut context) {
+            core::task::Poll::Ready(response) => Some(read(&response)),
+            core::task::Poll::Pending => None,
+        }
+    };
+    let refused = answered("libvirt", r#"{"verb":"save"}"#).expect("an answer at once");
+    assert_eq!(kind(&refused), (422, "unsupported"));
+    assert_eq!(refused.1["capability"]["by"], "its firmware has no way");
+    assert!(refused.1["detail"].as_str().unwrap().starts_with("libvirt cannot save"), "{}", refused.1);
+    assert_eq!(desk.answer("GET /v1/operations", "").1["operations"], json!([]));
+    assert!(desk.carried(&desk.peer(AGENT, 1000, 1)).is_none(), "and nothing is sent");
+    assert_eq!(on_record(&desk), [["anonymous", "POST", "/v1/instances/web-1/commands", "unsupported"]]);
+
+    assert_eq!(answered("qemu", r#"{"verb":"save"}"#), None, "it is under way");
+    let (_, question) = desk.carried(&desk.peer(AGENT, 1000, 1)).expect("it is sent");
+    let Question::Command(command) = question else { panic!() };
+    assert_eq!(command.action.verb(), Verb::Save);
+    // What both can do needs no look, and a forecast has looked already.
+    assert!(matches!(desk.step(COMMANDS, r#"{"verb":"pause"}"#), Step::Wait(_)));
+    let (ask, continuation) =
+        desk.asked("POST /v1/instances/web-1/commands?dry_run=true", r#"{"verb":"save"}"#);
+    let Question::Command(command) = ask.question else { panic!() };
+    let seen =
+        agent_protocol::Instance { hypervisor: Text::new("libvirt"), ..instance("web-1", State::Running) };
+    let outcome = Outcome::Done { changed: false, instance: seen, evidence: Vec::new() };
+    let dry = desk.management.complete(continuation, Ok(answer_to(&command.op_id, outcome)));
+    assert_eq!(kind(&read(&dry)), (422, "unsupported"));
+}
+
+/// A service as it comes, with the key of this number.
+fn service(service: Service, key: u8) -> Caller {
+    Caller { principal: Principal::Service(service, Pin([key; 32])), key: Vec::new() }
+}
+
+/// What is on record: who, what of, what came of it.
+fn on_record(desk: &Desk) -> Vec<[String; 4]> {
+    let page = desk.answer_by(&service(Service::Vm, 1), "GET /v1/audit?limit=200").1;
+    assert!(page["next"].is_null(), "{page}");
+    let text = |record: &serde_json::Value, field: &str| record[field].as_str().unwrap().to_owned();
+    let fields = ["principal", "verb", "object", "outcome"];
+    page["records"].as_array().unwrap().iter().map(|one| fields.map(|field| text(one, field))).collect()
+}
+
+#[test]
+fn whoever_asks_without_end_for_what_is_not_its_own_moves_nobody_elses_records_out_of_the_trail() {
+    let mut desk = Desk::new();
+    let vm = service(Service::Vm, 1);
+    assert_eq!(desk.answer_by(&vm, "POST /v1/operations/none:cancel").0, 404);
+    let unknown = Caller { principal: Principal::Unknown("it has two names"), key: Vec::new() };
+    for number in 0..2000 {
+        let storage = service(Service::Storage, (number % 251) as u8);
+        assert_eq!(kind(&desk.answer_by(&storage, "GET /v1/operations")), (403, "forbidden"));
+        assert_eq!(kind(&desk.answer_by(&unknown, "DELETE /v1/targets/disk0")), (403, "forbidden"));
+        assert_eq!(kind(&desk.answer_by(&unknown, &format!("POST /v1/x{number}"))), (404, "not-found"));
+        desk.clerk();
+    }
+    let of = |fields: [&str; 4]| fields.map(str::to_owned);
+    let mut expected = vec![
+        of(["svc/vm", "POST", "/v1/operations/none:cancel", "unknown-operation"]),
+        of(["svc/storage", "GET", "/v1/operations", "forbidden"]),
+        of(["unknown", "DELETE", "/v1/targets/disk0", "forbidden"]),
+        of(["unknown", "POST", "/v1/x0", "not-found"]),
+    ];
+    assert_eq!(on_record(&desk), expected);
+    desk.wait(Duration::from_secs(61));
+    desk.clerk();
+    expected.extend([
+        of(["svc/storage", "GET", "1999 more, the last of /v1/operations", "forbidden"]),
+        of(["unknown", "DELETE", "1999 more, the last of /v1/targets/disk0", "forbidden"]),
+        of(["unknown", "POST", "1999 more, the last of /v1/x1999", "not-found"]),
+    ]);
+    assert_eq!(on_record(&desk), expected);
+    // It is by name and key whose the last was, and others are told as soon as they come.
+    let page = desk.answer_by(&vm, "GET /v1/audit").1;
+    assert_eq!(page["records"][4]["peer_key"], Pin([(1999 % 251) as u8; 32]).to_string());
+    assert_eq!(kind(&desk.answer_by(&service(Service::Net, 3), "GET /v1/audit")), (403, "forbidden"));
+    assert_eq!(on_record(&desk).last().unwrap(), &of(["svc/net", "GET", "/v1/audit", "forbidden"]));
+    let mut text = String::new();
+    desk.management.refusals.denied_figures(&mut text);
+    for line in [
+        "corbel_api_denied_total{principal=\"svc/net\",reason=\"forbidden\"} 1\n",
+        "corbel_api_denied_total{principal=\"svc/storage\",reason=\"forbidden\"} 2000\n",
+        "corbel_api_denied_total{principal=\"unknown\",reason=\"not-found\"} 2000\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    // After hours of it, a few records; after an hour of quiet, the next one is told at once.
+    for _ in 0..300 {
+        desk.wait(Duration::from_secs(60));
+        desk.answer_by(&service(Service::Storage, 9), "GET /v1/operations");
+        desk.clerk();
+    }
+    let many = |desk: &Desk| on_record(desk).iter().filter(|record| record[0] == "svc/storage").count();
+    let before = many(&desk);
+    assert!((6..12).contains(&before), "{before}");
+    for _ in 0..3 {
+        desk.wait(Duration::from_secs(65 * 60));
+        desk.clerk();
+    }
+    let before = many(&desk);
+    desk.answer_by(&service(Service::Storage, 9), "GET /v1/operations");
+    assert_eq!(many(&desk), before + 1);
+}
+
+#[test]
+fn requests_that_are_not_signed_as_they_have_to_be_are_counted_as_well() {
+    let (mut desk, caller, _) = super::signatures::world(true, tests_pki::Kind::P256);
+    for number in 0..1000 {
+        let refused = desk.answer_by(&caller, &format!("DELETE /v1/targets/x{number}"));
+        assert_eq!(kind(&refused), (403, "signature-required"));
+        desk.clerk();
+    }
+    desk.wait(Duration::from_secs(61));
+    desk.clerk();
+    let page = desk.answer_by(&caller, "GET /v1/audit").1;
+    let told: Vec<_> = page["records"].as_array().unwrap().iter().map(|one| &one["object"]).collect();
+    assert_eq!(told, ["/v1/targets/x0", "999 more, the last of /v1/targets/x999"], "{page}");
+}
+
+#[test]
+fn a_listener_hears_of_what_it_may_look_at_and_misses_nothing_of_it_for_what_it_may_not() {
+    let desk = Desk::new();
+    let heard = |by: Service, query: &str| -> EventPage {
+        let (status, page) = desk.answer_by(&service(by, 1), &format!("GET /v1/events{query}"));
+        assert_eq!(status, 200);
+        decode(page.to_string().as_bytes()).unwrap()
+    };
+    let kinds = |page: &EventPage| page.events.iter().map(|event| event.kind).collect::<Vec<_>>();
+    let begin = heard(Service::Net, "").next;
+    greeted(&desk, Verb::Save);
+    let target = r#"{"iqn":"iqn.2026-01.example:d","volume":"nbd://10.1.0.9/d","initiators":["*"]}"#;
+    assert_eq!(desk.answer("PUT /v1/targets/d", target).0, 201);
+    desk.command(COMMANDS, r#"{"verb":"terminate"}"#, done("web-1", State::Terminated, true));
+    let after = format!("?after={begin}");
+    let storage = heard(Service::Storage, &after);
+    assert_eq!(kinds(&storage), [EventKind::Agent, EventKind::Target]);
+    assert_eq!(kinds(&heard(Service::Net, &after)), [EventKind::Agent]);
+    let vm = heard(Service::Vm, &after);
+    assert_eq!(kinds(&vm), [EventKind::Agent, EventKind::Target, EventKind::Operation]);
+    assert_eq!(
+        (storage.next, vm.next),
+        (begin + 3, begin + 3),
+        "what is for others is not looked through again"
+    );
+    let one = heard(Service::Storage, &format!("{after}&limit=1"));
+    assert_eq!((kinds(&one), one.next), (vec![EventKind::Agent], begin + 1));
+    // What is for others has long moved the target's out of the ring.
+    let listening = heard(Service::Storage, &after).next;
+    for _ in 0..300 {
+        desk.command(COMMANDS, r#"{"verb":"terminate"}"#, done("web-1", State::Terminated, true));
+    }
+    assert!(heard(Service::Storage, &after).missed, "that one it has missed");
+    assert!(heard(Service::Vm, &format!("?after={listening}")).missed);
+    let later = heard(Service::Storage, &format!("?after={listening}"));
+    assert!(!later.missed && later.events.is_empty());
+    assert_eq!(desk.answer("DELETE /v1/targets/d", "").0, 204);
+    assert_eq!(kinds(&heard(Service::Storage, &format!("?after={}", later.next))), [EventKind::Target]);
 }

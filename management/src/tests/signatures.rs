@@ -17,7 +17,7 @@ const BODY: &str = r#"{"verb":"terminate"}"#;
 const PATH: &str = "/v1/instances/web-1/commands";
 
 /// A desk behind a lock, and a caller with a key of this kind.
-fn world(required: bool, kind: KeyKind) -> (Desk, Caller, Issued) {
+pub(super) fn world(required: bool, kind: KeyKind) -> (Desk, Caller, Issued) {
     let authority = Authority::new("provider", KeyKind::P256);
     let own = authority.issue(&Leaf::server(&["appliance.example"]));
     let lock = Lock { signatures: required, day: Some(Day::new(NOW - 5, Instant::ZERO)), ..lock(&authority) };
@@ -152,10 +152,10 @@ fn a_signature_says_when_it_was_made_until_when_it_is_good_and_by_which_key() {
     let half =
         whole.lines().filter(|field| !field.starts_with("Signature:")).map(|field| format!("{field}\r\n"));
     assert!(said(&desk, &caller, &line, &half.collect::<String>(), BODY).contains("go together"));
-    let audit = desk.answer_by(&caller, "GET /v1/audit").1;
-    let denied =
-        audit["records"].as_array().unwrap().iter().filter(|record| record["outcome"] == "signature-invalid");
-    assert_eq!(denied.count(), 23, "each is on record");
+    let mut figures = String::new();
+    desk.management.refusals.denied_figures(&mut figures);
+    let denied = "corbel_api_denied_total{principal=\"svc/vm\",reason=\"signature-invalid\"} 23\n";
+    assert!(figures.contains(denied), "each counts: {figures}");
     assert_eq!(
         said(&desk, &caller, &line, &whole, BODY),
         "taken",
