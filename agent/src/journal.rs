@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn batch(last: u64) -> Batch {
-        Batch { last, entries: vec![Entry::Epoch { epoch: last, holder: Uuid(7) }] }
+        Batch { last, entries: vec![Entry::Epoch { epoch: last, holder: Uuid(7), key: None }] }
     }
 
     fn filled(place: &Place) -> Vec<u8> {

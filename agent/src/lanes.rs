@@ -79,6 +79,11 @@ impl Lanes {
             head = head.saturating_add(LEAP);
             engine.doubt();
         }
+        // A journal that is damaged or gone does not tell which machines there are.
+        if !damaged && head > 0 {
+            let known = engine.uuids().collect();
+            backends.iter().for_each(|backend| backend.sweep(&known));
+        }
         engine.open(head, 0);
         let lanes = Arc::new(Self {
             started: Instant::now(),
@@ -179,14 +184,14 @@ impl Lanes {
         self.wait_anyway(self.engine(), JOURNAL_TIME, durable).is_some()
     }
 
-    /// The epoch of an appliance, and the head of the journal.
+    /// The epoch of an appliance, and the head of the journal; `key` names the one it came with, if it needed one.
     ///
     /// # Errors
     /// Another appliance has taken over; or, without a refusal, the journal cannot be written.
-    pub(crate) fn hello(&self, hello: &Hello) -> Result<(u64, u64), Option<Refusal>> {
+    pub(crate) fn hello(&self, hello: &Hello, key: Option<&Text>) -> Result<(u64, u64), Option<Refusal>> {
         let granted = {
             let mut engine = self.engine();
-            let granted = engine.hello(hello);
+            let granted = engine.hello(hello, key);
             self.hand_out(&mut engine);
             granted
         };
@@ -196,9 +201,17 @@ impl Lanes {
         if self.is_durable(after) { Ok((epoch, after)) } else { Err(None) }
     }
 
-    /// The epoch that was granted last.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.engine().epoch()
+    /// The epoch that was granted last, and the appliance it was granted to.
+    pub(crate) fn rule(&self) -> (u64, Option<Uuid>) {
+        let engine = self.engine();
+        (engine.epoch(), engine.holder())
+    }
+
+    /// Only those who have one of these keys may command.
+    pub(crate) fn believe(&self, keys: &[Text]) {
+        let mut engine = self.engine();
+        engine.believe(keys);
+        self.hand_out(&mut engine);
     }
 
     /// What changes whenever the instances do.
@@ -320,7 +333,10 @@ impl Lanes {
         {
             let mut engine = self.engine();
             for (op_id, id) in names.iter().zip(living) {
-                engine.command(&Command::new(op_id.clone(), id, Action::Terminate {}), self.clock_ms(), 0);
+                // By nobody but the operator, in the place of whoever commands.
+                let epoch = Some(engine.epoch()).filter(|epoch| *epoch > 0);
+                let command = Command { epoch, ..Command::new(op_id.clone(), id, Action::Terminate {}) };
+                engine.command(&command, self.clock_ms(), 0);
             }
             self.hand_out(&mut engine);
         }

@@ -18,7 +18,7 @@ mod service;
 pub use arguments::{Config, USAGE, parse};
 pub use server::Shutdown;
 
-use agent_protocol::Uuid;
+use agent_protocol::{Text, Uuid};
 use directory::RunDirectory;
 use hypervisor::Hypervisor;
 use hypervisor::libvirt::{Libvirt, Section};
@@ -101,6 +101,10 @@ impl Agent {
         let listener = listener.map_err(|error| Error(format!("{}: {error}", config.listen)))?;
         let networks = operator.network.as_ref().map(Networks::new).transpose().map_err(Error)?;
         let lanes = Lanes::open(directory, backends, boot).map_err(|error| at(run, &error))?;
+        if !config.insecure {
+            let keys: Vec<Text> = config.pins.iter().map(|pin| Text::new(&pin.to_string())).collect();
+            lanes.believe(&keys);
+        }
         let service = Service::new(lanes.clone(), networks, boot);
         Ok(Self { listener, lanes, service, security, end_guests: config.end_guests })
     }

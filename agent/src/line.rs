@@ -2,7 +2,8 @@
 
 use crate::Error;
 use network_tls::{
-    Algorithm, Buffers, Clients, Connection, Crypto, Dates, NoEntropy, Pin, PrivateKey, Random, ServerConfig,
+    Algorithm, Buffers, Clients, Connection, Crypto, Dates, Leaf, NoEntropy, Pin, PrivateKey, Random,
+    ServerConfig,
 };
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -123,6 +124,12 @@ impl Line {
         }
         line.flush()?;
         Ok(line)
+    }
+
+    /// What the peer's key is called; `None` where it needs none.
+    pub(crate) fn key(&self) -> Option<Pin> {
+        let certificate = self.tls.as_ref()?.peer_certificate()?;
+        Leaf::parse(certificate).ok().map(|leaf| leaf.pin)
     }
 
     /// Send what TLS has to send.

@@ -15,13 +15,13 @@ mod tests;
 
 pub(crate) use service::{answer, list};
 
-use agent_protocol::{Endpoint, Mac, NETWORKS_MAX, NetworkMap, NetworkName, Text, Vni, encode};
+use agent_protocol::{Endpoint, Mac, NETWORKS_MAX, NetworkMap, NetworkName, Text, Uuid, Vni, encode};
 use kernel::{Device, Kernel};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::Ipv4Addr;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 /// The port of VXLAN (RFC 7348 section 5).
 const VXLAN_PORT: u16 = 4789;
@@ -48,8 +48,25 @@ pub(crate) struct Networks {
     kernel: Kernel,
     underlay: Ipv4Addr,
     port: u16,
-    /// One change at a time.
-    work: Mutex<()>,
+    /// One change at a time, and what the last was ordered by.
+    work: Mutex<Last>,
+}
+
+/// Which change was the last: the appliance that ordered it, and its number among those of that one.
+#[derive(Default)]
+struct Last(Option<(Uuid, u64)>);
+
+/// Who orders a change: the epoch that was granted to it, and, of an appliance that says so, which one it is and the number
+/// of the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Orderer {
+    pub(crate) epoch: u64,
+    pub(crate) order: Option<(Uuid, u64)>,
+}
+
+/// Leave to make one change: nobody else makes one meanwhile.
+pub(crate) struct Turn<'a> {
+    _work: MutexGuard<'a, Last>,
 }
 
 /// What is in effect of a network.
@@ -86,6 +103,10 @@ pub(crate) enum Refused {
     Full,
     /// The kernel cannot be asked.
     Kernel(Text),
+    /// Another appliance commands, or this one has started anew since.
+    Replaced,
+    /// Something that was ordered after it was done before it.
+    Late,
 }
 
 /// What stands in the alias of a network's device: whose it is, and how far it has come.
@@ -161,12 +182,34 @@ impl Networks {
     /// What is missing for them.
     pub(crate) fn new(overlay: &Overlay) -> Result<Self, String> {
         let kernel = Kernel::new(overlay.namespace.as_deref())?;
-        Ok(Self { kernel, underlay: overlay.underlay, port: overlay.port, work: Mutex::new(()) })
+        Ok(Self { kernel, underlay: overlay.underlay, port: overlay.port, work: Mutex::default() })
+    }
+
+    /// Wait for the turn of a change. What was ordered before another one comes never behind it: an order may have been on its
+    /// way, or in front of a kernel that hung, while the appliance gave it up and ordered something else. `rule` says which
+    /// epoch counts, and whose it is.
+    pub(crate) fn turn(
+        &self,
+        by: Orderer,
+        rule: impl FnOnce() -> (u64, Option<Uuid>),
+    ) -> Result<Turn<'_>, Refused> {
+        let mut work = crate::locked(&self.work);
+        // Asked for with the turn taken: who has lost its place while it waited has lost it.
+        let (epoch, holder) = rule();
+        if by.epoch != epoch || by.order.is_some_and(|(appliance, _)| Some(appliance) != holder) {
+            return Err(Refused::Replaced);
+        }
+        if let Some((appliance, number)) = by.order {
+            if work.0.is_some_and(|(before, last)| before == appliance && number <= last) {
+                return Err(Refused::Late);
+            }
+            work.0 = Some((appliance, number));
+        }
+        Ok(Turn { _work: work })
     }
 
     /// Bring a map into effect, unless it is out of date.
-    pub(crate) fn apply(&self, map: &NetworkMap) -> Result<InEffect, Refused> {
-        let _work = crate::locked(&self.work);
+    pub(crate) fn apply(&self, map: &NetworkMap, _turn: &Turn<'_>) -> Result<InEffect, Refused> {
         let ours = self.ours().map_err(Refused::Kernel)?;
         self.admit(map, &ours)?;
         let begun = self.realise(map, &ours);
@@ -210,8 +253,7 @@ impl Networks {
     }
 
     /// Remove a network. Answers whether there was one.
-    pub(crate) fn remove(&self, network: &NetworkName) -> Result<bool, Text> {
-        let _work = crate::locked(&self.work);
+    pub(crate) fn remove(&self, network: &NetworkName, _turn: &Turn<'_>) -> Result<bool, Text> {
         let ours = self.ours()?;
         let mine: Vec<Vni> =
             ours.iter().filter(|(_, label)| label.network == *network).map(|(vni, _)| *vni).collect();

@@ -2,6 +2,7 @@
 
 use crate::line::{Line, Security};
 use crate::service::{Service, problem};
+use agent_protocol::Text;
 use management_http::{Limits, Server};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
@@ -118,6 +119,7 @@ fn turn_away(mut stream: TcpStream) {
 fn connection(mut line: Line, service: &Service, shutdown: &Shutdown) {
     let began = Instant::now();
     let mut engine = Server::new(Limits::SERVER, Duration::ZERO);
+    let key = line.key().map(|key| Text::new(&key.to_string()));
     while !engine.is_finished() {
         let bytes = engine.transmit();
         if !bytes.is_empty() {
@@ -129,7 +131,7 @@ fn connection(mut line: Line, service: &Service, shutdown: &Shutdown) {
             continue;
         }
         if let Some(request) = engine.request() {
-            let response = service.answer(&request);
+            let response = service.answer(&request, key.as_ref());
             engine.respond(began.elapsed(), &response);
             continue;
         }

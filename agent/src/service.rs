@@ -34,16 +34,16 @@ impl Service {
         Self { lanes, networks, boot }
     }
 
-    /// Answer one request.
-    pub(crate) fn answer(&self, request: &Request<'_>) -> Response {
+    /// Answer one request of an appliance that came with the key of this name, where it needed one.
+    pub(crate) fn answer(&self, request: &Request<'_>, key: Option<&Text>) -> Response {
         let below = |prefix| request.path.strip_prefix(prefix).and_then(|rest: &str| rest.strip_prefix('/'));
         if let Some(name) = below(path::NETWORKS) {
-            let epoch = self.lanes.epoch();
-            let answer = network::answer(self.networks.as_ref(), self.boot, epoch, name, request);
+            let rule = || self.lanes.rule();
+            let answer = network::answer(self.networks.as_ref(), self.boot, rule, name, request);
             return answer.unwrap_or_else(|response| response);
         }
         let outcome = match (request.path, request.method) {
-            (path::HELLO, Method::Post) => body::<Hello>(request).and_then(|hello| self.hello(&hello)),
+            (path::HELLO, Method::Post) => body::<Hello>(request).and_then(|hello| self.hello(&hello, key)),
             (path::COMMAND, Method::Post) => {
                 within(request.query).and_then(|within| Ok(self.command(&body(request)?, within)))
             }
@@ -63,11 +63,11 @@ impl Service {
         outcome.unwrap_or_else(|response| response)
     }
 
-    fn hello(&self, hello: &Hello) -> Result<Response, Response> {
+    fn hello(&self, hello: &Hello, key: Option<&Text>) -> Result<Response, Response> {
         if !(hello.proto_min..=hello.proto_max).contains(&VERSION) {
             return Err(problem(400, "unsupported-version", "This agent speaks version 1 of the protocol."));
         }
-        let (epoch, journal_head) = self.lanes.hello(hello).map_err(|refusal| match refusal {
+        let (epoch, journal_head) = self.lanes.hello(hello, key).map_err(|refusal| match refusal {
             Some(_) => problem(409, "stale-epoch", "Another appliance has taken over since."),
             None => problem(500, "storage", "The agent cannot write its own records."),
         })?;
@@ -184,7 +184,7 @@ impl Service {
 }
 
 /// The fields of a query, by their names; another one is an error.
-fn fields<'a, const N: usize>(
+pub(crate) fn fields<'a, const N: usize>(
     query: Option<&'a str>,
     names: [&str; N],
 ) -> Result<[Option<&'a str>; N], Response> {
@@ -207,12 +207,12 @@ fn within(query: Option<&str>) -> Result<Option<Duration>, Response> {
     Ok(wait.map(|wait| Duration::from_millis(wait).min(WAIT_MAX)))
 }
 
-fn number<T: std::str::FromStr>(text: &str, name: &str) -> Result<T, Response> {
+pub(crate) fn number<T: std::str::FromStr>(text: &str, name: &str) -> Result<T, Response> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits).ok_or_else(|| wrong(&format!("{name}: no number that fits")))
 }
 
-fn wrong(detail: &str) -> Response {
+pub(crate) fn wrong(detail: &str) -> Response {
     problem(400, "invalid-query", detail)
 }
 

@@ -39,6 +39,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 /// How long the answer to a command is waited for. The agent answers at once, whatever its hypervisors do; when it does not,
 /// it is asked again.
 const COMMAND_TIME: Duration = Duration::from_secs(3);
+/// The most bytes of an answer, on the smallest machines and on large ones. A page of events alone may have 240 KiB.
+const REPLY_BYTES: (usize, usize) = (256 << 10, Limits::CLIENT.body);
 /// The status of an answer that is not the last.
 const MEANWHILE: u16 = 202;
 /// The type of the problem that a greeting is refused with when another appliance has taken over.
@@ -56,14 +58,28 @@ pub async fn link_on<W: Wire>(stream: W, management: &Management) {
     let Some(agent) = management.configuration.agent else { return };
     let links = &management.forward.links;
     links.set(links.get() + 1);
-    let mut link = Link {
-        stream: &mut stream,
-        management,
-        agent,
-        client: Client::new(Limits::CLIENT, &agent.to_string()),
-        peer: None,
-    };
+    let mut link =
+        Link { stream: &mut stream, management, agent, client: client(management, agent), peer: None };
     link.run().await;
+}
+
+/// The engine of a new connection.
+fn client(management: &Management, agent: SocketAddrV4) -> Client {
+    let body = reply_bytes(management.configuration.operations);
+    Client::new(Limits { body, ..Limits::CLIENT }, &agent.to_string())
+}
+
+/// The most bytes of an answer of the agent's that are taken on a machine that remembers so many operations: no list that is
+/// asked for there is longer, and an agent that says anything it likes takes no more.
+const fn reply_bytes(operations: usize) -> usize {
+    let bytes = operations << 12;
+    if bytes < REPLY_BYTES.0 {
+        REPLY_BYTES.0
+    } else if bytes > REPLY_BYTES.1 {
+        REPLY_BYTES.1
+    } else {
+        bytes
+    }
 }
 
 struct Link<'a, W> {
@@ -140,7 +156,7 @@ impl<W: Wire> Link<'_, W> {
     /// Connect and greet.
     async fn open(&mut self) -> Result<(), String> {
         let until = self.clock().now() + CONNECT_TIME;
-        self.client = Client::new(Limits::CLIENT, &self.agent.to_string());
+        self.client = client(self.management, self.agent);
         match with_deadline(&self.management.clock, until, self.stream.connect(self.agent)).await {
             Ok(Ok(())) => {}
             Ok(Err(ConnectError::Refused)) => {

@@ -56,6 +56,8 @@ pub(crate) struct Networks {
     pub(crate) run: Option<(Uuid, u64)>,
     /// When it is to be compared again.
     pub(crate) look: Option<Instant>,
+    /// The number of the last order to the agent in this run.
+    order: u64,
 }
 
 /// A network.
@@ -241,7 +243,13 @@ impl Networks {
                 None => log::error!("a record of a network cannot be read; it is left as it is"),
             });
         }
-        Self { known, limit, run: None, look: None }
+        Self { known, limit, run: None, look: None, order: 0 }
+    }
+
+    /// The number of the next order to the agent: one is on its way at a time, so that each is behind those before it.
+    pub(crate) fn order(&mut self) -> u64 {
+        self.order += 1;
+        self.order
     }
 
     /// Bytes that the records take.

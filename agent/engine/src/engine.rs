@@ -105,7 +105,11 @@ pub struct Engine {
     pub(crate) hosts: Vec<Host>,
     pub(crate) epoch: u64,
     pub(crate) holder: Option<Uuid>,
+    /// The key of the holder, if it had to prove who it is.
+    pub(crate) key: Option<Text>,
     pub(crate) superseded: VecDeque<Uuid>,
+    /// The keys of those that were replaced by one with another.
+    pub(crate) replaced: VecDeque<Text>,
     pub(crate) memory: Memory,
     pub(crate) lanes: BTreeMap<InstanceId, Lane>,
     pub(crate) events: Ring,
@@ -132,7 +136,9 @@ impl Engine {
             hosts,
             epoch: 0,
             holder: None,
+            key: None,
             superseded: VecDeque::new(),
+            replaced: VecDeque::new(),
             memory: Memory::default(),
             lanes: BTreeMap::new(),
             events: Ring::new(limits.events),
@@ -183,6 +189,11 @@ impl Engine {
     /// The epoch that was granted last.
     pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The appliance that it was granted to.
+    pub const fn holder(&self) -> Option<Uuid> {
+        self.holder
     }
 
     /// Something to do, if what it rests on is durable.

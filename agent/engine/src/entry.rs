@@ -21,6 +21,14 @@ pub enum Entry {
         epoch: u64,
         /// The appliance it is granted to.
         holder: Uuid,
+        /// The key by which that one has proved who it is, if it had to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<Text>,
+    },
+    /// Whose keys are those of appliances that were replaced, from here on.
+    Replaced {
+        /// Their names.
+        keys: Vec<Text>,
     },
     /// An instance, as it is from here on.
     Instance {

@@ -1,6 +1,6 @@
 //! What those who only look are told.
 
-use agent_protocol::{Event, ImageName, Instance, InstanceId, Outcome, Refusal, Stats};
+use agent_protocol::{Event, ImageName, Instance, InstanceId, Outcome, Refusal, Stats, Uuid};
 use alloc::vec::Vec;
 
 use crate::lane::Lane;
@@ -107,6 +107,12 @@ impl Engine {
         let lane = self.lanes.get(id).ok_or(Refusal::UnknownInstance)?;
         let backend = lane.backend.filter(|_| lane.record.lives());
         backend.map(|backend| (backend, lane.record.machine())).ok_or(Refusal::WrongState)
+    }
+
+    /// The UUIDs of all living instances.
+    pub fn uuids(&self) -> impl Iterator<Item = Uuid> {
+        let living = self.lanes.values().map(|lane| &lane.record);
+        living.filter(|record| record.state != agent_protocol::State::Terminated).map(|record| record.uuid)
     }
 
     /// Every living instance.

@@ -13,19 +13,25 @@ use crate::memory::{digest, is_forced};
 use crate::plan::{self, Plan};
 use crate::{Engine, Entry, Known, Record, Reply, Step, Task, Ticket};
 
-/// How many appliances that were replaced are remembered.
+/// How many appliances that were replaced are remembered, and how many of their keys.
 const SUPERSEDED_MAX: usize = 64;
 
 impl Engine {
-    /// The epoch of an appliance that presents itself, and the entry that must be durable before it is told.
+    /// The epoch of an appliance that presents itself, and the entry that must be durable before it is told. `key` names the
+    /// key by which it has proved who it is, where it had to.
     ///
     /// One that brings the epoch it holds keeps it, unless a larger one was granted since. One that brings none takes over:
-    /// it is granted the next one, and who held it before is refused from here on.
+    /// it is granted the next one, and who held it before is refused from here on: by its boot, and by its key if that is
+    /// another one, so that one that remembers nothing does not take it back by starting anew. One that has the holder's own
+    /// key is the holder, started anew.
     ///
     /// # Errors
     /// Another appliance has taken over since.
-    pub fn hello(&mut self, hello: &Hello) -> Result<(u64, u64), Refusal> {
+    pub fn hello(&mut self, hello: &Hello, key: Option<&Text>) -> Result<(u64, u64), Refusal> {
         let appliance = hello.appliance_boot;
+        if key.is_some_and(|key| self.replaced.contains(key)) {
+            return Err(Refusal::StaleEpoch);
+        }
         let next = match hello.epoch {
             Some(held) if held < self.epoch || held == u64::MAX => return Err(Refusal::StaleEpoch),
             // A larger one was granted by a journal that is lost.
@@ -34,14 +40,33 @@ impl Engine {
             None if self.superseded.contains(&appliance) => return Err(Refusal::StaleEpoch),
             None => self.epoch.checked_add(1).ok_or(Refusal::StaleEpoch)?,
         };
-        if (self.epoch, self.holder) != (next, Some(appliance)) {
-            self.grant(next, appliance);
-            self.append(Entry::Epoch { epoch: next, holder: appliance });
+        if (self.epoch, self.holder, self.key.as_ref()) != (next, Some(appliance), key) {
+            self.grant(next, appliance, key.cloned());
+            self.append(Entry::Epoch { epoch: next, holder: appliance, key: key.cloned() });
         }
         Ok((next, self.head))
     }
 
-    pub(crate) fn grant(&mut self, epoch: u64, appliance: Uuid) {
+    /// The operator has said who may command: whoever has one of these keys. A key that is not among them any more is
+    /// forgotten, as one that was replaced too; and where it is the holder's, all of them are free to take over again.
+    pub fn believe(&mut self, keys: &[Text]) {
+        let holds = self.key.as_ref().is_none_or(|key| keys.contains(key));
+        let before = self.replaced.len();
+        self.replaced.retain(|key| holds && keys.contains(key));
+        if self.replaced.len() < before {
+            self.append(Entry::Replaced { keys: self.replaced.iter().cloned().collect() });
+        }
+    }
+
+    pub(crate) fn grant(&mut self, epoch: u64, appliance: Uuid, key: Option<Text>) {
+        let is_other = key.is_some() && self.key != key;
+        let key_before = core::mem::replace(&mut self.key, key);
+        if let Some(before) = key_before.filter(|_| is_other && epoch > self.epoch) {
+            if self.replaced.len() >= SUPERSEDED_MAX {
+                self.replaced.pop_front();
+            }
+            self.replaced.push_back(before);
+        }
         let before = self.holder.replace(appliance).filter(|before| *before != appliance);
         // Within one epoch the same appliance has started anew.
         if let Some(before) = before.filter(|_| epoch > self.epoch) {
@@ -102,8 +127,15 @@ impl Engine {
             return Some((Refusal::StaleBoot, "the agent has started anew since".into()));
         }
         // A larger one was granted by a journal that is lost: who holds it has to say so before.
-        if let Some(epoch) = command.epoch.filter(|epoch| *epoch != self.epoch) {
-            return Some((Refusal::StaleEpoch, format!("{} is granted, and not {epoch}", self.epoch)));
+        match command.epoch {
+            Some(epoch) if epoch != self.epoch => {
+                return Some((Refusal::StaleEpoch, format!("{} is granted, and not {epoch}", self.epoch)));
+            }
+            // Whoever only looks needs none.
+            None if self.epoch > 0 && command.action.verb() != Verb::Describe => {
+                return Some((Refusal::StaleEpoch, format!("{} is granted, and it has none", self.epoch)));
+            }
+            _ => {}
         }
         if command.deadline_ms.is_some_and(|deadline| self.now_ms > deadline) {
             return Some((Refusal::Expired, "its deadline has passed".into()));

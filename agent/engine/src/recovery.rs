@@ -22,7 +22,8 @@ impl Engine {
     /// An entry that was read back, in the order in which it was written.
     pub fn replay(&mut self, entry: Entry) {
         match entry {
-            Entry::Epoch { epoch, holder } => self.grant(epoch, holder),
+            Entry::Epoch { epoch, holder, key } => self.grant(epoch, holder, key),
+            Entry::Replaced { keys } => self.replaced = keys.into(),
             Entry::Instance { record } => {
                 let backend = self.hosts.iter().position(|host| host.backend.name == record.hypervisor);
                 let mut lane = Lane::new(*record, backend, 0);
@@ -200,8 +201,12 @@ impl Engine {
             entries.extend(self.superseded.iter().zip(0..).map(|(before, at)| Entry::Epoch {
                 epoch: self.epoch.saturating_sub(count - at),
                 holder: *before,
+                key: None,
             }));
-            entries.push(Entry::Epoch { epoch: self.epoch, holder });
+            entries.push(Entry::Epoch { epoch: self.epoch, holder, key: self.key.clone() });
+            if !self.replaced.is_empty() {
+                entries.push(Entry::Replaced { keys: self.replaced.iter().cloned().collect() });
+            }
         }
         entries.extend(
             self.lanes.values().map(|lane| Entry::Instance { record: Box::new(lane.record.clone()) }),

@@ -138,7 +138,7 @@ impl Engine {
     fn decide(&mut self, id: &InstanceId, command: &Command) {
         let op_id = &command.op_id;
         // Both may have passed while it waited for its turn.
-        if command.epoch.is_some_and(|epoch| epoch != self.epoch) {
+        if command.epoch.unwrap_or(0) != self.epoch {
             return self.refuse(
                 op_id,
                 Refusal::StaleEpoch,

@@ -12,6 +12,7 @@ pub mod qemu;
 pub use agent_engine::{Ended, Evidence, Fault, Machine, Observation, Step};
 
 use agent_protocol::{Backend, EventKind, ImageName, Stats, Text, Uuid};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Why there is no snapshot: a guest whose memory is from yesterday and whose disk is from today destroys the disk.
@@ -69,6 +70,10 @@ pub trait Hypervisor: Send + Sync {
 
     /// Remove every trace of a machine that has ended.
     fn forget(&self, machine: &Machine);
+
+    /// Remove what is left of machines that there are no more, when the agent starts and before anything is done; `known` are
+    /// all that there are.
+    fn sweep(&self, _known: &BTreeSet<Uuid>) {}
 
     /// If it has ended by itself, say how, once.
     fn bury(&self, machine: &Machine) -> Option<Ended>;

@@ -24,6 +24,7 @@ mod qmp;
 mod size;
 mod snapshots;
 mod stats;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -417,8 +418,17 @@ impl Hypervisor for Qemu {
     }
 
     fn forget(&self, machine: &Machine) {
-        let _ = fs::remove_dir_all(self.own_directory(machine));
+        match fs::remove_dir_all(self.own_directory(machine)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                log::warn!("{}: its directory is left until the agent starts again: {error}", machine.id);
+            }
+            _ => {}
+        }
         locked(&self.parts).remove(&machine.uuid);
+    }
+
+    fn sweep(&self, known: &BTreeSet<Uuid>) {
+        self.remove_orphans(known);
     }
 
     fn bury(&self, machine: &Machine) -> Option<Ended> {

@@ -1,7 +1,7 @@
 //! Requests about networks.
 
-use super::{InEffect, Networks, Refused};
-use crate::service::{body_within, not_allowed, problem};
+use super::{InEffect, Networks, Orderer, Refused};
+use crate::service::{body_within, fields, not_allowed, number, problem, wrong};
 use agent_protocol::{NetworkList, NetworkMap, NetworkName, NetworkState, Text, Uuid, VERSION, encode};
 use management_http::json::Bounds;
 use management_http::{Method, Request, Response};
@@ -10,7 +10,7 @@ use management_http::{Method, Request, Response};
 pub(crate) fn answer(
     networks: Option<&Networks>,
     boot: Uuid,
-    epoch: u64,
+    rule: impl FnOnce() -> (u64, Option<Uuid>),
     name: &str,
     request: &Request<'_>,
 ) -> Result<Response, Response> {
@@ -23,17 +23,22 @@ pub(crate) fn answer(
             Ok(Response::json(200, encode(&shown(boot, name, state))))
         }
         Method::Put => {
-            admit(epoch, request.query)?;
+            let by = orderer(request.query)?;
             let map: NetworkMap = body_within(request, &Bounds::MAP)?;
             if map.network != name {
                 return Err(problem(422, "invalid-field", "network: another one than the path names"));
             }
-            let state = networks.apply(&map).map_err(refused)?;
+            let turn = networks.turn(by, rule).map_err(refused)?;
+            let state = networks.apply(&map, &turn).map_err(refused)?;
             Ok(Response::json(200, encode(&shown(boot, name, state))))
         }
         Method::Delete => {
-            admit(epoch, request.query)?;
-            if networks.remove(&name).map_err(kernel)? { Ok(Response::no_content()) } else { Err(unknown()) }
+            let turn = networks.turn(orderer(request.query)?, rule).map_err(refused)?;
+            if networks.remove(&name, &turn).map_err(kernel)? {
+                Ok(Response::no_content())
+            } else {
+                Err(unknown())
+            }
         }
         _ => Err(not_allowed("GET, PUT, DELETE")),
     }
@@ -55,15 +60,19 @@ fn kernel(what: Text) -> Response {
     problem(500, "hypervisor", what.as_str())
 }
 
-/// Whether the sender still is the appliance that commands.
-fn admit(current: u64, query: Option<&str>) -> Result<(), Response> {
-    let epoch: Option<u64> =
-        query.and_then(|query| query.strip_prefix("epoch=")).and_then(|epoch| epoch.parse().ok());
-    match epoch {
-        Some(epoch) if epoch == current => Ok(()),
-        Some(_) => Err(problem(409, "stale-epoch", "Another appliance has taken over since.")),
-        None => Err(problem(400, "malformed-query", "epoch: the epoch that was granted")),
-    }
+/// Whose order a change is.
+fn orderer(query: Option<&str>) -> Result<Orderer, Response> {
+    let [epoch, appliance, order] = fields(query, ["epoch", "appliance", "order"])?;
+    let epoch = epoch.ok_or_else(|| wrong("epoch: the epoch that was granted"))?;
+    let order = match (appliance, order) {
+        (None, None) => None,
+        (Some(appliance), Some(order)) => {
+            let appliance = appliance.parse().map_err(|_| wrong("appliance: no UUID"))?;
+            Some((appliance, number(order, "order")?))
+        }
+        _ => return Err(wrong("appliance and order: one without the other")),
+    };
+    Ok(Orderer { epoch: number(epoch, "epoch")?, order })
 }
 
 fn refused(why: Refused) -> Response {
@@ -76,6 +85,8 @@ fn refused(why: Refused) -> Response {
         }
         Refused::VniTaken(other) => problem(409, "vni-taken", &format!("network {other} has this vni")),
         Refused::Full => problem(507, "full", "there are as many networks as there may be"),
+        Refused::Replaced => problem(409, "stale-epoch", "Another appliance has taken over since."),
+        Refused::Late => problem(409, "stale-generation", "something that was ordered later is done already"),
         Refused::Kernel(what) => problem(500, "hypervisor", what.as_str()),
     }
 }

@@ -84,35 +84,83 @@ fn map(network: &str, vni: u32, generation: u64, endpoints: &[(u8, u8)]) -> Netw
     }
 }
 
+/// By the appliance of this number, the order of that one.
+fn order(appliance: u128, number: u64) -> Orderer {
+    Orderer { epoch: 1, order: Some((Uuid(appliance), number)) }
+}
+
+impl Networks {
+    /// A map, by an appliance that numbers nothing.
+    fn put(&self, map: &NetworkMap) -> Result<InEffect, Refused> {
+        let turn = self.turn(Orderer { epoch: 1, order: None }, || (1, None))?;
+        self.apply(map, &turn)
+    }
+
+    fn take_away(&self, network: &NetworkName) -> Result<bool, Text> {
+        let turn = self.turn(Orderer { epoch: 1, order: None }, || (1, None)).expect("a turn");
+        self.remove(network, &turn)
+    }
+}
+
+#[test]
+fn what_was_ordered_before_a_change_never_comes_behind_it() {
+    let world = World::new("o", 1);
+    let networks = &world.hosts[0];
+    let rule = || (1, Some(Uuid(7)));
+    let blue: NetworkName = "blue".parse().expect("a name");
+    let map = map("blue", 100, 5, &[(1, 1)]);
+    let apply = |by| networks.turn(by, rule).and_then(|turn| networks.apply(&map, &turn));
+    assert_eq!(apply(order(7, 1)).expect("taken").generation, Some(5));
+    // The order of number 2 is on its way, while the appliance has given it up and has the network taken away.
+    let turn = networks.turn(order(7, 3), rule).expect("a turn");
+    let removed = std::thread::scope(|scope| {
+        let late = scope.spawn(|| apply(order(7, 2)));
+        let removed = networks.remove(&blue, &turn);
+        drop(turn);
+        assert_eq!(late.join().expect("no panic"), Err(Refused::Late));
+        removed
+    });
+    assert_eq!(removed, Ok(true));
+    assert_eq!(networks.state(&blue), Ok(None), "it is gone, and stays so");
+    assert_eq!(apply(order(7, 3)), Err(Refused::Late), "nor is the same done twice");
+    // What one that was replaced, or the same before it started anew, has left on the way is nobody's any more.
+    assert_eq!(apply(order(6, 9)), Err(Refused::Replaced));
+    assert_eq!(apply(Orderer { epoch: 2, ..order(7, 4) }), Err(Refused::Replaced));
+    assert_eq!(apply(order(7, 4)).expect("taken").generation, Some(5), "the same generation once more");
+    let newer =
+        networks.turn(order(8, 1), || (1, Some(Uuid(8)))).and_then(|turn| networks.apply(&map, &turn));
+    assert_eq!(newer.expect("numbers begin anew").generation, Some(5));
+}
+
 #[test]
 fn guests_of_two_hosts_reach_each_other_by_the_map_and_not_without_it() {
     let world = World::new("a", 2);
     let alone: Vec<NetworkMap> = (1..=2).map(|host| map("blue", 100, 1, &[(host, host)])).collect();
     for (networks, map) in world.hosts.iter().zip(&alone) {
-        assert_eq!(networks.apply(map).expect("taken").generation, Some(1));
+        assert_eq!(networks.put(map).expect("taken").generation, Some(1));
     }
     world.guest("g1", 1, 100, 1);
     world.guest("g2", 2, 100, 2);
     assert!(!world.pings("g1", 2), "nobody has said where that is");
     let both = map("blue", 100, 2, &[(1, 1), (2, 2)]);
     for networks in &world.hosts {
-        let state = networks.apply(&both).expect("taken");
+        let state = networks.put(&both).expect("taken");
         assert_eq!((state.generation, state.endpoints, state.problem), (Some(2), 2, None));
     }
     assert!(world.pings("g1", 2) && world.pings("g2", 1));
 
     let stale = map("blue", 100, 1, &[]);
-    assert_eq!(world.hosts[0].apply(&stale), Err(Refused::Stale(2)));
+    assert_eq!(world.hosts[0].put(&stale), Err(Refused::Stale(2)));
     let other = map("blue", 100, 2, &[(1, 1)]);
-    assert_eq!(world.hosts[0].apply(&other), Err(Refused::Differs));
-    assert!(matches!(world.hosts[0].apply(&map("red", 100, 1, &[])), Err(Refused::VniTaken(_))));
+    assert_eq!(world.hosts[0].put(&other), Err(Refused::Differs));
+    assert!(matches!(world.hosts[0].put(&map("red", 100, 1, &[])), Err(Refused::VniTaken(_))));
     assert!(world.pings("g1", 2), "what was refused has changed nothing");
 
     for networks in &world.hosts {
-        networks.apply(&map("blue", 100, 3, &[(1, 1)])).expect("taken");
+        networks.put(&map("blue", 100, 3, &[(1, 1)])).expect("taken");
     }
     assert!(!world.pings("g1", 2), "it is on the network no more");
-    assert_eq!(world.hosts[0].remove(&"blue".parse().expect("a name")), Ok(true));
+    assert_eq!(world.hosts[0].take_away(&"blue".parse().expect("a name")), Ok(true));
     assert_eq!(world.hosts[0].state(&"blue".parse().expect("a name")), Ok(None));
 }
 
@@ -121,7 +169,7 @@ fn the_same_addresses_in_two_networks_are_strangers() {
     let world = World::new("b", 2);
     for networks in &world.hosts {
         for map in [map("blue", 7, 1, &[(1, 1), (2, 2)]), map("red", 8, 1, &[(1, 1), (3, 2)])] {
-            assert_eq!(networks.apply(&map).expect("taken").problem, None);
+            assert_eq!(networks.put(&map).expect("taken").problem, None);
         }
     }
     world.guest("b1", 1, 7, 1);
@@ -137,14 +185,14 @@ fn the_same_addresses_in_two_networks_are_strangers() {
 fn a_guest_that_has_moved_is_found_at_its_new_host() {
     let world = World::new("c", 3);
     for networks in &world.hosts {
-        networks.apply(&map("blue", 9, 1, &[(1, 1), (2, 2)])).expect("taken");
+        networks.put(&map("blue", 9, 1, &[(1, 1), (2, 2)])).expect("taken");
     }
     world.guest("g1", 1, 9, 1);
     world.guest("old", 2, 9, 2);
     assert!(world.pings("g1", 2));
     must(&format!("ip netns del {}old", world.name));
     for networks in &world.hosts {
-        networks.apply(&map("blue", 9, 2, &[(1, 1), (2, 3)])).expect("taken");
+        networks.put(&map("blue", 9, 2, &[(1, 1), (2, 3)])).expect("taken");
     }
     world.guest("new", 3, 9, 2);
     assert!(world.pings("g1", 2));
@@ -155,7 +203,7 @@ fn a_map_that_was_applied_half_way_is_applied_whole_the_next_time() {
     let world = World::new("d", 1);
     let networks = &world.hosts[0];
     let whole = map("blue", 11, 5, &[(1, 1), (2, 2), (3, 2)]);
-    networks.apply(&whole).expect("taken");
+    networks.put(&whole).expect("taken");
     let name = format!("{}h1", world.name);
     // As an agent leaves it that is killed between two steps, and somebody's hand in the tables beside.
     let label = Label { is_whole: false, ..Label::of(&whole, false) };
@@ -165,7 +213,7 @@ fn a_map_that_was_applied_half_way_is_applied_whole_the_next_time() {
     must(&format!("ip -n {name} neigh del 10.5.0.3 dev cbb11"));
     let blue = "blue".parse().expect("a name");
     assert_eq!(networks.state(&blue).expect("asked").expect("there").generation, None);
-    assert_eq!(networks.apply(&whole).expect("taken").generation, Some(5));
+    assert_eq!(networks.put(&whole).expect("taken").generation, Some(5));
     let kernel = Kernel::new(Some(&name)).expect("iproute2");
     let expected: BTreeMap<Mac, Ipv4Addr> =
         [(mac(2), Ipv4Addr::new(192, 0, 2, 2)), (mac(3), Ipv4Addr::new(192, 0, 2, 2))].into();
@@ -178,7 +226,7 @@ fn whatever_there_is_of_a_network_it_is_whole_after_it_was_applied_again() {
     let world = World::new("f", 2);
     let both = map("blue", 13, 5, &[(1, 1), (2, 2)]);
     for networks in &world.hosts {
-        networks.apply(&both).expect("taken");
+        networks.put(&both).expect("taken");
     }
     let networks = &world.hosts[0];
     let name = format!("{}h1", world.name);
@@ -205,7 +253,7 @@ fn whatever_there_is_of_a_network_it_is_whole_after_it_was_applied_again() {
     ] {
         must(&what);
         assert!(networks.state(&blue).is_ok(), "{what}");
-        let state = networks.apply(&both).expect("taken");
+        let state = networks.put(&both).expect("taken");
         assert_eq!((state.generation, state.endpoints, state.problem), (Some(5), 2, None), "{what}");
         let devices = kernel.devices().expect("asked");
         let [device] = &devices[..] else { panic!("{devices:?}") };
@@ -221,7 +269,7 @@ fn whatever_there_is_of_a_network_it_is_whole_after_it_was_applied_again() {
     assert!(world.pings("g1", 2) && world.pings("g2", 1));
     // What cannot be made is a problem, and not told as if nothing had been done.
     must(&format!("ip -n {name} link del cbb13 && ip -n {name} link add cbb13 type veth peer name other"));
-    let state = networks.apply(&both).expect("taken");
+    let state = networks.put(&both).expect("taken");
     assert!(state.problem.is_some() && state.generation.is_none(), "{state:?}");
 }
 
@@ -229,7 +277,7 @@ fn whatever_there_is_of_a_network_it_is_whole_after_it_was_applied_again() {
 fn a_packet_for_nobody_is_dropped_and_counted() {
     let world = World::new("e", 1);
     let networks = &world.hosts[0];
-    networks.apply(&map("blue", 12, 1, &[(1, 1)])).expect("taken");
+    networks.put(&map("blue", 12, 1, &[(1, 1)])).expect("taken");
     world.guest("g1", 1, 12, 1);
     must(&format!("ip -n {}g1 neigh add 10.5.0.99 lladdr {} dev eth0", world.name, mac(99)));
     let blue = "blue".parse().expect("a name");

@@ -209,8 +209,11 @@ fn late_stale_and_misunderstood_commands_are_refused_before_anything_is_done() {
     world.create("a", "none");
     let welcome = world.hello(1).1.unwrap();
     assert_eq!(welcome.backends[0].name.as_str(), "qemu");
-    let base = world.command("a", Action::Terminate {});
+    let command =
+        || agent_protocol::Command { epoch: Some(welcome.epoch), ..world.command("a", Action::Terminate {}) };
+    let base = command();
     let cases = [
+        (Refusal::StaleEpoch, agent_protocol::Command { epoch: None, ..base.clone() }),
         (Refusal::Expired, agent_protocol::Command { deadline_ms: Some(0), ..base.clone() }),
         (Refusal::StaleBoot, agent_protocol::Command { agent_boot: Some(Uuid(7)), ..base.clone() }),
         (Refusal::StaleEpoch, agent_protocol::Command { epoch: Some(welcome.epoch - 1), ..base.clone() }),
@@ -228,13 +231,11 @@ fn late_stale_and_misunderstood_commands_are_refused_before_anything_is_done() {
         Precondition { generation: Some(99), ..Precondition::default() },
         Precondition { state: Some(State::Paused), ..Precondition::default() },
     ] {
-        let command =
-            agent_protocol::Command { precondition: wanted, ..world.command("a", Action::Terminate {}) };
+        let command = agent_protocol::Command { precondition: wanted, ..command() };
         assert_eq!(refusal(&world.send(&command)), Refusal::PreconditionFailed);
     }
     assert_eq!(world.state("a"), State::Running);
     let good = agent_protocol::Command {
-        epoch: Some(welcome.epoch),
         agent_boot: Some(welcome.agent_boot),
         deadline_ms: Some(welcome.clock_ms + 10_000),
         critical: vec!["epoch".into(), "deadline_ms".into()],

@@ -26,13 +26,17 @@ impl<W: Wire> Link<'_, W> {
         until: Instant,
     ) -> Result<Result<Reply, AgentError>, Broken> {
         let place = |name: &NetworkName| format!("{}/{name}", path::NETWORKS);
-        // The agent is to take it from the appliance that commands, and from no other.
+        // The agent is to take it from the appliance that commands, and from no other; and what was given up may still be on
+        // its way, and is not to come behind this.
         let epoch = self.peer.map_or(0, |peer| peer.epoch);
+        let appliance = self.management.configuration.boot;
+        let by = |number| format!("epoch={epoch}&appliance={appliance}&order={number}");
+        let order = || by(self.management.networks.borrow_mut().order());
         let (method, path, body) = match question {
             Question::PutNetwork(map) => {
-                (Method::Put, format!("{}?epoch={epoch}", place(&map.network)), Some(encode(map)))
+                (Method::Put, format!("{}?{}", place(&map.network), order()), Some(encode(map)))
             }
-            Question::RemoveNetwork(name) => (Method::Delete, format!("{}?epoch={epoch}", place(name)), None),
+            Question::RemoveNetwork(name) => (Method::Delete, format!("{}?{}", place(name), order()), None),
             Question::Network(name) => (Method::Get, place(name), None),
             _ => (Method::Get, String::from(path::NETWORKS), None),
         };

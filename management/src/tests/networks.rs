@@ -152,6 +152,8 @@ struct Host {
     boot: u128,
     networks: BTreeMap<NetworkName, (NetworkMap, Option<Text>)>,
     puts: usize,
+    /// Which appliance has ordered something last, and the number of its order.
+    last: (String, u64),
     /// Nothing comes about, for this reason.
     trouble: Option<&'static str>,
 }
@@ -186,7 +188,12 @@ impl Host {
             ));
         };
         if request.method != Method::Get {
-            assert_eq!(request.query, Some("epoch=3"));
+            let query = request.query.unwrap();
+            let order = query.strip_prefix("epoch=3&appliance=").unwrap();
+            let (appliance, order) = order.split_once("&order=").unwrap();
+            let order = (appliance.to_owned(), order.parse().unwrap());
+            assert!(order.0 != self.last.0 || order.1 > self.last.1, "each is behind those before it");
+            self.last = order;
         }
         let name: NetworkName = name.parse().unwrap();
         let there = self.networks.get(&name);

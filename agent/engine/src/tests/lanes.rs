@@ -18,23 +18,70 @@ fn refusal(known: Known) -> Refusal {
 fn an_epoch_is_granted_once_and_an_older_one_is_refused_for_good() {
     let mut world = World::new();
     let hello = |boot, epoch| Hello { proto_min: 1, proto_max: 1, appliance_boot: Uuid(boot), epoch };
-    assert_eq!(world.engine.hello(&hello(1, None)).unwrap().0, 1);
-    assert_eq!(world.engine.hello(&hello(1, None)).unwrap().0, 1);
-    assert_eq!(world.engine.hello(&hello(9, Some(1))).unwrap().0, 1, "the same appliance, started anew");
-    assert_eq!(world.engine.hello(&hello(2, None)).unwrap().0, 2);
-    assert_eq!(world.engine.hello(&hello(9, Some(1))), Err(Refusal::StaleEpoch));
-    assert_eq!(world.engine.hello(&hello(9, None)), Err(Refusal::StaleEpoch));
+    assert_eq!(world.engine.hello(&hello(1, None), None).unwrap().0, 1);
+    assert_eq!(world.engine.hello(&hello(1, None), None).unwrap().0, 1);
+    assert_eq!(
+        world.engine.hello(&hello(9, Some(1)), None).unwrap().0,
+        1,
+        "the same appliance, started anew"
+    );
+    assert_eq!(world.engine.hello(&hello(2, None), None).unwrap().0, 2);
+    assert_eq!(world.engine.hello(&hello(9, Some(1)), None), Err(Refusal::StaleEpoch));
+    assert_eq!(world.engine.hello(&hello(9, None), None), Err(Refusal::StaleEpoch));
     world.run();
     world.restart();
     let command = Command { epoch: Some(1), ..world.command("a", create(true)) };
     assert_eq!(refusal(world.send(&command)), Refusal::StaleEpoch, "it outlives the agent");
     assert_eq!(
-        world.engine.hello(&hello(3, Some(7))).unwrap().0,
+        world.engine.hello(&hello(3, Some(7)), None).unwrap().0,
         7,
         "a journal was lost; the larger one holds"
     );
-    assert_eq!(world.engine.hello(&hello(4, Some(u64::MAX))), Err(Refusal::StaleEpoch));
-    assert_eq!(world.engine.hello(&hello(4, None)).unwrap().0, 8);
+    assert_eq!(world.engine.hello(&hello(4, Some(u64::MAX)), None), Err(Refusal::StaleEpoch));
+    assert_eq!(world.engine.hello(&hello(4, None), None).unwrap().0, 8);
+}
+
+#[test]
+fn two_hypervisors_of_one_host_each_do_what_they_can_with_their_own_machines() {
+    let mut world = World::new();
+    let Action::Create { size, start, .. } = create(true) else { panic!() };
+    let small = Action::Create { image: "small".parse().unwrap(), size, start };
+    for (id, action) in [("a", create(true)), ("b", small)] {
+        let create = world.command(id, action);
+        assert!(matches!(world.send(&create), Known::Ended(Outcome::Done { changed: true, .. })));
+    }
+    let by = |world: &World, id: &str| {
+        let instance = world.instance(id);
+        (instance.hypervisor.as_str().to_owned(), world.by[&instance.uuid])
+    };
+    assert_eq!((by(&world, "a"), by(&world, "b")), (("fake".into(), 0), ("other".into(), 1)));
+    let attach = [volume_attach("v"), volume_attach("v")];
+    for (id, action) in ["a", "b"].into_iter().zip(attach) {
+        let attach = world.command(id, action);
+        assert!(matches!(world.send(&attach), Known::Ended(Outcome::Done { .. })));
+    }
+    // Also when the agent has started anew: which hypervisor has a machine is in the journal.
+    for _ in 0..2 {
+        for (id, verb) in [("a", Verb::VolumeResize), ("b", Verb::Pause)] {
+            let steps = world.real(id).steps.len();
+            let command = world.command(id, action(verb));
+            assert_eq!(refusal(world.send(&command)), Refusal::Impossible, "{id} {verb}");
+            assert_eq!(world.real(id).steps.len(), steps, "{id}: nothing was done");
+        }
+        for (id, verbs) in [("a", [Verb::Pause, Verb::Resume]), ("b", [Verb::Save, Verb::Restore])] {
+            for verb in verbs {
+                let command = world.command(id, action(verb));
+                let outcome = world.send(&command);
+                assert!(
+                    matches!(outcome, Known::Ended(Outcome::Done { changed: true, .. })),
+                    "{id} {verb} {outcome:?}"
+                );
+            }
+        }
+        world.restart();
+        world.run();
+    }
+    assert_eq!((by(&world, "a").1, by(&world, "b").1), (0, 1));
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(crate) struct Real {
 pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) machines: BTreeMap<Uuid, Real>,
+    /// By which of the hypervisors each of them is run.
+    pub(crate) by: BTreeMap<Uuid, usize>,
     /// What is durable.
     pub(crate) journal: Vec<Batch>,
     pub(crate) now_ms: u64,
@@ -45,29 +47,29 @@ pub(crate) struct World {
     next: u64,
 }
 
-fn host() -> Host {
-    let capability = |&verb: &Verb| Capability {
-        verb,
-        support: if verb == Verb::VolumeResize { Support::Impossible } else { Support::Native },
-        by: Text::new("played"),
+/// Two hypervisors, each with an image of its own and something that only the other can do.
+fn hosts() -> Vec<Host> {
+    let host = |name, image: &str, impossible| {
+        let capability = |&verb: &Verb| Capability {
+            verb,
+            support: if verb == impossible { Support::Impossible } else { Support::Native },
+            by: Text::new("played"),
+        };
+        let capabilities = Verb::ALL.iter().map(capability).collect();
+        let backend = Backend { name: Text::new(name), version: Text::new("1"), capabilities };
+        Host { backend, images: vec![image.parse().unwrap()] }
     };
-    Host {
-        backend: Backend {
-            name: Text::new("fake"),
-            version: Text::new("1"),
-            capabilities: Verb::ALL.iter().map(capability).collect(),
-        },
-        images: vec!["tiny".parse().unwrap()],
-    }
+    vec![host("fake", "tiny", Verb::VolumeResize), host("other", "small", Verb::Pause)]
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        let mut engine = Engine::new(Uuid(1), vec![host()], Limits::DEFAULT);
+        let mut engine = Engine::new(Uuid(1), hosts(), Limits::DEFAULT);
         engine.open(0, 0);
         Self {
             engine,
             machines: BTreeMap::new(),
+            by: BTreeMap::new(),
             journal: Vec::new(),
             now_ms: 0,
             boots: 1,
@@ -89,7 +91,7 @@ impl World {
     pub(crate) fn restart_from(&mut self, damaged: bool) {
         self.boots += 1;
         self.now_ms = 0;
-        self.engine = Engine::new(Uuid(self.boots), vec![host()], Limits::DEFAULT);
+        self.engine = Engine::new(Uuid(self.boots), hosts(), Limits::DEFAULT);
         let mut head = 0;
         for batch in &self.journal {
             head = batch.last;
@@ -171,6 +173,8 @@ impl World {
     }
 
     pub(crate) fn work(&mut self, job: &Job) -> Report {
+        let by = *self.by.entry(job.machine.uuid).or_insert(job.backend);
+        assert_eq!(by, job.backend, "a machine is given to one hypervisor only");
         let real = self.machine(&job.machine);
         real.obey();
         let ended = if job.task == Task::Adopt { None } else { real.ended.take() };

@@ -2,9 +2,9 @@
 
 use super::played::{World, action, create, stop, volume_attach};
 use crate::settle::{Verdict, verdict};
-use crate::{Batch, Entry, Fault, Finding, Job, Known, Observation, Report, Step, Task};
+use crate::{Batch, Entry, Fault, Finding, Job, Known, Observation, Reply, Report, Step, Task};
 use agent_protocol::{
-    Action, Attachment, Command, Failure, Hello, Outcome, Refusal, State, Uuid, Verb, VolumeName,
+    Action, Attachment, Command, Failure, Hello, Outcome, Refusal, State, Text, Uuid, Verb, VolumeName,
 };
 
 /// Do what is to be done; of each job this comes.
@@ -46,7 +46,7 @@ fn hello(boot: u128, epoch: Option<u64>) -> Hello {
 fn a_command_of_an_appliance_that_is_replaced_while_it_waits_is_not_carried_out() {
     let mut world = World::new();
     world.reach("a", State::Running);
-    let (epoch, _) = world.engine.hello(&hello(1, None)).unwrap();
+    let (epoch, _) = world.engine.hello(&hello(1, None), None).unwrap();
     let by_first = |world: &mut World, action| Command { epoch: Some(epoch), ..world.command("a", action) };
     let pause = by_first(&mut world, Action::Pause {});
     let reset = by_first(&mut world, Action::Reset {});
@@ -61,7 +61,7 @@ fn a_command_of_an_appliance_that_is_replaced_while_it_waits_is_not_carried_out(
         let job = world.engine.next_job().unwrap();
         let result = match &job.task {
             Task::Perform(Step::Pause) => {
-                newer = world.engine.hello(&hello(2, None)).unwrap().0;
+                newer = world.engine.hello(&hello(2, None), None).unwrap().0;
                 Finding::Performed(Ok(Vec::new()))
             }
             _ => seen(State::Running),
@@ -85,7 +85,7 @@ fn a_command_of_an_appliance_that_is_replaced_while_it_waits_is_not_carried_out(
 fn who_was_replaced_stays_so_when_the_journal_is_written_anew() {
     let mut world = World::new();
     for boot in 1..=5 {
-        world.engine.hello(&hello(boot, None)).unwrap();
+        world.engine.hello(&hello(boot, None), None).unwrap();
     }
     world.run();
     let entries = world.engine.snapshot();
@@ -94,9 +94,94 @@ fn who_was_replaced_stays_so_when_the_journal_is_written_anew() {
     assert_eq!(world.engine.epoch(), 5);
     assert_eq!(world.engine.snapshot(), entries);
     for boot in 1..=4 {
-        assert_eq!(world.engine.hello(&hello(boot, None)), Err(Refusal::StaleEpoch), "{boot}");
+        assert_eq!(world.engine.hello(&hello(boot, None), None), Err(Refusal::StaleEpoch), "{boot}");
     }
-    assert_eq!(world.engine.hello(&hello(5, None)).unwrap().0, 5);
+    assert_eq!(world.engine.hello(&hello(5, None), None).unwrap().0, 5);
+}
+
+#[test]
+fn who_was_replaced_by_another_key_does_not_come_back_by_starting_anew() {
+    let mut world = World::new();
+    let key = |name: &str| Text::new(name);
+    let (old, new) = (key("aa"), key("bb"));
+    let both = [old.clone(), new.clone()];
+    // One that remembers nothing starts anew as often as it likes: it has its own key.
+    assert_eq!(world.engine.hello(&hello(1, None), Some(&old)).unwrap().0, 1);
+    assert_eq!(world.engine.hello(&hello(2, None), Some(&old)).unwrap().0, 2);
+    assert_eq!(world.engine.hello(&hello(1, None), Some(&old)), Err(Refusal::StaleEpoch), "its run before");
+    assert_eq!(world.engine.hello(&hello(3, None), Some(&new)).unwrap().0, 3, "another takes over");
+    let stale = |world: &mut World, boot, epoch| {
+        assert_eq!(world.engine.hello(&hello(boot, epoch), Some(&old)), Err(Refusal::StaleEpoch), "{boot}");
+    };
+    stale(&mut world, 2, None);
+    stale(&mut world, 4, None);
+    stale(&mut world, 5, Some(2));
+    stale(&mut world, 6, Some(3));
+    stale(&mut world, 7, Some(9));
+    // So it is when the agent starts anew, when its journal is written anew, and however often the other starts anew.
+    for boot in 100..200 {
+        world.engine.hello(&hello(boot, None), Some(&new)).unwrap();
+    }
+    world.run();
+    world.restart();
+    world.engine.believe(&both);
+    stale(&mut world, 8, None);
+    let entries = world.engine.snapshot();
+    world.journal = vec![Batch { last: world.engine.head(), entries: entries.clone() }];
+    world.restart();
+    world.engine.believe(&both);
+    assert_eq!(world.engine.snapshot(), entries);
+    stale(&mut world, 9, None);
+    assert_eq!(world.engine.hello(&hello(200, None), Some(&new)).unwrap().0, 104, "the other is let in");
+    // Until the operator takes the other's key away. Then that one is the one who was replaced.
+    world.run();
+    world.restart();
+    world.engine.believe(&both[..1]);
+    assert_eq!(world.engine.hello(&hello(10, None), Some(&old)).unwrap().0, 105);
+    let mut start = |believed: &[Text]| {
+        world.run();
+        world.restart();
+        world.engine.believe(believed);
+        world.engine.hello(&hello(201, None), Some(&new)).map(|(epoch, _)| epoch)
+    };
+    assert_eq!(start(&both), Err(Refusal::StaleEpoch), "it does not come back by itself either");
+    let _ = start(&both[..1]);
+    assert_eq!(start(&both), Ok(106), "a key that was taken away and given anew");
+}
+
+#[test]
+fn a_key_that_is_made_anew_under_the_same_epoch_replaces_nobody() {
+    let mut world = World::new();
+    let (old, new) = (Text::new("aa"), Text::new("bb"));
+    assert_eq!(world.engine.hello(&hello(1, None), Some(&old)).unwrap().0, 1);
+    assert_eq!(world.engine.hello(&hello(2, Some(1)), Some(&new)).unwrap().0, 1);
+    assert_eq!(world.engine.hello(&hello(3, Some(1)), Some(&old)).unwrap().0, 1);
+    // Nor does an agent that asks nobody who it is, for a while.
+    assert_eq!(world.engine.hello(&hello(4, None), None).unwrap().0, 2);
+    assert_eq!(world.engine.hello(&hello(5, None), Some(&old)).unwrap().0, 3);
+    assert_eq!(world.engine.hello(&hello(6, None), Some(&new)).unwrap().0, 4);
+}
+
+#[test]
+fn a_command_without_an_epoch_is_refused_once_one_was_granted_and_may_still_look() {
+    let mut world = World::new();
+    let create = world.command("a", create(true));
+    let waits = world.command("b", super::played::create(false));
+    assert!(matches!(world.send(&create), Known::Ended(Outcome::Done { .. })), "nobody commands yet");
+    assert_eq!(world.engine.command(&waits, 0, 0), Reply::Later);
+    assert_eq!(world.engine.hello(&hello(1, None), None).unwrap().0, 1);
+    let late = world.command("a", Action::Terminate {});
+    let refused = world.send(&late);
+    assert!(
+        matches!(refused, Known::Ended(Outcome::Refused { code: Refusal::StaleEpoch, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(world.real("a").state, State::Running);
+    assert!(matches!(world.send(&create), Known::Ended(Outcome::Done { .. })), "what was done is still told");
+    let look = world.command("a", Action::Describe {});
+    assert!(!matches!(world.engine.command(&look, 0, 0), Reply::Now(Outcome::Refused { .. })));
+    let good = Command { epoch: Some(1), ..world.command("a", Action::Pause {}) };
+    assert!(matches!(world.send(&good), Known::Ended(Outcome::Done { .. })));
 }
 
 #[test]

@@ -100,7 +100,8 @@ impl Host {
         let boot = Uuid::from_random(u128::from(self.random.next()) << 64 | u128::from(run));
         let mut engine = Engine::new(boot, vec![backend()], Limits { operations: 512, ..Limits::DEFAULT });
         for entry in &self.journal {
-            let of_command = !matches!(entry, Entry::Epoch { .. } | Entry::Instance { .. });
+            let of_command =
+                !matches!(entry, Entry::Epoch { .. } | Entry::Replaced { .. } | Entry::Instance { .. });
             if self.bug != Some(Bug::Amnesia) || !of_command {
                 engine.replay(entry.clone());
             }
@@ -321,14 +322,14 @@ impl Host {
     ) -> Option<Response> {
         let now = self.clock_ms(run);
         if let Some(rest) = request.path.strip_prefix(path::NETWORKS) {
-            let (boot, epoch) = (run.boot, run.engine.epoch());
-            return Some(self.networks.answer(rest.strip_prefix('/'), request, boot, epoch));
+            let rule = (run.engine.epoch(), run.engine.holder());
+            return Some(self.networks.answer(rest.strip_prefix('/'), request, run.boot, rule));
         }
         let recalled = request.path.strip_prefix(path::COMMAND).and_then(|rest| rest.strip_prefix('/'));
         match (request.method, request.path) {
             (Method::Post, path::HELLO) => {
                 let hello: Hello = decode(request.body).ok()?;
-                match run.engine.hello(&hello) {
+                match run.engine.hello(&hello, None) {
                     Ok((epoch, after)) => run.waiting.push((conn, Waiting::Welcome(epoch, after))),
                     Err(_) => {
                         let body =

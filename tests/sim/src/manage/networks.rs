@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 /// The maps in effect, by network.
 pub(crate) struct Networks {
     there: BTreeMap<String, NetworkMap>,
+    /// The appliance of the last change, and its number; the agent's own, and gone with it.
+    last: Option<(Uuid, u64)>,
     /// A planted bug: what is taken is not done.
     lies: bool,
 }
 
 impl Networks {
     pub(crate) const fn new(lies: bool) -> Self {
-        Self { there: BTreeMap::new(), lies }
+        Self { there: BTreeMap::new(), last: None, lies }
     }
 
     /// The generation that is in effect.
@@ -32,7 +34,7 @@ impl Networks {
         name: Option<&str>,
         request: &Request<'_>,
         boot: Uuid,
-        epoch: u64,
+        (epoch, holder): (u64, Option<Uuid>),
     ) -> Response {
         let refused = |status, kind: &str| {
             let body = format!(r#"{{"type":"urn:corbel:problem:{kind}","detail":"no"}}"#);
@@ -51,8 +53,22 @@ impl Networks {
             let networks = self.there.values().map(state).collect();
             return Response::json(200, encode(&NetworkList { proto: VERSION, agent_boot: boot, networks }));
         };
-        if request.method != Method::Get && request.query != Some(format!("epoch={epoch}").as_str()) {
-            return refused(409, "stale-epoch");
+        if request.method != Method::Get {
+            let query = request.query.unwrap_or_default();
+            let field =
+                |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+            let appliance = field("appliance").and_then(|text| text.parse().ok());
+            let number = field("order").and_then(|text| text.parse().ok());
+            let (Some(appliance), Some(number)) = (appliance, number) else {
+                return refused(400, "malformed-query");
+            };
+            if field("epoch") != Some(epoch.to_string().as_str()) || Some(appliance) != holder {
+                return refused(409, "stale-epoch");
+            }
+            if self.last.is_some_and(|(before, last)| before == appliance && number <= last) {
+                return refused(409, "stale-generation");
+            }
+            self.last = Some((appliance, number));
         }
         let there = self.there.get(name);
         match request.method {
