@@ -348,7 +348,8 @@ pub(crate) fn capabilities(parent: &Parent) -> Backend {
         proto_min: 1,
         proto_max: agent_protocol::VERSION,
         appliance_boot: agent_protocol::Uuid(1),
-        epoch: None,
+        // That of the appliance, from which nothing is taken.
+        epoch: Some(parent.epoch),
     };
     let (status, body) =
         parent.request(management_http::Method::Post, path::HELLO, Some(&encode(&hello))).unwrap();

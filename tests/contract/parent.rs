@@ -11,7 +11,7 @@ use image_launch::disk::Server;
 use image_launch::net::Wire;
 use image_launch::process::{self, Process};
 use image_launch::stage::{Script, Stage};
-use image_launch::{child, wait};
+use image_launch::{api, child, wait};
 use management_http::{Client, Limits, Method};
 use rustix::process::Signal;
 use std::fs;
@@ -35,6 +35,9 @@ pub(crate) struct Parent {
     _reaper: Reaper,
     _relay: Process,
     next: AtomicU64,
+    /// The epoch that the agent has granted to the appliance. A test commands in its name: a greeting of its own would take the
+    /// agent from it.
+    pub(crate) epoch: u64,
     pub(crate) native: Native,
     pub(crate) backend: &'static dyn Backend,
     pub(crate) stage: Stage,
@@ -87,8 +90,14 @@ impl Parent {
         let relay = Process::start("socat", socat, &stage.scratch.file("socat.log")).unwrap();
         let next = AtomicU64::new(0);
         let (agent, _relay, _turn) = (Mutex::new(None), relay, turn);
-        let parent = Self { agent, daemon, _reaper, _relay, next, native, backend, stage, _turn };
+        let mut parent =
+            Self { agent, daemon, _reaper, _relay, next, epoch: 0, native, backend, stage, _turn };
         parent.start_agent(&[]);
+        parent.epoch = wait::until("the appliance greeting the agent", LIMIT, || {
+            let about = api::ask(&parent.stage.net, "GET", "/v1", None)?;
+            Ok(about.body.pointer("/agent/epoch").and_then(serde_json::Value::as_u64))
+        })
+        .unwrap();
         parent
     }
 
@@ -177,7 +186,7 @@ impl Parent {
             fs::copy(scratch.file("template.qcow2"), disk).unwrap();
         }
         let op: OpId = format!("op-{}", self.next.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
-        Command::new(op, instance.parse().unwrap(), action)
+        Command { epoch: Some(self.epoch), ..Command::new(op, instance.parse().unwrap(), action) }
     }
 
     /// Sends a command; `None` if the agent went away before it answered.

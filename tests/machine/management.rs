@@ -133,6 +133,39 @@ fn a_target_is_exposed_and_withdrawn_while_the_others_are_in_use() {
 }
 
 #[test]
+fn a_target_that_was_exposed_through_the_api_outlives_a_reset_and_one_that_was_withdrawn_does_not_return() {
+    let mut script = script(target(), SIZE, Server::QemuNbd);
+    script.state = true;
+    let (mut stage, _turn) = stage(&script);
+    let file = stage.scratch.file("extra.raw");
+    disk::empty(&file, SIZE).unwrap();
+    let server = NbdServer::start(&stage.net, &stage.scratch, &Server::nbdkit(), &file, NBD + 9).unwrap();
+    let unit = Unit { portal: stage.net.portal(), iqn: format!("{IQN}:extra"), lun: 0 };
+    let body = json!({ "iqn": unit.iqn, "volume": server.uri(), "initiators": ["*"] });
+    let made = ask(&stage, "PUT", "/v1/targets/extra", Some(&body));
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(made.body["desired"]["durable"], true, "{made:?}");
+    initiator::qemu_io(&stage.net, &unit, &["write -P 0x33 0 64k", "flush"]).unwrap();
+
+    stage.crash().unwrap();
+    // It is told as it was, and guests have their disk again, with what they wrote.
+    let shown = ask(&stage, "GET", "/v1/targets/extra", None);
+    assert_eq!(shown.status, 200, "{shown:?}");
+    for field in ["iqn", "volume", "lun", "desired"] {
+        assert_eq!(shown.body[field], made.body[field], "{shown:?}");
+    }
+    initiator::capacity(&stage.net, &unit).unwrap();
+    initiator::qemu_io(&stage.net, &unit, &["read -P 0x33 0 64k", "write -P 0x44 0 64k", "flush"]).unwrap();
+    assert!(std::fs::read(&file).unwrap()[..64 << 10].iter().all(|byte| *byte == 0x44));
+
+    assert_eq!(ask(&stage, "DELETE", "/v1/targets/extra", None).status, 204);
+    stage.crash().unwrap();
+    is_problem(&ask(&stage, "GET", "/v1/targets/extra", None), 404, "unknown-target");
+    assert!(initiator::capacity(&stage.net, &unit).is_err(), "it is there although it was withdrawn");
+    initiator::qemu_io(&stage.net, &stage.unit(0), &["write -P 7 0 64k", "read -P 7 0 64k"]).unwrap();
+}
+
+#[test]
 fn only_the_initiators_named_may_log_in() {
     let mut script = script(target(), SIZE, Server::QemuNbd);
     script.config = vec![("target.0.initiators".into(), "iqn.2026-11.example.guest:friend".into())];
