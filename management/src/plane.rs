@@ -4,7 +4,7 @@
 //! what came of it, and of an operation [`Management::wait`] awaits what is of interest. So the whole command path is
 //! tested as a function.
 
-use crate::answers::{answered, described, forgotten, images, instances, inventory, stats, unanswered};
+use crate::answers::{answered, described, images, instances, inventory, stats, unanswered};
 use crate::ask::{AgentError, Ask, LinkState, Question, Reply};
 use crate::audit::{Entry, Trail, audit_records};
 use crate::batch::Batch;
@@ -17,7 +17,7 @@ use crate::forecast::{Look, forecast, instance_of};
 use crate::keys::Demand;
 use crate::metrics::{Gauges, Machine, Metrics};
 use crate::networks::{Networks, network_bytes};
-use crate::operations::{Begin, End, Operation, Operations, Stage, view};
+use crate::operations::{Begin, End, Operation, Operations, view};
 use crate::policy::{Policy, Principal};
 use crate::problem::{Kind, Problem};
 use crate::refusals::Refusals;
@@ -503,29 +503,6 @@ impl Management {
         let id = self.admit(&order, principal)?;
         let until = self.clock.now() + ANSWER_TIME;
         Ok(Step::Wait(Wait { id, until, aim, path: path.into() }))
-    }
-
-    /// Call off an operation of which the agent has not heard; or only look whether it could be.
-    fn cancel(&self, id: &OpId, dry: bool) -> Result<(), Problem> {
-        let mut operations = self.operations.borrow_mut();
-        let operation = operations.get_mut(id).filter(|operation| operation.told);
-        let operation = operation.ok_or_else(|| forgotten(id))?;
-        if operation.stage != Stage::Accepted
-            || operation.sends > 0
-            || operation.carried
-            || operation.end.is_some()
-        {
-            let detail = format!("It is {}; it cannot be called off any more.", operation.stage.as_str());
-            return Err(Problem::new(Kind::NotCancellable, detail).at(&operation.path()));
-        }
-        if dry {
-            return Ok(());
-        }
-        let end =
-            End::undone(Kind::Cancelled, "It was called off before the agent was asked; nothing was done.");
-        operation.end_with(End { stage: Stage::Refused, ..end }, self.clock.now());
-        self.changed.raise();
-        Ok(())
     }
 
     fn target_page(&self, page: &Page) -> Response {

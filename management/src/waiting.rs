@@ -1,8 +1,8 @@
-//! What is told of one operation, at once or when something has come of it.
+//! What is told of one operation, at once or when something has come of it; and how one is called off.
 
 use crate::answers::forgotten;
 use crate::ask::Question;
-use crate::operations::{Stage, view};
+use crate::operations::{End, Stage, view};
 use crate::plane::{Aim, Management, Wait};
 use crate::problem::{Kind, Problem};
 use crate::slots::Taken;
@@ -80,5 +80,28 @@ impl Management {
         let operations = self.operations.borrow();
         let operation = operations.get(id).filter(|operation| operation.told).ok_or_else(|| forgotten(id))?;
         Ok(Response::json(200, encode(&view(operation))))
+    }
+
+    /// Call off an operation of which the agent has not heard; or only look whether it could be.
+    pub(crate) fn cancel(&self, id: &OpId, dry: bool) -> Result<(), Problem> {
+        let mut operations = self.operations.borrow_mut();
+        let operation = operations.get_mut(id).filter(|operation| operation.told);
+        let operation = operation.ok_or_else(|| forgotten(id))?;
+        if operation.stage != Stage::Accepted
+            || operation.sends > 0
+            || operation.carried
+            || operation.end.is_some()
+        {
+            let detail = format!("It is {}; it cannot be called off any more.", operation.stage.as_str());
+            return Err(Problem::new(Kind::NotCancellable, detail).at(&operation.path()));
+        }
+        if dry {
+            return Ok(());
+        }
+        let end =
+            End::undone(Kind::Cancelled, "It was called off before the agent was asked; nothing was done.");
+        operation.end_with(End { stage: Stage::Refused, ..end }, self.clock.now());
+        self.changed.raise();
+        Ok(())
     }
 }
