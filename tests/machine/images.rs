@@ -3,6 +3,7 @@
 use image_launch::process;
 use image_launch::scratch::Scratch;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +39,21 @@ fn every_form_of_the_image_holds_the_same_disk_and_is_the_same_each_time() {
     println!("{}", process::check(check, LIMIT).unwrap());
     let sums = fs::read(one.join("SHA256SUMS")).unwrap();
     assert!(sums == fs::read(two.join("SHA256SUMS")).unwrap(), "two builds differ");
+
+    // Where the operator's document is nobody else looks; and scripts run.
+    let mode = |file: &str| fs::metadata(one.join(file)).unwrap().permissions().mode() & 0o777;
+    for file in ["raw", "qcow2", "vhd", "vhdx", "vmdk", "ova", "iso"] {
+        assert_eq!(mode(&format!("corbel.{file}")), 0o600, "{file}");
+    }
+    for (file, text) in image_hosts::FILES {
+        assert_eq!(fs::read_to_string(one.join(file)).unwrap(), text);
+        assert_eq!(mode(file) & 0o100 != 0, file.ends_with(".sh"), "{file}");
+        assert!(String::from_utf8_lossy(&sums).contains(&format!("  {file}\n")), "{file} has no checksum");
+    }
+    for entry in fs::read_dir(&one).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(!name.to_string_lossy().ends_with(".new"), "{name:?} is left");
+    }
 
     let disk = fs::read(one.join("corbel.raw")).unwrap();
     for (file, format) in

@@ -1,10 +1,13 @@
-//! The image in every form that a hypervisor takes, in one folder, with what it is made of and checksums.
+//! The image in every form that a hypervisor takes, in one folder, with what hypervisors are told, what it is made of and
+//! checksums.
 
 use crate::process;
 use crate::scratch::Scratch;
 use crate::{Context, Error, Result, sbom, setup};
 use image_formats::Machine;
-use std::fs;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +18,13 @@ const NAME: &str = "corbel";
 const MEMORY: u32 = 128;
 /// The file of checksums.
 const SUMS: &str = "SHA256SUMS";
+/// Whose a file is, before the umask: of everybody, to be run by everybody, or of the operator alone, whose secrets may be in
+/// it.
+const PUBLIC: u32 = 0o666;
+const PROGRAM: u32 = 0o777;
+const PRIVATE: u32 = 0o600;
+/// The same for a folder.
+const PRIVATE_FOLDER: u32 = 0o700;
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -43,28 +53,53 @@ pub fn write(order: &Order) -> Result<Vec<String>> {
     let refused = |error: image_formats::Refused| Error::new(error.to_string());
     let vmdk = image_formats::vmdk(&disk, &format!("{NAME}.vmdk")).map_err(refused)?;
     let ova = image_formats::ova(&disk, Machine { name: NAME, memory: MEMORY }).map_err(refused)?;
+    // On each of these is the operator's document, if there is one.
+    let of_disk = if order.config.is_some() { PRIVATE } else { PUBLIC };
     let mut files = vec![
-        (format!("{NAME}.elf"), elf),
-        ("BOOTX64.EFI".into(), efi),
-        (format!("{NAME}.vhd"), image_formats::vhd(&disk).map_err(refused)?),
-        (format!("{NAME}.vhdx"), image_formats::vhdx(&disk).map_err(refused)?),
-        (format!("{NAME}.vmdk"), vmdk),
-        (format!("{NAME}.ova"), ova),
-        (format!("{NAME}.iso"), image_formats::iso(&disk).map_err(refused)?),
-        (format!("{NAME}.cdx.json"), sbom.into_bytes()),
+        (format!("{NAME}.elf"), elf, PUBLIC),
+        ("BOOTX64.EFI".into(), efi, PUBLIC),
+        (format!("{NAME}.vhd"), image_formats::vhd(&disk).map_err(refused)?, of_disk),
+        (format!("{NAME}.vhdx"), image_formats::vhdx(&disk).map_err(refused)?, of_disk),
+        (format!("{NAME}.vmdk"), vmdk, of_disk),
+        (format!("{NAME}.ova"), ova, of_disk),
+        (format!("{NAME}.iso"), image_formats::iso(&disk).map_err(refused)?, of_disk),
+        (format!("{NAME}.cdx.json"), sbom.into_bytes(), PUBLIC),
     ];
-    files.push((format!("{NAME}.qcow2"), qcow2(&disk)?));
-    files.push((format!("{NAME}.raw"), disk));
+    files.push((format!("{NAME}.qcow2"), qcow2(&disk)?, of_disk));
+    files.push((format!("{NAME}.raw"), disk, of_disk));
+    files.extend(image_hosts::FILES.map(|(name, text)| {
+        (name.to_string(), text.as_bytes().to_vec(), if name.ends_with(".sh") { PROGRAM } else { PUBLIC })
+    }));
     files.sort();
-    let sums = files.iter().map(|(name, bytes)| format!("{}  {name}\n", image_formats::digest(bytes)));
+    let sums = files.iter().map(|(name, bytes, _)| format!("{}  {name}\n", image_formats::digest(bytes)));
     let sums: String = sums.collect();
-    files.push((SUMS.into(), sums.into_bytes()));
-    for (name, bytes) in &files {
-        // A reader sees the old file or the new one.
-        let (path, new) = (order.folder.join(name), order.folder.join(format!(".{name}.new")));
-        fs::write(&new, bytes).and_then(|()| fs::rename(&new, &path)).context(path.display())?;
+    files.push((SUMS.into(), sums.into_bytes(), PUBLIC));
+    for (name, bytes, mode) in &files {
+        put(&order.folder, name, bytes, *mode)?;
     }
-    Ok(files.into_iter().map(|(name, _)| name).collect())
+    Ok(files.into_iter().map(|(name, ..)| name).collect())
+}
+
+/// Write a file of that mode, less the umask. A reader sees the old one or the new one, and nothing is left of one that could not
+/// be written.
+fn put(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let (path, new) = (folder.join(name), folder.join(format!(".{name}.new")));
+    // One that was cut short may be open to others.
+    let _ = fs::remove_file(&new);
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new);
+    let written = file.and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&new, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written.context(path.display())
+}
+
+/// A folder that nobody else looks into.
+fn private() -> Result<Scratch> {
+    let scratch = Scratch::new()?;
+    let mode = Permissions::from_mode(PRIVATE_FOLDER);
+    fs::set_permissions(scratch.path(), mode).context(scratch.path().display())?;
+    Ok(scratch)
 }
 
 /// The raw disk.
@@ -80,7 +115,7 @@ fn disk(order: &Order, efi: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn from_pack(write: impl Fn(&Path) -> std::result::Result<(), String>) -> Result<Vec<u8>> {
-    let scratch = Scratch::new()?;
+    let scratch = private()?;
     let path = scratch.file("disk");
     write(&path).map_err(Error::new)?;
     fs::read(&path).context(path.display())
@@ -100,11 +135,41 @@ fn signed(key: &Path, certificate: &Path) -> Result<Vec<u8>> {
 
 /// The disk as QEMU's own format has it: it names no time and no identity.
 fn qcow2(disk: &[u8]) -> Result<Vec<u8>> {
-    let scratch = Scratch::new()?;
+    let scratch = private()?;
     let (raw, path) = (scratch.file("raw"), scratch.file("qcow2"));
     fs::write(&raw, disk).context(raw.display())?;
     let mut convert = process::command("qemu-img");
     convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&path);
     process::check(convert, LIMIT)?;
     fs::read(&path).context(path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let scratch = Scratch::new().expect("a folder");
+        // In its place is something that it cannot replace.
+        fs::create_dir_all(scratch.file("disk").join("sub")).expect("folders");
+        assert!(put(scratch.path(), "disk", b"x", PUBLIC).is_err());
+        let left = || fs::read_dir(scratch.path()).expect("it is there").count();
+        assert_eq!(left(), 1, "the folder alone");
+        put(scratch.path(), "other", b"x", PRIVATE).expect("written");
+        assert_eq!((left(), fs::read(scratch.file("other")).expect("it is there")), (2, b"x".to_vec()));
+    }
+
+    #[test]
+    fn what_another_has_left_open_is_not_written_to() {
+        let scratch = Scratch::new().expect("a folder");
+        let (left, path) = (scratch.file(".disk.new"), scratch.file("disk"));
+        for path in [&left, &path] {
+            fs::write(path, "old").expect("written");
+            fs::set_permissions(path, Permissions::from_mode(0o666)).expect("it is ours");
+        }
+        put(scratch.path(), "disk", b"secret", PRIVATE).expect("written");
+        let mode = fs::metadata(&path).expect("it is there").permissions().mode();
+        assert_eq!((mode & 0o777, left.exists()), (0o600, false));
+    }
 }

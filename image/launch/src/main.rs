@@ -22,8 +22,9 @@ cargo run [-- OPTIONS]          boots the appliance between a storage service an
 
 cargo run -- setup [tests|bench]    only installs what is needed (for the tests, for the benchmark)
 cargo run -- image                  prints where the image is
-cargo run -- images DIR [OPTIONS]   writes the image in every form that a hypervisor takes, with its parts and checksums
-  --config FILE                     the configuration that is put on its disks
+cargo run -- images DIR [OPTIONS]   writes the image in every form that a hypervisor takes, with what to tell each, its parts
+                                    and checksums
+  --config FILE                     the configuration that is put on its disks, which nobody else can read then
   --sign KEY CERTIFICATE            signs it for Secure Boot (PEM, both)
 cargo run -- agent OPTIONS          the agent of the parent partition (see agent/README.md)
 cargo run -- hosted OPTIONS         the appliance as a process over two TAP devices

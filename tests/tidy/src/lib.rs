@@ -99,6 +99,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "management_ctl",
             "image_formats",
+            "image_hosts",
             "image_pack",
             "image_appliance",
             "agent",
