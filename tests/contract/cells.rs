@@ -10,6 +10,7 @@ use agent_protocol::{
     path,
 };
 use image_launch::stage::IQN;
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -47,6 +48,20 @@ impl fmt::Display for Expected {
 /// What has come out for one verb: one text a standing, in the order of [`STANDINGS`].
 pub(crate) type Row = (Verb, Vec<String>);
 
+/// What each verb has come to in each standing when it was first sent.
+type Seen = Mutex<BTreeMap<(Verb, Standing), Outcome>>;
+
+/// An outcome as the page has it.
+fn shown(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done { changed: true, instance, .. } => Expected::Changed(instance.state).to_string(),
+        Outcome::Done { .. } => Expected::Unchanged.to_string(),
+        Outcome::Refused { code, .. } => Expected::Refused(*code).to_string(),
+        Outcome::Failed { code, .. } => Expected::Failed(*code).to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
 /// Some cells of the table that are played one after the other.
 #[derive(Clone, Copy, Debug)]
 enum Part {
@@ -71,13 +86,18 @@ pub(crate) fn play(parent: &Parent, backend: &Backend) -> Vec<Row> {
         Part::Loud(standing, verb) => !matches!(expected(backend, verb, standing), Expected::Failed(_)),
         Part::Quiet(standing) => standing != Some(State::Unknown),
     });
+    let seen = Seen::default();
     at_once(parts, |part| match part {
-        Part::Quiet(standing) => all_quiet(parent, backend, standing),
-        Part::Loud(standing, verb) => loud(parent, backend, verb, standing),
+        Part::Quiet(standing) => all_quiet(parent, backend, standing, &seen),
+        Part::Loud(standing, verb) => {
+            let outcome = loud(parent, backend, verb, standing);
+            seen.lock().unwrap().insert((verb, standing), outcome);
+        }
     });
-    let cell = |verb: Verb, standing: Standing| match reached(standing) {
-        true => expected(backend, verb, standing).to_string(),
-        false => "not reached".into(),
+    let seen = seen.into_inner().unwrap();
+    let cell = |verb: Verb, standing: Standing| match seen.get(&(verb, standing)) {
+        Some(outcome) => shown(outcome),
+        None => "not reached".into(),
     };
     let row = |verb: Verb| STANDINGS.iter().map(|standing| cell(verb, *standing)).collect();
     Verb::ALL.iter().map(|verb| (*verb, row(*verb))).collect()
@@ -110,22 +130,23 @@ fn is_loud(backend: &Backend, verb: Verb, standing: Standing) -> bool {
 }
 
 /// All that changes nothing of what stands like this.
-fn all_quiet(parent: &Parent, backend: &Backend, standing: Standing) {
+fn all_quiet(parent: &Parent, backend: &Backend, standing: Standing, seen: &Seen) {
     let shared = format!("quiet-{}", states::name(standing));
     reach(parent, &shared, standing);
     for verb in Verb::ALL.iter().filter(|verb| !is_loud(backend, **verb, standing)) {
         let expected = expected(backend, *verb, standing);
-        if is_impossible(backend, *verb) {
-            refused(parent, &shared, *verb, expected);
+        let outcome = if is_impossible(backend, *verb) {
+            refused(parent, &shared, *verb, expected)
         } else {
-            quiet(parent, &shared, *verb, expected);
-        }
+            quiet(parent, &shared, *verb, expected)
+        };
+        seen.lock().unwrap().insert((*verb, standing), outcome);
     }
     finish(parent, &shared);
 }
 
 /// A command that changes nothing: so it does not, however often it is sent.
-fn quiet(parent: &Parent, id: &str, verb: Verb, expected: Expected) {
+fn quiet(parent: &Parent, id: &str, verb: Verb, expected: Expected) -> Outcome {
     let before = Look::at(parent, id);
     let command = parent.command(id, action(verb));
     let first = parent.settled(&command);
@@ -135,20 +156,22 @@ fn quiet(parent: &Parent, id: &str, verb: Verb, expected: Expected) {
     }
     check(id, verb, &parent.act(id, action(verb)), expected);
     assert_eq!(Look::at(parent, id), before, "{verb} {id} is to change nothing");
+    first
 }
 
 /// A command that the hypervisor cannot carry out: no state of the instance makes anything be sent.
-fn refused(parent: &Parent, id: &str, verb: Verb, expected: Expected) {
+fn refused(parent: &Parent, id: &str, verb: Verb, expected: Expected) -> Outcome {
     let before = Look::at(parent, id);
     let outcome = parent.act(id, action(verb));
     if !matches!(outcome, Outcome::Refused { .. }) {
         check(id, verb, &outcome, expected);
     }
     assert_eq!(Look::at(parent, id), before, "{verb} {id} is impossible");
+    outcome
 }
 
 /// A command that changes something, on an instance of its own.
-fn loud(parent: &Parent, backend: &Backend, verb: Verb, standing: Standing) {
+fn loud(parent: &Parent, backend: &Backend, verb: Verb, standing: Standing) -> Outcome {
     let expected = expected(backend, verb, standing);
     let id = format!("{}-{verb}", states::name(standing)).replace('.', "-");
     reach_for(parent, &id, verb, standing);
@@ -172,6 +195,7 @@ fn loud(parent: &Parent, backend: &Backend, verb: Verb, standing: Standing) {
         assert_eq!(Look::at(parent, &id).effects, after.effects, "{verb} {id}, asked for anew");
     }
     finish(parent, &id);
+    first
 }
 
 /// What is seen of an instance, by the agent and from outside.

@@ -28,8 +28,9 @@ const fn case(verb: Verb, state: State, effects: &'static [&'static str]) -> Cas
     Case { verb, state: Some(state), effects }
 }
 
-/// Every command that does something. Of the first nine every place of `steps.rs` comes to one that has a process there.
-/// libvirt has QEMU keep snapshots by its human monitor.
+/// Every command that does something to a machine here: a move takes two hosts, and its ends are in the tests of the agent
+/// (`agent/src/hypervisor/qemu/between.rs`) and in the simulation. Of the first nine every place of `steps.rs` comes to one
+/// that has a process there. libvirt has QEMU keep snapshots by its human monitor.
 pub(crate) const CASES: &[Case] = &[
     case(Verb::Resume, State::Paused, &["cont"]),
     case(Verb::Pause, State::Running, &["stop"]),
@@ -48,6 +49,9 @@ pub(crate) const CASES: &[Case] = &[
     case(Verb::VolumeAttach, State::Running, &["device_add"]),
     case(Verb::NicAttach, State::Running, &["device_add"]),
     case(Verb::NicUpdate, State::Running, &["set_link"]),
+    case(Verb::Revert, State::Running, &["snapshot_load", "human_monitor_command"]),
+    case(Verb::Resize, State::Running, &["device_add"]),
+    case(Verb::VolumeResize, State::Running, &["block_resize"]),
 ];
 
 /// How many commands it takes for every place.
@@ -228,7 +232,8 @@ pub(crate) fn judge(parent: &Parent, one: &Sent, victim: Victim) -> String {
             format!("refused {}", code.as_str())
         }
         Outcome::Failed { code, .. } => {
-            is_not_done(parent, one, victim, &outcome, *code);
+            let asked = matches!(code, Failure::GuestIgnored | Failure::GuestDidNotRelease | Failure::Ended);
+            is_not_done(parent, one, victim, asked, &format!("{outcome:?}"));
             format!("failed {}", code.as_str())
         }
         Outcome::Indeterminate { .. } => {
@@ -247,9 +252,11 @@ pub(crate) fn at_most_once(parent: &Parent, one: &Sent, told: &str) {
     let (times, started) = (one.times(parent), one.started(parent));
     let seen = || parent.native.effects(&one.uuid(parent).unwrap_or_default());
     assert!(times <= 1, "{}: done {times} times: {:?}; {told}\n{}", one.id, seen(), parent.log());
-    // A snapshot of one that has died is made by a process that runs no guest.
-    let starts =
-        matches!(one.case.verb, Verb::Create | Verb::Start | Verb::Restore | Verb::Reboot | Verb::Snapshot);
+    // A snapshot of one that has died is made, and gone back to, by a process that runs no guest.
+    let starts = matches!(
+        one.case.verb,
+        Verb::Create | Verb::Start | Verb::Restore | Verb::Reboot | Verb::Snapshot | Verb::Revert
+    );
     assert!(started <= usize::from(starts), "{}: {started} processes: {:?}; {told}", one.id, seen());
     if let Some(uuid) = one.uuid(parent) {
         let running = parent.native.running(&uuid);
@@ -275,12 +282,14 @@ fn is_done(parent: &Parent, one: &Sent, victim: Victim, instance: &Instance) -> 
             | Verb::NicAttach
             | Verb::NicDetach
             | Verb::NicUpdate
+            | Verb::Resize
             | Verb::Snapshot
+            | Verb::Revert
     );
     let died = victim == Victim::Hypervisor && matches!(instance.state, State::Failed | State::Stopped);
     let seen = || parent.native.effects(&instance.uuid.to_string());
     assert!(changes && died, "{}: told as done, and it was not: {instance:?}; {:?}", one.id, seen());
-    if verb == Verb::Snapshot {
+    if matches!(verb, Verb::Snapshot | Verb::Revert) {
         done(parent.act(&one.id, action(Verb::Revert)));
         return "done to its disks";
     }
@@ -294,6 +303,13 @@ fn at_the_next_start(parent: &Parent, one: &Sent) {
     let pid = parent.native.pid(&started.uuid.to_string()).unwrap();
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
     let arguments = String::from_utf8_lossy(&arguments);
+    if one.case.verb == Verb::Resize {
+        let words: Vec<&str> = arguments.split('\0').collect();
+        let sizes: Vec<&str> =
+            words.windows(2).filter(|pair| pair[0] == "-smp").map(|pair| pair[1]).collect();
+        let is_two = |size: &&str| size.trim_start_matches("cpus=").split(',').next() == Some("2");
+        return assert!(sizes.last().is_some_and(is_two), "{}: {sizes:?}", one.id);
+    }
     let (name, wanted) = match one.case.verb {
         Verb::VolumeAttach => (image_launch::stage::IQN, true),
         Verb::VolumeDetach => (image_launch::stage::IQN, false),
@@ -303,13 +319,12 @@ fn at_the_next_start(parent: &Parent, one: &Sent) {
     assert_eq!(arguments.contains(name), wanted, "{}: {arguments}", one.id);
 }
 
-/// What is told as not done was not done.
-fn is_not_done(parent: &Parent, one: &Sent, victim: Victim, outcome: &Outcome, code: Failure) {
+/// What is told as not done was not done; that its guest was `asked` may be what is told.
+pub(crate) fn is_not_done(parent: &Parent, one: &Sent, victim: Victim, asked: bool, told: &str) {
     let state = parent.find(&one.id).map(|instance| instance.state);
     let so = match one.case.verb {
         _ if one.times(parent) == 0 => true,
-        // It was asked, and that it was is what is told.
-        _ if matches!(code, Failure::GuestIgnored | Failure::GuestDidNotRelease | Failure::Ended) => true,
+        _ if asked => true,
         // It was given up, and the guest goes on as if it had never been held.
         Verb::Save if state == Some(State::Running) => true,
         // Its first half was done, and that it is off is told.
@@ -317,11 +332,11 @@ fn is_not_done(parent: &Parent, one: &Sent, victim: Victim, outcome: &Outcome, c
         // There is nothing left that it could have been done to.
         _ => victim == Victim::Hypervisor && matches!(state, Some(State::Stopped | State::Failed)),
     };
-    assert!(so, "{}: it is {state:?}; {outcome:?}\n{}", one.id, parent.log());
+    assert!(so, "{}: it is {state:?}; {told}\n{}", one.id, parent.log());
 }
 
 /// A machine of which nobody knows what became of the last command: it can be looked at and ended, and nothing else.
-fn frozen(parent: &Parent, one: &Sent) {
+pub(crate) fn frozen(parent: &Parent, one: &Sent) {
     done(parent.act(&one.id, Action::Describe {}));
     let outcome = parent.act(&one.id, Action::Pause {});
     let refused = matches!(outcome, Outcome::Refused { code: Refusal::Frozen | Refusal::Terminated, .. });
@@ -330,7 +345,7 @@ fn frozen(parent: &Parent, one: &Sent) {
 
 /// What the agent says of the machine is what its process says, after a moment in which it notices. It is in a state that
 /// lasts.
-fn the_state_is_true(parent: &Parent, id: &str) {
+pub(crate) fn the_state_is_true(parent: &Parent, id: &str) {
     let mut seen = None;
     let fits = wait::until(format!("the agent knowing how {id} is"), LIMIT, || {
         let Some(instance) = parent.find(id) else { return Ok(Some(())) };

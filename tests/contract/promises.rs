@@ -1,11 +1,13 @@
 //! The appliance killed while commands that came by its API are carried out: it keeps its promises on its own disk, so who
 //! asks again under the same client token hears what became of the first, and nothing is done twice.
 
-use crate::crashes::{At, Sent, at_most_once, moments, prepare, terminate};
+use crate::crashes::{
+    At, Sent, Victim, at_most_once, frozen, is_not_done, moments, prepare, terminate, the_state_is_true,
+};
 use crate::native::{runs, signal};
 use crate::parent::{LIMIT, Parent};
 use crate::steps::{all_places, await_hold, places, rounds};
-use agent_protocol::{Backend, Verb};
+use agent_protocol::{Backend, OpId, Outcome, Verb};
 use image_launch::api::{self, Answer};
 use image_launch::process::Process;
 use image_launch::{Result, wait};
@@ -117,6 +119,7 @@ fn request(one: &Sent, target: &str) -> (String, Value) {
         (Verb::ForceStop, _) => json!({}),
         (Verb::VolumeAttach, _) => json!({ "target": target, "volume": "data" }),
         (Verb::NicAttach, action) => action["nic"].clone(),
+        (Verb::Resize, action) => action["size"].clone(),
         (_, mut action) => {
             action.as_object_mut().unwrap().remove("verb");
             action
@@ -156,6 +159,10 @@ fn judge(parent: &Parent, one: &Asked) -> String {
         };
         let state = answer.text("/state").to_string();
         last = Some(answer.clone());
+        // Nobody knows only if the agent does not, which may be asked anew at any moment.
+        if state == "indeterminate" && !is_unknown_to_the_agent(parent, &answer) {
+            return Ok(None);
+        }
         Ok(ENDS.contains(&state.as_str()).then_some(state).or_else(|| is_late(&answer)))
     });
     let state = ended.unwrap_or_else(|error| {
@@ -169,10 +176,27 @@ fn judge(parent: &Parent, one: &Asked) -> String {
         word if word.starts_with("refused") || word == "expired" => {
             assert_eq!(times, 0, "{}: {state}, and it was done: {last:?}", sent.id);
         }
-        _ => {}
+        "failed" => {
+            let last = last.expect("it is of an answer");
+            let asked = ["guest-ignored", "guest-did-not-release"]
+                .iter()
+                .any(|kind| last.text("/error/type").ends_with(kind));
+            is_not_done(parent, sent, Victim::Agent, asked, &format!("{last:?}"));
+        }
+        _ => {
+            assert_eq!(state, "indeterminate", "{}", sent.id);
+            frozen(parent, sent);
+        }
     }
+    the_state_is_true(parent, &sent.id);
     terminate(parent, &sent.id);
     state
+}
+
+/// Whether the agent itself cannot tell what became of an operation.
+fn is_unknown_to_the_agent(parent: &Parent, operation: &Answer) -> bool {
+    let op_id: OpId = operation.text("/id").parse().expect("an operation");
+    matches!(parent.recall(&op_id), Some(Outcome::Indeterminate { .. }))
 }
 
 /// A command that was not sent in time is told as a problem and not as an operation. No other problem lasts.
