@@ -52,7 +52,7 @@ impl Machine {
         String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
-    fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         format!("{}\n{}", last_lines(&self.said(), 30), self.process.tail())
     }
 }
@@ -64,6 +64,11 @@ impl Host {
         let pattern = Pattern::write(scratch.file("disk.raw"), 7, SIZE)?;
         let server = NbdServer::start(&net, &scratch, &Server::QemuNbd, pattern.path(), NBD)?;
         Ok(Self { server, pattern, net, scratch })
+    }
+
+    /// The file of the disk.
+    pub(crate) fn pattern(&self) -> &Path {
+        self.pattern.path()
     }
 
     /// An agent that knows nothing of the appliances before.
@@ -96,7 +101,12 @@ impl Host {
 
     /// Waits until the appliance says that it is ready or, where it says nothing, until it answers.
     pub(crate) fn wait_for(&self, machine: &mut Machine, speaks: bool) -> Result<Came> {
-        let answer = wait::until("the appliance", LIMIT, || {
+        self.wait_within(LIMIT, machine, speaks)
+    }
+
+    /// The same with another limit.
+    pub(crate) fn wait_within(&self, limit: Duration, machine: &mut Machine, speaks: bool) -> Result<Came> {
+        let answer = wait::until("the appliance", limit, || {
             let ended = machine.process.ended()?;
             let said = machine.said();
             if said.contains(NO_NICS) {

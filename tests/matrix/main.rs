@@ -16,6 +16,7 @@ mod platforms;
 mod qemu;
 mod table;
 mod times;
+mod xen;
 
 use crate::cell::{Cell, PAIRS, pair, rows};
 use crate::fixture::Turn;

@@ -1,7 +1,8 @@
-//! Monitors that are not QEMU, where the environment names their programs: Firecracker and Cloud Hypervisor on KVM.
+//! Monitors that are not QEMU, where the environment names what they are: Firecracker and Cloud Hypervisor on KVM, and Xen.
 
 use crate::host::{Came, Host, Machine, OFF};
 use crate::qemu::Seen;
+use crate::xen::{self, Kind};
 use image_launch::appliance::Config;
 use image_launch::net::Wire;
 use image_launch::process::{self, Process};
@@ -22,29 +23,42 @@ pub(crate) enum Monitor {
     /// On PCI.
     FirecrackerPci,
     CloudHypervisor,
+    Xen(Kind),
 }
 
 impl Monitor {
-    pub(crate) const ALL: [Self; 3] = [Self::Firecracker, Self::FirecrackerPci, Self::CloudHypervisor];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Firecracker,
+        Self::FirecrackerPci,
+        Self::CloudHypervisor,
+        Self::Xen(Kind::Pvh),
+        Self::Xen(Kind::Hvm),
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Firecracker => "Firecracker itself",
             Self::FirecrackerPci => "Firecracker itself, with PCI",
             Self::CloudHypervisor => "Cloud Hypervisor itself",
+            Self::Xen(Kind::Pvh) => "Xen itself, PVH",
+            Self::Xen(Kind::Hvm) => "Xen itself, HVM",
         }
     }
 
-    /// The variable that has the path of its program.
+    /// The variable that has the path of its program, or of a folder for its packages.
     pub(crate) fn variable(self) -> &'static str {
         match self {
             Self::Firecracker | Self::FirecrackerPci => "CORBEL_FIRECRACKER",
             Self::CloudHypervisor => "CORBEL_CLOUD_HYPERVISOR",
+            Self::Xen(_) => xen::VARIABLE,
         }
     }
 
     /// Boots the image with it on `host`, and so on.
     pub(crate) fn run(self, host: &Host) -> Result<(Seen, Duration)> {
+        if let Self::Xen(kind) = self {
+            return xen::run(host, kind);
+        }
         let Some(program) = std::env::var_os(self.variable()) else {
             return Ok((Seen::NotHere, Duration::ZERO));
         };

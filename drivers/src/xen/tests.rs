@@ -81,6 +81,21 @@ fn emulated_nics_are_let_go_of_where_there_are_ports_for_that_and_others_of_xens
 }
 
 #[test]
+fn of_two_likenesses_of_one_nic_the_first_is_kept() {
+    let host = Host::new(2);
+    let mut all = found();
+    let kept = all.nics.swap_remove(1);
+    assert_eq!(kept.mac(), [0, 0x16, 0x3e, 0, 0, 1]);
+    // What was not let go of is found before Xen's.
+    let mut again = Found { nics: vec![kept], ..Found::default() };
+    drop(all);
+    connect(&mut again, MEMORY).expect("a host").add_to(&mut again);
+    assert_eq!(again.nics.iter().map(|nic| nic.mac()[5]).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(again.failed, [(Location::Vif(1), Error::Unsupported("a NIC beside its emulated likeness"))]);
+    assert!(host.is_connected(0));
+}
+
+#[test]
 fn who_was_here_before_is_taken_over_from() {
     for (ours, theirs) in [("4", "4"), ("5", "5"), ("6", "6"), ("6", "2")] {
         let host = Host::new(1);
