@@ -1,6 +1,6 @@
 //! What a link asks of the agent beside commands, and what it makes of the answers.
 
-use super::{Broken, Link, parse, problem_type, refusal};
+use super::{Broken, Link, STALE, parse, problem_type, refusal};
 use crate::ask::{AgentError, Question, Reply};
 use crate::wire::Wire;
 use agent_protocol::{
@@ -48,6 +48,11 @@ impl<W: Wire> Link<'_, W> {
         }
         if status != 200 {
             let kind = problem_type(body);
+            // A greeting of this appliance's former run may have come behind the one of this run, and the agent takes orders
+            // from that one then. To greet again tells who commands, and whether it is still this appliance.
+            if kind.as_deref() == Some(STALE) {
+                return Err(Broken::Lost("it takes orders from another run"));
+            }
             let is_gone = kind.as_deref() == Some(UNKNOWN)
                 || method == Method::Delete && kind.as_deref() == Some(IMPOSSIBLE);
             let refused = AgentError::Refused(refusal(status, body));

@@ -7,7 +7,7 @@ use super::hypervisor::{News, name};
 use agent_engine::{Job, Step, Task};
 use agent_protocol::{Action, Command, Instance, Outcome, Verb};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of one command.
 #[derive(Default)]
@@ -21,7 +21,7 @@ struct Fact {
     machine: Option<u128>,
     /// Effects that it has had, by the kind of call.
     did: BTreeMap<&'static str, u32>,
-    /// What ran of the machine has ended since the last call.
+    /// What ran of the machine had ended at the last call, or has since.
     over: bool,
     /// A client was told that it has failed, as this.
     failed: Option<String>,
@@ -45,6 +45,8 @@ pub(crate) struct Check {
     epoch: u64,
     /// Another appliance has taken over.
     pub(crate) is_replaced: bool,
+    /// Machines of which nothing runs any more since it did.
+    down: BTreeSet<u128>,
     /// The targets that an appliance has promised to expose: which of the two, the generation, and the access.
     pub(crate) targets: BTreeMap<String, (usize, u64, &'static str)>,
     /// The maps that an appliance has promised to keep: which of the two, and the generation.
@@ -197,7 +199,7 @@ impl Check {
         let count = fact.calls.entry(kind.unwrap_or("end")).or_insert(0);
         *count += 1;
         let (is_twice, is_undone) = (*count > 1 && kind.is_some(), fact.undone);
-        (fact.machine, fact.over) = (Some(job.machine.uuid.0), false);
+        (fact.machine, fact.over) = (Some(job.machine.uuid.0), self.down.contains(&job.machine.uuid.0));
         let is_strange = fact.verb.zip(kind).is_some_and(|(verb, kind)| !calls_of(verb).contains(&kind));
         if is_twice {
             self.wrong(format!("{op} was carried out twice"));
@@ -220,18 +222,39 @@ impl Check {
                 News::Over { machine } => {
                     let of_it = self.facts.values_mut().filter(|fact| fact.machine == Some(machine));
                     of_it.for_each(|fact| fact.over = true);
+                    self.down.insert(machine);
                 }
                 News::Did { op, what, machine } => {
                     log::debug!("hypervisor: {what} has been done for {op:?}");
+                    let begins = matches!(what, "start" | "restore");
+                    if begins {
+                        self.down.remove(&machine);
+                    }
+                    if what == "let go" {
+                        self.is_let_go(&op, machine);
+                    }
                     let Some(fact) = self.facts.get_mut(&op) else { continue };
                     *fact.did.entry(what).or_insert(0) += 1;
                     fact.machine = Some(machine);
+                    fact.over &= !begins;
                     let told = fact.failed.clone().filter(|_| !ASKS.contains(&what));
                     if let Some(failed) = told.or_else(|| fact.undone.then(|| "not done".into())) {
                         self.wrong(format!("{op} was told as {failed}, and {what} is done after that"));
                     }
                 }
             }
+        }
+    }
+
+    /// A guest lets go of something once, whoever has asked for it: a command may ask again for what one that has failed had
+    /// asked for before it.
+    fn is_let_go(&mut self, op: &str, machine: u128) {
+        let Some(verb) = self.facts.get(op).and_then(|fact| fact.verb) else { return };
+        let alike =
+            self.facts.values_mut().filter(|fact| fact.verb == Some(verb) && fact.machine == Some(machine));
+        for fact in alike.filter(|fact| fact.end.is_none() && fact.did.keys().any(|what| ASKS.contains(what)))
+        {
+            fact.did.entry("let go").or_insert(0);
         }
     }
 
