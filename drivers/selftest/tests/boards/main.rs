@@ -263,7 +263,8 @@ fn an_idle_machine_takes_no_time() {
             ("pc", ",vectors=0"),
         ] {
             let machine = Machine::start(board, nic, 32, "", &[], network);
-            machine.echo(0, 1000);
+            // Who shares a line and cannot try it out is looked at each millisecond until it was heard.
+            (0..2).for_each(|nic| machine.echo(nic, 1000));
             let share = machine.load(std::time::Duration::from_secs(3));
             assert!(share < 0.05, "{board} {nic}: {share} of a CPU while nothing happens");
         }
