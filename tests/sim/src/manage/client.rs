@@ -56,6 +56,8 @@ pub(crate) struct Client {
     stage: Option<String>,
     /// The connection, what is heard on it, and until when.
     conn: Option<(usize, Engine, Instant)>,
+    /// When it goes on: events of an earlier wait come too.
+    due: Instant,
     /// Nobody may know how it ended, after this.
     calm: Instant,
 }
@@ -87,6 +89,7 @@ impl Client {
             generation: 0,
             stage: None,
             conn: None,
+            due: Instant::ZERO,
             calm,
         };
         client.choose();
@@ -104,6 +107,7 @@ impl Client {
 
     fn rest(&mut self, most_ms: u64) {
         let wait = Duration::from_millis(self.random.range(1, most_ms));
+        self.due = self.net.now.get() + wait;
         self.net.after(wait, Event::Client { client: self.number });
     }
 
@@ -241,7 +245,7 @@ impl Client {
             self.conn = None;
             return self.rest(500);
         }
-        if self.left == 0 {
+        if self.left == 0 || self.net.now.get() < self.due {
             return;
         }
         let conn = self.net.open(Kind::Client(self.number), self.who);
