@@ -218,7 +218,7 @@ fn the_longest_frames_are_carried_without_offloads() {
 
 #[test]
 fn a_small_machine_on_networks_with_the_longest_frames_gets_shorter_ones() {
-    Nics { memory: 8, ..Nics::of(65521) }.play(&["carried"]);
+    Nics { memory: 9, ..Nics::of(65521) }.play(&["carried"]);
 }
 
 #[test]
