@@ -8,7 +8,8 @@ fn main() {
         // The step to the image is code that is copied to pages which the firmware gives out, and jumped to under its page
         // tables. What says that it keeps data and code apart gets such pages only to write to.
         println!("cargo::rustc-link-arg-bins=/NXCOMPAT:NO");
-        // No time of day: the same sources make the same file.
-        println!("cargo::rustc-link-arg-bins=/Brepro");
+        // No time of day, and no record of debug information, which has a hash of paths: the same sources make the same file.
+        println!("cargo::rustc-link-arg-bins=/TIMESTAMP:0");
+        println!("cargo::rustc-link-arg-bins=/DEBUG:NONE");
     }
 }
