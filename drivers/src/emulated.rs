@@ -3,6 +3,8 @@
 //! It is strict with the driver: a descriptor, an index or an access that the standard forbids ends the test with a
 //! panic here or with a fault of [`kernel_io::emulated`].
 
+#[cfg(test)]
+pub(crate) mod frames;
 pub mod hyperv;
 #[cfg(test)]
 pub(crate) mod intel;

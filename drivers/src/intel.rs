@@ -11,11 +11,11 @@ mod tests;
 
 pub use ring::{Rx, Tx};
 
-use crate::nic::station;
+use crate::nic::{ETHERNET, USUAL_MTU, station};
 use crate::pci::{DeviceFunction, Leash, Pci};
 use crate::resets::{Resets, State};
 use crate::virtio::feature;
-use crate::virtio::net::plan::{self, Offer, Plan, plan};
+use crate::virtio::net::plan::{Offer, Plan, plan};
 use crate::{Error, Location, RxToken, TxToken};
 use core::num::NonZeroUsize;
 use kernel_io::{Buffer, Irq, Mmio};
@@ -244,7 +244,7 @@ impl Intel {
             wires.try_out();
         }
         let features = if wires.kind.cuts { feature::NET_HOST_TSO4 } else { 0 } | feature::NET_CSUM;
-        let mut plan = plan(&Offer { features, mtu: plan::USUAL_MTU, queues: [BUFFERS; 2] }, memory);
+        let mut plan = plan(&Offer { features, mtu: USUAL_MTU, queues: [BUFFERS; 2] }, memory);
         // It is given buffers of 2048 bytes, which costs a third more than was planned for each.
         plan.receive.count = (plan.receive.count * 3 / 4).max(1);
         let (receive, transmit) = (plan.receive, plan.transmit);
@@ -435,7 +435,7 @@ impl network_nic::Device for Intel {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.plan.mtu + plan::ETHERNET;
+        capabilities.max_transmission_unit = self.plan.mtu + ETHERNET;
         capabilities.checksum.tcp = Checksum::None;
         capabilities.segmentation = SegmentationCapabilities::default();
         if self.plan.features & feature::NET_HOST_TSO4 != 0 {

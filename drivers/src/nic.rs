@@ -71,8 +71,16 @@ pub(crate) fn station(mac: [u8; 6]) -> Result<[u8; 6], Error> {
 
 /// VIRTIO_NET_HDR_F_DATA_VALID, by which a frame's checksum is vouched for.
 const DATA_VALID: u8 = 2;
-/// Bytes of a frame's header.
-const ETHERNET: usize = 14;
+/// Bytes of a frame's header, and of the tag that a frame of a VLAN carries besides.
+pub(crate) const ETHERNET: usize = 14;
+const TAG: usize = 4;
+/// The MTU where nobody says another.
+pub(crate) const USUAL_MTU: usize = 1500;
+
+/// The longest frame of a network with that MTU: the stack does not want one with a tag, but it is no lie.
+pub(crate) const fn tagged(mtu: usize) -> usize {
+    mtu + ETHERNET + TAG
+}
 
 /// Whether a frame may be given to a stack that does not verify checksums of TCP, when a host says of those of TCP and of UDP whether
 /// they are right, or would be if they had been made.

@@ -10,10 +10,10 @@ mod tests;
 
 pub use ring::{Rx, Tx};
 
-use crate::nic::station;
+use crate::nic::{ETHERNET, USUAL_MTU, station};
 use crate::pci::{DeviceFunction, Leash, Pci};
 use crate::resets::{Resets, State};
-use crate::virtio::net::plan::{self, Offer, Plan, plan};
+use crate::virtio::net::plan::{Offer, Plan, plan};
 use crate::{Error, Location, RxToken, TxToken};
 use kernel_io::{Buffer, Irq, Mmio};
 use network_nic::{Checksum, Counters, DeviceCapabilities, Instant, Medium, Nic, SegmentationCapabilities};
@@ -121,7 +121,7 @@ impl Rtl8139 {
     /// Bring a device up that has been reset.
     pub(crate) fn new(wires: Wires, memory: usize) -> Result<Self, Error> {
         let mac = station(core::array::from_fn(|byte| wires.registers.read8(byte)))?;
-        let plan = plan(&Offer { features: 0, mtu: plan::USUAL_MTU, queues: [MOST; 2] }, memory);
+        let plan = plan(&Offer { features: 0, mtu: USUAL_MTU, queues: [MOST; 2] }, memory);
         let (receive, transmit) = (plan.receive, plan.transmit);
         let mut nic = Self {
             receive: Receive::new(Buffer::allocate(receive.count, receive.frame + CHECKSUM)?)?,
@@ -289,7 +289,7 @@ impl network_nic::Device for Rtl8139 {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.plan.mtu + plan::ETHERNET;
+        capabilities.max_transmission_unit = self.plan.mtu + ETHERNET;
         capabilities.checksum.tcp = Checksum::Both;
         capabilities.segmentation = SegmentationCapabilities::default();
         capabilities

@@ -15,7 +15,7 @@ pub use receive::Rx;
 pub use transmit::Tx;
 pub(crate) use transmit::prepare_segments;
 
-use crate::nic::station;
+use crate::nic::{ETHERNET, USUAL_MTU, station};
 use crate::pci::{DeviceFunction, Leash, Pci};
 use crate::resets::{Resets, State};
 use crate::virtio::feature;
@@ -214,7 +214,7 @@ impl Vmxnet3 {
         let [low, high] = MAC.map(|register| wires.device.read32(register).to_le_bytes());
         let mac = station([low[0], low[1], low[2], low[3], high[0], high[1]])?;
         let features = feature::NET_CSUM | feature::NET_HOST_TSO4;
-        let plan = plan(&Offer { features, mtu: plan::USUAL_MTU, queues: [BUFFERS; 2] }, memory);
+        let plan = plan(&Offer { features, mtu: USUAL_MTU, queues: [BUFFERS; 2] }, memory);
         let buffers = |buffers: plan::Buffers| Buffer::allocate(buffers.count, buffers.frame);
         let mut nic = Self {
             area: Shared::allocate(area::END)?,
@@ -476,7 +476,7 @@ impl network_nic::Device for Vmxnet3 {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.plan.mtu + plan::ETHERNET;
+        capabilities.max_transmission_unit = self.plan.mtu + ETHERNET;
         capabilities.checksum.tcp = Checksum::None;
         capabilities.segmentation = SegmentationCapabilities::default();
         if self.plan.features & feature::NET_HOST_TSO4 != 0 {

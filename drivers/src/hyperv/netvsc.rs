@@ -14,6 +14,7 @@ mod transmit;
 
 use super::bus::{Bus, Channel, Offer, RESET_TIME};
 use super::ring::Lie;
+use crate::nic::{ETHERNET, USUAL_MTU, tagged};
 use crate::resets::{Resets, State};
 use crate::{Error, Location, RxToken, TxToken};
 use alloc::boxed::Box;
@@ -28,10 +29,9 @@ use start::Control;
 use transmit::Transmit;
 pub use transmit::Tx;
 
-/// A frame's header; the MTU that the host is told; with the tag of a VLAN the longest frame.
-const ETHERNET: usize = 14;
-const MTU: usize = 1500;
-const LONGEST: usize = MTU + ETHERNET + 4;
+/// The MTU that the host is told, and the longest frame.
+const MTU: usize = USUAL_MTU;
+const LONGEST: usize = tagged(MTU);
 /// Pages of data in the rings. Ours has room for all that can be under way: what is sent, and a completion for each place
 /// that the host has for a frame. So one that is full tells that the host has told lies.
 const OUT_PAGES: usize = 16;

@@ -1,9 +1,9 @@
 //! The bus and the component for shutting down against an emulated host, honest and not.
 
 use super::*;
+use crate::emulated::frames::nothing;
 use crate::emulated::hyperv::{Host, Packet};
 use crate::shutdown::Request;
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use kernel_io::emulated::{faults, microseconds};
@@ -14,10 +14,6 @@ fn found() -> Found {
     let mut found = Found::default();
     find(&mut found, MEMORY);
     found
-}
-
-fn nothing() -> Vec<String> {
-    Vec::new()
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Both rings: the driver moves a tail, the device says in each descriptor that it is done.
 
+use crate::nic::ETHERNET;
 use crate::{Received, Room};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -17,8 +18,7 @@ const PIECE: usize = 8192;
 const DESCRIPTOR: usize = 16;
 /// Rings have a multiple of so many descriptors.
 const LEAST: usize = 8;
-/// Bytes of an Ethernet header, and where IPv4's checksum is in a frame.
-const ETHERNET: usize = 14;
+/// Where IPv4's checksum is in a frame.
 const IP_CHECKSUM: usize = 24;
 /// The device is done with it: in both words.
 const DONE: u64 = 1 << 32;

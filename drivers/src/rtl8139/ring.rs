@@ -1,5 +1,6 @@
 //! Both rings: a descriptor is the device's as long as a bit of it says so, and each place has a buffer of its own.
 
+use crate::nic::ETHERNET;
 use crate::{Received, Room};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -21,8 +22,7 @@ const ERROR: u32 = 1 << 20;
 const LENGTH: u32 = (1 << 13) - 1;
 /// Bytes of the checksum at the end of each received frame.
 pub(super) const CHECKSUM: usize = 4;
-/// The shortest and the longest frames, without it.
-const ETHERNET: usize = 14;
+/// The shortest frame that is sent, without it.
 const SHORTEST: usize = 60;
 
 /// Why a device is reset.

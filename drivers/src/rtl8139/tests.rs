@@ -2,44 +2,14 @@
 
 use super::*;
 use crate::emulated::Random;
+use crate::emulated::frames::{at, frame, nothing, receive, send};
 use crate::emulated::rtl8139::{Emulated, OWNED, WHOLE};
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec;
-use alloc::vec::Vec;
 use kernel_io::emulated::{claims, faults, limit_memory};
-use network_nic::{Device as _, RxToken as _, TxToken as _};
+use network_nic::Device as _;
 
 const MEMORY: usize = 64 << 10;
-
-fn at(milliseconds: i64) -> Instant {
-    Instant::from_millis(milliseconds)
-}
-
-/// An Ethernet frame of no protocol we know, with a number in it.
-fn frame(number: u16, length: usize) -> Vec<u8> {
-    let mut frame = vec![0; length];
-    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    frame[length - 2..].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
-fn receive(nic: &mut Rtl8139, now: Instant) -> Option<Vec<u8>> {
-    let waits = nic.waits();
-    let (token, _) = nic.receive(now)?;
-    assert!(waits, "who asks before would have missed it");
-    Some(token.consume(<[u8]>::to_vec))
-}
-
-fn send(nic: &mut Rtl8139, frame: &[u8], now: Instant) -> bool {
-    let Some(token) = nic.transmit(now) else { return false };
-    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-    true
-}
-
-fn nothing() -> Vec<String> {
-    Vec::new()
-}
 
 #[test]
 fn frames_go_both_ways_unchanged_many_times_around_the_rings() {

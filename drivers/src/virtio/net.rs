@@ -15,6 +15,7 @@ pub use transmit::Tx;
 
 use super::queue::{Lie, Queue};
 use super::{Device, feature};
+use crate::nic::{ETHERNET, USUAL_MTU};
 use crate::{Error, RxToken, TxToken};
 use core::fmt;
 use core::num::NonZeroUsize;
@@ -288,7 +289,7 @@ fn address(device: &mut Device, features: u64) -> Result<[u8; 6], Error> {
 
 fn mtu(device: &mut Device, features: u64) -> Result<usize, Error> {
     if features & feature::NET_MTU == 0 {
-        return Ok(plan::USUAL_MTU);
+        return Ok(USUAL_MTU);
     }
     let mtu = usize::from(u16::from_le_bytes(device.configuration(MTU)?));
     if mtu < plan::LEAST_MTU { Err(Error::Layout("its MTU is below 576")) } else { Ok(mtu) }
@@ -327,7 +328,7 @@ impl network_nic::Device for VirtioNet {
         let has = |wanted| self.plan.features & wanted != 0;
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.plan.mtu + plan::ETHERNET;
+        capabilities.max_transmission_unit = self.plan.mtu + ETHERNET;
         capabilities.checksum.tcp = match (has(feature::NET_CSUM), has(feature::NET_GUEST_CSUM)) {
             (true, true) => Checksum::None,
             (true, false) => Checksum::Rx,

@@ -3,14 +3,13 @@
 use super::Lie;
 use super::ring::Ring;
 use crate::Received;
+use crate::nic::ETHERNET;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::iter;
 use kernel_io::{Buffer, Direction, Lent};
 use network_nic::offload;
 
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
 /// In a descriptor's second word: the generation.
 const GENERATION: u32 = 31;
 /// In a completion's first word: which descriptor; the last and the first part of a frame; which ring; no checksum was made.

@@ -2,65 +2,17 @@
 
 use super::*;
 use crate::emulated::Random;
+use crate::emulated::frames::{at, frame, nothing, receive, segment, send, send_cut};
 use crate::emulated::vmxnet3::{Emulated, Sent, VOUCHED, WHOLE};
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::num::NonZeroU16;
 use kernel_io::emulated::{claims, faults, limit_memory};
-use network_nic::{Device as _, PacketMeta, RxToken as _, TxToken as _};
+use network_nic::Device as _;
 
 /// Enough for long frames, and for short ones only.
 const MUCH: usize = 4 << 20;
 const LITTLE: usize = 64 << 10;
 const NOT_CHECKED: u32 = 1 << 30;
-
-fn at(milliseconds: i64) -> Instant {
-    Instant::from_millis(milliseconds)
-}
-
-/// An Ethernet frame of no protocol we know, with a number in it.
-fn frame(number: u16, length: usize) -> Vec<u8> {
-    let mut frame = vec![0; length];
-    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    frame[length - 2..].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
-/// A segment of TCP over IPv4 with so much payload and no checksum of TCP.
-fn segment(payload: usize) -> Vec<u8> {
-    let mut frame = vec![0x33; 54 + payload];
-    frame[12..14].copy_from_slice(&[8, 0]);
-    frame[14..34].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0x12, 0x34, 10, 0, 0, 1, 10, 0, 0, 2]);
-    frame[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
-    frame[34 + 12] = 0x50;
-    frame[34 + 16..34 + 18].fill(0);
-    frame
-}
-
-fn receive(nic: &mut Vmxnet3, now: Instant) -> Option<Vec<u8>> {
-    let waits = nic.waits();
-    let (token, _) = nic.receive(now)?;
-    assert!(waits, "who asks before would have missed it");
-    Some(token.consume(<[u8]>::to_vec))
-}
-
-fn send_cut(nic: &mut Vmxnet3, frame: &[u8], segment: u16, now: Instant) -> bool {
-    let Some(mut token) = nic.transmit(now) else { return false };
-    let mut meta = PacketMeta::default();
-    meta.segmentation_offload_size = NonZeroU16::new(segment);
-    token.set_meta(meta);
-    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-    true
-}
-
-fn send(nic: &mut Vmxnet3, frame: &[u8], now: Instant) -> bool {
-    send_cut(nic, frame, 0, now)
-}
-
-fn nothing() -> Vec<String> {
-    Vec::new()
-}
 
 fn deliver(device: &Emulated, frame: &[u8]) -> bool {
     device.deliver(frame, WHOLE | NOT_CHECKED, 0)

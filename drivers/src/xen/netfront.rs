@@ -14,7 +14,7 @@ mod transmit;
 use super::bus::{Bus, CLOSED, CLOSING, CONNECTED, Frontend, INITIALISING, WAITS};
 use super::grants::Access;
 use super::ring::{Lie, SIZE};
-use crate::nic::station;
+use crate::nic::{ETHERNET, USUAL_MTU, station, tagged};
 use crate::resets::Resets;
 use crate::{Error, Location, RxToken, TxToken};
 use alloc::format;
@@ -31,10 +31,9 @@ pub use receive::Rx;
 use transmit::Transmit;
 pub use transmit::Tx;
 
-/// A frame's header; the MTU that tools give a NIC of Xen's unless told otherwise; with the tag of a VLAN the longest frame.
-const ETHERNET: usize = 14;
-const MTU: usize = 1500;
-const LONGEST: usize = MTU + ETHERNET + 4;
+/// The MTU that tools give a NIC of Xen's unless told otherwise, and the longest frame.
+const MTU: usize = USUAL_MTU;
+const LONGEST: usize = tagged(MTU);
 
 /// How long both sides may take at boot until the backend waits for what we have to say, in microseconds, and to close in the end. Miri
 /// takes its time for each.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::Request;
 use crate::emulated::Random;
+use crate::emulated::frames::nothing;
 use crate::emulated::xen::{Host, Misbehaviour};
 use alloc::string::String;
 use alloc::vec;
@@ -18,10 +19,6 @@ fn found() -> Found {
         connected.add_to(&mut found);
     }
     found
-}
-
-fn nothing() -> Vec<String> {
-    Vec::new()
 }
 
 /// A message of the store's.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::Found;
+use crate::emulated::frames::{at, frame, nothing, receive, segment, send};
 use crate::emulated::hyperv::{Host, Packet, capabilities};
 use crate::nic::AnyNic;
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
@@ -18,10 +18,6 @@ const LITTLE: usize = 128 << 10;
 const MANY: u16 = if cfg!(miri) { 12 } else { 2000 };
 const EVERY: usize = if cfg!(miri) { 5 } else { 1 };
 const TCP_IS_RIGHT: u32 = 1 << 3;
-
-fn at(milliseconds: i64) -> Instant {
-    Instant::from_millis(milliseconds)
-}
 
 fn driver(memory: usize) -> Result<NetVsc, Error> {
     let mut found = Found::default();
@@ -37,43 +33,6 @@ fn pair(memory: usize) -> (Host, NetVsc) {
     let nic = driver(memory).expect("an honest host");
     host.signals();
     (host, nic)
-}
-
-/// An Ethernet frame of no protocol we know, with a number in it.
-fn frame(number: u16, length: usize) -> Vec<u8> {
-    let mut frame = vec![0; length];
-    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    frame[length - 2..].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
-/// A TCP segment over IPv4 with `payload` bytes, its checksum left out.
-fn segment(payload: usize) -> Vec<u8> {
-    let mut frame = vec![0x5a; 54 + payload];
-    let total = u16::try_from(40 + payload).expect("short").to_be_bytes();
-    frame[12..14].copy_from_slice(&[8, 0]);
-    frame[14..34].copy_from_slice(&[
-        0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-    ]);
-    frame[34..54].copy_from_slice(&[0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 9, 0, 0, 0, 0]);
-    frame
-}
-
-fn receive(nic: &mut NetVsc, now: Instant) -> Option<Vec<u8>> {
-    let waits = nic.waits();
-    let (token, _) = nic.receive(now)?;
-    assert!(waits, "who asks before would have missed it");
-    Some(token.consume(<[u8]>::to_vec))
-}
-
-fn send(nic: &mut NetVsc, frame: &[u8], now: Instant) -> bool {
-    let Some(token) = nic.transmit(now) else { return false };
-    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-    true
-}
-
-fn nothing() -> Vec<String> {
-    Vec::new()
 }
 
 #[test]

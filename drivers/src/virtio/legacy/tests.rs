@@ -1,6 +1,7 @@
 //! The drivers over a device's ports, honest and not.
 
 use super::*;
+use crate::emulated::frames::{self, at, frame, receive};
 use crate::emulated::legacy::{Front, Manner};
 use crate::emulated::{Description, Emulated, Misbehaviour, Random};
 use crate::virtio::blk::{Block, Request};
@@ -8,19 +9,14 @@ use crate::virtio::feature;
 use crate::virtio::net::VirtioNet;
 use crate::virtio::rng::Rng;
 use alloc::vec;
-use alloc::vec::Vec;
 use core::task::Poll;
 use kernel_io::emulated::{claims, faults, on_delay};
-use network_nic::{Device as _, Instant, Nic as _, RxToken as _, TxToken as _};
+use network_nic::{Device as _, Instant, Nic as _};
 
 const MEMORY: usize = 64 << 10;
 const HEADER: usize = 10;
 /// Registers, and a NIC's configuration.
 const COUNT: u16 = 36;
-
-fn at(milliseconds: i64) -> Instant {
-    Instant::from_millis(milliseconds)
-}
 
 /// A NIC as bhyve has it, with queues of a thousand.
 fn nic(has_vectors: bool) -> (Emulated, Rc<Front>) {
@@ -35,30 +31,18 @@ fn driver(front: &Front) -> Result<VirtioNet, Error> {
     VirtioNet::new(front.device(DeviceType::Network)?, MEMORY)
 }
 
-fn frame(number: u16) -> Vec<u8> {
-    let mut frame = vec![0; 60];
-    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    frame[58..].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
 fn send(nic: &mut VirtioNet, frame: &[u8], now: Instant) -> bool {
-    let Some(token) = nic.transmit(now) else { return false };
-    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
+    let sent = frames::send(nic, frame, now);
     nic.flush();
-    true
-}
-
-fn receive(nic: &mut VirtioNet, now: Instant) -> Option<Vec<u8>> {
-    Some(nic.receive(now)?.0.consume(<[u8]>::to_vec))
+    sent
 }
 
 fn carry(device: &Emulated, nic: &mut VirtioNet, numbers: core::ops::Range<u16>) {
     for number in numbers {
-        assert!(send(nic, &frame(number), at(0)));
-        assert_eq!(device.sent().map(|bytes| bytes[HEADER..].to_vec()), Some(frame(number)));
-        assert!(device.deliver(&[&[0; HEADER][..], &frame(number)].concat()));
-        assert_eq!(receive(nic, at(0)), Some(frame(number)));
+        assert!(send(nic, &frame(number, 60), at(0)));
+        assert_eq!(device.sent().map(|bytes| bytes[HEADER..].to_vec()), Some(frame(number, 60)));
+        assert!(device.deliver(&[&[0; HEADER][..], &frame(number, 60)].concat()));
+        assert_eq!(receive(nic, at(0)), Some(frame(number, 60)));
     }
 }
 
@@ -71,9 +55,9 @@ fn frames_go_both_ways_in_rings_of_the_devices_size() {
         carry(&device, &mut nic, 0..if cfg!(miri) { 40 } else { 3000 });
         // Woken by what comes, and by nothing twice.
         assert!(!nic.arm() && !nic.arm());
-        assert!(device.deliver(&[&[0; HEADER][..], &frame(1)].concat()));
+        assert!(device.deliver(&[&[0; HEADER][..], &frame(1, 60)].concat()));
         assert!(nic.arm());
-        assert_eq!(receive(&mut nic, at(0)), Some(frame(1)));
+        assert_eq!(receive(&mut nic, at(0)), Some(frame(1, 60)));
         assert!(!nic.arm());
         device.need_reset();
         assert!(nic.arm(), "it asks for a reset");
@@ -205,12 +189,12 @@ fn whatever_its_registers_say_nothing_stops() {
                 match random.below(20) {
                     0 => device.lie(random.below(2) as usize, random.next() as u32, 60, 1),
                     1 => device.need_reset(),
-                    2..10 => drop(device.deliver(&[&[0; HEADER][..], &frame(1)].concat())),
+                    2..10 => drop(device.deliver(&[&[0; HEADER][..], &frame(1, 60)].concat())),
                     _ => drop(device.sent()),
                 }
             }
             drop(receive(&mut nic, now));
-            send(&mut nic, &frame(2), now);
+            send(&mut nic, &frame(2, 60), now);
             nic.arm();
         }
         faults();

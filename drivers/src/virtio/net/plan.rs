@@ -4,12 +4,9 @@
 //! ones. With little memory there are small buffers only, and received segments are not merged.
 
 use super::super::feature;
+use crate::nic::{ETHERNET, USUAL_MTU, tagged};
 
-/// Ethernet header, and the tag that a frame of a VLAN carries besides.
-pub(crate) const ETHERNET: usize = 14;
-const TAG: usize = 4;
-/// The MTU where the device says none, and the least that IPv4 networks have (RFC 791).
-pub(crate) const USUAL_MTU: usize = 1500;
+/// The least MTU that IPv4 networks have (RFC 791).
 pub(super) const LEAST_MTU: usize = 576;
 /// The longest IP packet, in an Ethernet frame.
 const LONGEST_FRAME: usize = ETHERNET + 65535;
@@ -102,11 +99,6 @@ fn long(frame: usize, short: usize, memory: usize, queue: usize) -> Option<Buffe
 
 fn all_short(frame: usize, memory: usize, queue: usize) -> Buffers {
     Buffers { count: room(frame, memory).clamp(SHORT_LEAST, SHORT_MOST).min(queue), frame }
-}
-
-/// A frame of the network with that MTU, with the tag of a VLAN.
-fn tagged(mtu: usize) -> usize {
-    mtu + ETHERNET + TAG
 }
 
 /// Whether a feature is there with the one it needs (virtio 1.2 section 5.1.3.1).

@@ -2,8 +2,9 @@
 
 use super::super::feature;
 use super::super::queue::{Lie, Queue};
-use super::plan::{ETHERNET, Plan};
+use super::plan::Plan;
 use crate::Received;
+use crate::nic::{ETHERNET, tagged};
 use alloc::vec::Vec;
 use kernel_io::Buffer;
 use network_nic::offload::{self, Header};
@@ -26,8 +27,7 @@ impl Checks {
     pub(super) fn new(plan: &Plan, header: usize) -> Self {
         Self {
             header,
-            // With the tag of a VLAN, which the stack will not want but which is no lie.
-            longest: plan.mtu + ETHERNET + 4,
+            longest: tagged(plan.mtu),
             merged: plan.features & feature::NET_GUEST_TSO4 != 0,
             vouched: plan.features & feature::NET_GUEST_CSUM != 0,
         }

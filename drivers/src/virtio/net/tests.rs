@@ -1,13 +1,13 @@
 //! The NIC against an emulated device, honest and not.
 
 use super::*;
+use crate::emulated::frames::{at, frame, nothing, receive, segment, send};
 use crate::emulated::{Emulated, Misbehaviour, Random};
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 use kernel_io::emulated::{faults, limit_memory};
-use network_nic::{Device as _, PacketMeta, RxToken as _, TxToken as _};
+use network_nic::{Device as _, PacketMeta, TxToken as _};
 
 const MODERN: u64 = feature::VERSION_1 | feature::EVENT_IDX | feature::NET_MAC | feature::NET_MTU;
 const OFFLOADS: u64 =
@@ -16,38 +16,9 @@ const OFFLOADS: u64 =
 const MUCH: usize = 4 << 20;
 const LITTLE: usize = 64 << 10;
 
-fn at(milliseconds: i64) -> Instant {
-    Instant::from_millis(milliseconds)
-}
-
 /// What the device puts in front of a frame when there is nothing to say.
 fn bare(frame: &[u8]) -> Vec<u8> {
     [&[0; HEADER_LEN], frame].concat()
-}
-
-/// An Ethernet frame of no protocol we know, with a number in it.
-fn frame(number: u16, length: usize) -> Vec<u8> {
-    let mut frame = vec![0; length];
-    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    frame[length - 2..].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
-fn receive(nic: &mut VirtioNet, now: Instant) -> Option<Vec<u8>> {
-    let waits = nic.waits();
-    let (token, _) = nic.receive(now)?;
-    assert!(waits, "who asks before would have missed it");
-    Some(token.consume(<[u8]>::to_vec))
-}
-
-fn send(nic: &mut VirtioNet, frame: &[u8], now: Instant) -> bool {
-    let Some(token) = nic.transmit(now) else { return false };
-    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-    true
-}
-
-fn nothing() -> Vec<String> {
-    Vec::new()
 }
 
 #[test]
@@ -180,18 +151,6 @@ fn room_for_sending_wakes_a_driver_that_waits_for_nothing_else() {
     assert_eq!(receive(&mut nic, at(0)), None);
     assert!(!nic.waits() && !nic.arm());
     assert!(send(&mut nic, &frame(0, 60), at(0)));
-}
-
-/// A TCP segment over IPv4 with `payload` bytes, its checksum left out.
-fn segment(payload: usize) -> Vec<u8> {
-    let mut frame = vec![0x5a; 54 + payload];
-    let total = u16::try_from(40 + payload).expect("short").to_be_bytes();
-    frame[12..14].copy_from_slice(&[8, 0]);
-    frame[14..34].copy_from_slice(&[
-        0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-    ]);
-    frame[34..54].copy_from_slice(&[0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 9, 0, 0, 0, 0]);
-    frame
 }
 
 #[test]

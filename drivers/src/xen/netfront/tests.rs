@@ -3,13 +3,12 @@
 use super::*;
 use crate::Found;
 use crate::emulated::Random;
+use crate::emulated::frames::{at, frame, nothing, receive, segment, send, send_cut};
 use crate::emulated::xen::{Host, Sent, Slot};
 use crate::nic::AnyNic;
-use alloc::string::String;
 use alloc::vec;
-use core::num::NonZeroU16;
 use kernel_io::emulated::{faults, microseconds, tick};
-use network_nic::{Device as _, PacketMeta, RxToken as _, TxToken as _};
+use network_nic::{Device as _, TxToken as _};
 
 /// Enough for long frames, and for short ones only.
 const MUCH: usize = 4 << 20;
@@ -25,10 +24,6 @@ const RX_BLANK: u16 = 2;
 /// Of both.
 const MORE: u16 = 4;
 const EXTRA: u16 = 8;
-
-fn at(milliseconds: i64) -> Instant {
-    Instant::from_millis(milliseconds)
-}
 
 fn driver(memory: usize) -> Netfront {
     let mut found = Found::default();
@@ -48,56 +43,10 @@ fn pair(memory: usize) -> (Host, Netfront) {
     (host, nic)
 }
 
-/// An Ethernet frame of no protocol we know, with a number in it.
-fn frame(number: u16, length: usize) -> Vec<u8> {
-    let mut frame: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
-    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    frame[length - 2..].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
-/// A TCP segment over IPv4 with `payload` bytes, its checksum left out.
-fn segment(payload: usize) -> Vec<u8> {
-    let mut frame = vec![0x5a; 54 + payload];
-    let total = u16::try_from(40 + payload).expect("short").to_be_bytes();
-    frame[12..14].copy_from_slice(&[8, 0]);
-    frame[14..34].copy_from_slice(&[
-        0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-    ]);
-    frame[34..54].copy_from_slice(&[0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 9, 0, 0, 0, 0]);
-    frame
-}
-
-fn receive(nic: &mut Netfront, now: Instant) -> Option<Vec<u8>> {
-    let waits = nic.waits();
-    let (token, _) = nic.receive(now)?;
-    assert!(waits, "who asks before would have missed it");
-    Some(token.consume(<[u8]>::to_vec))
-}
-
 /// As a machine does to which nothing is sent, until both sides have done what they can.
 fn settle(nic: &mut Netfront, now: Instant) -> State {
     (0..20).for_each(|_| assert_eq!(receive(nic, now), None));
     nic.state
-}
-
-fn send(nic: &mut Netfront, frame: &[u8], now: Instant) -> bool {
-    let Some(token) = nic.transmit(now) else { return false };
-    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-    true
-}
-
-fn send_cut(nic: &mut Netfront, frame: &[u8], segment: u16) -> bool {
-    let Some(mut token) = nic.transmit(at(0)) else { return false };
-    let mut meta = PacketMeta::default();
-    meta.segmentation_offload_size = NonZeroU16::new(segment);
-    token.set_meta(meta);
-    token.consume(frame.len(), |bytes| bytes.copy_from_slice(frame));
-    true
-}
-
-fn nothing() -> Vec<String> {
-    Vec::new()
 }
 
 #[test]
@@ -138,7 +87,7 @@ fn long_frames_come_and_go_in_pieces() {
     assert_eq!(host.read("device/vif/0/feature-gso-tcpv4").as_deref(), Some("1"));
     for length in [4042, 4043, 8192, 20_000, 60 * 1024 - 54] {
         let out = segment(length);
-        assert!(send_cut(&mut nic, &out, 1448));
+        assert!(send_cut(&mut nic, &out, 1448, at(0)));
         nic.flush();
         let sent = host.sent(0).expect("a frame");
         let flags = sent.flags & !MORE;
@@ -187,7 +136,7 @@ fn answers_may_come_in_any_order_and_late() {
     let (host, mut nic) = pair(MUCH);
     for round in 0..MANY / 10 {
         let mut count = 0;
-        while send_cut(&mut nic, &segment(usize::from(round) * 311 % 50_000 + 1), 1448) {
+        while send_cut(&mut nic, &segment(usize::from(round) * 311 % 50_000 + 1), 1448, at(0)) {
             count += 1;
             assert!(count < 100);
         }
