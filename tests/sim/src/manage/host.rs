@@ -343,7 +343,7 @@ impl Host {
                 let mut command: Command = decode(request.body).ok()?;
                 check.arrived(&command, now);
                 let op_id = command.op_id.clone();
-                self.plant(&mut command);
+                self.plant(&mut command, run.engine.epoch());
                 let said = request.query.and_then(|query| query.strip_prefix("wait=")?.parse().ok());
                 let patience = said.map_or(PATIENCE, Duration::from_millis);
                 let until = self.net.now.get() + patience;
@@ -393,10 +393,10 @@ impl Host {
     }
 
     /// What a planted bug of the agent makes of a command.
-    fn plant(&self, command: &mut Command) {
+    fn plant(&self, command: &mut Command, epoch: u64) {
         match self.bug {
             Some(Bug::NoDeadline) => command.deadline_ms = None,
-            Some(Bug::NoFence) => command.epoch = None,
+            Some(Bug::NoFence) => command.epoch = Some(epoch),
             _ => {}
         }
     }
