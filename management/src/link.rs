@@ -71,15 +71,8 @@ fn client(management: &Management, agent: SocketAddrV4) -> Client {
 
 /// The most bytes of an answer of the agent's that are taken on a machine that remembers so many operations: no list that is
 /// asked for there is longer, and an agent that says anything it likes takes no more.
-const fn reply_bytes(operations: usize) -> usize {
-    let bytes = operations << 12;
-    if bytes < REPLY_BYTES.0 {
-        REPLY_BYTES.0
-    } else if bytes > REPLY_BYTES.1 {
-        REPLY_BYTES.1
-    } else {
-        bytes
-    }
+fn reply_bytes(operations: usize) -> usize {
+    (operations << 12).clamp(REPLY_BYTES.0, REPLY_BYTES.1)
 }
 
 struct Link<'a, W> {

@@ -1,10 +1,10 @@
 //! What those who only look are told.
 
-use agent_protocol::{Event, ImageName, Instance, InstanceId, Outcome, Refusal, Stats, Uuid};
+use agent_protocol::{Event, ImageName, Instance, InstanceId, Outcome, Refusal, State, Stats, Uuid};
 use alloc::vec::Vec;
 
 use crate::lane::Lane;
-use crate::{Engine, Fault, Machine, Ticket};
+use crate::{Engine, Fault, Machine, Record, Ticket};
 
 /// Some of the instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,14 +111,16 @@ impl Engine {
 
     /// The UUIDs of all living instances.
     pub fn uuids(&self) -> impl Iterator<Item = Uuid> {
-        let living = self.lanes.values().map(|lane| &lane.record);
-        living.filter(|record| record.state != agent_protocol::State::Terminated).map(|record| record.uuid)
+        self.of_the_living().map(|(_, record)| record.uuid)
     }
 
     /// Every living instance.
     pub fn living(&self) -> Vec<InstanceId> {
-        let living =
-            self.lanes.iter().filter(|(_, lane)| lane.record.state != agent_protocol::State::Terminated);
-        living.map(|(id, _)| id.clone()).collect()
+        self.of_the_living().map(|(id, _)| id.clone()).collect()
+    }
+
+    fn of_the_living(&self) -> impl Iterator<Item = (&InstanceId, &Record)> {
+        let all = self.lanes.iter().map(|(id, lane)| (id, &lane.record));
+        all.filter(|(_, record)| record.state != State::Terminated)
     }
 }
