@@ -22,8 +22,9 @@ pub(crate) fn play(stage: &mut Stage, scenario: &str) -> String {
     let console = stage.appliance.console();
     let alive = stage.appliance.process().must_run();
     let report = || {
+        // What the scenario says comes last: who shortens a log leaves its end.
         let said = process::last_lines(&output.text(), 60);
-        format!("{scenario}:\n{said}\nthe appliance:\n{}", process::last_lines(&console, 40))
+        format!("the appliance:\n{}\n{scenario}:\n{said}\n", process::last_lines(&console, 40))
     };
     assert_eq!(output.code, 0, "{}", report());
     assert!(alive.is_ok() && !stage.appliance.has_panicked(), "{}", report());
