@@ -472,9 +472,7 @@ impl Nic for Intel {
         }
         match self.state {
             State::Up => self.acknowledge(),
-            // Nobody wakes us when the rest is over.
-            State::Resting { .. } => return true,
-            State::Dead => return false,
+            State::Resting { .. } | State::Dead => return false,
         }
         if self.gone {
             return true;
@@ -487,6 +485,10 @@ impl Nic for Intel {
             self.want(RECEIVED | LINK);
             self.receive.waits()
         }
+    }
+
+    fn rests_until(&self) -> Option<Instant> {
+        self.state.rests_until()
     }
 
     fn has_sent(&mut self) -> bool {

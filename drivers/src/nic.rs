@@ -225,6 +225,10 @@ impl Nic for AnyNic {
         each!(self, nic => nic.arm())
     }
 
+    fn rests_until(&self) -> Option<Instant> {
+        each!(self, nic => nic.rests_until())
+    }
+
     fn has_sent(&mut self) -> bool {
         each!(self, nic => nic.has_sent())
     }

@@ -1,8 +1,7 @@
 //! How often a device may be reset, so that one that only lies costs little.
 
 use core::time::Duration;
-use kernel_io::Irq;
-use network_nic::Instant;
+use network_nic::{Instant, NEVER};
 
 /// Resets within [`WINDOW`] after which the device gets a rest.
 const MOST: u32 = 8;
@@ -22,6 +21,17 @@ pub(crate) enum State {
     Dead,
 }
 
+impl State {
+    /// What [`network_nic::Nic::rests_until`] is to say.
+    pub(crate) fn rests_until(self) -> Option<Instant> {
+        match self {
+            Self::Up => None,
+            Self::Resting { until } => Some(until),
+            Self::Dead => Some(NEVER),
+        }
+    }
+}
+
 /// The resets of one device.
 #[derive(Debug)]
 pub(crate) struct Resets {
@@ -30,12 +40,10 @@ pub(crate) struct Resets {
     count: u32,
     /// How often in a row it could not be started again.
     failures: u32,
-    /// Wakes us while it rests.
-    tick: Option<Irq>,
 }
 
 impl Resets {
-    pub(crate) const NONE: Self = Self { since: Instant::ZERO, count: 0, failures: 0, tick: None };
+    pub(crate) const NONE: Self = Self { since: Instant::ZERO, count: 0, failures: 0 };
 
     /// One more. Answers until when the device has to rest, if there are too many.
     pub(crate) fn another(&mut self, now: Instant) -> Option<Instant> {
@@ -58,14 +66,6 @@ impl Resets {
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }
-
-    /// It rests while the machine idles: look again in a millisecond. Answers whether that is now.
-    pub(crate) fn is_to_be_looked_at(&mut self) -> bool {
-        if self.tick.is_none() {
-            self.tick = Irq::tick().ok();
-        }
-        self.tick.as_ref().is_none_or(Irq::take)
-    }
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_started_again_rests_longer_each_time_and_is_looked_at_each_millisecond() {
+    fn what_cannot_be_started_again_rests_longer_each_time() {
         let mut resets = Resets::NONE;
         let at = Instant::from_millis;
         for seconds in [1, 2, 4, 8, 16, 32, 32] {
@@ -92,8 +92,5 @@ mod tests {
         }
         resets.succeeded();
         assert_eq!(resets.failed(at(0)), at(1000));
-        assert!(!resets.is_to_be_looked_at());
-        kernel_io::emulated::tick();
-        assert!(resets.is_to_be_looked_at() && !resets.is_to_be_looked_at());
     }
 }

@@ -319,9 +319,7 @@ impl Nic for Rtl8139 {
         }
         match self.state {
             State::Up => self.acknowledge(),
-            // Nobody wakes us when the rest is over.
-            State::Resting { .. } => return true,
-            State::Dead => return false,
+            State::Resting { .. } | State::Dead => return false,
         }
         if self.failed {
             return true;
@@ -334,6 +332,10 @@ impl Nic for Rtl8139 {
             self.want(RECEIVED | LINK | FAILED);
             self.receive.waits()
         }
+    }
+
+    fn rests_until(&self) -> Option<Instant> {
+        self.state.rests_until()
     }
 
     fn has_sent(&mut self) -> bool {

@@ -517,8 +517,7 @@ impl Nic for Vmxnet3 {
         }
         match self.state {
             State::Up => self.acknowledge(),
-            State::Resting { .. } => return self.resets.is_to_be_looked_at(),
-            State::Dead => return false,
+            State::Resting { .. } | State::Dead => return false,
         }
         self.look_at_events();
         if self.stopped {
@@ -532,6 +531,10 @@ impl Nic for Vmxnet3 {
             self.wires.mask(wanted, false);
         }
         if starved { self.transmit.waits() } else { self.receive.waits() }
+    }
+
+    fn rests_until(&self) -> Option<Instant> {
+        self.state.rests_until()
     }
 
     fn has_sent(&mut self) -> bool {

@@ -4,12 +4,16 @@ use crate::gate::{Arrival, Single};
 use crate::sockets::{Place, Segment};
 use crate::stack::{Inner, timestamp};
 use crate::{Settings, Stack, late};
+use core::time::Duration;
 use kernel_runtime::Instant;
-use network_nic::{Nic, RxToken, TxToken};
+use network_nic::{NEVER, Nic, RxToken, TxToken};
 use smoltcp::iface::{Interface, SocketSet};
 
 /// Frames taken in before the tasks and the other stack have their turn. A flood can make us busy, not deaf.
 const FRAMES_PER_TURN: usize = 64;
+
+/// From one try to send to the next by a NIC that takes no frames.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A NIC with the stack that speaks on it.
 pub struct Attachment<N> {
@@ -75,8 +79,13 @@ impl<N: Nic> Attachment<N> {
     /// When [`Attachment::transmit`] is due even if nothing arrives: `None` for never. It may turn out that nothing is to
     /// be done then.
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
-        let at = self.stack.0.borrow().sockets.next_deadline()?;
-        Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)).max(now))
+        let mut at = self.stack.0.borrow().sockets.next_deadline().unwrap_or(NEVER);
+        if let Some(until) = self.nic.rests_until() {
+            // What waits to be sent is due all the time. Connections run out of time meanwhile too.
+            at = at.max(timestamp(now + LOOK)).min(until);
+        }
+        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
+        (at != NEVER).then(|| Instant::from_micros(micros).max(now))
     }
 
     /// Ask the NIC for a wake-up at the next frame; `true` when one is there already.

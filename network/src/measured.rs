@@ -73,6 +73,10 @@ impl<N: Nic> Nic for Measured<N> {
         self.nic.arm()
     }
 
+    fn rests_until(&self) -> Option<Instant> {
+        self.nic.rests_until()
+    }
+
     fn has_sent(&mut self) -> bool {
         self.nic.has_sent()
     }

@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
-use network_nic::Nic;
+use network_nic::{NEVER, Nic};
 use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::socket::{AnySocket, dhcpv4};
@@ -23,8 +23,6 @@ const SEGMENTS: usize = 4;
 /// How long fewer may wait for data to go along with: less than the least time after which a peer that hears nothing
 /// sends again. That is four milliseconds where clocks tick in two (RFC 8985 section 7.2 as Linux has it).
 const PATIENCE: Duration = Duration::from_millis(1);
-/// When nothing is due.
-const NEVER: Instant = Instant::from_micros_const(i64::MAX);
 
 /// A connection as its segments name it: the peer's address and port, and our port. Zero is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -387,6 +387,53 @@ fn nobody_comes_to_port_zero_and_nothing_stops_for_it() {
     world.run(Duration::from_secs(1));
 }
 
+/// A connection writes all the time, and after a second its NIC takes nothing any more, or not before a second more. Answers
+/// how often the world turns in three seconds from then, and when all of it has arrived.
+fn write_while_the_nic_rests(until: u64) -> (u32, Option<Instant>) {
+    const SECOND: u64 = 1_000_000;
+    let mut world = World::new();
+    let [client, server] = world.stacks();
+    let (end, clock) = (Rc::new(Cell::new(None)), world.executor.clock());
+    let (mut listener, arrived) = (server.stream(4096, 4096), end.clone());
+    world.executor.add("server", async move {
+        listener.accept(80).await;
+        let (mut buffer, mut count) = ([0; 1000], 0);
+        while count < 100_000 {
+            count += listener.read(&mut buffer).await.expect("no reset");
+        }
+        arrived.set(Some(clock.now()));
+    });
+    let (mut stream, clock) = (client.stream(4096, 4096), world.executor.clock());
+    world.executor.add("client", async move {
+        stream.connect("10.77.0.2:80".parse().expect("address")).await.expect("connected");
+        for _ in 0..100 {
+            stream.write_all(&[1; 1000]).await.expect("written");
+            clock.sleep(Duration::from_millis(15)).await;
+        }
+    });
+    let (mut turns, rests) = (0, world.ends[0].nic().rests.clone());
+    while world.now < Instant::from_micros(SECOND) {
+        world.turn();
+    }
+    rests.set(Some(network_nic::Instant::from_micros(i64::try_from(until).expect("a time"))));
+    while world.now < Instant::from_micros(4 * SECOND) {
+        world.turn();
+        turns += 1;
+        // Nobody is asked for more.
+        assert!(turns < 10_000, "a stack that turns all the time");
+    }
+    (turns, end.get())
+}
+
+#[test]
+fn what_waits_for_a_nic_that_rests_is_sent_behind_it_and_tried_seldom_meanwhile() {
+    let (turns, end) = write_while_the_nic_rests(2_000_000);
+    let end = end.expect("all has arrived");
+    assert!(end > Instant::from_micros(2_000_000) && turns < 2_000, "{end:?} {turns}");
+    let (turns, end) = write_while_the_nic_rests(i64::MAX as u64);
+    assert!(end.is_none() && turns < 1_000, "{turns}");
+}
+
 #[test]
 fn a_closed_port_refuses() {
     let mut world = World::new();

@@ -269,9 +269,12 @@ impl Nic for NetVsc {
                 self.armed = true;
                 self.channel.arm()
             }
-            State::Resting { .. } => self.resets.is_to_be_looked_at(),
-            State::Dead => false,
+            State::Resting { .. } | State::Dead => false,
         }
+    }
+
+    fn rests_until(&self) -> Option<Instant> {
+        self.state.rests_until()
     }
 
     fn has_sent(&mut self) -> bool {

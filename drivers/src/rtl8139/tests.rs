@@ -170,7 +170,8 @@ fn a_device_that_only_lies_gets_a_rest() {
         receive(&mut nic, at(2000 + time));
     }
     assert_eq!((nic.counters().resets, device.is_running()), (9, false));
-    assert!(nic.arm() && nic.waits() && nic.transmit(at(2999)).is_none());
+    assert!(!nic.arm() && nic.waits() && nic.transmit(at(2999)).is_none());
+    assert_eq!(nic.rests_until(), Some(at(3000)));
     assert!(nic.transmit(at(3000)).is_some() && device.is_running());
     assert!(device.deliver(&frame(3, 60), WHOLE) && receive(&mut nic, at(3001)) == Some(frame(3, 60)));
     assert_eq!(faults(), nothing());

@@ -16,10 +16,10 @@ pub use transmit::Tx;
 use super::queue::{Lie, Queue};
 use super::{Device, feature};
 use crate::nic::{ETHERNET, USUAL_MTU};
+use crate::resets::{Resets, State};
 use crate::{Error, RxToken, TxToken};
 use core::fmt;
 use core::num::NonZeroUsize;
-use core::time::Duration;
 use kernel_io::{Buffer, Direction};
 use network_nic::offload::{HEADER_LEN, LEGACY_HEADER_LEN};
 use network_nic::{Checksum, Counters, DeviceCapabilities, Instant, Medium, Nic, SegmentationCapabilities};
@@ -47,9 +47,6 @@ const MTU: usize = 10;
 const LINK_UP: u8 = 1;
 /// The largest queue that is of use: more buffers than that are not planned.
 const LARGEST_QUEUE: u16 = 512;
-/// Resets within [`WINDOW`] after which the device gets a rest, so that a device that only lies costs little.
-const MOST_RESETS: u32 = 8;
-const WINDOW: Duration = Duration::from_secs(1);
 
 /// Why a device is reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,17 +66,6 @@ impl fmt::Display for Fault {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Up,
-    /// Stopped; it gets another chance then.
-    Resting {
-        until: Instant,
-    },
-    /// It does not come back. What it had stays lost.
-    Dead,
-}
-
 /// A virtio network device.
 pub struct VirtioNet {
     device: Device,
@@ -94,8 +80,7 @@ pub struct VirtioNet {
     asked: bool,
     /// Whether its link is up; always, where it does not say.
     link: bool,
-    /// Since when resets are counted, and how many there were.
-    resets: (Instant, u32),
+    resets: Resets,
     counters: Counters,
 }
 
@@ -143,7 +128,7 @@ impl VirtioNet {
             state: State::Up,
             asked: false,
             link: true,
-            resets: (Instant::ZERO, 0),
+            resets: Resets::NONE,
             counters: Counters::default(),
         };
 
@@ -228,14 +213,11 @@ impl VirtioNet {
         self.counters.resets += 1;
         self.asked = false;
         log::warn!("{}: {fault}: reset", self.device.location());
-        if now >= self.resets.0 + WINDOW.into() {
-            self.resets = (now, 0);
-        }
-        self.resets.1 += 1;
+        let rest = self.resets.another(now);
         if let Err(error) = self.stop() {
             self.give_up(error);
-        } else if self.resets.1 > MOST_RESETS {
-            self.state = State::Resting { until: self.resets.0 + WINDOW.into() };
+        } else if let Some(until) = rest {
+            self.state = State::Resting { until };
         } else {
             self.restart();
         }
@@ -370,9 +352,7 @@ impl Nic for VirtioNet {
         let raised = self.device.acknowledge();
         match self.state {
             State::Up => {}
-            // Nobody wakes us when the rest is over.
-            State::Resting { .. } => return true,
-            State::Dead => return false,
+            State::Resting { .. } | State::Dead => return false,
         }
         if raised.configuration {
             if self.device.needs_reset() {
@@ -384,6 +364,10 @@ impl Nic for VirtioNet {
         let frames = self.receive.arm();
         // Without room to answer no frame is taken, so one that waits is no reason to go on; room is.
         if self.transmit.starved { self.transmit.arm() } else { frames }
+    }
+
+    fn rests_until(&self) -> Option<Instant> {
+        self.state.rests_until()
     }
 
     fn has_sent(&mut self) -> bool {

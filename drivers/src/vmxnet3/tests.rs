@@ -249,10 +249,9 @@ fn a_device_that_only_lies_gets_a_rest() {
         receive(&mut nic, at(2000 + time));
     }
     assert_eq!((nic.counters().resets, device.is_running(), device.bus()), (9, false, 0));
-    kernel_io::emulated::tick();
     assert!(!nic.arm() && nic.waits() && nic.transmit(at(2999)).is_none());
-    kernel_io::emulated::tick();
-    assert!(nic.arm() && nic.transmit(at(3000)).is_some() && device.is_running() && device.bus() == 4);
+    assert_eq!(nic.rests_until(), Some(at(3000)));
+    assert!(nic.transmit(at(3000)).is_some() && device.is_running() && device.bus() == 4);
     assert!(deliver(&device, &frame(3, 60)) && receive(&mut nic, at(3001)) == Some(frame(3, 60)));
 }
 

@@ -25,7 +25,9 @@ use core::num::NonZeroUsize;
 use core::time::Duration;
 use kernel_io::Patience;
 use kernel_io::xen::Event;
-use network_nic::{Checksum, Counters, DeviceCapabilities, Instant, Medium, Nic, SegmentationCapabilities};
+use network_nic::{
+    Checksum, Counters, DeviceCapabilities, Instant, Medium, NEVER, Nic, SegmentationCapabilities,
+};
 use receive::Receive;
 pub use receive::Rx;
 use transmit::Transmit;
@@ -451,10 +453,21 @@ impl Nic for Netfront {
                 let sent = !self.transmit.has_room() && self.transmit.ring.ask();
                 self.receive.ring.ask() || sent
             }
-            State::Resting { .. } => self.resets.is_to_be_looked_at(),
-            State::Dead => false,
+            State::Resting { .. } | State::Dead => false,
             // The store tells of what the backend does.
             _ => self.frontend.has_changed(),
+        }
+    }
+
+    fn rests_until(&self) -> Option<Instant> {
+        // Otherwise the store tells of what the backend does.
+        let look = if self.frontend.has_changed() { self.look } else { NEVER };
+        match self.state {
+            State::Up => None,
+            State::Resting { until } => Some(until),
+            State::Gone { until } => Some(look.max(until)),
+            State::Dead => Some(NEVER),
+            _ => Some(look),
         }
     }
 

@@ -19,7 +19,10 @@ pub use smoltcp::phy::{
 };
 pub use smoltcp::time::Instant;
 
-/// A network interface: smoltcp's [`Device`] and the three things a stack needs beyond it.
+/// Later than any time that comes.
+pub const NEVER: Instant = Instant::from_micros_const(i64::MAX);
+
+/// A network interface: smoltcp's [`Device`] and what a stack needs beyond it.
 pub trait Nic: Device {
     /// Its Ethernet address.
     fn mac(&self) -> [u8; 6];
@@ -36,6 +39,13 @@ pub trait Nic: Device {
     /// Ask for a wake-up at the next received frame, before the machine goes idle. Answers `true` when
     /// frames are waiting already: then do not go idle. May be called any number of times.
     fn arm(&mut self) -> bool;
+
+    /// Until when the device takes no frames and brings none, if so: it has lied too often and rests, its other side has left
+    /// it, or it was given up. [`NEVER`] where the machine is woken if it comes back, or it does not. To be asked behind
+    /// [`Nic::arm`]: who has frames for it need not try all the time.
+    fn rests_until(&self) -> Option<Instant> {
+        None
+    }
 
     /// Whether the device is done with all that was sent, so that none of it is lost when the machine ends. To be asked behind
     /// [`Nic::flush`], and again as long as not.

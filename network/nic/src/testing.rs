@@ -7,7 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::num::NonZeroUsize;
 
 /// The longest frame of the network.
@@ -28,11 +28,21 @@ pub struct Wire {
     pub longest: usize,
     /// How many frames may be on their way before it takes no more.
     pub depth: usize,
+    /// Until when it takes and brings nothing, and forgets what comes.
+    pub rests: Rc<Cell<Option<crate::Instant>>>,
     /// What went through it.
     pub counters: Counters,
 }
 
 impl Wire {
+    /// Whether frames go either way.
+    fn is_up(&self, now: crate::Instant) -> bool {
+        if self.rests.get().is_some_and(|until| now >= until) {
+            self.rests.set(None);
+        }
+        self.rests.get().is_none()
+    }
+
     /// Both ends of one, with these numbers at the end of their addresses.
     pub fn pair(numbers: [u8; 2]) -> [Self; 2] {
         let (there, back) = (Queue::default(), Queue::default());
@@ -42,6 +52,7 @@ impl Wire {
             outgoing: outgoing.clone(),
             longest: FRAME,
             depth: usize::MAX,
+            rests: Rc::default(),
             counters: Counters::default(),
         };
         [end(numbers[0], &there, &back), end(numbers[1], &back, &there)]
@@ -72,14 +83,17 @@ impl Device for Wire {
     type RxToken<'a> = Rx;
     type TxToken<'a> = Tx;
 
-    fn receive(&mut self, _: crate::Instant) -> Option<(Rx, Tx)> {
+    fn receive(&mut self, now: crate::Instant) -> Option<(Rx, Tx)> {
+        if !self.is_up(now) {
+            self.incoming.borrow_mut().clear();
+        }
         let frame = self.incoming.borrow_mut().pop_front()?;
         self.counters.received += 1;
         Some((Rx(frame), Tx(self.outgoing.clone())))
     }
 
-    fn transmit(&mut self, _: crate::Instant) -> Option<Tx> {
-        (self.outgoing.borrow().len() < self.depth).then(|| Tx(self.outgoing.clone()))
+    fn transmit(&mut self, now: crate::Instant) -> Option<Tx> {
+        (self.is_up(now) && self.outgoing.borrow().len() < self.depth).then(|| Tx(self.outgoing.clone()))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -105,6 +119,10 @@ impl Nic for Wire {
 
     fn arm(&mut self) -> bool {
         !self.incoming.borrow().is_empty()
+    }
+
+    fn rests_until(&self) -> Option<crate::Instant> {
+        self.rests.get()
     }
 
     fn counters(&self) -> Counters {

@@ -430,10 +430,8 @@ fn a_host_that_only_lies_is_given_a_rest() {
         assert!(host.put(0, &completion(3)), "{round}");
         assert_eq!(receive(&mut nic, at(0)), None);
     }
-    kernel_io::emulated::tick();
     assert!(!host.is_open(0) && nic.waits() && !nic.arm());
-    kernel_io::emulated::tick();
-    assert!(nic.arm() && !nic.arm(), "it looks each millisecond whether its rest is over");
+    assert_eq!(nic.rests_until(), Some(at(1000)), "somebody has to look when it is over");
     assert!(!send(&mut nic, &frame(0, 60), at(999)) && !host.is_open(0));
     assert!(send(&mut nic, &frame(0, 60), at(1000)) && host.is_open(0));
     assert_eq!(faults(), nothing());

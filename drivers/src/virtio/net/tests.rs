@@ -362,7 +362,8 @@ fn a_device_that_only_lies_gets_a_rest() {
         assert_eq!(receive(&mut nic, at(2000 + time)), None);
     }
     assert_eq!(nic.counters().resets, 9);
-    assert!(!device.is_running() && nic.arm(), "nobody would wake us");
+    assert!(!device.is_running() && !nic.arm(), "the machine may sleep");
+    assert_eq!(nic.rests_until(), Some(at(3000)), "and nobody else would wake it");
     assert!(nic.transmit(at(2999)).is_none());
     assert!(nic.transmit(at(3000)).is_some() && device.is_running());
     assert!(device.deliver(&bare(&frame(3, 60))));

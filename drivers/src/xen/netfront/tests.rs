@@ -7,7 +7,7 @@ use crate::emulated::frames::{at, frame, nothing, receive, segment, send, send_c
 use crate::emulated::xen::{Host, Sent, Slot};
 use crate::nic::AnyNic;
 use alloc::vec;
-use kernel_io::emulated::{faults, microseconds, tick};
+use kernel_io::emulated::{faults, microseconds};
 use network_nic::{Device as _, TxToken as _};
 
 /// Enough for long frames, and for short ones only.
@@ -396,8 +396,7 @@ fn a_backend_that_only_lies_is_given_a_rest() {
     }
     assert_eq!(nic.state, State::Resting { until: at(1000) });
     assert!(nic.transmit(at(999)).is_none() && !host.is_connected(0) && !nic.arm());
-    tick();
-    assert!(nic.arm(), "somebody has to look when it is over");
+    assert_eq!(nic.rests_until(), Some(at(1000)), "somebody has to look when it is over");
     assert_eq!(settle(&mut nic, at(1000)), State::Up);
     assert!(send(&mut nic, &frame(1, 60), at(1000)) && host.is_connected(0));
 }
@@ -490,9 +489,10 @@ fn a_backend_that_goes_is_let_go_and_taken_when_it_is_back() {
         assert_eq!(settle(&mut nic, at(40)), State::Gone { until: at(40) });
         assert_eq!(host.read("device/vif/0/state").as_deref(), Some("6"));
         assert_eq!((host.ports(), host.granted(), nic.arm()), (0, 0, false));
+        assert_eq!(nic.rests_until(), Some(NEVER));
         host.plug(0);
-        assert!(nic.arm());
-        assert_eq!(settle(&mut nic, at(60)), State::Up);
+        assert!(nic.arm() && nic.rests_until() != Some(NEVER));
+        assert_eq!((settle(&mut nic, at(60)), nic.rests_until()), (State::Up, None));
         assert!(host.deliver(0, &frame(3, 60), 0));
         assert_eq!((receive(&mut nic, at(60)), faults()), (Some(frame(3, 60)), nothing()));
     }
