@@ -12,7 +12,8 @@ pub(crate) fn at(milliseconds: i64) -> Instant {
 
 /// An Ethernet frame of no protocol we know, with a number in it.
 pub(crate) fn frame(number: u16, length: usize) -> Vec<u8> {
-    let mut frame: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
+    let mut frame = vec![0; length];
+    (0_u8..=255).cycle().zip(frame.chunks_mut(7)).for_each(|(number, bytes)| bytes.fill(number));
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
     frame[length - 2..].copy_from_slice(&number.to_be_bytes());
     frame

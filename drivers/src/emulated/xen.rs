@@ -260,10 +260,10 @@ impl Host {
 
     /// Entries of the grant table that allow something.
     pub(crate) fn granted(&self) -> usize {
-        let model = self.0.borrow();
-        let Some((_, frames)) = model.grants else { return 0 };
-        let allows = |entry: &u32| model.grant(*entry).is_some_and(|(flags, ..)| flags != 0);
-        (0..(frames * PAGE / 8) as u32).filter(allows).count()
+        let Some((table, frames)) = self.0.borrow().grants else { return 0 };
+        let mut entries = vec![0; frames * PAGE];
+        read_memory(table, &mut entries).expect("the table");
+        entries.as_chunks::<8>().0.iter().filter(|entry| entry[..2] != [0, 0]).count()
     }
 
     /// Tell the guest of something.
@@ -284,12 +284,12 @@ impl Host {
     fn serve(&self) {
         let Ok(mut model) = self.0.try_borrow_mut() else { return };
         model.take_requests();
-        for nic in 0..model.backends.len() {
-            let mut backend = core::mem::take(&mut model.backends[nic]);
-            if !model.misbehaviour.stuck {
+        if !model.misbehaviour.stuck && core::mem::take(&mut model.tree.is_news) {
+            for nic in 0..model.backends.len() {
+                let mut backend = core::mem::take(&mut model.backends[nic]);
                 backend.follow(&mut model);
+                model.backends[nic] = backend;
             }
-            model.backends[nic] = backend;
         }
         model.put_answers();
     }

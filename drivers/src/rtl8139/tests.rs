@@ -16,7 +16,7 @@ fn frames_go_both_ways_unchanged_many_times_around_the_rings() {
     let device = Emulated::new();
     let mut nic = device.driver(MEMORY).expect("an honest device");
     assert_eq!((nic.mac(), device.buffers()), ([0, 0x16, 0x3e, 0, 0, 1], 21));
-    for number in 0..if cfg!(miri) { 60 } else { 3000 } {
+    for number in 0..if cfg!(miri) { 40 } else { 3000 } {
         let out = frame(number, 60 + usize::from(number) % 1455);
         assert!(send(&mut nic, &out, at(0)));
         nic.flush();
@@ -37,7 +37,7 @@ fn short_frames_are_lengthened_with_zeros() {
     let device = Emulated::new();
     let mut nic = device.driver(MEMORY).expect("an honest device");
     for length in [60, 59, 42] {
-        for _ in 0..50 {
+        for _ in 0..if cfg!(miri) { 5 } else { 50 } {
             assert!(send(&mut nic, &vec![0xff; length], at(0)));
             let mut expected = vec![0xff; length];
             expected.resize(60, 0);
@@ -50,7 +50,7 @@ fn short_frames_are_lengthened_with_zeros() {
 fn a_full_ring_of_frames_either_way_arrives_in_order_and_one_more_waits() {
     let device = Emulated::new();
     let mut nic = device.driver(MEMORY).expect("an honest device");
-    for round in 0..5 {
+    for round in 0..if cfg!(miri) { 2 } else { 5 } {
         let mut count = 0;
         while send(&mut nic, &frame(count, 60), at(0)) {
             count += 1;
@@ -82,7 +82,8 @@ fn frames_that_are_none_are_dropped_and_their_buffers_given_back() {
     let device = Emulated::new();
     let mut nic = device.driver(MEMORY).expect("an honest device");
     let first = 1 << 29;
-    for _ in 0..30 {
+    let rounds = if cfg!(miri) { 4 } else { 30 };
+    for _ in 0..rounds {
         for (bits, length) in
             [(0, 60), (first, 60), (WHOLE & !first, 60), (WHOLE | 1 << 20, 60), (WHOLE, 0), (WHOLE, 13)]
         {
@@ -91,7 +92,7 @@ fn frames_that_are_none_are_dropped_and_their_buffers_given_back() {
         assert!(device.deliver(&frame(1, 14), WHOLE));
         assert_eq!(receive(&mut nic, at(0)), Some(frame(1, 14)));
     }
-    assert_eq!((nic.counters().dropped, nic.counters().resets, device.buffers()), (180, 0, 21));
+    assert_eq!((nic.counters().dropped, nic.counters().resets, device.buffers()), (6 * rounds, 0, 21));
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn a_length_that_cannot_be_is_a_reset_after_which_it_works_again() {
         assert_eq!(receive(&mut nic, at(0)), None);
         assert_eq!((nic.counters().resets, device.resets(), device.buffers()), (1, 1, 21));
         assert!(device.is_running() && device.sent().is_none(), "what was under way is lost");
-        for number in 0..50 {
+        for number in 0..if cfg!(miri) { 5 } else { 50 } {
             assert!(send(&mut nic, &frame(number, 60), at(0)));
             assert_eq!(device.sent(), Some(frame(number, 60)));
             assert!(device.deliver(&frame(number, 60), WHOLE));
@@ -185,7 +186,7 @@ fn a_device_that_does_not_come_back_is_given_up_and_keeps_its_memory() {
     device.lie().write(0, 0, WHOLE | 0x1fff);
     device.stick();
     assert_eq!(receive(&mut nic, at(0)), None);
-    for time in 0..3000 {
+    for time in 0..if cfg!(miri) { 100 } else { 3000 } {
         assert!(receive(&mut nic, at(time)).is_none() && nic.transmit(at(time)).is_none());
     }
     nic.flush();

@@ -17,6 +17,8 @@ const ERROR: u32 = 16;
 pub(super) struct Tree {
     nodes: BTreeMap<String, String>,
     watches: Vec<(String, String)>,
+    /// Something has changed since backends looked at it.
+    pub(super) is_news: bool,
     /// What is to be sent to the guest.
     pub(super) outgoing: Vec<u8>,
 }
@@ -37,6 +39,7 @@ impl Tree {
     }
 
     fn changed(&mut self, path: &str) {
+        self.is_news = true;
         let concerns = |of: &str| of.starts_with(path) || path.starts_with(of);
         let tokens: Vec<_> =
             self.watches.iter().filter(|(of, _)| concerns(of)).map(|(_, token)| token.clone()).collect();

@@ -13,8 +13,11 @@ const MODERN: u64 = feature::VERSION_1 | feature::EVENT_IDX | feature::NET_MAC |
 const OFFLOADS: u64 =
     feature::NET_CSUM | feature::NET_GUEST_CSUM | feature::NET_HOST_TSO4 | feature::NET_GUEST_TSO4;
 /// Enough for long frames, and for short ones only.
-const MUCH: usize = 4 << 20;
+const MUCH: usize = if cfg!(miri) { 1280 << 10 } else { 4 << 20 };
 const LITTLE: usize = 64 << 10;
+/// How many of something, where Miri takes its time.
+const MANY: u16 = if cfg!(miri) { 10 } else { 1000 };
+const AROUND: u32 = if cfg!(miri) { 50 } else { 2 * 65536 + 1001 };
 
 /// What the device puts in front of a frame when there is nothing to say.
 fn bare(frame: &[u8]) -> Vec<u8> {
@@ -27,7 +30,7 @@ fn frames_go_both_ways_unchanged() {
         let device = Emulated::nic(features);
         let mut nic = device.driver(MUCH).expect("an honest device");
         assert_eq!((nic.mac(), device.accepted()), ([0x52, 0x54, 0, 0, 0, 1], features));
-        for number in 0..1000 {
+        for number in 0..MANY {
             let out = frame(number, 60);
             assert!(send(&mut nic, &out, at(0)));
             nic.flush();
@@ -39,7 +42,7 @@ fn frames_go_both_ways_unchanged() {
             assert_eq!(receive(&mut nic, at(0)), Some(back));
             assert_eq!(receive(&mut nic, at(0)), None);
         }
-        let counters = Counters { received: 1000, sent: 1000, dropped: 0, resets: 0 };
+        let counters = Counters { received: MANY.into(), sent: MANY.into(), dropped: 0, resets: 0 };
         assert_eq!((nic.counters(), faults()), (counters, nothing()));
     }
 }
@@ -49,7 +52,7 @@ fn twice_sixteen_bits_of_packets_go_by_while_both_sides_sleep_whenever_they_can(
     let device = Emulated::nic(MODERN);
     let mut nic = device.driver(LITTLE).expect("an honest device");
     let mut received = 0_u64;
-    for number in 0..=(2 * 65536 + 1000_u32) {
+    for number in 0..AROUND {
         let number = number as u16;
         assert!(!device.sleep(1), "nothing to send");
         assert!(send(&mut nic, &frame(number, 60), at(0)));
@@ -61,7 +64,7 @@ fn twice_sixteen_bits_of_packets_go_by_while_both_sides_sleep_whenever_they_can(
         assert!(nic.arm(), "something to receive");
         received += u64::from(receive(&mut nic, at(0)) == Some(frame(number, 60)));
     }
-    assert_eq!((received, nic.counters().received), (2 * 65536 + 1001, 2 * 65536 + 1001));
+    assert_eq!((received, nic.counters().received), (AROUND.into(), AROUND.into()));
     assert_eq!(faults(), nothing());
 }
 
@@ -85,7 +88,7 @@ fn all_receive_buffers_are_at_the_device_and_come_back_to_it() {
     let mut nic = device.driver(LITTLE).expect("an honest device");
     let count = device.available(0);
     assert_eq!(count, 21);
-    for round in 0..5 {
+    for round in 0..if cfg!(miri) { 2 } else { 5 } {
         for number in 0..count as u16 {
             assert!(device.deliver(&bare(&frame(number, 60))), "{round}");
         }
@@ -165,7 +168,7 @@ fn segments_that_wait_come_as_one_and_what_does_not_follow_comes_after_them() {
     // The device has looked at the checksum of TCP.
     let deliver =
         |sequence| device.deliver(&[&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], &numbered(sequence)[..]].concat());
-    for _ in 0..100 {
+    for _ in 0..MANY / 10 {
         assert!([0, 50, 100, 7, 57].into_iter().all(deliver));
         let lengths = [(); 3].map(|()| receive(&mut nic, at(0)).map(|frame| (frame[41], frame.len())));
         assert_eq!(lengths, [Some((0, 204)), Some((7, 154)), None]);
@@ -355,7 +358,7 @@ fn a_receive_buffer_returned_again_once_it_was_given_again_is_at_worst_a_bad_fra
 fn a_device_that_only_lies_gets_a_rest() {
     let device = Emulated::nic(MODERN);
     let mut nic = device.driver(LITTLE).expect("it behaves at first");
-    for time in 0..500 {
+    for time in 0..if cfg!(miri) { 20 } else { 500 } {
         if device.is_running() {
             device.lie(0, 9999, 0, 1);
         }
@@ -406,13 +409,14 @@ fn device_does_something(device: &Emulated, random: &mut Random) {
 
 #[test]
 fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
-    for seed in 0..30 {
+    let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 2000) };
+    for seed in 0..seeds {
         let mut random = Random(seed);
         let features = MODERN | (random.next() & OFFLOADS);
         let device = Emulated::nic(features);
         let mut nic = device.driver(if seed % 2 == 0 { MUCH } else { LITTLE }).expect("it behaves at first");
         let places = device.available(0);
-        for step in 0..2000_i64 {
+        for step in 0..steps {
             device_does_something(&device, &mut random);
             let now = at(step * 7);
             drop(receive(&mut nic, now));
@@ -459,7 +463,7 @@ fn a_device_that_does_not_come_back_is_given_up_and_keeps_its_memory() {
     device.lie(0, 9999, 0, 1);
     device.misbehave(Misbehaviour { stuck: true, ..Misbehaviour::default() });
     assert_eq!(receive(&mut nic, at(0)), None);
-    for time in 0..10_000 {
+    for time in 0..10 * i64::from(MANY) {
         assert!(receive(&mut nic, at(time)).is_none() && nic.transmit(at(time)).is_none());
     }
     nic.flush();
