@@ -82,14 +82,22 @@ struct Page(Host);
 
 impl Registers for Page {
     fn read(&self, offset: u64, width: usize) -> u64 {
-        let (mut bytes, offset) = ([0; 8], offset as usize);
-        bytes[..width].copy_from_slice(&self.0.0.borrow().page[offset..offset + width]);
+        let (mut bytes, offset, model) = ([0; 8], offset as usize, self.0.0.borrow());
+        // Messages are read byte by byte.
+        if width == 1 {
+            return model.page[offset].into();
+        }
+        bytes[..width].copy_from_slice(&model.page[offset..offset + width]);
         u64::from_le_bytes(bytes)
     }
 
     fn write(&self, offset: u64, width: usize, value: u64) {
-        let offset = offset as usize;
-        self.0.0.borrow_mut().page[offset..offset + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        let (offset, page) = (offset as usize, &mut self.0.0.borrow_mut().page);
+        if width == 1 {
+            page[offset] = value as u8;
+        } else {
+            page[offset..offset + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        }
     }
 }
 

@@ -28,10 +28,8 @@ macro_rules! access {
         /// # Panics
         /// When it is not inside, or not aligned.
         pub fn $read(&self, offset: usize) -> $type {
-            let mut value = [0; size_of::<$type>()];
-            assert!(offset.is_multiple_of(value.len()), "offset {offset:#x} is not aligned");
-            value.copy_from_slice(&self.bytes.borrow()[offset..offset + size_of::<$type>()]);
-            <$type>::from_le_bytes(value)
+            assert!(offset.is_multiple_of(size_of::<$type>()), "offset {offset:#x} is not aligned");
+            <$type>::from_le_bytes(*self.bytes.borrow()[offset..].first_chunk().expect("inside"))
         }
 
         /// Write at `offset`, once.
@@ -39,9 +37,8 @@ macro_rules! access {
         /// # Panics
         /// When it is not inside, or not aligned.
         pub fn $write(&self, offset: usize, value: $type) {
-            let value = value.to_le_bytes();
-            assert!(offset.is_multiple_of(value.len()), "offset {offset:#x} is not aligned");
-            self.bytes.borrow_mut()[offset..offset + value.len()].copy_from_slice(&value);
+            assert!(offset.is_multiple_of(size_of::<$type>()), "offset {offset:#x} is not aligned");
+            *self.bytes.borrow_mut()[offset..].first_chunk_mut().expect("inside") = value.to_le_bytes();
         }
     };
 }
