@@ -324,13 +324,14 @@ impl Model {
         if self.misbehaviour.full {
             return;
         }
-        let (mut consumed, produced) = (self.index(2048), self.index(2052));
-        assert!(produced.wrapping_sub(consumed) <= 1024, "the guest has written over its requests");
-        while consumed != produced {
-            self.incoming.push(self.page[(consumed % 1024) as usize]);
-            consumed = consumed.wrapping_add(1);
-        }
-        self.set_index(2048, consumed);
+        let (consumed, produced) = (self.index(2048), self.index(2052));
+        let there = produced.wrapping_sub(consumed) as usize;
+        assert!(there <= 1024, "the guest has written over its requests");
+        let (before, behind) = self.page[..1024].split_at((consumed % 1024) as usize);
+        let at_the_end = there.min(behind.len());
+        self.incoming.extend_from_slice(&behind[..at_the_end]);
+        self.incoming.extend_from_slice(&before[..there - at_the_end]);
+        self.set_index(2048, produced);
         while let Some((header, rest)) = self.incoming.split_first_chunk::<16>() {
             let words = header.as_chunks::<4>().0;
             let [kind, number, transaction, length] =
@@ -357,10 +358,12 @@ impl Model {
         if room == 0 {
             return;
         }
-        for byte in self.tree.outgoing.drain(..room) {
-            self.page[1024 + (produced % 1024) as usize] = byte;
-            produced = produced.wrapping_add(1);
-        }
+        let (before, behind) = self.page[1024..2048].split_at_mut((produced % 1024) as usize);
+        let at_the_end = room.min(behind.len());
+        behind[..at_the_end].copy_from_slice(&self.tree.outgoing[..at_the_end]);
+        before[..room - at_the_end].copy_from_slice(&self.tree.outgoing[at_the_end..room]);
+        self.tree.outgoing.drain(..room);
+        produced = produced.wrapping_add(room as u32);
         if let Some(jump) = self.misbehaviour.jump {
             self.lied = true;
             produced = produced.wrapping_add(jump);

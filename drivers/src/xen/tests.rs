@@ -116,7 +116,7 @@ fn a_device_that_makes_no_sense_is_refused_and_others_are_not() {
         ("device/vif/0/backend-id", "70000"),
         ("device/vif/0/backend-id", "-1"),
     ];
-    for (path, value) in nonsense.into_iter().step_by(if cfg!(miri) { 3 } else { 1 }) {
+    for (path, value) in nonsense.into_iter().step_by(if cfg!(miri) { 6 } else { 1 }) {
         let host = Host::new(2);
         host.write(path, value);
         let found = found();
