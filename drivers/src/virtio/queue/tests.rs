@@ -159,7 +159,7 @@ fn both_sides_at_random(seed: u64, parts: u16, features: u64, goal: u64) {
 
 #[test]
 fn an_event_index_survives_the_wrap_at_sixteen_bits() {
-    let (seeds, goal) = if cfg!(miri) { (2, 100) } else { (4, 3 * 65536) };
+    let (seeds, goal) = if cfg!(miri) { (2, 50) } else { (4, 3 * 65536) };
     for seed in 0..seeds {
         both_sides_at_random(seed, 1, MODERN, goal);
     }
