@@ -3,28 +3,24 @@
 //! It is strict with the driver: a descriptor, an index or an access that the standard forbids ends the test with a
 //! panic here or with a fault of [`kernel_io::emulated`].
 
-#[cfg(test)]
-pub(crate) mod frames;
+/// Says that a part is for the drivers' tests, of which hostile devices use some only.
+macro_rules! for_tests {
+    ($($part:ident,)*) => {
+        $(#[cfg_attr(not(test), allow(dead_code, reason = "the tests of the driver use the rest"))]
+        pub(crate) mod $part;)*
+    };
+}
+
+for_tests! { frames, intel, legacy, rtl8139, vmxnet3, xen, }
+pub mod hostile;
 pub mod hyperv;
-#[cfg(test)]
-pub(crate) mod intel;
-#[cfg(test)]
-pub(crate) mod legacy;
 mod port;
 mod queue;
-#[cfg(test)]
 mod random;
-#[cfg(test)]
-pub(crate) mod rtl8139;
-#[cfg(test)]
-pub(crate) mod vmxnet3;
-#[cfg(test)]
-pub(crate) mod xen;
 
 pub(crate) use port::Port;
 pub use queue::Chain;
-#[cfg(test)]
-pub(crate) use random::Random;
+pub use random::Random;
 
 use crate::Error;
 use crate::Location;
@@ -159,7 +155,6 @@ impl Emulated {
     }
 
     /// Let its queues be as long as it is described now.
-    #[cfg(test)]
     pub(crate) fn grow(&self) {
         let mut model = self.0.borrow_mut();
         model.queues = model.description.queues.iter().map(|&most| Side::new(most)).collect();

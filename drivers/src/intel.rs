@@ -5,6 +5,8 @@
 //! cuts segments. What the device has not found right of what it received is verified here. An 82574L interrupts by a
 //! message, the others by PCI's line.
 
+#[cfg(not(target_os = "none"))]
+pub(crate) mod hostile;
 mod ring;
 #[cfg(test)]
 mod tests;

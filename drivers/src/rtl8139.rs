@@ -4,6 +4,8 @@
 //! ring of bytes. Nothing is offloaded: what hypervisors emulate verifies no checksums, and cuts segments by its own idea
 //! of their size.
 
+#[cfg(not(target_os = "none"))]
+pub(crate) mod hostile;
 mod ring;
 #[cfg(test)]
 mod tests;

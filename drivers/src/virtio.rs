@@ -18,5 +18,5 @@ pub mod rng;
 #[cfg(not(target_os = "none"))]
 pub(crate) use device::Bus;
 pub use device::Device;
-#[cfg(test)]
-pub(crate) use legacy::Legacy;
+#[cfg(not(target_os = "none"))]
+pub(crate) use legacy::{Legacy, hostile};

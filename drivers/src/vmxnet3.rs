@@ -5,6 +5,8 @@
 //! which round of the ring that was. Checksums and segmentation are left to the device. Segments that it would merge are not
 //! asked for: it puts them into several buffers, which would have to be copied together.
 
+#[cfg(not(target_os = "none"))]
+pub(crate) mod hostile;
 mod receive;
 mod ring;
 #[cfg(test)]

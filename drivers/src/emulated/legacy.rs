@@ -49,7 +49,7 @@ impl Front {
             selected: Cell::new(0),
             vectors: RefCell::new([0xffff; 2]),
             manner: Cell::default(),
-            random: RefCell::new(Random(0)),
+            random: RefCell::new(Random::new(0)),
         });
         attach_ports(first, count, front.clone());
         front
@@ -60,7 +60,7 @@ impl Front {
     }
 
     pub(crate) fn change(&self, manner: Manner) {
-        *self.random.borrow_mut() = Random(manner.raving.unwrap_or(0));
+        *self.random.borrow_mut() = Random::new(manner.raving.unwrap_or(0));
         self.manner.set(manner);
     }
 
@@ -101,7 +101,7 @@ impl Registers for Front {
         let honest = self.answer(offset, width);
         let mut random = self.random.borrow_mut();
         if self.manner.get().raving.is_some() && random.below(8) == 0 {
-            return random.next() >> (64 - 8 * width);
+            return random.any() >> (64 - 8 * width);
         }
         honest
     }

@@ -4,6 +4,7 @@
 mod nic;
 mod store;
 
+#[cfg_attr(not(test), allow(unused_imports, reason = "the tests of the driver use the rest"))]
 pub(crate) use nic::{Backend, Sent, Slot};
 
 use alloc::collections::BTreeSet;

@@ -6,6 +6,8 @@
 //!
 //! A host that breaks the contract has its channel closed and opened again; what was under way is lost, as on a wire.
 
+#[cfg(not(target_os = "none"))]
+pub(crate) mod hostile;
 mod receive;
 mod start;
 #[cfg(test)]

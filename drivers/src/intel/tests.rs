@@ -1,8 +1,8 @@
 //! The NIC against an emulated device, honest and not.
 
 use super::*;
-use crate::emulated::Random;
 use crate::emulated::frames::{self, at, frame, nothing, segment, send, send_cut};
+use crate::emulated::hostile::play_by_chance;
 use crate::emulated::intel::{DONE, END, Emulated, IGNORE, Manner, VERIFIED};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -292,56 +292,8 @@ fn what_cannot_be_brought_up_is_refused() {
 }
 
 /// One thing that a device may do, mostly honest.
-fn device_does_something(device: &Emulated, random: &mut Random) {
-    if !device.is_running() {
-        return;
-    }
-    match random.below(40) {
-        0 => device.lie().write(random.below(2) as usize, random.next(), random.next()),
-        1 => {
-            let word = 3 << 32 | random.below(2100);
-            device.lie().write(random.below(2) as usize, random.next(), word);
-        }
-        2 => device.happen(random.next() as u32 >> 1),
-        3 => drop(device.take()),
-        4..13 => {
-            let mut bytes = vec![0; random.below(2048) as usize];
-            bytes.fill_with(|| random.next() as u8);
-            device.deliver(&bytes, random.next() as u16);
-        }
-        13..25 => drop(device.deliver(&frame(1, 60 + random.below(1400) as usize), WHOLE)),
-        _ => drop(device.sent()),
-    }
-}
-
 #[test]
 fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
     let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 3000) };
-    for seed in 0..seeds {
-        let mut random = Random(seed);
-        let device = Emulated::new();
-        device.change(|manner| manner.shallow = seed % 3 == 0);
-        let kind = if seed % 2 == 0 { OLD } else { NEW };
-        let mut nic = device.driver(kind, LITTLE).expect("it behaves at first");
-        for step in 0..steps {
-            device_does_something(&device, &mut random);
-            let now = at(step * 7);
-            drop(receive(&mut nic, now));
-            if random.below(3) == 0 {
-                send_cut(&mut nic, &segment(100), random.below(80) as u16, now);
-            }
-            if random.below(4) == 0 {
-                nic.flush();
-                nic.arm();
-            }
-        }
-        // Given time and honesty it works again, with all its buffers.
-        let now = at(1_000_000);
-        nic.gone = true;
-        assert!(nic.receive(now).is_none(), "seed {seed}");
-        assert_eq!((device.is_running(), device.buffers()), (true, 15), "seed {seed}");
-        assert!(device.deliver(&frame(3, 60), WHOLE), "seed {seed}");
-        assert_eq!(receive(&mut nic, now), Some(frame(3, 60)), "seed {seed}");
-        faults();
-    }
+    play_by_chance(hostile::play, seeds, steps);
 }

@@ -1,9 +1,9 @@
 //! The NIC against an emulated device, honest and not.
 
 use super::*;
-use crate::emulated::Random;
 use crate::emulated::frames::{at, frame, nothing, receive, send};
-use crate::emulated::rtl8139::{Emulated, OWNED, WHOLE};
+use crate::emulated::hostile::play_by_chance;
+use crate::emulated::rtl8139::{Emulated, WHOLE};
 use alloc::rc::Rc;
 use alloc::vec;
 use kernel_io::emulated::{claims, faults, limit_memory};
@@ -223,56 +223,8 @@ fn device_location() -> Location {
 }
 
 /// One thing that a device may do, mostly honest.
-fn device_does_something(device: &Emulated, random: &mut Random) {
-    if !device.is_running() {
-        return;
-    }
-    match random.below(40) {
-        0 => device.lie().write(random.below(2) as usize, random.below(21), random.next() as u32),
-        1 => {
-            let word = WHOLE | random.below(2000) as u32;
-            device.lie().write(random.below(2) as usize, random.below(21), word);
-        }
-        2 => device.lie().write(random.below(2) as usize, random.below(64), OWNED | random.next() as u32),
-        3 => device.happen(random.next() as u16),
-        4 => drop(device.take(random.below(2) as usize)),
-        5..13 => {
-            let mut bytes = vec![0; random.below(1500) as usize];
-            bytes.fill_with(|| random.next() as u8);
-            device.deliver(&bytes, random.next() as u32 & 0x3fff_0000);
-        }
-        13..25 => drop(device.deliver(&frame(1, 60 + random.below(1400) as usize), WHOLE)),
-        _ => drop(device.sent()),
-    }
-}
-
 #[test]
 fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
     let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 3000) };
-    for seed in 0..seeds {
-        let mut random = Random(seed);
-        let device = Emulated::new();
-        let mut nic = device.driver(MEMORY).expect("it behaves at first");
-        for step in 0..steps {
-            device_does_something(&device, &mut random);
-            let now = at(step * 7);
-            drop(receive(&mut nic, now));
-            if random.below(3) == 0 {
-                send(&mut nic, &frame(2, 60), now);
-            }
-            if random.below(4) == 0 {
-                nic.flush();
-                nic.arm();
-            }
-        }
-        // Given time and honesty it works again, with all its buffers.
-        let now = at(1_000_000);
-        drop(receive(&mut nic, now));
-        nic.failed = true;
-        assert!(nic.receive(now).is_none(), "seed {seed}");
-        assert_eq!((device.is_running(), device.buffers()), (true, 21), "seed {seed}");
-        assert!(device.deliver(&frame(3, 60), WHOLE), "seed {seed}");
-        assert_eq!(receive(&mut nic, now), Some(frame(3, 60)), "seed {seed}");
-        faults();
-    }
+    play_by_chance(hostile::play, seeds, steps);
 }

@@ -1,6 +1,8 @@
 //! virtio over PCI as it was before virtio 1.0 (virtio 1.2 section 4.1.4.10): registers behind ports, rings by the number of
 //! their page, and their size as the device says. The only side that bhyve's devices have.
 
+#[cfg(not(target_os = "none"))]
+pub(crate) mod hostile;
 #[cfg(test)]
 mod tests;
 

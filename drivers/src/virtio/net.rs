@@ -4,6 +4,8 @@
 //! copy here, and no allocation after start. A device that breaks its contract is reset and brought up again with the
 //! same features; what was under way is lost, as on a wire.
 
+#[cfg(not(target_os = "none"))]
+pub(crate) mod hostile;
 pub(crate) mod plan;
 mod receive;
 #[cfg(test)]

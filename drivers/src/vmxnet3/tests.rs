@@ -1,10 +1,9 @@
 //! The NIC against an emulated device, honest and not.
 
 use super::*;
-use crate::emulated::Random;
 use crate::emulated::frames::{at, frame, nothing, receive, segment, send, send_cut};
+use crate::emulated::hostile::play_by_chance;
 use crate::emulated::vmxnet3::{Emulated, Sent, VOUCHED, WHOLE};
-use alloc::vec;
 use alloc::vec::Vec;
 use kernel_io::emulated::{claims, faults, limit_memory};
 use network_nic::Device as _;
@@ -312,72 +311,10 @@ fn what_cannot_be_brought_up_is_refused() {
 }
 
 /// One thing that a device may do, mostly honest.
-fn device_does_something(device: &Emulated, random: &mut Random) {
-    if !device.is_running() {
-        return;
-    }
-    let word = |random: &mut Random| random.next() as u32;
-    match random.below(40) {
-        0 => device.lie().complete_receive([word(random), word(random), word(random), word(random)]),
-        1 => device.lie().complete_send(word(random)),
-        2 => {
-            device.lie().complete_receive([random.below(32) as u32 | WHOLE, 0, random.below(2000) as u32, 0]);
-        }
-        3 => device.lie().complete_send(random.below(32) as u32),
-        4 => device.happen(word(random)),
-        5 => device.stop_queue(),
-        6 => drop(device.take()),
-        7..14 => {
-            let mut bytes = vec![0; random.below(1600) as usize];
-            bytes.fill_with(|| random.next() as u8);
-            device.deliver(&bytes, word(random) & !0x03ff_0fff, word(random));
-        }
-        14..26 => {
-            deliver(device, &frame(1, 60 + random.below(1400) as usize));
-        }
-        _ => drop(device.sent()),
-    }
-}
-
 #[test]
 fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
     let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 3000) };
-    for seed in 0..seeds {
-        // On a machine of its own: each device takes vectors.
-        std::thread::spawn(move || a_hostile_device(seed, steps)).join().expect("see above");
-    }
-}
-
-fn a_hostile_device(seed: u64, steps: i64) {
-    let mut random = Random(seed);
-    let device = Emulated::new();
-    device.change(|manner| manner.masked_by_driver = seed.is_multiple_of(3));
-    let memory = if seed.is_multiple_of(2) && !cfg!(miri) { MUCH } else { LITTLE };
-    let mut nic = device.driver(memory, seed as usize % 3).expect("it behaves at first");
-    let places = device.buffers();
-    for step in 0..steps {
-        device_does_something(&device, &mut random);
-        let now = at(step * 7);
-        drop(receive(&mut nic, now));
-        if random.below(3) == 0 {
-            send_cut(&mut nic, &segment(random.below(1400) as usize), 500, now);
-        }
-        if random.below(4) == 0 {
-            nic.flush();
-            nic.arm();
-        }
-    }
-    // Given time and honesty it works again, with all its buffers.
-    let now = at(1_000_000);
-    assert!(seed > 20 || nic.counters().resets > 0, "seed {seed}");
-    drop(receive(&mut nic, now));
-    device.stop_queue();
-    nic.acknowledge();
-    nic.look_at_events();
-    assert!(nic.receive(now).is_none(), "seed {seed}");
-    assert_eq!((device.is_running(), device.buffers()), (true, places), "seed {seed}");
-    assert!(deliver(&device, &frame(3, 60)) && receive(&mut nic, now) == Some(frame(3, 60)), "seed {seed}");
-    faults();
+    play_by_chance(hostile::play, seeds, steps);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! A backend that breaks the contract has the connection closed and made again; what was under way is lost, as on a wire. Nobody waits for
 //! it meanwhile: each step is taken when the backend has taken its own, of which the store tells. One that has gone may come back.
 
+#[cfg(not(target_os = "none"))]
+pub(crate) mod hostile;
 mod receive;
 #[cfg(test)]
 mod tests;

@@ -294,24 +294,24 @@ fn a_request_to_end_is_heard_once_and_answered() {
 #[test]
 fn a_hostile_store_does_no_harm() {
     for seed in 0..if cfg!(miri) { 2 } else { 40 } {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let host = Host::new(1);
         let mut all = found();
         let mut shutdown = all.shutdown.take().expect("the store");
         for _ in 0..MANY {
             let length = random.below(60) as usize;
-            let body: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+            let body: Vec<u8> = (0..length).map(|_| random.any() as u8).collect();
             let kind = random.below(20) as u32;
             match random.below(6) {
                 0 => host.say(&body),
-                1 => host.say(&message(kind, random.next() as u32, &body)),
+                1 => host.say(&message(kind, random.any() as u32, &body)),
                 2 => {
                     let token = alloc::format!("p\0{}\0", random.below(4));
                     host.say(&message(15, 0, token.as_bytes()));
                 }
                 3 => host.write("control/shutdown", ["", "x", "poweroff"][random.below(3) as usize]),
                 4 => {
-                    let jump = (random.below(8) == 0).then(|| random.next() as u32);
+                    let jump = (random.below(8) == 0).then(|| random.any() as u32);
                     host.misbehave(|wrong| wrong.jump = jump);
                 }
                 _ => host.interrupt(),

@@ -376,3 +376,9 @@ pub(crate) fn virtio_net() -> Vec<Vec<u8>> {
     let lying = [[0, 1, 60], [1, 0, 200], [3, 0, 0], [7, 255, 0], [4, 1, 1], [5, 0, 0], [1, 1, 3]].concat();
     vec![honest.repeat(20), [honest, lying].concat().repeat(8)]
 }
+
+/// What a hostile device is told by: anything is as good, the length decides how long it takes.
+pub(crate) fn chance() -> Vec<Vec<u8>> {
+    let mut random = crate::mutate::Random::new(0);
+    [20, 200, 600].map(|length| (0..length).map(|_| random.number() as u8).collect()).to_vec()
+}

@@ -41,6 +41,17 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nic-probe", examples: examples::nic_probe, run: targets::nic_probe },
     Target { name: "frame", examples: examples::frame, run: targets::frame },
     Target { name: "virtio-net", examples: examples::virtio_net, run: targets::virtio_net },
+    Target { name: "hostile-virtio-net", examples: examples::chance, run: targets::hostile::virtio_net },
+    Target {
+        name: "hostile-virtio-legacy",
+        examples: examples::chance,
+        run: targets::hostile::virtio_legacy,
+    },
+    Target { name: "hostile-vmxnet3", examples: examples::chance, run: targets::hostile::vmxnet3 },
+    Target { name: "hostile-intel", examples: examples::chance, run: targets::hostile::intel },
+    Target { name: "hostile-rtl8139", examples: examples::chance, run: targets::hostile::rtl8139 },
+    Target { name: "hostile-netvsc", examples: examples::chance, run: targets::hostile::netvsc },
+    Target { name: "hostile-netfront", examples: examples::chance, run: targets::hostile::netfront },
 ];
 
 /// What a target did not survive.
@@ -52,18 +63,19 @@ pub struct Find {
     pub input: Vec<u8>,
 }
 
-/// Feed `target` with the inputs of consecutive seeds until the time is up. Answers how many there were.
+/// Feed `target` with the inputs of consecutive seeds until the time is up and there were so many. Answers how many there
+/// were.
 ///
 /// # Errors
 /// The first input that made it panic.
-pub fn run(target: &Target, first_seed: u64, time: Duration) -> Result<u64, Find> {
+pub fn run(target: &Target, first_seed: u64, time: Duration, least: u64) -> Result<u64, Find> {
     let examples = (target.examples)();
     for example in &examples {
         (target.run)(example);
     }
     let start = Instant::now();
     let mut count = 0;
-    while start.elapsed() < time {
+    while count < least || start.elapsed() < time {
         let seed = first_seed.wrapping_add(count);
         let input = mutate::input(&mut Random::new(seed), &examples);
         catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).map_err(|_| Find { seed, input })?;

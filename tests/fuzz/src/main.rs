@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     };
     let mut found = false;
     for target in TARGETS.iter().filter(|target| name == "all" || target.name == name) {
-        match run(target, seed, Duration::from_secs(seconds)) {
+        match run(target, seed, Duration::from_secs(seconds), 0) {
             Ok(count) => println!("{}: {count} inputs survived", target.name),
             Err(Find { seed, input }) => {
                 found = true;

@@ -344,3 +344,40 @@ pub(crate) fn virtio_net(input: &[u8]) {
     let faults = kernel_io::emulated::faults();
     assert!(faults.is_empty(), "{faults:?}");
 }
+
+/// A device of each kind that does what the bytes say, and is honest after their end.
+pub(crate) mod hostile {
+    use drivers::emulated::Random;
+    use drivers::emulated::hostile::KINDS;
+
+    /// No input takes longer.
+    const STEPS: i64 = 300;
+
+    /// On a machine of its own: what devices take of one does not come back.
+    fn play(name: &str, input: &[u8]) {
+        let play = KINDS.iter().find(|(kind, _)| *kind == name).expect("a kind of that name").1;
+        let mut random = Random::told(input);
+        let machine = std::thread::spawn(move || play(&mut random, STEPS));
+        if let Err(find) = machine.join() {
+            std::panic::resume_unwind(find);
+        }
+    }
+
+    macro_rules! targets {
+        ($($target:ident: $name:literal,)*) => {
+            $(pub(crate) fn $target(input: &[u8]) {
+                play($name, input);
+            })*
+        };
+    }
+
+    targets! {
+        virtio_net: "virtio-net",
+        virtio_legacy: "virtio-legacy",
+        vmxnet3: "vmxnet3",
+        intel: "intel",
+        rtl8139: "rtl8139",
+        netvsc: "netvsc",
+        netfront: "netfront",
+    }
+}

@@ -1,10 +1,10 @@
 //! The NIC against an emulated host, honest and not.
 
+use super::hostile::{completion, driver};
 use super::*;
-use crate::Found;
 use crate::emulated::frames::{at, frame, nothing, receive, segment, send};
+use crate::emulated::hostile::play_by_chance;
 use crate::emulated::hyperv::{Host, Packet, capabilities};
-use crate::nic::AnyNic;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
@@ -18,15 +18,6 @@ const LITTLE: usize = 128 << 10;
 const MANY: u16 = if cfg!(miri) { 12 } else { 2000 };
 const EVERY: usize = if cfg!(miri) { 5 } else { 1 };
 const TCP_IS_RIGHT: u32 = 1 << 3;
-
-fn driver(memory: usize) -> Result<NetVsc, Error> {
-    let mut found = Found::default();
-    super::super::find(&mut found, memory);
-    match found.nics.pop() {
-        Some(AnyNic::NetVsc(nic)) => Ok(nic),
-        _ => Err(found.failed[0].1),
-    }
-}
 
 fn pair(memory: usize) -> (Host, NetVsc) {
     let host = Host::new(1);
@@ -189,16 +180,6 @@ fn without_room_only_answers_go_and_the_last_buffer_never_does() {
     assert_eq!(receive(&mut nic, at(0)), None);
     assert!(send(&mut nic, &frame(0, 60), at(0)));
     assert_eq!((nic.counters().resets, faults()), (0, nothing()));
-}
-
-fn completion(transaction: u64) -> Packet {
-    Packet {
-        kind: 11,
-        wants_completion: false,
-        transaction,
-        header: Vec::new(),
-        payload: vec![108 | 1 << 32],
-    }
 }
 
 #[test]
@@ -518,106 +499,7 @@ fn one_that_is_not_let_go_at_its_start_is_waited_for_once() {
     assert!(kernel_io::microseconds() - before < 3 * u64::from(super::super::bus::ANSWER_TIME));
 }
 
-/// Numbers that are the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-
-    /// A number that is often one at which something ends.
-    fn number(&mut self) -> u64 {
-        let ends = [0, 1, 7, 8, 15, 16, 0xffff, 0x1_0000, 0xffff_ffff, u64::MAX, 0xcafe, 107, 4096, 65536];
-        match self.roll(3) {
-            0 => ends[self.roll(ends.len() as u64) as usize],
-            1 => self.roll(70_000),
-            _ => self.roll(1 << 31) << 33 | self.roll(1 << 31) << 8 | self.roll(256),
-        }
-    }
-
-    fn be_hostile(&mut self, host: &Host) {
-        match self.roll(9) {
-            0 => {
-                let at = [0, 4, 8, 12, 64][self.roll(5) as usize];
-                host.set_control(0, self.roll(2) == 0, at, self.number() as u32);
-            }
-            1 | 2 => {
-                let kind = [6, 7, 9, 10, 11, self.number()][self.roll(6) as usize] & 0xffff;
-                let (header, length) = (2 + self.roll(8), 2 + self.roll(20));
-                let mut words = vec![kind | header << 16 | length << 32, self.roll(80)];
-                words.extend((0..length).map(|_| self.number()));
-                host.put_words(0, &words);
-            }
-            3 => {
-                let header = vec![0xcafe | self.roll(4) << 32, self.roll(2000) | self.roll(70_000) << 32];
-                let payload = vec![107 | self.roll(2) << 32, u64::MAX];
-                let transaction = self.roll(90);
-                host.put(0, &Packet { kind: 7, wants_completion: true, transaction, header, payload });
-            }
-            4 | 5 => {
-                let mut words: Vec<_> = [1, 120, 52, 60, 0, 0, 0, 36, 16, 0, 0, 16, 0, 12, 0].to_vec();
-                words.resize(30, 0);
-                for _ in 0..self.roll(3) {
-                    let at = self.roll(30) as usize;
-                    words[at] = self.number() as u32;
-                }
-                host.indicate(0, &[words.iter().flat_map(|word| word.to_le_bytes()).collect()]);
-            }
-            6 => {
-                host.put(0, &completion(self.roll(90)));
-            }
-            7 => {
-                let mut words: Vec<_> = (0..self.roll(60)).map(|_| self.number() as u32).collect();
-                // Anything but taking the channel back, which is the end.
-                if words.first().is_some_and(|kind| *kind == 2) {
-                    words[0] = 1;
-                }
-                host.say(&words);
-            }
-            _ => host.set_busy(self.roll(2) == 0),
-        }
-    }
-}
-
 #[test]
 fn a_hostile_host_does_no_harm_and_an_honest_one_is_served_after_it() {
-    let seeds = if cfg!(miri) { 1 } else { 20 };
-    for seed in 0..seeds {
-        let (host, mut nic) = pair(LITTLE);
-        let mut dice = Dice(seed * 7919 + 1);
-        for step in 0..i64::from(MANY) {
-            if dice.roll(3) == 0 {
-                dice.be_hostile(&host);
-            }
-            host.deliver(0, &[&frame(step as u16, 60)], None);
-            let now = at(step * 200);
-            while let Some((token, answer)) = nic.receive(now) {
-                assert!(token.consume(<[u8]>::len) <= LONGEST);
-                answer.consume(60, |bytes| bytes.fill(0));
-            }
-            send(&mut nic, &frame(step as u16, 60), now);
-            nic.flush();
-            nic.arm();
-            host.nic(0).sent.clear();
-            assert_ne!(nic.state, State::Dead, "{seed}: {step}");
-        }
-        assert!(nic.counters().resets > u64::from(MANY) / 20, "{:?}", nic.counters());
-        // Its last lie may be one that is found only now.
-        host.set_busy(true);
-        host.put(0, &completion(u64::MAX));
-        let now = at(i64::from(MANY) * 200 + 5000);
-        for _ in 0..40 {
-            while receive(&mut nic, now).is_some() {}
-            nic.flush();
-        }
-        let now = at(i64::from(MANY) * 200 + 10_000);
-        assert!(host.deliver(0, &[&frame(7, 60)], None) || receive(&mut nic, now).is_none());
-        host.deliver(0, &[&frame(9, 60)], None);
-        let received: Vec<_> = core::iter::from_fn(|| receive(&mut nic, now)).collect();
-        assert!(received.contains(&frame(9, 60)), "{seed}: {:?}", nic.counters());
-        // What the host touched that was not its own is no fault of the driver's.
-        faults();
-    }
+    play_by_chance(hostile::play, if cfg!(miri) { 1 } else { 20 }, MANY.into());
 }

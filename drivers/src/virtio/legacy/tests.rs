@@ -1,9 +1,11 @@
 //! The drivers over a device's ports, honest and not.
 
+use super::hostile::{driver, nic};
 use super::*;
 use crate::emulated::frames::{self, at, frame, receive};
+use crate::emulated::hostile::play_by_chance;
 use crate::emulated::legacy::{Front, Manner};
-use crate::emulated::{Description, Emulated, Misbehaviour, Random};
+use crate::emulated::{Description, Emulated, Misbehaviour};
 use crate::virtio::blk::{Block, Request};
 use crate::virtio::feature;
 use crate::virtio::net::VirtioNet;
@@ -13,25 +15,9 @@ use core::task::Poll;
 use kernel_io::emulated::{claims, faults, on_delay};
 use network_nic::{Device as _, Instant, Nic as _};
 
-const MEMORY: usize = 64 << 10;
 const HEADER: usize = 10;
-/// Registers, and a NIC's configuration.
-const COUNT: u16 = 36;
 /// Frames, to see that it works; Miri takes its time for each.
 const FEW: u16 = if cfg!(miri) { 5 } else { 20 };
-
-/// A NIC as bhyve has it, with queues of a thousand.
-fn nic(has_vectors: bool) -> (Emulated, Rc<Front>) {
-    let device = Emulated::nic(feature::NET_MAC | feature::NET_STATUS);
-    device.describe(|description| description.queues = vec![1024, 1024]);
-    device.grow();
-    let front = Front::new(&device, COUNT, has_vectors);
-    (device, front)
-}
-
-fn driver(front: &Front) -> Result<VirtioNet, Error> {
-    VirtioNet::new(front.device(DeviceType::Network)?, MEMORY)
-}
 
 fn send(nic: &mut VirtioNet, frame: &[u8], now: Instant) -> bool {
     let sent = frames::send(nic, frame, now);
@@ -177,28 +163,6 @@ fn randomness_and_a_disk_come_over_ports() {
 
 #[test]
 fn whatever_its_registers_say_nothing_stops() {
-    for seed in 0..if cfg!(miri) { 2 } else { 60 } {
-        let mut random = Random(seed);
-        let (device, front) = nic(seed % 2 == 0);
-        if seed % 3 == 0 {
-            front.change(Manner { no_vectors: false, raving: Some(seed) });
-        }
-        let Ok(mut nic) = driver(&front) else { continue };
-        front.change(Manner { no_vectors: false, raving: Some(seed) });
-        for step in 0..if cfg!(miri) { 50 } else { 1000 } {
-            let now = at(step * 7);
-            if device.is_running() {
-                match random.below(20) {
-                    0 => device.lie(random.below(2) as usize, random.next() as u32, 60, 1),
-                    1 => device.need_reset(),
-                    2..10 => drop(device.deliver(&[&[0; HEADER][..], &frame(1, 60)].concat())),
-                    _ => drop(device.sent()),
-                }
-            }
-            drop(receive(&mut nic, now));
-            send(&mut nic, &frame(2, 60), now);
-            nic.arm();
-        }
-        faults();
-    }
+    let (seeds, steps) = if cfg!(miri) { (2, 50) } else { (60, 1000) };
+    play_by_chance(hostile::play, seeds, steps);
 }

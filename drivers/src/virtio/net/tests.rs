@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::emulated::frames::{at, frame, nothing, receive, segment, send};
-use crate::emulated::{Emulated, Misbehaviour, Random};
+use crate::emulated::hostile::play_by_chance;
+use crate::emulated::{Emulated, Misbehaviour};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
@@ -374,72 +375,10 @@ fn a_device_that_only_lies_gets_a_rest() {
     assert_eq!(faults(), nothing());
 }
 
-/// One thing that a device may do, mostly honest.
-fn device_does_something(device: &Emulated, random: &mut Random) {
-    if !device.is_running() {
-        return;
-    }
-    match random.below(40) {
-        0 => device.need_reset(),
-        1 => device.lie(
-            random.below(2) as usize,
-            random.next() as u32,
-            random.next() as u32,
-            random.next() as u16,
-        ),
-        // A well-formed entry for something that it may or may not have.
-        2 => device.lie(random.below(2) as usize, random.below(32) as u32, random.below(2000) as u32, 1),
-        3..8 => {
-            let mut bytes = vec![0; random.below(1600) as usize];
-            bytes.fill_with(|| random.next() as u8);
-            device.deliver(&bytes);
-        }
-        8..20 => {
-            device.deliver(&bare(&frame(1, 60 + random.below(1400) as usize)));
-        }
-        20..30 => {
-            device.sent();
-        }
-        30..32 => device.work(1),
-        _ => {
-            device.sleep(random.below(2) as usize);
-        }
-    }
-}
-
 #[test]
 fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
     let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 2000) };
-    for seed in 0..seeds {
-        let mut random = Random(seed);
-        let features = MODERN | (random.next() & OFFLOADS);
-        let device = Emulated::nic(features);
-        let mut nic = device.driver(if seed % 2 == 0 { MUCH } else { LITTLE }).expect("it behaves at first");
-        let places = device.available(0);
-        for step in 0..steps {
-            device_does_something(&device, &mut random);
-            let now = at(step * 7);
-            drop(receive(&mut nic, now));
-            if random.below(3) == 0 {
-                send(&mut nic, &frame(2, 60), now);
-            }
-            if random.below(4) == 0 {
-                nic.flush();
-                nic.arm();
-            }
-        }
-        // Given time and honesty it works again, with all its buffers.
-        device.need_reset();
-        nic.arm();
-        let now = at(100_000);
-        assert!(nic.receive(now).is_none(), "seed {seed}");
-        assert_eq!((device.is_running(), device.available(0)), (true, places), "seed {seed}");
-        assert!(
-            device.deliver(&bare(&frame(3, 60))) && receive(&mut nic, now) == Some(frame(3, 60)),
-            "seed {seed}"
-        );
-        faults();
-    }
+    play_by_chance(hostile::play, seeds, steps);
 }
 
 #[test]

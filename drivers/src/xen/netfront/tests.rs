@@ -1,11 +1,10 @@
 //! The NIC against an emulated backend, honest and not.
 
+use super::hostile::{driver, pair, settle};
 use super::*;
-use crate::Found;
-use crate::emulated::Random;
 use crate::emulated::frames::{at, frame, nothing, receive, segment, send, send_cut};
+use crate::emulated::hostile::play_by_chance;
 use crate::emulated::xen::{Host, Sent, Slot};
-use crate::nic::AnyNic;
 use alloc::vec;
 use kernel_io::emulated::{faults, microseconds};
 use network_nic::{Device as _, TxToken as _};
@@ -27,30 +26,6 @@ const RX_BLANK: u16 = 2;
 /// Of both.
 const MORE: u16 = 4;
 const EXTRA: u16 = 8;
-
-fn driver(memory: usize) -> Netfront {
-    let mut found = Found::default();
-    super::super::connect(&mut found, memory).expect("a host").add_to(&mut found);
-    match found.nics.pop() {
-        Some(AnyNic::Netfront(nic)) => nic,
-        _ => panic!("{:?}", found.failed),
-    }
-}
-
-fn pair(memory: usize) -> (Host, Netfront) {
-    let host = Host::new(1);
-    let mut nic = driver(memory);
-    // The last news of the backend.
-    assert_eq!(receive(&mut nic, at(0)), None);
-    host.notified();
-    (host, nic)
-}
-
-/// As a machine does to which nothing is sent, until both sides have done what they can.
-fn settle(nic: &mut Netfront, now: Instant) -> State {
-    (0..if cfg!(miri) { 8 } else { 20 }).for_each(|_| assert_eq!(receive(nic, now), None));
-    nic.state
-}
 
 #[test]
 fn frames_go_both_ways_unchanged() {
@@ -522,59 +497,8 @@ fn a_backend_that_says_all_the_time_what_it_is_costs_little() {
     assert!(matches!(settle(&mut nic, at(2010)), State::Gone { .. }));
 }
 
-/// One step of a backend that does anything.
-fn be_hostile(random: &mut Random, host: &Host) {
-    let which = random.below(2) as usize;
-    let words: Vec<u32> = (0..2).map(|_| random.next() as u32 >> random.below(32)).collect();
-    match random.below(12) {
-        0 => host.lie(0, which, &words, 0),
-        1 => host.lie(0, which, &words, 1 << random.below(32)),
-        // Its own index and events, and responses; what the guest has written is not there for it to change.
-        2 => {
-            let offset = 4 + random.below(3) * 4;
-            host.scribble(0, which, offset..offset + 4, words[0]);
-        }
-        3..6 => {
-            let count = 1 + random.below(20) as usize;
-            let slots = (0..count).map(|_| match random.below(3) {
-                0 => Slot::Raw([words[0], words[1]]),
-                1 => Slot::Data(random.below(2000) as u16, vec![9; random.below(2000) as usize], MORE),
-                _ => Slot::Data(0, frame(3, 60 + random.below(1400) as usize), random.next() as u16 & 15),
-            });
-            host.give(0, &slots.collect::<Vec<_>>());
-        }
-        6 => host.interrupt(),
-        7 => {
-            host.deliver(0, &segment(random.below(30_000) as usize), RX_VALIDATED);
-        }
-        8 => while host.take_sent(0).is_some() {},
-        _ => host.answer_sent(0, random.below(2) == 0),
-    }
-}
-
 #[test]
 fn a_hostile_backend_does_no_harm_and_an_honest_one_is_served_after_it() {
-    for seed in 0..if cfg!(miri) { 2 } else { 30 } {
-        let mut random = Random(seed);
-        let (host, mut nic) = pair([LITTLE, SOME][(seed % 2) as usize]);
-        let mut now = 0;
-        for _ in 0..if cfg!(miri) { 20 } else { 3000 } {
-            now += random.below(200) as i64;
-            if host.is_connected(0) {
-                be_hostile(&mut random, &host);
-            }
-            match random.below(4) {
-                0 => drop(receive(&mut nic, at(now))),
-                1 => drop(send(&mut nic, &frame(1, 60), at(now))),
-                2 => nic.flush(),
-                _ => drop(nic.arm()),
-            }
-        }
-        assert_eq!(faults(), nothing(), "seed {seed}");
-        // From then on it is honest, after a rest.
-        nic.fail(Fault::Lie(Lie::Index), at(now + 5000));
-        assert_eq!(settle(&mut nic, at(now + 5000)), State::Up, "seed {seed}: {:?}", nic.counters());
-        assert!(host.deliver(0, &frame(3, 60), 0));
-        assert_eq!(receive(&mut nic, at(now + 5000)), Some(frame(3, 60)), "seed {seed}");
-    }
+    let (seeds, steps) = if cfg!(miri) { (2, 20) } else { (30, 3000) };
+    play_by_chance(hostile::play, seeds, steps);
 }
