@@ -9,8 +9,8 @@ use crate::journal::Journal;
 use crate::{locked, random_uuid};
 use agent_engine::{CrashPoint, Engine, Fault, Host, Known, Limits, Page, Reply, Ticket};
 use agent_protocol::{
-    Action, Backend, Bytes, CONSOLE_BYTES_MAX, Command, ConsolePage, Event, Failure, Hello, ImageName,
-    InstanceId, OpId, Outcome, Refusal, Stats, Text, Uuid, Verb,
+    Action, Backend, Bytes, CONSOLE_BYTES_MAX, Command, ConsolePage, Event, Facility, Failure, Hello,
+    ImageName, InstanceId, OpId, Outcome, Refusal, Stats, Text, Uuid, Verb,
 };
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -288,6 +288,11 @@ impl Lanes {
             (!page.0.is_empty() || page.2).then_some(page)
         });
         page.unwrap_or_else(|| self.engine().events(after, limit))
+    }
+
+    /// Why the hypervisor of an instance does not provide a facility, if it does not.
+    pub(crate) fn lacks(&self, id: &InstanceId, facility: Facility) -> Option<String> {
+        self.engine().lacks(id, facility)
     }
 
     /// What an instance has used; `None` when the hypervisor has not said so in time.

@@ -13,7 +13,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use service::{answer, list};
+pub(crate) use service::{answer, list, provision};
 
 use agent_protocol::{Endpoint, Mac, NETWORKS_MAX, NetworkMap, NetworkName, Text, Uuid, Vni, encode};
 use kernel::{Device, Kernel};

@@ -3,8 +3,8 @@
 use crate::lanes::{Lanes, Told};
 use crate::network::{self, Networks};
 use agent_protocol::{
-    Answer, Command, EventPage, Failure, Hello, InstanceId, Inventory, OpId, Refusal, Text, Uuid, VERSION,
-    Welcome, decode, encode, path,
+    Answer, Command, EventPage, Facility, Failure, Hello, InstanceId, Inventory, OpId, Refusal, Text, Uuid,
+    VERSION, Welcome, decode, encode, path,
 };
 use management_http::json::{self, Bounds};
 use management_http::{Method, PROBLEM_NAMESPACE, Request, Response};
@@ -72,6 +72,10 @@ impl Service {
             None => problem(500, "storage", "The agent cannot write its own records."),
         })?;
         log::info!("appliance {} holds epoch {epoch}", hello.appliance_boot);
+        let mut backends = self.lanes.described().to_vec();
+        for backend in &mut backends {
+            backend.facilities.push(network::provision(self.networks.as_ref()));
+        }
         let welcome = Welcome {
             proto: VERSION,
             version: Text::new(env!("CARGO_PKG_VERSION")),
@@ -80,7 +84,7 @@ impl Service {
             epoch,
             journal_head,
             inventory_digest: self.lanes.digest(),
-            backends: self.lanes.described().to_vec(),
+            backends,
         };
         Ok(Response::json(200, encode(&welcome)))
     }
@@ -149,22 +153,29 @@ impl Service {
         let id: InstanceId = id.parse().map_err(|_| unknown())?;
         let [after] = fields(query, ["after"])?;
         let after = after.map_or(Ok(0), |text| number(text, "after"))?;
+        self.provided(&id, Facility::Console)?;
         let page = self.lanes.console(&id, after).map_err(|refusal| match refusal {
             Refusal::UnknownInstance => unknown(),
             Refusal::WrongState => problem(409, "wrong-state", "Nothing of the instance runs."),
             _ => problem(
                 422,
                 "impossible",
-                "The agent does not listen to its console: it has none, or its hypervisor keeps that to itself.",
+                "The agent does not listen to its console: its image has a serial port of its own, or none.",
             ),
         })?;
         Ok(Response::json(200, encode(&page)))
+    }
+
+    /// Refuse what the hypervisor of an instance is said not to provide.
+    fn provided(&self, id: &InstanceId, facility: Facility) -> Result<(), Response> {
+        self.lanes.lacks(id, facility).map_or(Ok(()), |why| Err(problem(422, "impossible", &why)))
     }
 
     fn stats(&self, id: &str, within: Result<Option<Duration>, Response>) -> Result<Response, Response> {
         let within = within?;
         let unknown = || problem(404, "unknown-instance", "There is no instance of that name.");
         let id: InstanceId = id.parse().map_err(|_| unknown())?;
+        self.provided(&id, Facility::Stats)?;
         let used = self.lanes.stats(&id, within).map_err(|refusal| match refusal {
             Refusal::UnknownInstance => unknown(),
             _ => problem(409, "wrong-state", "Nothing of the instance runs."),

@@ -8,7 +8,9 @@ use crate::plane::{ANSWER_TIME, Aim, Wait};
 use crate::policy::Principal;
 use crate::problem::{Kind, Problem};
 use agent_protocol::lifecycle::{Effect, effect};
-use agent_protocol::{Answer, Backend, Capability, Instance, Outcome, Refusal, Support, Text, Verb};
+use agent_protocol::{
+    Answer, Backend, Capability, Facility, Instance, Outcome, Provision, Refusal, Support, Text, Verb,
+};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -23,6 +25,23 @@ impl Management {
             return Err(Problem::new(Kind::Draining, "The host is being drained; use another."));
         }
         if self.chances(verb).is_some_and(|(can, _)| can) { Ok(()) } else { self.cannot(verb, None) }
+    }
+
+    /// Refuse to look for what none of the host's hypervisors provides: nothing is sent. Where only some of them do not, and of
+    /// one that does not speak of it, the agent is asked.
+    pub(crate) fn foresee_look(&self, facility: Facility) -> Result<(), Problem> {
+        self.forward.with_welcome(|welcome| {
+            let mut first = None;
+            for backend in welcome.iter().flat_map(|welcome| &welcome.backends) {
+                let is_it = |one: &&Provision| one.facility == facility && one.support == Support::Impossible;
+                let Some(provision) = backend.facilities.iter().find(is_it) else { return Ok(()) };
+                first.get_or_insert((&backend.name, provision));
+            }
+            let Some((name, provision)) = first else { return Ok(()) };
+            let detail = format!("{name} has no {facility}: {}", provision.by);
+            let facility = Some(Box::new(provision.clone()));
+            Err(Problem { facility, ..Problem::new(Kind::Unsupported, detail) })
+        })
     }
 
     /// Whether it takes to know by which of the host's hypervisors an instance is run, to say whether that can be done.

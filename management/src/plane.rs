@@ -28,7 +28,9 @@ use crate::slots::Slots;
 use crate::steward::Relay;
 use crate::targets::Targets;
 use crate::{about, answers, forward, keys, stored};
-use agent_protocol::{Action, Command, InstanceId, NetworkName, OpId, Text, Uuid, Verb, decode, encode};
+use agent_protocol::{
+    Action, Command, Facility, InstanceId, NetworkName, OpId, Text, Uuid, Verb, decode, encode,
+};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
@@ -457,8 +459,12 @@ impl Management {
                 // Not the list: this one is to be looked at now.
                 return Ok(self.read(self.describe(id)?, Purpose::Instance, request.path));
             }
-            Route::Stats(id) => return Ok(self.read(Question::Stats(id), Purpose::Stats, request.path)),
+            Route::Stats(id) => {
+                self.foresee_look(Facility::Stats)?;
+                return Ok(self.read(Question::Stats(id), Purpose::Stats, request.path));
+            }
             Route::Console(id, after, patience) => {
+                self.foresee_look(Facility::Console)?;
                 let until = now + patience.min(READ_TIME);
                 let continuation = Continuation { purpose: Purpose::Console, path: request.path.into() };
                 let question = Question::Console(id, after, until);

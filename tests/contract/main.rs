@@ -16,6 +16,7 @@ mod backend;
 mod cells;
 mod crashes;
 mod disk;
+mod facilities;
 mod figures;
 mod lives;
 mod names;
@@ -38,7 +39,8 @@ fn contract(backend: &'static dyn Backend) {
     let began = std::time::Instant::now();
     let rows = cells::play(&parent, &capabilities);
     println!("{}: the table took {:?}", backend.name(), began.elapsed());
-    page::settle(backend.name(), &page::section(&capabilities, &rows));
+    let looked = facilities::play(&parent, &capabilities);
+    page::settle(backend.name(), &page::section(&capabilities, &rows, &looked));
 }
 
 /// Commands that follow on each other.

@@ -2,7 +2,7 @@
 
 use crate::cells::{Row, is_impossible};
 use crate::states::{self, STANDINGS};
-use agent_protocol::{Backend, Support, Verb};
+use agent_protocol::{Backend, Facility, Support, Verb};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -24,11 +24,14 @@ fn tried(backend: &Backend, verb: Verb, cells: &[String]) -> String {
 }
 
 /// The section of one backend.
-pub(crate) fn section(backend: &Backend, rows: &[Row]) -> String {
+pub(crate) fn section(backend: &Backend, rows: &[Row], looked: &[(Facility, String)]) -> String {
     let mut text = format!("## {}\n\n", backend.name.as_str());
     let _ = writeln!(text, "| command | how |\n|---|---|");
     for (verb, cells) in rows {
         let _ = writeln!(text, "| `{verb}` | {} |", tried(backend, *verb, cells));
+    }
+    for (facility, how) in looked {
+        let _ = writeln!(text, "| `{facility}` | {how} |");
     }
     let heads: Vec<&str> = STANDINGS.iter().map(|standing| states::name(*standing)).collect();
     let _ = writeln!(text, "\n| command | {} |\n|---|{}", heads.join(" | "), "---|".repeat(heads.len()));

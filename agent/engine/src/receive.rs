@@ -1,8 +1,8 @@
 //! Who may command, and what arrives.
 
 use agent_protocol::{
-    Action, Command, EventKind, Failure, Hello, InstanceId, Outcome, Refusal, State, Support, Text, Uuid,
-    VERSION, Verb,
+    Action, Command, EventKind, Facility, Failure, Hello, InstanceId, Outcome, Refusal, State, Support, Text,
+    Uuid, VERSION, Verb,
 };
 use alloc::format;
 use alloc::string::String;
@@ -201,6 +201,18 @@ impl Engine {
         }
     }
 
+    /// Why the hypervisor of an instance does not provide a facility, if it does not. Of an instance that there is not, or not
+    /// any more, that is not why.
+    pub fn lacks(&self, id: &InstanceId, facility: Facility) -> Option<String> {
+        let lane = self.lanes.get(id).filter(|lane| lane.record.state != State::Terminated)?;
+        let facilities = &self.hosts.get(lane.backend?)?.backend.facilities;
+        match facilities.iter().find(|provision| provision.facility == facility) {
+            Some(provision) if provision.support != Support::Impossible => None,
+            Some(provision) => Some(format!("{facility}: {}", provision.by)),
+            None => Some(format!("{facility}: the hypervisor does not say that it can")),
+        }
+    }
+
     fn create(&mut self, command: &Command, backend: usize, random: u128) {
         let (Action::Create { image, .. } | Action::MigratePrepare { image, .. }) = &command.action else {
             return;
@@ -310,13 +322,17 @@ impl Engine {
     /// Have it seen what an instance has used; [`Engine::used`] has it afterwards.
     ///
     /// # Errors
-    /// There is no such instance, or nothing of it runs.
+    /// There is no such instance, nothing of it runs, or its hypervisor has no figures ([`Engine::lacks`]).
     pub fn ask_stats(&mut self, id: &InstanceId, now_ms: u64) -> Result<Ticket, Refusal> {
         self.now_ms = now_ms;
-        let lane = self.lanes.get_mut(id).ok_or(Refusal::UnknownInstance)?;
+        let lane = self.lanes.get(id).ok_or(Refusal::UnknownInstance)?;
         if !lane.record.lives() || lane.backend.is_none() {
             return Err(Refusal::WrongState);
         }
+        if self.lacks(id, Facility::Stats).is_some() {
+            return Err(Refusal::Impossible);
+        }
+        let lane = self.lanes.get_mut(id).ok_or(Refusal::UnknownInstance)?;
         // One that is being seen already counts.
         lane.wants_stats |= !matches!(lane.job, Some((_, Purpose::Stats)));
         let ticket = Ticket { id: id.clone(), uuid: lane.record.uuid, number: lane.stats.0 + 1 };

@@ -2,7 +2,10 @@
 
 use crate::{Text, Uuid, Verb};
 use alloc::vec::Vec;
-use serde::{Deserialize, Serialize};
+use core::fmt;
+use serde::de::value::{self, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The appliance presents itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +53,13 @@ pub struct Backend {
     pub name: Text,
     /// Its own version, as it tells it.
     pub version: Text,
-    /// How it carries out each verb.
+    /// How it carries out each verb. One that this version does not know is left out.
+    #[serde(deserialize_with = "verbs")]
     pub capabilities: Vec<Capability>,
+    /// The same of what is no command to an instance. None from an agent that is older than they; one that this version does
+    /// not know is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "facilities")]
+    pub facilities: Vec<Provision>,
 }
 
 /// How a hypervisor carries out one verb.
@@ -64,6 +72,89 @@ pub struct Capability {
     pub support: Support,
     /// The native command, the steps of the emulation, or the reason why it is impossible.
     pub by: Text,
+}
+
+/// How a hypervisor, or the agent for it, provides one facility.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Provision {
+    /// The facility.
+    pub facility: Facility,
+    /// How well it can.
+    pub support: Support,
+    /// The native command, what the agent does instead, or the reason why it is impossible.
+    pub by: Text,
+}
+
+macro_rules! facilities {
+    ($($(#[$doc:meta])* $item:ident = $text:literal,)*) => {
+        /// What can be asked that is no command to an instance, and so has no [`Verb`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+        pub enum Facility {
+            $($(#[$doc])* #[serde(rename = $text)] $item,)*
+        }
+
+        impl Facility {
+            /// Every facility.
+            pub const ALL: &'static [Self] = &[$(Self::$item),*];
+
+            /// The name on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$item => $text,)*
+                }
+            }
+        }
+    };
+}
+
+facilities!(
+    /// List instances.
+    List = "list",
+    /// Tell what becomes of instances by themselves.
+    Events = "events",
+    /// See what an instance has used.
+    Stats = "stats",
+    /// Read what a guest wrote to its console.
+    Console = "console",
+    /// Have the host carry virtual networks, as their maps say.
+    NetworkApply = "network.apply",
+);
+
+impl fmt::Display for Facility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One line of a document of an agent of any version.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(alias = "facility")]
+    verb: Text,
+    support: Support,
+    by: Text,
+}
+
+impl Line {
+    /// What it is about, if this version knows it.
+    fn about<T: DeserializeOwned>(&self) -> Option<T> {
+        let name: StrDeserializer<'_, value::Error> = self.verb.as_str().into_deserializer();
+        T::deserialize(name).ok()
+    }
+}
+
+fn verbs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Capability>, D::Error> {
+    let lines = Vec::<Line>::deserialize(deserializer)?.into_iter();
+    let known = |line: Line| Some(Capability { verb: line.about()?, support: line.support, by: line.by });
+    Ok(lines.filter_map(known).collect())
+}
+
+fn facilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Provision>, D::Error> {
+    let lines = Vec::<Line>::deserialize(deserializer)?.into_iter();
+    let known = |line: Line| Some(Provision { facility: line.about()?, support: line.support, by: line.by });
+    Ok(lines.filter_map(known).collect())
 }
 
 /// How well a hypervisor carries out a verb.

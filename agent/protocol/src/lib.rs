@@ -29,7 +29,7 @@ pub use answer::{Answer, Failure, Instance, Inventory, Outcome, Refusal};
 pub use command::{Action, Command, Precondition, Then, Verb};
 pub use console::{Bytes, CONSOLE_BYTES_MAX, ConsolePage};
 pub use event::{Event, EventKind, EventPage};
-pub use hello::{Backend, Capability, Hello, Support, Welcome};
+pub use hello::{Backend, Capability, Facility, Hello, Provision, Support, Welcome};
 pub use lifecycle::State;
 pub use network::{ENDPOINTS_MAX, Endpoint, MTU, NETWORKS_MAX, NetworkList, NetworkMap, NetworkState, Vni};
 pub use parts::{

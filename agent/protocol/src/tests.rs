@@ -58,6 +58,7 @@ fn the_bytes_of_version_one_are_frozen() {
                     support: Support::Emulated,
                     by: Text::new("quit, then SIGKILL"),
                 }],
+                facilities: vec![],
             }],
         },
         r#"{"proto":1,"version":"0.1.0","agent_boot":"01234567-89ab-4def-8123-456789abcdef","clock_ms":5,"epoch":7,"journal_head":0,"inventory_digest":0,"backends":[{"name":"qemu","version":"7.2","capabilities":[{"verb":"force-stop","support":"emulated","by":"quit, then SIGKILL"}]}]}"#,
@@ -86,6 +87,35 @@ fn the_bytes_of_version_one_are_frozen() {
         &full,
         r#"{"proto":1,"op_id":"op-2","epoch":7,"agent_boot":"01234567-89ab-4def-8123-456789abcdef","deadline_ms":900,"precondition":{"uuid":"01234567-89ab-4def-8123-456789abcdef","generation":3,"state":"shutting-down"},"critical":["epoch"],"instance":"web-1","action":{"verb":"stop","graceful":true,"timeout_ms":30000,"then":"force"}}"#,
     );
+}
+
+#[test]
+fn a_document_of_an_older_or_newer_agent_is_read_as_far_as_it_is_known() {
+    let backend = Backend {
+        name: Text::new("qemu"),
+        version: Text::new("7.2"),
+        capabilities: vec![],
+        facilities: vec![Provision {
+            facility: Facility::NetworkApply,
+            support: Support::Impossible,
+            by: Text::new("no address"),
+        }],
+    };
+    let written = r#"{"name":"qemu","version":"7.2","capabilities":[],"facilities":[{"facility":"network.apply","support":"impossible","by":"no address"}]}"#;
+    golden(&backend, written);
+    let older = r#"{"name":"qemu","version":"7.2","capabilities":[]}"#;
+    golden(&Backend { facilities: vec![], ..backend.clone() }, older);
+    let newer = r#"{"name":"qemu","version":"7.2","capabilities":[{"verb":"teleport","support":"native","by":"x"}],
+        "facilities":[{"facility":"smell","support":"native","by":"x"},
+                      {"facility":"network.apply","support":"impossible","by":"no address","more":1}]}"#;
+    assert_eq!(decode::<Backend>(newer.as_bytes()).unwrap(), backend);
+    for wrong in [
+        r#"{"name":"qemu","version":"7.2","capabilities":[{"support":"native","by":"x"}]}"#,
+        r#"{"name":"qemu","version":"7.2","capabilities":[],"facilities":[{"facility":"list","support":"perhaps","by":"x"}]}"#,
+        r#"{"name":"qemu","version":"7.2","capabilities":[],"facilities":[{"facility":7,"support":"native","by":"x"}]}"#,
+    ] {
+        assert!(decode::<Backend>(wrong.as_bytes()).is_err(), "{wrong}");
+    }
 }
 
 #[test]

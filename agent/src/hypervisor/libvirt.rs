@@ -295,8 +295,12 @@ impl Hypervisor for Libvirt {
     }
 
     fn describe(&self) -> Backend {
-        let capabilities = capabilities::all(&self.section);
-        Backend { name: Text::new(self.name()), version: self.version(), capabilities }
+        Backend {
+            name: Text::new(self.name()),
+            version: self.version(),
+            capabilities: capabilities::all(&self.section),
+            facilities: capabilities::facilities(),
+        }
     }
 
     fn images(&self) -> Vec<ImageName> {

@@ -38,7 +38,7 @@ pub trait Hypervisor: Send + Sync {
     /// What kind it is; stands in each instance it runs.
     fn name(&self) -> &'static str;
 
-    /// What it can do.
+    /// What it can do: each verb, and each facility that is not the host's.
     fn describe(&self) -> Backend;
 
     /// The images it could make instances of, sorted.

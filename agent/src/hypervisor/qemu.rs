@@ -332,6 +332,7 @@ impl Hypervisor for Qemu {
             name: Text::new(self.name()),
             version: self.version.clone(),
             capabilities: capabilities::all(&self.images),
+            facilities: capabilities::facilities(),
         }
     }
 

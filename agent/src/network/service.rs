@@ -2,7 +2,10 @@
 
 use super::{InEffect, Networks, Orderer, Refused};
 use crate::service::{body_within, fields, not_allowed, number, problem, wrong};
-use agent_protocol::{NetworkList, NetworkMap, NetworkName, NetworkState, Text, Uuid, VERSION, encode};
+use agent_protocol::{
+    Facility, NetworkList, NetworkMap, NetworkName, NetworkState, Provision, Support, Text, Uuid, VERSION,
+    encode,
+};
 use management_http::json::Bounds;
 use management_http::{Method, Request, Response};
 
@@ -51,9 +54,20 @@ pub(crate) fn list(networks: Option<&Networks>, boot: Uuid) -> Result<Response, 
     Ok(Response::json(200, encode(&NetworkList { proto: VERSION, agent_boot: boot, networks })))
 }
 
+/// Why there are no networks, where there are none.
+const NO_UNDERLAY: &str = "The operator's file names no address of this host on the network between hosts.";
+
 fn impossible() -> Response {
-    let detail = "The operator's file names no address of this host on the network between hosts.";
-    problem(501, "impossible", detail)
+    problem(501, "impossible", NO_UNDERLAY)
+}
+
+/// What can be done about networks here.
+pub(crate) fn provision(networks: Option<&Networks>) -> Provision {
+    let (support, by) = match networks {
+        Some(_) => (Support::Emulated, "VXLAN devices and bridges of the host's kernel, by iproute2"),
+        None => (Support::Impossible, NO_UNDERLAY),
+    };
+    Provision { facility: Facility::NetworkApply, support, by: Text::new(by) }
 }
 
 fn kernel(what: Text) -> Response {

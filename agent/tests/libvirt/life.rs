@@ -2,7 +2,7 @@
 
 use crate::world::{LONG, World, processes, signal};
 use agent::hypervisor::{Hypervisor, Step};
-use agent_protocol::{Failure, Size, State, Support, Verb};
+use agent_protocol::{Facility, Failure, Size, State, Support, Verb};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -314,5 +314,10 @@ fn every_verb_is_answered_for() {
         // This world has a network and no portal.
         let cannot = verb.as_str().starts_with("migrate.") || verb.as_str().starts_with("volume.");
         assert_eq!(of[0].support == Support::Impossible, cannot, "{verb}");
+    }
+    for facility in Facility::ALL.iter().filter(|one| **one != Facility::NetworkApply) {
+        let of: Vec<_> = backend.facilities.iter().filter(|one| one.facility == *facility).collect();
+        assert_eq!(of.len(), 1, "{facility}");
+        assert_eq!(of[0].support == Support::Impossible, *facility == Facility::Console, "{facility}");
     }
 }

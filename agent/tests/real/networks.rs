@@ -1,7 +1,7 @@
 //! Network maps over the wire. Needs root, for a network namespace.
 
 use crate::world::World;
-use agent_protocol::{NetworkList, NetworkState, decode, path};
+use agent_protocol::{Facility, NetworkList, NetworkState, Support, decode, path};
 use management_http::Method;
 use std::process::Command;
 
@@ -43,7 +43,19 @@ fn a_map_is_taken_from_the_appliance_that_commands_and_from_no_other() {
     let ip = |arguments: &[&str]| assert!(Command::new("ip").args(arguments).status().unwrap().success());
     ip(&["netns", "add", &namespace]);
     let mut world = World::new("networks");
-    assert_eq!(world.request(Method::Get, &blue(""), None).0, 501, "no network between hosts was named");
+    let (status, body) = world.request(Method::Get, &blue(""), None);
+    assert_eq!(status, 501, "no network between hosts was named");
+    let told = |world: &World| {
+        let mut backends = world.hello(1).1.unwrap().backends;
+        let mut told = backends.remove(0).facilities;
+        assert_eq!(told.iter().map(|one| one.facility).collect::<Vec<_>>(), Facility::ALL);
+        told.retain(|one| one.facility == Facility::NetworkApply);
+        told.remove(0)
+    };
+    let told_before = told(&world);
+    assert_eq!(told_before.support, Support::Impossible);
+    let problem: serde_json::Value = decode(&body).unwrap();
+    assert_eq!(problem["detail"], told_before.by.as_str(), "what it says is what happens");
 
     world.stop_agent();
     let file = world.directory.join("images.json");
@@ -52,6 +64,7 @@ fn a_map_is_taken_from_the_appliance_that_commands_and_from_no_other() {
     std::fs::write(&file, text.strip_suffix('}').unwrap().to_owned() + &section).unwrap();
     world.start_agent();
 
+    assert_eq!(told(&world).support, Support::Emulated);
     assert_eq!(world.request(Method::Get, &blue(""), None).0, 404);
     assert_eq!(world.request(Method::Put, &blue(""), Some(&map(1))).0, 400, "who says so?");
     let epoch = world.hello(1).1.unwrap().epoch;

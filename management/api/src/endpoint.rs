@@ -212,7 +212,7 @@ const COMMAND: &[Kind] = &[
 const LOOK: &[Kind] =
     &[Kind::HypervisorFailed, Kind::HypervisorTimeout, Kind::AgentStorage, Kind::DeadlinePassed];
 /// To one that looks at what an instance does.
-const USED: &[Kind] = &[Kind::WrongState, Kind::HypervisorFailed, Kind::HypervisorTimeout];
+const USED: &[Kind] = &[Kind::WrongState, Kind::Unsupported, Kind::HypervisorFailed, Kind::HypervisorTimeout];
 /// To one about an operation.
 const OPERATION: &[Kind] = &[Kind::UnknownOperation];
 /// To one that calls an operation off.
@@ -277,7 +277,7 @@ endpoints! {
     /// What the guest of an instance that runs wrote to its console after the first so many bytes, at once or when it has
     /// written something, within five seconds.
     Console: Get "/v1/instances/{id}/console" Read FOLLOW NONE () -> [200 agent_protocol::ConsolePage]
-        &[AGENT, INSTANCE, USED, &[Kind::Unsupported]];
+        &[AGENT, INSTANCE, USED];
     /// Command an instance.
     Command: Post "/v1/instances/{id}/commands" Instances DRY_RUN SIGNED (crate::CommandRequest)
         -> [200 crate::Forecast, 202 crate::OperationView] &[BODY, KEPT, AGENT, INSTANCE, COMMAND];

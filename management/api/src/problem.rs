@@ -4,7 +4,7 @@
 //! sent again, and whether anything was done. `GET /v1/problems` publishes the list.
 
 use crate::InstanceView;
-use agent_protocol::{Capability, Failure, Refusal, Text};
+use agent_protocol::{Capability, Failure, Provision, Refusal, Text};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -224,6 +224,8 @@ pub struct Problem {
     pub current: Option<Box<InstanceView>>,
     /// The capability that is missing, when that is why.
     pub capability: Option<Box<Capability>>,
+    /// The facility that is missing, when that is why.
+    pub facility: Option<Box<Provision>>,
     /// `Allow`, with [`Kind::MethodNotAllowed`].
     pub allow: Option<&'static str>,
 }
@@ -237,6 +239,7 @@ impl Problem {
             instance: String::new(),
             current: None,
             capability: None,
+            facility: None,
             allow: None,
         }
     }
@@ -260,6 +263,7 @@ impl Problem {
             instance: self.instance.clone(),
             retryable: self.kind.is_retryable(),
             capability: self.capability.clone(),
+            facility: self.facility.clone(),
             current: self.current.clone(),
         }
     }
@@ -300,6 +304,9 @@ pub struct ProblemDocument {
     /// The capability that is missing, when that is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capability: Option<Box<Capability>>,
+    /// The facility that is missing, when that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facility: Option<Box<Provision>>,
     /// The instance as it stands, when that is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<Box<InstanceView>>,

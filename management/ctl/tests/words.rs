@@ -52,7 +52,8 @@ fn about() -> Value {
         "agent": { "state": "up", "version": "0.1.0", "boot": "0b9c4a5e-0000-4000-8000-0000000000ee", "epoch": 3,
             "hypervisors": [{ "name": "qemu", "version": "7.2.22", "capabilities": [
                 { "verb": "start", "support": "native", "by": "cont" },
-                { "verb": "migrate.start", "support": "impossible", "by": "no peer is configured" } ] }] },
+                { "verb": "migrate.start", "support": "impossible", "by": "no peer is configured" } ],
+                "facilities": [{ "facility": "console", "support": "impossible", "by": "its board has none" }] }] },
         "state": { "disk": "kept" },
         "limits": { "request_line_bytes": 1024, "header_fields": 32, "header_bytes": 8192, "body_bytes": 65536,
             "batch_commands": 32 } }))
@@ -216,6 +217,7 @@ data    down   64 GiB  1         0    read only  iqn.2026-11.example.corbel:data
 HYPERVISOR  VERSION  VERB           SUPPORT     BY
 qemu        7.2.22   start          native      cont
 qemu        7.2.22   migrate.start  impossible  no peer is configured
+qemu        7.2.22   console        impossible  its board has none
 ",
     );
     shows(&["images"], "debian\ntiny\n");

@@ -3,7 +3,9 @@
 use super::desk::*;
 use crate::door::Caller;
 use crate::*;
-use agent_protocol::{Backend, Capability, Outcome, Refusal, State, Support, Text, Verb, Welcome, decode};
+use agent_protocol::{
+    Backend, Capability, Facility, Outcome, Provision, Refusal, State, Support, Text, Verb, Welcome, decode,
+};
 use core::future::Future as _;
 use core::time::Duration;
 use management_api::{EventKind, EventPage, OperationView};
@@ -11,6 +13,10 @@ use network_tls::Pin;
 use serde_json::json;
 
 const COMMANDS: &str = "POST /v1/instances/web-1/commands";
+
+fn provision(facility: Facility, support: Support) -> Provision {
+    Provision { facility, support, by: Text::new("its board has none") }
+}
 
 /// The agent has greeted, with one hypervisor that can do all but this.
 fn greeted(desk: &Desk, impossible: Verb) {
@@ -23,6 +29,7 @@ fn greeted(desk: &Desk, impossible: Verb) {
         name: Text::new("qemu"),
         version: Text::new("7.2"),
         capabilities: Verb::ALL.iter().map(capability).collect(),
+        facilities: Facility::ALL.iter().map(|facility| provision(*facility, Support::Native)).collect(),
     }];
     let peer = desk.peer(AGENT, 1000, 1);
     let welcome = Welcome { backends, ..welcome(AGENT, 1000, 1) };
@@ -47,6 +54,42 @@ fn what_no_hypervisor_here_can_do_is_refused_before_anything_is_sent() {
     let shown = desk.answer("GET /v1/capabilities", "").1;
     assert_eq!(shown["hypervisors"][0]["capabilities"].as_array().unwrap().len(), Verb::ALL.len());
     assert_eq!(desk.answer("GET /v1/hosts/self", "").1["agent"]["hypervisors"][0]["name"], "qemu");
+}
+
+#[test]
+fn what_no_hypervisor_here_has_is_not_asked_for() {
+    let looks = [
+        (Facility::Console, "GET /v1/instances/web-1/console"),
+        (Facility::Stats, "GET /v1/instances/web-1/stats"),
+    ];
+    for (facility, request) in looks {
+        let desk = Desk::new();
+        let greeted_with = |told: [Option<Support>; 2]| {
+            greeted_by_two(&desk, Verb::Save);
+            let mut backends =
+                desk.management.forward.with_welcome(|welcome| welcome.unwrap().backends.clone());
+            for (backend, support) in backends.iter_mut().zip(told) {
+                backend.facilities.retain(|one| one.facility != facility);
+                backend.facilities.extend(support.map(|support| provision(facility, support)));
+            }
+            let welcome = Welcome { backends, ..welcome(AGENT, 1000, 1) };
+            desk.management.forward.greeted(welcome, desk.peer(AGENT, 1000, 1), false);
+        };
+        greeted_with([Some(Support::Impossible); 2]);
+        let refused = desk.answer(request, "");
+        assert_eq!(kind(&refused), (422, "unsupported"));
+        assert_eq!(refused.1["facility"], json!(provision(facility, Support::Impossible)));
+        let detail = format!("qemu has no {facility}: its board has none");
+        assert_eq!(refused.1["detail"], detail.as_str());
+        let shown = desk.answer("GET /v1/capabilities", "").1;
+        let told = shown["hypervisors"][1]["facilities"].as_array().unwrap();
+        assert!(told.contains(&json!(provision(facility, Support::Impossible))), "{shown}");
+        // Where one of them may have it, the agent knows by which the instance is run.
+        for other in [None, Some(Support::Native), Some(Support::Emulated)] {
+            greeted_with([Some(Support::Impossible), other]);
+            assert!(matches!(desk.step(request, ""), Step::Ask(..)), "{facility} {other:?}");
+        }
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use super::played::{World, action, create, snapshot, stop, volume_attach};
 use crate::{Batch, Entry, Fault, Finding, Known, Reply, Report};
 use agent_protocol::{
-    Action, Attachment, Command, EventKind, Failure, Hello, Outcome, Precondition, Refusal, State, Text,
-    Then, Uuid, Verb,
+    Action, Attachment, Command, EventKind, Facility, Failure, Hello, Outcome, Precondition, Refusal, State,
+    Text, Then, Uuid, Verb,
 };
 
 fn refusal(known: Known) -> Refusal {
@@ -55,6 +55,17 @@ fn two_hypervisors_of_one_host_each_do_what_they_can_with_their_own_machines() {
         (instance.hypervisor.as_str().to_owned(), world.by[&instance.uuid])
     };
     assert_eq!((by(&world, "a"), by(&world, "b")), (("fake".into(), 0), ("other".into(), 1)));
+    // What one of them does not provide is not asked of it, and why is what its document says.
+    let lacks = |world: &World, id: &str, facility| world.engine.lacks(&id.parse().unwrap(), facility);
+    assert_eq!(lacks(&world, "b", Facility::Stats).as_deref(), Some("stats: played"));
+    let silent = "console: the hypervisor does not say that it can";
+    assert_eq!(lacks(&world, "b", Facility::Console).as_deref(), Some(silent));
+    for facility in Facility::ALL {
+        assert_eq!(lacks(&world, "a", *facility), None);
+        assert_eq!(lacks(&world, "nobody", *facility), None);
+    }
+    assert_eq!(world.engine.ask_stats(&"b".parse().unwrap(), 0), Err(Refusal::Impossible));
+    assert!(world.engine.ask_stats(&"a".parse().unwrap(), 0).is_ok());
     let attach = [volume_attach("v"), volume_attach("v")];
     for (id, action) in ["a", "b"].into_iter().zip(attach) {
         let attach = world.command(id, action);

@@ -2,8 +2,8 @@
 
 use crate::*;
 use agent_protocol::{
-    Action, Backend, Capability, Command, Failure, Instance, NicName, OpId, Outcome, State, Stats, Support,
-    Text, Uuid, Verb, VolumeName,
+    Action, Backend, Capability, Command, Facility, Failure, Instance, NicName, OpId, Outcome, Provision,
+    State, Stats, Support, Text, Uuid, Verb, VolumeName,
 };
 use std::collections::BTreeMap;
 
@@ -56,7 +56,18 @@ fn hosts() -> Vec<Host> {
             by: Text::new("played"),
         };
         let capabilities = Verb::ALL.iter().map(capability).collect();
-        let backend = Backend { name: Text::new(name), version: Text::new("1"), capabilities };
+        // The second tells nothing of consoles, and that it has no figures.
+        let told = |facility: &&Facility| name == "fake" || **facility != Facility::Console;
+        let provision = |&facility: &Facility| Provision {
+            facility,
+            support: match facility {
+                Facility::Stats if name == "other" => Support::Impossible,
+                _ => Support::Native,
+            },
+            by: Text::new("played"),
+        };
+        let facilities = Facility::ALL.iter().filter(told).map(provision).collect();
+        let backend = Backend { name: Text::new(name), version: Text::new("1"), capabilities, facilities };
         Host { backend, images: vec![image.parse().unwrap()] }
     };
     vec![host("fake", "tiny", Verb::VolumeResize), host("other", "small", Verb::Pause)]

@@ -1,7 +1,7 @@
 //! What this backend can do, how, and what it cannot and why.
 
 use super::images::Section;
-use agent_protocol::{Capability, Support, Text, Verb};
+use agent_protocol::{Capability, Facility, Provision, Support, Text, Verb};
 
 /// Why no machine moves to another host.
 pub(super) const NO_MIGRATION: &str = "libvirt lets the source go on when its peer's answer is lost, \
@@ -10,6 +10,30 @@ pub(super) const NO_MIGRATION: &str = "libvirt lets the source go on when its pe
 /// Every verb, with what becomes of it here.
 pub(super) fn all(section: &Section) -> Vec<Capability> {
     Verb::ALL.iter().map(|&verb| one(section, verb)).collect()
+}
+
+/// Every facility that is the hypervisor's, likewise.
+pub(super) fn facilities() -> Vec<Provision> {
+    Facility::ALL.iter().filter_map(|&facility| provision(facility)).collect()
+}
+
+fn provision(facility: Facility) -> Option<Provision> {
+    use Support::{Emulated, Impossible, Native};
+    let (support, by) = match facility {
+        Facility::List => (Emulated, "kept by the agent, as each domain was last seen"),
+        Facility::Events => (
+            Native,
+            "virConnectDomainEventCallbackRegisterAny; a restart is not told, since libvirt does not tell whose it was",
+        ),
+        Facility::Stats => (Native, "virConnectGetAllDomainStats"),
+        Facility::Console => (
+            Impossible,
+            "the agent does not listen to serial ports of domains; on the host, `virsh ttyconsole` names their other end",
+        ),
+        // Of the host, whatever its hypervisor.
+        Facility::NetworkApply => return None,
+    };
+    Some(Provision { facility, support, by: Text::new(by) })
 }
 
 fn one(section: &Section, verb: Verb) -> Capability {

@@ -2,11 +2,34 @@
 
 use super::images::Images;
 use crate::hypervisor::migration::Migration;
-use agent_protocol::{Capability, Support, Text, Verb};
+use agent_protocol::{Capability, Facility, Provision, Support, Text, Verb};
 
 /// Every verb, with what becomes of it here.
 pub(super) fn all(images: &Images) -> Vec<Capability> {
     Verb::ALL.iter().map(|&verb| one(images, verb)).collect()
+}
+
+/// Every facility that is the hypervisor's, likewise.
+pub(super) fn facilities() -> Vec<Provision> {
+    Facility::ALL.iter().filter_map(|&facility| provision(facility)).collect()
+}
+
+fn provision(facility: Facility) -> Option<Provision> {
+    use Support::{Emulated, Native};
+    let (support, by) = match facility {
+        Facility::List => (Emulated, "kept by the agent, as each process was last seen"),
+        Facility::Events => (Native, "events of QMP, on a monitor of their own; pidfds of the processes"),
+        Facility::Stats => {
+            (Native, "QMP query-blockstats, query-balloon; the host's figures of process and TAP devices")
+        }
+        Facility::Console => (
+            Native,
+            "the first serial port is a socket that the agent reads; not of an image that has a serial port of its own",
+        ),
+        // Of the host, whatever its hypervisor.
+        Facility::NetworkApply => return None,
+    };
+    Some(Provision { facility, support, by: Text::new(by) })
 }
 
 fn one(images: &Images, verb: Verb) -> Capability {

@@ -79,11 +79,13 @@ pub(super) fn capabilities(api: &mut Api<'_>) -> Outcome<Exit> {
     }
     let mut table = Table::new(&["HYPERVISOR", "VERSION", "VERB", "SUPPORT", "BY"]);
     for hypervisor in hypervisors {
-        for one in items(hypervisor, "/capabilities") {
+        let facilities = items(hypervisor, "/facilities").iter().map(|one| ("/facility", one));
+        let verbs = items(hypervisor, "/capabilities").iter().map(|one| ("/verb", one));
+        for (name, one) in verbs.chain(facilities) {
             table.row(vec![
                 text(hypervisor, "/name").into(),
                 text(hypervisor, "/version").into(),
-                text(one, "/verb").into(),
+                text(one, name).into(),
                 state(&text(one, "/support")),
                 text(one, "/by").into(),
             ]);

@@ -10,8 +10,8 @@ use agent_engine::{
     Batch, CrashPoint, Engine, Entry, Host as Backend, Job, Known, Limits, Reply, Report, Task, Ticket,
 };
 use agent_protocol::{
-    Answer, Capability, Command, EventPage, Hello, Inventory, OpId, Outcome, Support, Text, Uuid, VERSION,
-    Verb, Welcome, decode, encode, path,
+    Answer, Capability, Command, EventPage, Facility, Hello, Inventory, OpId, Outcome, Provision, Support,
+    Text, Uuid, VERSION, Verb, Welcome, decode, encode, path,
 };
 use kernel_runtime::Instant;
 use management_http::{Limits as HttpLimits, Method, Request, Response, Server};
@@ -543,11 +543,17 @@ fn meanwhile(run: &Run, clock_ms: u64, op_id: &OpId, outcome: Outcome) -> Respon
 fn backend() -> Backend {
     let capability =
         |verb: &Verb| Capability { verb: *verb, support: Support::Native, by: Text::new("a call") };
+    let provision = |facility: &Facility| Provision {
+        facility: *facility,
+        support: Support::Native,
+        by: Text::new("a call"),
+    };
     Backend {
         backend: agent_protocol::Backend {
             name: Text::new("sim"),
             version: Text::new("1"),
             capabilities: Verb::ALL.iter().map(capability).collect(),
+            facilities: Facility::ALL.iter().map(provision).collect(),
         },
         images: vec!["tiny".parse().expect("a name")],
     }
