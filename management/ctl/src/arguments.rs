@@ -158,6 +158,8 @@ pub(crate) enum Command {
         /// The operation
         #[arg(value_parser = name::<OpId>)]
         id: OpId,
+        #[command(flatten)]
+        dry: Dry,
     },
     /// Show what has happened, the oldest first
     Events(Events),
@@ -170,6 +172,8 @@ pub(crate) enum Command {
         /// Let it take some again
         #[arg(long)]
         off: bool,
+        #[command(flatten)]
+        dry: Dry,
     },
     /// Give the appliance its first certificate; --pin takes the place of --ca until then
     Enrol(Enrol),
@@ -188,6 +192,14 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+/// Whether it is meant.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Dry {
+    /// Only ask whether it would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// One instance.
@@ -492,6 +504,8 @@ pub(crate) enum TargetAction {
         /// Ask initiators to log out, and withdraw it when they have or this time is over
         #[arg(long, value_name = "TIME", value_parser = span::parse)]
         grace: Option<Duration>,
+        #[command(flatten)]
+        dry: Dry,
     },
 }
 
@@ -539,6 +553,8 @@ pub(crate) struct Expose {
     /// At most so many bytes a second
     #[arg(long, value_name = "BYTES")]
     pub(crate) bandwidth: Option<u64>,
+    #[command(flatten)]
+    pub(crate) dry: Dry,
 }
 
 #[derive(Debug, Args)]

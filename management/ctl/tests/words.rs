@@ -7,12 +7,13 @@ use agent_protocol::{ConsolePage, Stats};
 use canned::{Asked, Reply, Server};
 use management_api::audit::{Anchor, AuditPage, AuditRecord, Decision, Hash};
 use management_api::{
-    AboutView, ApiEvent, BatchRequest, BatchView, Capabilities, EventPage, Forecast, HostView,
+    AboutView, ApiEvent, BatchRequest, BatchView, Call, Capabilities, ENDPOINTS, EventPage, Forecast,
+    HostView,
 };
 use management_api::{CertificateDocument, CertificateRequestView, EnrolRequest, KeysView};
 use management_api::{
-    ImageList, InstancePage, NetworkPage, NetworkView, OperationPage, OperationView, ProblemDocument,
-    ReadyView, TargetPage,
+    ImageList, InstancePage, NetworkPage, NetworkView, OperationPage, OperationView, Parameters,
+    ProblemDocument, ReadyView, TargetPage, TargetView,
 };
 use network_tls::{Pin, Token};
 use serde::Serialize;
@@ -572,6 +573,84 @@ fn a_dry_run_is_a_forecast() {
     });
     let run = server.ctl(&["terminate", "db-1", "--dry-run"]);
     assert_eq!(run.out, "db-1: terminate would be done; it is running (dry run: nothing was done)\n");
+}
+
+/// Every request that can be asked whether it would be done, as this program makes it.
+fn dry_runs(folder: &std::path::Path) -> Vec<(Call, Vec<String>, &'static str)> {
+    let map = folder.join("dry.json");
+    std::fs::write(&map, MAP).unwrap();
+    let expose = "targets expose data --iqn iqn.2026-11.example.corbel:data --volume nbd://192.0.2.9/data --initiator *";
+    let apply = format!("networks apply {}", map.display());
+    let rows = [
+        (Call::Drain, "drain", "POST /v1/hosts/self:drain?dry_run=true"),
+        (Call::CreateInstance, "create web-1 --image tiny", "POST /v1/instances?dry_run=true"),
+        (Call::Command, "start db-1", "POST /v1/instances/db-1/commands?dry_run=true"),
+        // Each of several is asked about by itself, so that each has its line.
+        (Call::Batch, "start a b", "POST /v1/instances/a/commands?dry_run=true"),
+        (Call::Cancel, "cancel 17a2b3-1", "POST /v1/operations/17a2b3-1:cancel?dry_run=true"),
+        (Call::PutTarget, expose, "PUT /v1/targets/data?dry_run=true"),
+        (Call::DeleteTarget, "targets withdraw data", "DELETE /v1/targets/data?dry_run=true"),
+        (Call::PutNetwork, &apply, "PUT /v1/networks/blue/map?dry_run=true"),
+        (Call::DeleteNetwork, "networks remove blue", "DELETE /v1/networks/blue/map?dry_run=true"),
+    ];
+    let words = |line: &str| line.split(' ').map(String::from).chain(["--dry-run".into()]).collect();
+    rows.into_iter().map(|(call, line, asks)| (call, words(line), asks)).collect()
+}
+
+#[test]
+fn whatever_can_be_asked_for_its_forecast_has_a_flag_for_it_and_nothing_is_left_open() {
+    let rows = dry_runs(&canned::folder());
+    for endpoint in ENDPOINTS.iter().filter(|one| one.query.has(Parameters::DRY_RUN)) {
+        assert!(rows.iter().any(|(call, ..)| *call == endpoint.call), "{endpoint:?} has no flag");
+    }
+    for (_, words, asks) in rows {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let server = Server::start(|_, _| Reply::Hangup);
+        let run = server.ctl(&words);
+        assert_eq!(run.code, 4, "{words:?}: {}", run.err);
+        assert!(run.err.contains("nothing was changed by asking"), "{words:?}: {}", run.err);
+        let asked = server.asked();
+        assert!(
+            !asked.is_empty() && asked.iter().all(|one| one.line == format!("{asks} HTTP/1.1")),
+            "{asked:?}"
+        );
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_would_be() {
+    let said = |words: &[&str], answer: Value| {
+        let server = Server::start(move |_, _| Reply::Json(200, answer.to_string()));
+        let run = server.ctl(words);
+        assert_eq!((run.code, run.err.as_str()), (0, ""), "{words:?}");
+        run.out.lines().last().unwrap().to_owned()
+    };
+    let dry = |words: &str| format!("{words} (dry run: nothing was done)");
+    assert_eq!(said(&["drain", "--dry-run"], host(false)), dry("it would take no new instances"));
+    assert_eq!(said(&["drain", "--off", "--dry-run"], host(false)), dry("it takes new instances already"));
+    let cancel = said(&["cancel", "17a2b3-1", "--dry-run"], operation("accepted"));
+    assert_eq!(cancel, dry("17a2b3-1: would be called off"));
+    let target = |sessions: u64| {
+        of::<TargetView>(json!({ "id": "data", "iqn": "iqn.2026-11.example.corbel:data", "lun": 0,
+            "volume": "nbd://192.0.2.9/data", "initiators": ["*"], "read_only": true, "state": "ready",
+            "size_bytes": null, "sessions": sessions }))
+    };
+    assert_eq!(
+        said(&["targets", "withdraw", "data", "--dry-run"], target(0)),
+        dry("data: would be withdrawn")
+    );
+    assert_eq!(
+        said(&["targets", "withdraw", "data", "--grace", "30s", "--dry-run"], target(2)),
+        dry("data: would be withdrawn; sessions whose initiators would be asked to log out: 2")
+    );
+    let expose =
+        dry_runs(&canned::folder()).into_iter().find(|(call, ..)| *call == Call::PutTarget).unwrap().1;
+    let expose: Vec<&str> = expose.iter().map(String::as_str).collect();
+    assert_eq!(said(&expose, target(0)), dry("data: this is how it would be"));
+    let document = [&["--json"][..], &expose].concat();
+    let server = Server::start(move |_, _| Reply::Json(200, target(0).to_string()));
+    let told: Value = serde_json::from_str(&server.ctl(&document).out).unwrap();
+    assert_eq!(told["id"], "data", "a document and nothing else");
 }
 
 #[test]

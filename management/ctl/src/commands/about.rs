@@ -1,8 +1,9 @@
 //! What the appliance says of itself: status, capabilities, problems, figures.
 
-use super::{age, items, number, state, text};
+use super::{age, follow, items, number, state, text};
 use crate::advice;
 use crate::api::Api;
+use crate::arguments::Dry;
 use crate::failure::{Exit, Failure, Outcome, Problem};
 use crate::plain;
 use crate::screen::{Screen, Tint};
@@ -107,10 +108,15 @@ pub(super) fn host(api: &mut Api<'_>) -> Outcome<Exit> {
 }
 
 /// Let it take no new instances, or take them again.
-pub(super) fn drain(api: &mut Api<'_>, drain: bool) -> Outcome<Exit> {
+pub(super) fn drain(api: &mut Api<'_>, drain: bool, dry: Dry) -> Outcome<Exit> {
     let body = super::order::json(&DrainRequest { drain })?;
-    let document = api.send(Method::Post, "/v1/hosts/self:drain", Some(&body), "asking")?;
+    let place = (Method::Post, "/v1/hosts/self:drain");
+    let document = follow::change(api, place, &[], Some(&body), ("asking", dry))?;
     show_host(api.screen, &document);
+    let so = document.pointer("/drain").and_then(Value::as_bool) == Some(drain);
+    let what = if drain { "no new instances" } else { "new instances" };
+    let what = if so { format!("it takes {what} already") } else { format!("it would take {what}") };
+    follow::would_be(api.screen, dry, &what);
     Ok(Exit::Done)
 }
 

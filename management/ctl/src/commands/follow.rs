@@ -5,9 +5,10 @@ use super::order::{Envelope, Order, json};
 use super::text;
 use crate::advice;
 use crate::api::Api;
-use crate::arguments::Terms;
+use crate::arguments::{Dry, Terms};
 use crate::failure::{Exit, Failure, Outcome, Problem};
 use crate::progress::Progress;
+use crate::screen::Screen;
 use management_api::{BATCH_MAX, BatchRequest};
 use management_http::Method;
 use serde_json::{Value, json};
@@ -85,10 +86,32 @@ fn unless_lost(failure: Failure, envelope: &Envelope<'_>, begun: bool) -> Failur
 }
 
 /// A forecast that was lost leaves nothing open: nothing was to be done.
-fn unasked(failure: Failure) -> Failure {
+pub(super) fn unasked(failure: Failure) -> Failure {
     match failure {
         Failure::Lost(what, _) => Failure::Unreachable(what, "nothing was changed by asking; try again."),
         other => other,
+    }
+}
+
+/// Send a change, or only ask whether it would be done; the path has no query yet.
+pub(super) fn change(
+    api: &mut Api<'_>,
+    (method, path): (Method, &str),
+    query: &[String],
+    body: Option<&Value>,
+    (label, dry): (&str, Dry),
+) -> Outcome<Value> {
+    let asked = dry.dry_run.then(|| "dry_run=true".to_string());
+    let query: Vec<String> = query.iter().cloned().chain(asked).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    let answer = api.send(method, &format!("{path}{mark}{}", query.join("&")), body, label);
+    if dry.dry_run { answer.map_err(unasked) } else { answer }
+}
+
+/// Say what a dry run has found, if it was one and is not told as a document.
+pub(super) fn would_be(screen: &Screen, dry: Dry, what: &str) {
+    if dry.dry_run && !screen.is_json() {
+        screen.say(&format!("{what} (dry run: nothing was done)"));
     }
 }
 

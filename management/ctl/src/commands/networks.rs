@@ -1,8 +1,8 @@
 //! Networks: the maps that say on which host each interface is.
 
-use super::{items, listed, text};
+use super::{follow, items, listed, text};
 use crate::api::Api;
-use crate::arguments::{NetworkAction, NetworkTerms};
+use crate::arguments::{Dry, NetworkAction, NetworkTerms};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::progress::Progress;
 use crate::screen::{Screen, Tint};
@@ -121,10 +121,9 @@ fn apply(api: &mut Api<'_>, file: &Path, terms: &NetworkTerms) -> Outcome<Exit> 
     let here = |error: &dyn std::fmt::Display| Failure::Here(format!("{}: {error}", file.display()));
     let body = serde_json::to_value(&map).map_err(|error| here(&error))?;
     let id = map.network.as_str();
-    let query = if terms.dry_run { "?dry_run=true" } else { "" };
-    let path = format!("{}{query}", place(id));
-    let label = format!("applying {id}");
-    let answer = api.send(Method::Put, &path, Some(&body), &label).map_err(same_again)?;
+    let (path, label, dry) = (place(id), format!("applying {id}"), Dry { dry_run: terms.dry_run });
+    let answer = follow::change(api, (Method::Put, &path), &[], Some(&body), (&label, dry));
+    let answer = answer.map_err(same_again)?;
     let words = |answer: &Value| match (terms.dry_run, is_settled(answer)) {
         (true, _) => "would be taken (dry run: nothing was done)",
         (false, true) => "is in effect",
@@ -145,9 +144,9 @@ fn apply(api: &mut Api<'_>, file: &Path, terms: &NetworkTerms) -> Outcome<Exit> 
 }
 
 fn remove(api: &mut Api<'_>, id: &str, terms: &NetworkTerms) -> Outcome<Exit> {
-    let query = if terms.dry_run { "?dry_run=true" } else { "" };
-    let path = format!("{}{query}", place(id));
-    let answer = api.send(Method::Delete, &path, None, &format!("removing {id}")).map_err(same_again)?;
+    let (path, label, dry) = (place(id), format!("removing {id}"), Dry { dry_run: terms.dry_run });
+    let answer = follow::change(api, (Method::Delete, &path), &[], None, (&label, dry));
+    let answer = answer.map_err(same_again)?;
     let (answer, exit) = match terms.wait.filter(|_| !terms.dry_run) {
         Some(limit) => until(api, id, answer, limit, &|now| now.is_none())?,
         None => (Some(answer), Exit::Done),

@@ -2,7 +2,7 @@
 
 use super::{follow, number, state, text};
 use crate::api::Api;
-use crate::arguments::{Operation, Operations};
+use crate::arguments::{Dry, Operation, Operations};
 use crate::failure::{Exit, Outcome, Problem};
 use crate::screen::{Screen, Tint};
 use crate::span;
@@ -88,11 +88,13 @@ pub(super) fn show(api: &mut Api<'_>, options: &Operation) -> Outcome<Exit> {
 }
 
 /// Call one off that nobody was asked to carry out yet.
-pub(super) fn cancel(api: &mut Api<'_>, id: &OpId) -> Outcome<Exit> {
-    let operation = api.send(Method::Post, &format!("/v1/operations/{id}:cancel"), None, "calling it off")?;
+pub(super) fn cancel(api: &mut Api<'_>, id: &OpId, dry: Dry) -> Outcome<Exit> {
+    let place = (Method::Post, format!("/v1/operations/{id}:cancel"));
+    let operation = follow::change(api, (place.0, &place.1), &[], None, ("calling it off", dry))?;
+    follow::would_be(api.screen, dry, &format!("{id}: would be called off"));
     if api.screen.is_json() {
         api.screen.document(&operation);
-    } else {
+    } else if !dry.dry_run {
         api.screen.say(&line(api.screen, &operation));
     }
     Ok(Exit::Done)

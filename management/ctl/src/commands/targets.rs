@@ -1,7 +1,7 @@
 //! Targets: the disks that the appliance offers.
 
 use super::order::json;
-use super::{bytes, items, listed, number, state, text};
+use super::{bytes, follow, items, listed, number, state, text};
 use crate::api::Api;
 use crate::arguments::{Expose, TargetAction};
 use crate::failure::{Exit, Failure, Outcome};
@@ -24,11 +24,19 @@ pub(super) fn run(api: &mut Api<'_>, action: Option<&TargetAction>) -> Outcome<E
             Ok(Exit::Done)
         }
         Some(TargetAction::Expose(expose)) => self::expose(api, expose),
-        Some(TargetAction::Withdraw { target, grace }) => {
-            let query = grace.map(|grace| format!("?grace={}", grace.as_secs())).unwrap_or_default();
-            let path = format!("/v1/targets/{}{query}", target.id);
-            let left = api.send(Method::Delete, &path, None, &format!("withdrawing {}", target.id))?;
-            if api.screen.is_json() {
+        Some(TargetAction::Withdraw { target, grace, dry }) => {
+            let query: Vec<String> = grace.iter().map(|grace| format!("grace={}", grace.as_secs())).collect();
+            let (path, label) = (format!("/v1/targets/{}", target.id), format!("withdrawing {}", target.id));
+            let left = follow::change(api, (Method::Delete, &path), &query, None, (&label, *dry))?;
+            if dry.dry_run && !api.screen.is_json() {
+                let sessions = match number(&left, "/sessions") {
+                    Some(0) | None => String::new(),
+                    Some(sessions) => {
+                        format!("; sessions whose initiators would be asked to log out: {sessions}")
+                    }
+                };
+                follow::would_be(api.screen, *dry, &format!("{}: would be withdrawn{sessions}", target.id));
+            } else if api.screen.is_json() {
                 api.screen.document(&left);
             } else if left.is_null() {
                 api.screen.say(&format!("{}: withdrawn", target.id));
@@ -146,9 +154,11 @@ fn expose(api: &mut Api<'_>, expose: &Expose) -> Outcome<Exit> {
         policy: Some(Object(policy)).filter(|Object(policy)| *policy != PolicyDocument::default()),
     };
     let id = &expose.target.id;
-    let path = format!("/v1/targets/{id}");
-    let shown = api.send(Method::Put, &path, Some(&json(&document)?), &format!("exposing {id}"))?;
+    let (path, label) = (format!("/v1/targets/{id}"), format!("exposing {id}"));
+    let body = json(&document)?;
+    let shown = follow::change(api, (Method::Put, &path), &[], Some(&body), (&label, expose.dry))?;
     show(api.screen, &shown);
+    follow::would_be(api.screen, expose.dry, &format!("{id}: this is how it would be"));
     Ok(Exit::Done)
 }
 
