@@ -8,6 +8,9 @@ use crate::secure::Secure;
 use crate::wire::Wire;
 use crate::{Management, Step};
 use alloc::rc::Rc;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
 use core::time::Duration;
 use kernel_runtime::{Clock, Instant, with_deadline};
 use management_http::{Limits, Server};
@@ -15,6 +18,11 @@ use network::Stream;
 
 /// Slots are few, so a peer that keeps one must say something now and then.
 const LIMITS: Limits = Limits { idle_time: Duration::from_secs(10), ..Limits::SERVER };
+/// For how long a peer that asks for nothing keeps its slot whoever else may want one. After that, while no slot is left for
+/// others, the one that has asked for nothing for longest gives way.
+const IDLE_LEAST: Duration = Duration::from_millis(500);
+/// How long a peer that gives way has to close its side: somebody waits for its slot.
+const GIVE_WAY_TIME: Duration = Duration::from_millis(100);
 /// How long a peer has to close its side after the last response.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
@@ -35,7 +43,7 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
     slots.add();
     loop {
         stream.accept(port).await;
-        let taken = slots.take();
+        let mut taken = Some(slots.take());
         management.metrics.connection();
         let peer = stream.peer();
         let (outcome, patience) = match stream.admit(door, clock, slots).await {
@@ -43,12 +51,19 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
                 if let Principal::Unknown(why) = caller.principal {
                     management.refuse(peer, &Refused::new(NO_SERVICE, why));
                 }
-                (converse(&mut stream, management, &caller).await, FINISH_TIME)
+                match converse(&mut stream, management, &caller).await {
+                    Ok(End::Said) => (Ok(()), FINISH_TIME),
+                    Ok(End::GaveWay) => {
+                        taken = None;
+                        (Ok(()), GIVE_WAY_TIME)
+                    }
+                    Err(gone) => (Err(gone), FINISH_TIME),
+                }
             }
             Err(refused) => {
                 management.refuse(peer, &refused);
                 // The next one may come in a moment: nobody else has to make room for it.
-                drop(taken);
+                taken = None;
                 // So that it hears the alert, if there is one.
                 (Ok(()), REFUSED_TIME)
             }
@@ -66,20 +81,29 @@ pub async fn serve_on<W: Wire>(stream: W, port: u16, management: &Management) {
             }
             Err(Gone) => stream.abort(),
         }
+        drop(taken);
     }
 }
 
 /// The peer is gone, or might as well be.
 struct Gone;
 
+/// How a conversation has ended in order.
+enum End {
+    /// All is said.
+    Said,
+    /// The peer had nothing to say, and others have no slot.
+    GaveWay,
+}
+
 /// Serve one peer until all is said.
-async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Caller) -> Result<(), Gone> {
+async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Caller) -> Result<End, Gone> {
     let clock = &management.clock;
     let mut engine = Server::new(LIMITS, elapsed(clock));
     loop {
         write_out(stream, &mut engine, clock).await?;
         if engine.is_finished() {
-            return Ok(());
+            return Ok(End::Said);
         }
         let step = engine.request().map(|request| management.receive(&request, caller));
         match step {
@@ -118,6 +142,11 @@ async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Cal
                 management.recorded().await;
                 engine.respond(elapsed(clock), &response);
             }
+            None if engine.is_idle() => {
+                if stays(stream, &mut engine, management).await?.is_none() {
+                    return Ok(End::GaveWay);
+                }
+            }
             None => read_in(stream, &mut engine, clock).await?,
         }
     }
@@ -145,6 +174,40 @@ async fn read_in<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) ->
         Err(_) => engine.expired(elapsed(clock)).map_err(|_| Gone)?,
     }
     Ok(())
+}
+
+/// The same of a peer that has no request under way: `None` when it has said nothing and gives way to others.
+async fn stays<W: Wire>(
+    stream: &mut W,
+    engine: &mut Server,
+    management: &Management,
+) -> Result<Option<()>, Gone> {
+    let clock = &management.clock;
+    let idle = management.slots.idle();
+    let least = clock.now() + IDLE_LEAST;
+    let until = deadline(engine).unwrap_or(clock.now() + LIMITS.idle_time);
+    let outcome = {
+        let mut reading = pin!(stream.read(engine.space()));
+        match with_deadline(clock, least.min(until), reading.as_mut()).await {
+            Ok(outcome) => Ok(Some(outcome)),
+            Err(_) => {
+                let mut in_the_way = pin!(idle.in_the_way());
+                let whichever = poll_fn(|cx| match reading.as_mut().poll(cx) {
+                    Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+                    Poll::Pending => in_the_way.as_mut().poll(cx).map(|()| None),
+                });
+                with_deadline(clock, until, whichever).await
+            }
+        }
+    };
+    match outcome {
+        Ok(Some(Ok(0))) => engine.end_of_input(),
+        Ok(Some(Ok(count))) => engine.received(elapsed(clock), count),
+        Ok(Some(Err(_))) => return Err(Gone),
+        Ok(None) => return Ok(None),
+        Err(_) => engine.expired(elapsed(clock)).map_err(|_| Gone)?,
+    }
+    Ok(Some(()))
 }
 
 /// The engine counts time from the start of the machine.

@@ -1,7 +1,9 @@
-//! The connections of the API are few: who waits, and who does not say who it is, must not take them all.
+//! The connections of the API are few: who waits, who does not say who it is, and who asks for nothing, must not take them all.
 
 use alloc::collections::VecDeque;
 use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
 
 /// So many connections are left for those who do not wait, where there are more.
 const LEFT: usize = 2;
@@ -16,6 +18,9 @@ pub(crate) struct Slots {
     /// number.
     unproved: RefCell<VecDeque<u64>>,
     last: Cell<u64>,
+    /// Peers that are let in and have no request under way, by number, the one that has asked for nothing for longest first;
+    /// with whom to wake when it may be in the way. No more than there are connections.
+    idle: RefCell<VecDeque<(u64, Option<Waker>)>>,
 }
 
 impl Slots {
@@ -26,15 +31,49 @@ impl Slots {
 
     /// A peer has one, until this is dropped.
     pub(crate) fn take(&self) -> Taken<'_> {
-        Taken::new(&self.taken)
+        let taken = Taken::new(&self.taken);
+        self.stir();
+        taken
     }
 
     /// A peer has still to show who it is, until this is dropped.
     pub(crate) fn unproved(&self) -> Unproved<'_> {
-        let number = self.last.get() + 1;
-        self.last.set(number);
+        let number = self.number();
         self.unproved.borrow_mut().push_back(number);
         Unproved { slots: self, number }
+    }
+
+    /// A peer that was let in has no request under way, until this is dropped.
+    pub(crate) fn idle(&self) -> Idle<'_> {
+        let number = self.number();
+        self.idle.borrow_mut().push_back((number, None));
+        Idle { slots: self, number }
+    }
+
+    /// How many peers are idle.
+    #[cfg(test)]
+    pub(crate) fn idle_peers(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    fn number(&self) -> u64 {
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        number
+    }
+
+    /// Whether the idle peer of this number is to make room: nobody else could come, none that has still to show who it is
+    /// could be made to leave instead, and no other has been idle for longer.
+    fn is_in_the_way(&self, number: u64) -> bool {
+        let longest = self.idle.borrow().front().map(|(number, _)| *number);
+        self.are_full() && self.unproved.borrow().is_empty() && longest == Some(number)
+    }
+
+    /// Have the peer that has been idle for longest see whether it is in the way now.
+    fn stir(&self) {
+        if let Some(waker) = self.idle.borrow_mut().front_mut().and_then(|(_, waker)| waker.take()) {
+            waker.wake();
+        }
     }
 
     /// Whether no peer more could come now.
@@ -87,6 +126,37 @@ impl Unproved<'_> {
 impl Drop for Unproved<'_> {
     fn drop(&mut self) {
         self.slots.unproved.borrow_mut().retain(|number| *number != self.number);
+        self.slots.stir();
+    }
+}
+
+/// A peer that was let in and has no request under way.
+pub(crate) struct Idle<'a> {
+    slots: &'a Slots,
+    number: u64,
+}
+
+impl Idle<'_> {
+    /// Wait until it is to make room for others.
+    pub(crate) async fn in_the_way(&self) {
+        poll_fn(|cx| {
+            if self.slots.is_in_the_way(self.number) {
+                return Poll::Ready(());
+            }
+            let mut idle = self.slots.idle.borrow_mut();
+            if let Some((_, waker)) = idle.iter_mut().find(|(number, _)| *number == self.number) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.slots.idle.borrow_mut().retain(|(number, _)| *number != self.number);
+        self.slots.stir();
     }
 }
 

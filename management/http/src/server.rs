@@ -191,6 +191,11 @@ impl Server {
         Ok(())
     }
 
+    /// Whether it has nothing of a request, and all that it has answered is written.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle && self.transmit().is_empty()
+    }
+
     /// Whether all is said, so that the connection is to be closed.
     pub fn is_finished(&self) -> bool {
         self.phase == Phase::Over && self.transmit().is_empty()

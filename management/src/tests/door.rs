@@ -155,9 +155,17 @@ impl Caller {
         body: Option<&str>,
     ) -> Result<(u16, serde_json::Value), String> {
         self.client.request(method, path, body.map(str::as_bytes));
+        let request = self.client.transmit().to_vec();
+        self.write(world, &request)?;
+        self.client.transmitted(request.len());
+        self.answer(world)
+    }
+
+    /// Send these bytes of a request, or of several.
+    fn write(&mut self, world: &mut World, bytes: &[u8]) -> Result<(), String> {
         let mut sent = 0;
-        while sent < self.client.transmit().len() {
-            let count = self.tls.write(&self.client.transmit()[sent..]).map_err(|fatal| fatal.to_string())?;
+        while sent < bytes.len() {
+            let count = self.tls.write(&bytes[sent..]).map_err(|fatal| fatal.to_string())?;
             if count == 0 {
                 return Err("it does not go on".into());
             }
@@ -166,7 +174,14 @@ impl Caller {
                 return Err(fatal);
             }
         }
-        self.client.transmitted(sent);
+        Ok(())
+    }
+
+    /// The answer that has come to a request.
+    fn answer(&mut self, world: &mut World) -> Result<(u16, serde_json::Value), String> {
+        if let Some(fatal) = self.carry(world) {
+            return Err(fatal);
+        }
         let mut bytes = [0; 4096];
         loop {
             let count = self.tls.read(&mut bytes).map_err(|fatal| fatal.to_string())?;
@@ -426,6 +441,75 @@ fn when_all_slots_are_taken_the_one_that_has_been_silent_for_longest_gives_way_a
     let (last, others) = silent.split_last().unwrap();
     assert!(others.iter().all(End::is_closed) && !last.is_closed(), "the last keeps nobody out");
     assert_eq!(world.get(&vm, "/healthz").0, 200);
+}
+
+#[test]
+fn when_all_slots_are_taken_the_caller_that_has_asked_for_nothing_for_longest_gives_way_to_a_newcomer() {
+    let mut world = World::new(3);
+    let vm = world.issue(&[VM]);
+    let mut callers: Vec<Caller> = Vec::new();
+    for _ in 0..3 {
+        let mut caller = world.caller(Some(&vm));
+        assert_eq!(caller.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+        callers.push(caller);
+        world.wait(Duration::from_millis(100));
+    }
+    // The first asks once more, so that the second is the one that has asked for nothing for longest.
+    assert_eq!(callers[0].ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+    world.wait(Duration::from_millis(280));
+    assert!(callers.iter().all(|caller| !caller.end.is_closed()), "half a second is everybody's");
+    world.wait(Duration::from_millis(40));
+    assert!(callers[1].end.is_closed(), "nobody else could come");
+    assert!(!callers[0].end.is_closed() && !callers[2].end.is_closed());
+    // A place is left: nobody else has to leave, and who comes is served at once.
+    world.wait(Duration::from_secs(5));
+    assert!(!callers[0].end.is_closed() && !callers[2].end.is_closed());
+    let before = world.now;
+    let mut newcomer = world.caller(Some(&vm));
+    assert_eq!(newcomer.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+    assert_eq!(world.now, before);
+    // It has taken the last place, and that of the third is free at once. However many come, they are served at once, and
+    // no more is remembered than there are slots.
+    assert!(callers[2].end.is_closed() && !callers[0].end.is_closed());
+    assert_eq!(callers[0].ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+    for _ in 0..20 {
+        world.wait(Duration::from_millis(600));
+        let before = world.now;
+        let mut one = world.caller(Some(&vm));
+        assert_eq!(one.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+        assert_eq!(world.now, before);
+        callers.push(one);
+        assert!(world.management.slots.idle_peers() <= 3);
+    }
+}
+
+#[test]
+fn who_has_a_request_under_way_gives_way_to_nobody() {
+    let mut world = World::new(3);
+    let vm = world.issue(&[VM]);
+    // One waits for something to happen, one is at sending its request, and one is idle.
+    let mut listener = world.caller(Some(&vm));
+    let listening = b"GET /v1/events?wait=20s HTTP/1.1\r\nHost: corbel\r\n\r\n";
+    listener.write(&mut world, listening).unwrap();
+    let mut slow = world.caller(Some(&vm));
+    slow.client.request(Method::Get, "/healthz", None);
+    let request = slow.client.transmit().to_vec();
+    slow.client.transmitted(request.len());
+    let (begin, rest) = request.split_at(9);
+    slow.write(&mut world, begin).unwrap();
+    let mut idle = world.caller(Some(&vm));
+    assert_eq!(idle.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+    world.wait(Duration::from_millis(520));
+    assert!(idle.end.is_closed());
+    for _ in 0..4 {
+        let mut newcomer = world.caller(Some(&vm));
+        assert_eq!(newcomer.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
+        world.wait(Duration::from_millis(620));
+        assert!(newcomer.end.is_closed(), "it has asked for nothing since, and is the only one");
+    }
+    assert!(!listener.end.is_closed() && !slow.end.is_closed());
+    slow.write(&mut world, rest).unwrap();
+    assert_eq!(slow.answer(&mut world).unwrap().0, 200);
 }
 
 #[test]
