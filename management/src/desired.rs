@@ -5,7 +5,7 @@ use crate::documents::{self, policy_document};
 use crate::networks::NetworkDeed;
 use crate::problem::{Kind, Problem};
 use crate::route::IfMatch;
-use crate::targets::Targets;
+use crate::targets::{Targets, may_become, same_name};
 use crate::views;
 use agent_protocol::{Object, Text, decode, encode};
 use alloc::boxed::Box;
@@ -140,11 +140,7 @@ fn would_be(
 ) -> Result<Response, Problem> {
     let mut view = views::absent(id.as_str(), &wanted.document);
     if let Some(there) = there {
-        if (Exposure { access: exposure.access, ..there.exposure.clone() }) != *exposure {
-            let detail =
-                "Another target of that name is exposed; of one that is, only access can be changed.";
-            return Err(Problem::new(Kind::TargetConflict, detail));
-        }
+        may_become(exposure, &there.exposure)?;
         view = views::target(there);
     }
     view.desired = Some(wanted.shown(there));
@@ -158,7 +154,7 @@ fn difference(wanted: &Wanted, exposed: Option<&Exposed>) -> Vec<Text> {
     let policy = document.policy.as_ref().map(|Object(policy)| policy.clone()).unwrap_or_default();
     let chap = document.chap.is_some();
     let fields = [
-        ("iqn", document.iqn == exposure.iqn),
+        ("iqn", same_name(&document.iqn, &exposure.iqn)),
         ("lun", document.lun == exposure.lun),
         ("volume", document.volume == exposure.volume),
         ("initiators", document.initiators == exposure.initiators),
@@ -232,7 +228,15 @@ impl Management {
             return Ok(Err(would_be(&id, &exposure, there.as_ref(), &wanted)?));
         }
         let was_there = there.is_some();
-        crate::targets::put(&*self.targets, exposure)?;
+        let refused = match &there {
+            // Which of it storage minds is what the client has to know.
+            Some(there) => may_become(&exposure, &there.exposure),
+            None => Ok(()),
+        };
+        crate::targets::put(&*self.targets, exposure).map_err(|problem| match problem.kind {
+            Kind::TargetConflict => refused.err().unwrap_or(problem),
+            _ => problem,
+        })?;
         let key = format!("{TARGETS}{id}");
         let what = What::Put(id, Box::new(document), generation, was_there);
         Ok(Ok(Deed { key, value: Some(value), what, path: request.path.into() }))

@@ -55,6 +55,52 @@ pub(crate) fn put(targets: &dyn Targets, exposure: Exposure) -> Result<(), Probl
     targets.expose(exposure).map(|_| ()).map_err(|error| problem(&id, error))
 }
 
+/// Whether two iSCSI names are one: letters of either case are the same (RFC 3722).
+pub(crate) fn same_name(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
+/// The members of a document in which it differs from what is exposed and which cannot be changed there, as they are called
+/// in it. `access` can.
+pub(crate) fn fixed_differences(wanted: &Exposure, there: &Exposure) -> Vec<&'static str> {
+    let (policy, other) = (&wanted.policy, &there.policy);
+    let (rate, other_rate) = (&policy.rate, &other.rate);
+    let initiators = wanted.initiators.len() == there.initiators.len()
+        && wanted.initiators.iter().zip(&there.initiators).all(|(one, other)| same_name(one, other));
+    let members = [
+        ("iqn", same_name(&wanted.iqn, &there.iqn)),
+        ("lun", wanted.lun == there.lun),
+        ("volume", wanted.volume == there.volume),
+        ("initiators", initiators),
+        ("chap", wanted.chap == there.chap),
+        ("read_only", wanted.read_only == there.read_only),
+        ("removable", wanted.removable == there.removable),
+        ("policy.portals", policy.portals == other.portals),
+        ("policy.portals_fence", policy.portals_fence == other.portals_fence),
+        ("policy.generation", policy.generation == other.generation),
+        ("policy.iops", rate.iops == other_rate.iops),
+        ("policy.bandwidth", rate.bandwidth == other_rate.bandwidth),
+        ("policy.burst_seconds", rate.burst == other_rate.burst),
+        ("policy.hold_seconds", policy.hold == other.hold),
+        ("policy.fail_after_seconds", policy.fail_after == other.fail_after),
+        ("policy.assume_durable", policy.assume_durable == other.assume_durable),
+    ];
+    members.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+}
+
+/// Refuse what would change more of a target that is there than can be.
+pub(crate) fn may_become(wanted: &Exposure, there: &Exposure) -> Result<(), Problem> {
+    let differ = fixed_differences(wanted, there);
+    if differ.is_empty() {
+        return Ok(());
+    }
+    let (id, members) = (&there.id, differ.join(", "));
+    let detail = format!(
+        "Of {id}, which is exposed, only access can be changed, and this would change {members}. Withdraw it first."
+    );
+    Err(Problem::new(Kind::TargetConflict, detail))
+}
+
 /// Withdraw it, with `grace` seconds for its initiators.
 pub(crate) fn delete(targets: &dyn Targets, id: &str, grace: Option<u16>) -> Result<(), Problem> {
     let done = match grace {

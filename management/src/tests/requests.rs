@@ -2,6 +2,7 @@
 
 use super::desk::*;
 use crate::*;
+use serde_json::{Value, json};
 use storage::VolumeState;
 
 const DISK: &str = r#"{"iqn":"iqn.2026-01.example:disk","volume":"nbd://10.1.0.9/disk","initiators":["*"]}"#;
@@ -93,6 +94,75 @@ fn what_storage_refuses_is_told_as_it_is() {
     assert!(wrong.1["detail"].as_str().unwrap().starts_with("iqn: "));
     assert_eq!(desk.answer("PUT /v1/targets/b", DISK).0, 201);
     assert_eq!(kind(&desk.answer("PUT /v1/targets/c", DISK)), (507, "no-capacity"));
+}
+
+#[test]
+fn whoever_would_change_what_cannot_be_changed_of_a_target_is_told_which_member_it_is() {
+    let desk = Desk::new();
+    let whole = json!({
+        "iqn": "iqn.2026-01.example:disk", "lun": 1, "volume": "nbd://10.1.0.9/disk",
+        "initiators": ["iqn.2026-01.example:host"], "read_only": true, "removable": false,
+        "chap": { "accounts": [{ "user": "u", "secret": "0123456789abcdef" }] },
+        "policy": { "portals": ["10.1.0.10:10809"], "generation": 1, "iops": 100, "bandwidth": 1_000_000,
+            "burst_seconds": 2, "hold_seconds": 20, "fail_after_seconds": 60, "assume_durable": true,
+            "portals_fence": true },
+    });
+    assert_eq!(desk.answer("PUT /v1/targets/a", &whole.to_string()).0, 201);
+    let others = [
+        ("iqn", json!("iqn.2026-01.example:other")),
+        ("lun", json!(2)),
+        ("volume", json!("nbd://10.1.0.9/other")),
+        ("initiators", json!(["*"])),
+        ("read_only", json!(false)),
+        ("removable", json!(true)),
+        ("chap", json!({ "accounts": [{ "user": "u", "secret": "fedcba9876543210" }] })),
+        ("chap", json!(null)),
+        ("policy.portals", json!(["10.1.0.11:10809"])),
+        ("policy.generation", json!(2)),
+        ("policy.iops", json!(200)),
+        ("policy.bandwidth", json!(2_000_000)),
+        ("policy.burst_seconds", json!(3)),
+        ("policy.hold_seconds", json!(30)),
+        ("policy.fail_after_seconds", json!(90)),
+        ("policy.assume_durable", json!(false)),
+        ("policy.portals_fence", json!(false)),
+    ];
+    let changed = |members: &[(&str, Value)]| {
+        let mut document = whole.clone();
+        for (member, value) in members {
+            let place = format!("/{}", member.replace('.', "/"));
+            match document.pointer_mut(&place) {
+                Some(there) => *there = value.clone(),
+                None => document[*member] = value.clone(),
+            }
+        }
+        document.to_string()
+    };
+    // Whatever else a document says, as its own schema has it, is access or what numbers it.
+    let schema = management_api::openapi::document();
+    for (name, free) in [("TargetDocument", &["access", "generation", "policy"][..]), ("PolicyDocument", &[])]
+    {
+        let members = schema["components"]["schemas"][name]["properties"].as_object().unwrap();
+        for member in members.keys().filter(|member| !free.contains(&member.as_str())) {
+            let named = if name == "PolicyDocument" { format!("policy.{member}") } else { member.clone() };
+            assert!(others.iter().any(|(other, _)| *other == named), "{named} is not tried");
+        }
+    }
+    for put in ["PUT /v1/targets/a", "PUT /v1/targets/a?dry_run=true"] {
+        for (member, value) in &others {
+            let refused = desk.answer(put, &changed(&[(member, value.clone())]));
+            assert_eq!(kind(&refused), (409, "target-conflict"), "{member}");
+            let detail = refused.1["detail"].as_str().unwrap();
+            assert!(detail.ends_with(&format!("this would change {member}. Withdraw it first.")), "{detail}");
+            assert!(!detail.contains("fedcba"), "no secret is told");
+        }
+        let refused = desk.answer(put, &changed(&[("lun", json!(2)), ("policy.iops", json!(200))]));
+        assert!(refused.1["detail"].as_str().unwrap().contains("change lun, policy.iops."), "{}", refused.1);
+    }
+    // A name is the same in letters of either case, and the same document changes nothing.
+    let same = changed(&[("iqn", json!("iqn.2026-01.EXAMPLE:disk"))]);
+    assert_eq!(desk.answer("PUT /v1/targets/a?dry_run=true", &same).0, 200);
+    assert_eq!(desk.answer("PUT /v1/targets/a", &whole.to_string()).0, 200);
 }
 
 #[test]
