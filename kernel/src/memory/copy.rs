@@ -363,6 +363,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "written in assembly")]
     fn every_length_is_copied_wherever_it_lies_and_nothing_beside_it() {
         let _turn = TURN.lock();
         for manner in manners() {
@@ -383,6 +384,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "written in assembly")]
     fn ranges_that_overlap_are_moved_either_way() {
         let _turn = TURN.lock();
         for manner in manners() {
@@ -405,6 +407,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "written in assembly")]
     fn every_length_is_filled_and_nothing_beside_it() {
         for length in lengths() {
             for to in [0, 1, 9, 31] {

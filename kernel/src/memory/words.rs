@@ -97,6 +97,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "written in assembly")]
     fn every_length_is_copied_wherever_it_lies_and_nothing_beside_it() {
         for length in lengths() {
             for (from, to) in [(0, 0), (1, 31), (12, 5)] {
@@ -113,6 +114,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "written in assembly")]
     fn ranges_that_overlap_are_moved_either_way() {
         for length in lengths() {
             for distance in [1, 2, 7, 8, 9, 16, 31, 64, 300] {
@@ -132,6 +134,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "written in assembly")]
     fn every_length_is_filled_and_nothing_beside_it() {
         for length in lengths() {
             for to in [0, 1, 9] {
