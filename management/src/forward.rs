@@ -22,6 +22,9 @@ const AGAIN_LAST: Duration = Duration::from_millis(400);
 /// How much longer than to its deadline an answer is waited for: what the agent began in time may end after it.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
+/// How soon after one reason another is logged: whoever asks again and again has the agent dialled as often.
+const NEWS_PAUSE: Duration = Duration::from_secs(1);
+
 /// Wakes all who listen.
 #[derive(Default)]
 pub(crate) struct Bell(RefCell<Vec<Waker>>);
@@ -65,6 +68,8 @@ pub(crate) struct Forward {
     networks_asked: Cell<bool>,
     /// Why the last attempt to connect failed; `None` before the first.
     down: RefCell<Option<String>>,
+    /// The reason that was logged last, and when; an empty one once the agent has been reached.
+    told: RefCell<Option<(String, Instant)>>,
     welcome: RefCell<Option<Welcome>>,
     /// As of the last greeting.
     pub(crate) peer: Cell<Option<Peer>>,
@@ -101,6 +106,7 @@ impl Forward {
             hands: Cell::new(0),
             networks_asked: Cell::new(false),
             down: RefCell::default(),
+            told: RefCell::default(),
             welcome: RefCell::default(),
             peer: Cell::new(None),
             superseded: Cell::new(false),
@@ -232,6 +238,9 @@ impl Forward {
         self.peer.set(Some(peer));
         *self.welcome.borrow_mut() = Some(welcome);
         *self.down.borrow_mut() = None;
+        if let Some((why, _)) = &mut *self.told.borrow_mut() {
+            why.clear();
+        }
         if self.superseded.replace(false) {
             log::warn!("the agent takes commands from this appliance again");
         }
@@ -258,10 +267,24 @@ impl Forward {
             self.wake();
             return;
         }
+        if self.is_news(why) {
+            log::warn!("agent {why}");
+        }
         let waiting: Vec<_> = self.queue.borrow_mut().drain(..).collect();
         for pending in waiting {
             pending.answer(Err(AgentError::Unavailable(why.into())));
         }
+    }
+
+    /// Whether this reason is to be logged: each once while the agent is out of reach, and not one upon the other.
+    pub(crate) fn is_news(&self, why: &str) -> bool {
+        let now = self.clock.now();
+        let mut told = self.told.borrow_mut();
+        let is_news = told.as_ref().is_none_or(|(last, at)| last != why && now >= *at + NEWS_PAUSE);
+        if is_news {
+            *told = Some((why.into(), now));
+        }
+        is_news
     }
 
     /// Whether any link is connected.

@@ -31,6 +31,8 @@ use serde::de::DeserializeOwned;
 
 /// How long the agent may take to accept a connection and to greet.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// How long an agent that is not believed may take to hear so, for its own log.
+const FAREWELL_TIME: Duration = Duration::from_millis(50);
 /// How long an idle connection stays without a word: less than the agent's patience.
 const IDLE_TIME: Duration = Duration::from_secs(15);
 /// How long to wait before dialling again, at first and at most.
@@ -153,10 +155,13 @@ impl<W: Wire> Link<'_, W> {
         match with_deadline(&self.management.clock, until, self.stream.connect(self.agent)).await {
             Ok(Ok(())) => {}
             Ok(Err(ConnectError::Refused)) => {
-                return Err(match self.stream.words() {
-                    Some(words) => format!("{}: TLS: {words}", self.agent),
-                    None => format!("{} refuses or does not answer", self.agent),
-                });
+                let Some(words) = self.stream.words() else {
+                    return Err(format!("{} refuses or does not answer", self.agent));
+                };
+                let until = self.clock().now() + FAREWELL_TIME;
+                let _ = with_deadline(&self.management.clock, until, self.stream.finish()).await;
+                self.stream.abort();
+                return Err(format!("{}: TLS: {words}", self.agent));
             }
             Ok(Err(ConnectError::Unroutable)) => return Err(format!("there is no route to {}", self.agent)),
             Err(_) => {

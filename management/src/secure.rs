@@ -147,8 +147,9 @@ impl<W: Wire> Wire for Secure<W> {
             }
             Err(error) => Err(Refused::new(HERE, error)),
         };
+        // The connection stays: the alert is still on its way.
         done.map_err(|words| {
-            self.abort();
+            self.tls = None;
             self.words = Some(words);
             ConnectError::Refused
         })

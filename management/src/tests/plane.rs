@@ -330,6 +330,25 @@ fn an_agent_that_is_lost_to_another_appliance_is_believed_only_if_it_is_the_run_
 }
 
 #[test]
+fn why_the_agent_is_out_of_reach_is_logged_once_and_never_in_a_flood() {
+    let mut desk = Desk::new();
+    let is_news = |desk: &Desk, why| desk.management.forward.is_news(why);
+    assert!(is_news(&desk, "it is not there"));
+    desk.wait(Duration::from_secs(3600));
+    assert!(!is_news(&desk, "it is not there"), "that is known");
+    assert!(is_news(&desk, "its key is another's"));
+    // Two links that fail in two ways, as often as somebody asks.
+    let logged = (0..1000).filter(|n| is_news(&desk, ["one", "other"][n % 2])).count();
+    assert_eq!(logged, 0);
+    desk.wait(Duration::from_secs(1));
+    assert!(is_news(&desk, "one"), "a reason that lasts is logged in the end");
+    let peer = desk.peer(AGENT, 1000, 1);
+    desk.management.forward.greeted(welcome(AGENT, 1000, 1), peer, true);
+    desk.wait(Duration::from_secs(1));
+    assert!(is_news(&desk, "one"), "it has been there meanwhile");
+}
+
+#[test]
 fn an_outcome_that_nobody_knows_is_never_guessed() {
     // The agent's run, and how far its journal has come, when it says that it never received the command.
     for (boot, head, expected) in [(8, 9, "failed"), (8, 5000, "indeterminate"), (8, 0, "indeterminate")] {

@@ -137,6 +137,8 @@ fn words(why: &CertificateError) -> String {
             format!("not valid for name {}: it is for {}", name(expected), presented.join(", "))
         }
         CertificateError::UnknownIssuer => "none of the configured authorities made it".into(),
+        // What `pinned` says of a key.
+        CertificateError::ApplicationVerificationFailure => "its key is not one that is believed here".into(),
         CertificateError::Other(_) => format!(
             "{why}; a certificate that is itself an authority's cannot be a server's or a client's: give it a \
              certificate of its own"
