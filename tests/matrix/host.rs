@@ -71,9 +71,9 @@ impl Host {
         self.pattern.path()
     }
 
-    /// An agent that knows nothing of the appliances before.
+    /// An agent that knows nothing of the appliances before, and asks for no key.
     pub(crate) fn agent(&self) -> Result<Agent> {
-        Agent::start(&self.net, &self.scratch, Path::new(env!("CARGO_BIN_EXE_corbel")))
+        Agent::start_in_clear(&self.net, &self.scratch, Path::new(env!("CARGO_BIN_EXE_corbel")))
     }
 
     /// What an appliance here is to be told.
@@ -89,8 +89,7 @@ impl Host {
         ];
         target.into_iter().for_each(|(key, value)| config.set(key, value));
         if let Some(agent) = agent {
-            config.set("agent", agent.seen().to_string());
-            config.set("agent.insecure", "yes");
+            agent.configure(&mut config);
         }
         config
     }

@@ -10,6 +10,7 @@ pub mod disk;
 mod error;
 pub mod images;
 pub mod initiator;
+pub mod keys;
 pub mod machine;
 pub mod net;
 pub mod process;

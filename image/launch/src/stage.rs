@@ -127,8 +127,7 @@ impl Stage {
         }
         let agent = script.agent.then(|| Agent::start(&net, &scratch, &script.corbel)).transpose()?;
         if let Some(agent) = &agent {
-            config.set("agent", agent.seen().to_string());
-            config.set("agent.insecure", "yes");
+            agent.configure(&mut config);
         }
         let mut arguments = script.arguments.clone();
         if script.state {

@@ -105,6 +105,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "agent",
             "agent_protocol",
             "management_http",
+            "network_tls",
             "storage_iscsi",
             "storage_nbd",
             "tests_negative",
