@@ -27,6 +27,8 @@ mod promises;
 mod states;
 mod steps;
 mod stories;
+mod strangers;
+mod way;
 
 use backend::{Backend, libvirt::Libvirt, qemu::Qemu};
 use crashes::Victim;
@@ -82,6 +84,16 @@ fn disk(backend: &'static dyn Backend) {
 }
 
 #[test]
+fn qemu_with_keys_that_are_not_those_of_the_other_end() {
+    strangers::are_refused(&mut Parent::new(&Qemu));
+}
+
+#[test]
+fn qemu_with_a_link_that_asks_for_no_keys() {
+    strangers::are_all_the_same_in_clear(&Parent::in_clear(&Qemu));
+}
+
+#[test]
 fn qemu_does_in_every_state_what_the_contract_says() {
     contract(&Qemu);
 }
@@ -114,6 +126,11 @@ fn qemu_is_never_told_of_wrongly_when_it_is_killed() {
 #[test]
 fn qemu_does_nothing_twice_when_the_appliance_is_killed() {
     promises(&Qemu);
+}
+
+#[test]
+fn libvirt_with_keys_that_are_not_those_of_the_other_end() {
+    strangers::are_refused(&mut Parent::new(&Libvirt));
 }
 
 #[test]

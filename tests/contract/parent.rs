@@ -3,6 +3,7 @@
 use crate::backend::{Backend, Guest, Host};
 use crate::fixture::Turn;
 use crate::native::{Native, Reaper, runs, signal};
+use crate::way::{self, Keys, Lost};
 use agent_protocol::{
     Action, Answer, Command, Instance, InstanceId, Inventory, OpId, Outcome, State, decode, encode, path,
 };
@@ -11,17 +12,16 @@ use image_launch::disk::Server;
 use image_launch::net::Wire;
 use image_launch::process::{self, Process};
 use image_launch::stage::{Script, Stage};
-use image_launch::{api, child, wait};
-use management_http::{Client, Limits, Method};
+use image_launch::{api, child, keys, wait};
+use management_http::Method;
+use network_tls::{ClientConfig, Pin};
 use rustix::process::Signal;
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddrV4;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that anything here may take: the machine is slow and shared.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -35,6 +35,8 @@ pub(crate) struct Parent {
     _reaper: Reaper,
     _relay: Process,
     next: AtomicU64,
+    /// By which agent and appliance know each other, and how the appliance dials; `None` where neither proves anything.
+    link: Option<(Keys, ClientConfig)>,
     /// The epoch that the agent has granted to the appliance. A test commands in its name: a greeting of its own would take the
     /// agent from it.
     pub(crate) epoch: u64,
@@ -61,13 +63,37 @@ impl Parent {
         more: Option<Guest>,
         config: Vec<(String, String)>,
     ) -> Self {
+        let keys = Keys::make();
+        Self::linked(backend, more, config, Some(keys))
+    }
+
+    /// A host whose agent and appliance ask nobody for a key.
+    pub(crate) fn in_clear(backend: &'static dyn Backend) -> Self {
+        Self::linked(backend, None, Vec::new(), None)
+    }
+
+    fn linked(
+        backend: &'static dyn Backend,
+        more: Option<Guest>,
+        config: Vec<(String, String)>,
+        keys: Option<Keys>,
+    ) -> Self {
         let turn = Turn::alone();
         let mut script = Script::new(env!("CARGO_BIN_EXE_corbel"), Kind::Hosted, 8 << 20, Server::QemuNbd);
         script.state = true;
         script.config = config;
-        script.config.push(("agent".into(), address().to_string()));
-        script.config.push(("agent.insecure".into(), "yes".into()));
+        match &keys {
+            Some(Keys { agent, appliance }) => {
+                script.config.extend(keys::config(address(), agent.pin(), appliance));
+            }
+            None => script
+                .config
+                .extend([("agent".into(), address().to_string()), ("agent.insecure".into(), "yes".into())]),
+        }
         let stage = Stage::start(&script).unwrap();
+        if let Some(Keys { agent, .. }) = &keys {
+            keys::give(&stage.scratch.file("agent"), agent).unwrap();
+        }
         let mut guests = ["deaf", "obedient"].map(|name| guest(name, stage.scratch.path())).to_vec();
         child::write(&guests[0].kernel).unwrap();
         child::write_obedient(&guests[1].kernel).unwrap();
@@ -90,8 +116,12 @@ impl Parent {
         let relay = Process::start("socat", socat, &stage.scratch.file("socat.log")).unwrap();
         let next = AtomicU64::new(0);
         let (agent, _relay, _turn) = (Mutex::new(None), relay, turn);
+        let link = keys.map(|keys| {
+            let dialling = keys.dialling();
+            (keys, dialling)
+        });
         let mut parent =
-            Self { agent, daemon, _reaper, _relay, next, epoch: 0, native, backend, stage, _turn };
+            Self { agent, daemon, _reaper, _relay, next, link, epoch: 0, native, backend, stage, _turn };
         parent.start_agent(&[]);
         parent.epoch = wait::until("the appliance greeting the agent", LIMIT, || {
             let about = api::ask(&parent.stage.net, "GET", "/v1", None)?;
@@ -103,19 +133,39 @@ impl Parent {
 
     /// Starts the agent, with these variables in its environment, and waits until it answers.
     pub(crate) fn start_agent(&self, environment: &[(&str, &str)]) {
-        let scratch = &self.stage.scratch;
-        // What the test leaves in its environment reaches the program through the tools that start it in its network.
-        let mut command = self.stage.net.command(env!("CARGO_BIN_EXE_corbel"));
-        command.args(["agent", "--listen", &address().to_string(), "--insecure", "--config"]);
-        command.arg(scratch.file("operator.json")).arg("--run-dir").arg(scratch.file("agent"));
-        command.envs(environment.iter().copied());
-        let mut agent = Process::start("agent", command, &scratch.file("agent.log")).unwrap();
+        let mut agent = self.spawn_agent(self.keys().map(|keys| keys.appliance.pin()), environment);
         wait::until("the agent answering", LIMIT, || {
             agent.must_run()?;
             Ok(self.request(Method::Get, path::INVENTORY, None).map(drop))
         })
         .unwrap();
         *self.agent.lock().unwrap() = Some(agent);
+    }
+
+    /// Starts the agent, which believes another key than the appliance's, and waits until it listens.
+    pub(crate) fn start_agent_that_believes(&self, pin: Pin) {
+        let mut agent = self.spawn_agent(Some(pin), &[]);
+        self.stage.net.listening(&mut agent, address(), LIMIT).unwrap();
+        *self.agent.lock().unwrap() = Some(agent);
+    }
+
+    fn spawn_agent(&self, believed: Option<Pin>, environment: &[(&str, &str)]) -> Process {
+        let scratch = &self.stage.scratch;
+        // What the test leaves in its environment reaches the program through the tools that start it in its network.
+        let mut command = self.stage.net.command(env!("CARGO_BIN_EXE_corbel"));
+        command.args(["agent", "--listen", &address().to_string(), "--config"]);
+        command.arg(scratch.file("operator.json")).arg("--run-dir").arg(scratch.file("agent"));
+        match believed {
+            Some(pin) => command.args(["--pin", &pin.to_string()]),
+            None => command.arg("--insecure"),
+        };
+        command.envs(environment.iter().copied());
+        Process::start("agent", command, &scratch.file("agent.log")).unwrap()
+    }
+
+    /// The keys of agent and appliance.
+    pub(crate) fn keys(&self) -> Option<&Keys> {
+        self.link.as_ref().map(|(keys, _)| keys)
     }
 
     /// Starts an agent that does what [`Parent::order`] says.
@@ -153,29 +203,35 @@ impl Parent {
         fs::read_to_string(self.stage.scratch.file("agent.log")).unwrap_or_default()
     }
 
-    /// One request on a connection of its own; `None` if the agent went away.
+    /// One request by the appliance's key, on a connection of its own; `None` if the agent went away.
     pub(crate) fn request(&self, method: Method, path: &str, body: Option<&[u8]>) -> Option<(u16, Vec<u8>)> {
-        let mut client = Client::new(Limits::CLIENT, "agent");
-        client.request(method, path, body);
-        let mut stream = UnixStream::connect(self.stage.scratch.file("way")).ok()?;
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.write_all(client.transmit()).ok()?;
-        let count = client.transmit().len();
-        client.transmitted(count);
+        let dialling = self.link.as_ref().map(|(_, dialling)| dialling);
+        let until = Instant::now() + LIMIT;
         loop {
-            let count = match stream.read(client.space()) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
-                outcome => outcome.unwrap(),
-            };
-            if count == 0 {
-                return None;
-            }
-            client.received(count).unwrap();
-            if let Some(reply) = client.reply() {
-                return Some((reply.status, reply.body.to_vec()));
+            match self.request_as(dialling, (method, path, body)) {
+                Ok(answer) => return Some(answer),
+                // Connections of an appliance that was killed are held until they have been silent for long enough.
+                Err(Lost::NoRoom) if self.agent_runs() => {
+                    assert!(Instant::now() < until, "the agent lets nobody in:\n{}", self.log());
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                Err(Lost::Away | Lost::NoRoom) => return None,
+                Err(Lost::Refused(why)) => panic!("{why}\n{}", self.log()),
             }
         }
+    }
+
+    fn agent_runs(&self) -> bool {
+        self.agent.lock().unwrap().as_ref().is_some_and(|agent| runs(agent.pid()))
+    }
+
+    /// The same by whoever dials so.
+    pub(crate) fn request_as(
+        &self,
+        dialling: Option<&ClientConfig>,
+        request: (Method, &str, Option<&[u8]>),
+    ) -> Result<(u16, Vec<u8>), Lost> {
+        way::ask(&self.stage.scratch.file("way"), dialling, request)
     }
 
     /// A command of a name that no other has.
@@ -192,7 +248,7 @@ impl Parent {
     /// Sends a command; `None` if the agent went away before it answered.
     pub(crate) fn try_send(&self, command: &Command) -> Option<Outcome> {
         let (mut status, mut body) = self.request(Method::Post, path::COMMAND, Some(&encode(command)))?;
-        // Connections of an appliance that was killed are held until they have been silent for long enough.
+        // In clear the agent says so when all connections are taken.
         while status == 503 {
             std::thread::sleep(Duration::from_millis(300));
             (status, body) = self.request(Method::Post, path::COMMAND, Some(&encode(command)))?;
