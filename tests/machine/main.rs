@@ -13,6 +13,7 @@ mod console;
 mod idle;
 mod images;
 mod isolation;
+mod link;
 mod management;
 mod memory;
 mod networks;

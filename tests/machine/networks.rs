@@ -7,8 +7,9 @@ use image_launch::disk::Server;
 use image_launch::net::Wire;
 use image_launch::process::{self, Process};
 use image_launch::stage::Stage;
-use image_launch::wait;
+use image_launch::{keys, wait};
 use management_http::Method;
+use network_tls::Pin;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddrV4;
@@ -22,6 +23,8 @@ const VNI: u32 = 100;
 /// A host: its appliance, its agent, and a guest on the network.
 struct Host {
     agent: Option<Process>,
+    /// What the appliance's key is called.
+    pin: Pin,
     stage: Stage,
     number: u8,
 }
@@ -40,15 +43,16 @@ impl Host {
     fn new(number: u8) -> Self {
         let mut script = script(Kind::Hosted, 1 << 20, Server::QemuNbd);
         script.state = true;
-        script.config =
-            vec![("agent".into(), agent_address().to_string()), ("agent.insecure".into(), "yes".into())];
+        let [agent, own] = [(); 2].map(|()| keys::make().unwrap());
+        script.config = keys::config(agent_address(), agent.pin(), &own);
         let stage = Stage::start(&script).unwrap();
+        keys::give(&stage.scratch.file("agent"), &agent).unwrap();
         let operator = json!({
             "qemu": { "executable": "/usr/bin/qemu-system-x86_64", "images": {} },
             "network": { "underlay": format!("192.0.2.{number}") },
         });
         fs::write(stage.scratch.file("operator.json"), operator.to_string()).unwrap();
-        Self { agent: None, stage, number }
+        Self { agent: None, pin: own.pin(), stage, number }
     }
 
     /// The namespace that the host is.
@@ -64,7 +68,14 @@ impl Host {
     fn start_agent(&mut self) {
         let scratch = &self.stage.scratch;
         let mut command = self.stage.net.command(env!("CARGO_BIN_EXE_corbel"));
-        command.args(["agent", "--listen", &agent_address().to_string(), "--insecure", "--config"]);
+        command.args([
+            "agent",
+            "--listen",
+            &agent_address().to_string(),
+            "--pin",
+            &self.pin.to_string(),
+            "--config",
+        ]);
         command.arg(scratch.file("operator.json")).arg("--run-dir").arg(scratch.file("agent"));
         let mut agent = Process::start("agent", command, &scratch.file("agent.log")).unwrap();
         self.stage.net.listening(&mut agent, agent_address(), LIMIT).unwrap();
