@@ -2,7 +2,7 @@
 
 use crate::disk::{self, Bios, Disk};
 use crate::elf;
-use crate::inner::{Build, Ground};
+use crate::inner::{Build, Ground, put};
 use crate::pe;
 use std::fs;
 use std::path::Path;
@@ -21,14 +21,14 @@ const BIOS: &str = "door.bios";
 /// A sentence that names the file.
 pub(crate) fn install(program: &Build<'_>, folder: &Path) -> Result<(), String> {
     let efi = Build { package: "image_efi", bin: "efi", ground: Ground::Uefi, ..*program }.run()?;
-    write(&folder.join(EFI), &read(&efi)?)?;
+    put(&folder.join(EFI), &read(&efi)?)?;
     let bios = Build { package: "image_bios", bin: "bios", ..*program }.run()?;
     let file = read(&bios)?;
     match elf::segments(&file).map_err(|error| format!("{}: {error}", bios.display()))?.as_slice() {
-        [only] => write(&folder.join(BIOS), only.bytes)?,
+        [only] => put(&folder.join(BIOS), only.bytes)?,
         several => return Err(format!("{}: {} segments", bios.display(), several.len())),
     }
-    write(&folder.join(program.bin).with_extension("efi"), &with_image(folder, program.bin)?)?;
+    put(&folder.join(program.bin).with_extension("efi"), &with_image(folder, program.bin)?)?;
     let path = folder.join(program.bin).with_extension("img");
     around(folder, program.bin, DOCUMENT)?.write(&path).map_err(|error| said(&path, &error))
 }
@@ -58,14 +58,6 @@ fn with_image(folder: &Path, bin: &str) -> Result<Vec<u8>, String> {
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| said(path, &error))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    // Others read a door while it is built again, to the same bytes.
-    if fs::read(path).is_ok_and(|there| there == bytes) {
-        return Ok(());
-    }
-    fs::write(path, bytes).map_err(|error| said(path, &error))
 }
 
 fn said(path: &Path, error: &std::io::Error) -> String {

@@ -7,8 +7,9 @@ use crate::elf;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command};
 
 /// The target of what firmware starts.
 const UEFI: &str = "x86_64-unknown-uefi";
@@ -138,15 +139,46 @@ pub(crate) fn install(built: &Path, folder: &Path, name: &str) -> Result<Vec<u8>
     parts.push(".cargo-sbom.json");
     let parts = fs::read(&parts).map_err(|error| format!("{}: {error}", Path::new(&parts).display()))?;
     for (suffix, contents) in [("debug", &whole), ("plain", &bare), ("parts", &parts)] {
-        let path = folder.join(name).with_extension(suffix);
-        fs::write(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
+        put(&folder.join(name).with_extension(suffix), contents)?;
     }
     Ok(bare)
+}
+
+/// Have a file hold these bytes. Others may read it meanwhile, or put the same there: it holds all of what it held, or all of
+/// these.
+///
+/// # Errors
+/// A sentence that names the file.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let said = |error: io::Error| format!("{}: {error}", path.display());
+    if fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", process::id()));
+    fs::write(&new, bytes).and_then(|()| fs::rename(&new, path)).map_err(said)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_reads_a_file_that_is_put_again_reads_all_of_it() {
+        let folder = env::temp_dir().join(format!("corbel-put-{}", process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (path, size) = (folder.join("file"), 4 << 20);
+        put(&path, &vec![0; size]).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (1..50).for_each(|number| put(&path, &vec![number; size]).unwrap()));
+            while !writer.is_finished() {
+                let bytes = fs::read(&path).unwrap();
+                assert!(bytes.len() == size && bytes[0] == bytes[size - 1]);
+            }
+        });
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing is left behind");
+        fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn each_ground_has_a_folder_of_its_own() {
