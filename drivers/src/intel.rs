@@ -348,8 +348,7 @@ impl Intel {
         let rest = self.resets.another(now);
         if let Err(error) = self.stop() {
             log::error!("{}: given up: {error}", self.location());
-            // Nobody takes its interrupts from here.
-            self.wires.leash.hold_for_good();
+            self.wires.leash.hold();
             self.state = State::Dead;
         } else if let Some(until) = rest {
             self.state = State::Resting { until };
@@ -508,7 +507,7 @@ impl Drop for Intel {
         // A device that cannot be stopped keeps what it has; nothing of it is freed.
         if self.state != State::Dead && self.stop().is_err() {
             log::error!("{}: {}", self.location(), Error::Reset);
-            self.wires.leash.hold_for_good();
+            self.wires.leash.hold();
         }
     }
 }

@@ -74,18 +74,13 @@ impl Leash {
         Self(Kept::Emulated(command.clone()))
     }
 
-    /// Let the function reach memory, and send messages.
+    /// Let the function reach memory, send messages, and raise its line.
     pub(crate) fn let_go(&self) {
-        self.change(0, REACHES_MEMORY);
+        self.change(RAISES_NO_LINE, REACHES_MEMORY);
     }
 
-    /// Keep it from both.
+    /// Keep it from all of that: nobody takes its interrupts from here, and others may share its line.
     pub(crate) fn hold(&self) {
-        self.change(REACHES_MEMORY, 0);
-    }
-
-    /// Keep it from both, and from raising its line, for it is given up.
-    pub(crate) fn hold_for_good(&self) {
         self.change(REACHES_MEMORY, RAISES_NO_LINE);
     }
 

@@ -380,8 +380,7 @@ impl Vmxnet3 {
 
     fn give_up(&mut self, error: Error) {
         log::error!("{}: given up: {error}", self.location());
-        // Nobody takes its interrupts from here.
-        self.wires.leash.hold_for_good();
+        self.wires.leash.hold();
         self.state = State::Dead;
     }
 
@@ -554,7 +553,7 @@ impl Drop for Vmxnet3 {
         // A device that cannot be stopped keeps what it has; nothing of it is freed.
         if self.state != State::Dead && self.stop().is_err() {
             log::error!("{}: {}", self.location(), Error::Reset);
-            self.wires.leash.hold_for_good();
+            self.wires.leash.hold();
         }
     }
 }

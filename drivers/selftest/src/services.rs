@@ -151,7 +151,9 @@ impl Link {
         self.nic.flush();
         // Sending receives as well, and what came then has not been served.
         let again = result == PollResult::SocketStateChanged;
-        if again { Some(now) } else { self.interface.poll_at(now, &self.sockets) }
+        let due = if again { Some(now) } else { self.interface.poll_at(now, &self.sockets) };
+        // While the NIC takes nothing it is no use to try before it does.
+        self.nic.rests_until().or(due)
     }
 
     fn serve(&mut self, index: usize) {

@@ -222,9 +222,8 @@ fn device_location() -> Location {
     Location::Mmio(0)
 }
 
-/// One thing that a device may do, mostly honest.
 #[test]
 fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
     let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 3000) };
-    play_by_chance(hostile::play, seeds, steps);
+    play_by_chance(hostile::play, seeds, steps, 20);
 }

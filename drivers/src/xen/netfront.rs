@@ -455,9 +455,8 @@ impl Nic for Netfront {
                 let sent = !self.transmit.has_room() && self.transmit.ring.ask();
                 self.receive.ring.ask() || sent
             }
-            State::Resting { .. } | State::Dead => false,
-            // The store tells of what the backend does.
-            _ => self.frontend.has_changed(),
+            // See `rests_until`.
+            _ => false,
         }
     }
 

@@ -340,7 +340,9 @@ pub fn find<N: Nic>(
             Verdict::Contradiction(reason) => return Err(reason),
             Verdict::Waiting(until) => {
                 let is_idle = is_quiet && !nics.iter_mut().fold(false, |waits, nic| nic.arm() | waits);
-                rest(is_idle.then_some(until));
+                let rests = nics.iter().filter_map(Nic::rests_until);
+                let rests = rests.map(|at| Instant::from_micros(at.total_micros().max(0) as u64));
+                rest(is_idle.then(|| rests.fold(until, Instant::min).max(time)));
             }
         }
     }

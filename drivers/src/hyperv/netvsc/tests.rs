@@ -501,5 +501,5 @@ fn one_that_is_not_let_go_at_its_start_is_waited_for_once() {
 
 #[test]
 fn a_hostile_host_does_no_harm_and_an_honest_one_is_served_after_it() {
-    play_by_chance(hostile::play, if cfg!(miri) { 1 } else { 20 }, MANY.into());
+    play_by_chance(hostile::play, if cfg!(miri) { 1 } else { 20 }, MANY.into(), 100);
 }

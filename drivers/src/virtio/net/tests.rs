@@ -378,7 +378,7 @@ fn a_device_that_only_lies_gets_a_rest() {
 #[test]
 fn whatever_a_device_does_the_driver_neither_stops_nor_loses_its_buffers() {
     let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (30, 2000) };
-    play_by_chance(hostile::play, seeds, steps);
+    play_by_chance(hostile::play, seeds, steps, 30);
 }
 
 #[test]

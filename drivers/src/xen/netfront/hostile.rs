@@ -43,6 +43,7 @@ pub(super) fn settle(nic: &mut Netfront, now: Instant) -> State {
 /// See [`crate::emulated::hostile`].
 pub(crate) fn play(random: &mut Random, steps: i64) -> u64 {
     let (host, mut nic) = pair(MEMORY[random.below(2) as usize]);
+    let pages = host.offered(0);
     let mut now = 0;
     for _ in 0..steps {
         if random.is_over() {
@@ -59,13 +60,15 @@ pub(crate) fn play(random: &mut Random, steps: i64) -> u64 {
             _ => drop(nic.arm()),
         }
     }
+    let resets = nic.counters().resets;
     assert!(faults().is_empty());
     // From then on it is honest, after a rest.
     nic.fail(Fault::Lie(Lie::Index), at(now + 5000));
     assert_eq!(settle(&mut nic, at(now + 5000)), State::Up, "{:?}", nic.counters());
+    assert_eq!(host.offered(0), pages);
     assert!(host.deliver(0, &frame(3, 60), 0));
     assert_eq!(receive(&mut nic, at(now + 5000)), Some(frame(3, 60)));
-    nic.counters().resets
+    resets
 }
 
 fn be_hostile(random: &mut Random, host: &Host) {
