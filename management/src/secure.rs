@@ -18,8 +18,8 @@ use kernel_runtime::{Clock, with_deadline};
 use network::{ConnectError, Reset};
 use network_tls::{Buffers, ClientConfig, Connection};
 
-/// How long a peer may take over its handshake, and for how much of that nobody makes it leave: when no connection is left for
-/// others, the one that has been silent for longest gives way.
+/// How long a peer may take over its handshake, and for how long it may say nothing in the middle of it before somebody makes it
+/// leave: when no connection is left for others, the one that has been silent for longest gives way.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 const HANDSHAKE_LEAST: Duration = Duration::from_millis(500);
 
@@ -70,30 +70,69 @@ impl<W: Wire> Secure<W> {
         };
         self.tls = Some(Box::new(begun.map_err(|error| Refused::new(HERE, error))?));
         {
-            let unproved = slots.unproved();
-            let mut shaking = pin!(self.shake_hands());
-            let mut until = start;
+            let unproved = slots.unproved(start);
+            let mut shaking = pin!(self.shake_hands(|| unproved.heard(clock.now())));
+            let last = start + HANDSHAKE_TIME;
+            let mut until = start + HANDSHAKE_LEAST;
             loop {
-                until = until + HANDSHAKE_LEAST;
-                match with_deadline(clock, until, shaking.as_mut()).await {
+                match with_deadline(clock, until.min(last), shaking.as_mut()).await {
                     Ok(done) => break done?,
-                    Err(_) if until < start + HANDSHAKE_TIME && !unproved.is_in_the_way() => {}
+                    Err(_) if until < last && !unproved.is_in_the_way(until, HANDSHAKE_LEAST) => {}
                     Err(_) => return Err(Refused::new(TOO_SLOW, "it did not finish the handshake in time")),
                 }
+                // What it has said meanwhile gives it as long again.
+                let silent = unproved.silent_since() + HANDSHAKE_LEAST;
+                until = if silent > until { silent } else { until + HANDSHAKE_LEAST };
             }
         }
         let certificate = self.tls.as_ref().and_then(|tls| tls.peer_certificate());
         Ok(door.identify(certificate))
     }
 
-    async fn shake_hands(&mut self) -> Result<(), Refused> {
+    /// Shake hands, and say so whenever something has come from the peer.
+    async fn shake_hands(&mut self, heard: impl Fn()) -> Result<(), Refused> {
         let said = |this: &mut Self| this.words.take().unwrap_or_else(|| Refused::new(LEFT, Reset));
         while self.tls.as_ref().is_some_and(|tls| !tls.is_established()) {
             if self.flush().await.is_err() || self.fill().await.is_err() {
                 return Err(said(self));
             }
+            heard();
         }
         self.flush().await.map_err(|Reset| said(self))
+    }
+
+    /// Whether the beginning of a record has come, of which nothing can be read yet: as good as the first byte of a request.
+    pub(crate) fn is_within_record(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_within_record())
+    }
+
+    /// As [`Wire::read`], but answers `None` once the beginning of a record has come.
+    pub(crate) async fn hear(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Reset> {
+        if self.tls.is_none() {
+            return self.wire.read(buffer).await.map(Some);
+        }
+        loop {
+            let count = self.take(buffer).await?;
+            if count.is_some() || self.is_within_record() {
+                return Ok(count);
+            }
+            self.flush().await?;
+            self.fill().await?;
+        }
+    }
+
+    /// What TLS has that can be read; zero when the peer has finished, `None` when there is nothing.
+    async fn take(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Reset> {
+        let Some(tls) = &mut self.tls else { return Err(Reset) };
+        match tls.read(buffer) {
+            Ok(0) => Ok(tls.peer_closed().then_some(0)),
+            Ok(count) => Ok(Some(count)),
+            Err(fatal) => {
+                self.words = Some((&fatal).into());
+                let _ = self.flush().await;
+                Err(Reset)
+            }
+        }
     }
 
     /// Send what TLS has to send.
@@ -143,7 +182,7 @@ impl<W: Wire> Wire for Secure<W> {
         let done = match begun {
             Ok(connection) => {
                 self.tls = Some(Box::new(connection));
-                self.shake_hands().await
+                self.shake_hands(|| {}).await
             }
             Err(error) => Err(Refused::new(HERE, error)),
         };
@@ -160,16 +199,8 @@ impl<W: Wire> Wire for Secure<W> {
             return self.wire.read(buffer).await;
         }
         loop {
-            let Some(tls) = &mut self.tls else { return Err(Reset) };
-            match tls.read(buffer) {
-                Ok(0) if tls.peer_closed() => return Ok(0),
-                Ok(0) => {}
-                Ok(count) => return Ok(count),
-                Err(fatal) => {
-                    self.words = Some((&fatal).into());
-                    let _ = self.flush().await;
-                    return Err(Reset);
-                }
+            if let Some(count) = self.take(buffer).await? {
+                return Ok(count);
             }
             self.flush().await?;
             self.fill().await?;

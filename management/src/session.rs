@@ -19,8 +19,10 @@ use network::Stream;
 /// Slots are few, so a peer that keeps one must say something now and then.
 const LIMITS: Limits = Limits { idle_time: Duration::from_secs(10), ..Limits::SERVER };
 /// For how long a peer that asks for nothing keeps its slot whoever else may want one. After that, while no slot is left for
-/// others, the one that has asked for nothing for longest gives way.
-const IDLE_LEAST: Duration = Duration::from_millis(500);
+/// others, the one that has asked for nothing for longest gives way. Whether anybody wants one is not known here, so it is more
+/// than the second or two between the questions of those who ask again and again: as many of them as there are slots would pay
+/// for each question with a handshake. It is not much more, because whoever comes meanwhile is refused.
+const IDLE_LEAST: Duration = Duration::from_secs(3);
 /// How long a peer that gives way has to close its side: somebody waits for its slot.
 const GIVE_WAY_TIME: Duration = Duration::from_millis(100);
 /// How long a peer has to close its side after the last response.
@@ -97,7 +99,11 @@ enum End {
 }
 
 /// Serve one peer until all is said.
-async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Caller) -> Result<End, Gone> {
+async fn converse<W: Wire>(
+    stream: &mut Secure<W>,
+    management: &Management,
+    caller: &Caller,
+) -> Result<End, Gone> {
     let clock = &management.clock;
     let mut engine = Server::new(LIMITS, elapsed(clock));
     loop {
@@ -142,7 +148,7 @@ async fn converse<W: Wire>(stream: &mut W, management: &Management, caller: &Cal
                 management.recorded().await;
                 engine.respond(elapsed(clock), &response);
             }
-            None if engine.is_idle() => {
+            None if engine.is_idle() && !stream.is_within_record() => {
                 if stays(stream, &mut engine, management).await?.is_none() {
                     return Ok(End::GaveWay);
                 }
@@ -166,11 +172,14 @@ async fn write_out<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) 
 }
 
 async fn read_in<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) -> Result<(), Gone> {
-    let until = deadline(engine).unwrap_or(clock.now() + LIMITS.idle_time);
+    // Of a request that the engine knows nothing of there are bytes of a record.
+    let begins = engine.is_idle();
+    let until = deadline(engine).filter(|_| !begins).unwrap_or(clock.now() + LIMITS.head_time);
     match with_deadline(clock, until, stream.read(engine.space())).await {
         Ok(Ok(0)) => engine.end_of_input(),
         Ok(Ok(count)) => engine.received(elapsed(clock), count),
         Ok(Err(_)) => return Err(Gone),
+        Err(_) if begins => engine.end_of_input(),
         Err(_) => engine.expired(elapsed(clock)).map_err(|_| Gone)?,
     }
     Ok(())
@@ -178,7 +187,7 @@ async fn read_in<W: Wire>(stream: &mut W, engine: &mut Server, clock: &Clock) ->
 
 /// The same of a peer that has no request under way: `None` when it has said nothing and gives way to others.
 async fn stays<W: Wire>(
-    stream: &mut W,
+    stream: &mut Secure<W>,
     engine: &mut Server,
     management: &Management,
 ) -> Result<Option<()>, Gone> {
@@ -187,12 +196,12 @@ async fn stays<W: Wire>(
     let least = clock.now() + IDLE_LEAST;
     let until = deadline(engine).unwrap_or(clock.now() + LIMITS.idle_time);
     let outcome = {
-        let mut reading = pin!(stream.read(engine.space()));
-        match with_deadline(clock, least.min(until), reading.as_mut()).await {
+        let mut hearing = pin!(stream.hear(engine.space()));
+        match with_deadline(clock, least.min(until), hearing.as_mut()).await {
             Ok(outcome) => Ok(Some(outcome)),
             Err(_) => {
                 let mut in_the_way = pin!(idle.in_the_way());
-                let whichever = poll_fn(|cx| match reading.as_mut().poll(cx) {
+                let whichever = poll_fn(|cx| match hearing.as_mut().poll(cx) {
                     Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
                     Poll::Pending => in_the_way.as_mut().poll(cx).map(|()| None),
                 });
@@ -201,8 +210,10 @@ async fn stays<W: Wire>(
         }
     };
     match outcome {
-        Ok(Some(Ok(0))) => engine.end_of_input(),
-        Ok(Some(Ok(count))) => engine.received(elapsed(clock), count),
+        Ok(Some(Ok(Some(0)))) => engine.end_of_input(),
+        Ok(Some(Ok(Some(count)))) => engine.received(elapsed(clock), count),
+        // The beginning of a request, as far as anybody can tell.
+        Ok(Some(Ok(None))) => {}
         Ok(Some(Err(_))) => return Err(Gone),
         Ok(None) => return Ok(None),
         Err(_) => engine.expired(elapsed(clock)).map_err(|_| Gone)?,

@@ -4,6 +4,8 @@ use alloc::collections::VecDeque;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
+use core::time::Duration;
+use kernel_runtime::Instant;
 
 /// So many connections are left for those who do not wait, where there are more.
 const LEFT: usize = 2;
@@ -14,7 +16,7 @@ pub(crate) struct Slots {
     there: Cell<usize>,
     taken: Cell<usize>,
     waiting: Cell<usize>,
-    /// Peers that have not shown yet who they are, by number, the one that has been there for longest first; and the last
+    /// Peers that have not shown yet who they are, by number, the one that has been silent for longest first; and the last
     /// number.
     unproved: RefCell<VecDeque<u64>>,
     last: Cell<u64>,
@@ -37,10 +39,10 @@ impl Slots {
     }
 
     /// A peer has still to show who it is, until this is dropped.
-    pub(crate) fn unproved(&self) -> Unproved<'_> {
+    pub(crate) fn unproved(&self, now: Instant) -> Unproved<'_> {
         let number = self.number();
         self.unproved.borrow_mut().push_back(number);
-        Unproved { slots: self, number }
+        Unproved { slots: self, number, silent_since: Cell::new(now) }
     }
 
     /// A peer that was let in has no request under way, until this is dropped.
@@ -62,11 +64,11 @@ impl Slots {
         number
     }
 
-    /// Whether the idle peer of this number is to make room: nobody else could come, none that has still to show who it is
-    /// could be made to leave instead, and no other has been idle for longer.
+    /// Whether the idle peer of this number is to make room: nobody else could come, and no other has been idle for longer. It
+    /// goes before one that has still to show who it is: it loses nothing but a handshake, and that one may never get as far.
     fn is_in_the_way(&self, number: u64) -> bool {
         let longest = self.idle.borrow().front().map(|(number, _)| *number);
-        self.are_full() && self.unproved.borrow().is_empty() && longest == Some(number)
+        self.are_full() && longest == Some(number)
     }
 
     /// Have the peer that has been idle for longest see whether it is in the way now.
@@ -114,19 +116,35 @@ impl Drop for Taken<'_> {
 pub(crate) struct Unproved<'a> {
     slots: &'a Slots,
     number: u64,
+    silent_since: Cell<Instant>,
 }
 
 impl Unproved<'_> {
-    /// Whether it is to make room: nobody else could come, and no other like it has been there for longer.
-    pub(crate) fn is_in_the_way(&self) -> bool {
-        self.slots.are_full() && self.slots.unproved.borrow().front() == Some(&self.number)
+    /// It has said something.
+    pub(crate) fn heard(&self, now: Instant) {
+        self.silent_since.set(now);
+        let mut unproved = self.slots.unproved.borrow_mut();
+        unproved.retain(|number| *number != self.number);
+        unproved.push_back(self.number);
+    }
+
+    /// When it said something last, or came.
+    pub(crate) fn silent_since(&self) -> Instant {
+        self.silent_since.get()
+    }
+
+    /// Whether it is to make room: it has said nothing for `least`, nobody else could come, and no other like it has been silent
+    /// for longer.
+    pub(crate) fn is_in_the_way(&self, now: Instant, least: Duration) -> bool {
+        now >= self.silent_since.get() + least
+            && self.slots.are_full()
+            && self.slots.unproved.borrow().front() == Some(&self.number)
     }
 }
 
 impl Drop for Unproved<'_> {
     fn drop(&mut self) {
         self.slots.unproved.borrow_mut().retain(|number| *number != self.number);
-        self.slots.stir();
     }
 }
 

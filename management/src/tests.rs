@@ -1,5 +1,6 @@
 //! The plane as a function, its two tasks on wires in memory, and the whole path down to a real hypervisor.
 
+mod crowds;
 mod desired;
 mod desk;
 mod door;

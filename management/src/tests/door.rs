@@ -17,7 +17,7 @@ pub(super) const BUFFERS: Buffers = Buffers { receive: 20 << 10, transmit: 20 <<
 /// A plane behind a locked door, and those who come.
 pub(super) struct World {
     executor: Executor,
-    now: Duration,
+    pub(super) now: Duration,
     pub(super) management: Rc<Management>,
     pub(super) api: Exchange,
     pub(super) authority: Authority,
@@ -57,7 +57,7 @@ impl World {
         Self { executor, now: Duration::ZERO, management, api, authority, records }
     }
 
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         let now = Instant::ZERO + self.now;
         loop {
             let ran = self.executor.run_ready(now);
@@ -102,6 +102,24 @@ impl World {
         caller
     }
 
+    /// Somebody who shows `identity`, and takes `pause` twice in the middle of saying hello and once behind it.
+    pub(super) fn slow_caller(&mut self, identity: &Issued, pause: Duration) -> Caller {
+        let anchors = Anchors::from_der([self.authority.der.clone()]).unwrap();
+        let config =
+            ClientConfig::new(crypto(), &anchors, Some(identity.identity()), Dates::MustBeChecked).unwrap();
+        let mut tls = Connection::client(&config, "appliance.example", Some(NOW), BUFFERS).unwrap();
+        let hello = tls.poll_transmit().to_vec();
+        tls.transmitted(hello.len());
+        let end = self.api.dial();
+        for piece in hello.chunks(hello.len().div_ceil(3)) {
+            end.write(piece);
+            self.wait(pause);
+        }
+        let mut caller = Caller { end, tls, client: Client::new(Limits::CLIENT, "corbel") };
+        caller.carry(self);
+        caller
+    }
+
     /// Somebody without a certificate: before the appliance is enrolled one who believes the key that it has made.
     pub(super) fn stranger(&mut self) -> Caller {
         let waiting = self.management.configuration.door.keys().and_then(|(_, keys)| keys.waiting());
@@ -127,7 +145,7 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Let bytes go to and fro until nobody has any. What TLS makes of them is told, if it ends it.
-    fn carry(&mut self, world: &mut World) -> Option<String> {
+    pub(super) fn carry(&mut self, world: &mut World) -> Option<String> {
         loop {
             let bytes = self.tls.poll_transmit().to_vec();
             self.tls.transmitted(bytes.len());
@@ -154,15 +172,21 @@ impl Caller {
         path: &str,
         body: Option<&str>,
     ) -> Result<(u16, serde_json::Value), String> {
-        self.client.request(method, path, body.map(str::as_bytes));
-        let request = self.client.transmit().to_vec();
+        let request = self.request(method, path, body);
         self.write(world, &request)?;
-        self.client.transmitted(request.len());
         self.answer(world)
     }
 
+    /// The bytes of a request, which are not sent yet.
+    pub(super) fn request(&mut self, method: Method, path: &str, body: Option<&str>) -> Vec<u8> {
+        self.client.request(method, path, body.map(str::as_bytes));
+        let request = self.client.transmit().to_vec();
+        self.client.transmitted(request.len());
+        request
+    }
+
     /// Send these bytes of a request, or of several.
-    fn write(&mut self, world: &mut World, bytes: &[u8]) -> Result<(), String> {
+    pub(super) fn write(&mut self, world: &mut World, bytes: &[u8]) -> Result<(), String> {
         let mut sent = 0;
         while sent < bytes.len() {
             let count = self.tls.write(&bytes[sent..]).map_err(|fatal| fatal.to_string())?;
@@ -177,8 +201,17 @@ impl Caller {
         Ok(())
     }
 
+    /// The record that a request is in, which is not sent yet.
+    pub(super) fn record(&mut self) -> Vec<u8> {
+        let request = self.request(Method::Get, "/healthz", None);
+        assert_eq!(self.tls.write(&request).unwrap(), request.len());
+        let record = self.tls.poll_transmit().to_vec();
+        self.tls.transmitted(record.len());
+        record
+    }
+
     /// The answer that has come to a request.
-    fn answer(&mut self, world: &mut World) -> Result<(u16, serde_json::Value), String> {
+    pub(super) fn answer(&mut self, world: &mut World) -> Result<(u16, serde_json::Value), String> {
         if let Some(fatal) = self.carry(world) {
             return Err(fatal);
         }
@@ -412,130 +445,6 @@ fn a_handshake_that_is_cut_at_any_byte_leaves_the_slot_to_the_next() {
         assert!(end.is_closed(), "{cut}");
     }
     assert_eq!(world.get(&vm, "/v1").0, 200);
-}
-
-#[test]
-fn when_all_slots_are_taken_the_one_that_has_been_silent_for_longest_gives_way_and_no_other() {
-    let mut world = World::new(3);
-    let vm = world.issue(&[VM]);
-    let mut known = world.caller(Some(&vm));
-    assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-    let first = world.api.dial();
-    world.wait(Duration::from_millis(200));
-    let second = world.api.dial();
-    world.wait(Duration::from_millis(200));
-    let honest = world.api.dial();
-    assert!(!first.is_closed() && !second.is_closed());
-    world.wait(Duration::from_millis(160));
-    assert!(first.is_closed() && !second.is_closed(), "half a second is everybody's");
-    honest.reset();
-    // Nobody waits for a place: nobody has to leave.
-    world.wait(Duration::from_secs(4));
-    assert!(!second.is_closed());
-    // Those that come all at once go one after another, and whoever proves who it is does not.
-    let silent: Vec<End> = (0..8).map(|_| world.api.dial()).collect();
-    for _ in 0..8 {
-        world.wait(Duration::from_millis(560));
-        assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-    }
-    let (last, others) = silent.split_last().unwrap();
-    assert!(others.iter().all(End::is_closed) && !last.is_closed(), "the last keeps nobody out");
-    assert_eq!(world.get(&vm, "/healthz").0, 200);
-}
-
-#[test]
-fn when_all_slots_are_taken_the_caller_that_has_asked_for_nothing_for_longest_gives_way_to_a_newcomer() {
-    let mut world = World::new(3);
-    let vm = world.issue(&[VM]);
-    let mut callers: Vec<Caller> = Vec::new();
-    for _ in 0..3 {
-        let mut caller = world.caller(Some(&vm));
-        assert_eq!(caller.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-        callers.push(caller);
-        world.wait(Duration::from_millis(100));
-    }
-    // The first asks once more, so that the second is the one that has asked for nothing for longest.
-    assert_eq!(callers[0].ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-    world.wait(Duration::from_millis(280));
-    assert!(callers.iter().all(|caller| !caller.end.is_closed()), "half a second is everybody's");
-    world.wait(Duration::from_millis(40));
-    assert!(callers[1].end.is_closed(), "nobody else could come");
-    assert!(!callers[0].end.is_closed() && !callers[2].end.is_closed());
-    // A place is left: nobody else has to leave, and who comes is served at once.
-    world.wait(Duration::from_secs(5));
-    assert!(!callers[0].end.is_closed() && !callers[2].end.is_closed());
-    let before = world.now;
-    let mut newcomer = world.caller(Some(&vm));
-    assert_eq!(newcomer.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-    assert_eq!(world.now, before);
-    // It has taken the last place, and that of the third is free at once. However many come, they are served at once, and
-    // no more is remembered than there are slots.
-    assert!(callers[2].end.is_closed() && !callers[0].end.is_closed());
-    assert_eq!(callers[0].ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-    for _ in 0..20 {
-        world.wait(Duration::from_millis(600));
-        let before = world.now;
-        let mut one = world.caller(Some(&vm));
-        assert_eq!(one.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-        assert_eq!(world.now, before);
-        callers.push(one);
-        assert!(world.management.slots.idle_peers() <= 3);
-    }
-}
-
-#[test]
-fn who_has_a_request_under_way_gives_way_to_nobody() {
-    let mut world = World::new(3);
-    let vm = world.issue(&[VM]);
-    // One waits for something to happen, one is at sending its request, and one is idle.
-    let mut listener = world.caller(Some(&vm));
-    let listening = b"GET /v1/events?wait=20s HTTP/1.1\r\nHost: corbel\r\n\r\n";
-    listener.write(&mut world, listening).unwrap();
-    let mut slow = world.caller(Some(&vm));
-    slow.client.request(Method::Get, "/healthz", None);
-    let request = slow.client.transmit().to_vec();
-    slow.client.transmitted(request.len());
-    let (begin, rest) = request.split_at(9);
-    slow.write(&mut world, begin).unwrap();
-    let mut idle = world.caller(Some(&vm));
-    assert_eq!(idle.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-    world.wait(Duration::from_millis(520));
-    assert!(idle.end.is_closed());
-    for _ in 0..4 {
-        let mut newcomer = world.caller(Some(&vm));
-        assert_eq!(newcomer.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-        world.wait(Duration::from_millis(620));
-        assert!(newcomer.end.is_closed(), "it has asked for nothing since, and is the only one");
-    }
-    assert!(!listener.end.is_closed() && !slow.end.is_closed());
-    slow.write(&mut world, rest).unwrap();
-    assert_eq!(slow.answer(&mut world).unwrap().0, 200);
-}
-
-#[test]
-fn a_slow_handshake_costs_five_seconds_or_one_when_no_slot_is_left_and_others_go_on_meanwhile() {
-    for (slots, others, seconds) in [(3, 0, 5), (2, 10, 1)] {
-        let mut world = World::new(slots);
-        let vm = world.issue(&[VM]);
-        let mut known = world.caller(Some(&vm));
-        assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-        // One byte each second.
-        let slow = world.api.dial();
-        let waiting: Vec<End> = (0..others).map(|_| world.api.dial()).collect();
-        for byte in [0x16, 3, 1, 2, 0].into_iter().take(seconds) {
-            assert!(!slow.is_closed());
-            slow.write(&[byte]);
-            world.wait(Duration::from_secs(1));
-            assert_eq!(known.ask(&mut world, Method::Get, "/healthz", None).unwrap().0, 200);
-        }
-        world.wait(Duration::from_millis(100));
-        assert!(slow.is_closed());
-        for end in waiting {
-            end.reset();
-        }
-        world.wait(Duration::from_secs(1));
-        assert_eq!(world.get(&vm, "/healthz").0, 200);
-    }
 }
 
 #[test]

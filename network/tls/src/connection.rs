@@ -215,6 +215,13 @@ impl Connection {
         }
     }
 
+    /// Whether something has come of which nothing can be read before more comes: the beginning of a record. Ask when all
+    /// was read.
+    #[must_use]
+    pub fn is_within_record(&self) -> bool {
+        matches!(&self.phase, Phase::Open(traffic) if !traffic.is_readable()) && !self.incoming.is_empty()
+    }
+
     /// Take data; answers how many bytes found room. None before the handshake is over and after
     /// [`close`](Self::close).
     ///

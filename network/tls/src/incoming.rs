@@ -56,6 +56,11 @@ impl Incoming {
         }
     }
 
+    /// Whether there is nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+
     /// Whether nothing more can come before something is taken.
     pub(crate) fn is_full(&self) -> bool {
         self.tail - self.head == self.buffer.len()

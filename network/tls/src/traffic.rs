@@ -205,6 +205,11 @@ impl Traffic {
         incoming.bytes().get(self.plain_at..self.plain_at + self.plain).unwrap_or_default()
     }
 
+    /// Whether there is any.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.plain > 0
+    }
+
     /// So much of it was read.
     pub(crate) fn consume(&mut self, count: usize, incoming: &mut Incoming) {
         let count = count.min(self.plain);

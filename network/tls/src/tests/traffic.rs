@@ -25,6 +25,22 @@ fn data_arrives_whatever_the_pieces() {
 }
 
 #[test]
+fn the_beginning_of_a_record_is_told_from_nothing_and_from_a_whole_one() {
+    let mut pair = connected();
+    assert!(!pair.server.is_within_record());
+    pair.client.write(b"whole").unwrap();
+    let record = pair.client.poll_transmit().to_vec();
+    pair.client.transmitted(record.len());
+    for (at, byte) in record.iter().enumerate() {
+        pair.server.space()[0] = *byte;
+        pair.server.received(1).unwrap();
+        assert_eq!(pair.server.is_within_record(), at + 1 < record.len(), "{at}");
+    }
+    assert_eq!(read_all(&mut pair.server), b"whole");
+    assert!(!pair.server.is_within_record());
+}
+
+#[test]
 fn every_cipher_carries_data() {
     let authority = Authority::new("authority", Kind::P256);
     let issued = authority.issue(&Leaf::server(&["storage.example"]));
