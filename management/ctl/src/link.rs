@@ -64,6 +64,10 @@ struct Open {
     tcp: TcpStream,
     tls: Option<Connection>,
     http: Client,
+    /// Something of an answer to the last request has come.
+    answered: bool,
+    /// The appliance has closed the connection in order.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -109,17 +113,26 @@ impl Link {
 
     /// Ask, and wait for the answer. `tick` is called all the while and ends the waiting by `false`.
     pub(crate) fn ask(&mut self, ask: &Ask<'_>, tick: &mut dyn FnMut() -> bool) -> Result<Answer, Broken> {
-        let reused = self.open.as_ref().is_some_and(|open| open.http.is_reusable());
-        let mut open = match self.open.take().filter(|_| reused) {
-            Some(open) => open,
-            None => self.connect(tick)?,
-        };
+        if let Some(mut open) = self.open.take().filter(|open| open.http.is_reusable()) {
+            let signed = self.signed(ask)?;
+            let answer = open.exchange(ask, &signed, tick);
+            // It was closed while nobody asked for anything: the appliance has not looked at what it found there.
+            if !matches!(answer, Err(Broken::Lost(_)) if open.is_unheard()) {
+                return self.kept(open, answer);
+            }
+        }
+        let mut open = self.connect(tick)?;
         let signed = self.signed(ask)?;
-        let answer = open.exchange(ask, &signed, tick)?;
-        if open.http.is_reusable() {
+        let answer = open.exchange(ask, &signed, tick);
+        self.kept(open, answer)
+    }
+
+    /// The answer, and the connection for the next question if it is good for one.
+    fn kept(&mut self, open: Open, answer: Result<Answer, Broken>) -> Result<Answer, Broken> {
+        if answer.is_ok() && open.http.is_reusable() {
             self.open = Some(open);
         }
-        Ok(answer)
+        answer
     }
 
     /// The header fields of a signature, where the request is to have one. Each is new: one that is sent again after an answer
@@ -154,7 +167,8 @@ impl Link {
             ),
             _ => None,
         };
-        let mut open = Open { tcp, tls, http: Client::new(LIMITS, &self.endpoint.authority) };
+        let http = Client::new(LIMITS, &self.endpoint.authority);
+        let mut open = Open { tcp, tls, http, answered: false, ended: false };
         open.shake_hands(tick)?;
         Ok(open)
     }
@@ -269,9 +283,14 @@ impl Open {
         tick: &mut dyn FnMut() -> bool,
     ) -> Result<Answer, Broken> {
         self.http.request_with(ask.method, ask.path, fields, ask.body);
+        self.answered = false;
         let began = Instant::now();
         loop {
-            self.flush().map_err(|error| Broken::Lost(in_words(&error)))?;
+            if let Err(error) = self.flush() {
+                // What it had to say before it closed is still to be read.
+                while let Ok(Arrived::Bytes) = self.receive() {}
+                return Err(Broken::Lost(in_words(&error)));
+            }
             if let Some(reply) = self.http.reply() {
                 let media_type = reply.media_type.unwrap_or_default().into();
                 return Ok(Answer { status: reply.status, media_type, body: reply.body.to_vec() });
@@ -296,6 +315,11 @@ impl Open {
                 return Err(Broken::Interrupted);
             }
         }
+    }
+
+    /// Whether the appliance has ended the connection in order and without a byte of an answer to the last request.
+    fn is_unheard(&self) -> bool {
+        self.ended && !self.answered
     }
 
     /// Write all there is to write.
@@ -338,8 +362,14 @@ impl Open {
             Err(error) => return Err(Stopped::Io(error)),
         };
         match &mut self.tls {
-            None if count == 0 => self.http.end_of_input().map_err(Stopped::Http)?,
-            None => self.http.received(count).map_err(Stopped::Http)?,
+            None if count == 0 => {
+                self.ended = true;
+                self.http.end_of_input().map_err(Stopped::Http)?;
+            }
+            None => {
+                self.answered = true;
+                self.http.received(count).map_err(Stopped::Http)?;
+            }
             Some(tls) => {
                 if count == 0 {
                     tls.end_of_stream().map_err(Stopped::Tls)?;
@@ -351,9 +381,11 @@ impl Open {
                     if read == 0 {
                         break;
                     }
+                    self.answered = true;
                     self.http.received(read).map_err(Stopped::Http)?;
                 }
                 if tls.peer_closed() {
+                    self.ended = true;
                     self.http.end_of_input().map_err(Stopped::Http)?;
                 }
             }

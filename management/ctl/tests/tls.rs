@@ -130,6 +130,30 @@ impl Random for System {
 }
 
 #[test]
+fn a_farewell_in_place_of_an_answer_has_lost_nothing_and_a_cut_may_have() {
+    let pki = Pki::new();
+    for (cut, code, asks) in [(false, 0, 5), (true, 3, 3)] {
+        let server = pki.appliance_that(move |_, index| match index {
+            0 => Reply::Problem(
+                404,
+                r#"{"type":"urn:corbel:problem:not-found","title":"","status":404,"detail":""}"#.into(),
+            ),
+            1 if !cut => Reply::Farewell,
+            1 | 2 => Reply::Hangup,
+            _ => Reply::Json(
+                202,
+                r#"{"id":"a-1","verb":"stop","instance":"db-1","state":"running","kept":true,"accepted_ms":1}"#.into(),
+            ),
+        });
+        let mut command = server.command(&["stop", "db-1", "b"]);
+        command.env("CORBEL_CA", pki.file("ca", "pem"));
+        command.env("CORBEL_CERT", pki.file("vm", "pem")).env("CORBEL_KEY", pki.file("vm", "key"));
+        let run = canned::run(command);
+        assert_eq!((run.code, server.asked().len()), (code, asks), "{}{}", run.out, run.err);
+    }
+}
+
+#[test]
 fn requests_that_change_something_are_signed_by_the_key_of_the_certificate_each_time_anew() {
     let pki = Pki::new();
     // The first answer is lost, so that the request is sent once more.

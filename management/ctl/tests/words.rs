@@ -364,6 +364,48 @@ fn an_answer_that_is_lost_twice_is_an_unknown_outcome() {
 }
 
 #[test]
+fn a_connection_that_the_appliance_closed_in_order_has_lost_nothing() {
+    // It closes the connection that it has kept, and then a new one: only this time it may have heard what was said.
+    let server = Server::start(|_, index| match index {
+        0 => problem("not-found", 404, "There is nothing here", "Nothing."),
+        1 => Reply::Farewell,
+        2 => Reply::Hangup,
+        _ => Reply::Json(202, operation("succeeded").to_string()),
+    });
+    let run = server.ctl(&["stop", "db-1", "b"]);
+    assert_eq!((run.code, run.err.as_str()), (0, ""), "{}", run.out);
+    let asked = server.asked();
+    assert_eq!(asked.len(), 5);
+    assert!(asked[1] == asked[2] && asked[1] == asked[3], "{asked:?}");
+}
+
+#[test]
+fn an_appliance_that_closed_the_connection_in_order_and_is_gone_has_done_nothing() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut tcp, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"}]}") {
+            let mut piece = [0; 4096];
+            let count = tcp.read(&mut piece).unwrap();
+            heard.extend_from_slice(&piece[..count]);
+        }
+        let body = r#"{"type":"urn:corbel:problem:not-found","title":"","status":404,"detail":""}"#;
+        let kind = "application/problem+json";
+        let head =
+            format!("HTTP/1.1 404 X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+        tcp.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    });
+    let run = canned::run(canned::command(&["--url", &url, "stop", "db-1", "b"]));
+    server.join().unwrap();
+    assert_eq!(run.code, 4, "{}", run.err);
+    assert!(run.err.contains("nothing listens there"), "{}", run.err);
+}
+
+#[test]
 fn whoever_waits_outwaits_a_reset_of_the_appliance() {
     let server = Server::start(|asked, index| match index {
         0 => Reply::Json(202, operation("running").to_string()),

@@ -30,8 +30,10 @@ pub(crate) enum Reply {
     Text(u16, String),
     /// These very bytes.
     Raw(Vec<u8>),
-    /// Nothing: the connection is closed.
+    /// Nothing: the connection is closed, in TLS without a farewell.
     Hangup,
+    /// Nothing: the connection is closed in order.
+    Farewell,
 }
 
 type Script = dyn Fn(&Asked, usize) -> Reply + Send + Sync;
@@ -161,6 +163,13 @@ impl Stream {
         }
     }
 
+    fn farewell(mut self) {
+        if let Self::Tls(tcp, tls) = &mut self {
+            tls.close();
+            let _gone = Self::flush(tcp, tls);
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(tcp) => tcp.write_all(bytes),
@@ -201,6 +210,7 @@ fn serve(tcp: TcpStream, tls: Option<&ServerConfig>, memory: &Mutex<Vec<Asked>>,
                 continue;
             }
             Reply::Hangup => return,
+            Reply::Farewell => return stream.farewell(),
         };
         let head =
             format!("HTTP/1.1 {status} X\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n", body.len());
