@@ -5,7 +5,7 @@ use crate::documents::{self, policy_document};
 use crate::networks::NetworkDeed;
 use crate::problem::{Kind, Problem};
 use crate::route::IfMatch;
-use crate::targets::{Targets, may_become, same_name};
+use crate::targets::{Targets, may_become, same_name, same_names};
 use crate::views;
 use agent_protocol::{Object, Text, decode, encode};
 use alloc::boxed::Box;
@@ -157,7 +157,7 @@ fn difference(wanted: &Wanted, exposed: Option<&Exposed>) -> Vec<Text> {
         ("iqn", same_name(&document.iqn, &exposure.iqn)),
         ("lun", document.lun == exposure.lun),
         ("volume", document.volume == exposure.volume),
-        ("initiators", document.initiators == exposure.initiators),
+        ("initiators", same_names(&document.initiators, &exposure.initiators)),
         ("chap", chap == exposure.chap.is_some()),
         ("read_only", document.read_only == exposure.read_only),
         ("removable", document.removable == exposure.removable),

@@ -6,7 +6,7 @@ use crate::policy::Principal;
 use crate::problem::{Kind, Problem};
 use agent_protocol::{InstanceId, Text};
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 use management_api::CommandRequest;
@@ -60,18 +60,21 @@ pub(crate) fn same_name(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
+/// Whether two lists admit the same initiators, named in the same order.
+pub(crate) fn same_names(some: &[String], others: &[String]) -> bool {
+    some.len() == others.len() && some.iter().zip(others).all(|(one, other)| same_name(one, other))
+}
+
 /// The members of a document in which it differs from what is exposed and which cannot be changed there, as they are called
 /// in it. `access` can.
 pub(crate) fn fixed_differences(wanted: &Exposure, there: &Exposure) -> Vec<&'static str> {
     let (policy, other) = (&wanted.policy, &there.policy);
     let (rate, other_rate) = (&policy.rate, &other.rate);
-    let initiators = wanted.initiators.len() == there.initiators.len()
-        && wanted.initiators.iter().zip(&there.initiators).all(|(one, other)| same_name(one, other));
     let members = [
         ("iqn", same_name(&wanted.iqn, &there.iqn)),
         ("lun", wanted.lun == there.lun),
         ("volume", wanted.volume == there.volume),
-        ("initiators", initiators),
+        ("initiators", same_names(&wanted.initiators, &there.initiators)),
         ("chap", wanted.chap == there.chap),
         ("read_only", wanted.read_only == there.read_only),
         ("removable", wanted.removable == there.removable),

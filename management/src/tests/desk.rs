@@ -24,7 +24,10 @@ pub(super) const AGENT: Uuid = Uuid(7);
 pub(super) struct Shelf(pub(super) Rc<RefCell<Vec<Exposed>>>);
 
 impl Targets for Shelf {
-    fn expose(&self, exposure: Exposure) -> Result<Exposed, ControlError> {
+    fn expose(&self, mut exposure: Exposure) -> Result<Exposed, ControlError> {
+        // As storage does.
+        exposure.iqn.make_ascii_lowercase();
+        exposure.initiators.iter_mut().for_each(|name| name.make_ascii_lowercase());
         if !exposure.iqn.starts_with("iqn.") {
             return Err(ControlError::Invalid { field: "iqn", reason: "it is to begin with iqn.".into() });
         }
