@@ -12,6 +12,7 @@ mod lanes;
 mod line;
 mod network;
 mod privilege;
+mod refusals;
 mod server;
 mod service;
 

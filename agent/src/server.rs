@@ -1,6 +1,8 @@
 //! Connections: one bounded thread each, around the HTTP engine.
 
 use crate::line::{Line, Security};
+use crate::locked;
+use crate::refusals::Refusals;
 use crate::service::{Service, problem};
 use agent_protocol::Text;
 use management_http::{Limits, Server};
@@ -8,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The most connections at once.
@@ -44,8 +46,10 @@ impl Shutdown {
 /// Accept connections until told to end.
 pub(crate) fn serve(listener: &TcpListener, service: &Service, security: &Security, shutdown: &Shutdown) {
     let open = AtomicUsize::new(0);
+    let refusals = Mutex::new(Refusals::default());
     std::thread::scope(|scope| {
         while !shutdown.is_requested() {
+            tell(locked(&refusals).over(Instant::now()));
             if !readable(listener) {
                 continue;
             }
@@ -61,7 +65,7 @@ pub(crate) fn serve(listener: &TcpListener, service: &Service, security: &Securi
                 }
                 continue;
             }
-            let place = Place::take(&open);
+            let (place, refusals) = (Place::take(&open), &refusals);
             // If there is no thread, the place is free again with what it was to do.
             let _ = std::thread::Builder::new().name("connection".into()).spawn_scoped(scope, move || {
                 let _place = place;
@@ -72,11 +76,22 @@ pub(crate) fn serve(listener: &TcpListener, service: &Service, security: &Securi
                     .and_then(|()| Line::open(stream, security));
                 match opened {
                     Ok(line) => connection(line, service, shutdown),
-                    Err(why) => log::warn!("{peer} is refused: {why}"),
+                    Err(why) if locked(refusals).add(Instant::now()) => {
+                        log::warn!("{peer} is refused: {why}");
+                    }
+                    Err(_) => {}
                 }
             });
         }
     });
+    tell(locked(&refusals).rest());
+}
+
+/// Of peers that were refused and have no line of their own.
+fn tell(more: Option<u64>) {
+    if let Some(more) = more {
+        log::warn!("{more} more were refused within a minute");
+    }
 }
 
 /// The place of a connection, free again whatever ends it.

@@ -24,6 +24,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
 /// How soon after one reason another is logged: whoever asks again and again has the agent dialled as often.
 const NEWS_PAUSE: Duration = Duration::from_secs(1);
+/// The most reasons that are logged while the agent is out of reach: some are in words of its own.
+const NEWS_MAX: usize = 8;
 
 /// Wakes all who listen.
 #[derive(Default)]
@@ -68,8 +70,8 @@ pub(crate) struct Forward {
     networks_asked: Cell<bool>,
     /// Why the last attempt to connect failed; `None` before the first.
     down: RefCell<Option<String>>,
-    /// The reason that was logged last, and when; an empty one once the agent has been reached.
-    told: RefCell<Option<(String, Instant)>>,
+    /// The reasons that were logged since the agent was reached, [`NEWS_MAX`] at most, and when the last one was.
+    told: RefCell<(Vec<String>, Option<Instant>)>,
     welcome: RefCell<Option<Welcome>>,
     /// As of the last greeting.
     pub(crate) peer: Cell<Option<Peer>>,
@@ -238,9 +240,7 @@ impl Forward {
         self.peer.set(Some(peer));
         *self.welcome.borrow_mut() = Some(welcome);
         *self.down.borrow_mut() = None;
-        if let Some((why, _)) = &mut *self.told.borrow_mut() {
-            why.clear();
-        }
+        self.told.borrow_mut().0.clear();
         if self.superseded.replace(false) {
             log::warn!("the agent takes commands from this appliance again");
         }
@@ -276,13 +276,17 @@ impl Forward {
         }
     }
 
-    /// Whether this reason is to be logged: each once while the agent is out of reach, and not one upon the other.
+    /// Whether this reason is to be logged: each once while the agent is out of reach, not one upon the other, and not without
+    /// end.
     pub(crate) fn is_news(&self, why: &str) -> bool {
         let now = self.clock.now();
-        let mut told = self.told.borrow_mut();
-        let is_news = told.as_ref().is_none_or(|(last, at)| last != why && now >= *at + NEWS_PAUSE);
+        let (told, last) = &mut *self.told.borrow_mut();
+        let is_news = told.len() < NEWS_MAX
+            && !told.iter().any(|other| other == why)
+            && last.is_none_or(|last| now >= last + NEWS_PAUSE);
         if is_news {
-            *told = Some((why.into(), now));
+            told.push(why.into());
+            *last = Some(now);
         }
         is_news
     }

@@ -332,7 +332,7 @@ fn an_agent_that_is_lost_to_another_appliance_is_believed_only_if_it_is_the_run_
 #[test]
 fn why_the_agent_is_out_of_reach_is_logged_once_and_never_in_a_flood() {
     let mut desk = Desk::new();
-    let is_news = |desk: &Desk, why| desk.management.forward.is_news(why);
+    let is_news = |desk: &Desk, why: &str| desk.management.forward.is_news(why);
     assert!(is_news(&desk, "it is not there"));
     desk.wait(Duration::from_secs(3600));
     assert!(!is_news(&desk, "it is not there"), "that is known");
@@ -342,6 +342,20 @@ fn why_the_agent_is_out_of_reach_is_logged_once_and_never_in_a_flood() {
     assert_eq!(logged, 0);
     desk.wait(Duration::from_secs(1));
     assert!(is_news(&desk, "one"), "a reason that lasts is logged in the end");
+    desk.wait(Duration::from_secs(1));
+    assert!(is_news(&desk, "other"));
+    // The same two an hour long.
+    for n in 0..3600 {
+        desk.wait(Duration::from_secs(1));
+        assert!(!is_news(&desk, ["one", "other"][n % 2]), "both are known");
+    }
+    // And one that has other words each time.
+    let mut logged = 0;
+    for n in 0..3600 {
+        desk.wait(Duration::from_secs(1));
+        logged += usize::from(is_news(&desk, &format!("it says {n}")));
+    }
+    assert_eq!(logged, 4, "eight in all");
     let peer = desk.peer(AGENT, 1000, 1);
     desk.management.forward.greeted(welcome(AGENT, 1000, 1), peer, true);
     desk.wait(Duration::from_secs(1));
