@@ -24,7 +24,7 @@ pub(crate) fn are_refused(parent: &mut Parent) {
     is_cut(parent, "TLS: the peer refuses: AccessDenied");
     said(
         "the agent",
-        &parent.log(),
+        || parent.log(),
         "is refused: the peer's certificate is not accepted: its key is not one",
     );
     let own = parent.keys().unwrap().dialling();
@@ -41,7 +41,7 @@ pub(crate) fn are_refused(parent: &mut Parent) {
     let before = parent.native.effects(&uuid);
     believe(parent, stranger.pin());
     is_cut(parent, "TLS: the peer's certificate is not accepted: its key is not one");
-    said("the agent", &parent.log(), "is refused: the peer refuses: AccessDenied");
+    said("the agent", || parent.log(), "is refused: the peer refuses: AccessDenied");
     assert_eq!(parent.native.effects(&uuid), before, "nobody was told anything");
 
     let pin = parent.keys().unwrap().agent.pin();
@@ -58,8 +58,8 @@ pub(crate) fn are_all_the_same_in_clear(parent: &Parent) {
     let uuid = done(parent.act("stays", create("deaf", true))).uuid.to_string();
     command(parent, Action::Terminate {});
     assert!(parent.native.running(&uuid).is_empty());
-    said("the agent", &parent.log(), "WITHOUT AUTHENTICATION (--insecure)");
-    said("the appliance", &parent.stage.appliance.console(), "WITHOUT AUTHENTICATION (agent.insecure=yes)");
+    said("the agent", || parent.log(), "WITHOUT AUTHENTICATION (--insecure)");
+    said("the appliance", || parent.stage.appliance.console(), "WITHOUT AUTHENTICATION (agent.insecure=yes)");
 }
 
 /// Whoever comes to the agent without the appliance's key, or without any, is told nothing and does nothing.
@@ -100,10 +100,14 @@ fn is_cut(parent: &Parent, words: &str) {
     let new = json!({ "id": "new", "image": "deaf", "start": true });
     let orders = [("/v1/instances", new), ("/v1/instances/stays/commands", json!({ "verb": "terminate" }))];
     for (path, body) in orders {
-        let answer = ask(parent, "POST", path, Some(&body));
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.text("/type").ends_with(":agent-unavailable"), "{answer:?}");
-        assert!(answer.text("/detail").contains(words), "{answer:?}");
+        // Each dials anew. On a host that is slow just then one may take too long to hear why.
+        wait::until(format!("a refusal that says {words}"), LIMIT, || {
+            let answer = ask(parent, "POST", path, Some(&body));
+            assert_eq!(answer.status, 503, "{answer:?}");
+            assert!(answer.text("/type").ends_with(":agent-unavailable"), "{answer:?}");
+            Ok(answer.text("/detail").contains(words).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", parent.stage.appliance.console()));
     }
     assert_eq!(parent.native.processes().len(), 1, "no machine was made, and none was ended");
 }
@@ -128,6 +132,7 @@ fn command(parent: &Parent, action: Action) {
     assert!(answer.succeeded(), "{answer:?}");
 }
 
-fn said(who: &str, log: &str, words: &str) {
-    assert!(log.contains(words), "{who} does not say `{words}`:\n{log}");
+fn said(who: &str, log: impl Fn() -> String, words: &str) {
+    wait::until(format!("{who} saying `{words}`"), LIMIT, || Ok(log().contains(words).then_some(())))
+        .unwrap_or_else(|error| panic!("{error}\n{}", log()));
 }

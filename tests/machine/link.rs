@@ -103,17 +103,24 @@ fn is_cut(stage: &Stage, words: &str) {
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", stage.appliance.console()));
     for (path, body) in [("/v1/instances", create()), (COMMANDS, terminate())] {
-        let answer = ask(stage, "POST", path, Some(&body));
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.text("/type").ends_with(":agent-unavailable"), "{answer:?}");
-        assert!(answer.text("/detail").contains(words), "{answer:?}");
+        // Each dials anew. On a host that is slow just then one may take too long to hear why.
+        wait::until(format!("a refusal that says {words}"), LIMIT, || {
+            let answer = ask(stage, "POST", path, Some(&body));
+            assert_eq!(answer.status, 503, "{answer:?}");
+            assert!(answer.text("/type").ends_with(":agent-unavailable"), "{answer:?}");
+            Ok(answer.text("/detail").contains(words).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", stage.appliance.console()));
     }
 }
 
 /// The agent has said these words.
 fn refused(stage: &mut Stage, words: &str) {
-    let log = stage.agent.as_mut().unwrap().process().output();
-    assert!(log.contains(words), "no `{words}` in:\n{log}");
+    let agent = stage.agent.as_mut().unwrap();
+    wait::until(format!("the agent saying `{words}`"), LIMIT, || {
+        Ok(agent.process().output().contains(words).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", agent.process().output()));
 }
 
 /// The appliance reaches the agent.
