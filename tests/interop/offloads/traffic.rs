@@ -1,7 +1,7 @@
 //! A session with much under way: reads and writes of all lengths at random places, every sector of them compared.
 
 use crate::hostile::peer::{Peer, Who};
-use crate::hostile::session::{Answer, BLOCK, SYNCHRONIZE_CACHE, Session, lun, read10, write10};
+use crate::hostile::session::{Answer, BLOCK, BUSY, SYNCHRONIZE_CACHE, Session, lun, read10, write10};
 use std::collections::VecDeque;
 use std::fs;
 use std::ops::Range;
@@ -37,6 +37,9 @@ pub(crate) struct Traffic {
     written: Vec<u32>,
     under_way: VecDeque<Operation>,
     writes: u32,
+    /// Whether an operation may be told to try again, and how many were.
+    pub(crate) is_patient: bool,
+    told_again: u64,
     random: u64,
     /// Commands that have ended well, the bytes they moved, and the longest of them.
     pub(crate) commands: u64,
@@ -58,6 +61,8 @@ impl Traffic {
             written: vec![0; SECTORS as usize],
             under_way: VecDeque::new(),
             writes: 0,
+            is_patient: false,
+            told_again: 0,
             random: 0,
             commands: 0,
             pings: 0,
@@ -110,9 +115,10 @@ impl Traffic {
         self.compare(0..SECTORS, &bytes)?;
         let [read, written] = self.bytes.map(|bytes| bytes >> 20);
         println!(
-            "traffic: {} commands, {read} MiB read, {written} MiB written, {} pings, longest operation {:?}",
-            self.commands, self.pings, self.longest
+            "traffic: {} commands, {} told to try again, {read} MiB read, {written} MiB written, {} pings, longest operation {:?}",
+            self.commands, self.told_again, self.pings, self.longest
         );
+        assert!(self.told_again <= self.commands / 4, "{} of {}", self.told_again, self.commands);
         assert!(self.longest < bound, "{:?}", self.longest);
         Ok(())
     }
@@ -122,25 +128,28 @@ impl Traffic {
         while self.must_wait(&range, is_write) {
             self.finish_oldest()?;
         }
-        let (first, count) = (range.start, u16::try_from(range.len()).unwrap());
-        let length = range.len() * BLOCK;
-        let start = Instant::now();
-        let (tag, write) = if is_write {
-            self.writes += 1;
-            let data: Vec<u8> = range.clone().flat_map(|sector| words(sector, self.writes)).collect();
-            (self.session.begin(lun(0), &write10(first, count), &data, 0), Some(self.writes))
-        } else {
-            let expected = u32::try_from(length).unwrap();
-            (self.session.begin(lun(0), &read10(first, count), &[], expected), None)
-        };
-        self.bytes[usize::from(is_write)] += length as u64;
-        self.under_way.push_back(Operation { tag, range, write, start });
+        self.writes += u32::from(is_write);
+        let write = is_write.then_some(self.writes);
+        self.bytes[usize::from(is_write)] += (range.len() * BLOCK) as u64;
+        self.send(range, write, Instant::now());
         self.commands += 1;
         if self.commands.is_multiple_of(BETWEEN_PINGS) {
             self.pings += 1;
             self.longest = self.longest.max(self.session.ping()?);
         }
         Ok(())
+    }
+
+    fn send(&mut self, range: Range<u32>, write: Option<u32>, start: Instant) {
+        let (first, count) = (range.start, u16::try_from(range.len()).unwrap());
+        let tag = if let Some(write) = write {
+            let data: Vec<u8> = range.clone().flat_map(|sector| words(sector, write)).collect();
+            self.session.begin(lun(0), &write10(first, count), &data, 0)
+        } else {
+            let expected = u32::try_from(range.len() * BLOCK).unwrap();
+            self.session.begin(lun(0), &read10(first, count), &[], expected)
+        };
+        self.under_way.push_back(Operation { tag, range, write, start });
     }
 
     fn must_wait(&self, range: &Range<u32>, is_write: bool) -> bool {
@@ -160,7 +169,14 @@ impl Traffic {
 
     fn finish_oldest(&mut self) -> Result<(), String> {
         let Some(Operation { tag, range, write, start }) = self.under_way.pop_front() else { return Ok(()) };
-        let answer = self.session.finish(tag, PATIENCE).and_then(Answer::good);
+        let answer = self.session.finish(tag, PATIENCE);
+        if self.is_patient && answer.as_ref().is_ok_and(|answer| answer.status == BUSY) {
+            // Nobody else has the sectors meanwhile, and what it has written of them it writes again.
+            self.told_again += 1;
+            self.send(range, write, start);
+            return Ok(());
+        }
+        let answer = answer.and_then(Answer::good);
         let answer = answer.map_err(|error| format!("sectors {range:?}, write {write:?}: {error}"))?;
         self.longest = self.longest.max(start.elapsed());
         match write {
