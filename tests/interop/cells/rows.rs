@@ -26,8 +26,9 @@ const ALL_PASS: [Option<Expect>; 7] = [Some(Pass); 7];
 const ALL_RECOVER: [Option<Expect>; 7] = [Some(Recover); 7];
 /// Read and write errors of the medium, which it has.
 const MEDIUM: Expect = Error(&[(3, 0x11, 0), (3, 0x0c, 0)]);
-/// What may be said of an export that is not what it was: write protected, not ready, beyond its end.
-const CHANGED: Expect = Error(&[(7, 0x27, 0), (2, 4, 0), (2, 4, 1), (2, 4, 2), (5, 0x21, 0)]);
+/// What may be said of an export that is not what it was: write protected, not ready (by itself soon, or until somebody acts),
+/// beyond its end.
+const CHANGED: Expect = Error(&[(7, 0x27, 0), (2, 4, 0), (2, 4, 1), (2, 4, 2), (2, 4, 3), (5, 0x21, 0)]);
 
 pub(crate) const ROWS: &[Row] = &[
     Row { scenario: "killed", cells: ALL_PASS, answers_at_once: true },
