@@ -149,6 +149,12 @@ impl Emulated {
         Ok(Device::new(bus, location, queues, Some(configuration)))
     }
 
+    /// How many hold it.
+    #[cfg(test)]
+    pub(crate) fn holders(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
     /// Change what it is.
     pub fn describe(&self, change: impl FnOnce(&mut Description)) {
         change(&mut self.0.borrow_mut().description);

@@ -17,12 +17,12 @@ const CONFIGURATION_TRIES: u32 = 16;
 /// The largest split virtqueue (virtio 1.2 section 2.7).
 const LARGEST_QUEUE: u32 = 32768;
 
-/// The ways to a device.
+/// The ways to a device. The package's are never dropped: it waits for a device's reset without end, and we do it with one.
 pub(crate) enum Bus {
     /// PCI with virtio's capabilities: a modern or a transitional device.
-    Pci { transport: PciTransport, registers: PciRegisters },
+    Pci { transport: ManuallyDrop<PciTransport>, registers: PciRegisters },
     /// virtio-mmio, legacy or version 2.
-    Mmio { transport: MmioTransport<'static>, registers: Mmio },
+    Mmio { transport: ManuallyDrop<MmioTransport<'static>>, registers: Mmio },
     /// PCI without virtio's capabilities.
     Legacy(Legacy),
     /// A device inside a host test.
@@ -60,8 +60,7 @@ const MMIO_CONFIG: usize = 0x100;
 
 /// A virtio device.
 pub struct Device {
-    /// Never dropped: the package waits for a device's reset without end, and we do it with one.
-    bus: ManuallyDrop<Bus>,
+    bus: Bus,
     location: Location,
     queue_irq: Irq,
     /// For changes of the configuration, where they have an interrupt of their own.
@@ -79,7 +78,7 @@ pub(crate) struct Raised {
 
 macro_rules! on {
     ($device:expr, $transport:ident => $call:expr) => {
-        match &mut *$device.bus {
+        match &mut $device.bus {
             Bus::Pci { transport: $transport, .. } => $call,
             Bus::Mmio { transport: $transport, .. } => $call,
             Bus::Legacy($transport) => $call,
@@ -91,7 +90,7 @@ macro_rules! on {
 
 impl Device {
     pub(crate) fn new(bus: Bus, location: Location, queue_irq: Irq, configuration_irq: Option<Irq>) -> Self {
-        Self { bus: ManuallyDrop::new(bus), location, queue_irq, configuration_irq }
+        Self { bus, location, queue_irq, configuration_irq }
     }
 
     /// What it is.
@@ -156,7 +155,7 @@ impl Device {
     /// How many descriptors the rings of queue `index` have of which `wanted`, a power of two, are used: so many, but where
     /// that is not ours to choose.
     pub(crate) fn ring_size(&self, index: u16, wanted: u16) -> Result<u16, Error> {
-        match &*self.bus {
+        match &self.bus {
             Bus::Legacy(legacy) => legacy
                 .queue_size(index)
                 .and_then(|size| if size < wanted { Err(Error::NoQueue(index)) } else { Ok(size) }),
@@ -188,7 +187,7 @@ impl Device {
             return Err(Error::Io(kernel_io::Error::OutOfMemory));
         }
         let doorbell = self.doorbell(index)?;
-        match &*self.bus {
+        match &self.bus {
             Bus::Pci { registers, .. } => {
                 registers.set_vectors(index)?;
                 registers.set_rings(index, size, addresses);
@@ -203,7 +202,7 @@ impl Device {
     }
 
     fn doorbell(&self, index: u16) -> Result<Doorbell, Error> {
-        match &*self.bus {
+        match &self.bus {
             Bus::Pci { registers, .. } => registers.doorbell(index),
             Bus::Mmio { registers, .. } => Ok(Doorbell::Word(registers.part(MMIO_QUEUE_NOTIFY, 4)?, index)),
             Bus::Legacy(legacy) => Ok(legacy.doorbell(index)),
@@ -227,7 +226,7 @@ impl Device {
 
     /// A word of its configuration as a register of its own, where it is one that is mapped.
     pub(crate) fn register(&self, offset: usize) -> Option<Mmio> {
-        match &*self.bus {
+        match &self.bus {
             Bus::Pci { registers, .. } => registers.device.as_ref()?.part(offset, 4).ok(),
             Bus::Mmio { registers, .. } => registers.part(MMIO_CONFIG + offset, 4).ok(),
             _ => None,
@@ -237,7 +236,7 @@ impl Device {
     /// Acknowledge its interrupts. Answers which there were since the last call.
     pub(crate) fn acknowledge(&mut self) -> Raised {
         let queues = self.queue_irq.take();
-        let configuration = match &mut *self.bus {
+        let configuration = match &mut self.bus {
             // Its line stays up until it is told, and only a rising line is an interrupt.
             Bus::Mmio { transport, .. } => {
                 queues && transport.ack_interrupt().contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
@@ -364,5 +363,15 @@ mod tests {
             (0x1c, 2, 1),
         ];
         assert_eq!(*device.0.borrow(), expected);
+    }
+
+    #[test]
+    fn who_is_dropped_holds_nothing_of_the_way_to_the_device() {
+        let emulated = crate::emulated::Emulated::nic(feature::VERSION_1);
+        let holders = emulated.holders();
+        let device = emulated.device().expect("vectors");
+        assert!(emulated.holders() > holders);
+        drop(device);
+        assert_eq!(emulated.holders(), holders);
     }
 }

@@ -6,6 +6,7 @@ use crate::Error;
 use crate::Location;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
+use core::mem::ManuallyDrop;
 use kernel_io::{Irq, Mmio, MmioSlot, Trigger};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
@@ -121,6 +122,7 @@ fn open_registers(slot: &Slot, registers: Mmio) -> Result<Device, Error> {
     // is ours, which is used for the doorbell only.
     let transport = unsafe { MmioTransport::new(pointer.cast::<VirtIOHeader>(), registers.len()) };
     let transport = transport.map_err(|_| Error::Layout("not a version of virtio-mmio"))?;
+    let transport = ManuallyDrop::new(transport);
     let irq = Irq::allocate()?;
     let [first, second] = slot.lines;
     irq.connect(first, Trigger::Edge).or_else(|_| irq.connect(second, Trigger::Edge))?;

@@ -5,6 +5,7 @@ use super::hal::Machine;
 use super::{Device, legacy};
 use crate::pci::{Capability, DeviceFunction, NO_VECTOR, Pci, Vectors};
 use crate::{Error, Location};
+use core::mem::ManuallyDrop;
 use kernel_io::{Irq, Mmio};
 use virtio_drivers::transport::pci::{PciTransport, VirtioPciError};
 
@@ -92,7 +93,7 @@ pub(crate) fn open(pci: &mut Pci, at: DeviceFunction) -> Result<Device, Error> {
     let interrupts = Interrupts::find(pci, at, &capabilities)?;
     // The package does its own accesses, which in a host test have nothing to access.
     common.registers.pointer().ok_or(kernel_io::Error::Unmappable)?;
-    let transport = PciTransport::new::<Machine, _>(&mut pci.root, at).map_err(refusal)?;
+    let transport = ManuallyDrop::new(PciTransport::new::<Machine, _>(&mut pci.root, at).map_err(refusal)?);
     pci.enable_registers(at);
     let vectors = interrupts.connect(pci, at);
     let (common, doorbells) = (common.registers, notify.registers);
