@@ -152,6 +152,7 @@ fn live(row: &Row, promised: Promised) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads the time-stamp counter")]
 fn no_port_and_no_controller_is_touched_that_is_not_promised() {
     for row in rows() {
         let promised = Promised::of(&row.acpi, row.hypervisor);
@@ -173,6 +174,7 @@ fn byte_code_that_cannot_be_read_may_name_a_bridge_but_not_on_reduced_hardware()
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads the time-stamp counter")]
 fn what_a_table_gives_the_number_of_is_used_as_it_says() {
     let port = |address| Some(Register { space: Space::Port, address });
     let fadt = Fadt {
