@@ -327,10 +327,10 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // A device that cannot be stopped keeps what it has.
+        // SAFETY: `self` is being dropped, so it is not used again.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
+        // A device that cannot be stopped keeps what it has: dropping frees nothing.
         if self.device.reset().is_ok() {
-            // SAFETY: `self` is being dropped, so it is not used again.
-            let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
             // SAFETY: the device has just been reset.
             unsafe { memory.free() };
         }
