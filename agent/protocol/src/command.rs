@@ -1,12 +1,12 @@
 //! Commands: what the appliance asks the agent to do to one instance.
 
+use crate::named::named;
 use crate::{
     ImageName, InstanceId, Link, Nic, NicName, OpId, PeerName, Size, SnapshotName, State, Uuid, Volume,
     VolumeName,
 };
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// One command and the conditions under which it may be carried out.
@@ -283,82 +283,56 @@ impl Action {
     }
 }
 
-macro_rules! verbs {
-    ($($(#[$doc:meta])* $item:ident = $text:literal,)*) => {
-        /// A verb without its arguments.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-        pub enum Verb {
-            $($(#[$doc])* #[serde(rename = $text)] $item,)*
-        }
-
-        impl Verb {
-            /// Every verb.
-            pub const ALL: &'static [Self] = &[$(Self::$item),*];
-
-            /// The name on the wire.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$item => $text,)*
-                }
-            }
-        }
-    };
-}
-
-verbs!(
-    /// Make an instance.
-    Create = "create",
-    /// Run it.
-    Start = "start",
-    /// Ask the guest to shut down.
-    Stop = "stop",
-    /// Cut its power.
-    ForceStop = "force-stop",
-    /// Have the guest shut down, then run it again.
-    Reboot = "reboot",
-    /// Restart its processors.
-    Reset = "reset",
-    /// Hold its processors.
-    Pause = "pause",
-    /// Let them go on.
-    Resume = "resume",
-    /// Write its memory out.
-    Save = "save",
-    /// Go on from there.
-    Restore = "restore",
-    /// Keep it as it is under a name.
-    Snapshot = "snapshot",
-    /// Go back to that.
-    Revert = "revert",
-    /// Change its size.
-    Resize = "resize",
-    /// Give it a disk.
-    VolumeAttach = "volume.attach",
-    /// Take a disk from it.
-    VolumeDetach = "volume.detach",
-    /// Look at a disk's size anew.
-    VolumeResize = "volume.resize",
-    /// Give it a network interface.
-    NicAttach = "nic.attach",
-    /// Take a network interface from it.
-    NicDetach = "nic.detach",
-    /// Plug or unplug a cable.
-    NicUpdate = "nic.update",
-    /// Make ready to receive it.
-    MigratePrepare = "migrate.prepare",
-    /// Move it to another host.
-    MigrateStart = "migrate.start",
-    /// Stop moving it.
-    MigrateCancel = "migrate.cancel",
-    /// End it for good.
-    Terminate = "terminate",
-    /// Look at it.
-    Describe = "describe",
-);
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+named! {
+    /// A verb without its arguments.
+    pub enum Verb {
+        /// Make an instance.
+        Create = "create",
+        /// Run it.
+        Start = "start",
+        /// Ask the guest to shut down.
+        Stop = "stop",
+        /// Cut its power.
+        ForceStop = "force-stop",
+        /// Have the guest shut down, then run it again.
+        Reboot = "reboot",
+        /// Restart its processors.
+        Reset = "reset",
+        /// Hold its processors.
+        Pause = "pause",
+        /// Let them go on.
+        Resume = "resume",
+        /// Write its memory out.
+        Save = "save",
+        /// Go on from there.
+        Restore = "restore",
+        /// Keep it as it is under a name.
+        Snapshot = "snapshot",
+        /// Go back to that.
+        Revert = "revert",
+        /// Change its size.
+        Resize = "resize",
+        /// Give it a disk.
+        VolumeAttach = "volume.attach",
+        /// Take a disk from it.
+        VolumeDetach = "volume.detach",
+        /// Look at a disk's size anew.
+        VolumeResize = "volume.resize",
+        /// Give it a network interface.
+        NicAttach = "nic.attach",
+        /// Take a network interface from it.
+        NicDetach = "nic.detach",
+        /// Plug or unplug a cable.
+        NicUpdate = "nic.update",
+        /// Make ready to receive it.
+        MigratePrepare = "migrate.prepare",
+        /// Move it to another host.
+        MigrateStart = "migrate.start",
+        /// Stop moving it.
+        MigrateCancel = "migrate.cancel",
+        /// End it for good.
+        Terminate = "terminate",
+        /// Look at it.
+        Describe = "describe",
     }
 }

@@ -1,8 +1,8 @@
 //! The first exchange of a connection: who is there, and what can be asked of whom.
 
+use crate::named::named;
 use crate::{Text, Uuid, Verb};
 use alloc::vec::Vec;
-use core::fmt;
 use serde::de::value::{self, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -86,45 +86,19 @@ pub struct Provision {
     pub by: Text,
 }
 
-macro_rules! facilities {
-    ($($(#[$doc:meta])* $item:ident = $text:literal,)*) => {
-        /// What can be asked that is no command to an instance, and so has no [`Verb`].
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-        pub enum Facility {
-            $($(#[$doc])* #[serde(rename = $text)] $item,)*
-        }
-
-        impl Facility {
-            /// Every facility.
-            pub const ALL: &'static [Self] = &[$(Self::$item),*];
-
-            /// The name on the wire.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$item => $text,)*
-                }
-            }
-        }
-    };
-}
-
-facilities!(
-    /// List instances.
-    List = "list",
-    /// Tell what becomes of instances by themselves.
-    Events = "events",
-    /// See what an instance has used.
-    Stats = "stats",
-    /// Read what a guest wrote to its console.
-    Console = "console",
-    /// Have the host carry virtual networks, as their maps say.
-    NetworkApply = "network.apply",
-);
-
-impl fmt::Display for Facility {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+named! {
+    /// What can be asked that is no command to an instance, and so has no [`Verb`].
+    pub enum Facility {
+        /// List instances.
+        List = "list",
+        /// Tell what becomes of instances by themselves.
+        Events = "events",
+        /// See what an instance has used.
+        Stats = "stats",
+        /// Read what a guest wrote to its console.
+        Console = "console",
+        /// Have the host carry virtual networks, as their maps say.
+        NetworkApply = "network.apply",
     }
 }
 

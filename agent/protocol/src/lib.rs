@@ -14,6 +14,7 @@ mod console;
 mod event;
 mod hello;
 pub mod lifecycle;
+mod named;
 mod network;
 mod parts;
 #[cfg(feature = "schema")]
