@@ -3,6 +3,7 @@
 use super::*;
 use crate::emulated::Random;
 use crate::emulated::frames::{at, frame, receive, segment, send_cut};
+use crate::emulated::hostile::clash;
 use crate::emulated::intel::{DONE, END, Emulated};
 use kernel_io::emulated::faults;
 use network_nic::Device as _;
@@ -18,23 +19,15 @@ pub(crate) fn play(random: &mut Random, steps: i64) -> u64 {
     device.change(|manner| manner.shallow = random.below(3) == 0);
     let kind = KINDS[random.below(2) as usize];
     let mut nic = device.driver(kind, MEMORY).expect("it behaves at first");
-    for step in 0..steps {
-        if random.is_over() {
-            break;
-        }
+    let happen = |nic: &mut Intel, random: &mut Random, now| {
         does_something(&device, random);
-        let now = at(step * 7);
-        if receive(&mut nic, now).is_some() {
+        if receive(nic, now).is_some() {
             nic.flush();
         }
-        if random.below(3) == 0 {
-            send_cut(&mut nic, &segment(100), random.below(80) as u16, now);
-        }
-        if random.below(4) == 0 {
-            nic.flush();
-            nic.arm();
-        }
-    }
+    };
+    clash(&mut nic, (random, steps), happen, |nic, random, now| {
+        send_cut(nic, &segment(100), random.below(80) as u16, now);
+    });
     let resets = nic.counters().resets;
     // Given time and honesty it works again, with all its buffers.
     let now = at(1_000_000);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::emulated::Random;
 use crate::emulated::frames::{at, frame, receive, send};
+use crate::emulated::hostile::clash;
 use crate::emulated::rtl8139::{Emulated, OWNED, WHOLE};
 use kernel_io::emulated::faults;
 use network_nic::Device as _;
@@ -13,21 +14,13 @@ const MEMORY: usize = 64 << 10;
 pub(crate) fn play(random: &mut Random, steps: i64) -> u64 {
     let device = Emulated::new();
     let mut nic = device.driver(MEMORY).expect("it behaves at first");
-    for step in 0..steps {
-        if random.is_over() {
-            break;
-        }
+    let happen = |nic: &mut Rtl8139, random: &mut Random, now| {
         does_something(&device, random);
-        let now = at(step * 7);
-        drop(receive(&mut nic, now));
-        if random.below(3) == 0 {
-            send(&mut nic, &frame(2, 60), now);
-        }
-        if random.below(4) == 0 {
-            nic.flush();
-            nic.arm();
-        }
-    }
+        drop(receive(nic, now));
+    };
+    clash(&mut nic, (random, steps), happen, |nic, _, now| {
+        send(nic, &frame(2, 60), now);
+    });
     let resets = nic.counters().resets;
     // Given time and honesty it works again, with all its buffers.
     let now = at(1_000_000);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::emulated::Random;
 use crate::emulated::frames::{at, frame, receive, segment, send_cut};
+use crate::emulated::hostile::clash;
 use crate::emulated::vmxnet3::{Emulated, WHOLE};
 use kernel_io::emulated::faults;
 use network_nic::Device as _;
@@ -18,21 +19,13 @@ pub(crate) fn play(random: &mut Random, steps: i64) -> u64 {
     let memory = MEMORY[random.below(2) as usize];
     let mut nic = device.driver(memory, random.below(3) as usize).expect("it behaves at first");
     let places = device.buffers();
-    for step in 0..steps {
-        if random.is_over() {
-            break;
-        }
+    let happen = |nic: &mut Vmxnet3, random: &mut Random, now| {
         does_something(&device, random);
-        let now = at(step * 7);
-        drop(receive(&mut nic, now));
-        if random.below(3) == 0 {
-            send_cut(&mut nic, &segment(random.below(1400) as usize), 500, now);
-        }
-        if random.below(4) == 0 {
-            nic.flush();
-            nic.arm();
-        }
-    }
+        drop(receive(nic, now));
+    };
+    clash(&mut nic, (random, steps), happen, |nic, random, now| {
+        send_cut(nic, &segment(random.below(1400) as usize), 500, now);
+    });
     let resets = nic.counters().resets;
     // Given time and honesty it works again, with all its buffers.
     let now = at(1_000_000);

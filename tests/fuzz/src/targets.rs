@@ -348,17 +348,14 @@ pub(crate) fn virtio_net(input: &[u8]) {
 /// A device of each kind that does what the bytes say, and is honest after their end.
 pub(crate) mod hostile {
     use drivers::emulated::Random;
-    use drivers::emulated::hostile::KINDS;
+    use drivers::emulated::hostile::{KINDS, alone};
 
     /// No input takes longer.
     const STEPS: i64 = 300;
 
-    /// On a machine of its own: what devices take of one does not come back.
     fn play(name: &str, input: &[u8]) {
         let play = KINDS.iter().find(|(kind, _)| *kind == name).expect("a kind of that name").1;
-        let mut random = Random::told(input);
-        let machine = std::thread::spawn(move || play(&mut random, STEPS));
-        if let Err(find) = machine.join() {
+        if let Err(find) = alone(play, Random::told(input), STEPS) {
             std::panic::resume_unwind(find);
         }
     }

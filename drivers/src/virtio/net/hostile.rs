@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::emulated::frames::{at, frame, receive, send};
+use crate::emulated::hostile::clash;
 use crate::emulated::{Emulated, Random};
 use alloc::vec::Vec;
 use kernel_io::emulated::faults;
@@ -18,21 +19,13 @@ pub(crate) fn play(random: &mut Random, steps: i64) -> u64 {
     let device = Emulated::nic(MODERN | random.any() & OFFLOADS);
     let mut nic = device.driver(MEMORY[random.below(2) as usize]).expect("it behaves at first");
     let places = device.available(0);
-    for step in 0..steps {
-        if random.is_over() {
-            break;
-        }
+    let happen = |nic: &mut VirtioNet, random: &mut Random, now| {
         does_something(&device, random);
-        let now = at(step * 7);
-        drop(receive(&mut nic, now));
-        if random.below(3) == 0 {
-            send(&mut nic, &frame(2, 60), now);
-        }
-        if random.below(4) == 0 {
-            nic.flush();
-            nic.arm();
-        }
-    }
+        drop(receive(nic, now));
+    };
+    clash(&mut nic, (random, steps), happen, |nic, _, now| {
+        send(nic, &frame(2, 60), now);
+    });
     let resets = nic.counters().resets;
     // Given time and honesty it works again, with all its buffers.
     device.need_reset();
