@@ -15,6 +15,7 @@ mod initramfs;
 mod backend;
 mod cells;
 mod crashes;
+mod cut;
 mod disk;
 mod facilities;
 mod figures;

@@ -1,15 +1,15 @@
 //! Who is not the other end of the link: refused in words, in the logs of both and in the appliance's health, and nothing of
 //! what it wants is done. And the link of development, where nobody proves anything and both say so.
 
+use crate::cut::{self, said};
 use crate::parent::{LIMIT, Parent};
 use crate::states::{create, done};
 use crate::way::{self, Lost};
 use agent_protocol::{Action, State, path};
-use image_launch::api::{self, Answer};
-use image_launch::{keys, wait};
+use image_launch::{api, keys};
 use management_http::Method;
 use network_tls::Pin;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The agent believes another appliance, and the appliance another agent.
 pub(crate) fn are_refused(parent: &mut Parent) {
@@ -22,11 +22,7 @@ pub(crate) fn are_refused(parent: &mut Parent) {
     parent.start_agent_that_believes(stranger.pin());
     // A server is the first to know: it tells the peer by an alert.
     is_cut(parent, "TLS: the peer refuses: AccessDenied");
-    said(
-        "the agent",
-        || parent.log(),
-        "is refused: the peer's certificate is not accepted: its key is not one",
-    );
+    said(LIMIT, || parent.log(), "is refused: the peer's certificate is not accepted: its key is not one");
     let own = parent.keys().unwrap().dialling();
     let looked = parent.request_as(Some(&own), (Method::Get, path::INVENTORY, None));
     assert!(matches!(looked, Err(Lost::Refused(_))), "{looked:?}");
@@ -41,7 +37,7 @@ pub(crate) fn are_refused(parent: &mut Parent) {
     let before = parent.native.effects(&uuid);
     believe(parent, stranger.pin());
     is_cut(parent, "TLS: the peer's certificate is not accepted: its key is not one");
-    said("the agent", || parent.log(), "is refused: the peer refuses: AccessDenied");
+    said(LIMIT, || parent.log(), "is refused: the peer refuses: AccessDenied");
     assert_eq!(parent.native.effects(&uuid), before, "nobody was told anything");
 
     let pin = parent.keys().unwrap().agent.pin();
@@ -58,8 +54,8 @@ pub(crate) fn are_all_the_same_in_clear(parent: &Parent) {
     let uuid = done(parent.act("stays", create("deaf", true))).uuid.to_string();
     command(parent, Action::Terminate {});
     assert!(parent.native.running(&uuid).is_empty());
-    said("the agent", || parent.log(), "WITHOUT AUTHENTICATION (--insecure)");
-    said("the appliance", || parent.stage.appliance.console(), "WITHOUT AUTHENTICATION (agent.insecure=yes)");
+    said(LIMIT, || parent.log(), "WITHOUT AUTHENTICATION (--insecure)");
+    said(LIMIT, || parent.stage.appliance.console(), "WITHOUT AUTHENTICATION (agent.insecure=yes)");
 }
 
 /// Whoever comes to the agent without the appliance's key, or without any, is told nothing and does nothing.
@@ -81,45 +77,17 @@ fn believe(parent: &mut Parent, pin: Pin) {
     parent.stage.crash().unwrap();
 }
 
-fn ask(parent: &Parent, method: &str, path: &str, body: Option<&Value>) -> Answer {
-    api::ask(&parent.stage.net, method, path, body).unwrap()
-}
-
-/// The appliance says by these words, in its health, in its log and to who commands, why it does not reach the agent.
+/// The appliance says by these words why it does not reach the agent, and nothing is done.
 fn is_cut(parent: &Parent, words: &str) {
-    let mut health = None;
-    wait::until(format!("a health and a log that say {words}"), LIMIT, || {
-        // Somebody who wants to know is a reason to dial at once.
-        ask(parent, "GET", "/v1/instances", None);
-        let answer = ask(parent, "GET", "/readyz", None);
-        let says = answer.status == 503 && answer.text("/agent/reason").contains(words);
-        health = Some(answer);
-        Ok((says && parent.stage.appliance.console().contains(words)).then_some(()))
-    })
-    .unwrap_or_else(|error| panic!("{error}: {health:?}\n{}", parent.stage.appliance.console()));
     let new = json!({ "id": "new", "image": "deaf", "start": true });
     let orders = [("/v1/instances", new), ("/v1/instances/stays/commands", json!({ "verb": "terminate" }))];
-    for (path, body) in orders {
-        // Each dials anew. On a host that is slow just then one may take too long to hear why.
-        wait::until(format!("a refusal that says {words}"), LIMIT, || {
-            let answer = ask(parent, "POST", path, Some(&body));
-            assert_eq!(answer.status, 503, "{answer:?}");
-            assert!(answer.text("/type").ends_with(":agent-unavailable"), "{answer:?}");
-            Ok(answer.text("/detail").contains(words).then_some(()))
-        })
-        .unwrap_or_else(|error| panic!("{error}\n{}", parent.stage.appliance.console()));
-    }
+    cut::is_cut(&parent.stage, LIMIT, words, &orders);
     assert_eq!(parent.native.processes().len(), 1, "no machine was made, and none was ended");
 }
 
 /// The appliance reaches the agent again, and what was refused meanwhile is not done late.
 fn is_whole(parent: &Parent) {
-    wait::until("the appliance reaching the agent", LIMIT, || {
-        // Somebody who wants to know is a reason to dial at once.
-        let listed = ask(parent, "GET", "/v1/instances", None);
-        Ok((listed.status == 200 && ask(parent, "GET", "/readyz", None).status == 200).then_some(()))
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", parent.stage.appliance.console()));
+    cut::is_whole(&parent.stage, LIMIT);
     let all = parent.instances();
     assert_eq!(all.len(), 1, "{all:?}");
 }
@@ -128,11 +96,6 @@ fn is_whole(parent: &Parent) {
 fn command(parent: &Parent, action: Action) {
     let mut verb = serde_json::to_value(action).unwrap();
     let body = json!({ "verb": verb["verb"].take() });
-    let answer = ask(parent, "POST", "/v1/instances/stays/commands", Some(&body));
+    let answer = api::ask(&parent.stage.net, "POST", "/v1/instances/stays/commands", Some(&body)).unwrap();
     assert!(answer.succeeded(), "{answer:?}");
-}
-
-fn said(who: &str, log: impl Fn() -> String, words: &str) {
-    wait::until(format!("{who} saying `{words}`"), LIMIT, || Ok(log().contains(words).then_some(())))
-        .unwrap_or_else(|error| panic!("{error}\n{}", log()));
 }

@@ -1,5 +1,6 @@
 //! The link to the agent in TLS, with keys that both ends have made themselves: what has another key commands nothing.
 
+use crate::cut::{self, said};
 use crate::fixture::{script, stage, target};
 use image_launch::agent::{self, Agent, IMAGE};
 use image_launch::api::{self, Answer};
@@ -9,6 +10,7 @@ use image_launch::stage::Stage;
 use image_launch::{keys, wait};
 use network_tls::Pin;
 use serde_json::{Value, json};
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,23 +32,23 @@ fn the_appliance_commands_by_a_key_of_its_own_making_and_by_no_other_and_no_othe
 
     start_agent(&mut stage, stranger.pin());
     is_cut(&stage, "TLS: the peer refuses: AccessDenied");
-    refused(&mut stage, "is refused: the peer's certificate is not accepted: its key is not one");
+    refused(&stage, "is refused: the peer's certificate is not accepted: its key is not one");
     assert_eq!(guests(&stage), 0, "an appliance that is not known makes no machine");
 
     start_agent(&mut stage, own);
-    is_whole(&stage);
+    cut::is_whole(&stage, LIMIT);
     let made = ask(&stage, "POST", "/v1/instances", Some(&create()));
     assert_eq!(made.status, 201, "{made:?}");
     assert_eq!(guests(&stage), 1);
 
     believe(&mut stage, stranger.pin());
     is_cut(&stage, "TLS: the peer's certificate is not accepted: its key is not one");
-    refused(&mut stage, "is refused: the peer refuses: AccessDenied");
+    refused(&stage, "is refused: the peer refuses: AccessDenied");
     assert_eq!(guests(&stage), 1, "an agent that is not known is told nothing");
 
     believe(&mut stage, agents.pin());
     assert_eq!(key(&stage), own, "it outlives a crash");
-    is_whole(&stage);
+    cut::is_whole(&stage, LIMIT);
     let ended = ask(&stage, "POST", COMMANDS, Some(&terminate()));
     assert!(ended.succeeded(), "{ended:?}");
     assert_eq!(guests(&stage), 0);
@@ -92,42 +94,12 @@ fn ask(stage: &Stage, method: &str, path: &str, body: Option<&Value>) -> Answer 
     answer
 }
 
-/// The appliance says by these words, in its health, on its console and to who commands, why it does not reach the agent.
+/// The appliance says by these words why it does not reach the agent.
 fn is_cut(stage: &Stage, words: &str) {
-    wait::until(format!("a health and a console that say {words}"), LIMIT, || {
-        // Somebody who wants to know is a reason to dial at once.
-        ask(stage, "GET", "/v1/instances", None);
-        let health = ask(stage, "GET", "/readyz", None);
-        let says = health.status == 503 && health.text("/agent/reason").contains(words);
-        Ok((says && stage.appliance.console().contains(words)).then_some(()))
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", stage.appliance.console()));
-    for (path, body) in [("/v1/instances", create()), (COMMANDS, terminate())] {
-        // Each dials anew. On a host that is slow just then one may take too long to hear why.
-        wait::until(format!("a refusal that says {words}"), LIMIT, || {
-            let answer = ask(stage, "POST", path, Some(&body));
-            assert_eq!(answer.status, 503, "{answer:?}");
-            assert!(answer.text("/type").ends_with(":agent-unavailable"), "{answer:?}");
-            Ok(answer.text("/detail").contains(words).then_some(()))
-        })
-        .unwrap_or_else(|error| panic!("{error}\n{}", stage.appliance.console()));
-    }
+    cut::is_cut(stage, LIMIT, words, &[("/v1/instances", create()), (COMMANDS, terminate())]);
 }
 
 /// The agent has said these words.
-fn refused(stage: &mut Stage, words: &str) {
-    let agent = stage.agent.as_mut().unwrap();
-    wait::until(format!("the agent saying `{words}`"), LIMIT, || {
-        Ok(agent.process().output().contains(words).then_some(()))
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", agent.process().output()));
-}
-
-/// The appliance reaches the agent.
-fn is_whole(stage: &Stage) {
-    wait::until("the appliance reaching the agent", LIMIT, || {
-        let listed = ask(stage, "GET", "/v1/instances", None);
-        Ok((listed.status == 200 && ask(stage, "GET", "/readyz", None).status == 200).then_some(()))
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", stage.appliance.console()));
+fn refused(stage: &Stage, words: &str) {
+    said(LIMIT, || fs::read_to_string(stage.scratch.file("agent.log")).unwrap_or_default(), words);
 }

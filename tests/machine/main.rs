@@ -4,6 +4,8 @@
 //! against the hosted appliance instead.
 #![allow(clippy::unwrap_used, reason = "in a test an error is the end, and its sentence is printed")]
 
+#[path = "../contract/cut.rs"]
+mod cut;
 #[path = "../interop/fixture.rs"]
 mod fixture;
 
