@@ -379,10 +379,11 @@ fn a_connection_that_the_appliance_closed_in_order_has_lost_nothing() {
     assert!(asked[1] == asked[2] && asked[1] == asked[3], "{asked:?}");
 }
 
-#[test]
-fn an_appliance_that_closed_the_connection_in_order_and_is_gone_has_done_nothing() {
+/// An appliance that answers one batch, by a head that begins so, and then closes the connection; nothing listens any more.
+fn once(begin: &str, body: String) -> (String, std::thread::JoinHandle<()>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = format!("HTTP/1.1 {begin}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let server = std::thread::spawn(move || {
         use std::io::{Read, Write};
         let (mut tcp, _) = listener.accept().unwrap();
@@ -393,12 +394,15 @@ fn an_appliance_that_closed_the_connection_in_order_and_is_gone_has_done_nothing
             let count = tcp.read(&mut piece).unwrap();
             heard.extend_from_slice(&piece[..count]);
         }
-        let body = r#"{"type":"urn:corbel:problem:not-found","title":"","status":404,"detail":""}"#;
-        let kind = "application/problem+json";
-        let head =
-            format!("HTTP/1.1 404 X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
-        tcp.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        tcp.write_all(answer.as_bytes()).unwrap();
     });
+    (url, server)
+}
+
+#[test]
+fn an_appliance_that_closed_the_connection_in_order_and_is_gone_has_done_nothing() {
+    let body = r#"{"type":"urn:corbel:problem:not-found","title":"","status":404,"detail":""}"#;
+    let (url, server) = once("404 X\r\nContent-Type: application/problem+json", body.into());
     let run = canned::run(canned::command(&["--url", &url, "stop", "db-1", "b"]));
     server.join().unwrap();
     assert_eq!(run.code, 4, "{}", run.err);
@@ -563,26 +567,9 @@ fn when_one_of_several_is_lost_the_same_call_again_has_the_same_tokens() {
 #[test]
 fn an_appliance_that_goes_away_among_several_leaves_an_unknown_outcome() {
     // The first batch is answered, and then nothing listens any more.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let server = std::thread::spawn(move || {
-        use std::io::{Read, Write};
-        let (mut tcp, _) = listener.accept().unwrap();
-        drop(listener);
-        let mut heard = Vec::new();
-        while !heard.ends_with(b"}]}") {
-            let mut piece = [0; 4096];
-            let count = tcp.read(&mut piece).unwrap();
-            heard.extend_from_slice(&piece[..count]);
-        }
-        let one = json!({ "instance": "db-1", "operation": operation("succeeded") });
-        let body = of::<BatchView>(json!({ "results": vec![one; 32], "failed": 0 })).to_string();
-        let head = format!(
-            "HTTP/1.1 202 X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        tcp.write_all(format!("{head}{body}").as_bytes()).unwrap();
-    });
+    let one = json!({ "instance": "db-1", "operation": operation("succeeded") });
+    let body = of::<BatchView>(json!({ "results": vec![one; 32], "failed": 0 })).to_string();
+    let (url, server) = once("202 X\r\nContent-Type: application/json\r\nConnection: close", body);
     let names: String = (0..40).map(|number| format!("vm-{number:02}\n")).collect();
     let file = canned::folder().join("names");
     std::fs::write(&file, names).unwrap();
